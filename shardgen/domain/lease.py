@@ -1,0 +1,33 @@
+"""A lease: one worker's right to work on one slice, until it is taken over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Every later write names slice, worker and fence in the statement that makes the change."""
+
+    shard: ShardIndex
+    slice: SliceIndex
+    worker: WorkerId
+    fence: Fence
+    expires_at: datetime
+
+    def is_expired(self, now: datetime) -> bool:
+        """Whether another worker may take the slice over; the instant of expiry already counts as expired."""
+        return now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeasePolicy:
+    """How long leases last, how often they are renewed, and when a worker counts as stalled."""
+
+    duration: timedelta
+    heartbeat: timedelta
+    stall: timedelta
+    max_attempts: int

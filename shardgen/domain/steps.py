@@ -1,0 +1,60 @@
+"""The durable steps of every verb: a test kills a real process at each, so a new one adds its own test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class BatchStep(StrEnum):
+    """The life of a batch inside a worker."""
+
+    COMPOSED = "composed"
+    ESTIMATED = "estimated"
+    ENCODED = "encoded"
+    STAGED = "staged"
+    LINKED = "linked"
+    PUBLISHED = "published"
+    RECORDED = "recorded"
+
+
+class LeaseStep(StrEnum):
+    """The life of a lease."""
+
+    GRANTED = "granted"
+    RENEWED = "renewed"
+    FINISHED = "finished"
+    RELEASED = "released"
+
+
+class PlanStep(StrEnum):
+    """From sources to a manifest."""
+
+    CHECKED = "checked"
+    PLAN_WRITTEN = "plan-written"
+    MANIFEST_CREATED = "manifest-created"
+
+
+class MergeStep(StrEnum):
+    """From receipts to one zip."""
+
+    PLANNED = "planned"
+    BODIES_COPIED = "bodies-copied"
+    DIRECTORY_WRITTEN = "directory-written"
+    SYNCED = "synced"
+    RENAMED = "renamed"
+
+
+class RequeueStep(StrEnum):
+    """The operator's undo of receipts."""
+
+    MARKED = "marked"
+    ROWS_CHANGED = "rows-changed"
+
+
+Step = BatchStep | LeaseStep | PlanStep | MergeStep | RequeueStep
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(_step: Step) -> None:
+    """Do nothing: what runs outside tests."""

@@ -1,0 +1,187 @@
+"""Every deliberate error, named by what the reader should do: its family, hint and exit code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from shardgen.domain.receipt import DeadLetterReason
+
+
+class ShardgenError(Exception):
+    """What happened (`subject: fact`), and one action in the hint. `exit_code` belongs to the class."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class OperatorError(ShardgenError):
+    """A person must change something; never retried. Exit codes 10-19."""
+
+    exit_code = 19
+
+
+class PlanConflict(OperatorError):
+    """The settings or sources at hand are not those of the plan."""
+
+    exit_code = 10
+
+
+class InputMissing(OperatorError):
+    """A folder, file or extra that a person must provide is not there."""
+
+    exit_code = 11
+
+
+class InvalidSettings(OperatorError):
+    """`shardgen.toml` or an option holds a value that cannot be used."""
+
+    exit_code = 12
+
+
+class ManifestMismatch(OperatorError):
+    """The manifest is of another version, of another program, or on a file system it must not be on."""
+
+    exit_code = 13
+
+
+class RunIncomplete(OperatorError):
+    """Samples are still pending, and no worker will make them without help."""
+
+    exit_code = 14
+
+
+class RunHasHoles(OperatorError):
+    """Everything was tried, but there are dead letters and nobody allowed them."""
+
+    exit_code = 15
+
+
+class SourcesRefused(OperatorError):
+    """Photographs that cannot be used; `problems` names them all at once."""
+
+    exit_code = 16
+
+    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class WeightsRefused(OperatorError):
+    """A weights file that is not what it should be; `problems` lists everything wrong with it."""
+
+    exit_code = 17
+
+    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class MachineUnfit(OperatorError):
+    """This machine lacks something: a GPU that was asked for, a CPU instruction set, memory, a library."""
+
+    exit_code = 18
+
+
+class CorruptionError(ShardgenError):
+    """Bytes disagree with the record; never retried, never repaired silently. Exit codes 20-29."""
+
+    exit_code = 29
+
+
+class ArtifactMissing(CorruptionError):
+    """A receipt names an artifact that is not there."""
+
+    exit_code = 20
+
+
+class ArtifactCorrupt(CorruptionError):
+    """An artifact's (or a finished zip's) bytes are not those of the record."""
+
+    exit_code = 21
+
+
+class ReceiptConflict(CorruptionError):
+    """Two records of one batch disagree."""
+
+    exit_code = 22
+
+
+class ManifestCorrupt(CorruptionError):
+    """The manifest cannot be read as a database, or its counters contradict its rows."""
+
+    exit_code = 23
+
+
+class TransientError(ShardgenError):
+    """The same call may succeed later. Exit codes 30-39."""
+
+    exit_code = 39
+
+
+class ManifestBusy(TransientError):
+    """The manifest stayed locked by other processes for longer than the timeout."""
+
+    exit_code = 30
+
+
+class StorageFailed(TransientError):
+    """A disk is full, read-only or failing (ENOSPC, EROFS, EIO, ...)."""
+
+    exit_code = 31
+
+
+class DepthBackendUnavailable(TransientError):
+    """The network cannot run now: out of memory at micro-batch 1, a lost device."""
+
+    exit_code = 32
+
+
+class DownloadFailed(TransientError):
+    """A download did not finish; what arrived is kept and the next try resumes there."""
+
+    exit_code = 33
+
+
+class WorkersFailed(TransientError):
+    """Worker processes kept ending for a reason that no slice explains."""
+
+    exit_code = 34
+
+
+class LeaseLost(ShardgenError):
+    """Not a failure: another worker owns the slice now. Drop the slice and lease another."""
+
+    exit_code = 40
+
+
+class SampleError(ShardgenError):
+    """This one sample cannot be made; it becomes a dead letter with `reason`."""
+
+    reason: ClassVar[DeadLetterReason]
+
+
+class SourceUndecodable(SampleError):
+    """A photograph's bytes do not decode."""
+
+    reason = DeadLetterReason.UNREADABLE
+
+
+class ComposeFailed(SampleError):
+    """The composite of this sample could not be made."""
+
+    reason = DeadLetterReason.COMPOSE
+
+
+class DepthNotFinite(SampleError):
+    """The network's output for this sample holds NaN or infinity, in float32 too."""
+
+    reason = DeadLetterReason.NON_FINITE
+
+
+class EncodeFailed(SampleError):
+    """One of this sample's images could not be encoded."""
+
+    reason = DeadLetterReason.ENCODE
