@@ -1,0 +1,63 @@
+"""The name of an artifact inside the artifact folder, and back."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+
+from shardgen.domain.identifiers import Fence, ShardIndex
+
+_RANDOM = re.compile(r"[0-9a-z]{8}")
+_NAME = re.compile(
+    r"shard-(?P<shard>\d{5,})/batch-(?P<first>\d{8,})(?:-(?P<last>\d{8,}))?"
+    r"\.f(?P<fence>\d{4,})\.(?P<worker>[0-9a-z]{8})\.(?P<random>[0-9a-z]{8})\.zip"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactName:
+    """What an artifact's name says; `worker` is the random part of its worker's id, `random` the attempt's."""
+
+    shard: ShardIndex
+    batches: range
+    fence: Fence
+    worker: str
+    random: str
+
+    def __post_init__(self) -> None:
+        if len(self.batches) < 1 or self.batches.step != 1:
+            raise ValueError(f"an artifact holds consecutive batches, not {self.batches}")
+        for part in (self.worker, self.random):
+            if not _RANDOM.fullmatch(part):
+                raise ValueError(f"{part!r} is not 8 characters of 0-9 and a-z")
+
+    def __str__(self) -> str:
+        first, last = self.batches[0], self.batches[-1]
+        batches = f"{first:08d}" if first == last else f"{first:08d}-{last:08d}"
+        tail = f"f{self.fence:04d}.{self.worker}.{self.random}.zip"
+        return f"shard-{self.shard:05d}/batch-{batches}.{tail}"
+
+    @classmethod
+    def parse(cls, name: str) -> ArtifactName | None:
+        """Take an artifact's name apart; None for any other name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        first = int(match["first"])
+        last = first if match["last"] is None else int(match["last"])
+        if last < first:
+            return None
+        parsed = cls(
+            shard=ShardIndex(int(match["shard"])),
+            batches=range(first, last + 1),
+            fence=Fence(int(match["fence"])),
+            worker=match["worker"],
+            random=match["random"],
+        )
+        return parsed if str(parsed) == name else None
+
+
+def random_part() -> str:
+    """Draw 8 random characters: two attempts never share a name."""
+    return secrets.token_hex(4)

@@ -1,0 +1,164 @@
+"""`receipt.json` inside an artifact: canonical bytes out, validated values in (FORMATS: "Artifact")."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.receipt import (
+    ArtifactReceipt,
+    BatchRecord,
+    DeadLetter,
+    DeadLetterReason,
+    ImageKind,
+    KindSums,
+    Provenance,
+)
+
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def receipt_json(receipt: ArtifactReceipt) -> bytes:
+    """Write a receipt with sorted keys and no white space; dead letters without their detail."""
+    content = {
+        "fingerprint": receipt.fingerprint,
+        "shard": receipt.shard,
+        "slice": receipt.slice,
+        "fence": receipt.fence,
+        "worker": receipt.worker,
+        "batches": [_record(record) for record in receipt.batches],
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def parse_receipt_json(data: bytes) -> ArtifactReceipt:
+    """Read a receipt; ValueError with one short fact when these bytes are not one of ours."""
+    try:
+        receipt = _Receipt.model_validate_json(data).value()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where or 'receipt.json'}: {first['msg']}") from error
+    if receipt_json(receipt) != data:
+        raise ValueError("receipt.json is not in its canonical form")
+    return receipt
+
+
+def _record(record: BatchRecord) -> dict[str, Any]:
+    return {
+        "batch": record.batch,
+        "members": [record.members_start, record.members_stop],
+        "members_sha256": record.members_sha256,
+        "sums": {
+            kind.value: {
+                "images": sums.images,
+                "pixels": sums.pixels,
+                "sum": sums.sum,
+                "squares": sums.squares,
+            }
+            for kind, sums in record.sums.items()
+        },
+        "dead_letters": [
+            {"sample": letter.sample, "reason": letter.reason.value} for letter in record.dead_letters
+        ],
+        "provenance": {
+            "device_model": record.provenance.device_model,
+            "tensorflow": record.provenance.tensorflow,
+            "opencv": record.provenance.opencv,
+            "precision": record.provenance.precision,
+            "micro_batch": record.provenance.micro_batch,
+        },
+    }
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class _Sums(_Strict):
+    images: Count
+    pixels: Count
+    sum: tuple[Count, ...]
+    squares: tuple[Count, ...]
+
+
+class _DeadLetter(_Strict):
+    sample: Count
+    reason: DeadLetterReason
+
+
+class _Provenance(_Strict):
+    device_model: str
+    tensorflow: str
+    opencv: str
+    precision: str
+    micro_batch: Annotated[int, Field(ge=1)]
+
+
+class _Record(_Strict):
+    batch: Count
+    members: tuple[Count, Count]
+    members_sha256: Sha256
+    sums: dict[ImageKind, _Sums]
+    dead_letters: tuple[_DeadLetter, ...]
+    provenance: _Provenance
+
+    @model_validator(mode="after")
+    def _every_kind_once(self) -> _Record:
+        if set(self.sums) != set(ImageKind):
+            raise ValueError("sums do not name every kind of image")
+        for kind, sums in self.sums.items():
+            if not len(sums.sum) == len(sums.squares) == kind.channels:
+                raise ValueError(f"sums of {kind} do not have {kind.channels} channels")
+        return self
+
+    def value(self) -> BatchRecord:
+        return BatchRecord(
+            batch=BatchIndex(self.batch),
+            members_start=self.members[0],
+            members_stop=self.members[1],
+            members_sha256=self.members_sha256,
+            sums={kind: KindSums(**self.sums[kind].model_dump()) for kind in ImageKind},
+            dead_letters=tuple(
+                DeadLetter(sample=SampleIndex(letter.sample), reason=letter.reason)
+                for letter in self.dead_letters
+            ),
+            provenance=Provenance(**self.provenance.model_dump()),
+        )
+
+
+class _Receipt(_Strict):
+    fingerprint: Sha256
+    shard: Count
+    slice: Count
+    fence: Annotated[int, Field(ge=1)]
+    worker: str
+    batches: tuple[_Record, ...]
+
+    @model_validator(mode="after")
+    def _member_ranges_tile(self) -> _Receipt:
+        expected_batch, expected_member = None, 0
+        for record in self.batches:
+            start, stop = record.members
+            if start != expected_member or stop < start:
+                raise ValueError(f"batch {record.batch}: members {start}-{stop} do not follow")
+            if expected_batch is not None and record.batch != expected_batch:
+                raise ValueError(f"batch {record.batch} does not follow batch {expected_batch - 1}")
+            expected_batch, expected_member = record.batch + 1, stop
+        if not self.batches:
+            raise ValueError("an artifact without a batch")
+        return self
+
+    def value(self) -> ArtifactReceipt:
+        return ArtifactReceipt(
+            fingerprint=self.fingerprint,
+            shard=ShardIndex(self.shard),
+            slice=SliceIndex(self.slice),
+            fence=Fence(self.fence),
+            worker=WorkerId(self.worker),
+            batches=tuple(record.value() for record in self.batches),
+        )

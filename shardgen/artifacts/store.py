@@ -1,0 +1,169 @@
+"""The artifact folder: files appear whole under their final name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardgen.artifacts.files import DiskFiles, Files, storage_error
+from shardgen.artifacts.names import ArtifactName, random_part
+from shardgen.domain.identifiers import Fence
+from shardgen.domain.receipt import ArtifactRef
+from shardgen.domain.steps import BatchStep, OnStep, ignore_step
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict
+
+STAGING = ".staging"
+REQUEUED = "requeued"
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class ArtifactStore:
+    """Artifacts under one folder, each written once and never changed."""
+
+    def __init__(self, root: Path, *, files: Files | None = None) -> None:
+        self.root = root
+        self._files = files or DiskFiles()
+        self._durable_folders: set[Path] = set()
+
+    def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
+        """Durable under its final name when this returns; ReceiptConflict when that name exists."""
+        target = self.root / str(name)
+        try:
+            self._make_durable(target.parent)
+            self._make_durable(self.root / STAGING)
+            staged = self.root / STAGING / f"{target.name}.{random_part()}"
+            is_new = _publish(self._files, data, staged=staged, target=target, on_step=on_step)
+        except OSError as error:
+            raise storage_error(error, target) from error
+        if not is_new:
+            raise ReceiptConflict(
+                f"{target}: exists already; artifacts are never overwritten",
+                hint="lease the slice again: a new attempt has a new name",
+            )
+        return ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    def publish_requeued(self, fence: Fence, data: bytes) -> str:
+        """Write a durable mark that attempts up to this fence do not count; returns its name."""
+        name = f"{REQUEUED}/{fence:04d}-{random_part()}.json"
+        try:
+            self._make_durable(self.root / REQUEUED)
+        except OSError as error:
+            raise storage_error(error, self.root / REQUEUED) from error
+        publish_file(self.root / name, data, files=self._files)
+        return name
+
+    def requeued(self) -> Iterator[tuple[Fence, bytes]]:
+        """Every requeued mark: its fence and its bytes."""
+        for path in sorted((self.root / REQUEUED).glob("*.json")):
+            yield Fence(int(path.name.partition("-")[0])), path.read_bytes()
+
+    def names(self) -> Iterator[ArtifactName]:
+        """Every artifact there is, recorded or not, shard by shard and sorted."""
+        for folder in sorted(self.root.glob("shard-*")):
+            for path in sorted(folder.iterdir()):
+                name = ArtifactName.parse(f"{folder.name}/{path.name}")
+                if name is not None:
+                    yield name
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the artifact's bytes after its size and sha256 passed."""
+        buffer = bytearray(ref.size_bytes)
+        self.read_into(ref, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_unrecorded(self, name: ArtifactName) -> bytes:
+        """Return the bytes of an artifact that no receipt vouches for."""
+        path = self.root / str(name)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise _missing(str(name)) from error
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
+        path = self.root / ref.name
+        if ArtifactName.parse(ref.name) is None:
+            raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name")
+        try:
+            descriptor = self._files.open(path)
+            try:
+                size = self._files.size(descriptor)
+                if size == ref.size_bytes:
+                    size = self._files.read_into(descriptor, buffer, 0)
+            finally:
+                self._files.close(descriptor)
+        except FileNotFoundError as error:
+            raise _missing(ref.name) from error
+        except OSError as error:
+            raise storage_error(error, path) from error
+        hint = "shardgen verify RUN_DIR --requeue"  # puts exactly the bad batches back
+        if size != ref.size_bytes:
+            raise ArtifactCorrupt(
+                f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=hint
+            )
+        found = hashlib.sha256(buffer).hexdigest()
+        if found != ref.sha256:
+            raise ArtifactCorrupt(
+                f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=hint
+            )
+
+    def _make_durable(self, folder: Path) -> None:
+        """Create a folder; once per process sync its parent, as whoever made it may have died before that."""
+        if folder in self._durable_folders:
+            return
+        if folder != self.root:
+            self._make_durable(self.root)
+        self._files.make_folder(folder)
+        self._files.fsync_folder(folder.parent)
+        self._durable_folders.add(folder)
+
+
+def publish_file(path: Path, data: bytes, *, files: Files | None = None) -> bool:
+    """Write a small file once, durably; False, changing nothing, when the name exists already."""
+    files = files or DiskFiles()
+    staged = path.with_name(f".{path.name}.{random_part()}")
+    try:
+        return _publish(files, data, staged=staged, target=path, on_step=ignore_step)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
+    """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent."""
+    is_staged = False
+    try:
+        descriptor = files.create(staged)
+        is_staged = True
+        try:
+            files.write(descriptor, data)
+            files.fsync(descriptor)
+        finally:
+            files.close(descriptor)
+        on_step(BatchStep.STAGED)
+        try:
+            files.link(staged, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Without links nothing refuses an existing name atomically: the name's random part does.
+            if target.exists():
+                return False
+            files.rename(staged, target)
+            is_staged = False
+        on_step(BatchStep.LINKED)
+    finally:
+        if is_staged:
+            files.unlink(staged)
+    files.fsync_folder(target.parent)
+    on_step(BatchStep.PUBLISHED)
+    return True
+
+
+def _missing(name: str) -> ArtifactMissing:
+    return ArtifactMissing(f"{name}: is gone, its receipt is there", hint="shardgen verify RUN_DIR --requeue")
