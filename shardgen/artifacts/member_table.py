@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +46,6 @@ class MemberColumns:
     sizes: NDArray[np.uint32]
     offsets: NDArray[np.int64]
 
-    @property
-    def stop(self) -> int:
-        """Where the last member ends, given that offsets start at 0."""
-        return int(self.offsets.size and self.offsets[-1, -1])
-
 
 @dataclass(frozen=True, slots=True)
 class _Run:
@@ -80,7 +76,7 @@ class MemberTable:
         return np.cumsum(self.header_sizes(samples) + sizes).reshape(-1, 3)
 
     def render_central(self, columns: MemberColumns, *, zip64_offset: int = FULL_32) -> bytes:
-        """The central directory entries; offsets from `zip64_offset` on get their zip64 extra."""
+        """Pack the central directory entries; offsets from `zip64_offset` on get their zip64 extra."""
         zip64_from = int(np.searchsorted(columns.offsets.ravel(), zip64_offset))
         parts = []
         for run in self._runs(columns.samples, zip64_from):
@@ -101,7 +97,7 @@ class MemberTable:
     def read_central(
         self, data: bytes | memoryview, samples: NDArray[np.int64], *, zip64_from: int | None = None
     ) -> MemberColumns:
-        """What these entries say, if they are those of `samples`; anything but their order is unchecked.
+        """Read entries that should be those of `samples`; what they say is not checked.
 
         The caller renders the columns again and compares: only then is every byte known to be right.
         `zip64_from` is the first member whose offset stands in a zip64 extra.
@@ -166,7 +162,7 @@ class MemberTable:
         border, inside = divmod(zip64_from, 3)
         cuts |= {cut for cut in (border, border + (inside > 0)) if cut < len(samples)}
         edges = sorted(cuts)
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             first, *_ = flags = tuple(3 * start + place >= zip64_from for place in range(3))
             folder_digits = max(5, len(str(int(samples[start]) // SAMPLES_PER_FOLDER)))
             yield _Run(start, stop, folder_digits, (first, flags[1], flags[2]))
@@ -179,7 +175,7 @@ class MemberTable:
         return first, second, third
 
     def _names(self, run: _Run, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """The names of each kind as uint8 (samples, bytes), ASCII."""
+        """Write the names of each kind as uint8 (samples, bytes), ASCII."""
         folders = _decimal(samples // SAMPLES_PER_FOLDER, run.folder_digits)
         numbers = _decimal(samples, self._digits)
         names = []

@@ -17,7 +17,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactName:
-    """What an artifact's name says; `worker` is the random part of its worker's id, `random` the attempt's."""
+    """What a name says; `worker` is the random part of the worker's id, `random` the attempt's."""
 
     shard: ShardIndex
     batches: range

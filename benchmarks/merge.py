@@ -1,0 +1,297 @@
+"""Merge beside its lower bound: reading the same artifacts, hashing them and writing their bytes.
+
+    python -m benchmarks.merge --folder /tmp/merge-benchmark [--samples 408040] [--rounds 2]
+
+Needs about 18 KB of disk per sample (7 GB at full size), removes what it wrote. Each measurement is a fresh
+process, so that peak memory is its own; artifacts are in the page cache for both sides alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
+from shardgen.domain.plan import (
+    Background,
+    Blend,
+    Compose,
+    Depth,
+    DepthEncoding,
+    Flips,
+    Foreground,
+    ImageFormat,
+    MaskMode,
+    Output,
+    Plan,
+    Precision,
+    Shards,
+    Sources,
+    Upsampling,
+    Weights,
+)
+from shardgen.domain.receipt import (
+    ArtifactRef,
+    BatchRecord,
+    DeadLetter,
+    ImageKind,
+    KindSums,
+    Provenance,
+    Receipt,
+)
+from shardgen.domain.sample import member_name, output_format
+from shardgen.merging import MergeInputs, merge
+
+FOREGROUNDS, PLACES = 101, 20
+MEMBER_BYTES = {ImageKind.FGBG: 3000, ImageKind.MASK: 683, ImageKind.DEPTH: 2000}
+NOISE = os.urandom(1 << 20)
+
+
+def simulated_plan(sample_count: int) -> Plan:
+    """A plan as large as asked for, rounded down to whole backgrounds."""
+    digest = hashlib.sha256(b"simulated").hexdigest()
+    backgrounds = max(1, sample_count // (FOREGROUNDS * PLACES))
+    return Plan(
+        sources=Sources(
+            mask=MaskMode.AUTO,
+            backgrounds=tuple(
+                Background(name=f"background {place:04d}.jpg", bytes=1, sha256=digest, width=640, height=480)
+                for place in range(backgrounds)
+            ),
+            foregrounds=tuple(
+                Foreground(
+                    name=f"person {place:04d}.png",
+                    bytes=1,
+                    sha256=digest,
+                    width=300 + place,
+                    height=400,
+                    placed_width=300 + place,
+                    placed_height=400,
+                    mask=MaskMode.ALPHA,
+                )
+                for place in range(FOREGROUNDS)
+            ),
+        ),
+        compose=Compose(canvas=(600, 600), grid=(5, 4), flips=Flips.NONE, blend=Blend.MASK),
+        depth=Depth(
+            model="densedepth",
+            weights=Weights(name="random:64", bytes=1, sha256=digest, activations=1, decoder_width=64),
+            input=(640, 480),
+            upsampling=Upsampling.ALIGNED,
+            precision=Precision.FLOAT32,
+            encoding=DepthEncoding.INVERSE_MINMAX,
+        ),
+        output=Output(
+            size=(200, 200),
+            image=ImageFormat.JPEG,
+            image_quality=25,
+            mask=ImageFormat.PNG,
+            depth=ImageFormat.JPEG,
+            depth_quality=60,
+        ),
+        shards=Shards(size=100_000, slice_batches=16, batch=32),
+    )
+
+
+class SimulatedRun:
+    """Receipts of the first backgrounds of a run; rows are made anew at each pass, as a manifest would."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self._plan = plan
+        self._rows = folder / "receipts.jsonl"
+
+    def write(self, store: ArtifactStore) -> None:
+        """Make every artifact, without the cost of syncing it."""
+        plan = self._plan
+        with self._rows.open("w") as rows:
+            for number in range(plan.layout.batch_count):
+                batch = BatchIndex(number)
+                data, name, record = self._artifact(batch)
+                path = store.root / str(name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                row = [number, str(name), len(data), hashlib.sha256(data).hexdigest()]
+                rows.write(json.dumps([*row, record.members_stop, record.members_sha256]) + "\n")
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Every receipt, batches ascending."""
+        with self._rows.open() as rows:
+            for row in rows:
+                batch, name, size_bytes, sha256, members, members_sha256 = json.loads(row)
+                shard = self._plan.layout.shard_of_batch(batch)
+                yield Receipt(
+                    shard=shard,
+                    slice=self._plan.layout.slice_of_batch(batch),
+                    fence=Fence(1),
+                    worker=WorkerId("bench-1-00000000"),
+                    artifact=ArtifactRef(name=name, size_bytes=size_bytes, sha256=sha256),
+                    record=BatchRecord(
+                        batch=batch,
+                        members_start=0,
+                        members_stop=members,
+                        members_sha256=members_sha256,
+                        sums=_sums(members // 3),
+                        dead_letters=(),
+                        provenance=_PROVENANCE,
+                    ),
+                )
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """None in this run."""
+        return iter(())
+
+    def _artifact(self, batch: BatchIndex) -> tuple[bytes, ArtifactName, BatchRecord]:
+        plan = self._plan
+        samples = plan.layout.batch_samples(batch)
+        members: list[tuple[str, bytes]] = []
+        for sample in samples:
+            for kind in ImageKind:
+                suffix = output_format(plan.output, kind).suffix
+                name = member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+                start = (sample * 7919 + len(members)) % (len(NOISE) - MEMBER_BYTES[kind])
+                members.append((name, NOISE[start : start + MEMBER_BYTES[kind]]))
+        shard = plan.layout.shard_of_batch(batch)
+        header = ArtifactHeader(
+            fingerprint=plan.fingerprint,
+            shard=shard,
+            slice=plan.layout.slice_of_batch(batch),
+            fence=Fence(1),
+            worker=WorkerId("bench-1-00000000"),
+        )
+        content = BatchContent(
+            batch=batch, members=members, sums=_sums(len(samples)), dead_letters=(), provenance=_PROVENANCE
+        )
+        data, receipt = build_artifact(header, [content])
+        name_of = ArtifactName(
+            shard=shard, batches=range(batch, batch + 1), fence=Fence(1), worker="0" * 8, random="0" * 8
+        )
+        return data, name_of, receipt.batches[0]
+
+
+_PROVENANCE = Provenance(
+    device_model="simulated", tensorflow="0", opencv="0", precision="float32", micro_batch=1
+)
+
+
+def _sums(images: int) -> dict[ImageKind, KindSums]:
+    return {
+        kind: KindSums(
+            images=images,
+            pixels=40_000 * images,
+            sum=(5_000_000 * images,) * kind.channels,
+            squares=(900_000_000 * images,) * kind.channels,
+        )
+        for kind in ImageKind
+    }
+
+
+def measure_baseline(folder: Path, sample_count: int) -> float:
+    """Read, hash and write; the output is synced, as a merge's is."""
+    run = SimulatedRun(folder, simulated_plan(sample_count))
+    names = [receipt.artifact.name for receipt in run.receipts()]
+    start = time.perf_counter()
+    with (folder / "baseline.bin").open("wb") as output:
+        for name in names:
+            data = (folder / "artifacts" / name).read_bytes()
+            hashlib.sha256(data).digest()
+            output.write(data)
+        output.flush()
+        os.fsync(output.fileno())
+    return time.perf_counter() - start
+
+
+def measure_merge(folder: Path, sample_count: int) -> float:
+    """The whole verb, its passes over the receipts included."""
+    plan = simulated_plan(sample_count)
+    inputs = MergeInputs(
+        plan=plan,
+        source=SimulatedRun(folder, plan),
+        store=ArtifactStore(folder / "artifacts"),
+        make_contact_sheet=None,
+    )
+    start = time.perf_counter()
+    merge(inputs, folder / "dataset.zip")
+    return time.perf_counter() - start
+
+
+MEASUREMENTS = {"baseline": measure_baseline, "merge": measure_merge}
+
+
+def _measure(what: str, folder: Path, sample_count: int) -> tuple[float, float]:
+    """Seconds and peak MiB of one measurement in a fresh process."""
+    for name in ("baseline.bin", "dataset.zip"):
+        (folder / name).unlink(missing_ok=True)
+    os.sync()  # so that no measurement pays for the pages of the one before
+    command = [sys.executable, "-m", "benchmarks.merge", "--measure", what]
+    command += ["--folder", str(folder), "--samples", str(sample_count)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    seconds, peak_mib = json.loads(answer)
+    return seconds, peak_mib
+
+
+def _run(folder: Path, sample_count: int, rounds: int) -> list[tuple[float, float]]:
+    plan = simulated_plan(sample_count)
+    print(f"\n{plan.samples:,} samples, {3 * plan.samples:,} members, {plan.layout.batch_count:,} artifacts")
+    SimulatedRun(folder, plan).write(ArtifactStore(folder / "artifacts"))
+    results = []
+    for number in range(rounds):
+        base, base_mib = _measure("baseline", folder, sample_count)
+        merged, merge_mib = _measure("merge", folder, sample_count)
+        results.append((base / merged, merge_mib))
+        print(
+            f"round {number + 1}: baseline {base:6.2f} s {base_mib:5.0f} MiB | merge {merged:6.2f} s "
+            f"{merge_mib:5.0f} MiB | merge at {base / merged:.2f} of the baseline's speed"
+        )
+    return results
+
+
+def _check_with_readers(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        print(f"zipfile: {len(archive.infolist()):,} members, first bad one: {archive.testzip()}")
+    for command in (["unzip", "-tqq", str(path)], ["7z", "t", str(path)]):
+        if shutil.which(command[0]) is None:
+            print(f"{command[0]}: not installed")
+            continue
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+        lines = [line for line in answer.stdout.splitlines() if "Ok" in line or "Warn" in line]
+        print(f"{' '.join(command[:2])}: exit code {answer.returncode} {' '.join(lines)}")
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=408_040)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        seconds = MEASUREMENTS[options.measure](options.folder, options.samples)
+        print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+        return
+    folder = options.folder / "shardgen-merge-benchmark"
+    try:
+        for sample_count in (options.samples // 4, options.samples):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            _run(folder, sample_count, options.rounds)
+        _check_with_readers(folder / "dataset.zip")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""`labels.csv`: one row per stored sample (FORMATS: "Final zip")."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from shardgen.domain.identifiers import BatchIndex, ShardIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.sample import place
+
+COLUMNS = (
+    "sample",
+    "background",
+    "foreground",
+    "flip",
+    "column",
+    "row",
+    "x",
+    "y",
+    "width",
+    "height",
+    "output_x",
+    "output_y",
+    "output_width",
+    "output_height",
+    "shard",
+    "batch",
+)
+HEADER = ",".join(COLUMNS) + "\n"
+_CACHED_FOREGROUNDS = 4096  # neighbours share theirs, so a plan with more only fills the cache anew
+
+
+class LabelRows:
+    """Rows of a plan; what only depends on foreground, flip and place is made once and reused."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._foregrounds = len(plan.sources.foregrounds)
+        self._variants = plan.flip_count * plan.place_count
+        self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
+        self._of_foreground = lru_cache(_CACHED_FOREGROUNDS)(self._variants_of)
+
+    def rows(self, samples: Iterable[int], *, shard: ShardIndex, batch: BatchIndex) -> str:
+        """Write the rows of one batch's stored samples, in the order given."""
+        tail = f",{shard},{batch}\n"
+        lines = []
+        pair = -1
+        background = ""
+        variants: tuple[str, ...] = ()
+        for sample in samples:
+            sample_pair, variant = divmod(sample, self._variants)
+            if sample_pair != pair:
+                pair = sample_pair
+                background_index, foreground = divmod(pair, self._foregrounds)
+                background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
+            lines.append(f"{sample},{background},{variants[variant]}{tail}")
+        return "".join(lines)
+
+    def _variants_of(self, foreground_index: int) -> tuple[str, ...]:
+        plan = self._plan
+        foreground = plan.sources.foregrounds[foreground_index]
+        name = quoted(foreground.name)
+        columns, rows = plan.compose.grid
+        variants = []
+        for flip in range(plan.flip_count):
+            for row in range(rows):
+                for column in range(columns):
+                    rectangle = place(plan, foreground, column=column, row=row)
+                    on_canvas = (rectangle.x, rectangle.y, rectangle.width, rectangle.height)
+                    scales = zip(plan.output.size * 2, plan.compose.canvas * 2, strict=True)
+                    output = (
+                        thousandths(value * size, canvas)
+                        for value, (size, canvas) in zip(on_canvas, scales, strict=True)
+                    )
+                    values = (name, flip, column, row, *on_canvas, *output)
+                    variants.append(",".join(map(str, values)))
+        return tuple(variants)
+
+
+def thousandths(numerator: int, denominator: int) -> str:
+    """Write a fraction with 3 decimals, half to even, exactly."""
+    quotient, rest = divmod(numerator * 1000, denominator)
+    if 2 * rest > denominator or (2 * rest == denominator and quotient % 2 == 1):
+        quotient += 1
+    return f"{quotient // 1000}.{quotient % 1000:03d}"
+
+
+def quoted(text: str) -> str:
+    """Make a CSV field, quoted only where a reader would otherwise be misled."""
+    if any(character in text for character in ',"\n\r'):
+        return '"' + text.replace('"', '""') + '"'
+    return text

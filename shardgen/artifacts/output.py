@@ -1,0 +1,154 @@
+"""The place of the final zip: staged beside its name, renamed when it is whole, never over foreign bytes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.artifacts.files import DiskFiles, Files, storage_error
+from shardgen.artifacts.names import random_part
+from shardgen.artifacts.zip_records import (
+    CENTRAL,
+    END_RECORDS_MAX,
+    BrokenZip,
+    Directory,
+    Entry,
+    local_header,
+    read_end,
+    read_entries,
+)
+from shardgen.errors import InputMissing, PlanConflict, StorageFailed
+
+LABELS = "labels.csv"
+STATS = "stats.json"
+DEAD_LETTERS = "dead_letters.csv"
+PLAN = "plan.json"
+CARD = "README.md"
+CONTACT_SHEET = "contact_sheet.png"
+TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
+_TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipTail:
+    """What a final zip holds behind its images; `directory_size` is that of the images' entries."""
+
+    directory: Directory
+    directory_size: int
+    entries: dict[str, Entry]
+
+
+def read_tail(descriptor: int, size: int, *, files: Files | None = None) -> ZipTail:
+    """Find the last members of a zip without reading its directory of a million entries; BrokenZip."""
+    files = files or DiskFiles()
+    directory = read_end(read_at(files, descriptor, max(0, size - END_RECORDS_MAX), size), size)
+    stop = directory.offset + directory.size
+    start = max(directory.offset, stop - _TAIL_DIRECTORY_BYTES)
+    data = read_at(files, descriptor, start, stop)
+    first = data.rfind(LABELS.encode()) - CENTRAL.size
+    if first < 0:
+        raise BrokenZip(f"holds no {LABELS}")
+    entries = {entry.name: entry for entry in read_entries(data[first:])}
+    if tuple(entries) not in (TAIL_MEMBERS, TAIL_MEMBERS[:-1]):
+        raise BrokenZip(f"ends with {', '.join(entries)} (expected {', '.join(TAIL_MEMBERS)})")
+    return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
+
+
+def read_member(descriptor: int, entry: Entry, *, files: Files | None = None) -> bytes:
+    """Read the bytes of one small member after its local header and CRC passed; BrokenZip."""
+    data = read_at(files or DiskFiles(), descriptor, entry.offset, entry.stop)
+    header = local_header(entry)
+    content = data[len(header) :]
+    if not data.startswith(header) or len(content) != entry.size or zlib.crc32(content) != entry.crc:
+        raise BrokenZip(f"{entry.name}: its bytes are not those of the directory")
+    return content
+
+
+def read_at(files: Files, descriptor: int, start: int, stop: int) -> bytes:
+    """Read the bytes from start to stop, fewer only at the file's end."""
+    buffer = bytearray(stop - start)
+    return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
+
+
+def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files | None = None) -> None:
+    """PlanConflict unless there is nothing at `output`, or a zip that carries this fingerprint."""
+    files = files or DiskFiles()
+    try:
+        descriptor = files.open(output)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(error, output) from error
+    try:
+        tail = read_tail(descriptor, files.size(descriptor), files=files)
+        found = hashlib.sha256(read_member(descriptor, tail.entries[PLAN], files=files)).hexdigest()
+    except (BrokenZip, IsADirectoryError) as error:
+        raise _foreign(output, "is not a data set of this run") from error
+    except OSError as error:
+        raise storage_error(error, output) from error
+    finally:
+        files.close(descriptor)
+    if found != fingerprint:
+        raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {fingerprint[:12]}…)")
+
+
+def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files | None = None) -> None:
+    """StorageFailed when the disk of `output` has too little room, InputMissing without its folder."""
+    if not output.parent.is_dir():
+        raise InputMissing(f"{output.parent}: is not a folder", hint=f"mkdir -p {output.parent}")
+    try:
+        free = (files or DiskFiles()).free_bytes(output.parent)
+    except OSError as error:
+        raise storage_error(error, output.parent) from error
+    if free < needed_bytes:
+        raise StorageFailed(
+            f"{output}: needs {needed_bytes:,} bytes free on its disk, there are {free:,}",
+            hint=f"free {needed_bytes - free:,} bytes, or write to another disk with -o",
+        )
+
+
+@contextmanager
+def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
+    """Open a new file beside `output`, removed again unless the caller renames it away.
+
+    It stays locked while it is written: what a killed merge left behind is not, and is removed first.
+    """
+    prefix = f".{output.name}."
+    for leftover in output.parent.glob(f"{prefix}????????.part"):
+        _remove_unless_locked(leftover)
+    staged = output.with_name(f"{prefix}{random_part()}.part")
+    descriptor = files.create(staged)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor, staged
+    finally:
+        files.close(descriptor)
+        with suppress(FileNotFoundError):
+            files.unlink(staged)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _foreign(output: Path, fact: str) -> PlanConflict:
+    return PlanConflict(f"{output}: {fact}, and is not replaced", hint="choose another name with -o")
