@@ -233,7 +233,7 @@ class Plan:
 
 
 def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
-    """What changed between two values of the plan's types, one readable line per setting (`grid: 5x4 -> 4x4`)."""
+    """What changed between two values of the plan's types, a readable line each (`grid: 5x4 -> 4x4`)."""
     lines: list[str] = []
     if is_dataclass(old) and type(old) is type(new):
         for field in fields(old):

@@ -1,0 +1,359 @@
+"""`shardgen.toml`: the only reader of user settings, and the text that `init` writes."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shardgen.domain.lease import LeasePolicy
+from shardgen.domain.plan import (
+    Blend,
+    Compose,
+    DepthEncoding,
+    Flips,
+    ImageFormat,
+    MaskMode,
+    Output,
+    Plan,
+    Precision,
+    Shards,
+    Upsampling,
+    differences,
+)
+from shardgen.errors import InputMissing, InvalidSettings
+
+FILE_NAME = "shardgen.toml"
+_SIDE_LIMIT = 16_384  # pixels; beyond this one canvas of three float32 planes is over 3 GB
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+Positive = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=_SIDE_LIMIT)]
+Quality = Annotated[int, Field(ge=1, le=100)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourcesTable(_Table):
+    """Where the photographs lie on this machine, and how a foreground's mask is found."""
+
+    foregrounds: str = ""
+    backgrounds: str = ""
+    mask: MaskMode = MaskMode.AUTO
+
+
+class ComposeTable(_Table):
+    """Canvas (width, height) in pixels, grid (columns, rows)."""
+
+    canvas: tuple[Side, Side] = (600, 600)
+    grid: tuple[Positive, Positive] = (5, 4)
+    flips: Flips = Flips.FOREGROUNDS
+    blend: Blend = Blend.MASK
+
+
+class DepthTable(_Table):
+    """The depth model; `input` is (width, height) in pixels, each a multiple of 32."""
+
+    model: Literal["densedepth"] = "densedepth"
+    weights: Annotated[str, Field(min_length=1)] = "nyu"
+    input: tuple[Side, Side] = (640, 480)
+    upsampling: Upsampling = Upsampling.ALIGNED
+    precision: Precision = Precision.FLOAT32
+    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(side % 32 for side in self.input):
+            raise ValueError(f"input must be multiples of 32 (found {list(self.input)})")
+        if self.weights.startswith("random:") and not re.fullmatch(r"random:[1-9]\d{0,3}", self.weights):
+            raise ValueError(
+                f'weights: random ones are written "random:WIDTH", as in "random:64" (found {self.weights!r})'
+            )
+        return self
+
+
+class OutputTable(_Table):
+    """Size (width, height) in pixels, formats and qualities of the three images."""
+
+    size: tuple[Side, Side] = (200, 200)
+    image: ImageFormat = ImageFormat.JPEG
+    image_quality: Quality = 25
+    mask: ImageFormat = ImageFormat.PNG
+    depth: ImageFormat = ImageFormat.JPEG
+    depth_quality: Quality = 60
+
+
+class ShardsTable(_Table):
+    """Samples per shard, batches per slice, samples per batch."""
+
+    size: Positive = 100_000
+    slice_batches: Positive = 16
+    batch: Annotated[int, Field(ge=1, le=1024)] = 32
+
+
+class ManifestTable(_Table):
+    """Where the manifest lives; `${NAME}` is taken from the environment."""
+
+    url: Annotated[str, Field(min_length=1)] = "sqlite:///manifest.sqlite"
+
+
+class ArtifactsTable(_Table):
+    """A folder, relative to the run directory, that every worker and merge can reach."""
+
+    url: Annotated[str, Field(min_length=1)] = "artifacts"
+
+
+class LeaseTable(_Table):
+    """Lease times in seconds, and how many deaths without progress block a slice."""
+
+    seconds: Seconds = 120
+    heartbeat_seconds: Seconds = 30
+    stall_seconds: Seconds = 600
+    max_attempts: Positive = 6
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                f"seconds must be at least 3 heartbeats (found seconds = {self.seconds:g}, "
+                f"heartbeat_seconds = {self.heartbeat_seconds:g}): one late beat would lose the slice"
+            )
+        return self
+
+
+class Settings(_Table):
+    """Everything in `shardgen.toml`."""
+
+    sources: SourcesTable = SourcesTable()
+    compose: ComposeTable = ComposeTable()
+    depth: DepthTable = DepthTable()
+    output: OutputTable = OutputTable()
+    shards: ShardsTable = ShardsTable()
+    manifest: ManifestTable = ManifestTable()
+    artifacts: ArtifactsTable = ArtifactsTable()
+    lease: LeaseTable = LeaseTable()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.depth.encoding is DepthEncoding.RELATIVE and self.output.depth is not ImageFormat.PNG:
+            raise ValueError(
+                'depth.encoding = "relative" is 16 bit and needs output.depth = "png" '
+                f'(found "{self.output.depth}")'
+            )
+        return self
+
+    @property
+    def compose_plan(self) -> Compose:
+        """The plan's part of `[compose]`."""
+        table = self.compose
+        return Compose(canvas=table.canvas, grid=table.grid, flips=table.flips, blend=table.blend)
+
+    @property
+    def output_plan(self) -> Output:
+        """The plan's part of `[output]`."""
+        return Output(**self.output.model_dump())
+
+    @property
+    def shards_plan(self) -> Shards:
+        """The plan's part of `[shards]`."""
+        return Shards(**self.shards.model_dump())
+
+    @property
+    def lease_policy(self) -> LeasePolicy:
+        """`[lease]` as times."""
+        return LeasePolicy(
+            duration=timedelta(seconds=self.lease.seconds),
+            heartbeat=timedelta(seconds=self.lease.heartbeat_seconds),
+            stall=timedelta(seconds=self.lease.stall_seconds),
+            max_attempts=self.lease.max_attempts,
+        )
+
+    @property
+    def weights_name(self) -> str:
+        """The plan's name of `[depth] weights`: a path is called `file`, since a plan holds no paths."""
+        known = self.depth.weights in {"nyu", "kitti", "small"} or self.depth.weights.startswith("random:")
+        return self.depth.weights if known else "file"
+
+    def manifest_url(self) -> str:
+        """`[manifest] url` with its `${NAME}` parts taken from the environment.
+
+        Raises InvalidSettings when a named variable is not set.
+        """
+
+        def value(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if name not in os.environ:
+                raise InvalidSettings(
+                    f"{FILE_NAME}: [manifest] url names ${{{name}}}, which is not set",
+                    hint=f"export {name}=…",
+                )
+            return os.environ[name]
+
+        return _VARIABLE.sub(value, self.manifest.url)
+
+
+def settings_differences(plan: Plan, settings: Settings) -> list[str]:
+    """Where the settings would give another plan than this one (`grid: 5x4 -> 4x4`); sources are not read."""
+    depth = settings.depth
+    lines = differences(plan.compose, settings.compose_plan)
+    lines += differences(plan.output, settings.output_plan, prefix="output")
+    lines += differences(plan.shards, settings.shards_plan, prefix="shards")
+    pairs: list[tuple[str, object, object]] = [
+        ("sources.mask", plan.sources.mask, settings.sources.mask),
+        ("depth.model", plan.depth.model, depth.model),
+        ("depth.weights", plan.depth.weights.name, settings.weights_name),
+        ("depth.input", plan.depth.input, depth.input),
+        ("depth.upsampling", plan.depth.upsampling, depth.upsampling),
+        ("depth.precision", plan.depth.precision, depth.precision),
+        ("depth.encoding", plan.depth.encoding, depth.encoding),
+    ]
+    for name, before, after in pairs:
+        lines += differences(before, after, prefix=name)
+    return lines
+
+
+def read_settings(run_dir: Path) -> Settings:
+    """Read `RUN_DIR/shardgen.toml`. Raises InputMissing, or InvalidSettings for all wrong keys at once."""
+    path = run_dir / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputMissing(
+            f"{path}: there is no such file, so this is not a run directory",
+            hint=f"shardgen init {run_dir} --foregrounds DIR --backgrounds DIR",
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{path}: not UTF-8 text ({error.reason})", hint="save it as UTF-8") from error
+    except OSError as error:
+        raise InputMissing(
+            f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
+        ) from error
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(
+            f"{path}: not valid TOML: {error}",
+            hint=f"correct that line; `shardgen init` in an empty folder writes a commented {FILE_NAME}",
+        ) from error
+    return parse_settings(document, where=str(path))
+
+
+def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
+    """Check a parsed TOML document; `where` names it in errors."""
+    try:
+        # JSON mode is strict about types ("5" is no number) yet knows lists as tuples and strings as enums.
+        return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        problems = list(_problems(error))
+        raise InvalidSettings(
+            f"{where}: " + "; ".join(text for text, _ in problems),
+            hint=next(
+                (hint for _, hint in problems if hint), f"correct {FILE_NAME} and run the command again"
+            ),
+        ) from error
+
+
+def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    for detail in error.errors(include_url=False):
+        location = [str(part) for part in detail["loc"]]
+        table, rest = (f"[{location[0]}] " if len(location) > 1 else ""), location[1:] or location
+        key = f"{table}{'.'.join(rest)}".strip() if location else ""
+        if detail["type"] == "extra_forbidden":
+            known = list(_known_keys(location[:-1]))
+            close = difflib.get_close_matches(location[-1], known, n=1)
+            hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
+            yield f"{key}: unknown {'key' if len(location) > 1 else 'table or key'}", hint
+            continue
+        message = detail["msg"].removeprefix("Value error, ")
+        found = detail["input"]
+        shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+        yield f"{key}: {message}{shown}" if key else message, ""
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    fields = Settings.model_fields
+    if not location:
+        return list(fields)
+    annotation = fields[location[0]].annotation if location[0] in fields else None
+    return list(cast("type[_Table]", annotation).model_fields) if annotation is not None else []
+
+
+_TEMPLATE = """\
+# What this run makes. Lines marked (plan) are fixed once `shardgen plan` has run: for another value use a
+# new directory. The others are read anew at every start and may differ from machine to machine.
+
+[sources]
+# Folders of photographs (JPEG, PNG, WebP, BMP, TIFF), searched with their subfolders. A relative path is
+# relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
+foregrounds = {foregrounds}
+backgrounds = {backgrounds}
+# (plan) How a foreground's mask is found: "alpha" its alpha channel, "flat" a plain background, "grabcut" a
+# subject in the middle, "file" NAME.mask.png beside NAME; "auto" a mask file, alpha or a flat background.
+mask = "auto"
+
+[compose]
+canvas = [600, 600]     # (plan) width, height in pixels; larger, and the foreground is lost in it
+grid = [5, 4]           # (plan) columns, rows: where a foreground is placed
+flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: which are also used mirrored
+blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edge
+
+[depth]
+model = "densedepth"
+weights = {weights}         # (plan) nyu | kitti | random:64 (noise, not depth) | a file
+input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
+upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
+precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level
+micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
+encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
+
+[output]
+size = [200, 200]       # (plan) width, height of the stored images in pixels
+image = "jpeg"          # (plan) jpeg | webp | png, here and below
+image_quality = 25      # (plan) 1-100; 25 keeps 400,000 samples at about 2 GB
+mask = "png"            # (plan) exact, and at this size smaller than JPEG
+depth = "jpeg"          # (plan)
+depth_quality = 60      # (plan) 1-100
+
+[shards]
+size = 100_000          # (plan) samples per shard: what a person sees and can assign by hand
+slice_batches = 16      # (plan) batches that a worker leases at a time
+batch = 32              # (plan) samples per checkpoint: what a crash can cost
+
+[manifest]
+url = "sqlite:///manifest.sqlite"  # relative to this file; on this machine's own disk, not a network's
+
+[artifacts]
+url = "artifacts"       # a folder, relative to this file, that every worker and merge can reach
+
+[lease]
+seconds = 120           # a silent worker's slice is free for others after this long
+heartbeat_seconds = 30  # how often a worker renews; at most a third of the above
+stall_seconds = 600     # a worker without progress for this long gives up its slice
+max_attempts = 6        # deaths without progress before a slice is blocked
+"""
+
+
+def settings_text(*, foregrounds: Path, backgrounds: Path, weights: str = "nyu") -> str:
+    """The commented `shardgen.toml` of `init`; every other default reproduces the reference data set."""
+    return _TEMPLATE.format(
+        foregrounds=_toml_string(str(foregrounds)),
+        backgrounds=_toml_string(str(backgrounds)),
+        weights=_toml_string(weights),
+    )
+
+
+def _toml_string(text: str) -> str:
+    # JSON strings are TOML basic strings, except that DEL must be escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -1,0 +1,75 @@
+"""The state of a run at one instant, as `status` and `run` show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from shardgen.domain.identifiers import ShardIndex, SliceIndex
+from shardgen.domain.receipt import Provenance
+from shardgen.domain.worker import WorkerRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceCounts:
+    """Slices of one shard by state; `expired` are leased ones that another worker may take over."""
+
+    never_leased: int
+    open: int
+    leased: int
+    expired: int
+    done: int
+    blocked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardState:
+    """One shard's counters."""
+
+    shard: ShardIndex
+    stored: int
+    dead: int
+    slices: SliceCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockedSlice:
+    """A slice that no worker will lease again until it is requeued."""
+
+    shard: ShardIndex
+    slice: SliceIndex
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """Everything `status` needs; reading it costs O(shards + workers)."""
+
+    fingerprint: str
+    taken_at: datetime
+    shards: tuple[ShardState, ...]
+    blocked: tuple[BlockedSlice, ...]
+    workers: tuple[WorkerRow, ...]
+    mixture: tuple[tuple[Provenance, int], ...]
+
+    @property
+    def stored(self) -> int:
+        """Samples with a receipt that stores them."""
+        return sum(shard.stored for shard in self.shards)
+
+    @property
+    def dead(self) -> int:
+        """Samples given up."""
+        return sum(shard.dead for shard in self.shards)
+
+    @property
+    def blocked_total(self) -> int:
+        """All blocked slices; `blocked` lists the first few."""
+        return sum(shard.slices.blocked for shard in self.shards)
+
+    @property
+    def leasable(self) -> int:
+        """Slices that a worker could lease now."""
+        return sum(
+            shard.slices.never_leased + shard.slices.open + shard.slices.expired for shard in self.shards
+        )

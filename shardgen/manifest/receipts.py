@@ -1,0 +1,234 @@
+"""Recording finished batches, reading them back in pages, and undoing them on the operator's request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from sqlalchemy import Connection, RowMapping, case, delete, insert, null, select, update
+
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.layout import Layout
+from shardgen.domain.lease import Lease
+from shardgen.domain.receipt import (
+    ArtifactRef,
+    BatchRecord,
+    DeadLetter,
+    DeadLetterReason,
+    ImageKind,
+    KindSums,
+    Provenance,
+    Receipt,
+    Sums,
+)
+from shardgen.errors import ReceiptConflict
+from shardgen.manifest.leases import held, hide_from_worker, lease_lost, move
+from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE
+
+
+def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> list[BatchIndex]:
+    """The slice's batches without a receipt, in order: what is to do, without a cursor."""
+    done = set(
+        connection.execute(
+            select(RECEIPT.c.batch).where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
+        ).scalars()
+    )
+    return [BatchIndex(b) for b in layout.slice_batch_range(lease.shard, lease.slice) if b not in done]
+
+
+def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: Receipt) -> bool:
+    """Record a finished batch; the last one of the slice ends the lease. Returns whether it did.
+
+    The slice's row changes first, under the fence: it guards the rest of this transaction. Raises
+    LeaseLost when the slice was taken over, ReceiptConflict when the batch has a receipt already.
+    """
+    batch = receipt.record.batch
+    left = connection.execute(
+        update(SLICE)
+        .where(held(lease))
+        .values(batches_left=SLICE.c.batches_left - 1, deaths=0, **_if_last())
+        .returning(SLICE.c.batches_left)
+    ).scalar_one_or_none()
+    if left is None:
+        raise lease_lost(lease)
+    if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first() is not None:
+        raise ReceiptConflict(
+            f"batch {batch}: has a receipt already",
+            hint="shardgen verify RUN_DIR tells which bytes are right",
+        )
+    insert_receipt(connection, layout, receipt)
+    if left == 0:
+        move(connection, lease.shard, {"leased": -1, "done": 1})
+        hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
+    return bool(left == 0)
+
+
+def _if_last() -> dict[str, object]:
+    last = SLICE.c.batches_left == 1
+    return {
+        "state": case((last, "done"), else_=SLICE.c.state),
+        "worker": case((last, null()), else_=SLICE.c.worker),
+        "expires_at": case((last, null()), else_=SLICE.c.expires_at),
+    }
+
+
+def insert_receipt(connection: Connection, layout: Layout, receipt: Receipt) -> None:
+    """Add the receipt and its dead letters, and move the shard's counters; nothing is checked here."""
+    record = receipt.record
+    connection.execute(
+        insert(RECEIPT),
+        {
+            "batch": record.batch,
+            "shard": receipt.shard,
+            "slice": receipt.slice,
+            "fence": receipt.fence,
+            "worker": receipt.worker,
+            "artifact": receipt.artifact.name,
+            "artifact_bytes": receipt.artifact.size_bytes,
+            "artifact_sha256": receipt.artifact.sha256,
+            "members_start": record.members_start,
+            "members_stop": record.members_stop,
+            "members_sha256": record.members_sha256,
+            "sums": _sums_to_json(record.sums),
+            "provenance": _provenance_id(connection, record.provenance),
+        },
+    )
+    if record.dead_letters:
+        rows = [
+            {"sample": d.sample, "batch": record.batch, "reason": d.reason.value, "detail": d.detail}
+            for d in record.dead_letters
+        ]
+        connection.execute(insert(DEAD_LETTER), rows)
+    dead = len(record.dead_letters)
+    _count(connection, receipt.shard, stored=len(layout.batch_samples(record.batch)) - dead, dead=dead)
+
+
+def _count(connection: Connection, shard: ShardIndex, *, stored: int, dead: int) -> None:
+    connection.execute(
+        update(SHARD)
+        .where(SHARD.c.shard == shard)
+        .values(stored=SHARD.c.stored + stored, dead=SHARD.c.dead + dead)
+    )
+
+
+def _provenance_id(connection: Connection, provenance: Provenance) -> int:
+    values = asdict(provenance)
+    same = [PROVENANCE.c[name] == value for name, value in values.items()]
+    found = connection.execute(
+        update(PROVENANCE).where(*same).values(batches=PROVENANCE.c.batches + 1).returning(PROVENANCE.c.id)
+    ).scalar_one_or_none()
+    if found is None:
+        found = connection.execute(
+            insert(PROVENANCE).values(**values, batches=1).returning(PROVENANCE.c.id)
+        ).scalar_one()
+    return int(found)
+
+
+def read_page(connection: Connection, *, start: BatchIndex, limit: int) -> list[Receipt]:
+    """Receipts with a batch number of at least `start`, in order, at most `limit` of them."""
+    provenances = {
+        row["id"]: Provenance(**{key: row[key] for key in row if key not in ("id", "batches")})
+        for row in connection.execute(select(PROVENANCE)).mappings()
+    }
+    rows = (
+        connection.execute(
+            select(RECEIPT).where(RECEIPT.c.batch >= start).order_by(RECEIPT.c.batch).limit(limit)
+        )
+        .mappings()
+        .all()
+    )
+    if not rows:
+        return []
+    dead: dict[int, list[DeadLetter]] = {}
+    letters = connection.execute(
+        select(DEAD_LETTER)
+        .where(DEAD_LETTER.c.batch.between(rows[0]["batch"], rows[-1]["batch"]))
+        .order_by(DEAD_LETTER.c.sample)
+    ).mappings()
+    for letter in letters:
+        dead.setdefault(letter["batch"], []).append(_dead_letter(letter))
+    return [_receipt(row, provenances, dead.get(row["batch"], [])) for row in rows]
+
+
+def _receipt(row: RowMapping, provenances: dict[int, Provenance], dead: Sequence[DeadLetter]) -> Receipt:
+    return Receipt(
+        shard=ShardIndex(row["shard"]),
+        slice=SliceIndex(row["slice"]),
+        fence=Fence(row["fence"]),
+        worker=WorkerId(row["worker"]),
+        artifact=ArtifactRef(
+            name=row["artifact"], size_bytes=row["artifact_bytes"], sha256=row["artifact_sha256"]
+        ),
+        record=BatchRecord(
+            batch=BatchIndex(row["batch"]),
+            members_start=row["members_start"],
+            members_stop=row["members_stop"],
+            members_sha256=row["members_sha256"],
+            sums=_sums_from_json(row["sums"]),
+            dead_letters=tuple(dead),
+            provenance=provenances[row["provenance"]],
+        ),
+    )
+
+
+def _dead_letter(row: RowMapping) -> DeadLetter:
+    return DeadLetter(
+        sample=SampleIndex(row["sample"]), reason=DeadLetterReason(row["reason"]), detail=row["detail"]
+    )
+
+
+def read_dead_letters(connection: Connection, *, start: SampleIndex, limit: int) -> list[DeadLetter]:
+    """Dead letters from sample `start` on, in order, at most `limit` of them."""
+    rows = connection.execute(
+        select(DEAD_LETTER).where(DEAD_LETTER.c.sample >= start).order_by(DEAD_LETTER.c.sample).limit(limit)
+    )
+    return [_dead_letter(row) for row in rows.mappings()]
+
+
+def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[BatchIndex]) -> int:
+    """Undo receipts: their slices have these batches to do again. Returns how many there were."""
+    deleted = 0
+    for batch in batches:
+        row = connection.execute(select(RECEIPT).where(RECEIPT.c.batch == batch)).mappings().one_or_none()
+        if row is None:
+            continue
+        deleted += 1
+        dead = connection.execute(delete(DEAD_LETTER).where(DEAD_LETTER.c.batch == batch)).rowcount
+        connection.execute(delete(RECEIPT).where(RECEIPT.c.batch == batch))
+        connection.execute(
+            update(PROVENANCE)
+            .where(PROVENANCE.c.id == row["provenance"])
+            .values(batches=PROVENANCE.c.batches - 1)
+        )
+        stored = len(layout.batch_samples(batch)) - dead
+        _count(connection, ShardIndex(row["shard"]), stored=-stored, dead=-dead)
+        _reopen(connection, ShardIndex(row["shard"]), SliceIndex(row["slice"]))
+    return deleted
+
+
+def _reopen(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
+    """Count one batch more to do; a done slice is open again (a blocked one stays blocked)."""
+    same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
+    state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one()
+    new = "open" if state == "done" else state
+    connection.execute(update(SLICE).where(*same).values(state=new, batches_left=SLICE.c.batches_left + 1))
+    if new != state:
+        move(connection, shard, {state: -1, new: 1})
+
+
+def _sums_to_json(sums: Sums) -> str:
+    return json.dumps({kind.value: asdict(part) for kind, part in sums.items()}, separators=(",", ":"))
+
+
+def _sums_from_json(text: str) -> Sums:
+    document = json.loads(text)
+    return {
+        kind: KindSums(
+            images=document[kind.value]["images"],
+            pixels=document[kind.value]["pixels"],
+            sum=tuple(document[kind.value]["sum"]),
+            squares=tuple(document[kind.value]["squares"]),
+        )
+        for kind in ImageKind
+    }

@@ -1,0 +1,125 @@
+"""The workers' rows: who is there, how it says it does, and what micro-batch its device uses."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+
+from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.worker import (
+    ENDED_STATES,
+    LISTED_AFTER_END,
+    WorkerIdentity,
+    WorkerReport,
+    WorkerRow,
+    WorkerState,
+)
+from shardgen.manifest.instants import from_seconds, to_seconds
+from shardgen.manifest.tables import MICRO_BATCH, WORKER
+
+_FORGOTTEN_AFTER = 24 * 3600.0  # ended workers' rows, in seconds: the table stays small however long the run
+
+
+def register(connection: Connection, identity: WorkerIdentity, now: datetime) -> None:
+    """Add a worker that starts, and forget those that ended long ago."""
+    seconds = to_seconds(now)
+    connection.execute(
+        delete(WORKER).where(
+            WORKER.c.last_beat_at < seconds - _FORGOTTEN_AFTER, WORKER.c.lease_expires_at.is_(None)
+        )
+    )
+    connection.execute(
+        insert(WORKER),
+        {
+            "id": identity.id,
+            "host": identity.host,
+            "pid": identity.pid,
+            "process_started": identity.process_started,
+            "device": identity.device,
+            "state": WorkerState.STARTING.value,
+            "started_at": seconds,
+            "last_beat_at": seconds,
+            "last_progress_at": seconds,
+            "samples_done": 0,
+            "samples_per_second": 0.0,
+            "note": "",
+        },
+    )
+
+
+def beat(connection: Connection, worker: WorkerId, report: WorkerReport, now: datetime) -> None:
+    """Write down what a worker says of itself."""
+    seconds = to_seconds(now)
+    values: dict[str, object] = {
+        "state": report.state.value,
+        "last_beat_at": seconds,
+        "samples_done": report.samples_done,
+        "samples_per_second": report.samples_per_second,
+        "note": report.note,
+    }
+    if report.progressed:
+        values["last_progress_at"] = seconds
+    connection.execute(update(WORKER).where(WORKER.c.id == worker).values(values))
+
+
+def set_device(connection: Connection, worker: WorkerId, device: str) -> None:
+    """Say which device a worker found."""
+    connection.execute(update(WORKER).where(WORKER.c.id == worker).values(device=device))
+
+
+def alive_on_host(connection: Connection, host: str) -> list[WorkerIdentity]:
+    """The workers of one host that have not said that they ended."""
+    rows = connection.execute(
+        select(WORKER).where(WORKER.c.host == host, WORKER.c.state.not_in([s.value for s in ENDED_STATES]))
+    )
+    return [_identity(row) for row in rows.mappings()]
+
+
+def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
+    """Workers that hold a slice or were heard of within the hour, oldest first."""
+    since = to_seconds(now - LISTED_AFTER_END)
+    rows = connection.execute(
+        select(WORKER)
+        .where(or_(WORKER.c.last_beat_at >= since, WORKER.c.lease_expires_at.is_not(None)))
+        .order_by(WORKER.c.started_at, WORKER.c.id)
+    )
+    return tuple(_row(row) for row in rows.mappings())
+
+
+def agreed_micro_batch(connection: Connection, device_model: str, proposed: int) -> int:
+    """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
+    found = connection.execute(
+        select(MICRO_BATCH.c.micro_batch).where(MICRO_BATCH.c.device_model == device_model)
+    ).scalar_one_or_none()
+    if found is None:
+        connection.execute(insert(MICRO_BATCH), {"device_model": device_model, "micro_batch": proposed})
+        return proposed
+    return int(found)
+
+
+def _identity(row: RowMapping) -> WorkerIdentity:
+    return WorkerIdentity(
+        id=WorkerId(row["id"]),
+        host=row["host"],
+        pid=row["pid"],
+        process_started=row["process_started"],
+        device=row["device"],
+    )
+
+
+def _row(row: RowMapping) -> WorkerRow:
+    expires = row["lease_expires_at"]
+    return WorkerRow(
+        identity=_identity(row),
+        state=WorkerState(row["state"]),
+        shard=None if row["shard"] is None else ShardIndex(row["shard"]),
+        slice=None if row["slice"] is None else SliceIndex(row["slice"]),
+        lease_expires_at=None if expires is None else from_seconds(expires),
+        started_at=from_seconds(row["started_at"]),
+        last_beat_at=from_seconds(row["last_beat_at"]),
+        last_progress_at=from_seconds(row["last_progress_at"]),
+        samples_done=row["samples_done"],
+        samples_per_second=row["samples_per_second"],
+        note=row["note"],
+    )

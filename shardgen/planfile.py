@@ -1,0 +1,69 @@
+"""`plan.json`: the only reader of plans from outside (the run directory, the manifest, a zip)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from shardgen.domain import plan as domain
+from shardgen.domain.plan import PLAN_FORMAT, Plan
+from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch
+
+FILE_NAME = "plan.json"
+
+for _value in (
+    domain.MaskFile,
+    domain.Background,
+    domain.Foreground,
+    domain.Sources,
+    domain.Compose,
+    domain.Weights,
+    domain.Depth,
+    domain.Output,
+    domain.Shards,
+    domain.Plan,
+):
+    with_config(ConfigDict(extra="forbid"))(_value)
+
+_PLAN = TypeAdapter(Plan)
+
+
+def parse_plan(text: str | bytes, *, where: str) -> Plan:
+    """Check a plan's JSON; `where` names it in errors. Raises ManifestMismatch or ManifestCorrupt."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ManifestCorrupt(f"{where}: not JSON ({error})", hint=_RESTORE) from error
+    found = document.get("format") if isinstance(document, dict) else None
+    if isinstance(found, int) and found > PLAN_FORMAT:
+        raise ManifestMismatch(
+            f"{where}: plan format {found}, this shardgen reads up to {PLAN_FORMAT}",
+            hint="upgrade shardgen on this machine to the version that made the plan",
+        )
+    try:
+        plan = _PLAN.validate_json(text, strict=True)
+    except (ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ManifestCorrupt(f"{where}: not a plan ({reason})", hint=_RESTORE) from error
+    if plan.canonical_json != (text.encode() if isinstance(text, str) else text):
+        raise ManifestCorrupt(f"{where}: not in canonical form, so it was edited by hand", hint=_RESTORE)
+    return plan
+
+
+_RESTORE = "restore it from another copy of the run directory, or plan again in a new directory"
+
+
+def read_plan(run_dir: Path) -> Plan | None:
+    """The run directory's plan, or None when nothing was planned yet."""
+    path = run_dir / FILE_NAME
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputMissing(
+            f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
+        ) from error
+    return parse_plan(text, where=str(path))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from shardgen.domain.identifiers import ShardIndex, WorkerId
+from shardgen.domain.lease import Lease
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest
+from tests.manifest.conftest import POLICY, MovableClock, finish, identity, receipt_for
+
+Take = Callable[..., Lease]
+
+
+def test_slices_are_leased_from_the_lowest_up_and_nobody_gets_one_twice(
+    manifest: Manifest, lease: Take
+) -> None:
+    granted = [lease(f"w{i}") for i in range(7)]
+    assert [(entry.shard, entry.slice) for entry in granted] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
+    assert manifest.lease(WorkerId("late"), POLICY) == NoLease(leased=7, blocked=0)
+
+
+def test_a_released_slice_goes_before_a_new_one_under_a_higher_fence(manifest: Manifest, lease: Take) -> None:
+    first, _ = lease("a"), lease("b")
+    assert manifest.release(first)
+    again = lease("c")
+    assert (again.shard, again.slice, again.fence) == (0, 0, first.fence + 1)
+
+
+def test_a_lease_can_be_narrowed_to_a_shard(manifest: Manifest, lease: Take) -> None:
+    assert lease("a", shard=ShardIndex(2)).shard == 2
+    assert manifest.lease(WorkerId("b"), POLICY, shard=ShardIndex(2)) == NoLease(leased=1, blocked=0)
+    with pytest.raises(InvalidSettings, match="shards are 0 to 2"):
+        manifest.lease(WorkerId("b"), POLICY, shard=ShardIndex(3))
+
+
+def test_an_expired_lease_is_taken_over_and_the_stale_worker_changes_nothing(
+    manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    stale = lease("zombie")
+    clock.forward(120)
+    fresh = lease("heir")
+    assert (fresh.shard, fresh.slice, fresh.fence) == (stale.shard, stale.slice, stale.fence + 1)
+    before = manifest.overview()
+    with pytest.raises(LeaseLost):
+        manifest.record(stale, receipt_for(plan, stale, manifest.pending_batches(fresh)[0]))
+    with pytest.raises(LeaseLost):
+        manifest.renew(stale, POLICY)
+    with pytest.raises(LeaseLost):
+        manifest.block(stale, reason="no")
+    assert not manifest.release(stale)
+    assert manifest.overview() == before
+    finish(manifest, plan, fresh)
+
+
+def test_the_same_worker_under_an_older_fence_is_stale_too(
+    manifest: Manifest, plan: Plan, lease: Take
+) -> None:
+    old = lease("a")
+    manifest.release(old)
+    new = lease("a")
+    with pytest.raises(LeaseLost):
+        manifest.record(old, receipt_for(plan, old, manifest.pending_batches(new)[0]))
+
+
+def test_an_expired_lease_that_nobody_took_still_counts(
+    manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    late = lease("late")
+    clock.forward(10_000)
+    batch = manifest.pending_batches(late)[0]
+    manifest.record(late, receipt_for(plan, late, batch))
+    manifest.renew(late, POLICY)
+    clock.forward(119)
+    assert lease("other").slice == 1
+
+
+def test_a_dead_process_of_this_host_frees_its_slice_before_the_lease_expires(
+    manifest: Manifest, lease: Take
+) -> None:
+    manifest.register(identity("dead"))
+    held = lease("dead")
+    assert lease("b").slice == 1
+    assert lease("c", gone=[WorkerId("dead")]).slice == held.slice
+
+
+def test_the_last_receipt_of_a_slice_ends_the_lease(manifest: Manifest, plan: Plan, lease: Take) -> None:
+    held = lease("a")
+    batches = manifest.pending_batches(held)
+    ended = [manifest.record(held, receipt_for(plan, held, batch)) for batch in batches]
+    assert ended == [False, False, True]
+    assert manifest.overview().shards[0].slices.done == 1
+    with pytest.raises(LeaseLost):
+        manifest.renew(held, POLICY)
+
+
+def test_a_batch_cannot_be_recorded_twice(manifest: Manifest, plan: Plan, lease: Take) -> None:
+    held = lease("a")
+    receipt = receipt_for(plan, held, manifest.pending_batches(held)[0])
+    manifest.record(held, receipt)
+    with pytest.raises(ReceiptConflict):
+        manifest.record(held, receipt)
+    assert manifest.overview().stored == 8
+
+
+def test_a_slice_is_blocked_after_too_many_deaths_without_progress(
+    manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    first = lease("w")
+    clock.forward(121)
+    second = lease("w")
+    manifest.record(
+        second, receipt_for(plan, second, manifest.pending_batches(second)[0])
+    )  # progress: 0 again
+    for _ in range(2):
+        clock.forward(121)
+        assert lease("w").slice == first.slice
+    clock.forward(121)
+    assert lease("w").slice == 1
+    overview = manifest.overview()
+    assert overview.shards[0].slices.blocked == 1
+    assert "3 workers in a row died" in overview.blocked[0].reason
+    assert manifest.unblock() == 1
+    assert lease("x").slice == first.slice
+
+
+def test_clean_releases_are_no_deaths(manifest: Manifest, lease: Take) -> None:
+    for _ in range(10):
+        held = lease("w")
+        assert held.slice == 0
+        manifest.release(held)
+
+
+def test_freeing_a_dead_workers_slices_counts_one_death_and_marks_it_dead(
+    manifest: Manifest, lease: Take
+) -> None:
+    manifest.register(identity("w"))
+    lease("w")
+    assert manifest.free_slices_of([WorkerId("w")], POLICY) == 1
+    assert manifest.free_slices_of([WorkerId("w")], POLICY) == 0
+    row = manifest.overview().workers[0]
+    assert row.state is WorkerState.DEAD
+    assert row.shard is None
+
+
+def test_the_overview_tells_never_leased_open_leased_expired_and_done_apart(
+    manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    for name in ("a", "b", "c"):
+        manifest.register(identity(name))
+    finish(manifest, plan, lease("a"))
+    expired = lease("b")
+    clock.forward(121)
+    manifest.beat(WorkerId("b"), WorkerReport(state=WorkerState.WORKING))
+    slices = manifest.overview().shards[0].slices
+    assert (slices.done, slices.expired, slices.leased, slices.never_leased) == (1, 1, 0, 1)
+    taken = lease("c")
+    assert taken.slice == expired.slice
+    slices = manifest.overview().shards[0].slices
+    assert (slices.expired, slices.leased) == (0, 1)
+    manifest.release(taken)
+    assert manifest.overview().shards[0].slices.open == 1
