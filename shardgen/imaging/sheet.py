@@ -1,0 +1,99 @@
+"""The contact sheet: a grid of samples with their masks and depth, for a look before (and after) long hours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.domain.plan import ImageFormat
+from shardgen.imaging.codec import encode
+from shardgen.imaging.resizing import resize
+
+_TILE_SIDE = 160  # pixels; the longer side of one picture
+_GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels
+_SAMPLES_PER_ROW = 3
+_PAPER, _INK, _RED = (250, 250, 250), (40, 40, 40), (200, 20, 30)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BANNER = "NOT DEPTH: random weights"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SheetSample:
+    """One sample's pictures: `fgbg` uint8 (h, w, 3) RGB; `mask` and `depth` (h, w), 8 bits or 16 bits."""
+
+    number: int
+    fgbg: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    depth: NDArray[np.uint8] | NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pen:
+    """`colour` is RGB, 0-255; `scale` 1.0 is about 22 pixels high."""
+
+    colour: tuple[int, int, int]
+    scale: float
+    thickness: int
+
+
+def contact_sheet(samples: Sequence[SheetSample], *, depth_is_random: bool) -> bytes:
+    """Draw samples in reading order, each as composite, mask and depth, as PNG; same input, same bytes.
+
+    `depth_is_random` puts a banner over the sheet and a label on every depth picture.
+    """
+    if not samples:
+        raise ValueError("a contact sheet needs at least one sample")
+    cells = [_cell(sample, depth_is_random=depth_is_random) for sample in samples]
+    height, width = cells[0].shape[:2]
+    columns = min(_SAMPLES_PER_ROW, len(cells))
+    rows = -(-len(cells) // columns)
+    top = 3 * _LABEL if depth_is_random else _SAMPLE_GAP
+    sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
+    for place, cell in enumerate(cells):
+        row, column = divmod(place, columns)
+        y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
+        sheet[y : y + height, x : x + width] = cell
+    if depth_is_random:
+        sheet[: 2 * _LABEL] = _RED
+        scale = min(1.0, sheet.shape[1] / 520)
+        _write(sheet, _BANNER, (_SAMPLE_GAP, 31), _Pen(colour=(255, 255, 255), scale=scale, thickness=2))
+    return encode(sheet, ImageFormat.PNG, 100)
+
+
+def _cell(sample: SheetSample, *, depth_is_random: bool) -> NDArray[np.uint8]:
+    pictures = [
+        _tile(sample.fgbg),
+        _tile(cv2.cvtColor(sample.mask, cv2.COLOR_GRAY2RGB)),  # type: ignore[arg-type]
+        _tile(cv2.cvtColor(_eight_bits(sample.depth), cv2.COLOR_GRAY2RGB)),  # type: ignore[arg-type]
+    ]
+    if depth_is_random:
+        _write(pictures[2], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
+    height, width = pictures[0].shape[:2]
+    cell = _paper(_LABEL + height, 3 * width + 2 * _GAP)
+    for column, picture in enumerate(pictures):
+        x = column * (width + _GAP)
+        cell[_LABEL:, x : x + width] = picture
+    _write(cell, f"sample {sample.number}", (0, 15), _Pen(colour=_INK, scale=0.45, thickness=1))
+    return cell
+
+
+def _tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = picture.shape[:2]
+    scale = _TILE_SIDE / max(height, width)
+    return resize(picture, (max(1, round(width * scale)), max(1, round(height * scale)))).copy()
+
+
+def _eight_bits(depth: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8]:
+    return (depth >> 8).astype(np.uint8) if depth.dtype == np.uint16 else depth.astype(np.uint8)
+
+
+def _paper(height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), _PAPER, np.uint8)
+
+
+def _write(image: NDArray[np.uint8], text: str, at: tuple[int, int], pen: _Pen) -> None:
+    cv2.putText(image, text, at, _FONT, pen.scale, pen.colour, pen.thickness, cv2.LINE_AA)
