@@ -1,0 +1,280 @@
+"""The only reader of a legacy `model_config`: JSON of known layers, never executed, to a Topology."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shardgen.depth.topology import (
+    Layer,
+    LayerKind,
+    Topology,
+    UpBlock,
+    layers_of,
+    wiring_problems,
+)
+
+# Class names after an optional "package>" of a registered custom class.
+KIND_OF_CLASS = {
+    "InputLayer": LayerKind.INPUT,
+    "Conv2D": LayerKind.CONVOLUTION,
+    "BatchNormalization": LayerKind.BATCH_NORM,
+    "Activation": LayerKind.RELU,
+    "ReLU": LayerKind.RELU,
+    "LeakyReLU": LayerKind.LEAKY_RELU,
+    "ZeroPadding2D": LayerKind.ZERO_PADDING,
+    "MaxPooling2D": LayerKind.MAX_POOLING,
+    "AveragePooling2D": LayerKind.AVERAGE_POOLING,
+    "Concatenate": LayerKind.CONCATENATE,
+    "UpSampling2D": LayerKind.UPSAMPLING,
+    "BilinearUpSampling2D": LayerKind.UPSAMPLING,
+}
+MODEL_CLASSES = ("Model", "Functional")
+MAX_LAYERS = 20_000  # the released network has 617
+
+
+class ConfigRefused(ValueError):
+    """The configuration is not a DenseDepth's; `problems` lists everything wrong with it."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundLayer:
+    """A layer as the file describes it."""
+
+    name: str
+    kind: LayerKind
+    inputs: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What the configuration says, and how its layers are called in the file."""
+
+    topology: Topology
+    layer_names: frozenset[str]
+
+
+def read_model_config(text: str) -> ModelConfig:
+    """Parse the JSON, find the topology, and compare every layer with what that topology needs.
+
+    Raises ConfigRefused with every problem. A network that differs anywhere (another activation, a stride,
+    an edge) is refused, since its weights would load and its depth would be silently wrong.
+    """
+    found = _found_layers(text)
+    try:
+        topology = _topology(found)
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        detail = str(error).strip("'\"") or type(error).__name__
+        raise ConfigRefused([f"model_config: not a DenseDepth network: {detail}"]) from error
+    problems = wiring_problems(topology) or _differences(topology, found)
+    if problems:
+        raise ConfigRefused(problems)
+    return ModelConfig(topology=topology, layer_names=frozenset(found))
+
+
+def _found_layers(text: str) -> dict[str, FoundLayer]:
+    try:
+        document = json.loads(text)
+        model_class, entries = document["class_name"], document["config"]["layers"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigRefused([f"model_config: not a Keras model as JSON ({type(error).__name__})"]) from error
+    if model_class not in MODEL_CLASSES:
+        raise ConfigRefused([f"model_config: class {model_class!r} (expected Model or Functional)"])
+    if not isinstance(entries, list) or len(entries) > MAX_LAYERS:
+        raise ConfigRefused([f"model_config: layers is not a list of at most {MAX_LAYERS}"])
+    layers: dict[str, FoundLayer] = {}
+    problems = []
+    for entry in entries:
+        try:
+            layer = _found_layer(entry)
+        except ConfigRefused as error:
+            problems += error.problems
+            continue
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            problems.append(f"model_config: a layer that cannot be read ({type(error).__name__})")
+            continue
+        if layer.name in layers:
+            problems.append(f"{layer.name}: defined twice")
+        layers[layer.name] = layer
+    if problems:
+        raise ConfigRefused(problems)
+    return layers
+
+
+def _found_layer(entry: Mapping[str, Any]) -> FoundLayer:
+    settings = entry["config"]
+    name, class_name = str(entry.get("name") or settings["name"]), str(entry["class_name"])
+    kind = KIND_OF_CLASS.get(class_name.rpartition(">")[2])
+    if kind is None:
+        raise ConfigRefused([f"{name}: unknown layer class {class_name} (never executed)"])
+    if class_name == "Activation" and settings["activation"] != "relu":
+        raise ConfigRefused([f"{name}: activation {settings['activation']!r} (expected 'relu')"])
+    nodes = entry["inbound_nodes"]
+    if len(nodes) > 1:
+        raise ConfigRefused([f"{name}: used more than once"])
+    inputs = tuple(str(edge[0]) for edge in nodes[0]) if nodes else ()
+    return FoundLayer(name=name, kind=kind, inputs=inputs, settings=settings)
+
+
+def _topology(found: Mapping[str, FoundLayer]) -> Topology:
+    users: dict[str, list[FoundLayer]] = {}
+    for layer in found.values():
+        for source in layer.inputs:
+            users.setdefault(source, []).append(layer)
+    blocks = _block_sizes(found)
+    up_names = sorted((m[1] for m in (re.fullmatch(r"(up\d+)_convA", name) for name in found) if m), key=_number)
+    if not blocks or not up_names:
+        raise ValueError("no dense blocks (conv2_block1_concat, ...) or no up blocks (up1_convA, ...)")
+    transitions = [f"pool{number}_conv" for number in range(2, 1 + len(blocks))]
+    return Topology(
+        stem=_filters(found, "conv1/conv"),
+        blocks=blocks,
+        bottleneck=_filters(found, "conv2_block1_1_conv"),
+        growth=_filters(found, "conv2_block1_2_conv"),
+        transitions=tuple(_filters(found, name) for name in transitions),
+        final_relu="relu" in found,
+        epsilon=float(_layer(found, "bn").settings["epsilon"]),
+        decoder_width=_filters(found, "conv2"),
+        ups=tuple(_up_block(name, found, users) for name in up_names),
+    )
+
+
+def _block_sizes(found: Mapping[str, FoundLayer]) -> tuple[int, ...]:
+    sizes: dict[int, int] = {}
+    for name in found:
+        match = re.fullmatch(r"conv(\d{1,3})_block(\d{1,4})_concat", name)
+        if match:
+            block, number = int(match[1]), int(match[2])
+            sizes[block] = max(sizes.get(block, 0), number)
+    if sorted(sizes) != list(range(2, 2 + len(sizes))):
+        raise ValueError(f"dense blocks {sorted(sizes)} (expected 2, 3, ...)")
+    return tuple(sizes[block] for block in sorted(sizes))
+
+
+def _up_block(name: str, found: Mapping[str, FoundLayer], users: Mapping[str, list[FoundLayer]]) -> UpBlock:
+    joined = _layer(found, _layer(found, f"{name}_convA").inputs[0])
+    if len(joined.inputs) != 2:
+        raise ValueError(f"{name}_convA: does not follow a concatenation of two layers")
+
+    def slope_after(layer: str) -> float | None:
+        following = users.get(layer, [])
+        if len(following) == 1 and following[0].kind is LayerKind.LEAKY_RELU:
+            return _slope(following[0].settings)
+        return None
+
+    return UpBlock(
+        name=name,
+        filters=_filters(found, f"{name}_convA"),
+        skip=joined.inputs[1],
+        slope_a=slope_after(f"{name}_convA"),
+        slope_b=slope_after(f"{name}_convB"),
+    )
+
+
+def _layer(found: Mapping[str, FoundLayer], name: str) -> FoundLayer:
+    try:
+        return found[name]
+    except KeyError:
+        raise ValueError(f"layer {name} is missing") from None
+
+
+def _filters(found: Mapping[str, FoundLayer], name: str) -> int:
+    filters = _layer(found, name).settings["filters"]
+    if type(filters) is not int or not 1 <= filters <= 65_536:
+        raise ValueError(f"{name}: {filters!r} filters")
+    return filters
+
+
+def _number(name: str) -> int:
+    return int(name[2:])
+
+
+def _slope(settings: Mapping[str, Any]) -> float:
+    slope = float(settings["alpha"] if "alpha" in settings else settings["negative_slope"])
+    if not 0 <= slope <= 1:
+        raise ValueError(f"LeakyReLU slope {slope} (expected 0 to 1)")
+    return slope
+
+
+def _differences(topology: Topology, found: Mapping[str, FoundLayer]) -> list[str]:
+    """Compare every layer; anonymous ones are matched by kind and inputs."""
+    problems: list[str] = []
+    name_in_file: dict[str, str] = {}
+    taken: set[str] = set()
+    by_wiring: dict[tuple[LayerKind, tuple[str, ...]], str] = {
+        (layer.kind, layer.inputs): layer.name for layer in found.values()
+    }
+    for layer in layers_of(topology):
+        inputs = tuple(name_in_file.get(source, source) for source in layer.inputs)
+        name = by_wiring.get((layer.kind, inputs), "") if layer.is_anonymous else layer.name
+        name_in_file[layer.name] = name or layer.name
+        if name not in found:
+            what = f"{layer.kind} after {', '.join(inputs)}" if layer.is_anonymous else f"layer {layer.name}"
+            problems.append(f"{what} is missing")
+            continue
+        taken.add(name)
+        problems += _layer_differences(layer, found[name], inputs, topology.epsilon)
+    problems += [f"{name}: unexpected layer ({found[name].kind})" for name in found if name not in taken]
+    return problems
+
+
+def _layer_differences(layer: Layer, found: FoundLayer, inputs: tuple[str, ...], epsilon: float) -> list[str]:
+    if found.kind is not layer.kind:
+        return [f"{found.name}: is {found.kind} (expected {layer.kind})"]
+    problems = []
+    if found.inputs != inputs:
+        problems.append(
+            f"{found.name}: takes {', '.join(found.inputs)} (expected {', '.join(inputs)})"
+        )
+    for setting, accepted in _accepted_settings(layer, epsilon).items():
+        # A setting that a Keras version does not write is at its default, which is the first one accepted.
+        value = _plain(found.settings.get(setting, accepted[0]))
+        if value not in accepted:
+            problems.append(f"{found.name}: {setting} is {value!r} (expected {accepted[0]!r})")
+    return problems
+
+
+def _accepted_settings(layer: Layer, epsilon: float) -> dict[str, tuple[object, ...]]:
+    size, stride = (layer.size, layer.size), (layer.stride, layer.stride)
+    channels_last = {"data_format": ("channels_last", None)}
+    match layer.kind:
+        case LayerKind.CONVOLUTION:
+            # Size and dilation decide as much as the tensors' shapes; a 1x1 pads nothing either way.
+            padding = ("valid", "same") if layer.size == 1 else ("valid" if layer.stride > 1 else "same",)
+            return channels_last | {
+                "filters": (layer.filters,),
+                "kernel_size": (size,),
+                "strides": (stride,),
+                "padding": padding,
+                "dilation_rate": ((1, 1),),
+                "groups": (1,),
+                "activation": ("linear", None),
+                "use_bias": (layer.has_bias,),
+            }
+        case LayerKind.BATCH_NORM:
+            return {"axis": (3, -1, (3,)), "epsilon": (epsilon,), "scale": (True,), "center": (True,)}
+        case LayerKind.ZERO_PADDING:
+            return channels_last | {"padding": (((layer.size, layer.size), (layer.size, layer.size)),)}
+        case LayerKind.MAX_POOLING | LayerKind.AVERAGE_POOLING:
+            padding = ("valid", "same") if layer.size == layer.stride else ("valid",)
+            return channels_last | {"pool_size": (size,), "strides": (stride,), "padding": padding}
+        case LayerKind.UPSAMPLING:
+            return channels_last | {"size": (size,), "interpolation": ("bilinear",)}
+        case LayerKind.CONCATENATE:
+            return {"axis": (3, -1)}
+        case LayerKind.RELU:
+            return {"max_value": (None,), "negative_slope": (0, 0.0), "threshold": (0, 0.0)}
+        case LayerKind.INPUT | LayerKind.LEAKY_RELU:
+            return {}
+
+
+def _plain(value: object) -> object:
+    return tuple(_plain(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,234 @@
+"""The only reader of weights files: the legacy Keras layout in HDF5, by name, executing nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.depth.model_config import ConfigRefused, ModelConfig, read_model_config
+from shardgen.depth.topology import TensorKey, Topology, tensor_shapes
+from shardgen.errors import InputMissing, WeightsRefused
+
+PROBLEMS_IN_MESSAGE = 8  # the rest is counted; `problems` of the error has them all
+MAX_PARAMETERS = 250_000_000  # 1 GB in float32; the released network has 42,816,089
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What h5py raises on damaged files, besides OSError.
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
+Tensors = Mapping[TensorKey, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFile:
+    """A checked network. `bytes` and `sha256` are the file's; of random weights, the drawn tensors'."""
+
+    topology: Topology
+    tensors: Tensors
+    bytes: int
+    sha256: str
+    keras_version: str
+
+    @property
+    def decoder_width(self) -> int:
+        """Channels of `conv2`."""
+        return self.topology.decoder_width
+
+    @property
+    def activations(self) -> int:
+        """LeakyReLUs per up block."""
+        return self.topology.activations
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the tensors hold."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read and check a weights file.
+
+    Raises InputMissing if there is no such file and WeightsRefused, with every problem in `problems`, if it
+    is not a whole DenseDepth network. Memory stays near the size of the tensors that the file's own topology
+    needs: shapes and dtypes are compared before any tensor is read.
+    """
+    if not path.is_file():
+        raise InputMissing(f"{path}: no such weights file", hint="shardgen weights fetch nyu")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+            stream.seek(0)
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        size_bytes = path.stat().st_size
+    except OSError as error:
+        raise InputMissing(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
+    _refuse_foreign_content(path, head)
+    try:
+        with h5py.File(path, "r") as file:
+            config = _config_of(path, file)
+            keras_version = _text(file.attrs.get("keras_version", ""))
+            tensors = _read_tensors(path, file, config)
+    except HDF5_ERRORS as error:
+        raise _refused(path, [f"damaged or truncated HDF5 ({error})"]) from error
+    return WeightsFile(
+        topology=config.topology,
+        tensors=tensors,
+        bytes=size_bytes,
+        sha256=sha256,
+        keras_version=keras_version,
+    )
+
+
+def _refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefused:
+    shown = "; ".join(problem[:300] for problem in problems[:PROBLEMS_IN_MESSAGE])
+    if len(problems) > PROBLEMS_IN_MESSAGE:
+        shown += f"; and {len(problems) - PROBLEMS_IN_MESSAGE:,} more"
+    return WeightsRefused(
+        f"{path}: {shown}",
+        hint=hint or "delete the file and run: shardgen weights fetch nyu",
+        problems=tuple(problems),
+    )
+
+
+def _refuse_foreign_content(path: Path, head: bytes) -> None:
+    if not head:
+        raise _refused(path, ["the file is empty"])
+    if head.startswith(HDF5_SIGNATURE):
+        return
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise _refused(path, ["a web page, not a weights file: the server or a proxy sent an error page"])
+    if start.startswith(b"version https://git-lfs"):
+        raise _refused(path, ["a Git LFS pointer, not the file itself"], hint="git lfs pull")
+    raise _refused(path, [f"not HDF5 (it starts with {head[:8]!r})"])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (bytes, np.bytes_)):
+        return value.decode("utf-8", errors="replace")
+    return str(value)
+
+
+def _config_of(path: Path, file: h5py.File) -> ModelConfig:
+    if "model_config" not in file.attrs:
+        raise _refused(
+            path,
+            ["no model_config: the topology (activations, skip layers) cannot be known, and is not guessed"],
+            hint="use a file saved with model.save, not save_weights: shardgen weights fetch nyu",
+        )
+    try:
+        return read_model_config(_text(file.attrs["model_config"]))
+    except ConfigRefused as error:
+        raise _refused(path, error.problems, hint="only DenseDepth networks as released can be used") from error
+
+
+def _read_tensors(path: Path, file: h5py.File, config: ModelConfig) -> dict[TensorKey, NDArray[np.float32]]:
+    expected = tensor_shapes(config.topology)
+    parameter_count = sum(int(np.prod(shape, dtype=object)) for shape in expected.values())
+    if parameter_count > MAX_PARAMETERS:
+        raise _refused(path, [f"{parameter_count:,} parameters (at most {MAX_PARAMETERS:,})"])
+    datasets: dict[TensorKey, h5py.Dataset] = {}
+    problems: list[str] = []
+    for key, dataset, problem in _datasets(file, config):
+        problem = problem or _dataset_problem(key, dataset, expected)  # noqa: PLW2901
+        if not problem and key in datasets:
+            problem = f"{_label(key)}: stored twice"  # noqa: PLW2901
+        if problem:
+            problems.append(problem)
+        datasets[key] = dataset
+    problems += [f"{_label(key)}: missing" for key in expected if key not in datasets]
+    if problems:
+        raise _refused(path, problems)
+    tensors = {}
+    for key in expected:
+        tensor = np.ascontiguousarray(datasets[key][()], dtype=np.float32)
+        bad_count = tensor.size - int(np.count_nonzero(np.isfinite(tensor)))
+        if bad_count:
+            problems.append(f"{_label(key)}: {bad_count:,} of {tensor.size:,} values are not finite")
+        elif key[1] == "moving_variance" and tensor.min() < 0:
+            problems.append(f"{_label(key)}: a variance below 0")
+        tensor.setflags(write=False)
+        tensors[key] = tensor
+    if problems:
+        raise _refused(path, problems)
+    return tensors
+
+
+def _label(key: TensorKey) -> str:
+    return f"{key[0]} {key[1]}"
+
+
+def _datasets(file: h5py.File, config: ModelConfig) -> Iterator[tuple[TensorKey, Any, str]]:
+    """Every tensor that the file names, as (key, data set, problem).
+
+    Iterates `layer_names`, never the groups' keys: groups nest at the slash of a layer's name. Only the last
+    part of a weight's name counts, since TensorFlow may have made its scope unique.
+    """
+    root = file["model_weights"] if "model_weights" in file else file
+    for layer in (_text(name) for name in root.attrs["layer_names"]):
+        if layer not in config.layer_names:
+            yield (layer, ""), None, f"{layer}: stored weights of a layer that model_config lacks"
+            continue
+        group = root.get(layer)
+        if not isinstance(group, h5py.Group):
+            yield (layer, ""), None, f"{layer}: its group is missing"
+            continue
+        for weight in (_text(name) for name in group.attrs["weight_names"]):
+            key = (layer, weight.rpartition("/")[2].partition(":")[0])
+            dataset = group.get(weight)
+            if isinstance(dataset, h5py.Dataset) and _is_inside(dataset, file):
+                yield key, dataset, ""
+            else:
+                yield key, None, f"{_label(key)}: missing"
+
+
+def _is_inside(dataset: h5py.Dataset, file: h5py.File) -> bool:
+    return dataset.file.filename == file.filename and not dataset.external and not dataset.is_virtual
+
+
+def _dataset_problem(
+    key: TensorKey, dataset: h5py.Dataset, expected: Mapping[TensorKey, tuple[int, ...]]
+) -> str:
+    if key not in expected:
+        return f"{_label(key)}: unexpected tensor"
+    if dataset.dtype.kind != "f":
+        return f"{_label(key)}: dtype {dataset.dtype} (expected float32)"
+    if dataset.shape != expected[key]:
+        return f"{_label(key)}: shape {dataset.shape} (expected {expected[key]})"
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsReport:
+    """The facts of `shardgen weights check FILE`."""
+
+    bytes: int
+    sha256: str
+    keras_version: str
+    blocks: tuple[int, ...]
+    growth: int
+    activations: int
+    decoder_width: int
+    skips: tuple[str, ...]
+    parameters: int
+
+
+def report_on(weights: WeightsFile) -> WeightsReport:
+    """What a person wants to know of a weights file."""
+    topology = weights.topology
+    return WeightsReport(
+        bytes=weights.bytes,
+        sha256=weights.sha256,
+        keras_version=weights.keras_version,
+        blocks=topology.blocks,
+        growth=topology.growth,
+        activations=weights.activations,
+        decoder_width=weights.decoder_width,
+        skips=tuple(up.skip for up in topology.ups),
+        parameters=weights.parameters,
+    )
