@@ -1,0 +1,97 @@
+"""The only place that chooses a device, configures TensorFlow and says what it will cost in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from shardgen.depth.topology import Topology, tensor_shapes
+from shardgen.domain.plan import Precision
+from shardgen.errors import DepthBackendUnavailable, MachineUnfit
+
+DEVICES = ("auto", "cpu", "gpu")
+BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """What the network runs on. `model` decides the bytes: a CPU's name and widest instruction set, or a GPU."""
+
+    kind: str
+    model: str
+    tensorflow_version: str
+
+
+def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
+    """Import and configure TensorFlow once per process, before anything else of it is used.
+
+    `choice` is auto, cpu or gpu; `intra_op` and `inter_op` are threads, 0 for TensorFlow's own choice. Op
+    determinism is switched on, logs below errors are switched off, GPU memory grows as needed. Raises
+    MachineUnfit if a GPU was asked for and there is none, or if TensorFlow cannot be imported.
+    """
+    if choice not in DEVICES:
+        raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        import tensorflow as tf
+    except ImportError as error:
+        raise MachineUnfit(f"TensorFlow cannot be imported: {error}", hint="pip install shardgen") from error
+    gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
+    if choice == "gpu" and not gpus:
+        raise MachineUnfit(
+            "no GPU that TensorFlow can use",
+            hint='--device cpu, or install the GPU extra: pip install "shardgen[gpu]"',
+        )
+    try:
+        _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise DepthBackendUnavailable(
+            f"TensorFlow was already running with other settings: {error}", hint="start a new process"
+        ) from error
+    version = str(tf.__version__)
+    if not gpus:
+        return Device(kind="cpu", model=describe_cpu(), tensorflow_version=version)
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return Device(kind="gpu", model=str(details.get("device_name", "GPU")), tensorflow_version=version)
+
+
+def _configure(tf: Any, gpus: list[Any], *, intra_op: int, inter_op: int) -> None:
+    if not gpus:
+        tf.config.set_visible_devices([], "GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)  # noqa: FBT003
+    for setting, threads in (("intra_op", intra_op), ("inter_op", inter_op)):
+        threading = tf.config.threading
+        if threads and threads != getattr(threading, f"get_{setting}_parallelism_threads")():
+            getattr(threading, f"set_{setting}_parallelism_threads")(threads)
+    tf.config.experimental.enable_op_determinism()
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """The CPU's flags as Linux lists them; empty where there is no /proc/cpuinfo."""
+    return frozenset(_cpu_field("flags").split())
+
+
+def _cpu_field(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself; without that it is slower than float32."""
+    return not cpu_flags().isdisjoint(BFLOAT16_FLAGS)
+
+
+def describe_cpu() -> str:
+    """The CPU's name and widest instruction set, as in `AMD EPYC (avx512_bf16)`: both decide the bytes."""
+    flags = cpu_flags()
+    instructions = (("amx_bf16", "amx"), ("avx512_bf16", "avx512_bf16"), ("avx512f", "avx512"), ("avx2", "avx2"))
+    best = next((name for flag, name in instructions if flag in flags), "baseline")
+    return f"{_cpu_field('model name') or 'CPU'} ({best})"

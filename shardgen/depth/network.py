@@ -1,0 +1,286 @@
+"""The DenseDepth graph in plain TensorFlow operations, built from a weights file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.depth import folding, tapped_convolution
+from shardgen.depth.folding import ClippedConvolution, Convolution
+from shardgen.depth.tapped_convolution import Axis
+from shardgen.depth.topology import UpBlock
+from shardgen.depth.weights_file import WeightsFile
+from shardgen.domain.plan import Upsampling
+
+Tensor = Any  # tensorflow is imported inside functions only, and has no types of its own
+
+
+class Arithmetic(StrEnum):
+    """Number formats of a graph; accumulation is float32 in all of them."""
+
+    FLOAT32 = "float32"
+    BFLOAT16_DECODER = "bfloat16 decoder"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphShape:
+    """The fixed shape of a graph: `input_size` is (width, height) in pixels."""
+
+    micro_batch: int
+    input_size: tuple[int, int]
+    upsampling: Upsampling
+    arithmetic: Arithmetic
+
+
+def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Tensor]:
+    """One traced function: uint8 (micro_batch, H, W, 3) RGB to the raw output, float32 (micro_batch, H/2, W/2).
+
+    The raw output is the network's, before DENSE depth's `1000 / y`. Tracing happens at the first call.
+    """
+    import tensorflow as tf
+
+    graph = _Graph(weights, shape)
+    width, height = shape.input_size
+    signature = [tf.TensorSpec([shape.micro_batch, height, width, 3], tf.uint8)]
+    return tf.function(graph.run, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+
+
+class _Graph:
+    """Constants of the network, prepared once, and the operations that use them."""
+
+    def __init__(self, weights: WeightsFile, shape: GraphShape) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._topology, self._tensors, self._shape = weights.topology, weights.tensors, shape
+        self._encoder_dtype = tf.float16 if shape.arithmetic is Arithmetic.FLOAT16 else tf.float32
+        self._decoder_dtype = {
+            Arithmetic.FLOAT32: tf.float32,
+            Arithmetic.BFLOAT16_DECODER: tf.bfloat16,
+            Arithmetic.FLOAT16: tf.float16,
+        }[shape.arithmetic]
+        self._steps: list[Callable[[dict[str, Tensor], Tensor], Tensor]] = []
+        self._prepare()
+
+    def run(self, images: Tensor) -> Tensor:
+        """The raw output of uint8 images."""
+        tf = self._tf
+        skips: dict[str, Tensor] = {}
+        x = tf.cast(images, tf.float32) / np.float32(255)
+        for step in self._steps:
+            x = step(skips, x)
+        return x
+
+    def _prepare(self) -> None:
+        self._prepare_stem()
+        self._prepare_encoder()
+        self._prepare_decoder()
+
+    def _prepare_stem(self) -> None:
+        tf, dtype = self._tf, self._encoder_dtype
+        stem = folding.before_batch_norm(self._tensors, "conv1/conv", "conv1/bn", self._topology.epsilon)
+        kernel, bias = self._constants(stem, dtype)
+
+        def run(skips: dict[str, Tensor], images: Tensor) -> Tensor:
+            x = tf.pad(tf.cast(images, dtype), [[0, 0], [3, 3], [3, 3], [0, 0]])
+            x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
+            skips["conv1/relu"] = x
+            # Keras pads with zeros before the pooling; after a ReLU that is the same as padding with nothing.
+            skips["pool1"] = tf.nn.max_pool2d(x, 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
+            return skips["pool1"]
+
+        self._steps.append(run)
+
+    def _prepare_encoder(self) -> None:
+        topology = self._topology
+        for block, count in enumerate(topology.blocks, start=2):
+            for number in range(1, count + 1):
+                self._steps.append(self._dense_layer(f"conv{block}_block{number}"))
+            if block - 2 < len(topology.transitions):
+                self._steps.append(self._transition(f"pool{block}"))
+        self._steps.append(self._bridge())
+
+    def _dense_layer(self, name: str) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        tf, dtype = self._tf, self._encoder_dtype
+        folded, growth_kernel = folding.dense_layer(self._tensors, name, self._topology)
+        bottleneck = self._clipped(folded, dtype)
+        growth = tf.constant(growth_kernel, dtype)
+
+        def run(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
+            y = tf.nn.conv2d(tf.nn.relu(bottleneck(x)), growth, 1, "SAME")
+            return tf.concat([x, y], 3)
+
+        return run
+
+    def _transition(self, name: str) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        tf = self._tf
+        folded = folding.after_batch_norm(
+            self._tensors, f"{name}_conv", f"{name}_bn", self._topology.epsilon
+        )
+        # Averaging commutes with a 1x1 convolution and costs a quarter before it.
+        convolution = self._clipped(
+            folded, self._encoder_dtype, between=lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID")
+        )
+
+        def run(skips: dict[str, Tensor], x: Tensor) -> Tensor:
+            skips[f"{name}_pool"] = convolution(x)
+            return skips[f"{name}_pool"]
+
+        return run
+
+    def _bridge(self) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        topology = self._topology
+        folded = folding.after_batch_norm(
+            self._tensors, "conv2", "bn", topology.epsilon, has_relu=topology.final_relu
+        )
+        convolution = self._clipped(folded, self._encoder_dtype)
+        return lambda _skips, x: convolution(x)
+
+    def _prepare_decoder(self) -> None:
+        tf = self._tf
+        width, height = self._shape.input_size
+        for index, up in enumerate(self._topology.ups):
+            scale = 2 ** (len(self._topology.ups) - index)
+            self._steps.append(self._up(up, height // scale, width // scale))
+        kernel, bias = self._constants(folding.plain(self._tensors, "conv3"), tf.float32)
+
+        def last(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
+            # Always float32: eight bits of mantissa in the output would be seen as bands.
+            y = tf.nn.conv2d(tf.cast(x, tf.float32), kernel, 1, "SAME")
+            return tf.squeeze(tf.nn.bias_add(y, bias), 3)
+
+        self._steps.append(last)
+
+    def _up(self, up: UpBlock, height: int, width: int) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        first = self._joined_convolution(up, height, width)
+        second = self._decoder_convolution(folding.plain(self._tensors, f"{up.name}_convB"), height, width)
+
+        def run(skips: dict[str, Tensor], x: Tensor) -> Tensor:
+            y = self._activate(first(x, skips[up.skip]), up.slope_a)
+            return self._activate(second(y), up.slope_b)
+
+        return run
+
+    def _activate(self, x: Tensor, slope: float | None) -> Tensor:
+        return x if slope is None else self._tf.nn.leaky_relu(x, slope)
+
+    def _joined_convolution(self, up: UpBlock, height: int, width: int) -> Callable[[Tensor, Tensor], Tensor]:
+        """convA over the upsampled features and the skip, to (height, width)."""
+        tf, dtype = self._tf, self._decoder_dtype
+        weights = folding.plain(self._tensors, f"{up.name}_convA")
+        incoming, outgoing = weights.kernel.shape[2:]
+        rows, columns = (
+            tapped_convolution.interpolation_matrix(size // 2, self._shape.upsampling) for size in (height, width)
+        )
+        size = {"height": height, "width": width, "outgoing": outgoing}
+        if dtype == tf.float32 and tapped_convolution.winograd_pays(incoming=incoming, **size):
+            y_axis = tapped_convolution.winograd_axis(height, (rows, None))
+            x_axis = tapped_convolution.winograd_axis(width, (columns, None))
+            mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
+            bias = tf.constant(weights.bias)
+            return lambda x, skip: tf.nn.bias_add(mixed(x, skip), bias)
+        kernel, bias = self._constants(weights, dtype)
+        upsampled_channels = incoming - self._skip_channels(up)
+        if tapped_convolution.low_resolution_pays(incoming=upsampled_channels, **size):
+            taps = weights.kernel[:, :, :upsampled_channels].reshape(9, upsampled_channels, outgoing)
+            y_axis, x_axis = (tapped_convolution.low_resolution_axis(matrix) for matrix in (rows, columns))
+            mixed = self._tapped(y_axis, x_axis, taps, dtype)
+            skip_kernel = tf.constant(weights.kernel[:, :, upsampled_channels:], dtype)
+            return lambda x, skip: tf.nn.bias_add(
+                mixed(tf.cast(x, dtype)) + tf.nn.conv2d(tf.cast(skip, dtype), skip_kernel, 1, "SAME"), bias
+            )
+
+        def direct(x: Tensor, skip: Tensor) -> Tensor:
+            joined = tf.concat([tf.cast(self._upsample(x), dtype), tf.cast(skip, dtype)], 3)
+            return tf.nn.bias_add(tf.nn.conv2d(joined, kernel, 1, "SAME"), bias)
+
+        return direct
+
+    def _skip_channels(self, up: UpBlock) -> int:
+        stem, transitions = self._topology.stem, self._topology.transitions
+        channels = {"conv1/relu": stem, "pool1": stem}
+        channels |= {f"pool{number}_pool": count for number, count in enumerate(transitions, start=2)}
+        return channels[up.skip]
+
+    def _upsample(self, x: Tensor) -> Tensor:
+        is_aligned = self._shape.upsampling is Upsampling.ALIGNED
+        return self._tf.raw_ops.ResizeBilinear(
+            images=x,
+            size=(2 * x.shape[1], 2 * x.shape[2]),
+            align_corners=is_aligned,
+            half_pixel_centers=not is_aligned,
+        )
+
+    def _decoder_convolution(self, weights: Convolution, height: int, width: int) -> Callable[[Tensor], Tensor]:
+        tf, dtype = self._tf, self._decoder_dtype
+        kernel, bias = self._constants(weights, dtype)
+        incoming, outgoing = weights.kernel.shape[2:]
+        if dtype == tf.float32 and tapped_convolution.winograd_pays(
+            height=height, width=width, incoming=incoming, outgoing=outgoing
+        ):
+            y_axis, x_axis = (tapped_convolution.winograd_axis(size, (None,)) for size in (height, width))
+            mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
+            return lambda x: tf.nn.bias_add(mixed(x), bias)
+        return lambda x: tf.nn.bias_add(tf.nn.conv2d(tf.cast(x, dtype), kernel, 1, "SAME"), bias)
+
+    def _tapped(
+        self, y_axis: Axis, x_axis: Axis, kernel: NDArray[np.float32], dtype: Tensor
+    ) -> Callable[..., Tensor]:
+        """The algorithm of tapped_convolution.py; without gathering matrices the taps share one input."""
+        tf = self._tf
+        mixing = tf.constant(kernel, dtype)
+        taps = round(len(kernel) ** 0.5)
+        assemble_y, assemble_x = tf.constant(y_axis.assemble, dtype), tf.constant(x_axis.assemble, dtype)
+        height, width = len(y_axis.assemble), len(x_axis.assemble)
+        gathers = [
+            (tf.constant(np.concatenate(y), dtype), tf.constant(np.concatenate(x), dtype))
+            for y, x in zip(y_axis.gathers, x_axis.gathers, strict=True)
+        ]
+        rows, columns = y_axis.assemble.shape[1] // taps, x_axis.assemble.shape[1] // taps
+        batch, outgoing = self._shape.micro_batch, kernel.shape[2]
+
+        def gather(x: Tensor, gather_y: Tensor, gather_x: Tensor) -> Tensor:
+            _, in_height, in_width, channels = x.shape
+            x = tf.matmul(gather_y, tf.reshape(x, (batch, in_height, in_width * channels)))
+            x = tf.matmul(gather_x, tf.reshape(x, (batch * taps * rows, in_width, channels)))
+            x = tf.transpose(tf.reshape(x, (batch, taps, rows, taps, columns, channels)), (1, 3, 0, 2, 4, 5))
+            return tf.reshape(x, (taps * taps, batch * rows * columns, channels))
+
+        def run(*sources: Tensor) -> Tensor:
+            if gathers:
+                parts = [gather(x, *matrices) for x, matrices in zip(sources, gathers, strict=True)]
+                x = tf.concat(parts, 2) if len(parts) > 1 else parts[0]
+            else:
+                x = tf.reshape(sources[0], (1, batch * rows * columns, sources[0].shape[3]))
+            x = tf.reshape(tf.matmul(x, mixing), (taps, taps, batch, rows, columns, outgoing))
+            x = tf.reshape(tf.transpose(x, (2, 0, 3, 1, 4, 5)), (batch * taps * rows, taps * columns, outgoing))
+            x = tf.reshape(tf.matmul(assemble_x, x), (batch, taps * rows, width * outgoing))
+            return tf.reshape(tf.matmul(assemble_y, x), (batch, height, width, outgoing))
+
+        return run
+
+    def _clipped(
+        self, folded: ClippedConvolution, dtype: Tensor, *, between: Callable[[Tensor], Tensor] | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        tf = self._tf
+        kernel, bias = self._constants(folded.convolution, dtype)
+        low = tf.constant(folded.low, dtype) if np.isfinite(folded.low).any() else None
+        high = tf.constant(folded.high, dtype) if np.isfinite(folded.high).any() else None
+
+        def run(x: Tensor) -> Tensor:
+            x = x if low is None else tf.maximum(x, low)
+            x = x if high is None else tf.minimum(x, high)
+            x = x if between is None else between(x)
+            return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+
+        return run
+
+    def _constants(self, convolution: Convolution, dtype: Tensor) -> tuple[Tensor, Tensor]:
+        tf = self._tf
+        return tf.constant(convolution.kernel, dtype), tf.constant(convolution.bias, dtype)
