@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
@@ -186,6 +187,7 @@ _PROVENANCE = Provenance(
 )
 
 
+@lru_cache
 def _sums(images: int) -> dict[ImageKind, KindSums]:
     return {
         kind: KindSums(

@@ -174,10 +174,9 @@ def stored_count(plan: Plan, receipt: Receipt) -> int:
     record = receipt.record
     samples = plan.layout.batch_samples(record.batch)
     count = len(samples) - len(record.dead_letters)
-    dead = {letter.sample for letter in record.dead_letters}
+    dead = {letter.sample for letter in record.dead_letters if letter.sample in samples}
     is_consistent = (
         len(dead) == len(record.dead_letters)
-        and all(sample in samples for sample in dead)
         and record.members_stop - record.members_start == 3 * count
         and all(sums.images == count for sums in record.sums.values())
         and receipt.shard == plan.layout.shard_of_batch(record.batch)
@@ -199,7 +198,7 @@ def stored_samples(plan: Plan, receipts: Iterable[Receipt]) -> NDArray[np.int64]
         if receipt.record.dead_letters:
             batch = np.setdiff1d(batch, [letter.sample for letter in receipt.record.dead_letters])
         parts.append(batch)
-    return np.concatenate(parts)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _needed_bytes(plan: Plan, survey: Survey) -> int:
@@ -215,10 +214,11 @@ def _write(
     files = inputs.files
     with ExitStack() as stack:
         descriptor, staged = stack.enter_context(staged_beside(output, files=files))
-        spools = [stack.enter_context(Spool(output.parent)) for _ in range(3)]
+        directory = stack.enter_context(Spool(output.parent, checked=False))
+        labels, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(2))
         table = MemberTable(inputs.plan)
-        archive = FinalZip(files, descriptor, table=table, directory=spools[0], digest=inputs.digest)
-        bodies = _Bodies(inputs, archive, labels=spools[1], dead_letters=spools[2], on_progress=on_progress)
+        archive = FinalZip(files, descriptor, table=table, directory=directory, digest=inputs.digest)
+        bodies = _Bodies(inputs, archive, labels=labels, dead_letters=dead_letters, on_progress=on_progress)
         bodies.copy(table)
         if (bodies.stored, bodies.dead) != (survey.stored, survey.dead):
             raise ReceiptConflict(
@@ -227,9 +227,9 @@ def _write(
                 hint="merge again when nobody requeues",
             )
         on_step(MergeStep.BODIES_COPIED)
-        archive.add_spooled(LABELS, spools[1])
+        archive.add_spooled(LABELS, labels)
         archive.add(STATS, stats_json(values))
-        archive.add_spooled(DEAD_LETTERS, spools[2])
+        archive.add_spooled(DEAD_LETTERS, dead_letters)
         archive.add(PLAN, inputs.plan.canonical_json)
         archive.add(CARD, dataset_card(inputs.plan, values, stored=survey.stored, dead_letters=survey.dead))
         if inputs.make_contact_sheet is not None:
@@ -290,8 +290,9 @@ class _Bodies:
     def _label(self, rows: LabelRows, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
             record = receipt.record
-            samples = stored_samples(self._inputs.plan, [receipt]).tolist()
-            text = rows.rows(samples, shard=receipt.shard, batch=record.batch)
+            samples = self._inputs.plan.layout.batch_samples(record.batch)
+            dead = {letter.sample for letter in record.dead_letters}
+            text = rows.rows(samples, shard=receipt.shard, batch=record.batch, without=dead)
             self._labels.write(text.encode())
             for letter in sorted(record.dead_letters, key=attrgetter("sample")):
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())

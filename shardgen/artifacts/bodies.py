@@ -31,9 +31,13 @@ _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The checked bodies of some artifacts; the columns' offsets count from the start of `body`."""
+    """The checked bodies of some artifacts; the columns' offsets count from the start of `body`.
+
+    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start.
+    """
 
     body: memoryview
+    directory: bytes
     columns: MemberColumns
 
     def images(self, row: int) -> dict[ImageKind, bytes]:
@@ -92,12 +96,13 @@ class BodyReader:
         if not self._parts:
             return
         try:
-            columns = self._columns(self._parts)
+            columns, directory = self._check(self._parts)
         except BrokenZip:
             for part in self._parts:
                 self._blame(part)
             raise
-        self._on_piece(Piece(body=self._buffer.data[: self._filled], columns=columns))
+        body = self._buffer.data[: self._filled]
+        self._on_piece(Piece(body=body, directory=directory, columns=columns))
         self._parts.clear()
         self._filled = 0
 
@@ -147,7 +152,7 @@ class BodyReader:
             offset=start,
         )
 
-    def _columns(self, parts: Sequence[_Part]) -> MemberColumns:
+    def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
         table = self._table
         samples = np.concatenate([part.samples for part in parts])
@@ -169,10 +174,10 @@ class BodyReader:
         body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
         if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
             raise BrokenZip("its members are not those of the plan and its receipt")
-        return in_piece
+        return in_piece, directory
 
     def _blame(self, part: _Part) -> None:
         try:
-            self._columns([part])
+            self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error

@@ -26,9 +26,10 @@ _COPY_BYTES = 1 << 20
 
 
 class Spool:
-    """Bytes set aside in a nameless temporary file until their size and CRC are known."""
+    """Bytes set aside in a nameless temporary file until their size, and if checked their CRC, are known."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, checked: bool = True) -> None:
+        self._checked = checked
         self._file = tempfile.TemporaryFile(dir=folder, buffering=_COPY_BYTES)  # noqa: SIM115 (closed by __exit__)
         self.size = 0
         self.crc = 0
@@ -39,11 +40,12 @@ class Spool:
     def __exit__(self, *_exception: object) -> None:
         self._file.close()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append."""
         self._file.write(data)
         self.size += len(data)
-        self.crc = zlib.crc32(data, self.crc)
+        if self._checked:
+            self.crc = zlib.crc32(data, self.crc)
 
     def read(self) -> Iterator[bytes]:
         """Give everything back, in pieces."""
@@ -73,9 +75,11 @@ class FinalZip:
         return self._digest.hexdigest() if self._digest else None
 
     def add_piece(self, piece: Piece) -> None:
-        """Copy checked bodies and enter their members into the directory."""
+        """Copy checked bodies and enter their members."""
         columns = replace(piece.columns, offsets=piece.columns.offsets + self.size)
-        self._directory.write(self._table.render_central(columns, zip64_offset=self.limits.offset))
+        self._directory.write(
+            self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
+        )
         self.members += columns.offsets.size
         self._write(piece.body)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from functools import lru_cache
 
 from shardgen.domain.identifiers import BatchIndex, ShardIndex
@@ -41,20 +41,23 @@ class LabelRows:
         self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
         self._of_foreground = lru_cache(_CACHED_FOREGROUNDS)(self._variants_of)
 
-    def rows(self, samples: Iterable[int], *, shard: ShardIndex, batch: BatchIndex) -> str:
-        """Write the rows of one batch's stored samples, in the order given."""
+    def rows(self, samples: range, *, shard: ShardIndex, batch: BatchIndex, without: Container[int]) -> str:
+        """Write the rows of one batch's samples in their order, without the dead ones."""
         tail = f",{shard},{batch}\n"
-        lines = []
-        pair = -1
-        background = ""
-        variants: tuple[str, ...] = ()
-        for sample in samples:
-            sample_pair, variant = divmod(sample, self._variants)
-            if sample_pair != pair:
-                pair = sample_pair
-                background_index, foreground = divmod(pair, self._foregrounds)
-                background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
-            lines.append(f"{sample},{background},{variants[variant]}{tail}")
+        lines: list[str] = []
+        start = samples.start
+        while start < samples.stop:
+            pair = start // self._variants
+            stop = min((pair + 1) * self._variants, samples.stop)
+            background_index, foreground = divmod(pair, self._foregrounds)
+            background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
+            rest = variants[start % self._variants :]
+            lines += [
+                f"{sample},{background},{variant}{tail}"
+                for sample, variant in zip(range(start, stop), rest, strict=False)
+                if sample not in without
+            ]
+            start = stop
         return "".join(lines)
 
     def _variants_of(self, foreground_index: int) -> tuple[str, ...]:

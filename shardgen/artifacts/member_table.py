@@ -33,8 +33,9 @@ from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import SAMPLES_PER_FOLDER, name_digits, output_format
 
 KINDS = tuple(ImageKind)
-_NO_ZIP64 = (False, False, False)
 _ZERO = ord("0")
+
+Names = list[NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,11 @@ class _Run:
     folder_digits: int
     zip64: tuple[bool, bool, bool]
 
+    @property
+    def names(self) -> tuple[int, int, int]:
+        """What decides the names."""
+        return self.start, self.stop, self.folder_digits
+
 
 class MemberTable:
     """Renders and reads the records of a plan's members."""
@@ -63,6 +69,8 @@ class MemberTable:
     def __init__(self, plan: Plan) -> None:
         self._digits = name_digits(plan.samples)
         self._suffixes = tuple(output_format(plan.output, kind).suffix for kind in KINDS)
+
+        self._named: tuple[NDArray[np.int64], _Run, Names] | None = None
 
     def header_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of each member's local header with its name, (samples, 3)."""
@@ -80,7 +88,7 @@ class MemberTable:
         zip64_from = int(np.searchsorted(columns.offsets.ravel(), zip64_offset))
         parts = []
         for run in self._runs(columns.samples, zip64_from):
-            records = self._central_template(run, columns.samples[run.start : run.stop])
+            records = self._central_template(run, columns.samples)
             for place, kind in enumerate(KINDS):
                 record, rows = records[kind.value], slice(run.start, run.stop)
                 record["crc"] = columns.crcs[rows, place]
@@ -93,6 +101,23 @@ class MemberTable:
                     record["offset"] = offsets
             parts.append(records.tobytes())
         return b"".join(parts)
+
+    def move_central(
+        self, directory: bytes, columns: MemberColumns, *, zip64_offset: int = FULL_32
+    ) -> bytes | memoryview:
+        """Give these checked entries the offsets of `columns`: `render_central` at a third of its cost."""
+        if columns.offsets.size and columns.offsets[-1, -1] >= zip64_offset:
+            return self.render_central(columns, zip64_offset=zip64_offset)
+        moved = np.frombuffer(directory, np.uint8).copy()
+        position = 0
+        for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
+            records = np.frombuffer(
+                moved, _central_dtype(self._name_sizes(run), run.zip64), run.stop - run.start, position
+            )
+            position += records.nbytes
+            for place, kind in enumerate(KINDS):
+                records[kind.value]["offset"] = columns.offsets[run.start : run.stop, place]
+        return moved.data
 
     def read_central(
         self, data: bytes | memoryview, samples: NDArray[np.int64], *, zip64_from: int | None = None
@@ -133,7 +158,7 @@ class MemberTable:
         """Whether the local headers at `offsets` of these bytes are those of the columns."""
         for run in self._runs(columns.samples, 3 * len(columns.samples)):
             rows = slice(run.start, run.stop)
-            names = self._names(run, columns.samples[rows])
+            names = self._names(run, columns.samples)
             for place in range(3):
                 dtype = _local_dtype(names[place].shape[1])
                 expected = np.zeros(run.stop - run.start, dtype)
@@ -146,8 +171,12 @@ class MemberTable:
                 at = columns.offsets[rows, place]
                 if len(at) and at[-1] + dtype.itemsize > len(body):
                     return False
-                found = body[at[:, None] + np.arange(dtype.itemsize)]
-                if found.tobytes() != expected.tobytes():
+                if not len(at):
+                    continue
+                # One overlapping record per byte of the body: taking those at `at` copies whole headers.
+                count = len(body) - dtype.itemsize + 1
+                headers = np.ndarray((count,), f"V{dtype.itemsize}", body, strides=(1,))
+                if headers[at].tobytes() != expected.tobytes():
                     return False
         return True
 
@@ -174,8 +203,12 @@ class MemberTable:
         )
         return first, second, third
 
-    def _names(self, run: _Run, samples: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-        """Write the names of each kind as uint8 (samples, bytes), ASCII."""
+    def _names(self, run: _Run, all_samples: NDArray[np.int64]) -> Names:
+        """Write the names of each kind as uint8 (samples of the run, bytes), ASCII."""
+        # Merging asks three times in a row for the names of the same samples.
+        if self._named and self._named[0] is all_samples and self._named[1].names == run.names:
+            return self._named[2]
+        samples = all_samples[run.start : run.stop]
         folders = _decimal(samples // SAMPLES_PER_FOLDER, run.folder_digits)
         numbers = _decimal(samples, self._digits)
         names = []
@@ -189,10 +222,11 @@ class MemberTable:
             name[:, number : number + self._digits] = numbers
             name[:, number + self._digits :] = np.frombuffer(f".{suffix}".encode(), np.uint8)
             names.append(name)
+        self._named = (all_samples, run, names)
         return names
 
     def _central_template(self, run: _Run, samples: NDArray[np.int64]) -> NDArray[np.void]:
-        records = np.zeros(len(samples), _central_dtype(self._name_sizes(run), run.zip64))
+        records = np.zeros(run.stop - run.start, _central_dtype(self._name_sizes(run), run.zip64))
         for kind, name, zip64 in zip(KINDS, self._names(run, samples), run.zip64, strict=True):
             record = records[kind.value]
             record["signature"] = CENTRAL_SIGNATURE

@@ -58,6 +58,11 @@ class ArtifactName:
         return parsed if str(parsed) == name else None
 
 
+def is_artifact_name(name: str) -> bool:
+    """Whether a name has an artifact's form, and so cannot point out of the artifact folder."""
+    return _NAME.fullmatch(name) is not None
+
+
 def random_part() -> str:
     """Draw 8 random characters: two attempts never share a name."""
     return secrets.token_hex(4)
