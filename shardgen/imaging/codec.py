@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from shardgen.domain.plan import ImageFormat
 from shardgen.errors import EncodeFailed, SourceUndecodable
+from shardgen.imaging.border import opencv_errors
 from shardgen.imaging.containers.detect import read_header
 from shardgen.imaging.containers.header import Header
 
@@ -26,6 +27,8 @@ _LARGEST_16_BIT = 65535
 # Of five strategies at six levels, run-length coding made the smallest 200x200 masks (326 bytes) and grey
 # depth (24 kB, 0.7 ms); the level changes nothing then. Only 16-bit depth would be 8 % smaller otherwise.
 _PNG_LEVEL, _PNG_STRATEGY = 4, cv2.IMWRITE_PNG_STRATEGY_RLE
+OPENCV_VERSION: str = cv2.__version__
+"""The version that decides the bytes, for a receipt's provenance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,23 +95,20 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
         parameters = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_STRATEGY, _PNG_STRATEGY]
     if pixels.dtype == np.uint16 and image_format is not ImageFormat.PNG:
         raise EncodeFailed(f"16-bit pixels cannot be stored as {image_format.value}")
-    try:
+    subject = f"{image_format.value} of {pixels.shape} {pixels.dtype}"
+    with opencv_errors(lambda reason: EncodeFailed(f"{subject}: {reason}")):
         source = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
         succeeded, buffer = cv2.imencode(f".{image_format.suffix}", source, parameters)
-    except cv2.error as error:
-        raise EncodeFailed(f"{image_format.value} of {pixels.shape} {pixels.dtype}: {error.err}") from error
     if not succeeded:
-        raise EncodeFailed(f"{image_format.value} of {pixels.shape} {pixels.dtype}: OpenCV refused")
+        raise EncodeFailed(f"{subject}: OpenCV refused")
     return buffer.tobytes()
 
 
 def decode_encoded(data: bytes, *, channels: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decode one of our own outputs: (H, W, 3) RGB for 3 channels, (H, W) grey for 1; 16 bits stay 16."""
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
-    try:
+    with opencv_errors(lambda reason: EncodeFailed(f"an encoded image does not decode: {reason}")):
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise EncodeFailed(f"an encoded image does not decode: {error.err}") from error
     if decoded is None:
         raise EncodeFailed("an encoded image does not decode")
     if channels == 3:
@@ -116,17 +116,10 @@ def decode_encoded(data: bytes, *, channels: int) -> NDArray[np.uint8] | NDArray
     return decoded  # type: ignore[return-value]  # OpenCV's stubs do not know the depth
 
 
-def opencv_version() -> str:
-    """Return the version that decides the bytes, for a receipt's provenance."""
-    return cv2.__version__
-
-
 def _opencv_pixels(data: bytes, header: Header) -> Decoded:
     """OpenCV's array as it is: BGR(A) or grey. UNCHANGED keeps alpha, and ignores EXIF except in TIFF."""
-    try:
+    with opencv_errors(lambda reason: SourceUndecodable(f"unreadable {header.container}: {reason}")):
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise SourceUndecodable(f"unreadable {header.container}: {error.err}") from error
     if decoded is None or decoded.shape[:2] != (header.height, header.width):
         raise SourceUndecodable(f"unreadable {header.container}: its image data are damaged")
     return decoded

@@ -87,7 +87,7 @@ def sums_of(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> 
         images=1,
         pixels=planes[0].size,
         sum=tuple(int(plane.sum()) for plane in planes),
-        squares=tuple(int(np.dot(plane, plane)) for plane in planes),
+        squares=tuple(int(np.einsum("p,p->", plane, plane)) for plane in planes),
     )
 
 

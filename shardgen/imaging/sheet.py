@@ -1,4 +1,4 @@
-"""The contact sheet: a grid of samples with their masks and depth, for a look before (and after) long hours."""
+"""The contact sheet: samples, masks and depth in a grid, for a look before (and after) long hours."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""A worker's check at its start: the files in its folders are those of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from shardgen.domain.plan import Background, Foreground, MaskFile, Sources
+from shardgen.errors import InputMissing, PlanConflict
+from shardgen.sources.folder import hash_file
+
+_THREADS = 4  # reading and hashing; both release the interpreter
+_SHOWN = 20  # lines
+
+
+def check_against_plan(
+    foregrounds: Path,
+    backgrounds: Path,
+    sources: Sources,
+    *,
+    on_file: Callable[[str], None] = lambda _name: None,
+) -> None:
+    """Compare sizes, then hash every file; `on_file` hears of each hashed one. Further files do not matter.
+
+    Raises PlanConflict naming what is missing or changed, InputMissing when a whole folder is not there.
+    """
+    for folder, what in ((foregrounds, "foregrounds"), (backgrounds, "backgrounds")):
+        if not folder.is_dir():
+            raise InputMissing(
+                f"{folder}: the folder of {what} is not there",
+                hint=f"give this machine's folder with --{what}",
+            )
+    files = list(_planned_files(foregrounds, backgrounds, sources))
+    problems = [problem for folder, what, file in files if (problem := _size_problem(folder, what, file))]
+    if not problems:
+
+        def hash_problem(planned: tuple[Path, str, _File]) -> str:
+            folder, what, file = planned
+            changed = hash_file(folder, file.name) != file.sha256
+            on_file(file.name)
+            return f"{what}/{file.name}: other content" if changed else ""
+
+        with ThreadPoolExecutor(_THREADS, "check") as pool:
+            problems = [problem for problem in pool.map(hash_problem, files) if problem]
+    if problems:
+        shown = problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            shown.append(f"… and {len(problems) - _SHOWN:,} more")
+        raise PlanConflict(
+            "the source folders are not those of the plan:\n  " + "\n  ".join(shown),
+            hint="copy the photographs that the plan was made of, or plan anew in a new directory",
+        )
+
+
+_File = Foreground | Background | MaskFile
+
+
+def _planned_files(
+    foregrounds: Path, backgrounds: Path, sources: Sources
+) -> Iterator[tuple[Path, str, _File]]:
+    for foreground in sources.foregrounds:
+        yield foregrounds, "foregrounds", foreground
+        if foreground.mask_file is not None:
+            yield foregrounds, "foregrounds", foreground.mask_file
+    for background in sources.backgrounds:
+        yield backgrounds, "backgrounds", background
+
+
+def _size_problem(folder: Path, what: str, file: _File) -> str:
+    try:
+        size_bytes = (folder / file.name).stat().st_size
+    except OSError as error:
+        return f"{what}/{file.name}: {error.strerror}"
+    return (
+        "" if size_bytes == file.bytes else f"{what}/{file.name}: {size_bytes:,} bytes (plan: {file.bytes:,})"
+    )
