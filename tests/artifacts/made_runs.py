@@ -1,0 +1,132 @@
+"""Runs with real artifacts and made-up images, for tests of artifacts, merge and verify."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import (
+    DeadLetter,
+    DeadLetterReason,
+    ImageKind,
+    KindSums,
+    Provenance,
+    Receipt,
+    Sums,
+    total_sums,
+)
+from shardgen.domain.sample import member_name, output_format
+
+WORKER = WorkerId("host-42-0abc1234")
+PROVENANCE = Provenance(
+    device_model="cpu of a test", tensorflow="2.0", opencv="4.0", precision="float32", micro_batch=4
+)
+
+
+def image(kind: ImageKind, sample: int) -> bytes:
+    """Bytes of a different length and content for every image."""
+    source = random.Random(f"{kind.value}-{sample}")  # noqa: S311
+    return source.randbytes(40 + source.randrange(80))
+
+
+def sums_of_image(kind: ImageKind, data: bytes) -> KindSums:
+    """Pretend that the bytes are pixel values: what decoding and adding up is in a real run."""
+    pixels = len(data) // 3
+    channels = [data[channel : 3 * pixels : 3] for channel in range(kind.channels)]
+    return KindSums(
+        images=1,
+        pixels=pixels,
+        sum=tuple(sum(channel) for channel in channels),
+        squares=tuple(sum(value * value for value in channel) for channel in channels),
+    )
+
+
+def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchContent:
+    """A finished batch."""
+    members, parts = [], []
+    for sample in plan.layout.batch_samples(BatchIndex(batch)):
+        if sample in dead:
+            continue
+        sums: Sums = {}
+        for kind in ImageKind:
+            data = image(kind, sample)
+            suffix = output_format(plan.output, kind).suffix
+            name = member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+            members.append((name, data))
+            sums[kind] = sums_of_image(kind, data)
+        parts.append(sums)
+    letters = tuple(
+        DeadLetter(sample=SampleIndex(sample), reason=DeadLetterReason.COMPOSE, detail="a traceback")
+        for sample in plan.layout.batch_samples(BatchIndex(batch))
+        if sample in dead
+    )
+    return BatchContent(
+        batch=BatchIndex(batch),
+        members=members,
+        sums=total_sums(parts),
+        dead_letters=letters,
+        provenance=PROVENANCE,
+    )
+
+
+@dataclass
+class MadeRun:
+    """Artifacts in a folder and their receipts in a list: what a manifest would hold."""
+
+    plan: Plan
+    store: ArtifactStore
+    rows: list[Receipt] = field(default_factory=list)
+
+    def receipts(self) -> Iterator[Receipt]:
+        return iter(sorted(self.rows, key=lambda row: row.record.batch))
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        for row in self.receipts():
+            yield from row.record.dead_letters
+
+    def publish(
+        self, batches: range, *, fence: int = 1, dead: Sequence[int] = (), count: range | None = None
+    ) -> list[Receipt]:
+        """Publish one artifact of these batches; receipts for those in `count` (all)."""
+        layout = self.plan.layout
+        shard = layout.shard_of_batch(BatchIndex(batches[0]))
+        slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
+        header = ArtifactHeader(
+            fingerprint=self.plan.fingerprint, shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER
+        )
+        contents = [batch_content(self.plan, batch, dead=dead) for batch in batches]
+        data, inside = build_artifact(header, contents)
+        name = ArtifactName(
+            shard=shard,
+            batches=batches,
+            fence=Fence(fence),
+            worker="0abc1234",
+            random=f"{len(self.rows):08d}",
+        )
+        ref = self.store.publish(name, data)
+        rows = [
+            Receipt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER, artifact=ref, record=record)
+            for record in inside.batches
+            if count is None or record.batch in count
+        ]
+        self.rows += rows
+        return rows
+
+
+def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
+    """Every batch of the plan, published and recorded."""
+    run = MadeRun(plan, ArtifactStore(folder))
+    batch = 0
+    while batch < plan.layout.batch_count:
+        shard_stop = plan.layout.shard_batches(plan.layout.shard_of_batch(BatchIndex(batch))).stop
+        batches = range(batch, min(batch + per_artifact, shard_stop))
+        run.publish(batches, dead=dead)
+        batch = batches.stop
+    return run

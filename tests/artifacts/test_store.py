@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.domain.identifiers import Fence, ShardIndex
+from shardgen.domain.receipt import ArtifactRef
+from shardgen.domain.steps import BatchStep, Step
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict, StorageFailed
+from tests.artifacts.recorded_files import RecordedFiles
+
+NAME = ArtifactName(
+    shard=ShardIndex(1), batches=range(9, 10), fence=Fence(1), worker="0abc1234", random="deadbeef"
+)
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_published_artifact_reads_back_and_is_listed(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    ref = store.publish(NAME, b"content")
+    assert ref == ArtifactRef(name=str(NAME), size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
+    assert store.read(ref) == b"content"
+    assert list(store.names()) == [NAME]
+    assert files_below(tmp_path) == [f"artifacts/{NAME}"]
+
+
+def test_publishing_writes_syncs_links_and_syncs_the_folder_in_this_order(tmp_path: Path) -> None:
+    files, steps = RecordedFiles(), list[Step]()
+    store = ArtifactStore(tmp_path / "artifacts", files=files)
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        files.calls.append(f"step {step.value}")
+
+    store.publish(NAME, b"content", on_step=on_step)
+    final = str(NAME).rpartition("/")[2]
+    staged = next(call.removeprefix("create ") for call in files.calls if call.startswith("create "))
+    assert files.calls == [
+        "make_folder artifacts",
+        f"fsync_folder {tmp_path.name}",
+        "make_folder shard-00001",
+        "fsync_folder artifacts",
+        "make_folder .staging",
+        "fsync_folder artifacts",
+        f"create {staged}",
+        f"write {staged}",
+        f"fsync {staged}",
+        "step staged",
+        f"link {final}",
+        "step linked",
+        f"unlink {staged}",
+        "fsync_folder shard-00001",
+        "step published",
+    ]
+    assert steps == [BatchStep.STAGED, BatchStep.LINKED, BatchStep.PUBLISHED]
+
+
+def test_publishing_refuses_a_name_that_exists_and_leaves_it_as_it_is(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    ref = store.publish(NAME, b"first")
+    with pytest.raises(ReceiptConflict, match=r"deadbeef\.zip"):
+        store.publish(NAME, b"second")
+    assert store.read(ref) == b"first"
+    assert files_below(tmp_path) == [str(NAME)]
+
+
+@pytest.mark.parametrize("unsupported", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_links_an_artifact_is_renamed_and_an_existing_one_still_refused(
+    tmp_path: Path, unsupported: int
+) -> None:
+    files = RecordedFiles(fail="link", errno=unsupported)
+    store = ArtifactStore(tmp_path, files=files)
+    ref = store.publish(NAME, b"first")
+    assert store.read(ref) == b"first"
+    assert any(call.startswith("rename") for call in files.calls)
+    with pytest.raises(ReceiptConflict):
+        store.publish(NAME, b"second")
+    assert store.read(ref) == b"first"
+    assert files_below(tmp_path) == [str(NAME)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["create", "write", "fsync", "link"])
+def test_a_failing_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, call: str, number: int) -> None:
+    store = ArtifactStore(tmp_path, files=RecordedFiles(fail=call, errno=number))
+    with pytest.raises(StorageFailed, match=r"deadbeef\.zip") as raised:
+        store.publish(NAME, b"content")
+    assert raised.value.hint
+    assert files_below(tmp_path) == []
+    ArtifactStore(tmp_path).publish(NAME, b"content")
+
+
+def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
+    ref = ArtifactRef(name=str(NAME), size_bytes=1, sha256="0" * 64)
+    with pytest.raises(ArtifactMissing, match=r"deadbeef\.zip"):
+        ArtifactStore(tmp_path).read(ref)
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+def test_changed_bytes_are_named(tmp_path: Path, change: object) -> None:
+    store = ArtifactStore(tmp_path)
+    ref = store.publish(NAME, b"content")
+    (tmp_path / ref.name).write_bytes(change(b"content"))  # type: ignore[operator]
+    with pytest.raises(ArtifactCorrupt, match=r"deadbeef\.zip"):
+        store.read(ref)
+
+
+def test_a_name_that_points_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"content")
+    ref = ArtifactRef(name="../secret", size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
+    (tmp_path / "artifacts").mkdir()
+    with pytest.raises(ArtifactCorrupt, match="not an artifact's name"):
+        ArtifactStore(tmp_path / "artifacts").read(ref)
+
+
+def test_staged_files_and_strangers_are_not_listed(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    store.publish(NAME, b"content")
+    (tmp_path / "shard-00001" / "notes.txt").write_text("mine")
+    (tmp_path / ".staging" / "left.zip").write_text("half")
+    assert list(store.names()) == [NAME]
+
+
+def test_a_requeued_mark_is_durable_and_reads_back(tmp_path: Path) -> None:
+    files = RecordedFiles()
+    store = ArtifactStore(tmp_path, files=files)
+    name = store.publish_requeued(Fence(12), b"{}")
+    assert name.startswith("requeued/0012-")
+    assert list(store.requeued()) == [(12, b"{}")]
+    assert [call.partition(" ")[0] for call in files.calls[-6:]] == [
+        "create",
+        "write",
+        "fsync",
+        "link",
+        "unlink",
+        "fsync_folder",
+    ]
+
+
+def test_a_small_file_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    assert publish_file(path, b"first")
+    assert not publish_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert files_below(tmp_path) == ["plan.json"]
