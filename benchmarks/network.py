@@ -84,7 +84,9 @@ def keras_reference(weights: WeightsFile) -> Callable[[Images], Outputs]:
                 new = Upsample(name=name)
         made[layer.name] = new(sources if layer.kind is LayerKind.CONCATENATE else sources[0])
         parts = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-        values = [weights.tensors[layer.name, part] for part in parts if (layer.name, part) in weights.tensors]
+        values = [
+            weights.tensors[layer.name, part] for part in parts if (layer.name, part) in weights.tensors
+        ]
         if values:
             new.set_weights(values)
     model = keras.Model(made["input"], made["conv3"])
@@ -115,7 +117,9 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     """Time, compare and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=1664)
     options = parser.parse_args()

@@ -80,7 +80,11 @@ class LegacyNetwork:
 
     def _up(self, name: str, source: str, skip: str, filters: int, activations: int) -> str:
         up = self._add(
-            "BilinearUpSampling2D", [source], name=f"{name}_upsampling2d", size=[2, 2], data_format="channels_last"
+            "BilinearUpSampling2D",
+            [source],
+            name=f"{name}_upsampling2d",
+            size=[2, 2],
+            data_format="channels_last",
         )
         x = self._add("Concatenate", [up, skip], name=f"{name}_concat", axis=-1)
         x = self._convolution(f"{name}_convA", x, filters, size=3, bias=True)

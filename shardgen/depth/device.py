@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shardgen.depth.topology import Topology, tensor_shapes
-from shardgen.domain.plan import Precision
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -92,6 +90,11 @@ def has_bfloat16() -> bool:
 def describe_cpu() -> str:
     """The CPU's name and widest instruction set, as in `AMD EPYC (avx512_bf16)`: both decide the bytes."""
     flags = cpu_flags()
-    instructions = (("amx_bf16", "amx"), ("avx512_bf16", "avx512_bf16"), ("avx512f", "avx512"), ("avx2", "avx2"))
+    instructions = (
+        ("amx_bf16", "amx"),
+        ("avx512_bf16", "avx512_bf16"),
+        ("avx512f", "avx512"),
+        ("avx2", "avx2"),
+    )
     best = next((name for flag, name in instructions if flag in flags), "baseline")
     return f"{_cpu_field('model name') or 'CPU'} ({best})"

@@ -39,7 +39,8 @@ class ClippedConvolution:
 def scale_and_shift(tensors: Tensors, layer: str, epsilon: float) -> tuple[Array64, Array64]:
     """The (a, b) of a batch norm, as in `a x + b`, per channel."""
     gamma, beta, mean, variance = (
-        tensors[layer, part].astype(np.float64) for part in ("gamma", "beta", "moving_mean", "moving_variance")
+        tensors[layer, part].astype(np.float64)
+        for part in ("gamma", "beta", "moving_mean", "moving_variance")
     )
     scale = gamma / np.sqrt(variance + epsilon)
     return scale, beta - mean * scale

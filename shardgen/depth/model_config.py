@@ -130,7 +130,9 @@ def _topology(found: Mapping[str, FoundLayer]) -> Topology:
         for source in layer.inputs:
             users.setdefault(source, []).append(layer)
     blocks = _block_sizes(found)
-    up_names = sorted((m[1] for m in (re.fullmatch(r"(up\d+)_convA", name) for name in found) if m), key=_number)
+    up_names = sorted(
+        (m[1] for m in (re.fullmatch(r"(up\d+)_convA", name) for name in found) if m), key=_number
+    )
     if not blocks or not up_names:
         raise ValueError("no dense blocks (conv2_block1_concat, ...) or no up blocks (up1_convA, ...)")
     transitions = [f"pool{number}_conv" for number in range(2, 1 + len(blocks))]
@@ -231,9 +233,7 @@ def _layer_differences(layer: Layer, found: FoundLayer, inputs: tuple[str, ...],
         return [f"{found.name}: is {found.kind} (expected {layer.kind})"]
     problems = []
     if found.inputs != inputs:
-        problems.append(
-            f"{found.name}: takes {', '.join(found.inputs)} (expected {', '.join(inputs)})"
-        )
+        problems.append(f"{found.name}: takes {', '.join(found.inputs)} (expected {', '.join(inputs)})")
     for setting, accepted in _accepted_settings(layer, epsilon).items():
         # A setting that a Keras version does not write is at its default, which is the first one accepted.
         value = _plain(found.settings.get(setting, accepted[0]))

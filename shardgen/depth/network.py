@@ -39,16 +39,19 @@ class GraphShape:
 
 
 def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """One traced function: uint8 (micro_batch, H, W, 3) RGB to the raw output, float32 (micro_batch, H/2, W/2).
+    """One traced function: uint8 (micro_batch, H, W, 3) RGB to raw outputs, float32 (micro_batch, H/2, W/2).
 
-    The raw output is the network's, before DENSE depth's `1000 / y`. Tracing happens at the first call.
+    The raw output is what DenseDepth's `1000 / y` takes. Tracing happens at the first call.
     """
     import tensorflow as tf
 
     graph = _Graph(weights, shape)
     width, height = shape.input_size
     signature = [tf.TensorSpec([shape.micro_batch, height, width, 3], tf.uint8)]
-    return tf.function(graph.run, input_signature=signature, autograph=False)  # type: ignore[no-any-return]
+    network: Callable[[NDArray[np.uint8]], Tensor] = tf.function(
+        graph.run, input_signature=signature, autograph=False
+    )
+    return network
 
 
 class _Graph:
@@ -120,9 +123,7 @@ class _Graph:
 
     def _transition(self, name: str) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         tf = self._tf
-        folded = folding.after_batch_norm(
-            self._tensors, f"{name}_conv", f"{name}_bn", self._topology.epsilon
-        )
+        folded = folding.after_batch_norm(self._tensors, f"{name}_conv", f"{name}_bn", self._topology.epsilon)
         # Averaging commutes with a 1x1 convolution and costs a quarter before it.
         convolution = self._clipped(
             folded, self._encoder_dtype, between=lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID")
@@ -148,14 +149,27 @@ class _Graph:
         for index, up in enumerate(self._topology.ups):
             scale = 2 ** (len(self._topology.ups) - index)
             self._steps.append(self._up(up, height // scale, width // scale))
-        kernel, bias = self._constants(folding.plain(self._tensors, "conv3"), tf.float32)
+        self._steps.append(self._last())
 
-        def last(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
-            # Always float32: eight bits of mantissa in the output would be seen as bands.
-            y = tf.nn.conv2d(tf.cast(x, tf.float32), kernel, 1, "SAME")
-            return tf.squeeze(tf.nn.bias_add(y, bias), 3)
+    def _last(self) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        """The one-channel conv3, always in float32: eight bits of mantissa would be seen as bands.
 
-        self._steps.append(last)
+        As a product with its nine taps, then nine shifted sums: a convolution to one channel wastes the
+        vectors that make a convolution fast.
+        """
+        tf = self._tf
+        weights = folding.plain(self._tensors, "conv3")
+        taps = tf.constant(weights.kernel.reshape(9, -1).T)
+        bias = tf.constant(weights.bias)
+
+        def run(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
+            batch, height, width, channels = x.shape
+            y = tf.matmul(tf.reshape(tf.cast(x, tf.float32), (-1, channels)), taps)
+            y = tf.pad(tf.reshape(y, (batch, height, width, 9)), [[0, 0], [1, 1], [1, 1], [0, 0]])
+            shifted = [y[:, tap // 3 :, tap % 3 :, tap][:, :height, :width] for tap in range(9)]
+            return tf.add_n(shifted) + bias
+
+        return run
 
     def _up(self, up: UpBlock, height: int, width: int) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         first = self._joined_convolution(up, height, width)
@@ -171,12 +185,13 @@ class _Graph:
         return x if slope is None else self._tf.nn.leaky_relu(x, slope)
 
     def _joined_convolution(self, up: UpBlock, height: int, width: int) -> Callable[[Tensor, Tensor], Tensor]:
-        """convA over the upsampled features and the skip, to (height, width)."""
+        """The convA over the upsampled features and the skip, to (height, width)."""
         tf, dtype = self._tf, self._decoder_dtype
         weights = folding.plain(self._tensors, f"{up.name}_convA")
         incoming, outgoing = weights.kernel.shape[2:]
         rows, columns = (
-            tapped_convolution.interpolation_matrix(size // 2, self._shape.upsampling) for size in (height, width)
+            tapped_convolution.interpolation_matrix(size // 2, self._shape.upsampling)
+            for size in (height, width)
         )
         size = {"height": height, "width": width, "outgoing": outgoing}
         if dtype == tf.float32 and tapped_convolution.winograd_pays(incoming=incoming, **size):
@@ -185,22 +200,44 @@ class _Graph:
             mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
             bias = tf.constant(weights.bias)
             return lambda x, skip: tf.nn.bias_add(mixed(x, skip), bias)
-        kernel, bias = self._constants(weights, dtype)
         upsampled_channels = incoming - self._skip_channels(up)
+        taps = weights.kernel[:, :, :upsampled_channels]
         if tapped_convolution.low_resolution_pays(incoming=upsampled_channels, **size):
-            taps = weights.kernel[:, :, :upsampled_channels].reshape(9, upsampled_channels, outgoing)
             y_axis, x_axis = (tapped_convolution.low_resolution_axis(matrix) for matrix in (rows, columns))
-            mixed = self._tapped(y_axis, x_axis, taps, dtype)
-            skip_kernel = tf.constant(weights.kernel[:, :, upsampled_channels:], dtype)
-            return lambda x, skip: tf.nn.bias_add(
-                mixed(tf.cast(x, dtype)) + tf.nn.conv2d(tf.cast(skip, dtype), skip_kernel, 1, "SAME"), bias
+            upsampled = self._tapped(y_axis, x_axis, taps.reshape(9, upsampled_channels, outgoing), dtype)
+        else:
+            upsampled = self._rows_last(taps, dtype)
+        kernel, bias = (
+            tf.constant(weights.kernel[:, :, upsampled_channels:], dtype),
+            tf.constant(weights.bias, dtype),
+        )
+
+        def run(x: Tensor, skip: Tensor) -> Tensor:
+            y = tf.nn.bias_add(tf.nn.conv2d(tf.cast(skip, dtype), kernel, 1, "SAME"), bias)
+            return tf.cast(upsampled(tf.cast(x, dtype)), dtype) + y
+
+        return run
+
+    def _rows_last(self, kernel: NDArray[np.float32], dtype: Tensor) -> Callable[[Tensor], Tensor]:
+        """A 3x3 convolution after an upsampling, at half the pixels: the rows are upsampled only afterwards.
+
+        Upsample the columns, convolve with each row of the kernel, upsample those three along the columns'
+        other axis and add them, each shifted by its row.
+        """
+        tf = self._tf
+        kernels = [tf.constant(kernel[row : row + 1], dtype) for row in range(3)]
+
+        def run(x: Tensor) -> Tensor:
+            _, height, width, _ = x.shape
+            x = tf.cast(self._resize(x, (height, 2 * width)), dtype)
+            above, middle, below = (
+                self._resize(tf.nn.conv2d(x, row, 1, "SAME"), (2 * height, 2 * width)) for row in kernels
             )
+            above = tf.pad(above[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
+            below = tf.pad(below[:, 1:], [[0, 0], [0, 1], [0, 0], [0, 0]])
+            return middle + above + below
 
-        def direct(x: Tensor, skip: Tensor) -> Tensor:
-            joined = tf.concat([tf.cast(self._upsample(x), dtype), tf.cast(skip, dtype)], 3)
-            return tf.nn.bias_add(tf.nn.conv2d(joined, kernel, 1, "SAME"), bias)
-
-        return direct
+        return run
 
     def _skip_channels(self, up: UpBlock) -> int:
         stem, transitions = self._topology.stem, self._topology.transitions
@@ -208,25 +245,30 @@ class _Graph:
         channels |= {f"pool{number}_pool": count for number, count in enumerate(transitions, start=2)}
         return channels[up.skip]
 
-    def _upsample(self, x: Tensor) -> Tensor:
+    def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bilinear, to (height, width); float32 whatever comes in."""
         is_aligned = self._shape.upsampling is Upsampling.ALIGNED
         return self._tf.raw_ops.ResizeBilinear(
-            images=x,
-            size=(2 * x.shape[1], 2 * x.shape[2]),
-            align_corners=is_aligned,
-            half_pixel_centers=not is_aligned,
+            images=x, size=size, align_corners=is_aligned, half_pixel_centers=not is_aligned
         )
 
-    def _decoder_convolution(self, weights: Convolution, height: int, width: int) -> Callable[[Tensor], Tensor]:
+    def _decoder_convolution(
+        self, weights: Convolution, height: int, width: int
+    ) -> Callable[[Tensor], Tensor]:
         tf, dtype = self._tf, self._decoder_dtype
         kernel, bias = self._constants(weights, dtype)
         incoming, outgoing = weights.kernel.shape[2:]
-        if dtype == tf.float32 and tapped_convolution.winograd_pays(
-            height=height, width=width, incoming=incoming, outgoing=outgoing
+        cost = tapped_convolution.DIRECT_COST
+        if dtype == tf.bfloat16:
+            cost = tapped_convolution.DIRECT_COST_BFLOAT16
+        if dtype != tf.float16 and tapped_convolution.winograd_pays(
+            height=height, width=width, incoming=incoming, outgoing=outgoing, direct_cost=cost
         ):
             y_axis, x_axis = (tapped_convolution.winograd_axis(size, (None,)) for size in (height, width))
-            mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
-            return lambda x: tf.nn.bias_add(mixed(x), bias)
+            spread = tapped_convolution.winograd_kernel(weights.kernel)
+            mixed = self._tapped(y_axis, x_axis, spread, tf.float32)
+            exact_bias = tf.constant(weights.bias)
+            return lambda x: tf.nn.bias_add(mixed(tf.cast(x, tf.float32)), exact_bias)
         return lambda x: tf.nn.bias_add(tf.nn.conv2d(tf.cast(x, dtype), kernel, 1, "SAME"), bias)
 
     def _tapped(
@@ -259,7 +301,9 @@ class _Graph:
             else:
                 x = tf.reshape(sources[0], (1, batch * rows * columns, sources[0].shape[3]))
             x = tf.reshape(tf.matmul(x, mixing), (taps, taps, batch, rows, columns, outgoing))
-            x = tf.reshape(tf.transpose(x, (2, 0, 3, 1, 4, 5)), (batch * taps * rows, taps * columns, outgoing))
+            x = tf.reshape(
+                tf.transpose(x, (2, 0, 3, 1, 4, 5)), (batch * taps * rows, taps * columns, outgoing)
+            )
             x = tf.reshape(tf.matmul(assemble_x, x), (batch, taps * rows, width * outgoing))
             return tf.reshape(tf.matmul(assemble_y, x), (batch, height, width, outgoing))
 

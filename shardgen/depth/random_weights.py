@@ -26,9 +26,9 @@ def is_random_name(name: str) -> bool:
 
 
 def random_weights(name: str) -> WeightsFile:
-    """The network of a name like `random:64` (decoder width 64). Its depth is noise; the digest is the tensors'.
+    """The network of a name like `random:64` (decoder width 64): its depth is noise.
 
-    The same name gives the same tensors on every machine: raw PCG64 bits, drawn in a fixed order.
+    The digest is the tensors'. The same name gives the same tensors on every machine: raw PCG64 bits, drawn in a fixed order.
     """
     width_text = name.removeprefix(PREFIX)
     width = int(width_text) if width_text.isascii() and width_text.isdigit() else 0
@@ -51,7 +51,7 @@ def random_weights(name: str) -> WeightsFile:
 def draw_tensors(
     shapes: Mapping[TensorKey, tuple[int, ...]], *, seed: int
 ) -> dict[TensorKey, NDArray[np.float32]]:
-    """Tensors that keep activations near unit size (He et al. 2015), so that outputs are in a plausible range."""
+    """Tensors that keep activations near unit size (He et al. 2015), so that outputs are plausible."""
     bits = np.random.PCG64(seed)
     tensors = {}
     for key, shape in shapes.items():

@@ -3,7 +3,7 @@
 Both algorithms have one form: every axis of the input is transformed by small matrices, the channels are
 mixed once per pair of taps, and the result is assembled by matrices along every axis:
 
-    out = sum over taps i, j of  assemble_y[i] . (gather_y[i] . x . gather_x[j]^T) @ kernel[i, j] . assemble_x[j]^T
+    out = sum of assemble_y[i] . ((gather_y[i] . x . gather_x[j]^T) @ kernel[i, j]) . assemble_x[j]^T over i, j
 
 - *Winograd F(4x4, 3x3)* (Lavin and Gray 2015): 36 taps per 4x4 outputs, a quarter of the direct work. An
   upsampling before the convolution goes into the gathering matrices, so it costs nothing.
@@ -37,7 +37,8 @@ SPREAD = np.array([
 ASSEMBLE = np.array([
     [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
 ], dtype=np.float64)  # fmt: skip
-DIRECT_ADVANTAGE = 0.8  # a direct convolution does 52 GMAC/s per core where the matrix products do 40 (Zen 4)
+DIRECT_COST = 0.8  # of a multiply-add: direct convolutions do 52 GMAC/s per core, matrix products 40 (Zen 4)
+DIRECT_COST_BFLOAT16 = 0.35  # 110 GMAC/s, while tiles stay in float32: their transforms amplify rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class Axis:
 
 
 def interpolation_matrix(size: int, upsampling: Upsampling) -> Array64:
-    """The (2 size, size) matrix of a x2 bilinear upsampling along one axis, as TensorFlow's ResizeBilinear."""
+    """The (2 size, size) matrix of a x2 bilinear upsampling of one axis, as TensorFlow's ResizeBilinear."""
     positions = np.arange(2 * size, dtype=np.float64)
     if upsampling is Upsampling.ALIGNED:
         source = positions * (size - 1) / (2 * size - 1)
@@ -75,7 +76,9 @@ def winograd_axis(size: int, before: tuple[Array64 | None, ...]) -> Axis:
                 gather[:, tile, position] = GATHER[:, offset]
         for offset in range(min(TILE, size - tile * TILE)):
             assemble[tile * TILE + offset, :, tile] = ASSEMBLE[offset]
-    gathers = tuple((gather if matrix is None else gather @ matrix).astype(np.float32) for matrix in before)
+    gathers = tuple(
+        np.asarray(gather if matrix is None else gather @ matrix, np.float32) for matrix in before
+    )
     return Axis(gathers=gathers, assemble=assemble.reshape(size, -1).astype(np.float32))
 
 
@@ -94,10 +97,12 @@ def low_resolution_axis(interpolation: Array64) -> Axis:
 def winograd_kernel(kernel: Array32) -> Array32:
     """A (3, 3, in, out) kernel as (36, in, out), taps row by row."""
     spread = np.einsum("ay,bx,yxcd->abcd", SPREAD, SPREAD, kernel.astype(np.float64), optimize=True)
-    return spread.reshape(TAPS * TAPS, *kernel.shape[2:]).astype(np.float32)
+    return np.asarray(spread, np.float32).reshape(TAPS * TAPS, *kernel.shape[2:])
 
 
-def winograd_pays(*, height: int, width: int, incoming: int, outgoing: int) -> bool:
+def winograd_pays(
+    *, height: int, width: int, incoming: int, outgoing: int, direct_cost: float = DIRECT_COST
+) -> bool:
     """Whether tiles cost less than a direct convolution: the transforms grow with the side, the gain does not.
 
     Counts multiply-adds of the dense transforms along both axes and of the 36 channel mixings.
@@ -107,7 +112,7 @@ def winograd_pays(*, height: int, width: int, incoming: int, outgoing: int) -> b
     gathering = TAPS * rows * height * width * incoming + TAPS**2 * rows * columns * width * incoming
     assembling = TAPS**2 * rows * columns * width * outgoing + TAPS * rows * height * width * outgoing
     direct = 9 * height * width * incoming * outgoing
-    return mixing + gathering + assembling < DIRECT_ADVANTAGE * direct
+    return mixing + gathering + assembling < direct_cost * direct
 
 
 def low_resolution_pays(*, height: int, width: int, incoming: int, outgoing: int) -> bool:
@@ -115,4 +120,4 @@ def low_resolution_pays(*, height: int, width: int, incoming: int, outgoing: int
     rows, columns = height // 2, width // 2
     mixing = 9 * rows * columns * incoming * outgoing
     assembling = 3 * rows * width * 3 * columns * outgoing + height * 3 * rows * width * outgoing
-    return mixing + assembling < DIRECT_ADVANTAGE * 9 * height * width * incoming * outgoing
+    return mixing + assembling < DIRECT_COST * 9 * height * width * incoming * outgoing

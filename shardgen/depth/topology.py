@@ -31,7 +31,7 @@ class LayerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpBlock:
-    """One step of the decoder: upsample, concatenate `skip`, convA, convB. A slope of None is no activation."""
+    """One step of the decoder: upsample, concatenate `skip`, convA, convB. A slope of None: no activation."""
 
     name: str
     filters: int
@@ -67,7 +67,7 @@ class Topology:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer as it must be in the file; `is_anonymous` ones are found by wiring, since Keras numbers them."""
+    """One layer as it must be in the file; `is_anonymous` ones (Keras numbers them) are found by wiring."""
 
     name: str
     kind: LayerKind
@@ -171,12 +171,8 @@ def _decoder(topology: Topology) -> list[Layer]:
     for up in topology.ups:
         upsampled, joined = f"{up.name}_upsampling2d", f"{up.name}_concat"
         layers += [
-            Layer(
-                name=upsampled, kind=LayerKind.UPSAMPLING, inputs=(features,), size=2, is_anonymous=True
-            ),
-            Layer(
-                name=joined, kind=LayerKind.CONCATENATE, inputs=(upsampled, up.skip), is_anonymous=True
-            ),
+            Layer(name=upsampled, kind=LayerKind.UPSAMPLING, inputs=(features,), size=2, is_anonymous=True),
+            Layer(name=joined, kind=LayerKind.CONCATENATE, inputs=(upsampled, up.skip), is_anonymous=True),
         ]
         features = joined
         for part, slope in (("A", up.slope_a), ("B", up.slope_b)):
@@ -198,9 +194,7 @@ def _decoder(topology: Topology) -> list[Layer]:
     return layers
 
 
-def _convolution(
-    name: str, source: str, filters: int, *, size: int = 1, has_bias: bool = False
-) -> Layer:
+def _convolution(name: str, source: str, filters: int, *, size: int = 1, has_bias: bool = False) -> Layer:
     return Layer(
         name=name,
         kind=LayerKind.CONVOLUTION,

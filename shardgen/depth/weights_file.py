@@ -66,7 +66,9 @@ def read_weights(path: Path) -> WeightsFile:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         size_bytes = path.stat().st_size
     except OSError as error:
-        raise InputMissing(f"{path}: cannot be read ({error.strerror})", hint="check its permissions") from error
+        raise InputMissing(
+            f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
+        ) from error
     _refuse_foreign_content(path, head)
     try:
         with h5py.File(path, "r") as file:
@@ -124,7 +126,9 @@ def _config_of(path: Path, file: h5py.File) -> ModelConfig:
     try:
         return read_model_config(_text(file.attrs["model_config"]))
     except ConfigRefused as error:
-        raise _refused(path, error.problems, hint="only DenseDepth networks as released can be used") from error
+        raise _refused(
+            path, error.problems, hint="only DenseDepth networks as released can be used"
+        ) from error
 
 
 def _read_tensors(path: Path, file: h5py.File, config: ModelConfig) -> dict[TensorKey, NDArray[np.float32]]:
@@ -169,7 +173,7 @@ def _datasets(file: h5py.File, config: ModelConfig) -> Iterator[tuple[TensorKey,
     Iterates `layer_names`, never the groups' keys: groups nest at the slash of a layer's name. Only the last
     part of a weight's name counts, since TensorFlow may have made its scope unique.
     """
-    root = file["model_weights"] if "model_weights" in file else file
+    root = file.get("model_weights", file)
     for layer in (_text(name) for name in root.attrs["layer_names"]):
         if layer not in config.layer_names:
             yield (layer, ""), None, f"{layer}: stored weights of a layer that model_config lacks"

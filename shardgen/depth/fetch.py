@@ -1,0 +1,224 @@
+"""The only downloader: the released weights into the user's cache folder, resumable and checked."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import platformdirs
+
+from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
+
+CACHE_VARIABLE = "SHARDGEN_CACHE"
+PIECE_BYTES = 1 << 18
+TIMEOUT_SECONDS = 60.0
+MAX_BYTES = 2 << 30  # a server that never stops sending is not the weights
+OnProgress = Callable[[int, int | None], None]
+"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedWeights:
+    """Published weights; `size_bytes` is None where nobody measured it."""
+
+    name: str
+    url: str
+    size_bytes: int | None
+
+
+RELEASED = {
+    "nyu": ReleasedWeights(
+        name="nyu",
+        url="https://s3-eu-west-1.amazonaws.com/densedepth/nyu.h5",
+        size_bytes=172_897_376,
+    ),
+    "kitti": ReleasedWeights(
+        name="kitti",
+        url="https://s3-eu-west-1.amazonaws.com/densedepth/kitti.h5",
+        size_bytes=None,
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """`$SHARDGEN_CACHE`, else the user's cache folder of this system."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("shardgen"))
+
+
+def cached_path(released: ReleasedWeights) -> Path:
+    """Where the weights lie once they are fetched."""
+    return cache_folder() / f"{released.name}.h5"
+
+
+def locate(name: str) -> Path:
+    """The file of fetched weights; raises InputMissing if they were not fetched yet."""
+    path = cached_path(RELEASED[name])
+    if not path.is_file():
+        raise InputMissing(f"{path}: the {name} weights are not there", hint=f"shardgen weights fetch {name}")
+    return path
+
+
+def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -> WeightsFile:
+    """Fetch weights unless they are in the cache; return them read and checked, with their sha256.
+
+    A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
+    name only when its size and structure are right and its bytes are on the disk. Raises DownloadFailed, or
+    WeightsRefused if what arrived is not the weights (then nothing of it is kept).
+    """
+    path = cached_path(released)
+    if path.is_file():
+        return read_weights(path)
+    part = path.with_name(f"{path.name}.part")
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _network_errors(released, path):
+        _download(released, part, on_progress or _ignore_progress)
+    try:
+        weights = read_weights(part)
+    except WeightsRefused:
+        part.unlink(missing_ok=True)
+        raise
+    with _disk_errors(path):
+        part.replace(path)
+        _sync_folder(path.parent)
+    return weights
+
+
+def _ignore_progress(_done_bytes: int, _total_bytes: int | None) -> None:
+    """Nobody wants to know."""
+
+
+def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) -> None:
+    """Bring `part` to its full size, starting over if the server cannot resume it."""
+    have = part.stat().st_size if part.exists() else 0
+    if released.size_bytes is not None and have > released.size_bytes:
+        have = 0
+    if have and have == released.size_bytes:
+        return
+    try:
+        _receive(released, part, have, on_progress)
+    except _CannotResumeError:
+        _receive(released, part, 0, on_progress)
+    found = part.stat().st_size
+    if released.size_bytes is not None and found != released.size_bytes:
+        _refuse_size(released, part, found)
+
+
+def _refuse_size(released: ReleasedWeights, part: Path, found: int) -> None:
+    # The structure check names a web page or a truncated file; of the right structure, it is another file.
+    try:
+        read_weights(part)
+    finally:
+        part.unlink()
+    raise WeightsRefused(
+        f"{released.url}: {found:,} bytes (expected {released.size_bytes:,}): not the released file",
+        hint="ask for the file's new address; nothing was kept",
+        problems=("size",),
+    )
+
+
+class _CannotResumeError(Exception):
+    """The server has no such range any more, or another size than when the download began."""
+
+
+def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnProgress) -> None:
+    request = urllib.request.Request(released.url, headers={"User-Agent": "shardgen"})  # noqa: S310  our own addresses
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+                raise _CannotResumeError from error
+        raise
+    with response:
+        have, total = _where_it_starts(released, response, have)
+        with part.open("r+b" if have else "wb") as file:
+            file.seek(have)
+            file.truncate()
+            try:
+                _copy(response, file, total, on_progress)
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _where_it_starts(
+    released: ReleasedWeights, response: http.client.HTTPResponse, have: int
+) -> tuple[int, int | None]:
+    """The offset of the first byte that comes, and the whole file's size if it is known."""
+    if have and response.status == http.client.PARTIAL_CONTENT:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != have:
+            raise _CannotResumeError
+        total = None if match[2] == "*" else int(match[2])
+        if released.size_bytes is not None and total not in (None, released.size_bytes):
+            raise _CannotResumeError
+        return have, total
+    length = response.headers.get("Content-Length")
+    return 0, int(length) if length and length.isdigit() else None
+
+
+def _copy(
+    response: http.client.HTTPResponse, file: BinaryIO, total: int | None, on_progress: OnProgress
+) -> None:
+    done = file.tell()
+    while piece := response.read(PIECE_BYTES):
+        file.write(piece)
+        done += len(piece)
+        if done > MAX_BYTES:
+            raise http.client.HTTPException(f"more than {MAX_BYTES:,} bytes")
+        on_progress(done, total)
+    if total is not None and done < total:
+        raise http.client.IncompleteRead(b"", total - done)
+
+
+@contextmanager
+def _network_errors(released: ReleasedWeights, path: Path) -> Iterator[None]:
+    """Everything that can go wrong on the way becomes one DownloadFailed that says what to do by hand."""
+    try:
+        yield
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        TimeoutError,
+        ConnectionError,
+        ssl.SSLError,
+    ) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadFailed(
+            f"{released.url}: {reason or type(error).__name__}",
+            hint=f"run it again to resume; without a network, download {released.url} elsewhere "
+            f"and put it at {path}",
+        ) from error
+    except OSError as error:
+        raise StorageFailed(f"{path}: {error.strerror or error}", hint="free some disk space") from error
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(
+            f"{path}: {error.strerror or error}", hint=f"set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
