@@ -16,17 +16,13 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.zip_records import (
     CENTRAL,
-    CENTRAL_SIGNATURE,
-    DATE,
-    FILE_MODE,
     FULL_32,
     LOCAL,
-    LOCAL_SIGNATURE,
-    UNIX,
-    VERSION,
-    VERSION_ZIP64,
-    ZIP64_EXTRA_ID,
     BrokenZip,
+    Entry,
+    ZipLimits,
+    central_entry,
+    local_header,
 )
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
@@ -34,8 +30,13 @@ from shardgen.domain.sample import SAMPLES_PER_FOLDER, name_digits, output_forma
 
 KINDS = tuple(ImageKind)
 _ZERO = ord("0")
+# Where these stand in a directory entry and in a local header (`zip_records.CENTRAL`, `LOCAL`).
+_CENTRAL_FIELDS = {"crc": 16, "stored_size": 20, "size": 24, "offset": 42}
+_LOCAL_FIELDS = {"crc": 14, "stored_size": 18, "size": 22}
+_ZIP64_OFFSET = 4  # inside the extra field
 
-Names = list[NDArray[np.uint8]]
+Digits = tuple[NDArray[np.bytes_], NDArray[np.bytes_]]
+"""The folders and the numbers of samples, as they stand in their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +71,15 @@ class MemberTable:
         self._digits = name_digits(plan.samples)
         self._suffixes = tuple(output_format(plan.output, kind).suffix for kind in KINDS)
 
-        self._named: tuple[NDArray[np.int64], _Run, Names] | None = None
+        self._written: tuple[NDArray[np.int64], _Run, Digits] | None = None
+        self._template = lru_cache(maxsize=64)(self._make_template)
 
     def header_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of each member's local header with its name, (samples, 3)."""
         sizes = np.empty((len(samples), 3), np.int64)
         for run in self._runs(samples, zip64_from=3 * len(samples)):
-            sizes[run.start : run.stop] = [LOCAL.size + n for n in self._name_sizes(run)]
+            names = (self._name(kind, run.folder_digits) for kind in KINDS)
+            sizes[run.start : run.stop] = [LOCAL.size + len(name) for name in names]
         return sizes
 
     def stops(self, samples: NDArray[np.int64], sizes: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -88,17 +91,12 @@ class MemberTable:
         zip64_from = int(np.searchsorted(columns.offsets.ravel(), zip64_offset))
         parts = []
         for run in self._runs(columns.samples, zip64_from):
-            records = self._central_template(run, columns.samples)
+            rows = slice(run.start, run.stop)
+            records = self._records(run, columns.samples)
             for place, kind in enumerate(KINDS):
-                record, rows = records[kind.value], slice(run.start, run.stop)
-                record["crc"] = columns.crcs[rows, place]
-                record["size"] = record["stored_size"] = columns.sizes[rows, place]
-                offsets = columns.offsets[rows, place]
-                if run.zip64[place]:
-                    record["offset"] = FULL_32
-                    record["zip64_offset"] = offsets
-                else:
-                    record["offset"] = offsets
+                records[f"{kind} crc"] = columns.crcs[rows, place]
+                records[f"{kind} stored_size"] = records[f"{kind} size"] = columns.sizes[rows, place]
+                records[f"{kind} offset"] = columns.offsets[rows, place]
             parts.append(records.tobytes())
         return b"".join(parts)
 
@@ -111,12 +109,11 @@ class MemberTable:
         moved = np.frombuffer(directory, np.uint8).copy()
         position = 0
         for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
-            records = np.frombuffer(
-                moved, _central_dtype(self._name_sizes(run), run.zip64), run.stop - run.start, position
-            )
+            _, dtype = self._template(run.folder_digits, run.zip64)
+            records = np.frombuffer(moved, dtype, run.stop - run.start, position)
             position += records.nbytes
             for place, kind in enumerate(KINDS):
-                records[kind.value]["offset"] = columns.offsets[run.start : run.stop, place]
+                records[f"{kind} offset"] = columns.offsets[run.start : run.stop, place]
         return moved.data
 
     def read_central(
@@ -132,17 +129,17 @@ class MemberTable:
         offsets = np.empty((len(samples), 3), np.int64)
         position = 0
         for run in self._runs(samples, 3 * len(samples) if zip64_from is None else zip64_from):
-            dtype = _central_dtype(self._name_sizes(run), run.zip64)
+            _, dtype = self._template(run.folder_digits, run.zip64)
             count = run.stop - run.start
             if position + count * dtype.itemsize > len(data):
                 raise BrokenZip("has a directory that ends too early")
             records = np.frombuffer(data, dtype, count, position)
             position += count * dtype.itemsize
             for place, kind in enumerate(KINDS):
-                record, rows = records[kind.value], slice(run.start, run.stop)
-                crcs[rows, place] = record["crc"]
-                sizes[rows, place] = record["size"]
-                offsets[rows, place] = record["zip64_offset" if run.zip64[place] else "offset"]
+                rows = slice(run.start, run.stop)
+                crcs[rows, place] = records[f"{kind} crc"]
+                sizes[rows, place] = records[f"{kind} size"]
+                offsets[rows, place] = records[f"{kind} offset"]
         if position != len(data):
             raise BrokenZip("has more directory entries than its samples")
         return MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=offsets)
@@ -150,35 +147,36 @@ class MemberTable:
     def central_size(self, samples: NDArray[np.int64], *, zip64_from: int) -> int:
         """Bytes of the directory entries of these samples."""
         return sum(
-            (run.stop - run.start) * _central_dtype(self._name_sizes(run), run.zip64).itemsize
+            (run.stop - run.start) * self._template(run.folder_digits, run.zip64)[1].itemsize
             for run in self._runs(samples, zip64_from)
         )
 
     def has_local_headers(self, columns: MemberColumns, body: NDArray[np.uint8]) -> bool:
         """Whether the local headers at `offsets` of these bytes are those of the columns."""
-        for run in self._runs(columns.samples, 3 * len(columns.samples)):
+        for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
             rows = slice(run.start, run.stop)
-            names = self._names(run, columns.samples)
-            for place in range(3):
-                dtype = _local_dtype(names[place].shape[1])
-                expected = np.zeros(run.stop - run.start, dtype)
-                expected["signature"] = LOCAL_SIGNATURE
-                expected["version"], expected["date"] = VERSION, DATE
+            for place, kind in enumerate(KINDS):
+                expected = self._local_headers(run, columns, kind)
                 expected["crc"] = columns.crcs[rows, place]
                 expected["size"] = expected["stored_size"] = columns.sizes[rows, place]
-                expected["name_size"] = names[place].shape[1]
-                expected["name"] = names[place]
                 at = columns.offsets[rows, place]
-                if len(at) and at[-1] + dtype.itemsize > len(body):
-                    return False
-                if not len(at):
-                    continue
                 # One overlapping record per byte of the body: taking those at `at` copies whole headers.
-                count = len(body) - dtype.itemsize + 1
-                headers = np.ndarray((count,), f"V{dtype.itemsize}", body, strides=(1,))
+                count = len(body) - expected.itemsize + 1
+                if at[-1] >= count:
+                    return False
+                headers = np.ndarray((count,), f"V{expected.itemsize}", body, strides=(1,))
                 if headers[at].tobytes() != expected.tobytes():
                     return False
         return True
+
+    def _local_headers(self, run: _Run, columns: MemberColumns, kind: ImageKind) -> NDArray[np.void]:
+        template = self._entry(kind, run.folder_digits, is_far=False)
+        header = local_header(template)
+        fields: list[tuple[str, str, int]] = [(name, "<u4", at) for name, at in _LOCAL_FIELDS.items()]
+        fields += self._digit_fields(kind, run.folder_digits, name_at=LOCAL.size, prefix="")
+        records = np.frombuffer(bytearray(header * (run.stop - run.start)), _dtype(fields, len(header)))
+        records["folder"], records["number"] = self._digits_of(run, columns.samples)
+        return records
 
     def _runs(self, samples: NDArray[np.int64], zip64_from: int) -> Iterator[_Run]:
         """Cut ascending samples where a folder gets one more digit, and around the first zip64 offset."""
@@ -196,118 +194,74 @@ class MemberTable:
             folder_digits = max(5, len(str(int(samples[start]) // SAMPLES_PER_FOLDER)))
             yield _Run(start, stop, folder_digits, (first, flags[1], flags[2]))
 
-    def _name_sizes(self, run: _Run) -> tuple[int, int, int]:
-        first, second, third = (
-            len(kind.value) + 1 + run.folder_digits + 1 + self._digits + 1 + len(suffix)
-            for kind, suffix in zip(KINDS, self._suffixes, strict=True)
-        )
-        return first, second, third
+    def _name(self, kind: ImageKind, folder_digits: int) -> str:
+        return f"{kind.value}/{0:0{folder_digits}d}/{0:0{self._digits}d}.{self._suffixes[KINDS.index(kind)]}"
 
-    def _names(self, run: _Run, all_samples: NDArray[np.int64]) -> Names:
-        """Write the names of each kind as uint8 (samples of the run, bytes), ASCII."""
-        # Merging asks three times in a row for the names of the same samples.
-        if self._named and self._named[0] is all_samples and self._named[1].names == run.names:
-            return self._named[2]
-        samples = all_samples[run.start : run.stop]
-        folders = _decimal(samples // SAMPLES_PER_FOLDER, run.folder_digits)
-        numbers = _decimal(samples, self._digits)
-        names = []
-        for kind, suffix, size in zip(KINDS, self._suffixes, self._name_sizes(run), strict=True):
-            name = np.empty((len(samples), size), np.uint8)
-            folder = len(kind.value) + 1
-            number = folder + run.folder_digits + 1
-            name[:, :folder] = np.frombuffer(f"{kind.value}/".encode(), np.uint8)
-            name[:, folder : number - 1] = folders
-            name[:, number - 1] = ord("/")
-            name[:, number : number + self._digits] = numbers
-            name[:, number + self._digits :] = np.frombuffer(f".{suffix}".encode(), np.uint8)
-            names.append(name)
-        self._named = (all_samples, run, names)
-        return names
+    def _entry(self, kind: ImageKind, folder_digits: int, *, is_far: bool) -> Entry:
+        name = self._name(kind, folder_digits)
+        return Entry(name=name, crc=0, size=0, offset=FULL_32 if is_far else 0)
 
-    def _central_template(self, run: _Run, samples: NDArray[np.int64]) -> NDArray[np.void]:
-        records = np.zeros(run.stop - run.start, _central_dtype(self._name_sizes(run), run.zip64))
-        for kind, name, zip64 in zip(KINDS, self._names(run, samples), run.zip64, strict=True):
-            record = records[kind.value]
-            record["signature"] = CENTRAL_SIGNATURE
-            record["made_by"] = record["needs"] = VERSION_ZIP64 if zip64 else VERSION
-            record["system"] = UNIX
-            record["date"] = DATE
-            record["name_size"] = name.shape[1]
-            record["mode"] = FILE_MODE
-            record["name"] = name
-            if zip64:
-                record["extra_size"] = 12
-                record["zip64_id"] = ZIP64_EXTRA_ID
-                record["zip64_size"] = 8
+    def _make_template(
+        self, folder_digits: int, zip64: tuple[bool, bool, bool]
+    ) -> tuple[bytes, np.dtype[np.void]]:
+        """The directory entries of one sample, and where in them stands what differs between samples."""
+        template = b""
+        fields: list[tuple[str, str, int]] = []
+        for kind, is_far in zip(KINDS, zip64, strict=True):
+            start = len(template)
+            entry = self._entry(kind, folder_digits, is_far=is_far)
+            template += central_entry(entry, ZipLimits())
+            places = dict(_CENTRAL_FIELDS)
+            if is_far:
+                places["offset"] = CENTRAL.size + len(entry.name) + _ZIP64_OFFSET
+            for name, at in places.items():
+                size = "<u8" if name == "offset" and is_far else "<u4"
+                fields.append((f"{kind} {name}", size, start + at))
+            name_at = start + CENTRAL.size
+            fields += self._digit_fields(kind, folder_digits, name_at=name_at, prefix=f"{kind} ")
+        return template, _dtype(fields, len(template))
+
+    def _digit_fields(
+        self, kind: ImageKind, folder_digits: int, *, name_at: int, prefix: str
+    ) -> list[tuple[str, str, int]]:
+        folder = name_at + len(kind.value) + 1
+        return [
+            (f"{prefix}folder", f"S{folder_digits}", folder),
+            (f"{prefix}number", f"S{self._digits}", folder + folder_digits + 1),
+        ]
+
+    def _records(self, run: _Run, samples: NDArray[np.int64]) -> NDArray[np.void]:
+        template, dtype = self._template(run.folder_digits, run.zip64)
+        records = np.frombuffer(bytearray(template * (run.stop - run.start)), dtype)
+        folders, numbers = self._digits_of(run, samples)
+        for kind in KINDS:
+            records[f"{kind} folder"] = folders
+            records[f"{kind} number"] = numbers
         return records
 
+    def _digits_of(self, run: _Run, all_samples: NDArray[np.int64]) -> Digits:
+        # The same samples are asked for several times in a row.
+        if self._written and self._written[0] is all_samples and self._written[1].names == run.names:
+            return self._written[2]
+        samples = all_samples[run.start : run.stop]
+        folders = _decimal(samples // SAMPLES_PER_FOLDER, run.folder_digits)
+        digits = folders, _decimal(samples, self._digits)
+        self._written = (all_samples, run, digits)
+        return digits
 
-def _decimal(values: NDArray[np.int64], digits: int) -> NDArray[np.uint8]:
-    """ASCII digits of each value, padded with zeros: uint8 (values, digits)."""
+
+def _decimal(values: NDArray[np.int64], digits: int) -> NDArray[np.bytes_]:
+    """Write each value in ASCII, padded with zeros."""
     text = np.empty((len(values), digits), np.uint8)
     rest = values
     for place in range(digits - 1, -1, -1):
         rest, digit = np.divmod(rest, 10)
         text[:, place] = digit + _ZERO
-    return text
+    return text.view(f"S{digits}")[:, 0]
 
 
-@lru_cache(maxsize=64)
-def _central_dtype(name_sizes: tuple[int, int, int], zip64: tuple[bool, bool, bool]) -> np.dtype[np.void]:
+def _dtype(fields: list[tuple[str, str, int]], size: int) -> np.dtype[np.void]:
+    names, formats, offsets = zip(*fields, strict=True)
     return np.dtype(
-        [
-            (kind.value, _entry_dtype(name_size, zip64=is_far))
-            for kind, name_size, is_far in zip(KINDS, name_sizes, zip64, strict=True)
-        ]
-    )
-
-
-def _entry_dtype(name_size: int, *, zip64: bool) -> np.dtype[np.void]:
-    fields: list[tuple[str, object]] = [
-        ("signature", "S4"),
-        ("made_by", "u1"),
-        ("system", "u1"),
-        ("needs", "<u2"),
-        ("flags", "<u2"),
-        ("method", "<u2"),
-        ("time", "<u2"),
-        ("date", "<u2"),
-        ("crc", "<u4"),
-        ("stored_size", "<u4"),
-        ("size", "<u4"),
-        ("name_size", "<u2"),
-        ("extra_size", "<u2"),
-        ("comment_size", "<u2"),
-        ("disk", "<u2"),
-        ("inner_mode", "<u2"),
-        ("mode", "<u4"),
-        ("offset", "<u4"),
-        ("name", f"({name_size},)u1"),
-    ]
-    if zip64:
-        fields += [("zip64_id", "<u2"), ("zip64_size", "<u2"), ("zip64_offset", "<u8")]
-    dtype = np.dtype(fields)
-    if dtype.itemsize != CENTRAL.size + name_size + 12 * zip64:
-        raise ValueError(f"a directory entry of {dtype.itemsize} bytes")
-    return dtype
-
-
-@lru_cache(maxsize=64)
-def _local_dtype(name_size: int) -> np.dtype[np.void]:
-    return np.dtype(
-        [
-            ("signature", "S4"),
-            ("version", "<u2"),
-            ("flags", "<u2"),
-            ("method", "<u2"),
-            ("time", "<u2"),
-            ("date", "<u2"),
-            ("crc", "<u4"),
-            ("stored_size", "<u4"),
-            ("size", "<u4"),
-            ("name_size", "<u2"),
-            ("extra_size", "<u2"),
-            ("name", f"({name_size},)u1"),
-        ]
+        {"names": list(names), "formats": list(formats), "offsets": list(offsets), "itemsize": size}
     )

@@ -131,7 +131,7 @@ def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
         yield descriptor, staged
     finally:
         files.close(descriptor)
-        with suppress(FileNotFoundError):
+        if staged.exists():
             files.unlink(staged)
 
 
