@@ -31,6 +31,7 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetterReason, ImageKind, KindSums
 from shardgen.domain.sample import member_name, output_format
+from shardgen.errors import InputMissing
 
 DEAD_LETTERS_HEADER = "sample,reason"
 _SAMPLES_AT_ONCE = 1024
@@ -58,6 +59,8 @@ class ZipCheck:
         self.samples = 0
         try:
             self._descriptor = self._files.open(path)
+        except FileNotFoundError as error:
+            raise InputMissing(f"{path}: is not there", hint="shardgen merge RUN_DIR -o ZIP") from error
         except OSError as error:
             raise storage_error(error, path) from error
 
