@@ -36,14 +36,16 @@ def colours(random: np.random.Generator, width: int, height: int) -> NDArray[np.
     coarse = random.integers(0, 256, (4, 4, 3)).astype(np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
     noise = random.integers(-12, 13, (height, width, 3))
-    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    picture: NDArray[np.uint8] = np.clip(smooth + noise, 0, 255).astype(np.uint8)
+    return picture
 
 
 def blob(width: int, height: int) -> NDArray[np.uint8]:
     """An ellipse with a soft edge as alpha channel, uint8 (height, width)."""
     rows, columns = np.mgrid[0:height, 0:width]
     distance = np.hypot((columns - width / 2 + 0.5) / (width / 2), (rows - height / 2 + 0.5) / (height / 2))
-    return np.clip((0.95 - distance) * 6 * 255, 0, 255).astype(np.uint8)
+    alpha: NDArray[np.uint8] = np.clip((0.95 - distance) * 6 * 255, 0, 255).astype(np.uint8)
+    return alpha
 
 
 def write_rgb(path: Path, pixels: NDArray[np.uint8]) -> None:
