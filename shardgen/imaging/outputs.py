@@ -51,7 +51,8 @@ def depth_image(
     nearest, farthest = depth.min(), depth.max()
     if not np.isfinite(farthest - nearest):
         raise EncodeFailed("the depth holds NaN or infinity")
-    if nearest == farthest:
+    # A constant map is told before it is resized: averaging in float32 leaves noise that would be stretched.
+    if nearest == farthest or relative_depth.min() == relative_depth.max():
         return np.full(depth.shape, _MID_GREY, np.uint8)
     depth -= nearest
     depth *= 255.0

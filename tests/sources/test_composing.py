@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shardgen.composing import CACHE_BYTES, ComposedSample, Composer, _PreparedSources, _Scene, source_reader
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Flips, MaskMode, Plan
+from shardgen.errors import ComposeFailed, InputMissing, PlanConflict, SampleError, SourceUndecodable
+from shardgen.sources.scanning import SourceFolders, scan
+from tests.photographs import write_photographs
+from tests.plans import make_plan
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> SourceFolders:
+    foregrounds, backgrounds = write_photographs(tmp_path, foregrounds=2, backgrounds=3)
+    return SourceFolders(foregrounds=foregrounds, backgrounds=backgrounds)
+
+
+@pytest.fixture
+def plan(folders: SourceFolders) -> Plan:
+    sources = scan(folders, MaskMode.AUTO, source_reader((100, 100))).sources
+    made = make_plan(grid=(2, 1), flips=Flips.FOREGROUNDS)
+    return replace(made, sources=sources, compose=replace(made.compose, canvas=(100, 100)), samples=-1)
+
+
+def composer(plan: Plan, folders: SourceFolders, cache_bytes: int = CACHE_BYTES) -> Composer:
+    return Composer(plan, folders.foregrounds, folders.backgrounds, cache_bytes=cache_bytes)
+
+
+def all_samples(plan: Plan) -> list[SampleIndex]:
+    return [SampleIndex(index) for index in range(plan.samples)]
+
+
+def pixels(samples: Sequence[ComposedSample | SampleError]) -> list[bytes]:
+    return [made.canvas.fgbg.tobytes() for made in samples if isinstance(made, ComposedSample)]
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_batch_holds_its_samples_in_order(plan: Plan, folders: SourceFolders) -> None:
+    made = composer(plan, folders).compose_batch(all_samples(plan))
+    assert [one.sample for one in made if isinstance(one, ComposedSample)] == all_samples(plan)
+    assert made[0].network_input.shape == (480, 640, 3)  # type: ignore[union-attr]
+
+
+def test_a_cache_too_small_for_one_source_changes_no_pixel(plan: Plan, folders: SourceFolders) -> None:
+    roomy = composer(plan, folders).compose_batch(all_samples(plan))
+    tight = composer(plan, folders, cache_bytes=1).compose_batch(all_samples(plan))
+    assert pixels(roomy) == pixels(tight)
+
+
+def test_prepared_sources_are_kept_when_the_files_are_gone(plan: Plan, folders: SourceFolders) -> None:
+    shared = composer(plan, folders)
+    first = shared.compose_batch(all_samples(plan))
+    shutil.rmtree(folders.backgrounds)
+    shutil.rmtree(folders.foregrounds)
+    assert pixels(shared.compose_batch(all_samples(plan))) == pixels(first)
+
+
+def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
+    cache = _PreparedSources(1 << 20)
+    together = threading.Barrier(8)
+    made: list[_Scene] = []
+
+    def make() -> _Scene:
+        made.append(_Scene(pixels=np.zeros((10, 10, 3), np.uint8)))
+        return made[-1]
+
+    def ask(_number: int) -> list[_Scene]:
+        found = []
+        for index in range(50):
+            together.wait()
+            found.append(cache.get(("background", index, 0), make))
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(8)))
+    assert len(made) == 50
+    assert all(one is other for answer in answers for one, other in zip(answer, answers[0], strict=True))
+
+
+def test_a_source_that_cannot_be_made_is_tried_again() -> None:
+    cache = _PreparedSources(1 << 20)
+
+    def fail() -> _Scene:
+        raise SourceUndecodable("broken")
+
+    for _ in range(2):
+        with pytest.raises(SourceUndecodable):
+            cache.get(("background", 0, 0), fail)
+
+
+def test_the_least_recently_used_sources_leave_first() -> None:
+    cache = _PreparedSources(700)  # two of 300 bytes
+    made: list[int] = []
+
+    def ask(index: int) -> None:
+        def make() -> _Scene:
+            made.append(index)
+            return _Scene(pixels=np.zeros((10, 10, 3), np.uint8))
+
+        cache.get(("background", index, 0), make)
+
+    for index in (0, 1, 0, 2, 0, 1):
+        ask(index)
+    assert made == [0, 1, 2, 1]
+
+
+def test_a_file_that_changed_since_the_plan_stops_the_worker(plan: Plan, folders: SourceFolders) -> None:
+    damage(folders.backgrounds / plan.sources.backgrounds[0].name)
+    with pytest.raises(PlanConflict, match="not the file that the plan was made of"):
+        composer(plan, folders).compose_batch(all_samples(plan))
+
+
+def test_a_folder_that_vanished_is_no_samples_fault(plan: Plan, folders: SourceFolders) -> None:
+    shared = composer(plan, folders)
+    shutil.rmtree(folders.backgrounds)
+    with pytest.raises(InputMissing, match="the folder is gone"):
+        shared.compose_batch(all_samples(plan))
+
+
+def test_a_photograph_that_does_not_decode_costs_only_its_own_samples(
+    plan: Plan, folders: SourceFolders
+) -> None:
+    broken = b"\xff\xd8\xff\xd9"
+    bad = plan.sources.backgrounds[1]
+    (folders.backgrounds / bad.name).write_bytes(broken)
+    bad = replace(bad, bytes=len(broken), sha256=hashlib.sha256(broken).hexdigest())
+    backgrounds = (plan.sources.backgrounds[0], bad, plan.sources.backgrounds[2])
+    plan = replace(plan, sources=replace(plan.sources, backgrounds=backgrounds))
+    made = composer(plan, folders).compose_batch(all_samples(plan))
+    assert [isinstance(one, SourceUndecodable) for one in made] == [False] * 8 + [True] * 8 + [False] * 8
+    assert bad.name in str(made[8])
+
+
+def test_a_placed_size_that_is_not_the_plans_is_that_samples_error(
+    plan: Plan, folders: SourceFolders
+) -> None:
+    wrong = replace(plan.sources.foregrounds[0], placed_width=7)
+    plan = replace(plan, sources=replace(plan.sources, foregrounds=(wrong, plan.sources.foregrounds[1])))
+    made = composer(plan, folders).compose_batch(all_samples(plan)[:8])
+    assert [isinstance(one, ComposeFailed) for one in made] == [True] * 4 + [False] * 4
+
+
+def test_a_background_is_not_changed_by_what_is_laid_on_it(plan: Plan, folders: SourceFolders) -> None:
+    shared = composer(plan, folders)
+    first = shared.compose(SampleIndex(0)).canvas.fgbg.copy()
+    shared.compose_batch(all_samples(plan))
+    np.testing.assert_array_equal(shared.compose(SampleIndex(0)).canvas.fgbg, first)
