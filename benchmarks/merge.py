@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -232,32 +233,45 @@ def measure_merge(folder: Path, sample_count: int) -> float:
 MEASUREMENTS = {"baseline": measure_baseline, "merge": measure_merge}
 
 
-def _measure(what: str, folder: Path, sample_count: int) -> tuple[float, float]:
-    """Seconds and peak MiB of one measurement in a fresh process."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measurement: wall seconds, seconds of user and system time, and peak memory."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:6.2f} s, CPU {self.cpu_seconds:5.2f} s, {self.peak_mib:3.0f} MiB"
+
+
+def _measure(what: str, folder: Path, sample_count: int) -> Measured:
+    """One measurement in a fresh process."""
     for name in ("baseline.bin", "dataset.zip"):
         (folder / name).unlink(missing_ok=True)
     os.sync()  # so that no measurement pays for the pages of the one before
     command = [sys.executable, "-m", "benchmarks.merge", "--measure", what]
     command += ["--folder", str(folder), "--samples", str(sample_count)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    seconds, peak_mib = json.loads(answer)
-    return seconds, peak_mib
+    return Measured(**json.loads(answer))
 
 
-def _run(folder: Path, sample_count: int, rounds: int) -> list[tuple[float, float]]:
+def _run(folder: Path, sample_count: int, rounds: int) -> None:
     plan = simulated_plan(sample_count)
     print(f"\n{plan.samples:,} samples, {3 * plan.samples:,} members, {plan.layout.batch_count:,} artifacts")
     SimulatedRun(folder, plan).write(ArtifactStore(folder / "artifacts"))
-    results = []
+    pairs = []
     for number in range(rounds):
-        base, base_mib = _measure("baseline", folder, sample_count)
-        merged, merge_mib = _measure("merge", folder, sample_count)
-        results.append((base / merged, merge_mib))
-        print(
-            f"round {number + 1}: baseline {base:6.2f} s {base_mib:5.0f} MiB | merge {merged:6.2f} s "
-            f"{merge_mib:5.0f} MiB | merge at {base / merged:.2f} of the baseline's speed"
-        )
-    return results
+        pair = _measure("baseline", folder, sample_count), _measure("merge", folder, sample_count)
+        pairs.append(pair)
+        print(f"round {number + 1}: baseline {pair[0]} | merge {pair[1]} | {_speed(*pair)}", flush=True)
+    wall = [min(side, key=lambda measured: measured.seconds) for side in zip(*pairs, strict=True)]
+    print(f"best of each:    {_speed(*wall)}")
+
+
+def _speed(base: Measured, merged: Measured) -> str:
+    wall, cpu = base.seconds / merged.seconds, base.cpu_seconds / merged.cpu_seconds
+    return f"merge at {wall:.2f} of the baseline's speed (CPU {cpu:.2f})"
 
 
 def _check_with_readers(path: Path) -> None:
@@ -281,8 +295,11 @@ def main() -> None:
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
+        before = time.process_time()
         seconds = MEASUREMENTS[options.measure](options.folder, options.samples)
-        print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        measured = Measured(seconds=seconds, cpu_seconds=time.process_time() - before, peak_mib=peak_mib)
+        print(json.dumps(asdict(measured)))
         return
     folder = options.folder / "shardgen-merge-benchmark"
     try:

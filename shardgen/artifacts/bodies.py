@@ -14,13 +14,14 @@ from shardgen.artifacts.member_table import KINDS, MemberColumns, MemberTable
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.artifacts.zip_records import (
     CENTRAL,
+    CENTRAL_SIGNATURE,
     END_RECORDS_MAX,
     LOCAL,
     BrokenZip,
+    Directory,
     ZipLimits,
     central_entry,
     read_end,
-    read_entries,
 )
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind
 from shardgen.errors import ArtifactCorrupt
@@ -119,15 +120,13 @@ class BodyReader:
         stop = directory.offset + directory.size
         if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
             return self._part_of_some_batches(ref, view, records, samples)
-        (last,) = read_entries(view[max(directory.offset, stop - _RECEIPT_ENTRY_SIZE) : stop])
-        if last.name != RECEIPT_NAME or last.stop != directory.offset:
-            raise BrokenZip(f"its last member is not {RECEIPT_NAME}")
+        body_size = _receipt_offset(view, directory)
         return _Part(
             name=ref.name,
             directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
             samples=samples,
             start=self._filled,
-            size=last.offset,
+            size=body_size,
             offset=0,
         )
 
@@ -181,3 +180,15 @@ class BodyReader:
             self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _receipt_offset(view: memoryview, directory: Directory) -> int:
+    """Where the local header of `receipt.json` starts: behind all images; only our own form is accepted."""
+    at = directory.offset + directory.size - _RECEIPT_ENTRY_SIZE
+    if at < directory.offset or view[at + CENTRAL.size : at + _RECEIPT_ENTRY_SIZE] != RECEIPT_NAME.encode():
+        raise BrokenZip(f"its last member is not {RECEIPT_NAME}")
+    fields = CENTRAL.unpack_from(view, at)
+    size, offset = fields[10], int(fields[17])
+    if fields[0] != CENTRAL_SIGNATURE or offset + LOCAL.size + len(RECEIPT_NAME) + size != directory.offset:
+        raise BrokenZip(f"its {RECEIPT_NAME} does not end where the directory starts")
+    return offset

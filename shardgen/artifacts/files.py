@@ -27,7 +27,7 @@ class Files(Protocol):
         """Create a file for writing that must not exist yet."""
         ...
 
-    def open(self, path: Path) -> int:
+    def open(self, path: Path | str) -> int:
         """Open a file for reading."""
         ...
 
@@ -83,7 +83,7 @@ class DiskFiles:
         """Create a file for writing that must not exist yet."""
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
-    def open(self, path: Path) -> int:
+    def open(self, path: Path | str) -> int:
         """Open a file for reading."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 

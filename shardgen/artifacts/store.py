@@ -85,7 +85,7 @@ class ArtifactStore:
 
     def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
         """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
-        path = Path(f"{self.root}/{ref.name}")
+        path = f"{self.root}/{ref.name}"
         if not is_artifact_name(ref.name):
             raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name")
         try:

@@ -161,6 +161,13 @@ def test_a_receipt_json_that_contradicts_itself_is_refused_by_name_and_fact(
     assert str(raised.value).startswith("a.zip: ")
 
 
+def test_a_receipt_json_whose_bytes_are_not_those_of_its_crc_is_refused() -> None:
+    data = artifact()
+    assert data.count(b'"fence":3') == 1
+    with pytest.raises(ArtifactCorrupt, match="CRC"):
+        read_artifact(data.replace(b'"fence":3', b'"fence":4'), name="a.zip")
+
+
 def test_a_batch_must_follow_the_one_before() -> None:
     with pytest.raises(ValueError, match="consecutive"):
         build_artifact(HEADER, [batch_content(PLAN, 0), batch_content(PLAN, 2)])

@@ -78,7 +78,7 @@ def test_labels_are_those_of_a_naive_writer(flips: Flips, grid: tuple[int, int])
 
 def test_names_with_commas_quotes_and_line_ends_are_quoted_only_then() -> None:
     plan = make_plan()
-    names = ['a, "b".jpg', "c d/é.jpg", "e\nf.jpg"]
+    names = ['a, b/"c".jpg', 'd "e" é.jpg', "f g\nh.jpg"]
     backgrounds = tuple(
         replace(background, name=name)
         for background, name in zip(plan.sources.backgrounds, names, strict=True)

@@ -157,6 +157,15 @@ def test_a_zip_that_is_well_formed_but_not_its_plans_is_found(
     assert fact in facts(verify_zip(path))
 
 
+def test_an_end_record_that_counts_other_members_is_found(tmp_path: Path) -> None:
+    path = merged(tmp_path)
+    data = bytearray(path.read_bytes())
+    for position in (len(data) - 14, len(data) - 12):
+        data[position] ^= 1
+    path.write_bytes(data)
+    assert "holds 332 images, plan and dead letters say 333" in facts(verify_zip(path))
+
+
 def test_statistics_that_are_not_the_images_are_found_when_images_are_decoded(tmp_path: Path) -> None:
     path = merged(tmp_path)
     assert facts(verify_zip(path, image_sums=lambda kind, data: sums_of_image(kind, data[::-1])))
