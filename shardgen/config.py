@@ -345,13 +345,31 @@ max_attempts = 6        # deaths without progress before a slice is blocked
 """
 
 
-def settings_text(*, foregrounds: Path, backgrounds: Path, weights: str = "nyu") -> str:
-    """The commented `shardgen.toml` of `init`; every other default reproduces the reference data set."""
-    return _TEMPLATE.format(
+def settings_text(
+    *, foregrounds: Path, backgrounds: Path, weights: str = "nyu", changes: Mapping[str, str] | None = None
+) -> str:
+    """The commented `shardgen.toml` of `init`; every other default reproduces the reference data set.
+
+    `changes` are other values, as TOML, by key (`compose.grid`: `[2, 2]`).
+    """
+    text = _TEMPLATE.format(
         foregrounds=_toml_string(str(foregrounds)),
         backgrounds=_toml_string(str(backgrounds)),
         weights=_toml_string(weights),
     )
+    for name, value in (changes or {}).items():
+        text = _changed(text, name, value)
+    return text
+
+
+def _changed(text: str, name: str, value: str) -> str:
+    table, _, key = name.partition(".")
+    start = text.index(f"[{table}]\n")
+    pattern = re.compile(rf"^({key} = )(?:\"[^\"]*\"|\[[^\]]*\]|[^\s#]+)", re.MULTILINE)
+    match = pattern.search(text, start)
+    if match is None:
+        raise ValueError(f"{name}: no such setting in the template")
+    return text[: match.start()] + match[1] + value + text[match.end() :]
 
 
 def _toml_string(text: str) -> str:

@@ -1,0 +1,124 @@
+"""The `shardgen` command: its commands, and what an error prints and exits with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen import __version__
+from shardgen.cli import (
+    dead_letters,
+    demo,
+    doctor,
+    init,
+    merge,
+    plan,
+    preview,
+    requeue,
+    run,
+    status,
+    verify,
+    weights,
+    worker,
+)
+from shardgen.errors import MachineUnfit, ShardgenError
+
+# The class that command-line misuse has, in typer's own copy of click and in click itself.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="shardgen",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Make large image data sets (composites, masks, depth maps) on machines that come and go, without "
+    "losing one sample.",
+    epilog="Try `shardgen demo` first; then init, plan, preview, run. If something stopped: the same command "
+    "again.",
+)
+for module in (init, plan, preview, run, worker, status, merge, verify, dead_letters, requeue, doctor, demo):
+    module.register(app)
+app.add_typer(weights.app, name="weights")
+
+
+@app.callback()
+def _shardgen(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"shardgen {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except USAGE_ERROR as error:
+        code = _usage(error)
+    except ShardgenError as error:
+        code = _deliberate(error)
+    except ImportError as error:
+        if error.name != "cv2":
+            raise
+        code = _deliberate(_missing_library(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _say("stopped")
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; a second failure at interpreter exit would print a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
+        traceback.print_exc()
+        _say("error: that is a bug in shardgen; nothing recorded is lost")
+        _say("hint: report the traceback above; running the command again is safe")
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    path = context.command_path if context is not None else "shardgen"
+    _say(f"error: {message}")
+    _say(f"hint: {path} --help")
+    return 2
+
+
+def _deliberate(error: ShardgenError) -> int:
+    for problem in getattr(error, "problems", ()):
+        _say(f"  - {_one_line(problem)}")
+    _say(f"error: {_one_line(str(error))}")
+    if error.hint:
+        _say(f"hint: {_one_line(_with_run_dir(error.hint))}")
+    return error.exit_code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _with_run_dir(hint: str) -> str:
+    """Fill in the directory that the user named, so that the hint can be pasted."""
+    named = next((a for a in sys.argv[2:] if not a.startswith("-") and Path(a).is_dir()), None)
+    return hint.replace("RUN_DIR", named or os.environ.get("SHARDGEN_RUN") or ".")
+
+
+def _missing_library(error: ImportError) -> MachineUnfit:
+    if isinstance(error, ModuleNotFoundError):
+        return MachineUnfit("OpenCV is not installed", hint="pip install opencv-python")
+    return MachineUnfit(
+        f"OpenCV cannot be loaded: {error}",
+        hint="on Debian or Ubuntu: apt-get install -y libgl1 libglib2.0-0",
+    )

@@ -1,0 +1,41 @@
+"""`shardgen doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+
+HELP = """Report versions, devices, memory, disks and weights, and what would fail later.
+
+\b
+Example:
+  shardgen doctor people
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", help=HELP)(doctor)
+
+
+def doctor(
+    run_dir: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN_DIR]", help="Look at this run directory too.", show_default=False),
+    ] = None,
+) -> None:
+    """Call the verb; exit code 19 when something would fail."""
+    from shardgen.diagnosing import Verdict, diagnose
+
+    lines = list(diagnose(run_dir))
+    rows = [
+        [line.subject, line.verdict.value, line.fact + (f"\n{line.hint}" if line.hint else "")]
+        for line in lines
+    ]
+    render.stdout().print(render.table(["what", "", "fact"], rows, left=True))
+    if any(line.verdict is Verdict.FAILS for line in lines):
+        raise typer.Exit(19)

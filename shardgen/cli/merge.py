@@ -1,0 +1,43 @@
+"""`shardgen merge`."""
+
+from __future__ import annotations
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir
+
+HELP = """Assemble the final zip with its labels, statistics and contact sheet.
+
+Refuses while samples are pending. The zip appears under its name only when it is whole; the same run gives
+the same bytes every time.
+
+\b
+Example:
+  shardgen merge people -o people.zip
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("merge", help=HELP)(merge)
+
+
+def merge(
+    *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
+) -> None:
+    """Call the verb."""
+    from shardgen.finishing import merge_run
+    from shardgen.rundir import RunDirectory
+
+    run = RunDirectory.open(run_dir)
+    with render.progress_bar("merging") as bar:
+        task = bar.add_task("merging", total=None)
+        result = merge_run(
+            run,
+            output,
+            allow_dead_letters=allow_dead_letters,
+            on_progress=lambda done, planned: bar.update(task, completed=done, total=planned),
+        )
+    render.stdout().print(render.merge_view(result))
+    render.say(f"to check every byte of it: shardgen verify {result.path}")

@@ -1,0 +1,80 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunDir = Annotated[
+    Path,
+    typer.Argument(
+        metavar="[RUN_DIR]",
+        envvar="SHARDGEN_RUN",
+        help="The run directory; left out, $SHARDGEN_RUN or the current folder.",
+        show_default=False,
+    ),
+]
+HERE = Path()
+
+Foregrounds = Annotated[
+    Path | None,
+    typer.Option(
+        "--foregrounds",
+        metavar="DIR",
+        help="Folder of foreground photographs on this machine, instead of the settings' "
+        "(or $SHARDGEN_FOREGROUNDS).",
+        show_default=False,
+    ),
+]
+Backgrounds = Annotated[
+    Path | None,
+    typer.Option(
+        "--backgrounds",
+        metavar="DIR",
+        help="Folder of background photographs on this machine, instead of the settings' "
+        "(or $SHARDGEN_BACKGROUNDS).",
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|gpu",
+        help="Where the network runs; gpu without a usable one is an error.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="ZIP", help="The zip to write.", show_default="RUN_DIR/dataset.zip"
+    ),
+]
+AllowDeadLetters = Annotated[
+    bool,
+    typer.Option(
+        "--allow-dead-letters", help="Merge although some samples were given up; the zip lists them."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+
+
+def parse_device(text: str) -> str:
+    """One of auto, cpu, gpu."""
+    if text not in ("auto", "cpu", "gpu"):
+        raise typer.BadParameter(f"{text!r} is not one of auto, cpu, gpu", param_hint="--device")
+    return text
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `11h`, `1h30m`, `90m`, `45s` or a plain number of seconds."""
+    match = _DURATION.fullmatch(text.strip())
+    if not text.strip() or match is None:
+        raise typer.BadParameter(f"{text!r} is not a duration such as 11h, 1h30m or 45s")
+    hours, minutes, seconds = (float(match[part] or 0) for part in "hms")
+    return hours * 3600 + minutes * 60 + seconds

@@ -1,0 +1,145 @@
+"""`shardgen plan`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir
+from shardgen.domain.identifiers import ShardIndex
+from shardgen.domain.plan import Plan
+from shardgen.rundir import GivenFolders, RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.planning import Planned
+
+HELP = """Check every source, print what will be made, how big and how long, and write the plan.
+
+Fetches missing nyu/kitti weights. Twice is harmless; nothing is made yet.
+
+\b
+Example:
+  shardgen plan people --rate 6.4
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("plan", help=HELP)(plan)
+
+
+def plan(
+    *,
+    run_dir: RunDir = HERE,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            metavar="N",
+            min=1e-6,
+            help="Samples per second of all workers together.",
+            show_default=False,
+        ),
+    ] = None,
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+) -> None:
+    """Call the verb."""
+    planned = make_plan_with_progress(
+        RunDirectory.open(run_dir), GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
+    )
+    render.stdout().print(plan_view(planned, rate))
+    if planned.plan.depth.weights.is_random:
+        render.say(
+            f"NOT DEPTH: the weights are {planned.plan.depth.weights.name}: depth images will be noise"
+        )
+    render.say(f"planned; look before you leap: shardgen preview {run_dir}; then: shardgen run {run_dir}")
+
+
+def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:
+    """Plan, with a bar for the sources and for a download; warnings and notes on stderr."""
+    from shardgen.planning import PlanEvents, make_plan
+
+    with render.progress_bar("reading sources") as bar:
+        files = bar.add_task("files", total=None)
+        download = bar.add_task("download", total=None, visible=False)
+        planned = make_plan(
+            run,
+            given,
+            events=PlanEvents(
+                on_file=lambda _name: bar.advance(files),
+                on_download=lambda done, total: bar.update(
+                    download, completed=done, total=total, visible=True
+                ),
+            ),
+        )
+    for line in planned.inventory.warnings:
+        render.say(f"warning: {line}")
+    for line in planned.inventory.notes:
+        render.say(f"note: {line}")
+    return planned
+
+
+def plan_view(planned: Planned, rate: float | None) -> RenderableType:
+    """The printed plan."""
+    plan, layout, estimate = planned.plan, planned.plan.layout, planned.estimate
+    sources, weights = plan.sources, plan.depth.weights
+    columns, rows = plan.compose.grid
+    flips = f" x {plan.flip_count} flips ({plan.compose.flips.value})" if plan.flip_count > 1 else ""
+    slices = sum(layout.slice_count(shard) for shard in _shards(plan))
+    total = estimate.sample_bytes * plan.samples
+    facts = [
+        ("samples", f"{plan.samples:,}"),
+        (
+            "made of",
+            f"{len(sources.backgrounds):,} backgrounds x {len(sources.foregrounds):,} foregrounds{flips}"
+            f" x {columns}x{rows} places",
+        ),
+        ("masks", _mask_modes(planned)),
+        (
+            "shards",
+            f"{layout.shard_count:,} of {min(plan.shards.size, plan.samples):,} samples"
+            + (f", the last of {len(_last_shard(plan)):,}" if layout.shard_count > 1 else ""),
+        ),
+        ("slices, batches", f"{slices:,} slices, {layout.batch_count:,} batches of {plan.shards.batch}"),
+        (
+            "network",
+            f"{plan.depth.model} {weights.name}, decoder width {weights.decoder_width}, "
+            f"{weights.activations} activation(s) per up block, {plan.depth.upsampling.value} upsampling, "
+            f"{plan.depth.precision.value}, sha256 {weights.sha256[:12]}…",
+        ),
+        (
+            "bytes expected",
+            f"about {render.size(total)} of artifacts and as much again for the zip "
+            f"({estimate.fgbg_bytes:,.0f} + {estimate.mask_bytes:,.0f} + {estimate.depth_bytes:,.0f} "
+            "a sample; depth is a guess)",
+        ),
+        (
+            "time",
+            f"{render.duration(plan.samples / rate)} at {rate:g} samples/s"
+            if rate
+            else "say how fast with --rate N (6.4 samples/s was one V100); status knows better once work runs",
+        ),
+        ("fingerprint", plan.fingerprint),
+    ]
+    if weights.is_random:
+        facts.insert(6, ("NOT DEPTH", "the weights are random: depth images will be noise"))
+    return render.table(["plan", "NEW" if planned.is_new else "as it was"], facts, left=True)
+
+
+def _shards(plan: Plan) -> Iterator[ShardIndex]:
+    return map(ShardIndex, range(plan.layout.shard_count))
+
+
+def _last_shard(plan: Plan) -> range:
+    return plan.layout.shard_samples(ShardIndex(plan.layout.shard_count - 1))
+
+
+def _mask_modes(planned: Planned) -> str:
+    counts = Counter(foreground.mask.value for foreground in planned.plan.sources.foregrounds)
+    return ", ".join(f"{count} by {mode}" for mode, count in sorted(counts.items()))

@@ -1,0 +1,53 @@
+"""`shardgen preview`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, parse_device
+from shardgen.cli.render import say
+
+HELP = """Draw a contact sheet of samples spread over the plan, before hours are spent on all of them.
+
+\b
+Example:
+  shardgen preview people --samples 20 -o preview.png
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("preview", help=HELP)(preview)
+
+
+def preview(
+    *,
+    run_dir: RunDir = HERE,
+    samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, max=400, help="How many.")] = 20,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="PNG", help="The picture.", show_default="RUN_DIR/preview.png"
+        ),
+    ] = None,
+    device: Device = "auto",
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+) -> None:
+    """Call the verb."""
+    from shardgen.estimating import DeviceChoice
+    from shardgen.previewing import preview as make_preview
+    from shardgen.rundir import GivenFolders, RunDirectory
+
+    path = make_preview(
+        RunDirectory.open(run_dir),
+        GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
+        output,
+        samples=samples,
+        choice=DeviceChoice.from_environment(parse_device(device)),
+        say=say,
+    )
+    typer.echo(path)

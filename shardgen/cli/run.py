@@ -1,0 +1,120 @@
+"""`shardgen run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import (
+    HERE,
+    AllowDeadLetters,
+    Backgrounds,
+    Device,
+    Foregrounds,
+    Output,
+    RunDir,
+    parse_device,
+)
+from shardgen.cli.plan import make_plan_with_progress, plan_view
+from shardgen.reporting import Report
+from shardgen.rundir import GivenFolders, RunDirectory
+
+HELP = """Plan if needed, make everything with workers on this machine, and merge: the one-machine main job.
+
+If anything stops it, run it again: it goes on where it was. Dead workers are started again, later and later.
+
+\b
+Example:
+  shardgen run people --workers 2 -o people.zip
+"""
+_LINE_SECONDS = 30.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run", help=HELP)(run)
+
+
+def run(
+    *,
+    run_dir: RunDir = HERE,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, max=256, help="Worker processes.")
+    ] = 1,
+    output: Output = None,
+    allow_dead_letters: AllowDeadLetters = False,
+    device: Device = "auto",
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+) -> None:
+    """Call the verbs one after the other."""
+    from shardgen.finishing import merge_run
+    from shardgen.running import RunOptions, Stopped, run_workers, settle_workers
+
+    directory = RunDirectory.open(run_dir)
+    given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
+    if not (directory.has_plan_file() and directory.place.path.is_file()):
+        planned = make_plan_with_progress(directory, given)
+        render.stdout().print(plan_view(planned, None))
+    plan = directory.plan()
+    options = RunOptions(workers=workers, device=parse_device(device), folders=given)
+    options = settle_workers(directory, plan, options, say=render.say)
+    try:
+        with LiveProgress() as live:
+            found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
+    except Stopped as stopped:
+        render.say(f"stopped; to go on: shardgen run {run_dir}")
+        raise typer.Exit(128 + stopped.number) from None
+    for line in render.mixture_lines(found):
+        render.say(line)
+    with render.progress_bar("merging") as bar:
+        task = bar.add_task("merging", total=plan.samples)
+        result = merge_run(
+            directory,
+            output,
+            allow_dead_letters=allow_dead_letters,
+            on_progress=lambda done, planned: bar.update(task, completed=done, total=planned),
+        )
+    render.stdout().print(render.merge_view(result))
+    render.say(f"to check every byte of it: shardgen verify {result.path}")
+
+
+class LiveProgress:
+    """A bar on a terminal; a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar = render.progress_bar("samples")
+        self._task = self._bar.add_task("samples", total=None)
+        self._is_terminal = sys.stderr.isatty()
+        self._next_line = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """A remark above the bar."""
+        if self._is_terminal:
+            self._bar.console.print(line, markup=False)
+        else:
+            render.say(line)
+
+    def look(self, found: Report, _pids: Mapping[int, int]) -> None:
+        """Show how far it is."""
+        done = found.stored + found.dead
+        rate = f"{found.rate:.2f} samples/s, to go {render.duration(found.eta_seconds)}" if found.rate else ""
+        dead = f", {found.dead} dead letters" if found.dead else ""
+        self._bar.update(
+            self._task, completed=done, total=found.plan.samples, description=f"samples  {rate}{dead}"
+        )
+        if not self._is_terminal and (time.monotonic() >= self._next_line or not found.pending):
+            self._next_line = time.monotonic() + _LINE_SECONDS
+            self.say(f"{done:,} of {found.plan.samples:,} samples{dead}  {rate}".rstrip())

@@ -1,0 +1,52 @@
+"""`shardgen status`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, Json, RunDir
+
+HELP = """Show what is stored, what is pending, who works on what, and how long it will take.
+
+Reads only; safe at any time, from any number of terminals.
+
+\b
+Example:
+  shardgen status people --watch
+"""
+_WATCH_SECONDS = 2.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("status", help=HELP)(status)
+
+
+def status(
+    *,
+    run_dir: RunDir = HERE,
+    json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")] = False,
+) -> None:
+    """Call the verb and show the report."""
+    from shardgen.reporting import report
+    from shardgen.rundir import RunDirectory
+
+    run = RunDirectory.open(run_dir)
+    if not watch:
+        found = report(run)
+        if json:
+            render.print_json(found.as_json())
+        else:
+            render.stdout().print(render.status_view(found))
+        return
+    from rich.live import Live
+
+    with Live(console=render.stdout(), auto_refresh=False) as live:
+        while True:
+            live.update(render.status_view(report(run)), refresh=True)
+            time.sleep(_WATCH_SECONDS)

@@ -1,0 +1,92 @@
+"""`shardgen verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import Json
+
+HELP = """Read every byte again and compare it with the record; name what is wrong, repair nothing.
+
+A run directory is checked against its manifest, a zip against nothing but itself. Exit code 20-29 when
+something is wrong.
+
+\b
+Example:
+  shardgen verify people
+  shardgen verify people.zip
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("verify", help=HELP)(verify)
+
+
+def verify(
+    *,
+    subject: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[RUN_DIR or ZIP]",
+            envvar="SHARDGEN_RUN",
+            help="A run directory or a finished zip.",
+            show_default=False,
+        ),
+    ] = Path(),
+    requeue: Annotated[
+        bool, typer.Option("--requeue", help="Put exactly the bad batches back to be made again.")
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Of a zip: check structure and CRCs, but do not decode every image again."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Call the verb."""
+    from shardgen.errors import ArtifactCorrupt
+    from shardgen.finishing import check_run, check_zip, put_back
+    from shardgen.rundir import RunDirectory
+
+    if subject.is_file() and requeue:
+        raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
+    with render.progress_bar("verifying") as bar:
+        task = bar.add_task("verifying", total=None)
+
+        def on_progress(done: int, planned: int) -> None:
+            bar.update(task, completed=done, total=planned)
+
+        if subject.is_file():
+            found = check_zip(subject, decode=not quick, on_progress=on_progress)
+        else:
+            found = check_run(RunDirectory.open(subject), on_progress=on_progress)
+    if json:
+        render.print_json(
+            {
+                "samples": found.samples,
+                "findings": [
+                    {"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings
+                ],
+            }
+        )
+    else:
+        for one in found.findings:
+            typer.echo(f"{one.subject}: {one.fact}")
+        typer.echo(f"read {found.samples:,} samples: {len(found.findings) or 'no'} findings")
+    if not found.findings:
+        return
+    if requeue and found.bad_batches:
+        done = put_back(RunDirectory.open(subject), found.bad_batches)
+        render.say(f"requeued {len(done.batches)} batches, {done.samples} samples")
+        hint = f"shardgen worker {subject} makes them again"
+    elif subject.is_file():
+        hint = "verify its run directory, then merge it again"
+    else:
+        hint = f"shardgen verify {subject} --requeue puts exactly the bad batches back"
+    raise ArtifactCorrupt(f"{subject}: {len(found.findings)} findings", hint=hint)

@@ -1,0 +1,63 @@
+"""`shardgen weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Fetch and check DenseDepth weights files."
+)
+
+FETCH_HELP = """Download DenseDepth weights into the user's cache folder and check them.
+
+An interrupted download goes on where it stopped; a file that is there already is only checked.
+
+\b
+Example:
+  shardgen weights fetch nyu
+"""
+CHECK_HELP = """Report on a weights file: its structure, its network, what is wrong with it.
+
+\b
+Example:
+  shardgen weights check nyu.h5
+"""
+
+
+@app.command("fetch", help=FETCH_HELP)
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="[nyu|kitti]", help="Which of the released networks.")
+    ] = "nyu",
+) -> None:
+    """Call the downloader."""
+    from shardgen.depth.fetch import RELEASED, cached_path
+    from shardgen.depth.fetch import fetch as download
+
+    if name not in RELEASED:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(RELEASED)}")
+    with render.progress_bar(f"fetching {name}") as bar:
+        task = bar.add_task("fetching", total=None)
+        weights = download(
+            RELEASED[name], on_progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    typer.echo(f"{cached_path(RELEASED[name])}")
+    typer.echo(f"sha256 {weights.sha256}")
+
+
+@app.command("check", help=CHECK_HELP)
+def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file (HDF5).")]) -> None:
+    """Call the reader."""
+    from shardgen.depth.weights_file import read_weights, report_on
+
+    facts = report_on(read_weights(file))
+    rows = [
+        [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
+        for name, value in ((slot, getattr(facts, slot)) for slot in facts.__slots__)
+    ]
+    render.stdout().print(render.table(["fact", "value"], rows))

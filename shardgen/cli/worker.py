@@ -1,0 +1,111 @@
+"""`shardgen worker`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from shardgen.cli.options import (
+    HERE,
+    Backgrounds,
+    Device,
+    Foregrounds,
+    RunDir,
+    parse_device,
+    parse_duration,
+)
+from shardgen.cli.render import say
+
+HELP = """Lease slices of the planned run and make their samples until nothing is left.
+
+Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
+at any time. Ctrl-C finishes the batch in hand and gives the slice back; a second one stops at once. A killed
+worker loses at most three batches of work and nothing that is stored.
+
+\b
+Example:
+  shardgen worker people --deadline 11h
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("worker", help=HELP)(worker)
+
+
+def worker(
+    *,
+    run_dir: RunDir = HERE,
+    shard: Annotated[
+        int | None,
+        typer.Option("--shard", metavar="N", min=0, help="Only slices of this shard.", show_default=False),
+    ] = None,
+    max_batches: Annotated[
+        int | None,
+        typer.Option("--max-batches", metavar="N", min=1, help="Stop after N batches.", show_default=False),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline",
+            metavar="11h",
+            help="Stop in time: no batch is begun that would not be done so long after the start.",
+            show_default=False,
+        ),
+    ] = None,
+    grace: Annotated[
+        float,
+        typer.Option("--grace", metavar="SECONDS", min=0, help="Time to finish after Ctrl-C or SIGTERM."),
+    ] = 25.0,
+    device: Device = "auto",
+    name: Annotated[
+        str | None,
+        typer.Option("--id", metavar="NAME", help="The worker's name in `status`.", show_default="host-pid"),
+    ] = None,
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+) -> None:
+    """Call the verb; the exit code tells how it ended."""
+    from shardgen.domain.identifiers import ShardIndex
+    from shardgen.errors import RunIncomplete
+    from shardgen.estimating import DeviceChoice
+    from shardgen.rundir import RunDirectory, GivenFolders
+    from shardgen.working import Ending, WorkerLimits, WorkerOptions, work
+
+    options = WorkerOptions(
+        name=name,
+        folders=GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
+        device=DeviceChoice.from_environment(parse_device(device)),
+        limits=WorkerLimits(
+            shard=None if shard is None else ShardIndex(shard),
+            max_batches=max_batches,
+            deadline_seconds=None if deadline is None else parse_duration(deadline),
+            grace_seconds=grace,
+        ),
+    )
+    run = RunDirectory.open(run_dir)
+    prefix = f"[{name}] " if name else ""
+    outcome = work(run, options, say=lambda line: say(prefix + line))
+    planned = sum(len(run.plan().layout.shard_samples(s.shard)) for s in outcome.overview.shards)
+    left = planned - outcome.overview.stored - outcome.overview.dead
+    say(f"{prefix}made {outcome.samples_done:,} samples; {left:,} of {planned:,} are pending")
+    match outcome.ending:
+        case Ending.FINISHED:
+            code = 0
+        case Ending.LIMIT:
+            say(f"{prefix}the limit is reached; go on with: shardgen worker {run_dir}")
+            code = 0
+        case Ending.BLOCKED:
+            raise RunIncomplete(
+                f"{left:,} samples are pending in {outcome.overview.blocked_total} blocked slices",
+                hint=f"shardgen status {run_dir} says why; then shardgen requeue {run_dir} --blocked",
+            )
+        case Ending.STOPPED:
+            code = 128 + (outcome.signal_number or 15)
+    # TensorFlow's threads may still be running: end without waiting for them, everything is durable.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

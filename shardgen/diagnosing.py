@@ -1,0 +1,146 @@
+"""Diagnose: what this machine has, and what would fail later."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+import sqlalchemy
+
+from shardgen import __version__
+from shardgen.depth import device, fetch
+from shardgen.errors import ShardgenError
+from shardgen.imaging.codec import OPENCV_VERSION
+from shardgen.rundir import GivenFolders, RunDirectory
+
+
+class Verdict(StrEnum):
+    """Whether something is a fact, worth a look, or would fail."""
+
+    FACT = ""
+    LOOK = "look"
+    FAILS = "FAILS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One thing that was looked at."""
+
+    subject: str
+    fact: str
+    verdict: Verdict = Verdict.FACT
+    hint: str = ""
+
+
+_NOT_FOR_SQLITE = ("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "lustre", "gpfs", "ceph", "afs")
+
+
+def diagnose(run_dir: Path | None) -> Iterator[Line]:
+    """Look at this machine and, if one is named, at a run directory; yields lines as they are known."""
+    yield Line(
+        subject="shardgen", fact=f"{__version__}, Python {platform.python_version()} on {sys.platform}"
+    )
+    yield Line(
+        subject="libraries",
+        fact=f"OpenCV {OPENCV_VERSION}, SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
+    )
+    yield _device()
+    memory = psutil.virtual_memory()
+    yield Line(
+        subject="memory",
+        fact=f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
+        verdict=Verdict.LOOK if memory.available < 3e9 else Verdict.FACT,
+        hint="the full network needs about 3 GB a worker" if memory.available < 3e9 else "",
+    )
+    yield from _weights()
+    if run_dir is not None:
+        yield from _run(run_dir)
+
+
+def _device() -> Line:
+    try:
+        found = device.prepare("auto")
+    except ShardgenError as error:
+        return Line(subject="device", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fast = (
+        "" if found.kind == "gpu" or device.has_bfloat16() else '; no bfloat16: precision "fast" is refused'
+    )
+    return Line(
+        subject="device", fact=f"{found.model}, {cores} cores, TensorFlow {found.tensorflow_version}{fast}"
+    )
+
+
+def _weights() -> Iterator[Line]:
+    for name, released in fetch.RELEASED.items():
+        path = fetch.cached_path(released)
+        there = path.is_file()
+        yield Line(
+            subject=f"weights {name}",
+            fact=str(path) if there else "not fetched",
+            hint="" if there else f"shardgen weights fetch {name}",
+        )
+
+
+def _run(run_dir: Path) -> Iterator[Line]:
+    try:
+        run = RunDirectory.open(run_dir)
+        folders = [run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())]
+        place, artifacts = run.place.path, run.artifacts
+    except ShardgenError as error:
+        yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+        return
+    for folder in folders:
+        there = folder.is_dir()
+        yield Line(
+            subject="sources",
+            fact=str(folder) if there else f"{folder}: not there",
+            verdict=Verdict.FACT if there else Verdict.FAILS,
+            hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
+        )
+    yield _file_system("manifest", place, sqlite=True)
+    yield _file_system("artifacts", artifacts, sqlite=False)
+    try:
+        plan = run.plan()
+        with run.manifest(plan, read_only=True) as manifest:
+            overview = manifest.overview()
+        pending = plan.samples - overview.stored - overview.dead
+        yield Line(subject="plan", fact=f"{plan.samples:,} samples, {pending:,} pending")
+    except ShardgenError as error:
+        yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
+
+
+def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
+    existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+    free = psutil.disk_usage(str(existing)).free
+    kind = _mount_type(existing)
+    refused = sqlite and kind.startswith(_NOT_FOR_SQLITE)
+    writable = os.access(existing, os.W_OK)
+    verdict = Verdict.FAILS if refused or not writable else Verdict.LOOK if free < 5e9 else Verdict.FACT
+    hint = (
+        "put the manifest on a local disk"
+        if refused
+        else ""
+        if writable
+        else f"let this user write to {existing}"
+    )
+    return Line(
+        subject=subject, fact=f"{path} on {kind}, {free / 1e9:.1f} GB free", verdict=verdict, hint=hint
+    )
+
+
+def _mount_type(path: Path) -> str:
+    """The file system's type of the longest mount point that holds the path."""
+    mounts = [
+        (Path(part.mountpoint), part.fstype)
+        for part in psutil.disk_partitions(all=True)
+        if path.resolve().is_relative_to(part.mountpoint)
+    ]
+    return max(mounts, key=lambda mount: len(mount[0].parts), default=(Path("/"), "unknown"))[1]

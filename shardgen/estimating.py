@@ -1,0 +1,94 @@
+"""The plan's depth network on this machine: weights found and checked, micro-batch agreed on, traced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+from shardgen.depth import device, fetch
+from shardgen.depth.device import Device
+from shardgen.depth.estimator import DepthEstimator, load_estimator
+from shardgen.depth.random_weights import is_random_name, random_weights
+from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.domain.plan import Plan, Weights
+from shardgen.errors import InvalidSettings
+from shardgen.manifest.manifest import Manifest
+from shardgen.rundir import RunDirectory
+
+THREADS_VARIABLE = "SHARDGEN_THREADS"
+
+Say = Callable[[str], None]
+OnDownload = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """auto, cpu or gpu; `threads` for TensorFlow's operations, 0 for its own choice."""
+
+    device: str = "auto"
+    threads: int = 0
+
+    @classmethod
+    def from_environment(cls, name: str) -> Self:
+        """With the number of threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers."""
+        text = os.environ.get(THREADS_VARIABLE, "0")
+        if not text.isdigit():
+            raise InvalidSettings(
+                f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
+            )
+        return cls(device=name, threads=int(text))
+
+
+def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) -> WeightsFile:
+    """Read and check what `[depth] weights` names; released ones are fetched only with `on_download`."""
+    name = run.settings.weights_name
+    if is_random_name(name):
+        return random_weights(name)
+    if name in fetch.RELEASED:
+        if on_download is not None:
+            return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
+        return read_weights(fetch.locate(name))
+    path = run.weights_file()
+    if path is None:
+        raise InvalidSettings(
+            f'[depth] weights = "{name}": this version does not ship such weights',
+            hint='weights = "nyu", "kitti", "random:64" or a file',
+        )
+    return read_weights(path)
+
+
+def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:
+    """The plan's record of a weights file: digests and structure, no path."""
+    return Weights(
+        name=run.settings.weights_name,
+        bytes=found.bytes,
+        sha256=found.sha256,
+        activations=found.activations,
+        decoder_width=found.decoder_width,
+    )
+
+
+def agree_micro_batch(
+    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, on: Device, say: Say
+) -> int:
+    """How many images the network takes at once: the setting, else what the run's first worker chose."""
+    return 2
+
+
+def load_for_plan(
+    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
+) -> DepthEstimator:
+    """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
+
+    Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
+    """
+    weights = find_weights(run)
+    on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
+    micro_batch = agree_micro_batch(run, plan, manifest, on=on, say=say)
+    estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
+    note = "; NOT DEPTH: random weights" if plan.depth.weights.is_random else ""
+    say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
+    estimator.warm_up()
+    return estimator

@@ -1,0 +1,88 @@
+"""Finish a run directory: merge its artifacts into the zip, and verify either; brings the decoder along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import ImageKind, KindSums
+from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.imaging.codec import decode_encoded
+from shardgen.imaging.outputs import sums_of
+from shardgen.imaging.sheet import SheetSample, contact_sheet
+from shardgen.merging import Images, MakeContactSheet, MergeInputs, MergeResult, OnProgress, merge
+from shardgen.requeueing import Requeued, requeue_batches
+from shardgen.rundir import RunDirectory
+from shardgen.verifying import Verification, verify_run, verify_zip
+
+ZIP_NAME = "dataset.zip"
+
+
+def sheet_maker(plan: Plan) -> MakeContactSheet:
+    """How the contact sheet of this plan's encoded samples is drawn, as PNG bytes."""
+
+    def draw(samples: Sequence[tuple[int, Images]]) -> bytes:
+        return contact_sheet(
+            [
+                SheetSample(
+                    number=number,
+                    fgbg=decode_encoded(images[ImageKind.FGBG], channels=3),  # type: ignore[arg-type]
+                    mask=decode_encoded(images[ImageKind.MASK], channels=1),  # type: ignore[arg-type]
+                    depth=decode_encoded(images[ImageKind.DEPTH], channels=1),
+                )
+                for number, images in samples
+            ],
+            depth_is_random=plan.depth.weights.is_random,
+        )
+
+    return draw
+
+
+def merge_run(
+    run: RunDirectory,
+    output: Path | None,
+    *,
+    allow_dead_letters: bool,
+    on_progress: OnProgress = lambda _done, _planned: None,
+    on_step: OnStep = ignore_step,
+) -> MergeResult:
+    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`."""
+    plan = run.plan()
+    with run.manifest(plan, read_only=True) as manifest:
+        inputs = MergeInputs(
+            plan=plan,
+            source=manifest,
+            store=ArtifactStore(run.artifacts),
+            make_contact_sheet=sheet_maker(plan),
+            allow_dead_letters=allow_dead_letters,
+        )
+        return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
+
+
+def image_sums(kind: ImageKind, data: bytes) -> KindSums:
+    """Decode one stored image and add up its pixels."""
+    return sums_of(kind, decode_encoded(data, channels=kind.channels))
+
+
+def check_zip(
+    path: Path, *, decode: bool, on_progress: OnProgress = lambda _done, _planned: None
+) -> Verification:
+    """Verify a finished zip against itself; with `decode` the statistics are computed again from every pixel."""
+    return verify_zip(path, image_sums=image_sums if decode else None, on_progress=on_progress)
+
+
+def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
+    """Verify every artifact of a run directory against its receipt."""
+    plan = run.plan()
+    with run.manifest(plan, read_only=True) as manifest:
+        return verify_run(plan, manifest, ArtifactStore(run.artifacts), on_progress=on_progress)
+
+
+def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
+    """Requeue batches that were found bad."""
+    plan = run.plan()
+    with run.manifest(plan) as manifest:
+        return requeue_batches(plan, manifest, ArtifactStore(run.artifacts), batches)

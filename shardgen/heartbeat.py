@@ -1,0 +1,199 @@
+"""A worker's pulse: renews its lease while it makes progress, and ends the process when it hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
+from shardgen.errors import LeaseLost, TransientError
+from shardgen.manifest.manifest import Manifest
+
+EXIT_HUNG = 35
+_SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
+_WINDOW_SECONDS = 600.0
+_MIN_BEAT_GAP_SECONDS = 1.0  # between the extra beats that follow receipts
+
+Monotonic = Callable[[], float]
+Say = Callable[[str], None]
+
+
+class RateWindow:
+    """Samples per second over the last ten minutes (or since the start of work, if that is nearer)."""
+
+    def __init__(self, monotonic: Monotonic = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._marks: deque[tuple[float, int]] = deque([(monotonic(), 0)])
+
+    def restart(self) -> None:
+        """Forget what was: the clock of the first batch starts now."""
+        self._marks = deque([(self._monotonic(), 0)])
+
+    def add(self, samples: int) -> None:
+        """Count samples finished now."""
+        now = self._monotonic()
+        self._marks.append((now, samples))
+        while len(self._marks) > 2 and now - self._marks[1][0] > _WINDOW_SECONDS:
+            self._marks.popleft()
+
+    def per_second(self) -> float:
+        """The rate up to the last finished batch; 0.0 before the first."""
+        elapsed = self._marks[-1][0] - self._marks[0][0]
+        return sum(samples for _, samples in list(self._marks)[1:]) / elapsed if elapsed > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """How a heartbeat keeps time and what it does to a hung process; tests replace these."""
+
+    monotonic: Monotonic = time.monotonic
+    exit_process: Callable[[int], None] = os._exit
+
+
+class Heartbeat:
+    """Beats in a thread of its own; used as a context manager around a worker's life."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        worker: WorkerId,
+        policy: LeasePolicy,
+        *,
+        say: Say,
+        pulse: Pulse | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._worker = worker
+        self._policy = policy
+        self._say = say
+        self._pulse = pulse or Pulse()
+        self._report = WorkerReport(state=WorkerState.STARTING)
+        self._lease: Lease | None = None
+        self._lost = threading.Event()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._last_progress = self._last_beat = self._pulse.monotonic()
+        self._progressed = True
+        self._slowest_batch = 0.0
+        self._rate = RateWindow(self._pulse.monotonic)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5)
+        note = "" if error is None else f"{kind.__name__ if kind else ''}: {error}"[:500]
+        self._tell(WorkerReport(state=WorkerState.STOPPED, samples_done=self._report.samples_done, note=note))
+
+    @property
+    def slowest_batch_seconds(self) -> float:
+        """The slowest batch so far, 0.0 before the first."""
+        return self._slowest_batch
+
+    @property
+    def samples_done(self) -> int:
+        """Samples that this worker has recorded."""
+        return self._report.samples_done
+
+    def progress(self) -> None:
+        """Some stage has finished something."""
+        self._last_progress = self._pulse.monotonic()
+        self._progressed = True
+
+    def now_is(self, state: WorkerState) -> None:
+        """Change the worker's state, and say so at once."""
+        if self._report.state is not WorkerState.WORKING and state is WorkerState.WORKING:
+            self._rate.restart()
+        self.progress()
+        self._report = replace(self._report, state=state)
+        self._tell(self._current())
+
+    def holds(self, lease: Lease | None) -> None:
+        """Renew this lease from now on; None: nothing."""
+        with self._lock:
+            self._lease = lease
+            self._lost.clear()
+
+    def batch_recorded(self, samples: int, *, seconds: float) -> None:
+        """A batch has its receipt; `seconds` is how long it took from its composition."""
+        self._slowest_batch = max(self._slowest_batch, seconds)
+        self._rate.add(samples)
+        self._report = replace(
+            self._report,
+            samples_done=self._report.samples_done + samples,
+            samples_per_second=self._rate.per_second(),
+        )
+        self.progress()
+        if self._pulse.monotonic() - self._last_beat >= _MIN_BEAT_GAP_SECONDS:
+            self._tell(self._current())
+
+    def check_lease(self) -> None:
+        """Raise LeaseLost as soon as a renewal has found the slice taken over."""
+        if self._lost.is_set():
+            raise LeaseLost("the slice was taken over", hint="nothing to do: its new holder finishes it")
+
+    def _current(self) -> WorkerReport:
+        report = replace(self._report, progressed=self._progressed)
+        self._progressed = False
+        return report
+
+    def _tell(self, report: WorkerReport) -> None:
+        self._last_beat = self._pulse.monotonic()
+        try:
+            self._manifest.beat(self._worker, report)
+        except TransientError as error:
+            self._say(f"heartbeat: {error}; trying again at the next beat")
+
+    def _run(self) -> None:
+        interval = min(self._policy.heartbeat.total_seconds(), self._policy.stall.total_seconds() / 4)
+        while not self._ended.wait(interval):
+            self.beat_once()
+
+    def beat_once(self) -> None:
+        """One beat: end the process if it hangs, else report and renew."""
+        silent = self._pulse.monotonic() - self._last_progress
+        limit = self._stall_limit_seconds()
+        if self._report.state is not WorkerState.WAITING and silent >= limit:
+            self._give_up(silent)
+            return
+        self._tell(self._current())
+        with self._lock:
+            lease = self._lease
+        if lease is None:
+            return
+        try:
+            self._manifest.renew(lease, self._policy)
+        except LeaseLost:
+            # The lease may have ended in this very moment, by its last receipt: that is no loss.
+            with self._lock:
+                if self._lease is lease:
+                    self._lost.set()
+        except TransientError as error:
+            self._say(f"lease not renewed: {error}; trying again at the next beat")
+
+    def _stall_limit_seconds(self) -> float:
+        if self._report.state is WorkerState.STARTING:
+            return START_LIMIT.total_seconds()
+        return max(self._policy.stall.total_seconds(), _SLOWEST_BATCHES * self._slowest_batch)
+
+    def _give_up(self, silent: float) -> None:
+        note = f"no stage has finished anything for {silent:.0f} s"
+        self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
+        self._say("hint: start it again; its stacks follow, for a report")
+        faulthandler.dump_traceback(file=2, all_threads=True)
+        self._tell(replace(self._report, state=WorkerState.HUNG, note=note))
+        self._pulse.exit_process(EXIT_HUNG)

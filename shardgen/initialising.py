@@ -1,0 +1,46 @@
+"""Init: a new run directory with its commented settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardgen.artifacts.store import publish_file
+from shardgen.config import FILE_NAME, settings_text
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
+
+
+def initialise(run_dir: Path, *, foregrounds: Path, backgrounds: Path, weights: str = "nyu") -> Path:
+    """Write `RUN_DIR/shardgen.toml`, the source folders as absolute paths. Returns its path.
+
+    Raises InputMissing when a source folder is not there, PlanConflict when there are settings already.
+    """
+    for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
+        if not folder.is_dir():
+            raise InputMissing(
+                f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
+            )
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise InvalidSettings(
+                f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
+                hint="rename the folder",
+            ) from None
+    path = run_dir / FILE_NAME
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputMissing(f"{run_dir}: a file, not a folder", hint="name another RUN_DIR") from None
+    except OSError as error:
+        raise StorageFailed(
+            f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
+        ) from error
+    text = settings_text(
+        foregrounds=foregrounds.resolve(), backgrounds=backgrounds.resolve(), weights=weights
+    )
+    if not publish_file(path, text.encode()):
+        raise PlanConflict(
+            f"{path}: there are settings here already",
+            hint=f"edit that file and run `shardgen plan {run_dir}`, or name another RUN_DIR",
+        )
+    return path

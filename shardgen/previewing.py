@@ -1,0 +1,53 @@
+"""Preview: a contact sheet of samples spread over the plan, before hours are spent on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shardgen.artifacts.store import publish_file
+from shardgen.composing import Composer
+from shardgen.domain.receipt import ImageKind
+from shardgen.errors import PlanConflict, SampleError
+from shardgen.estimating import DeviceChoice, load_for_plan
+from shardgen.finishing import sheet_maker
+from shardgen.imaging.outputs import encode_sample
+from shardgen.merging import Images
+from shardgen.planning import spread_samples
+from shardgen.rundir import GivenFolders, RunDirectory
+
+PNG_NAME = "preview.png"
+
+Say = Callable[[str], None]
+
+
+def preview(
+    run: RunDirectory,
+    given: GivenFolders,
+    output: Path | None,
+    *,
+    samples: int,
+    choice: DeviceChoice,
+    say: Say,
+) -> Path:
+    """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
+    plan = run.plan()
+    composer = Composer(plan, run.foregrounds(given), run.backgrounds(given))
+    estimator = load_for_plan(run, plan, None, choice=choice, say=say)
+    drawn: list[tuple[int, Images]] = []
+    for number in spread_samples(plan.samples, samples):
+        try:
+            composed = composer.compose(number)
+            depth = estimator.estimate(composed.network_input[None])
+            encoded = encode_sample(composed.canvas, depth.relative[0], plan.output, plan.depth.encoding)
+        except SampleError as error:
+            say(f"sample {number}: left out: {error}")
+            continue
+        drawn.append((number, {kind: encoded.images[kind] for kind in ImageKind}))
+        say(f"{len(drawn)} of {min(samples, plan.samples)} samples")
+    if not drawn:
+        raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
+    path = output or run.path / PNG_NAME
+    path.unlink(missing_ok=True)
+    publish_file(path, sheet_maker(plan)(drawn))
+    return path

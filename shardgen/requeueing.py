@@ -1,0 +1,84 @@
+"""Requeue: the operator's explicit undo of receipts, marked durably before any row changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
+from shardgen.errors import InvalidSettings, ManifestBusy
+from shardgen.manifest.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requeued:
+    """What a requeue changed."""
+
+    batches: tuple[BatchIndex, ...]
+    samples: int
+    unblocked_slices: int
+
+
+def requeue_batches(
+    plan: Plan,
+    manifest: Manifest,
+    store: ArtifactStore,
+    batches: Sequence[BatchIndex],
+    *,
+    on_step: OnStep = ignore_step,
+) -> Requeued:
+    """Undo the receipts of these batches; those without one are left as they are.
+
+    The mark `artifacts/requeued/<fence>-<random>.json` is durable before a row changes, so that a later
+    rebuild does not bring the undone artifacts back. Raises InvalidSettings for a batch that the plan does
+    not have, ManifestBusy while a worker holds one of the slices.
+    """
+    count = plan.layout.batch_count
+    for batch in batches:
+        if not 0 <= batch < count:
+            raise InvalidSettings(
+                f"batch {batch}: the plan's batches are 0 to {count - 1}",
+                hint="shardgen dead-letters RUN_DIR names batches",
+            )
+    recorded = manifest.recorded_among(batches)
+    if not recorded:
+        return Requeued(batches=(), samples=0, unblocked_slices=0)
+    _refuse_live_lease(manifest, recorded)
+    fence = manifest.fence_over(recorded)
+    mark = {"fingerprint": plan.fingerprint, "fence": fence, "batches": recorded}
+    store.publish_requeued(fence, json.dumps(mark, sort_keys=True, separators=(",", ":")).encode())
+    on_step(RequeueStep.MARKED)
+    if manifest.undo_receipts(recorded) is None:
+        _refuse_live_lease(manifest, recorded)
+    on_step(RequeueStep.ROWS_CHANGED)
+    return Requeued(
+        batches=tuple(recorded),
+        samples=sum(len(plan.layout.batch_samples(batch)) for batch in recorded),
+        unblocked_slices=0,
+    )
+
+
+def _refuse_live_lease(manifest: Manifest, batches: Sequence[BatchIndex]) -> None:
+    holder = manifest.live_holder(batches)
+    if holder is not None:
+        shard, slice_, worker = holder
+        raise ManifestBusy(
+            f"shard {shard} slice {slice_}: worker {worker} holds it under a live lease",
+            hint="stop that worker (or wait until it has finished the slice), then run the command again",
+        )
+
+
+def requeue_dead_letters(
+    plan: Plan, manifest: Manifest, store: ArtifactStore, *, on_step: OnStep = ignore_step
+) -> Requeued:
+    """Undo every batch that has a dead letter, so that all its samples are tried again."""
+    return requeue_batches(plan, manifest, store, manifest.batches_with_dead_letters(), on_step=on_step)
+
+
+def requeue_blocked(manifest: Manifest) -> Requeued:
+    """Open every blocked slice again, its deaths forgotten; no receipt changes."""
+    return Requeued(batches=(), samples=0, unblocked_slices=manifest.unblock())

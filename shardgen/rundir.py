@@ -1,0 +1,109 @@
+"""A run directory: its settings, its plan, and where its sources, manifest and artifacts are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.config import Settings, read_settings, settings_differences
+from shardgen.domain.plan import Plan
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
+from shardgen.manifest.manifest import Manifest, Place, read_stored_plan
+from shardgen.planfile import FILE_NAME, parse_plan, read_plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenFolders:
+    """Where this machine keeps the photographs; None: the environment, else the settings, say so."""
+
+    foregrounds: Path | None = None
+    backgrounds: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDirectory:
+    """A run directory with readable settings; it may not be planned yet."""
+
+    path: Path
+    settings: Settings
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Read the settings. Raises InputMissing or InvalidSettings."""
+        return cls(path=path, settings=read_settings(path))
+
+    @property
+    def place(self) -> Place:
+        """Where the manifest is."""
+        return Place(url=self.settings.manifest_url(), run_dir=self.path)
+
+    @property
+    def artifacts(self) -> Path:
+        """The artifact folder."""
+        url = self.settings.artifacts.url
+        if "://" in url:
+            raise InvalidSettings(
+                f"[artifacts] url = {url!r}: this version knows folders only", hint='url = "artifacts"'
+            )
+        return self.path / url
+
+    def foregrounds(self, given: GivenFolders) -> Path:
+        """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
+        return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
+
+    def backgrounds(self, given: GivenFolders) -> Path:
+        """The background folder: the option, `$SHARDGEN_BACKGROUNDS`, else the settings."""
+        return self._folder("backgrounds", given.backgrounds, self.settings.sources.backgrounds)
+
+    def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
+        variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
+        if option is not None:
+            return option
+        if variable:
+            return Path(variable)
+        if not setting:
+            raise InputMissing(
+                f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
+                hint=f"add --{kind} DIR, or set [sources] {kind}",
+            )
+        return self.path / Path(setting).expanduser()
+
+    def weights_file(self) -> Path | None:
+        """The file that `[depth] weights` names (relative to the run directory), if it names one."""
+        if self.settings.weights_name != "file":
+            return None
+        return self.path / Path(self.settings.depth.weights).expanduser()
+
+    def plan(self) -> Plan:
+        """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.
+
+        Raises InputMissing when nothing was planned, PlanConflict when the settings would plan otherwise.
+        """
+        plan = read_plan(self.path)
+        if plan is None:
+            place = self.place
+            if not place.path.is_file():
+                raise InputMissing(
+                    f"{self.path}: nothing is planned here yet", hint=f"shardgen plan {self.path}"
+                )
+            plan = parse_plan(read_stored_plan(place), where=f"{place.path}: its plan")
+        self.check_settings(plan)
+        return plan
+
+    def has_plan_file(self) -> bool:
+        """Whether `plan.json` is here."""
+        return (self.path / FILE_NAME).is_file()
+
+    def check_settings(self, plan: Plan) -> None:
+        """Refuse settings that would give another plan. Raises PlanConflict with the differences."""
+        changed = settings_differences(plan, self.settings)
+        if changed:
+            raise PlanConflict(
+                f"{self.path}: shardgen.toml is not what was planned: {'; '.join(changed)}",
+                hint="undo that in shardgen.toml, or use a new directory for the other plan",
+            )
+
+    def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
+        """Open the manifest of this plan."""
+        return Manifest(self.place, plan, read_only=read_only)

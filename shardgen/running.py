@@ -1,0 +1,237 @@
+"""Run: worker processes on this machine, watched, restarted, and stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from shardgen.domain.plan import Plan
+from shardgen.errors import RunIncomplete, WorkersFailed
+from shardgen.estimating import THREADS_VARIABLE
+from shardgen.manifest.manifest import Manifest
+from shardgen.processes import gone, host_id
+from shardgen.reporting import Report, make_report
+from shardgen.rundir import GivenFolders, RunDirectory
+
+_TICK_SECONDS = 0.25
+_LOOK_SECONDS = 1.0  # between two looks at the manifest
+_LONGEST_WAIT_SECONDS = 60.0
+_FRUITLESS_STARTS = 5  # ends in a row, without a sample stored by anybody, before a worker is given up
+_STOP_MARGIN_SECONDS = 15.0
+
+OnLook = Callable[[Report, Mapping[int, int]], None]
+"""Called with a fresh report and the pids of the running workers by their number."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How many workers, on what, with which folders."""
+
+    workers: int = 1
+    device: str = "auto"
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    threads_per_worker: int = 0
+    grace_seconds: float = 25.0
+
+
+class Stopped(Exception):
+    """The run was stopped by a signal; every worker has ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One worker's place: its process, or when to start the next one."""
+
+    number: int
+    process: subprocess.Popen[str] | None = None
+    start_at: float = 0.0
+    fruitless: int = 0
+    given_up: int | None = None
+
+
+class _Workers:
+    """The worker processes of one `run`."""
+
+    def __init__(self, run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> None:
+        self._run = run
+        self._plan = plan
+        self._options = options
+        self._say = say
+        self._seats = [_Seat(number=number) for number in range(options.workers)]
+        self._stored_at_last_end = -1
+        self._signals: list[int] = []
+
+    def work(self, manifest: Manifest, on_look: OnLook) -> None:
+        """Keep workers going until all of them have ended; raises Stopped after a signal."""
+        previous = {
+            number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self._watch(manifest, on_look)
+        finally:
+            self._stop_all(signal.SIGTERM)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self._signals:
+            raise Stopped(self._signals[0])
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """Of the workers that were not started again."""
+        return [seat.given_up for seat in self._seats if seat.given_up]
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
+        looked = 0.0
+        while not self._signals:
+            now = time.monotonic()
+            self._reap(manifest)
+            self._start_due(now)
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                on_look(self._report(manifest), self._pids())
+            if all(seat.given_up is not None for seat in self._seats):
+                return
+            time.sleep(_TICK_SECONDS)
+
+    def _report(self, manifest: Manifest) -> Report:
+        return make_report(self._run, self._plan, manifest.overview())
+
+    def _pids(self) -> dict[int, int]:
+        return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
+
+    def _start_due(self, now: float) -> None:
+        for seat in self._seats:
+            if seat.process is None and seat.given_up is None and now >= seat.start_at:
+                seat.process = self._start(seat.number)
+
+    def _start(self, number: int) -> subprocess.Popen[str]:
+        options, folders = self._options, self._options.folders
+        command = [sys.executable, "-m", "shardgen", "worker", str(self._run.path)]
+        command += ["--id", f"worker-{number}", "--device", options.device]
+        command += ["--grace", f"{options.grace_seconds:g}"]
+        for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
+            command += [flag, str(folder)] if folder is not None else []
+        environment = dict(os.environ)
+        if options.threads_per_worker:
+            environment[THREADS_VARIABLE] = str(options.threads_per_worker)
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,  # Ctrl-C reaches this process alone, which forwards it once
+        )
+        threading.Thread(target=self._relay, args=(process,), daemon=True).start()
+        return process
+
+    def _relay(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stderr or ():
+            self._say(line.rstrip())
+
+    def _reap(self, manifest: Manifest) -> None:
+        """Notice ended workers at once: free their slices, and decide whether to start them again."""
+        for seat in self._seats:
+            if seat.process is None or (code := seat.process.poll()) is None:
+                continue
+            seat.process = None
+            freed = manifest.free_slices_of(
+                gone(manifest.alive_on_host(host_id())), self._run.settings.lease_policy
+            )
+            if code == 0 or self._signals:
+                seat.given_up = 0
+                continue
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self._say(
+                f"[worker-{seat.number}] {how}" + ("; its slice is free for the others" if freed else "")
+            )
+            self._decide(seat, code, stored=manifest.overview().stored)
+
+    def _decide(self, seat: _Seat, code: int, *, stored: int) -> None:
+        """A death or a passing trouble: start again, later and later; anything else: not."""
+        if 0 < code < 30:
+            seat.given_up = code
+            return
+        seat.fruitless = 0 if stored > self._stored_at_last_end else seat.fruitless + 1
+        self._stored_at_last_end = stored
+        if seat.fruitless >= _FRUITLESS_STARTS:
+            seat.given_up = code
+            return
+        wait = min(_LONGEST_WAIT_SECONDS, 2.0**seat.fruitless)
+        seat.start_at = time.monotonic() + wait
+        self._say(f"[worker-{seat.number}] starts again in {wait:g} s")
+
+    def _stop_all(self, number: int) -> None:
+        """Forward the wish to stop once; a second signal, or an exhausted grace, kills."""
+        running = [seat.process for seat in self._seats if seat.process is not None]
+        for process in running:
+            process.send_signal(number)
+        deadline = time.monotonic() + self._options.grace_seconds + _STOP_MARGIN_SECONDS
+        while any(process.poll() is None for process in running):
+            if len(self._signals) > 1 or time.monotonic() > deadline:
+                for process in running:
+                    process.kill()
+            time.sleep(_TICK_SECONDS / 5)
+
+
+def run_workers(
+    run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say, on_look: OnLook = lambda _r, _p: None
+) -> Report:
+    """Make everything that is pending with worker processes; returns the last report.
+
+    Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
+    changed, WorkersFailed when workers kept failing.
+    """
+    with run.manifest(plan) as manifest:
+        found = make_report(run, plan, manifest.overview())
+        workers = _Workers(run, plan, options, say=say)
+        if found.pending:
+            workers.work(manifest, on_look)
+        found = make_report(run, plan, manifest.overview())
+        on_look(found, {})
+    if not found.pending:
+        return found
+    raise _incomplete(run.path, found, workers.exit_codes)
+
+
+def _incomplete(path: Path, found: Report, exit_codes: Sequence[int]) -> RunIncomplete | WorkersFailed:
+    blocked = found.overview.blocked_total
+    what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
+    if blocked:
+        return RunIncomplete(
+            f"{what}, in {blocked} blocked slices",
+            hint=f"shardgen status {path} says why; then shardgen requeue {path} --blocked",
+        )
+    codes = ", ".join(str(code) for code in sorted(set(exit_codes))) or "0"
+    if any(0 < code < 30 for code in exit_codes):
+        return RunIncomplete(
+            f"{what}; workers ended with exit code {codes}",
+            hint="their messages are above; put that right, then run the command again",
+        )
+    return WorkersFailed(
+        f"{what}; workers kept ending (exit code {codes})",
+        hint=f"their messages are above; shardgen doctor {path} looks for what is wrong",
+    )
+
+
+def settle_workers(run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> RunOptions:
+    """Fit the workers into this machine's memory and cores before they start; says what it decides."""
+    return options

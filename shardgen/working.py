@@ -1,0 +1,293 @@
+"""Work: lease slices and make their batches until nothing is left, or until told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import FrameType
+
+from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.composing import Composer
+from shardgen.domain.identifiers import ShardIndex
+from shardgen.domain.lease import Lease
+from shardgen.domain.overview import Overview
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
+from shardgen.domain.worker import WorkerIdentity, WorkerState
+from shardgen.errors import LeaseLost
+from shardgen.estimating import DeviceChoice, load_for_plan
+from shardgen.heartbeat import Heartbeat, Say
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest
+from shardgen.pipeline import Abandoned, Pipeline, Stages
+from shardgen.planfile import FILE_NAME
+from shardgen.processes import gone, new_identity
+from shardgen.rundir import RunDirectory, GivenFolders
+from shardgen.sources.checking import check_against_plan
+
+_TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
+
+
+class Ending(StrEnum):
+    """Why a worker stopped without an error."""
+
+    FINISHED = "finished"
+    BLOCKED = "blocked"
+    LIMIT = "limit"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """When a worker stops by itself; None: never. Also which shard it is narrowed to."""
+
+    shard: ShardIndex | None = None
+    max_batches: int | None = None
+    deadline_seconds: float | None = None
+    grace_seconds: float = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How one worker is started."""
+
+    name: str | None = None
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    device: DeviceChoice = field(default_factory=DeviceChoice)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkOutcome:
+    """How it ended; `signal_number` is set when a signal (or the parent's death) stopped it."""
+
+    ending: Ending
+    samples_done: int
+    overview: Overview
+    signal_number: int | None = None
+
+
+class StopRequest:
+    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._event = threading.Event()
+        self._parent = os.getppid()
+
+    def install(self) -> None:
+        """Take SIGINT and SIGTERM; only the main thread may."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            os._exit(128 + number)
+        self.signal_number = number
+        self._event.set()
+
+    def notice_lost_parent(self) -> None:
+        """Stop when the process that started this one is gone."""
+        if not self._event.is_set() and os.getppid() != self._parent:
+            self.signal_number = signal.SIGTERM
+            self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but wake up when asked to stop; returns `is_set`."""
+        return self._event.wait(seconds)
+
+
+class Worker:
+    """One worker process's work, from start-up to its last lease."""
+
+    def __init__(
+        self, run: RunDirectory, options: WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
+    ) -> None:
+        self._run = run
+        self._options = options
+        self._say = say
+        self._on_step = on_step
+        self._started = time.monotonic()
+        self._batches_started = 0
+        self._lease: Lease | None = None
+        self._abandon = threading.Event()
+        self.identity: WorkerIdentity = new_identity(options.name)
+        self.stop = StopRequest()
+
+    def work(self) -> WorkOutcome:
+        """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
+        plan = self._run.plan()
+        with self._run.manifest(plan) as manifest:
+            if not self._run.has_plan_file():
+                publish_file(self._run.path / FILE_NAME, plan.canonical_json)
+            manifest.register(self.identity)
+            policy = self._run.settings.lease_policy
+            with Heartbeat(manifest, self.identity.id, policy, say=self._say) as heartbeat:
+                try:
+                    ending = self._work(plan, manifest, heartbeat)
+                except Abandoned:
+                    ending = Ending.STOPPED
+                finally:
+                    heartbeat.holds(None)
+                    self._release(manifest)
+                return WorkOutcome(
+                    ending=Ending.STOPPED if self.stop.is_set() else ending,
+                    samples_done=heartbeat.samples_done,
+                    overview=manifest.overview(),
+                    signal_number=self.stop.signal_number,
+                )
+
+    def abandon(self) -> None:
+        """Give up what is in the network, too: the grace is over."""
+        self._abandon.set()
+
+    def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat) -> Ending:
+        run, options = self._run, self._options
+        foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
+        self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
+        check_against_plan(
+            foregrounds, backgrounds, plan.sources, on_file=lambda _name: self._start_up_step(heartbeat)
+        )
+        estimator = load_for_plan(run, plan, manifest, choice=options.device, say=self._say)
+        manifest.set_device(self.identity.id, estimator.device_model)
+        self._start_up_step(heartbeat)
+        stages = Stages(
+            plan=plan,
+            composer=Composer(plan, foregrounds, backgrounds),
+            estimator=estimator,
+            store=ArtifactStore(run.artifacts),
+            manifest=manifest,
+            heartbeat=heartbeat,
+            between=lambda _done: self._between(heartbeat),
+            on_step=self._on_step,
+        )
+        self._say("ready")
+        with Pipeline(stages, may_start=lambda: self._may_start(heartbeat)) as pipeline:
+            return self._lease_and_make(manifest, heartbeat, pipeline)
+
+    def _start_up_step(self, heartbeat: Heartbeat) -> None:
+        heartbeat.progress()
+        if self.stop.is_set():
+            raise Abandoned
+
+    def _between(self, heartbeat: Heartbeat) -> None:
+        """Between two micro-batches: show life, and stop when the grace is over or the slice is lost."""
+        heartbeat.progress()
+        heartbeat.check_lease()
+        if self._abandon.is_set():
+            raise Abandoned
+
+    def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, pipeline: Pipeline) -> Ending:
+        policy = self._run.settings.lease_policy
+        shard = self._options.limits.shard
+        while True:
+            if not self._room_for_another(heartbeat):
+                return Ending.LIMIT
+            ended = gone(manifest.alive_on_host(self.identity.host))
+            granted = manifest.lease(self.identity.id, policy, shard=shard, gone=ended)
+            if isinstance(granted, NoLease):
+                if not granted.leased:
+                    return Ending.BLOCKED if granted.blocked else Ending.FINISHED
+                heartbeat.now_is(WorkerState.WAITING)
+                if self.stop.wait(policy.heartbeat.total_seconds()):
+                    return Ending.STOPPED
+                continue
+            self._lease = granted
+            self._on_step(LeaseStep.GRANTED)
+            heartbeat.holds(granted)
+            heartbeat.now_is(WorkerState.WORKING)
+            if not self._make_slice(manifest, heartbeat, pipeline):
+                return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
+
+    def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, pipeline: Pipeline) -> bool:
+        lease = self._lease
+        if lease is None:
+            raise RuntimeError("no slice is leased")
+        try:
+            complete = pipeline.make(lease, manifest.pending_batches(lease))
+        except LeaseLost as error:
+            self._say(f"{error}; leasing another")
+            complete = True
+        if complete:
+            self._lease = None
+            self._on_step(LeaseStep.FINISHED)
+        heartbeat.holds(self._lease)
+        return complete
+
+    def _may_start(self, heartbeat: Heartbeat) -> bool:
+        """Whether one more batch may go into the network; counts it."""
+        if self.stop.is_set() or not self._room_for_another(heartbeat):
+            return False
+        self._batches_started += 1
+        return True
+
+    def _room_for_another(self, heartbeat: Heartbeat) -> bool:
+        limits = self._options.limits
+        if limits.max_batches is not None and self._batches_started >= limits.max_batches:
+            return False
+        if limits.deadline_seconds is None:
+            return not self.stop.is_set()
+        left = limits.deadline_seconds - (time.monotonic() - self._started)
+        return left > heartbeat.slowest_batch_seconds and not self.stop.is_set()
+
+    def _release(self, manifest: Manifest) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None and manifest.release(lease):
+            self._on_step(LeaseStep.RELEASED)
+
+
+def work(
+    run: RunDirectory,
+    options: WorkerOptions,
+    *,
+    say: Say,
+    on_step: OnStep = ignore_step,
+    end_process: Callable[[int], None] = os._exit,
+) -> WorkOutcome:
+    """Be a worker in this process, whose main thread must call this; see `Worker`.
+
+    SIGINT and SIGTERM drop the composed batch and finish the one in the network and the one being
+    published within the grace; past it their work is dropped and the slice released all the same.
+    """
+    worker = Worker(run, options, say=say, on_step=on_step)
+    worker.stop.install()
+    results: list[WorkOutcome] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(worker.work())
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, raised there
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="worker", daemon=True)
+    thread.start()
+    while thread.is_alive() and not worker.stop.is_set():
+        thread.join(_TICK_SECONDS)
+        worker.stop.notice_lost_parent()
+    if thread.is_alive():
+        _wait_for_end(worker, thread, options.limits.grace_seconds, say=say)
+    if thread.is_alive():
+        say("the work in hand did not end in time; its slice is free for others")
+        end_process(128 + (worker.stop.signal_number or signal.SIGTERM))
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _wait_for_end(worker: Worker, thread: threading.Thread, grace: float, *, say: Say) -> None:
+    say(f"stopping: finishing what is in the network, {grace:g} s at most (again to stop at once)")
+    thread.join(grace)
+    if thread.is_alive():
+        # The network cannot be interrupted inside one micro-batch; a moment more lets it notice.
+        worker.abandon()
+        thread.join(max(5.0, grace / 5))
