@@ -129,9 +129,10 @@ def test_a_folder_that_is_missing_or_empty_says_which(folders: SourceFolders, tm
 
 
 def test_folders_that_overlap_are_refused(folders: SourceFolders) -> None:
-    for backgrounds in (folders.foregrounds, folders.foregrounds.parent):
+    one, above = folders.foregrounds, folders.foregrounds.parent
+    for foregrounds, backgrounds in ((one, one), (one, above), (above, one)):
         with pytest.raises(InvalidSettings, match="overlap"):
-            scanned(SourceFolders(foregrounds=folders.foregrounds, backgrounds=backgrounds))
+            scanned(SourceFolders(foregrounds=foregrounds, backgrounds=backgrounds))
 
 
 def test_a_linked_folder_is_followed_once(folders: SourceFolders) -> None:
