@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from shardgen.imaging.border import use_one_thread
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
+from shardgen.processes import usable_cores
 from shardgen.sources.folder import read_file
 from shardgen.sources.scanning import Reader
 
@@ -57,7 +57,7 @@ class Composer:
         self._foregrounds = foregrounds
         self._backgrounds = backgrounds
         self._cache = _PreparedSources(cache_bytes)
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, _usable_cores()), "compose-sample")
+        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), "compose-sample")
 
     def compose(self, sample: SampleIndex) -> ComposedSample:
         """Make one sample's canvas and network input.
@@ -197,8 +197,3 @@ class _PreparedSources:
         while self._size_bytes > self._limit_bytes:
             _key, dropped = self._kept.popitem(last=False)
             self._size_bytes -= dropped.size_bytes
-
-
-def _usable_cores() -> int:
-    """Cores that this process may run on: a worker can be bound to one of many."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

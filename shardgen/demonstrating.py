@@ -20,7 +20,7 @@ from shardgen.errors import InputMissing, PlanConflict
 from shardgen.imaging.codec import encode
 from shardgen.reporting import Report
 from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, run_workers
+from shardgen.running import RunOptions, run_workers, settle_workers
 
 WEIGHTS = "random:64"
 _SETTINGS = {
@@ -155,7 +155,7 @@ def work(run: RunDirectory, plan: Plan, *, say: Say, on_look: Callable[[Report],
         on_look(found)
         killer.look(found, pids)
 
-    options = RunOptions(workers=2, device="cpu", threads_per_worker=1)
+    options = settle_workers(run, plan, RunOptions(workers=2, device="cpu", threads_per_worker=1), say=say)
     run_workers(run, plan, options, say=say, on_look=look)
     return killer
 

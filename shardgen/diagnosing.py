@@ -18,6 +18,7 @@ from shardgen import __version__
 from shardgen.depth import device, fetch
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import OPENCV_VERSION
+from shardgen.processes import usable_cores
 from shardgen.rundir import GivenFolders, RunDirectory
 
 
@@ -69,12 +70,12 @@ def _device() -> Line:
         found = device.prepare("auto")
     except ShardgenError as error:
         return Line(subject="device", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fast = (
         "" if found.kind == "gpu" or device.has_bfloat16() else '; no bfloat16: precision "fast" is refused'
     )
     return Line(
-        subject="device", fact=f"{found.model}, {cores} cores, TensorFlow {found.tensorflow_version}{fast}"
+        subject="device",
+        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.tensorflow_version}{fast}",
     )
 
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+import psutil
+
 from shardgen.depth import device, fetch
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, load_estimator
+from shardgen.depth.memory import default_micro_batch, memory_bytes
 from shardgen.depth.random_weights import is_random_name, random_weights
+from shardgen.depth.topology import Topology
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
 from shardgen.errors import InvalidSettings
@@ -18,6 +22,8 @@ from shardgen.manifest.manifest import Manifest
 from shardgen.rundir import RunDirectory
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
+
+_UNKNOWN_BYTES = 1 << 62
 
 Say = Callable[[str], None]
 OnDownload = Callable[[int, int | None], None]
@@ -71,10 +77,47 @@ def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:
 
 
 def agree_micro_batch(
-    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, on: Device, say: Say
-) -> int:
-    """How many images the network takes at once: the setting, else what the run's first worker chose."""
-    return 2
+    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
+) -> tuple[int, str]:
+    """How many images the network takes at once, and a remark if it is fewer than was agreed.
+
+    The setting, else what the first worker with this device model chose and the manifest keeps; fewer when
+    memory does not suffice, since too little is no exception on a CPU but a kill. Raises MachineUnfit.
+    """
+    # A GPU's memory is not the host's; there, running out is an exception that shrinks the micro-batch.
+    free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
+    fitting = default_micro_batch(
+        topology,
+        input_size=plan.depth.input,
+        precision=plan.depth.precision,
+        kind=on.kind,
+        free_bytes=free,
+    )
+    setting = run.settings.depth.micro_batch
+    if setting != "auto":
+        wanted = setting
+    elif manifest is not None:
+        wanted = manifest.agreed_micro_batch(on.model, fitting)
+    else:
+        wanted = fitting
+    if network_bytes(plan, topology, wanted) <= free:
+        return wanted, ""
+    return (
+        fitting,
+        f"micro-batch {wanted} does not fit into {free / 2**30:.1f} GiB of free memory: using {fitting}",
+    )
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take, with what it has taken already."""
+    return int(psutil.virtual_memory().available) + int(psutil.Process().memory_info().rss)
+
+
+def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
+    """The peak memory of one worker process, within about a quarter."""
+    return memory_bytes(
+        topology, input_size=plan.depth.input, micro_batch=micro_batch, precision=plan.depth.precision
+    )
 
 
 def load_for_plan(
@@ -86,7 +129,9 @@ def load_for_plan(
     """
     weights = find_weights(run)
     on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
-    micro_batch = agree_micro_batch(run, plan, manifest, on=on, say=say)
+    micro_batch, remark = agree_micro_batch(run, plan, manifest, on=on, topology=weights.topology)
+    if remark:
+        say(remark)
     estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
     note = "; NOT DEPTH: random weights" if plan.depth.weights.is_random else ""
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")

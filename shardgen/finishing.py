@@ -70,7 +70,7 @@ def image_sums(kind: ImageKind, data: bytes) -> KindSums:
 def check_zip(
     path: Path, *, decode: bool, on_progress: OnProgress = lambda _done, _planned: None
 ) -> Verification:
-    """Verify a finished zip against itself; with `decode` the statistics are computed again from every pixel."""
+    """Verify a finished zip against itself; with `decode` every pixel is counted again."""
     return verify_zip(path, image_sums=image_sums if decode else None, on_progress=on_progress)
 
 

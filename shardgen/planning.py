@@ -133,7 +133,7 @@ def _refuse_race(run: RunDirectory, plan: Plan) -> None:
     written = read_plan(run.path)
     if written is not None and written != plan:
         raise PlanConflict(
-            f"{run.path}: another process planned here just now: {'; '.join(differences(written, plan)[:20])}",
+            f"{run.path}: planned by another process just now: {'; '.join(differences(written, plan)[:20])}",
             hint="use a new directory for the other plan",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardgen.artifacts.store import publish_file
@@ -21,21 +22,22 @@ PNG_NAME = "preview.png"
 Say = Callable[[str], None]
 
 
-def preview(
-    run: RunDirectory,
-    given: GivenFolders,
-    output: Path | None,
-    *,
-    samples: int,
-    choice: DeviceChoice,
-    say: Say,
-) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewRequest:
+    """How many samples, from which folders, drawn where (None: `RUN_DIR/preview.png`)."""
+
+    samples: int = 20
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    output: Path | None = None
+
+
+def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice, say: Say) -> Path:
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(given), run.backgrounds(given))
+    composer = Composer(plan, run.foregrounds(request.folders), run.backgrounds(request.folders))
     estimator = load_for_plan(run, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
-    for number in spread_samples(plan.samples, samples):
+    for number in spread_samples(plan.samples, request.samples):
         try:
             composed = composer.compose(number)
             depth = estimator.estimate(composed.network_input[None])
@@ -44,10 +46,10 @@ def preview(
             say(f"sample {number}: left out: {error}")
             continue
         drawn.append((number, {kind: encoded.images[kind] for kind in ImageKind}))
-        say(f"{len(drawn)} of {min(samples, plan.samples)} samples")
+        say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
-    path = output or run.path / PNG_NAME
+    path = request.output or run.path / PNG_NAME
     path.unlink(missing_ok=True)
     publish_file(path, sheet_maker(plan)(drawn))
     return path

@@ -63,3 +63,8 @@ def is_running(pid: int, started: float) -> bool:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: it can be bound to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,15 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
+from shardgen.depth.device import describe_cpu
+from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.errors import RunIncomplete, WorkersFailed
-from shardgen.estimating import THREADS_VARIABLE
+from shardgen.errors import MachineUnfit, RunIncomplete, WorkersFailed
+from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.manifest.manifest import Manifest
-from shardgen.processes import gone, host_id
+from shardgen.processes import gone, host_id, usable_cores
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -26,6 +28,7 @@ _LOOK_SECONDS = 1.0  # between two looks at the manifest
 _LONGEST_WAIT_SECONDS = 60.0
 _FRUITLESS_STARTS = 5  # ends in a row, without a sample stored by anybody, before a worker is given up
 _STOP_MARGIN_SECONDS = 15.0
+_GPU = Path("/dev/nvidia0")  # whether TensorFlow can use it, a worker finds out
 
 OnLook = Callable[[Report, Mapping[int, int]], None]
 """Called with a fresh report and the pids of the running workers by their number."""
@@ -233,5 +236,33 @@ def _incomplete(path: Path, found: Report, exit_codes: Sequence[int]) -> RunInco
 
 
 def settle_workers(run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> RunOptions:
-    """Fit the workers into this machine's memory and cores before they start; says what it decides."""
-    return options
+    """Fit workers and micro-batch into this machine's memory, and threads to its cores; says what it decides.
+
+    On a CPU too little memory is no exception but a kill, so it is checked before anything starts.
+    """
+    if options.device != "cpu" and _GPU.exists():
+        return options
+    topology = find_weights(run).topology
+    free = free_bytes()
+    setting = run.settings.depth.micro_batch
+    choices = CPU_MICRO_BATCHES if setting == "auto" else (setting,)
+    fitting = [min(options.workers, free // network_bytes(plan, topology, choice)) for choice in choices]
+    workers = max(fitting)
+    micro_batch = choices[fitting.index(workers)]
+    if workers < 1:
+        needed = network_bytes(plan, topology, choices[-1])
+        raise MachineUnfit(
+            f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB)",
+            hint="close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
+        )
+    if setting == "auto":
+        with run.manifest(plan) as manifest:
+            micro_batch = manifest.agreed_micro_batch(describe_cpu(), micro_batch)
+    threads = options.threads_per_worker or (0 if workers == 1 else max(1, usable_cores() // workers))
+    fewer = f" (not {options.workers}: memory)" if workers < options.workers else ""
+    say(
+        f"{workers} worker{'s' if workers > 1 else ''}{fewer}, micro-batch {micro_batch}, about "
+        f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
+        + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
+    )
+    return replace(options, workers=workers, threads_per_worker=threads)

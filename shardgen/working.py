@@ -27,7 +27,7 @@ from shardgen.manifest.manifest import Manifest
 from shardgen.pipeline import Abandoned, Pipeline, Stages
 from shardgen.planfile import FILE_NAME
 from shardgen.processes import gone, new_identity
-from shardgen.rundir import RunDirectory, GivenFolders
+from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
 
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed

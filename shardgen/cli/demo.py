@@ -41,9 +41,7 @@ def demo(
 
     out, began = render.stdout(), time.monotonic()
     step = _steps(out.print)
-    step(
-        "Photographs: an astronaut, a cat and a cup to cut out; a temple, a flower, a garage, a rocket behind."
-    )
+    step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = demonstrating.prepare(folder)
     step("Plan: every photograph is read and cut out (grabcut); what will be made, how big.")
     planned = make_plan_with_progress(run, GivenFolders())
@@ -52,21 +50,19 @@ def demo(
         f"The depth network of this demo has random weights ({demonstrating.WEIGHTS}): its depth images are "
         "noise, NOT DEPTH.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
-    step("Work: two workers with one core each; half-way one of them is killed, as a lost runtime would be.")
+    step("Work: two workers, one core each; half-way one of them is killed, as a lost runtime is.")
     with LiveProgress() as live:
         killer = demonstrating.work(
             run, planned.plan, say=live.say, on_look=lambda found: live.look(found, {})
         )
     if killer.taken_over_after is not None:
         out.print(
-            "Its slice was free at once and the other worker took it over: at most 3 batches were made twice, "
-            "none was lost."
+            "Its slice was free at once and the other worker took it over: at most 3 batches were made\n"
+            "twice, none was lost."
         )
     step("Status: planned = stored + dead letters + pending, always.")
     out.print(render.status_view(report(run)))
-    step(
-        "Merge: one zip with labels, statistics and a contact sheet; the statistics of the pixels as stored."
-    )
+    step("Merge: one zip with labels, a contact sheet and the statistics of the pixels as stored.")
     result = merge_run(run, folder / "demo.zip", allow_dead_letters=False)
     out.print(render.merge_view(result))
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
@@ -77,9 +73,8 @@ def demo(
     sheet = demonstrating.extract_contact_sheet(result.path, folder)
     out.print(f"\ncontact sheet: {sheet}")
     out.print(f"data set:      {result.path}")
-    out.print(
-        f"done in {render.duration(time.monotonic() - began)}; your own photographs next: shardgen init --help"
-    )
+    took = render.duration(time.monotonic() - began)
+    out.print(f"done in {took}; your own photographs next: shardgen init --help")
     if found.findings:
         raise typer.Exit(21)
 

@@ -28,6 +28,9 @@ Example:
 """
 
 
+_ASK_RATE = "say how fast with --rate N (6.4 samples/s was one V100); status knows better once work runs"
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("plan", help=HELP)(plan)
@@ -87,18 +90,16 @@ def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:
 
 def plan_view(planned: Planned, rate: float | None) -> RenderableType:
     """The printed plan."""
-    plan, layout, estimate = planned.plan, planned.plan.layout, planned.estimate
-    sources, weights = plan.sources, plan.depth.weights
+    plan, layout, weights = planned.plan, planned.plan.layout, planned.plan.depth.weights
+    backgrounds, foregrounds = len(plan.sources.backgrounds), len(plan.sources.foregrounds)
     columns, rows = plan.compose.grid
     flips = f" x {plan.flip_count} flips ({plan.compose.flips.value})" if plan.flip_count > 1 else ""
     slices = sum(layout.slice_count(shard) for shard in _shards(plan))
-    total = estimate.sample_bytes * plan.samples
     facts = [
         ("samples", f"{plan.samples:,}"),
         (
             "made of",
-            f"{len(sources.backgrounds):,} backgrounds x {len(sources.foregrounds):,} foregrounds{flips}"
-            f" x {columns}x{rows} places",
+            f"{backgrounds:,} backgrounds x {foregrounds:,} foregrounds{flips} x {columns}x{rows} places",
         ),
         ("masks", _mask_modes(planned)),
         (
@@ -107,29 +108,29 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
             + (f", the last of {len(_last_shard(plan)):,}" if layout.shard_count > 1 else ""),
         ),
         ("slices, batches", f"{slices:,} slices, {layout.batch_count:,} batches of {plan.shards.batch}"),
-        (
-            "network",
-            f"{plan.depth.model} {weights.name}, decoder width {weights.decoder_width}, "
-            f"{weights.activations} activation(s) per up block, {plan.depth.upsampling.value} upsampling, "
-            f"{plan.depth.precision.value}, sha256 {weights.sha256[:12]}…",
-        ),
-        (
-            "bytes expected",
-            f"about {render.size(total)} of artifacts and as much again for the zip "
-            f"({estimate.fgbg_bytes:,.0f} + {estimate.mask_bytes:,.0f} + {estimate.depth_bytes:,.0f} "
-            "a sample; depth is a guess)",
-        ),
-        (
-            "time",
-            f"{render.duration(plan.samples / rate)} at {rate:g} samples/s"
-            if rate
-            else "say how fast with --rate N (6.4 samples/s was one V100); status knows better once work runs",
-        ),
+        ("network", _network(plan)),
+        ("bytes expected", _bytes(planned)),
+        ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
         ("fingerprint", plan.fingerprint),
     ]
     if weights.is_random:
         facts.insert(6, ("NOT DEPTH", "the weights are random: depth images will be noise"))
     return render.table(["plan", "NEW" if planned.is_new else "as it was"], facts, left=True)
+
+
+def _network(plan: Plan) -> str:
+    depth, weights = plan.depth, plan.depth.weights
+    activations = f"{weights.activations} activation{'s' if weights.activations > 1 else ''} per up block"
+    parts = [f"{depth.model} {weights.name}", f"decoder width {weights.decoder_width}", activations]
+    parts += [f"{depth.upsampling.value} upsampling", depth.precision.value, f"sha256 {weights.sha256[:12]}…"]
+    return ", ".join(parts)
+
+
+def _bytes(planned: Planned) -> str:
+    estimate = planned.estimate
+    total = render.size(estimate.sample_bytes * planned.plan.samples)
+    kinds = f"{estimate.fgbg_bytes:,.0f} + {estimate.mask_bytes:,.0f} + {estimate.depth_bytes:,.0f}"
+    return f"about {total} of artifacts, as much again for the zip ({kinds} a sample; depth is a guess)"
 
 
 def _shards(plan: Plan) -> Iterator[ShardIndex]:

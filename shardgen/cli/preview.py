@@ -39,14 +39,17 @@ def preview(
 ) -> None:
     """Call the verb."""
     from shardgen.estimating import DeviceChoice
+    from shardgen.previewing import PreviewRequest
     from shardgen.previewing import preview as make_preview
     from shardgen.rundir import GivenFolders, RunDirectory
 
     path = make_preview(
         RunDirectory.open(run_dir),
-        GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
-        output,
-        samples=samples,
+        PreviewRequest(
+            samples=samples,
+            folders=GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
+            output=output,
+        ),
         choice=DeviceChoice.from_environment(parse_device(device)),
         say=say,
     )

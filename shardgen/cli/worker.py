@@ -72,7 +72,7 @@ def worker(
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
     from shardgen.estimating import DeviceChoice
-    from shardgen.rundir import RunDirectory, GivenFolders
+    from shardgen.rundir import GivenFolders, RunDirectory
     from shardgen.working import Ending, WorkerLimits, WorkerOptions, work
 
     options = WorkerOptions(

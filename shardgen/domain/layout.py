@@ -9,7 +9,7 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, Sli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Half-open ranges that tile `[0, sample_count)`; the last shard and a shard's last batch may be short."""
+    """Half-open ranges that tile `[0, sample_count)`; the last one may be short."""
 
     sample_count: int
     shard_size: int
