@@ -290,7 +290,7 @@ class _Bodies:
     def copy(self, table: MemberTable) -> None:
         """Copy everything, batches ascending."""
         plan = self._inputs.plan
-        reader = BodyReader(self._inputs.store, table, self._take)
+        reader = BodyReader(self._inputs.store, table, self)
         rows = LabelRows(plan)
         self._labels.write(HEADER.encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
@@ -312,7 +312,12 @@ class _Bodies:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
             self.dead += len(record.dead_letters)
 
-    def _take(self, piece: Piece) -> None:
+    def add_body(self, body: memoryview) -> None:
+        """Pass an artifact's images on."""
+        self._archive.add_body(body)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Pass checked entries on, and keep the images of some samples to look at."""
         samples = piece.columns.samples
         while self._wanted and len(samples) and self._wanted[0] <= samples[-1]:
             row = int(np.searchsorted(samples, self._wanted.pop(0)))

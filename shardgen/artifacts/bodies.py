@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,13 +66,29 @@ class _Part:
     offset: int
 
 
-class BodyReader:
-    """Reads artifacts one at a time into one buffer; `on_piece` gets it when it is full."""
+class BodySink(Protocol):
+    """Where bodies go: first the bytes of each artifact, then the entries of some artifacts together."""
 
-    def __init__(self, store: ArtifactStore, table: MemberTable, on_piece: Callable[[Piece], None]) -> None:
+    def add_body(self, body: memoryview) -> None:
+        """Take the images of one artifact; the memory is reused afterwards."""
+        ...
+
+    def add_piece(self, piece: Piece) -> None:
+        """Take the entries of all bodies since the last piece, now that they are checked."""
+        ...
+
+
+class BodyReader:
+    """Reads artifacts one at a time into one buffer and checks many at once, when it is full.
+
+    A body goes to the sink while the processor's cache still holds it, so before it is checked: nothing in
+    the sink may count before `flush` has returned.
+    """
+
+    def __init__(self, store: ArtifactStore, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
-        self._on_piece = on_piece
+        self._sink = sink
         self._buffer = np.empty(PIECE_BYTES, np.uint8)
         self._parts: list[_Part] = []
         self._filled = 0
@@ -91,9 +108,10 @@ class BodyReader:
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
         self._parts.append(part)
         self._filled = start + part.size
+        self._sink.add_body(view[: part.size])
 
     def flush(self) -> None:
-        """Check and pass on what is in the buffer."""
+        """Check what is in the buffer and pass on its entries."""
         if not self._parts:
             return
         try:
@@ -103,7 +121,7 @@ class BodyReader:
                 self._blame(part)
             raise
         body = self._buffer.data[: self._filled]
-        self._on_piece(Piece(body=body, directory=directory, columns=columns))
+        self._sink.add_piece(Piece(body=body, directory=directory, columns=columns))
         self._parts.clear()
         self._filled = 0
 
