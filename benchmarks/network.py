@@ -13,15 +13,20 @@ import argparse
 import os
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import cv2
+import keras
 import numpy as np
+import skimage.data
+import tensorflow as tf
 from numpy.typing import NDArray
+from sklearn.datasets import load_sample_image
 
 from shardgen.depth import device
 from shardgen.depth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.random_weights import random_weights
-from shardgen.depth.topology import LayerKind, layers_of
+from shardgen.depth.topology import Layer, LayerKind, layers_of
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.domain.plan import Upsampling
 
@@ -33,56 +38,50 @@ Outputs = NDArray[np.float32]
 
 def photographs() -> Images:
     """Ten photographs of scikit-image and scikit-learn, uint8 (10, 480, 640, 3) RGB."""
-    import skimage.data
-    from sklearn.datasets import load_sample_image
-
     images = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee")]
     images += [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
     images += [image[:, ::-1] for image in images]
     return np.stack([cv2.resize(image, INPUT_SIZE, interpolation=cv2.INTER_LINEAR) for image in images])
 
 
+class Upsample(keras.layers.Layer):  # type: ignore[misc]
+    """Bilinear with aligned corners, as the released weights were trained."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """(B, h, w, C) to (B, 2h, 2w, C)."""
+        return tf.raw_ops.ResizeBilinear(
+            images=x, size=(2 * x.shape[1], 2 * x.shape[2]), align_corners=True, half_pixel_centers=False
+        )
+
+
+def keras_layer(layer: Layer, epsilon: float) -> Callable[..., object]:
+    """The Keras layer of one of ours."""
+    layers, name = keras.layers, layer.name.replace("/", "_")
+    padding = "valid" if layer.stride > 1 else "same"
+    makers: dict[LayerKind, Callable[[], Callable[..., object]]] = {
+        LayerKind.CONVOLUTION: lambda: layers.Conv2D(
+            layer.filters, layer.size, layer.stride, padding, use_bias=layer.has_bias, name=name
+        ),
+        LayerKind.BATCH_NORM: lambda: layers.BatchNormalization(epsilon=epsilon, name=name),
+        LayerKind.RELU: lambda: layers.ReLU(name=name),
+        LayerKind.LEAKY_RELU: lambda: layers.LeakyReLU(layer.slope, name=name),
+        LayerKind.ZERO_PADDING: lambda: layers.ZeroPadding2D(layer.size, name=name),
+        LayerKind.MAX_POOLING: lambda: layers.MaxPooling2D(layer.size, layer.stride, name=name),
+        LayerKind.AVERAGE_POOLING: lambda: layers.AveragePooling2D(layer.size, layer.stride, name=name),
+        LayerKind.CONCATENATE: lambda: layers.Concatenate(name=name),
+        LayerKind.UPSAMPLING: lambda: Upsample(name=name),
+    }
+    return makers[layer.kind]()
+
+
 def keras_reference(weights: WeightsFile) -> Callable[[Images], Outputs]:
     """The network as DenseDepth's code runs it: Keras layers and `model.predict` in batches of two."""
-    import keras
-    import tensorflow as tf
-
-    class Upsample(keras.layers.Layer):  # type: ignore[misc]
-        def call(self, x: tf.Tensor) -> tf.Tensor:
-            return tf.raw_ops.ResizeBilinear(
-                images=x, size=(2 * x.shape[1], 2 * x.shape[2]), align_corners=True, half_pixel_centers=False
-            )
-
-    made: dict[str, object] = {}
-    for layer in layers_of(weights.topology):
+    width, height = INPUT_SIZE
+    made: dict[str, object] = {"input": keras.Input((height, width, 3))}
+    for layer in layers_of(weights.topology)[1:]:
         sources = [made[source] for source in layer.inputs]
-        name = layer.name.replace("/", "_")
-        match layer.kind:
-            case LayerKind.INPUT:
-                made[layer.name] = keras.Input((INPUT_SIZE[1], INPUT_SIZE[0], 3))
-                continue
-            case LayerKind.CONVOLUTION:
-                padding = "valid" if layer.stride > 1 else "same"
-                new = keras.layers.Conv2D(
-                    layer.filters, layer.size, layer.stride, padding, use_bias=layer.has_bias, name=name
-                )
-            case LayerKind.BATCH_NORM:
-                new = keras.layers.BatchNormalization(epsilon=weights.topology.epsilon, name=name)
-            case LayerKind.RELU:
-                new = keras.layers.ReLU(name=name)
-            case LayerKind.LEAKY_RELU:
-                new = keras.layers.LeakyReLU(layer.slope, name=name)
-            case LayerKind.ZERO_PADDING:
-                new = keras.layers.ZeroPadding2D(layer.size, name=name)
-            case LayerKind.MAX_POOLING:
-                new = keras.layers.MaxPooling2D(layer.size, layer.stride, name=name)
-            case LayerKind.AVERAGE_POOLING:
-                new = keras.layers.AveragePooling2D(layer.size, layer.stride, name=name)
-            case LayerKind.CONCATENATE:
-                new = keras.layers.Concatenate(name=name)
-            case LayerKind.UPSAMPLING:
-                new = Upsample(name=name)
-        made[layer.name] = new(sources if layer.kind is LayerKind.CONCATENATE else sources[0])
+        new: Any = keras_layer(layer, weights.topology.epsilon)
+        made[layer.name] = new(sources if len(sources) > 1 else sources[0])
         parts = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
         values = [
             weights.tensors[layer.name, part] for part in parts if (layer.name, part) in weights.tensors
@@ -90,7 +89,12 @@ def keras_reference(weights: WeightsFile) -> Callable[[Images], Outputs]:
         if values:
             new.set_weights(values)
     model = keras.Model(made["input"], made["conv3"])
-    return lambda images: model.predict(images.astype(np.float32) / 255, batch_size=2, verbose=0)[..., 0]
+
+    def predict(images: Images) -> Outputs:
+        outputs = model.predict(images.astype(np.float32) / 255, batch_size=2, verbose=0)
+        return np.asarray(outputs[..., 0], np.float32)
+
+    return predict
 
 
 def ours(weights: WeightsFile, arithmetic: Arithmetic) -> Callable[[Images], Outputs]:
@@ -99,14 +103,14 @@ def ours(weights: WeightsFile, arithmetic: Arithmetic) -> Callable[[Images], Out
         micro_batch=MICRO_BATCH, input_size=INPUT_SIZE, upsampling=Upsampling.ALIGNED, arithmetic=arithmetic
     )
     network = build_network(weights, shape)
-    return lambda images: network(images).numpy()  # type: ignore[attr-defined, no-any-return]
+    return lambda images: np.asarray(network(images))
 
 
 def grey_levels(raw: Outputs) -> NDArray[np.int64]:
-    """The 8-bit depth image of raw outputs (B, H, W): inverse min-max of `clip(1000 / y, 10, 1000) / 1000`."""
+    """The 8-bit image of raw outputs (B, H, W): inverse min-max of `clip(1000 / y, 10, 1000) / 1000`."""
     depth = np.clip(1000 / raw, 10, 1000) / 1000
     low, high = depth.min((1, 2), keepdims=True), depth.max((1, 2), keepdims=True)
-    return 255 - np.floor(255 * (depth - low) / (high - low)).astype(np.int64)
+    return np.asarray(255 - np.floor(255 * (depth - low) / (high - low)), np.int64)
 
 
 def cpu_seconds() -> float:

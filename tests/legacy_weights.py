@@ -36,11 +36,21 @@ class LegacyNetwork:
         self._generator = np.random.default_rng(seed)
         self._channels: dict[str, int] = {}
         self._counters: dict[str, int] = {}
-        self._build(blocks, growth, stem, width, activations, final_relu)
+        skips = self._encoder(blocks, growth, stem)
+        x = self._batch_norm("bn", next(reversed(self.arrays)))
+        if final_relu:
+            x = self._relu("relu", x)
+        x = self._convolution("conv2", x, width, bias=True)
+        for number, skip in enumerate(reversed(skips), start=1):
+            x = self._up(f"up{number}", x, skip, max(1, width // 2**number), activations)
+        self._convolution("conv3", x, 1, size=3, bias=True)
+        # Positive kernels and bias: outputs of 2 to 20, whose depth is neither clipped nor constant.
+        last = self.arrays["conv3"]
+        last["kernel"] = np.asarray(np.abs(last["kernel"]) * 2, dtype=np.float32)
+        last["bias"] = np.full(1, 2, dtype=np.float32)
 
-    def _build(
-        self, blocks: tuple[int, ...], growth: int, stem: int, width: int, activations: int, final_relu: bool
-    ) -> None:
+    def _encoder(self, blocks: tuple[int, ...], growth: int, stem: int) -> list[str]:
+        """Add DenseNet's layers; returns those that the decoder takes up again."""
         image = self._add("InputLayer", [], name="input_1", batch_input_shape=[None, None, None, 3])
         self._channels[image] = 3
         padded = self._add("ZeroPadding2D", [image], padding=[[3, 3], [3, 3]])
@@ -58,18 +68,9 @@ class LegacyNetwork:
                 y = self._convolution(f"pool{block}_conv", y, self._channels[x] // 2)
                 pooling = {"pool_size": [2, 2], "strides": [2, 2], "padding": "valid"}
                 x = self._add("AveragePooling2D", [y], name=f"pool{block}_pool", **pooling)
-                skips.append(x)
-        x = self._batch_norm("bn", x)
-        if final_relu:
-            x = self._relu("relu", x)
-        x = self._convolution("conv2", x, width, bias=True)
-        for number, skip in enumerate(reversed(skips[:-1]), start=1):
-            x = self._up(f"up{number}", x, skip, max(1, width // 2**number), activations)
-        self._convolution("conv3", x, 1, size=3, bias=True)
-        # Positive kernels and bias: outputs of 2 to 20, whose depth is neither clipped nor constant.
-        last = self.arrays["conv3"]
-        last["kernel"] = np.asarray(np.abs(last["kernel"]) * 2, dtype=np.float32)
-        last["bias"] = np.full(1, 2, dtype=np.float32)
+                if block < len(blocks):
+                    skips.append(x)
+        return skips
 
     def _dense(self, name: str, source: str, growth: int) -> str:
         y = self._relu(f"{name}_0_relu", self._batch_norm(f"{name}_0_bn", source))

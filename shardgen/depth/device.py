@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,12 +16,14 @@ from typing import Any
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 
 DEVICES = ("auto", "cpu", "gpu")
+# Lines of absl's logger, as in "I0000 00:00:1700000000.000000    1 port.cc:153] oneDNN custom ...".
+START_UP_NOISE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What the network runs on. `model` decides the bytes: a CPU's name and widest instruction set, or a GPU."""
+    """What the network runs on; `model` (a CPU with its instruction set, or a GPU) decides the bytes."""
 
     kind: str
     model: str
@@ -34,26 +41,48 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
         raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        import tensorflow as tf
+        with _without_start_up_noise():
+            import tensorflow as tf
+
+            gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
+            _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
     except ImportError as error:
-        raise MachineUnfit(f"TensorFlow cannot be imported: {error}", hint="pip install shardgen") from error
-    gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
+        raise MachineUnfit(
+            f"TensorFlow cannot be imported: {error}", hint='python -m pip install "tensorflow>=2.16"'
+        ) from error
+    except (RuntimeError, ValueError) as error:
+        raise DepthBackendUnavailable(
+            f"TensorFlow was already running with other settings: {error}", hint="start a new process"
+        ) from error
     if choice == "gpu" and not gpus:
         raise MachineUnfit(
             "no GPU that TensorFlow can use",
             hint='--device cpu, or install the GPU extra: pip install "shardgen[gpu]"',
         )
-    try:
-        _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
-    except (RuntimeError, tf.errors.OpError) as error:
-        raise DepthBackendUnavailable(
-            f"TensorFlow was already running with other settings: {error}", hint="start a new process"
-        ) from error
     version = str(tf.__version__)
     if not gpus:
         return Device(kind="cpu", model=describe_cpu(), tensorflow_version=version)
     details = tf.config.experimental.get_device_details(gpus[0])
     return Device(kind="gpu", model=str(details.get("device_name", "GPU")), tensorflow_version=version)
+
+
+@contextmanager
+def _without_start_up_noise() -> Iterator[None]:
+    """Drop what TensorFlow's libraries log before they read TF_CPP_MIN_LOG_LEVEL; pass on everything else."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as caught:
+        stderr = os.dup(2)
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not START_UP_NOISE.match(line):
+                    sys.stderr.write(line.decode("utf-8", errors="replace"))
 
 
 def _configure(tf: Any, gpus: list[Any], *, intra_op: int, inter_op: int) -> None:

@@ -35,7 +35,7 @@ class DepthBatch:
 
 
 def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
-    """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`, y <= 0 is far."""
+    """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far."""
     non_finite = np.asarray(~np.isfinite(raw).all(axis=(1, 2)))
     is_far = raw <= 0
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -184,7 +184,8 @@ def load_estimator(
         raise ValueError(f"micro-batch {micro_batch} (expected at least 1)")
     if weights.sha256 != depth.weights.sha256:
         raise WeightsRefused(
-            f"weights {depth.weights.name}: sha256 {weights.sha256[:12]} (the plan has {depth.weights.sha256[:12]})",
+            f"weights {depth.weights.name}: sha256 {weights.sha256[:12]} "
+            f"(the plan has {depth.weights.sha256[:12]})",
             hint="use the weights file that the plan was made with, or a new run directory",
         )
     check_input_size(weights.topology, depth.input)
@@ -209,7 +210,7 @@ def check_input_size(topology: Topology, input_size: tuple[int, int]) -> None:
 
 
 def arithmetic_of(precision: Precision, on: Device) -> Arithmetic:
-    """The number formats that a precision means on a device; raises MachineUnfit, never falls back silently."""
+    """The number formats of a precision on a device; raises MachineUnfit, never falls back silently."""
     if precision is Precision.FLOAT32:
         return Arithmetic.FLOAT32
     if on.kind == "gpu":

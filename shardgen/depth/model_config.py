@@ -115,6 +115,8 @@ def _found_layer(entry: Mapping[str, Any]) -> FoundLayer:
     kind = KIND_OF_CLASS.get(class_name.rpartition(">")[2])
     if kind is None:
         raise ConfigRefused([f"{name}: unknown layer class {class_name} (never executed)"])
+    if class_name == "UpSampling2D" and settings.get("interpolation") != "bilinear":
+        raise ConfigRefused([f"{name}: upsamples by {settings.get('interpolation')!r} (expected 'bilinear')"])
     if class_name == "Activation" and settings["activation"] != "relu":
         raise ConfigRefused([f"{name}: activation {settings['activation']!r} (expected 'relu')"])
     nodes = entry["inbound_nodes"]
@@ -243,13 +245,14 @@ def _layer_differences(layer: Layer, found: FoundLayer, inputs: tuple[str, ...],
 
 
 def _accepted_settings(layer: Layer, epsilon: float) -> dict[str, tuple[object, ...]]:
+    """The values each setting may have, the default first; a setting that is not listed does not matter."""
     size, stride = (layer.size, layer.size), (layer.stride, layer.stride)
-    channels_last = {"data_format": ("channels_last", None)}
+    accepted: dict[str, tuple[object, ...]] = {}
     match layer.kind:
         case LayerKind.CONVOLUTION:
-            # Size and dilation decide as much as the tensors' shapes; a 1x1 pads nothing either way.
+            # A 1x1 kernel pads nothing either way.
             padding = ("valid", "same") if layer.size == 1 else ("valid" if layer.stride > 1 else "same",)
-            return channels_last | {
+            accepted = {
                 "filters": (layer.filters,),
                 "kernel_size": (size,),
                 "strides": (stride,),
@@ -260,20 +263,21 @@ def _accepted_settings(layer: Layer, epsilon: float) -> dict[str, tuple[object, 
                 "use_bias": (layer.has_bias,),
             }
         case LayerKind.BATCH_NORM:
-            return {"axis": (3, -1, (3,)), "epsilon": (epsilon,), "scale": (True,), "center": (True,)}
+            accepted = {"axis": (3, -1, (3,)), "epsilon": (epsilon,), "scale": (True,), "center": (True,)}
         case LayerKind.ZERO_PADDING:
-            return channels_last | {"padding": (((layer.size, layer.size), (layer.size, layer.size)),)}
+            accepted = {"padding": ((size, size),)}
         case LayerKind.MAX_POOLING | LayerKind.AVERAGE_POOLING:
             padding = ("valid", "same") if layer.size == layer.stride else ("valid",)
-            return channels_last | {"pool_size": (size,), "strides": (stride,), "padding": padding}
+            accepted = {"pool_size": (size,), "strides": (stride,), "padding": padding}
         case LayerKind.UPSAMPLING:
-            return channels_last | {"size": (size,), "interpolation": ("bilinear",)}
+            accepted = {"size": (size,), "interpolation": ("bilinear",)}
         case LayerKind.CONCATENATE:
-            return {"axis": (3, -1)}
+            accepted = {"axis": (3, -1)}
         case LayerKind.RELU:
-            return {"max_value": (None,), "negative_slope": (0, 0.0), "threshold": (0, 0.0)}
+            accepted = {"max_value": (None,), "negative_slope": (0, 0.0), "threshold": (0, 0.0)}
         case LayerKind.INPUT | LayerKind.LEAKY_RELU:
-            return {}
+            pass
+    return accepted | {"data_format": ("channels_last", None)}
 
 
 def _plain(value: object) -> object:

@@ -41,17 +41,15 @@ class GraphShape:
 def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Tensor]:
     """One traced function: uint8 (micro_batch, H, W, 3) RGB to raw outputs, float32 (micro_batch, H/2, W/2).
 
-    The raw output is what DenseDepth's `1000 / y` takes. Tracing happens at the first call.
+    The raw output is what DenseDepth's `1000 / y` takes. Tracing happens here.
     """
     import tensorflow as tf
 
     graph = _Graph(weights, shape)
     width, height = shape.input_size
     signature = [tf.TensorSpec([shape.micro_batch, height, width, 3], tf.uint8)]
-    network: Callable[[NDArray[np.uint8]], Tensor] = tf.function(
-        graph.run, input_signature=signature, autograph=False
-    )
-    return network
+    network = tf.function(graph.run, input_signature=signature, autograph=False).get_concrete_function()
+    return lambda images: network(tf.constant(images))
 
 
 class _Graph:
@@ -144,7 +142,6 @@ class _Graph:
         return lambda _skips, x: convolution(x)
 
     def _prepare_decoder(self) -> None:
-        tf = self._tf
         width, height = self._shape.input_size
         for index, up in enumerate(self._topology.ups):
             scale = 2 ** (len(self._topology.ups) - index)

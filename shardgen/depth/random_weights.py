@@ -28,7 +28,8 @@ def is_random_name(name: str) -> bool:
 def random_weights(name: str) -> WeightsFile:
     """The network of a name like `random:64` (decoder width 64): its depth is noise.
 
-    The digest is the tensors'. The same name gives the same tensors on every machine: raw PCG64 bits, drawn in a fixed order.
+    The digest is the tensors'. The same name gives the same tensors on every machine: raw PCG64 bits, drawn
+    in a fixed order.
     """
     width_text = name.removeprefix(PREFIX)
     width = int(width_text) if width_text.isascii() and width_text.isdigit() else 0

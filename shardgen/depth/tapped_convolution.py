@@ -3,7 +3,7 @@
 Both algorithms have one form: every axis of the input is transformed by small matrices, the channels are
 mixed once per pair of taps, and the result is assembled by matrices along every axis:
 
-    out = sum of assemble_y[i] . ((gather_y[i] . x . gather_x[j]^T) @ kernel[i, j]) . assemble_x[j]^T over i, j
+    out = sum over i, j of A_y[i] . ((G_y[i] . x . G_x[j]^T) @ kernel[i, j]) . A_x[j]^T
 
 - *Winograd F(4x4, 3x3)* (Lavin and Gray 2015): 36 taps per 4x4 outputs, a quarter of the direct work. An
   upsampling before the convolution goes into the gathering matrices, so it costs nothing.
@@ -103,7 +103,7 @@ def winograd_kernel(kernel: Array32) -> Array32:
 def winograd_pays(
     *, height: int, width: int, incoming: int, outgoing: int, direct_cost: float = DIRECT_COST
 ) -> bool:
-    """Whether tiles cost less than a direct convolution: the transforms grow with the side, the gain does not.
+    """Whether tiles cost less than a direct convolution: transforms grow with the side, the gain does not.
 
     Counts multiply-adds of the dense transforms along both axes and of the 36 channel mixings.
     """

@@ -25,7 +25,9 @@ def test_random_tensors_are_finite_and_their_variances_positive() -> None:
     assert all(tensor.min() > 0.5 for key, tensor in tensors.items() if key[1] == "moving_variance")
 
 
-@pytest.mark.parametrize("name", ["random:", "random:0", "random:x", "random:-3", "random:99999", "nyu", "random:²"])
+@pytest.mark.parametrize(
+    "name", ["random:", "random:0", "random:x", "random:-3", "random:99999", "nyu", "random:²"]
+)
 def test_a_name_without_a_usable_width_is_refused(name: str) -> None:
     with pytest.raises(InvalidSettings, match="expected random:WIDTH"):
         random_weights(name)

@@ -27,7 +27,9 @@ def _setting(layer: str, name: str, value: object) -> Defect:
 
 
 def _lambda_layer(network: LegacyNetwork) -> None:
-    network.layer("relu").update(class_name="Lambda", config={"name": "relu", "function": ["4wEAAA==", None, None]})
+    network.layer("relu").update(
+        class_name="Lambda", config={"name": "relu", "function": ["4wEAAA==", None, None]}
+    )
 
 
 def _take_from(layer: str, *sources: str) -> Defect:
@@ -57,7 +59,11 @@ DEFECTS: list[tuple[str, Defect, str]] = [
     ("a misshapen tensor", _set("conv2", "kernel", lambda a: a[..., :-1]), "conv2 kernel: shape (1, 1, "),
     ("a NaN", _set("conv2", "kernel", _with_nan), "conv2 kernel: 1 of "),
     ("integers", _set("conv2", "bias", lambda a: a.astype(np.int32)), "conv2 bias: dtype int32"),
-    ("a negative variance", _set("bn", "moving_variance", lambda a: -a), "bn moving_variance: a variance below 0"),
+    (
+        "a negative variance",
+        _set("bn", "moving_variance", lambda a: -a),
+        "bn moving_variance: a variance below 0",
+    ),
     ("code in a Lambda layer", _lambda_layer, "relu: unknown layer class Lambda (never executed)"),
     ("a saturating ReLU", _setting("relu", "activation", "relu6"), "relu: activation 'relu6'"),
     ("a linear layer with tanh", _setting("conv3", "activation", "tanh"), "conv3: activation is 'tanh'"),
@@ -141,7 +147,9 @@ def test_a_file_without_model_config_is_refused_instead_of_guessing(tmp_path: Pa
         read_weights(path)
 
 
-@pytest.mark.parametrize("config", ["{", "[]", '{"class_name": "Sequential", "config": {"layers": []}}', "[" * 10**5])
+@pytest.mark.parametrize(
+    "config", ["{", "[]", '{"class_name": "Sequential", "config": {"layers": []}}', "[" * 10**5]
+)
 def test_a_foreign_model_config_is_one_clear_error(tmp_path: Path, config: str) -> None:
     path = write_legacy_weights(tmp_path / "w.h5")
     with h5py.File(path, "r+", libver="latest") as file:

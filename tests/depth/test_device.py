@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from shardgen.depth import device
+from shardgen.depth.device import Device
+from shardgen.errors import DepthBackendUnavailable, MachineUnfit
+
+
+def test_the_cpu_is_named_with_its_widest_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2", "avx512f", "avx512_bf16"}))
+    assert device.describe_cpu().endswith("(avx512_bf16)")
+    assert device.has_bfloat16()
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2", "avx512f"}))
+    assert device.describe_cpu().endswith("(avx512)")
+    assert not device.has_bfloat16()
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused_with_a_way_out() -> None:
+    with pytest.raises(MachineUnfit, match="no GPU") as caught:
+        device.prepare("gpu")
+    assert "--device cpu" in caught.value.hint
+
+
+def test_auto_without_a_gpu_is_the_cpu(cpu: Device) -> None:
+    assert device.prepare("auto") == cpu
+    assert cpu.kind == "cpu"
+    assert cpu.tensorflow_version == tf.__version__
+
+
+def test_threads_set_after_tensorflow_started_are_refused(cpu: Device) -> None:
+    tf.constant(1) + 1
+    with pytest.raises(DepthBackendUnavailable, match="already running"):
+        device.prepare("cpu", intra_op=3)
+
+
+def test_preparing_sets_the_threads_and_prints_nothing() -> None:
+    program = (
+        "from shardgen.depth import device; device.prepare('cpu', intra_op=1, inter_op=1)\n"
+        "import tensorflow as tf; tf.constant(1) + 1\n"
+        "print(tf.config.threading.get_intra_op_parallelism_threads())"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_importing_the_depth_package_does_not_import_tensorflow() -> None:
+    program = (
+        "import sys, shardgen.depth.estimator, shardgen.depth.random_weights, shardgen.depth.fetch\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

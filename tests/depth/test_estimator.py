@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from shardgen.depth import device
+from shardgen.depth.device import Device
+from shardgen.depth.estimator import DepthEstimator, arithmetic_of, depth_of, load_estimator
+from shardgen.depth.network import Arithmetic, GraphShape
+from shardgen.depth.weights_file import WeightsFile
+from shardgen.domain.plan import Depth, DepthEncoding, Precision, Upsampling, Weights
+from shardgen.errors import DepthBackendUnavailable, InvalidSettings, MachineUnfit, WeightsRefused
+
+WIDTH, HEIGHT = 96, 64
+needs_bfloat16 = pytest.mark.skipif(not device.has_bfloat16(), reason="this CPU has no bfloat16")
+
+
+def plan_of(weights: WeightsFile, precision: Precision = Precision.FLOAT32) -> Depth:
+    return Depth(
+        model="densedepth",
+        weights=Weights(
+            name="file", bytes=weights.bytes, sha256=weights.sha256,
+            activations=weights.activations, decoder_width=weights.decoder_width,
+        ),
+        input=(WIDTH, HEIGHT),
+        upsampling=Upsampling.ALIGNED,
+        precision=precision,
+        encoding=DepthEncoding.INVERSE_MINMAX,
+    )  # fmt: skip
+
+
+def images_of(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(count).integers(0, 256, (count, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+class FakeNetwork:
+    """Outputs 2 everywhere, unless told to fail; the fault is fake, the estimator around it is real."""
+
+    def __init__(self, shape: GraphShape, *, largest: int = 99, bad_below: int = 0) -> None:
+        self.shape, self.largest, self.bad_below = shape, largest, bad_below
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert images.shape == (self.shape.micro_batch, HEIGHT, WIDTH, 3)
+        if len(images) > self.largest:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+        raw = np.full((len(images), HEIGHT // 2, WIDTH // 2), 2, np.float32)
+        if self.shape.arithmetic is not Arithmetic.FLOAT32 or self.bad_below == 255:
+            raw[images[:, 0, 0, 0] < self.bad_below] = np.inf
+        return raw
+
+
+def estimator_with(
+    weights: WeightsFile, on: Device, *, micro_batch: int = 4, precise: bool = True, **faults: int
+) -> tuple[DepthEstimator, list[GraphShape]]:
+    built: list[GraphShape] = []
+
+    def build(_weights: WeightsFile, shape: GraphShape) -> FakeNetwork:
+        built.append(shape)
+        return FakeNetwork(shape, **faults)
+
+    shape = GraphShape(
+        micro_batch=micro_batch,
+        input_size=(WIDTH, HEIGHT),
+        upsampling=Upsampling.ALIGNED,
+        arithmetic=Arithmetic.FLOAT32 if precise else Arithmetic.BFLOAT16_DECODER,
+    )
+    return DepthEstimator(weights, shape, on, build=build), built
+
+
+def test_relative_depth_follows_the_formula_of_densedepth() -> None:
+    raw = np.array([[[0.5, 1, 2, 4, 50, 100, 1000, 1e-40]]], np.float32)
+    expected = [1, 1, 0.5, 0.25, 0.02, 0.01, 0.01, 1]
+    depth = depth_of(raw)
+    np.testing.assert_allclose(depth.relative[0, 0], expected, rtol=1e-6)
+    assert depth.relative.dtype == np.float32
+    assert depth.far_pixels.tolist() == [0]
+
+
+def test_outputs_of_zero_or_less_are_far_and_counted() -> None:
+    raw = np.array([[[0, -0.0, -5, 2]], [[1, 2, 3, 4]]], np.float32)
+    depth = depth_of(raw)
+    assert depth.relative[0, 0].tolist() == [1, 1, 1, 0.5]
+    assert depth.far_pixels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_flags_its_image_only(bad: float) -> None:
+    raw = np.full((3, 2, 2), 2, np.float32)
+    raw[1, 0, 1] = bad
+    assert depth_of(raw).non_finite.tolist() == [False, True, False]
+
+
+def test_the_padded_tail_gives_the_same_bytes_as_a_full_micro_batch(narrow: WeightsFile, cpu: Device) -> None:
+    estimator = load_estimator(narrow, plan_of(narrow), micro_batch=4, on=cpu)
+    images = images_of(6)
+    whole = estimator.estimate(images).relative
+    assert whole.shape == (6, HEIGHT // 2, WIDTH // 2)
+    for start in range(6):
+        np.testing.assert_array_equal(estimator.estimate(images[start:]).relative, whole[start:])
+
+
+def test_every_run_gives_the_same_bytes(narrow: WeightsFile, cpu: Device) -> None:
+    first, second = (load_estimator(narrow, plan_of(narrow), micro_batch=2, on=cpu) for _ in range(2))
+    images = images_of(4)
+    expected = first.estimate(images).relative
+    np.testing.assert_array_equal(first.estimate(images).relative, expected)
+    np.testing.assert_array_equal(second.estimate(images).relative, expected)
+
+
+def test_an_empty_batch_is_an_empty_answer(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, _ = estimator_with(narrow, cpu)
+    assert estimator.estimate(images_of(0)).relative.shape == (0, HEIGHT // 2, WIDTH // 2)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_remembers_it(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, built = estimator_with(narrow, cpu, micro_batch=8, largest=3)
+    assert (estimator.estimate(images_of(11)).relative == 0.5).all()
+    assert estimator.micro_batch == 2
+    estimator.estimate(images_of(11))
+    assert [shape.micro_batch for shape in built] == [8, 4, 2]
+
+
+def test_out_of_memory_for_one_image_is_a_transient_error(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, _ = estimator_with(narrow, cpu, largest=0)
+    with pytest.raises(DepthBackendUnavailable, match="not enough memory for one image"):
+        estimator.estimate(images_of(1))
+    assert estimator.micro_batch == 1
+
+
+def test_an_overflow_in_sixteen_bits_is_tried_once_more_in_float32(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, built = estimator_with(narrow, cpu, precise=False, bad_below=100)
+    images = images_of(4)
+    images[:, 0, 0, 0] = [50, 200, 200, 200]
+    assert not estimator.estimate(images).non_finite.any()
+    assert [shape.arithmetic for shape in built] == [Arithmetic.BFLOAT16_DECODER, Arithmetic.FLOAT32]
+
+
+def test_what_is_not_finite_in_float32_too_is_flagged(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, _ = estimator_with(narrow, cpu, precise=False, bad_below=255)
+    images = images_of(4)
+    images[:, 0, 0, 0] = [255, 0, 255, 255]
+    assert estimator.estimate(images).non_finite.tolist() == [False, True, False, False]
+
+
+def test_a_tensorflow_error_does_not_cross_the_border(narrow: WeightsFile, cpu: Device) -> None:
+    def lost(_images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise tf.errors.InternalError(None, None, "CUDA_ERROR_ILLEGAL_ADDRESS\nstack")
+
+    shape = GraphShape(
+        micro_batch=2,
+        input_size=(WIDTH, HEIGHT),
+        upsampling=Upsampling.ALIGNED,
+        arithmetic=Arithmetic.FLOAT32,
+    )
+    estimator = DepthEstimator(narrow, shape, cpu, build=lambda _weights, _shape: lost)
+    with pytest.raises(DepthBackendUnavailable, match=r"InternalError: CUDA_ERROR_ILLEGAL_ADDRESS$"):
+        estimator.estimate(images_of(1))
+
+
+def test_between_micro_batches_progress_is_told_and_the_batch_may_be_abandoned(
+    narrow: WeightsFile, cpu: Device
+) -> None:
+    estimator, _ = estimator_with(narrow, cpu)
+    finished: list[int] = []
+
+    def stop_at_eight(image_count: int) -> None:
+        finished.append(image_count)
+        if image_count == 8:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        estimator.estimate(images_of(10), between=stop_at_eight)
+    estimator.estimate(images_of(6), between=finished.append)
+    assert finished == [4, 8, 4, 6]
+
+
+def test_images_of_another_size_are_a_programmers_error(narrow: WeightsFile, cpu: Device) -> None:
+    estimator, _ = estimator_with(narrow, cpu)
+    with pytest.raises(ValueError, match="expected uint8"):
+        estimator.estimate(np.zeros((1, WIDTH, HEIGHT, 3), np.uint8))
+    with pytest.raises(ValueError, match="expected uint8"):
+        estimator.estimate(np.zeros((1, HEIGHT, WIDTH, 3), np.float32))
+
+
+def test_weights_that_are_not_the_plans_are_refused(narrow: WeightsFile, cpu: Device) -> None:
+    with pytest.raises(WeightsRefused, match="the plan has"):
+        load_estimator(replace(narrow, sha256="0" * 64), plan_of(narrow), micro_batch=1, on=cpu)
+
+
+@pytest.mark.parametrize("size", [(100, 64), (64, 100), (32, 64), (0, 64)])
+def test_an_input_size_that_the_network_cannot_halve_is_refused(
+    narrow: WeightsFile, cpu: Device, size: tuple[int, int]
+) -> None:
+    with pytest.raises(InvalidSettings, match="multiples of 32"):
+        load_estimator(narrow, replace(plan_of(narrow), input=size), micro_batch=1, on=cpu)
+
+
+@needs_bfloat16
+def test_fast_on_a_cpu_with_bfloat16_is_near_float32_but_not_equal(narrow: WeightsFile, cpu: Device) -> None:
+    images = images_of(2)
+    exact = load_estimator(narrow, plan_of(narrow), micro_batch=2, on=cpu).estimate(images)
+    fast = load_estimator(narrow, plan_of(narrow, Precision.FAST), micro_batch=2, on=cpu).estimate(images)
+    error = np.abs(exact.relative - fast.relative)
+    assert 0 < error.mean() < 0.005
+
+
+def test_fast_without_bfloat16_is_refused_and_never_float32_in_silence(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2"}))
+    with pytest.raises(MachineUnfit, match="no bfloat16 instructions") as caught:
+        arithmetic_of(Precision.FAST, cpu)
+    assert 'precision = "float32"' in caught.value.hint
+
+
+def test_fast_on_a_gpu_is_float16(cpu: Device) -> None:
+    assert arithmetic_of(Precision.FAST, replace(cpu, kind="gpu")) is Arithmetic.FLOAT16
+
+
+def test_the_float16_graph_can_be_built_and_is_near_float32(narrow: WeightsFile, cpu: Device) -> None:
+    images = images_of(2)
+    gpu_like = replace(cpu, kind="gpu")
+    exact = load_estimator(narrow, plan_of(narrow), micro_batch=2, on=cpu).estimate(images)
+    half = load_estimator(narrow, plan_of(narrow, Precision.FAST), micro_batch=2, on=gpu_like).estimate(
+        images
+    )
+    assert np.abs(exact.relative - half.relative).max() < 0.02

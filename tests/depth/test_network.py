@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import tensorflow as tf
+from numpy.typing import NDArray
+from skimage.transform import resize
+
+from shardgen.depth import device
+from shardgen.depth.device import Device
+from shardgen.depth.estimator import depth_of
+from shardgen.depth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.random_weights import random_weights
+from shardgen.depth.tapped_convolution import interpolation_matrix, low_resolution_pays, winograd_pays
+from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.domain.plan import Upsampling
+from tests.depth.keras_reference import reference_outputs
+from tests.legacy_weights import LegacyNetwork
+
+pytestmark = pytest.mark.usefixtures("cpu")
+needs_bfloat16 = pytest.mark.skipif(not device.has_bfloat16(), reason="this CPU has no bfloat16")
+
+
+def photographs(width: int, height: int) -> NDArray[np.uint8]:
+    images = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea")]
+    return np.stack([np.rint(resize(i, (height, width)) * 255).astype(np.uint8) for i in images])
+
+
+def outputs(
+    weights: WeightsFile, images: NDArray[np.uint8], upsampling: Upsampling, arithmetic: Arithmetic
+) -> NDArray[np.float32]:
+    shape = GraphShape(
+        micro_batch=len(images),
+        input_size=(images.shape[2], images.shape[1]),
+        upsampling=upsampling,
+        arithmetic=arithmetic,
+    )
+    return np.asarray(build_network(weights, shape)(images))
+
+
+def grey_levels(raw: NDArray[np.float32]) -> NDArray[np.int64]:
+    depth = depth_of(raw).relative
+    low, high = depth.min((1, 2), keepdims=True), depth.max((1, 2), keepdims=True)
+    return np.asarray(255 - np.floor(255 * (depth - low) / (high - low)), np.int64)
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize("activations", [1, 2])
+def test_raw_outputs_are_those_of_keras_layers(
+    tmp_path: Path, upsampling: Upsampling, activations: int
+) -> None:
+    network = LegacyNetwork(activations=activations)
+    weights = read_weights(network.write(tmp_path / "w.h5"))
+    images = photographs(96, 64)
+    ours = outputs(weights, images, upsampling, Arithmetic.FLOAT32)
+    expected = reference_outputs(network, images, upsampling)
+    assert expected.std(axis=(1, 2)).min() > 0.1
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize("final_relu", [True, False])
+def test_a_wide_decoder_computed_in_tiles_agrees_with_keras_layers(
+    tmp_path: Path, upsampling: Upsampling, *, final_relu: bool
+) -> None:
+    network = LegacyNetwork(width=640, blocks=(1, 2, 1, 3), growth=12, stem=24, final_relu=final_relu, seed=4)
+    weights = read_weights(network.write(tmp_path / "w.h5"))
+    images = photographs(320, 192)
+    # All three ways of the decoder: tiles at up1, nine taps at the low resolution, rows last.
+    assert winograd_pays(height=12, width=20, incoming=640 + 28, outgoing=320)
+    assert low_resolution_pays(height=48, width=80, incoming=160, outgoing=80)
+    assert not low_resolution_pays(height=96, width=160, incoming=80, outgoing=40)
+    ours = outputs(weights, images, upsampling, Arithmetic.FLOAT32)
+    np.testing.assert_allclose(ours, reference_outputs(network, images, upsampling), rtol=3e-4, atol=3e-4)
+
+
+def test_the_two_upsamplings_give_different_depth(narrow: WeightsFile) -> None:
+    images = photographs(96, 64)
+    aligned = outputs(narrow, images, Upsampling.ALIGNED, Arithmetic.FLOAT32)
+    half_pixel = outputs(narrow, images, Upsampling.HALF_PIXEL, Arithmetic.FLOAT32)
+    assert np.abs(grey_levels(aligned) - grey_levels(half_pixel)).mean() > 1
+
+
+def test_an_activation_more_gives_different_depth(tmp_path: Path) -> None:
+    images = photographs(96, 64)
+    one, two = (
+        outputs(
+            read_weights(LegacyNetwork(activations=count).write(tmp_path / f"{count}.h5")),
+            images, Upsampling.ALIGNED, Arithmetic.FLOAT32,
+        )
+        for count in (1, 2)
+    )  # fmt: skip
+    assert np.abs(grey_levels(one) - grey_levels(two)).mean() > 1
+
+
+@needs_bfloat16
+def test_a_bfloat16_decoder_costs_few_grey_levels(narrow: WeightsFile) -> None:
+    images = photographs(160, 96)
+    exact = grey_levels(outputs(narrow, images, Upsampling.ALIGNED, Arithmetic.FLOAT32))
+    fast = grey_levels(outputs(narrow, images, Upsampling.ALIGNED, Arithmetic.BFLOAT16_DECODER))
+    error = np.abs(exact - fast)
+    assert 0 < error.mean() <= 1
+    assert error.max() <= 8
+
+
+@pytest.mark.parametrize("upsampling", Upsampling)
+@pytest.mark.parametrize("size", [1, 2, 5, 40])
+def test_interpolation_matrices_are_tensorflows_bilinear_resize(size: int, upsampling: Upsampling) -> None:
+    line = np.random.default_rng(0).random((1, size, 1, 1), dtype=np.float32)
+    is_aligned = upsampling is Upsampling.ALIGNED
+    resized = tf.raw_ops.ResizeBilinear(
+        images=line, size=(2 * size, 1), align_corners=is_aligned, half_pixel_centers=not is_aligned
+    )
+    ours = interpolation_matrix(size, upsampling) @ line[0, :, 0, 0]
+    np.testing.assert_allclose(ours, resized[0, :, 0, 0], atol=5e-6)
+
+
+def test_random_weights_give_depth_that_varies_over_photographs(cpu: Device) -> None:
+    raw = outputs(random_weights("random:64"), photographs(320, 256), Upsampling.ALIGNED, Arithmetic.FLOAT32)
+    depth = depth_of(raw)
+    assert not depth.non_finite.any()
+    assert depth.far_pixels.sum() == 0
+    assert depth.relative.min() > 0.02
+    assert depth.relative.max() < 0.98
+    assert grey_levels(raw).std(axis=(1, 2)).min() > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", [1, 2])
+@pytest.mark.parametrize("upsampling", Upsampling)
+def test_the_full_width_network_agrees_with_keras_layers_to_one_grey_level(
+    tmp_path: Path, activations: int, upsampling: Upsampling
+) -> None:
+    network = LegacyNetwork(blocks=(6, 12, 32, 32), growth=32, stem=64, width=1664, activations=activations)
+    weights = read_weights(network.write(tmp_path / "w.h5"))
+    images = photographs(640, 480)
+    expected = grey_levels(reference_outputs(network, images, upsampling))
+    exact = grey_levels(outputs(weights, images, upsampling, Arithmetic.FLOAT32))
+    assert np.abs(exact - expected).max() <= 1
+    if device.has_bfloat16():
+        fast = grey_levels(outputs(weights, images, upsampling, Arithmetic.BFLOAT16_DECODER))
+        assert np.abs(fast - expected).mean() <= 1
