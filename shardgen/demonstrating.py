@@ -54,7 +54,12 @@ def _foregrounds() -> dict[str, NDArray[np.uint8]]:
         from skimage import data  # noqa: PLC0415 - part of an extra
     except ImportError as error:
         raise _extra_missing(error) from error
-    return {"astronaut": data.astronaut(), "cat": data.cat(), "cup": data.coffee()}
+    # Cropped so that the subject fills the middle, and is narrow enough to be placed left and right.
+    return {
+        "astronaut": data.astronaut()[0:330, 90:368],
+        "cat": data.cat()[:, 20:400],
+        "cup": data.coffee()[:, 70:490],
+    }
 
 
 def _backgrounds() -> dict[str, NDArray[np.uint8]]:

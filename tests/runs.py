@@ -1,0 +1,88 @@
+"""Small real run directories for tests: real photographs' worth of files, a narrow network, real settings."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardgen.config import settings_text
+from shardgen.rundir import GivenFolders, RunDirectory
+from tests.legacy_weights import write_legacy_weights
+from tests.photographs import write_photographs
+
+SETTINGS = {
+    "compose.canvas": "[96, 80]",
+    "compose.grid": "[3, 2]",
+    "depth.input": "[64, 64]",
+    "depth.micro_batch": "2",
+    "output.size": "[32, 24]",
+    "shards.size": "20",
+    "shards.slice_batches": "2",
+    "shards.batch": "4",
+    "lease.seconds": "30",
+    "lease.heartbeat_seconds": "0.5",
+}
+
+
+def make_run(
+    folder: Path, *, changes: dict[str, str] | None = None, foregrounds: int = 2, backgrounds: int = 2
+) -> RunDirectory:
+    """Photographs, narrow weights and settings: 48 samples in 3 shards of 20, 20 and 8 unless changed."""
+    foreground_folder, background_folder = write_photographs(
+        folder / "sources", foregrounds=foregrounds, backgrounds=backgrounds
+    )
+    weights = folder / "narrow.h5"
+    if not weights.exists():
+        write_legacy_weights(weights, blocks=(2, 2, 2, 2), growth=8, width=16)
+    path = folder / "run"
+    path.mkdir()
+    text = settings_text(
+        foregrounds=foreground_folder,
+        backgrounds=background_folder,
+        weights=str(weights),
+        changes=SETTINGS | (changes or {}),
+    )
+    (path / "shardgen.toml").write_text(text, encoding="utf-8")
+    return RunDirectory.open(path)
+
+
+def plan_run(run: RunDirectory) -> None:
+    """Plan it in this process."""
+    from shardgen.planning import make_plan  # noqa: PLC0415 - keeps OpenCV out of tests that only read
+
+    make_plan(run, GivenFolders())
+
+
+def shardgen(
+    *arguments: str | Path, environment: dict[str, str] | None = None, timeout: float = 240.0
+) -> subprocess.CompletedProcess[str]:
+    """Run the real command, as a user would; stdout and stderr are captured."""
+    return subprocess.run(
+        [sys.executable, "-m", "shardgen", *map(str, arguments)],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def start(arguments: Sequence[str | Path]) -> subprocess.Popen[str]:
+    """Start the real command and leave it running; its stderr can be read line by line."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "shardgen", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Of a whole file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

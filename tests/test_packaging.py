@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("shardgen-*.whl")
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
+    assert {"shardgen/migrations/env.py", "shardgen/py.typed"} <= names
+    assert not any(name.startswith(("tests/", "benchmarks/", "training/")) for name in names)
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "import shardgen; assert shardgen.__file__.startswith(sys.argv[1]), shardgen.__file__\n"
+        "from shardgen.manifest.manifest import Place, create_manifest\n"
+        "from shardgen.planfile import parse_plan\n"
+        "plan = parse_plan(Path(sys.argv[2]).read_bytes(), where='plan')\n"
+        "print(create_manifest(Place(url='sqlite:///m.sqlite', run_dir=Path(sys.argv[1])), plan))\n"
+    )
+    from tests.plans import make_plan
+
+    plan_file = tmp_path / "plan.json"
+    plan_file.write_bytes(make_plan().canonical_json)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(installed), str(plan_file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    shutil.rmtree(installed)
