@@ -37,11 +37,10 @@ class DepthBatch:
 def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
     """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far."""
     non_finite = np.asarray(~np.isfinite(raw).all(axis=(1, 2)))
-    is_far = raw <= 0
+    is_far = raw <= 0  # an output of 1 stands in for them: it is the farthest
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         inverse = np.float32(SCALE) / np.where(is_far, np.float32(1), raw)
     relative = np.asarray(np.clip(inverse, NEAREST, FARTHEST) / np.float32(SCALE), np.float32)
-    relative[is_far] = 1
     return DepthBatch(relative=relative, non_finite=non_finite, far_pixels=is_far.sum(axis=(1, 2)))
 
 

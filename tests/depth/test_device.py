@@ -34,6 +34,11 @@ def test_auto_without_a_gpu_is_the_cpu(cpu: Device) -> None:
     assert cpu.tensorflow_version == tf.__version__
 
 
+def test_op_determinism_is_on(cpu: Device) -> None:
+    with pytest.raises(RuntimeError, match="determinism"):
+        tf.random.uniform([1])
+
+
 def test_threads_set_after_tensorflow_started_are_refused(cpu: Device) -> None:
     tf.constant(1) + 1
     with pytest.raises(DepthBackendUnavailable, match="already running"):
