@@ -174,8 +174,8 @@ class BodyReader:
         table = self._table
         samples = np.concatenate([part.samples for part in parts])
         directory = b"".join(part.directory for part in parts)
-        columns = table.read_central(directory, samples)
-        stops = table.stops(samples, columns.sizes)
+        crcs, sizes = table.read_central(directory, samples)
+        stops = table.stops(samples, sizes)
         starts = np.empty_like(stops)
         starts.ravel()[1:] = stops.ravel()[:-1]
         starts.ravel()[:1] = 0
@@ -186,8 +186,8 @@ class BodyReader:
         if not np.array_equal(edges, part_stops):
             raise BrokenZip("its members do not end where its directory says")
         shifts = np.array([part.offset for part in parts]) - part_starts
-        in_artifact = replace(columns, offsets=starts + np.repeat(shifts, counts)[:, None])
-        in_piece = replace(columns, offsets=starts)
+        in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
+        in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
         body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
         if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
             raise BrokenZip("its members are not those of the plan and its receipt")

@@ -118,15 +118,14 @@ class MemberTable:
 
     def read_central(
         self, data: bytes | memoryview, samples: NDArray[np.int64], *, zip64_from: int | None = None
-    ) -> MemberColumns:
-        """Read entries that should be those of `samples`; what they say is not checked.
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Read CRCs and sizes, both (samples, 3), from entries that should be those of `samples`.
 
-        The caller renders the columns again and compares: only then is every byte known to be right.
-        `zip64_from` is the first member whose offset stands in a zip64 extra.
+        Sizes give the offsets of members that follow each other; the caller renders all that and compares:
+        only then is every byte known to be right. `zip64_from` is the first member with a zip64 extra.
         """
         crcs = np.empty((len(samples), 3), np.uint32)
         sizes = np.empty((len(samples), 3), np.uint32)
-        offsets = np.empty((len(samples), 3), np.int64)
         position = 0
         for run in self._runs(samples, 3 * len(samples) if zip64_from is None else zip64_from):
             _, dtype = self._template(run.folder_digits, run.zip64)
@@ -135,14 +134,13 @@ class MemberTable:
                 raise BrokenZip("has a directory that ends too early")
             records = np.frombuffer(data, dtype, count, position)
             position += count * dtype.itemsize
+            rows = slice(run.start, run.stop)
             for place, kind in enumerate(KINDS):
-                rows = slice(run.start, run.stop)
                 crcs[rows, place] = records[f"{kind} crc"]
                 sizes[rows, place] = records[f"{kind} size"]
-                offsets[rows, place] = records[f"{kind} offset"]
         if position != len(data):
             raise BrokenZip("has more directory entries than its samples")
-        return MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=offsets)
+        return crcs, sizes
 
     def central_size(self, samples: NDArray[np.int64], *, zip64_from: int) -> int:
         """Bytes of the directory entries of these samples."""

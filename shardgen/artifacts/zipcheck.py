@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -169,14 +168,14 @@ class ZipCheck:
     ) -> MemberColumns | None:
         """Read and check entries whose first local header is at `start`; None when one byte differs."""
         try:
-            columns = table.read_central(data, samples, zip64_from=border)
+            crcs, sizes = table.read_central(data, samples, zip64_from=border)
         except BrokenZip:
             return None
-        stops = table.stops(samples, columns.sizes) + start
+        stops = table.stops(samples, sizes) + start
         starts = np.empty_like(stops)
         starts.ravel()[0] = start
         starts.ravel()[1:] = stops.ravel()[:-1]
-        expected = replace(columns, offsets=starts)
+        expected = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
         first_far = starts.ravel()[border] if border < starts.size else int(stops[-1, -1])
         return expected if table.render_central(expected, zip64_offset=int(first_far)) == data else None
 
