@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.manifest.manifest import Place, create_manifest
+from tests.plans import make_plan
+
 PACKAGE = Path(__file__).parent.parent / "shardgen"
 MIDDLE = {"sources", "imaging", "depth", "artifacts", "manifest"}
 LIBRARIES = {"cv2": "imaging", "tensorflow": "depth", "sqlalchemy": "manifest", "alembic": "manifest"}
@@ -38,7 +41,7 @@ def _layer(parts: tuple[str, ...]) -> str:
 
 
 def _may_import(layer: str, other: str) -> bool:
-    if other == "__init__" or layer == other:
+    if other in ("__init__", layer):
         return True
     allowed = {
         "domain": set(),
@@ -87,9 +90,6 @@ def test_status_starts_without_tensorflow_opencv_or_alembic(tmp_path: Path) -> N
         "heavy = {'tensorflow', 'keras', 'cv2', 'alembic', 'h5py'} & set(sys.modules)\n"
         "print(code, sorted(heavy))\n"
     )
-    from shardgen.manifest.manifest import Place, create_manifest
-    from tests.plans import make_plan
-
     plan = make_plan()
     (tmp_path / "shardgen.toml").write_text('[compose]\nflips = "none"\n')
     (tmp_path / "plan.json").write_bytes(plan.canonical_json)

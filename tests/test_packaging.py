@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plans import make_plan
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -35,8 +37,6 @@ def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp
         "plan = parse_plan(Path(sys.argv[2]).read_bytes(), where='plan')\n"
         "print(create_manifest(Place(url='sqlite:///m.sqlite', run_dir=Path(sys.argv[1])), plan))\n"
     )
-    from tests.plans import make_plan
-
     plan_file = tmp_path / "plan.json"
     plan_file.write_bytes(make_plan().canonical_json)
     done = subprocess.run(

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shardgen.rundir import RunDirectory
+from tests.runs import make_run, shardgen
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run made by the one-machine main job."""
+    run = make_run(tmp_path_factory.mktemp("finished"))
+    done = shardgen("run", run.path, "-o", run.path / "set.zip")
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_run_plans_works_and_merges(finished: RunDirectory) -> None:
+    document = json.loads(shardgen("status", finished.path, "--json").stdout)
+    assert document["samples"] == {"planned": 48, "stored": 48, "dead_letters": 0, "pending": 0}
+    assert document["eta_seconds"] == 0
+    assert document["mixture"] == []
+    assert [shard["slices"]["done"] for shard in document["shards"]] == [3, 3, 1]
+    assert set(document) == {
+        "plan",
+        "samples",
+        "shards",
+        "blocked",
+        "workers",
+        "mixture",
+        "rate_samples_per_second",
+        "eta_seconds",
+        "taken_at",
+    }
+
+
+def test_the_zips_statistics_are_those_of_its_decoded_pixels(finished: RunDirectory) -> None:
+    with zipfile.ZipFile(finished.path / "set.zip") as archive:
+        stats = json.loads(archive.read("stats.json"))
+        for kind, flag in (
+            ("fgbg", cv2.IMREAD_COLOR),
+            ("mask", cv2.IMREAD_GRAYSCALE),
+            ("depth", cv2.IMREAD_GRAYSCALE),
+        ):
+            names = [name for name in archive.namelist() if name.startswith(f"{kind}/")]
+            images = [cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), flag) for name in names]
+            pixels = np.stack([image for image in images if image is not None]).astype(np.int64)
+            pixels = pixels[..., ::-1].reshape(-1, 3) if kind == "fgbg" else pixels.reshape(-1, 1)
+            for channel in range(pixels.shape[1]):
+                values = pixels[:, channel]
+                mean = Fraction(int(values.sum()), len(values))
+                variance = Fraction(int((values * values).sum()), len(values)) - mean * mean
+                assert stats[kind]["mean"][channel] == pytest.approx(float(mean / 255), abs=1e-15)
+                assert stats[kind]["std"][channel] == pytest.approx(float(variance) ** 0.5 / 255, abs=1e-12)
+            assert stats[kind]["images"] == 48
+
+
+def test_every_planned_sample_is_in_the_labels(finished: RunDirectory) -> None:
+    with zipfile.ZipFile(finished.path / "set.zip") as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("labels.csv").decode())))
+        assert [int(row["sample"]) for row in rows] == list(range(48))
+        assert len([name for name in archive.namelist() if "/" in name]) == 3 * 48
+
+
+def test_verify_names_a_flipped_bit_and_requeue_makes_the_same_bytes_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert shardgen("run", run.path).returncode == 0
+    before = (run.path / "dataset.zip").read_bytes()
+    victim = sorted(run.artifacts.glob("shard-00001/*.zip"))[2]
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    victim.write_bytes(content)
+    found = shardgen("verify", run.path)
+    assert 20 <= found.returncode < 30
+    assert victim.name in found.stdout
+    assert "hint: shardgen verify" in found.stderr
+    merged = shardgen("merge", run.path)
+    assert 20 <= merged.returncode < 30
+    assert (run.path / "dataset.zip").read_bytes() == before
+    assert "requeued 1 batches, 4 samples" in shardgen("verify", run.path, "--requeue").stderr
+    assert len(list((run.artifacts / "requeued").glob("*.json"))) == 1
+    incomplete = shardgen("merge", run.path)
+    assert incomplete.returncode == 14
+    assert "4 of 48 samples are pending" in incomplete.stderr
+    assert f"hint: shardgen worker {run.path}" in incomplete.stderr
+    assert shardgen("run", run.path).returncode == 0
+    assert (run.path / "dataset.zip").read_bytes() == before
+
+
+def test_preview_draws_a_contact_sheet(finished: RunDirectory, tmp_path: Path) -> None:
+    picture = tmp_path / "sheet.png"
+    done = shardgen("preview", finished.path, "--samples", "4", "-o", picture)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(picture)
+    assert cv2.imread(str(picture)) is not None
+
+
+def test_planning_twice_is_harmless_and_a_changed_setting_is_refused_with_the_difference(
+    finished: RunDirectory,
+) -> None:
+    again = shardgen("plan", finished.path)
+    assert again.returncode == 0, again.stderr
+    assert "as it was" in again.stdout
+    settings = finished.path / "shardgen.toml"
+    text = settings.read_text()
+    try:
+        settings.write_text(text.replace("grid = [3, 2]", "grid = [4, 4]"))
+        for command in ("plan", "status", "worker", "merge"):
+            refused = shardgen(command, finished.path)
+            assert refused.returncode == 10, command
+            assert "grid: 3x2 -> 4x4" in refused.stderr
+            assert "hint: " in refused.stderr
+    finally:
+        settings.write_text(text)
+
+
+def test_a_machine_with_only_settings_gets_its_plan_from_the_manifest(
+    finished: RunDirectory, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (finished.path / "shardgen.toml").read_text()
+    manifest = finished.path / "manifest.sqlite"
+    text = text.replace("sqlite:///manifest.sqlite", f"sqlite:///{manifest}")
+    (other / "shardgen.toml").write_text(text)
+    done = shardgen("worker", other)
+    assert done.returncode == 0, done.stderr
+    assert (other / "plan.json").read_bytes() == (finished.path / "plan.json").read_bytes()
+
+
+def test_changed_sources_are_refused_by_name_before_work_starts(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert shardgen("plan", run.path).returncode == 0
+    photo = min((tmp_path / "sources" / "backgrounds").iterdir())
+    photo.write_bytes(photo.read_bytes() + b"\0")
+    refused = shardgen("worker", run.path)
+    assert refused.returncode == 10
+    assert photo.name in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["status", "nowhere"], 11, "nowhere"),
+        (["status", "--no-such-option"], 2, "no-such-option"),
+        (["no-such-command"], 2, "no-such-command"),
+        (["init", "x", "--foregrounds", "missing-folder", "--backgrounds", "."], 11, "missing-folder"),
+        (["requeue", "."], 2, "--batch"),
+        (["weights", "check", "missing.h5"], 11, "missing.h5"),
+        (["weights", "fetch", "other"], 2, "other"),
+        (["worker", ".", "--deadline", "soon"], 2, "soon"),
+        (["verify", "nowhere"], 11, "nowhere"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_misuse_is_one_error_line_and_one_hint_line(
+    arguments: list[str], code: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = shardgen(*arguments)
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert re.match(r"error: \S.*", lines[0])
+    assert expected in lines[0]
+    assert re.match(r"hint: \S.*", lines[1])
+
+
+def test_a_missing_opencv_library_is_an_error_and_a_hint(tmp_path: Path) -> None:
+    broken = tmp_path / "cv2"
+    broken.mkdir()
+    (broken / "__init__.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')\n"
+    )
+    run = make_run(tmp_path)
+    done = shardgen("plan", run.path, environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 18, done.stderr
+    assert done.stderr.splitlines()[0].startswith("error: OpenCV cannot be loaded: libGL.so.1")
+    assert "libgl1" in done.stderr.splitlines()[1]

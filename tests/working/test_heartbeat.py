@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
+from shardgen.errors import LeaseLost
+from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest, Place, create_manifest
+from tests.manifest.conftest import MovableClock, identity
+from tests.plans import make_plan
+
+POLICY = LeasePolicy(
+    duration=timedelta(seconds=120),
+    heartbeat=timedelta(seconds=3600),  # the thread never beats by itself: tests call `beat_once`
+    stall=timedelta(seconds=600 * 24),
+    max_attempts=6,
+)
+
+
+class World:
+    """A manifest, a worker with its lease, and clocks that only the test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = MovableClock()
+        self.monotonic = 1000.0
+        self.exits: list[int] = []
+        self.said: list[str] = []
+        plan = make_plan(shard_size=50, batch=8, slice_batches=3)
+        place = Place(url="sqlite:///m.sqlite", run_dir=folder)
+        create_manifest(place, plan)
+        self.manifest = Manifest(place, plan, clock=self.clock)
+        self.worker = identity("me-12345678")
+        self.manifest.register(self.worker)
+        self.heartbeat = Heartbeat(
+            self.manifest,
+            self.worker.id,
+            POLICY,
+            say=self.said.append,
+            pulse=Pulse(monotonic=lambda: self.monotonic, exit_process=self.exits.append),
+        )
+
+    def forward(self, seconds: float) -> None:
+        self.clock.forward(seconds)
+        self.monotonic += seconds
+
+    def lease(self) -> Lease:
+        granted = self.manifest.lease(self.worker.id, POLICY)
+        assert not isinstance(granted, NoLease)
+        self.heartbeat.holds(granted)
+        self.heartbeat.now_is(WorkerState.WORKING)
+        return granted
+
+    def shown(self) -> ShownState:
+        row = self.manifest.overview().workers[0]
+        return row.shown_state(self.clock(), POLICY, gone=False)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.manifest.close()
+
+
+def test_a_beat_renews_the_lease(world: World) -> None:
+    world.lease()
+    for _ in range(5):
+        world.forward(100)
+        world.heartbeat.progress()
+        world.heartbeat.beat_once()
+    assert isinstance(
+        world.manifest.lease(world.worker.id, POLICY), Lease
+    )  # another slice: the first is held
+    assert world.manifest.overview().shards[0].slices.leased == 2
+
+
+def test_without_progress_the_worker_notes_that_it_hangs_and_exits(world: World) -> None:
+    world.lease()
+    world.forward(POLICY.stall.total_seconds() - 1)
+    world.heartbeat.beat_once()
+    assert world.exits == []
+    world.forward(1)
+    world.heartbeat.beat_once()
+    assert world.exits == [EXIT_HUNG]
+    row = world.manifest.overview().workers[0]
+    assert row.state is WorkerState.HUNG
+    assert "no stage has finished" in row.note
+
+
+def test_a_slow_batch_is_no_stall(world: World) -> None:
+    world.lease()
+    world.heartbeat.batch_recorded(8, seconds=3000)
+    world.forward(20_000)
+    world.heartbeat.beat_once()
+    assert world.exits == []
+    world.forward(10_000)
+    world.heartbeat.beat_once()
+    assert world.exits == [EXIT_HUNG]
+
+
+def test_starting_up_has_fifteen_minutes(world: World) -> None:
+    world.forward(15 * 60 - 1)
+    world.heartbeat.beat_once()
+    assert world.exits == []
+    world.forward(1)
+    world.heartbeat.beat_once()
+    assert world.exits == [EXIT_HUNG]
+
+
+def test_a_lost_lease_is_noticed_at_the_next_beat(world: World) -> None:
+    world.lease()
+    world.forward(121)
+    other = identity("other-12345678")
+    world.manifest.register(other)
+    assert isinstance(world.manifest.lease(other.id, POLICY), Lease)
+    world.heartbeat.progress()
+    world.heartbeat.check_lease()
+    world.heartbeat.beat_once()
+    with pytest.raises(LeaseLost):
+        world.heartbeat.check_lease()
+
+
+def test_status_tells_alive_without_progress_from_an_expired_lease(world: World) -> None:
+    lease = world.lease()
+    assert world.shown() is ShownState.WORKING
+    for _ in range(144):  # beating and renewing, but nothing gets done
+        world.forward(100)
+        world.manifest.renew(lease, POLICY)
+        world.manifest.beat(world.worker.id, WorkerReport(state=WorkerState.WORKING))
+    assert world.shown() is ShownState.STALLED
+    world.forward(121)
+    assert world.shown() is ShownState.EXPIRED
+
+
+def test_the_rate_counts_the_last_ten_minutes_only() -> None:
+    now = 0.0
+    window = RateWindow(lambda: now)
+    for _ in range(100):
+        now += 60
+        window.add(60)
+    assert window.per_second() == pytest.approx(1.0)
+    for _ in range(20):
+        now += 60
+        window.add(600)
+    assert window.per_second() == pytest.approx(10.0)

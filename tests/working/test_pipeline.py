@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.composing import ComposedSample, Composer
+from shardgen.depth.estimator import DepthBatch, DepthEstimator
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.overview import ShardState
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import DeadLetter, DeadLetterReason
+from shardgen.domain.steps import BatchStep, Step
+from shardgen.domain.worker import WorkerState
+from shardgen.errors import ComposeFailed, LeaseLost, RunHasHoles
+from shardgen.estimating import DeviceChoice, load_for_plan
+from shardgen.finishing import merge_run
+from shardgen.heartbeat import Heartbeat
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest
+from shardgen.pipeline import Pipeline, Stages
+from shardgen.processes import new_identity
+from shardgen.rundir import GivenFolders, RunDirectory
+
+POISONED = SampleIndex(9)  # in batch 2, place 1
+
+
+@pytest.fixture(scope="module")
+def estimator(planned_template: Path) -> DepthEstimator:
+    run = RunDirectory.open(planned_template / "run")
+    return load_for_plan(run, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None)
+
+
+class FaultyComposer(Composer):
+    """Raises for one sample, as a bug or a broken photograph would."""
+
+    def compose(self, sample: SampleIndex) -> ComposedSample:
+        if sample == POISONED:
+            raise ComposeFailed("made to fail") from ZeroDivisionError("the cause")
+        return super().compose(sample)
+
+
+class FaultyEstimator:
+    """The real network, but it raises whenever the marked image is among its inputs."""
+
+    def __init__(self, real: DepthEstimator, marked: NDArray[np.uint8], *, non_finite: bool) -> None:
+        self._real = real
+        self._marked = marked
+        self._non_finite = non_finite
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def estimate(
+        self, images: NDArray[np.uint8], *, between: Callable[[int], None] | None = None
+    ) -> DepthBatch:
+        self.calls += 1
+        bad = np.array([np.array_equal(image, self._marked) for image in images])
+        if bad.any() and not self._non_finite:
+            raise ZeroDivisionError("made to fail")
+        found = self._real.estimate(images, between=between)
+        return DepthBatch(
+            relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
+        )
+
+
+def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, Heartbeat], Stages]) -> None:
+    """Lease and make in this process, as a worker does."""
+    identity = new_identity("test")
+    policy = run.settings.lease_policy
+    with run.manifest(plan) as manifest:
+        manifest.register(identity)
+        with (
+            Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
+            Pipeline(stages(manifest, heartbeat), may_start=lambda: True) as pipeline,
+        ):
+            while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
+                heartbeat.holds(lease)
+                heartbeat.now_is(WorkerState.WORKING)
+                assert pipeline.make(lease, manifest.pending_batches(lease))
+                heartbeat.holds(None)
+
+
+def stages_of(
+    run: RunDirectory, plan: Plan, composer: Composer, estimator: object
+) -> Callable[[Manifest, Heartbeat], Stages]:
+    def build(manifest: Manifest, heartbeat: Heartbeat) -> Stages:
+        return Stages(
+            plan=plan,
+            composer=composer,
+            estimator=estimator,  # type: ignore[arg-type]
+            store=ArtifactStore(run.artifacts),
+            manifest=manifest,
+            heartbeat=heartbeat,
+            between=lambda _done: None,
+        )
+
+    return build
+
+
+def members(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def letters(run: RunDirectory, plan: Plan) -> list[DeadLetter]:
+    with run.manifest(plan, read_only=True) as manifest:
+        return list(manifest.dead_letters())
+
+
+@contextmanager
+def whole_run(
+    planned_template: Path, tmp_path: Path, estimator: DepthEstimator
+) -> Iterator[dict[str, bytes]]:
+    """The members of an undisturbed run's zip."""
+    path = tmp_path / "whole"
+    shutil.copytree(planned_template / "run", path)
+    run = RunDirectory.open(path)
+    plan = run.plan()
+    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    make_everything(run, plan, stages_of(run, plan, composer, estimator))
+    yield members(merge_run(run, None, allow_dead_letters=False).path)
+
+
+@pytest.mark.parametrize("stage", ["compose", "network raises", "network gives NaN"])
+def test_one_bad_sample_is_one_dead_letter_and_every_other_byte_stays(
+    run: RunDirectory, planned_template: Path, tmp_path: Path, estimator: DepthEstimator, stage: str
+) -> None:
+    plan = run.plan()
+    folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+    composer = (FaultyComposer if stage == "compose" else Composer)(plan, *folders)
+    network: object = estimator
+    if stage != "compose":
+        marked = composer.compose(POISONED).network_input
+        network = FaultyEstimator(estimator, marked, non_finite=stage == "network gives NaN")
+    make_everything(run, plan, stages_of(run, plan, composer, network))
+    (letter,) = letters(run, plan)
+    assert letter.sample == POISONED
+    expected = DeadLetterReason.COMPOSE if stage == "compose" else DeadLetterReason.NON_FINITE
+    assert letter.reason is expected
+    assert "ZeroDivisionError" in letter.detail or stage == "network gives NaN"
+    with pytest.raises(RunHasHoles):
+        merge_run(run, None, allow_dead_letters=False)
+    found = members(merge_run(run, None, allow_dead_letters=True).path)
+    with whole_run(planned_template, tmp_path, estimator) as whole:
+        images = {name for name in whole if "/" in name}
+        missing = {name for name in images if f"{POISONED:07d}" in name}
+        assert len(missing) == 3
+        assert {name for name in found if "/" in name} == images - missing
+        assert all(found[name] == whole[name] for name in images - missing)
+    assert found["dead_letters.csv"].decode().splitlines() == ["sample,reason", f"9,{expected.value}"]
+
+
+def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
+    run: RunDirectory, estimator: DepthEstimator
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(estimator, name)
+
+        def estimate(self, *_: object, **__: object) -> DepthBatch:
+            raise ZeroDivisionError("always")
+
+    plan = run.plan()
+    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    with pytest.raises(RuntimeError, match="every sample"):
+        make_everything(run, plan, stages_of(run, plan, composer, Broken()))
+    assert letters(run, plan) == []
+
+
+def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
+    run: RunDirectory, estimator: DepthEstimator
+) -> None:
+    plan = run.plan()
+    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    identity, heir = new_identity("zombie"), new_identity("heir")
+    policy = run.settings.lease_policy
+    with run.manifest(plan) as manifest:
+        manifest.register(identity)
+        manifest.register(heir)
+        before: list[tuple[ShardState, ...]] = []
+
+        def take_over(step: Step) -> None:
+            if step is BatchStep.PUBLISHED and not before:
+                manifest.lease(heir.id, policy, gone=[identity.id])
+                before.append(manifest.overview().shards)
+
+        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+            build = stages_of(run, plan, composer, estimator)(manifest, heartbeat)
+            stages = Stages(
+                **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}
+            )
+            with Pipeline(stages, may_start=lambda: True) as pipeline:
+                lease = manifest.lease(identity.id, policy)
+                assert not isinstance(lease, NoLease)
+                heartbeat.holds(lease)
+                with pytest.raises(LeaseLost):
+                    pipeline.make(lease, manifest.pending_batches(lease))
+        assert manifest.overview().shards == before[0]
+        assert list(manifest.receipts()) == []
+    assert list(run.artifacts.glob("shard-*/*.zip"))  # the orphan that a zombie may leave

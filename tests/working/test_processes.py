@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardgen.reporting import Report, report
+from shardgen.rundir import RunDirectory
+from tests.runs import make_run, plan_run, shardgen, start
+
+SAMPLES = 2 * 2 * 2 * 400
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> RunDirectory:
+    """3,200 samples: some ten seconds of work for one worker."""
+    run = make_run(
+        tmp_path,
+        changes={
+            "compose.grid": "[20, 20]",
+            "shards.size": "1000",
+            "lease.seconds": "3",
+            "shards.batch": "8",
+        },
+    )
+    plan_run(run)
+    return run
+
+
+@pytest.fixture
+def processes() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that a test started; those still running are killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def wait_for_a_receipt(run: RunDirectory, timeout: float = 60.0) -> Report:
+    """Look at the manifest until something is stored."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = report(run)
+        if (what == "stored" and found.stored) or (
+            what == "leased" and any(w.row.shard is not None for w in found.workers)
+        ):
+            return found
+        time.sleep(0.05)
+    raise AssertionError("nothing was ever stored")
+
+
+def stop_outside_a_commit(pid: int, manifest: Path) -> None:
+    """SIGSTOP at a moment in which the process does not hold SQLite's write lock, which would stop everybody."""
+    for _ in range(200):
+        os.kill(pid, signal.SIGSTOP)
+        connection = sqlite3.connect(manifest, timeout=0.1, isolation_level=None)
+        with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.01)
+    raise AssertionError("it always holds the lock")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    worker = start(["worker", long_run.path])
+    processes.append(worker)
+    wait_for_a_receipt(long_run)
+    worker.send_signal(number)
+    assert worker.wait(30) == 128 + number
+    found = report(long_run)
+    assert 0 < found.stored < SAMPLES
+    assert sum(shard.slices.leased + shard.slices.expired for shard in found.overview.shards) == 0
+    assert [one.state.value for one in found.workers] == ["stopped"]
+    artifacts = len(list(long_run.artifacts.glob("shard-*/*.zip")))
+    assert artifacts == found.stored // 8
+
+
+def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+) -> None:
+    zombie = start(["worker", long_run.path])
+    processes.append(zombie)
+    stopped = wait_for_a_receipt(long_run)
+    stop_outside_a_commit(zombie.pid, long_run.path / "manifest.sqlite")
+    held = next(one for one in report(long_run).workers if one.row.identity.pid == zombie.pid)
+    heir = shardgen("worker", long_run.path)
+    assert heir.returncode == 0, heir.stderr
+    assert stopped.stored > 0
+    finished = report(long_run)
+    assert finished.pending == 0
+    os.kill(zombie.pid, signal.SIGCONT)
+    assert zombie.wait(30) == 0
+    after = report(long_run)
+    assert after.overview.shards == finished.overview.shards
+    assert held.row.shard is not None
+    assert shardgen("verify", long_run.path).returncode == 0
+
+
+def test_run_survives_a_killed_worker_and_makes_everything(
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+) -> None:
+    parent = start(["run", long_run.path, "--workers", "2"])
+    processes.append(parent)
+    found = wait_for_a_receipt(long_run)
+    victim = next(one for one in found.workers if one.row.shard is not None)
+    os.kill(victim.row.identity.pid, signal.SIGKILL)
+    assert parent.wait(120) == 0
+    said = parent.stderr.read() if parent.stderr is not None else ""
+    assert "was killed by signal 9" in said
+    assert report(long_run).stored == SAMPLES
+    assert (long_run.path / "dataset.zip").is_file()
+
+
+def test_workers_stop_when_their_run_is_killed(
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+) -> None:
+    parent = start(["run", long_run.path])
+    processes.append(parent)
+    wait_for_a_receipt(long_run)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        states = {one.state.value for one in report(long_run).workers}
+        if states == {"stopped"}:
+            return
+        time.sleep(0.1)
+    raise AssertionError(states)
+
+
+def test_a_worker_stops_at_its_limit_and_says_what_is_left(long_run: RunDirectory) -> None:
+    done = shardgen("worker", long_run.path, "--max-batches", "3", "--shard", "1")
+    assert done.returncode == 0, done.stderr
+    assert "made 24 samples; 3,176 of 3,200 are pending" in done.stderr
+    shards = report(long_run).overview.shards
+    assert [shard.stored for shard in shards] == [0, 24, 0, 0]
+
+
+def test_a_deadline_that_has_no_room_for_a_batch_makes_none(long_run: RunDirectory) -> None:
+    done = shardgen("worker", long_run.path, "--deadline", "0.01s")
+    assert done.returncode == 0, done.stderr
+    assert report(long_run).stored == 0
