@@ -51,16 +51,14 @@ def wait_for_a_receipt(run: RunDirectory, timeout: float = 60.0) -> Report:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         found = report(run)
-        if (what == "stored" and found.stored) or (
-            what == "leased" and any(w.row.shard is not None for w in found.workers)
-        ):
+        if found.stored:
             return found
         time.sleep(0.05)
     raise AssertionError("nothing was ever stored")
 
 
 def stop_outside_a_commit(pid: int, manifest: Path) -> None:
-    """SIGSTOP at a moment in which the process does not hold SQLite's write lock, which would stop everybody."""
+    """SIGSTOP while the process does not hold SQLite's write lock: that would stop everybody."""
     for _ in range(200):
         os.kill(pid, signal.SIGSTOP)
         connection = sqlite3.connect(manifest, timeout=0.1, isolation_level=None)

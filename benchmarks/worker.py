@@ -1,0 +1,202 @@
+"""A worker's images per second beside the bare network on the same batches, interleaved; and its memory.
+
+    python -m benchmarks.worker [--weights random:64] [--batches 6] [--rounds 3]
+    python -m benchmarks.worker --memory 10,100
+
+The worker composes, estimates, encodes, publishes (fsync included) and records; the bare network only
+estimates the same network inputs, composed beforehand. CPU-seconds are user + system of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.composing import Composer
+from shardgen.config import settings_text
+from shardgen.demonstrating import write_photographs
+from shardgen.depth.estimator import DepthEstimator
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import WorkerState
+from shardgen.estimating import DeviceChoice, load_for_plan
+from shardgen.heartbeat import Heartbeat
+from shardgen.manifest.leases import NoLease
+from shardgen.pipeline import Pipeline, Stages
+from shardgen.planning import make_plan
+from shardgen.processes import new_identity
+from shardgen.rundir import GivenFolders, RunDirectory
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What making some images took."""
+
+    images: int
+    wall_seconds: float
+    cpu_seconds: float
+
+
+def measured(work: Callable[[], int]) -> Spent:
+    """Run it; it returns how many images it made."""
+    began, used = time.perf_counter(), os.times()
+    images = work()
+    now = os.times()
+    cpu = now.user + now.system - used.user - used.system
+    return Spent(images=images, wall_seconds=time.perf_counter() - began, cpu_seconds=cpu)
+
+
+def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
+    """The demo's photographs with the reference recipe (600x600 canvas, 640x480 input, batches of 32)."""
+    foregrounds, backgrounds = write_photographs(folder)
+    (folder / "run").mkdir()
+    text = settings_text(
+        foregrounds=foregrounds,
+        backgrounds=backgrounds,
+        weights=weights,
+        changes={
+            "sources.mask": '"grabcut"',
+            "compose.grid": "[20, 20]",
+            "shards.slice_batches": str(slice_batches),
+            "lease.stall_seconds": "3600",
+        },
+    )
+    (folder / "run" / "shardgen.toml").write_text(text, encoding="utf-8")
+    run = RunDirectory.open(folder / "run")
+    make_plan(run, GivenFolders())
+    return run
+
+
+class Bench:
+    """One process with a worker's parts, used either whole or down to the bare network."""
+
+    def __init__(self, run: RunDirectory, threads: int) -> None:
+        self.run = run
+        self.plan: Plan = run.plan()
+        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+        choice = DeviceChoice(device="cpu", threads=threads)
+        self.estimator: DepthEstimator = load_for_plan(run, self.plan, None, choice=choice, say=print)
+        self.composer = Composer(self.plan, *folders)
+
+    def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
+        """The network inputs of `count` batches from `first` on."""
+        return [
+            np.stack(
+                [
+                    self.composer.compose(SampleIndex(sample)).network_input
+                    for sample in self.plan.layout.batch_samples(BatchIndex(batch))
+                ]
+            )
+            for batch in range(first, first + count)
+        ]
+
+    def bare(self, inputs: list[NDArray[np.uint8]]) -> int:
+        """Only the network."""
+        for images in inputs:
+            self.estimator.estimate(images)
+        return sum(len(images) for images in inputs)
+
+    def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
+        """Lease and make so many slices, as a worker does."""
+        identity = new_identity("benchmark")
+        policy = self.run.settings.lease_policy
+        made = 0
+        with self.run.manifest(self.plan) as manifest:
+            manifest.register(identity)
+            with Heartbeat(manifest, identity.id, policy, say=print) as heartbeat:
+                stages = Stages(
+                    plan=self.plan,
+                    composer=self.composer,
+                    estimator=self.estimator,
+                    store=ArtifactStore(self.run.artifacts),
+                    manifest=manifest,
+                    heartbeat=heartbeat,
+                    between=lambda _done: heartbeat.progress(),
+                    on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
+                )
+                with Pipeline(stages, may_start=lambda: True) as pipeline:
+                    for _ in range(slices):
+                        lease = manifest.lease(identity.id, policy)
+                        if isinstance(lease, NoLease):
+                            break
+                        heartbeat.holds(lease)
+                        heartbeat.now_is(WorkerState.WORKING)
+                        batches = manifest.pending_batches(lease)
+                        pipeline.make(lease, batches)
+                        heartbeat.holds(None)
+                        made += sum(len(self.plan.layout.batch_samples(batch)) for batch in batches)
+        return made
+
+
+def compare(bench: Bench, *, batches: int, rounds: int) -> None:
+    """Print images per second and per CPU-second, whole worker beside bare network, round by round."""
+    print(f"\n{'round':>5} {'what':<14} {'images':>6} {'images/s':>9} {'images/CPU-s':>12}")
+    ratios: list[tuple[float, float]] = []
+    for number in range(rounds):
+        inputs = bench.slice_inputs(BatchIndex(number * batches), batches)
+        bare = measured(lambda inputs=inputs: bench.bare(inputs))  # type: ignore[misc]
+        whole = measured(lambda: bench.worker(1))
+        for name, spent in (("bare network", bare), ("worker", whole)):
+            wall, cpu = spent.images / spent.wall_seconds, spent.images / spent.cpu_seconds
+            print(f"{number:>5} {name:<14} {spent.images:>6} {wall:>9.3f} {cpu:>12.3f}")
+        ratios.append(
+            (
+                whole.images / whole.wall_seconds / (bare.images / bare.wall_seconds),
+                whole.images / whole.cpu_seconds / (bare.images / bare.cpu_seconds),
+            )
+        )
+    wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(f"worker / bare network, median of {rounds}: {wall:.3f} per second, {cpu:.3f} per CPU-second")
+
+
+def memory(bench: Bench, marks: list[int], slice_batches: int) -> None:
+    """Print the process's memory after so many batches."""
+    process, made = psutil.Process(), 0
+    peak = 0
+
+    def on_batch(count: int) -> None:
+        nonlocal made, peak
+        made += count
+        peak = max(peak, process.memory_info().rss)
+        if made in marks:
+            print(
+                f"after {made:>4} batches: {process.memory_info().rss / 2**20:,.0f} MiB now, peak {peak / 2**20:,.0f} MiB"
+            )
+
+    bench.worker(-(-max(marks) // slice_batches), on_batch=on_batch)
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", default="random:64", help="random:1664 is the released size")
+    parser.add_argument("--batches", type=int, default=6, help="of 32 images, per round and side")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=0, help="TensorFlow's; 0 is its own choice")
+    parser.add_argument("--memory", default="", help="batch counts after which to print memory, as in 10,100")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        marks = [int(mark) for mark in options.memory.split(",") if mark]
+        slice_batches = 16 if marks else options.batches
+        bench = Bench(planned_run(Path(folder), options.weights, slice_batches), options.threads)
+        if marks:
+            memory(bench, marks, slice_batches)
+        else:
+            compare(bench, batches=options.batches, rounds=options.rounds)
+
+
+if __name__ == "__main__":
+    main()
