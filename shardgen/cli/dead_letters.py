@@ -10,7 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir
 
-HELP = """List the samples that were given up: which, why, and what they were made of.
+HELP = """List the samples that were given up, and why.
 
 \b
 Example:

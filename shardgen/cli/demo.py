@@ -11,8 +11,9 @@ import typer
 
 from shardgen.cli import render
 
-HELP = """Show the whole story on real photographs: plan, work, a killed worker, merge, verify.
+HELP = """Show the whole story on real photographs.
 
+Plan, two workers, one of them killed half-way, merge, verify.
 Needs the extra: pip install -e ".[demo]"; no network. 96 samples, about two minutes on two cores.
 
 \b
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="A new folder, or that of an earlier demo.")
+        Path, typer.Argument(metavar="DIR", help="A new folder, or that of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
     """Call one verb after the other, saying what each shows."""

@@ -9,8 +9,9 @@ import typer
 
 from shardgen.cli import render
 
-HELP = """Report versions, devices, memory, disks and weights, and what would fail later.
+HELP = """Look at this machine for what would fail later.
 
+Versions, devices, memory, disks, weights; of a run directory its sources, manifest and artifacts too.
 \b
 Example:
   shardgen doctor people
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="[RUN_DIR]", help="Look at this run directory too.", show_default=False),
+        typer.Argument(metavar="RUN_DIR", help="Look at this run directory too.", show_default=False),
     ] = None,
 ) -> None:
     """Call the verb; exit code 19 when something would fail."""

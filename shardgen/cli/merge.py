@@ -7,7 +7,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir
 
-HELP = """Assemble the final zip with its labels, statistics and contact sheet.
+HELP = """Assemble the final zip with labels and statistics.
 
 Refuses while samples are pending. The zip appears under its name only when it is whole; the same run gives
 the same bytes every time.

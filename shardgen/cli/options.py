@@ -11,7 +11,7 @@ import typer
 RunDir = Annotated[
     Path,
     typer.Argument(
-        metavar="[RUN_DIR]",
+        metavar="RUN_DIR",
         envvar="SHARDGEN_RUN",
         help="The run directory; left out, $SHARDGEN_RUN or the current folder.",
         show_default=False,

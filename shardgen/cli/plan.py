@@ -18,8 +18,9 @@ from shardgen.rundir import GivenFolders, RunDirectory
 if TYPE_CHECKING:
     from shardgen.planning import Planned
 
-HELP = """Check every source, print what will be made, how big and how long, and write the plan.
+HELP = """Check every source, print what will be made, write the plan.
 
+Says how much, how big and how long.
 Fetches missing nyu/kitti weights. Twice is harmless; nothing is made yet.
 
 \b

@@ -10,8 +10,9 @@ import typer
 from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, parse_device
 from shardgen.cli.render import say
 
-HELP = """Draw a contact sheet of samples spread over the plan, before hours are spent on all of them.
+HELP = """Draw a contact sheet of samples spread over the plan.
 
+Look at it before hours are spent on all of them; samples are made just as a worker makes them.
 \b
 Example:
   shardgen preview people --samples 20 -o preview.png

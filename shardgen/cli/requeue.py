@@ -9,7 +9,7 @@ import typer
 from shardgen.cli.options import HERE, RunDir
 from shardgen.cli.render import say
 
-HELP = """Put batches back to be made again: the explicit undo of receipts.
+HELP = """Put batches back to be made again.
 
 Refused while a worker holds one of their slices. The old artifacts stay on disk and count no more.
 

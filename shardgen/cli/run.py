@@ -24,7 +24,7 @@ from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.reporting import Report
 from shardgen.rundir import GivenFolders, RunDirectory
 
-HELP = """Plan if needed, make everything with workers on this machine, and merge: the one-machine main job.
+HELP = """Plan if needed, make everything on this machine, merge.
 
 If anything stops it, run it again: it goes on where it was. Dead workers are started again, later and later.
 

@@ -10,7 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir
 
-HELP = """Show what is stored, what is pending, who works on what, and how long it will take.
+HELP = """Show what is stored and pending, who works, how long to go.
 
 Reads only; safe at any time, from any number of terminals.
 

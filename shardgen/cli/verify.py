@@ -10,8 +10,9 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import Json
 
-HELP = """Read every byte again and compare it with the record; name what is wrong, repair nothing.
+HELP = """Read every byte again and name what is wrong.
 
+Repairs nothing.
 A run directory is checked against its manifest, a zip against nothing but itself. Exit code 20-29 when
 something is wrong.
 
@@ -32,7 +33,7 @@ def verify(
     subject: Annotated[
         Path,
         typer.Argument(
-            metavar="[RUN_DIR or ZIP]",
+            metavar="RUN_DIR|ZIP",
             envvar="SHARDGEN_RUN",
             help="A run directory or a finished zip.",
             show_default=False,

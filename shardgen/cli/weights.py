@@ -31,9 +31,7 @@ Example:
 
 @app.command("fetch", help=FETCH_HELP)
 def fetch(
-    name: Annotated[
-        str, typer.Argument(metavar="[nyu|kitti]", help="Which of the released networks.")
-    ] = "nyu",
+    name: Annotated[str, typer.Argument(metavar="nyu|kitti", help="Which of the released networks.")] = "nyu",
 ) -> None:
     """Call the downloader."""
     from shardgen.depth.fetch import RELEASED, cached_path

@@ -19,7 +19,7 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.render import say
 
-HELP = """Lease slices of the planned run and make their samples until nothing is left.
+HELP = """Make samples of the planned run until nothing is left.
 
 Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
 at any time. Ctrl-C finishes the batch in hand and gives the slice back; a second one stops at once. A killed
