@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sqlite3
 from pathlib import Path
 
@@ -117,16 +119,14 @@ def test_a_reader_copes_with_a_commit_that_a_kill_interrupted(
 
 
 def _die_inside_a_large_commit(path: str) -> None:
-    import os
-    import signal
-
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA cache_size = 1")  # so that changed pages reach the file before the commit
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE shard SET stored = 77")
     rows = [(f"w{i}" * 50,) for i in range(2_000)]
     connection.executemany(
-        "INSERT INTO worker VALUES (?, '', 1, 1.0, '', 'working', NULL, NULL, NULL, 1.0, 1.0, 1.0, 0, 0.0, '')",
+        "INSERT INTO worker VALUES"
+        " (?, '', 1, 1.0, '', 'working', NULL, NULL, NULL, 1.0, 1.0, 1.0, 0, 0.0, '')",
         rows,
     )
     os.kill(os.getpid(), signal.SIGKILL)
