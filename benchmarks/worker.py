@@ -1,7 +1,7 @@
 """A worker's images per second beside the bare network on the same batches, interleaved; and its memory.
 
     python -m benchmarks.worker [--weights random:64] [--batches 6] [--rounds 3]
-    python -m benchmarks.worker --memory 10,100
+    python -m benchmarks.worker --weights narrow --memory 10,100
 
 The worker composes, estimates, encodes, publishes (fsync included) and records; the bare network only
 estimates the same network inputs, composed beforehand. CPU-seconds are user + system of the process.
@@ -37,6 +37,7 @@ from shardgen.pipeline import Pipeline, Stages
 from shardgen.planning import make_plan
 from shardgen.processes import new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
+from tests.legacy_weights import write_legacy_weights
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
     """The demo's photographs with the reference recipe (600x600 canvas, 640x480 input, batches of 32)."""
     foregrounds, backgrounds = write_photographs(folder)
     (folder / "run").mkdir()
+    if weights == "narrow":
+        weights = str(write_legacy_weights(folder / "narrow.h5"))
     text = settings_text(
         foregrounds=foregrounds,
         backgrounds=backgrounds,
@@ -182,7 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", default="random:64", help="random:1664 is the released size")
+    parser.add_argument(
+        "--weights", default="random:64", help="random:1664 is the released size; `narrow` a tiny network"
+    )
     parser.add_argument("--batches", type=int, default=6, help="of 32 images, per round and side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="TensorFlow's; 0 is its own choice")

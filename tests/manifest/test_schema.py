@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,14 @@ def _die_inside_a_large_commit(path: str) -> None:
         rows,
     )
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(place: Place) -> None:
+    huge = make_plan(backgrounds=500, foregrounds=200, grid=(100, 100))
+    assert huge.samples == 1_000_000_000
+    began = time.perf_counter()
+    create_manifest(place, huge)
+    with Manifest(place, huge) as manifest:
+        assert len(manifest.overview().shards) == 10_000
+    assert time.perf_counter() - began < 10
+    assert place.path.stat().st_size < 2_000_000

@@ -88,6 +88,7 @@ def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
     assert artifacts == found.stored // 8
 
 
+@pytest.mark.slow
 def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
     long_run: RunDirectory, processes: list[subprocess.Popen[str]]
 ) -> None:

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from shardgen.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {command.name: command for command in app.registered_commands}
+
+
+def _example_lines(text: str) -> list[str]:
+    return [line.strip() for line in text.partition("Example:")[2].splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("name", sorted(str(name) for name in COMMANDS))
+def test_every_command_has_help_and_an_example_that_parses(name: str) -> None:
+    text = COMMANDS[name].help or ""
+    first = text.splitlines()[0]
+    assert first.endswith("."), first
+    assert len(first) <= 65, first  # the list of commands cuts longer ones off
+    examples = _example_lines(text)
+    assert examples, f"{name} has no example"
+    group = typer.main.get_command(app)
+    for example in examples:
+        program, command, *arguments = shlex.split(example)
+        assert (program, command) == ("shardgen", name)
+        found = group.get_command(None, command)  # type: ignore[attr-defined]
+        found.make_context(command, [*arguments], resilient_parsing=False)
+
+
+def test_the_readme_shows_every_command_but_the_rare_ones() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        if name not in ("doctor", "weights"):
+            assert f"shardgen {name}" in readme, name
+
+
+def test_the_readmes_settings_and_files_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    for module in re.findall(r"python -m (benchmarks\.\w+)", readme):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+def test_every_exit_code_is_documented() -> None:
+    from shardgen import errors  # noqa: PLC0415
+    from shardgen.heartbeat import EXIT_HUNG  # noqa: PLC0415
+
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    documented: set[int] = set()
+    for first, last in re.findall(r"^\| (\d+)(?:-(\d+))?[ ,]", text, re.MULTILINE):
+        documented |= set(range(int(first), int(last or first) + 1))
+    codes = {
+        value.exit_code
+        for value in vars(errors).values()
+        if isinstance(value, type)
+        and issubclass(value, errors.ShardgenError)
+        and not value.__subclasses__()
+        and not issubclass(value, errors.SampleError)
+    }
+    assert codes | {EXIT_HUNG} <= documented
+
+
+def test_glossary_words_are_the_codes_words() -> None:
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    for word in ("plan", "sample", "shard", "slice", "batch", "lease", "fence", "artifact", "receipt"):
+        assert f"**{word}**" in glossary
+    banned = re.compile(r"\b(?:class|def)\s+\w*(?:[Jj]ob|[Tt]ask|[Cc]hunk|[Ee]poch)\w*")
+    for path in (ROOT / "shardgen").rglob("*.py"):
+        if path.parent.name == "containers":
+            continue  # PNG and WebP files are made of chunks
+        assert not banned.search(path.read_text(encoding="utf-8")), path

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shardgen.errors import MachineUnfit
+from shardgen.rundir import RunDirectory
+from shardgen.running import RunOptions, settle_workers
+from tests.runs import make_run, plan_run
+
+
+def test_more_workers_than_memory_holds_are_fewer_and_it_says_so(run: RunDirectory) -> None:
+    said: list[str] = []
+    wanted = RunOptions(workers=100_000, device="cpu")
+    settled = settle_workers(run, run.plan(), wanted, say=said.append)
+    total_gib = psutil.virtual_memory().total / 2**30
+    assert 1 <= settled.workers <= total_gib / 0.6  # TensorFlow alone takes that much a process
+    assert "(not 100000: memory)" in said[0]
+    assert "GiB" in said[0]
+
+
+def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"depth.micro_batch": '"auto"'})
+    plan_run(run)
+    plan = run.plan()
+    with run.manifest(plan) as manifest:
+        assert manifest.agreed_micro_batch("some CPU", 2) == 2
+        assert manifest.agreed_micro_batch("some CPU", 1) == 2
+        assert manifest.agreed_micro_batch("another CPU", 1) == 1
+
+
+def test_cores_are_split_between_workers(run: RunDirectory) -> None:
+    settled = settle_workers(run, run.plan(), RunOptions(workers=2, device="cpu"), say=lambda _line: None)
+    assert settled.threads_per_worker >= 1
+    alone = settle_workers(run, run.plan(), RunOptions(workers=1, device="cpu"), say=lambda _line: None)
+    assert alone.threads_per_worker == 0
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[8192, 8192]"})
+    plan_run(run)
+    with pytest.raises(MachineUnfit, match="GiB"):
+        settle_workers(run, run.plan(), RunOptions(workers=1, device="cpu"), say=lambda _line: None)
