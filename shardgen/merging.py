@@ -290,16 +290,16 @@ class _Bodies:
     def copy(self, table: MemberTable) -> None:
         """Copy everything, batches ascending."""
         plan = self._inputs.plan
-        reader = BodyReader(self._inputs.store, table, self)
         rows = LabelRows(plan)
         self._labels.write(HEADER.encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
-        for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
-            receipts = list(group)
-            samples = stored_samples(plan, receipts)
-            reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
-            self._label(rows, receipts)
-        reader.flush()
+        with BodyReader(self._inputs.store, table, self) as reader:
+            for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
+                receipts = list(group)
+                samples = stored_samples(plan, receipts)
+                reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
+                self._label(rows, receipts)
+            reader.flush()
 
     def _label(self, rows: LabelRows, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:
@@ -312,12 +312,8 @@ class _Bodies:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
             self.dead += len(record.dead_letters)
 
-    def add_body(self, body: memoryview) -> None:
-        """Pass an artifact's images on."""
-        self._archive.add_body(body)
-
     def add_piece(self, piece: Piece) -> None:
-        """Pass checked entries on, and keep the images of some samples to look at."""
+        """Pass checked images on, and keep the images of some samples to look at."""
         samples = piece.columns.samples
         while self._wanted and len(samples) and self._wanted[0] <= samples[-1]:
             row = int(np.searchsorted(samples, self._wanted.pop(0)))

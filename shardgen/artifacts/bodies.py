@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +56,17 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """Consecutive batches of one artifact, whose members are those of `samples` in their order."""
+
+    ref: ArtifactRef
+    records: Sequence[BatchRecord]
+    samples: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One artifact, or the members of some of its batches, inside the piece being filled."""
+    """One artifact, or the members of some of its batches, inside a filled buffer."""
 
     name: str
     directory: bytes
@@ -66,112 +76,100 @@ class _Part:
     offset: int
 
 
-class BodySink(Protocol):
-    """Where bodies go: first the bytes of each artifact, then the entries of some artifacts together."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Filled:
+    """A buffer with the bodies of some artifacts, one behind the other."""
 
-    def add_body(self, body: memoryview) -> None:
-        """Take the images of one artifact; the memory is reused afterwards."""
-        ...
+    buffer: NDArray[np.uint8]
+    parts: Sequence[_Part]
+
+
+class BodySink(Protocol):
+    """Where bodies go."""
 
     def add_piece(self, piece: Piece) -> None:
-        """Take the entries of all bodies since the last piece, now that they are checked."""
+        """Take the checked bodies of some artifacts; the memory is reused afterwards."""
         ...
 
 
 class BodyReader:
-    """Reads artifacts one at a time into one buffer and checks many at once, when it is full.
+    """Reads artifacts one at a time into one of two buffers and checks many at once.
 
-    A body goes to the sink while the processor's cache still holds it, so before it is checked: nothing in
-    the sink may count before `flush` has returned.
+    A thread reads and hashes ahead into one buffer while the sink takes what is in the other: file calls and
+    sha256 do not hold Python's lock, so both cores are busy.
     """
 
     def __init__(self, store: ArtifactStore, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink
-        self._buffer = np.empty(PIECE_BYTES, np.uint8)
-        self._parts: list[_Part] = []
-        self._filled = 0
+        self._spare = [np.empty(PIECE_BYTES, np.uint8) for _ in range(2)]
+        self._wanted: list[_Wanted] = []
+        self._wanted_bytes = 0
+        self._ahead: Future[_Filled] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def add(self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> None:
         """Take the members of these consecutive batches, which are those of `samples` in their order."""
-        if self._filled + ref.size_bytes > len(self._buffer):
-            self.flush()
-            if ref.size_bytes > len(self._buffer):
-                self._buffer = np.empty(ref.size_bytes, np.uint8)
-        start = self._filled
-        view = self._buffer.data[start : start + ref.size_bytes]
-        self._store.read_into(ref, view)
-        try:
-            part = self._part(ref, view, records, samples)
-        except BrokenZip as error:
-            raise ArtifactCorrupt(f"{ref.name}: {error}") from error
-        self._parts.append(part)
-        self._filled = start + part.size
-        self._sink.add_body(view[: part.size])
+        if self._wanted_bytes + ref.size_bytes > PIECE_BYTES:
+            self._read_ahead()
+        self._wanted.append(_Wanted(ref=ref, records=records, samples=samples))
+        self._wanted_bytes += ref.size_bytes
 
     def flush(self) -> None:
-        """Check what is in the buffer and pass on its entries."""
-        if not self._parts:
+        """Pass on everything added so far."""
+        self._read_ahead()
+        self._pass_on(self._ahead)
+        self._ahead = None
+
+    def _read_ahead(self) -> None:
+        """Have the thread read what is wanted, and pass on what it read before."""
+        if not self._wanted:
             return
+        buffer = self._spare.pop()
+        if self._wanted_bytes > len(buffer):
+            buffer = np.empty(self._wanted_bytes, np.uint8)
+        before, self._ahead = self._ahead, self._thread.submit(self._fill, buffer, self._wanted)
+        self._wanted, self._wanted_bytes = [], 0
+        self._pass_on(before)
+
+    def _fill(self, buffer: NDArray[np.uint8], wanted: Sequence[_Wanted]) -> _Filled:
+        parts: list[_Part] = []
+        start = 0
+        for artifact in wanted:
+            view = buffer.data[start : start + artifact.ref.size_bytes]
+            self._store.read_into(artifact.ref, view)
+            try:
+                part = _part(artifact, view, start=start)
+            except BrokenZip as error:
+                raise ArtifactCorrupt(f"{artifact.ref.name}: {error}") from error
+            parts.append(part)
+            start += part.size
+        return _Filled(buffer=buffer, parts=parts)
+
+    def _pass_on(self, reading: Future[_Filled] | None) -> None:
+        """Check what was read and give it to the sink."""
+        if reading is None:
+            return
+        filled = reading.result()
         try:
-            columns, directory = self._check(self._parts)
+            piece = self._check(filled)
         except BrokenZip:
-            for part in self._parts:
-                self._blame(part)
+            for part in filled.parts:
+                self._blame(part, filled.buffer)
             raise
-        body = self._buffer.data[: self._filled]
-        self._sink.add_piece(Piece(body=body, directory=directory, columns=columns))
-        self._parts.clear()
-        self._filled = 0
+        self._sink.add_piece(piece)
+        self._spare.append(filled.buffer)
 
-    def _part(
-        self,
-        ref: ArtifactRef,
-        view: memoryview,
-        records: Sequence[BatchRecord],
-        samples: NDArray[np.int64],
-    ) -> _Part:
-        if any(before.members_stop != after.members_start for before, after in pairwise(records)):
-            raise BrokenZip("its receipts do not agree which members are whose")
-        directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
-        stop = directory.offset + directory.size
-        if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
-            return self._part_of_some_batches(ref, view, records, samples)
-        body_size = _receipt_offset(view, directory)
-        return _Part(
-            name=ref.name,
-            directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
-            samples=samples,
-            start=self._filled,
-            size=body_size,
-            offset=0,
-        )
-
-    def _part_of_some_batches(
-        self,
-        ref: ArtifactRef,
-        view: memoryview,
-        records: Sequence[BatchRecord],
-        samples: NDArray[np.int64],
-    ) -> _Part:
-        """Other batches of this artifact have their receipts from another attempt."""
-        entries, _ = read_artifact(bytes(view), name=ref.name)
-        wanted = entries[records[0].members_start : records[-1].members_stop]
-        start, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
-        view[: stop - start] = bytes(view[start:stop])
-        return _Part(
-            name=ref.name,
-            directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
-            samples=samples,
-            start=self._filled,
-            size=stop - start,
-            offset=start,
-        )
-
-    def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
+    def _check(self, filled: _Filled) -> Piece:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
-        table = self._table
+        table, parts = self._table, filled.parts
         samples = np.concatenate([part.samples for part in parts])
         directory = b"".join(part.directory for part in parts)
         crcs, sizes = table.read_central(directory, samples)
@@ -188,16 +186,52 @@ class BodyReader:
         shifts = np.array([part.offset for part in parts]) - part_starts
         in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
         in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
-        body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
+        body = filled.buffer[parts[0].start : parts[-1].start + parts[-1].size]
         if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
             raise BrokenZip("its members are not those of the plan and its receipt")
-        return in_piece, directory
+        return Piece(body=body.data, directory=directory, columns=in_piece)
 
-    def _blame(self, part: _Part) -> None:
+    def _blame(self, part: _Part, buffer: NDArray[np.uint8]) -> None:
         try:
-            self._check([part])
+            self._check(_Filled(buffer=buffer, parts=[part]))
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _part(artifact: _Wanted, view: memoryview, *, start: int) -> _Part:
+    """Find what is wanted in an artifact, which lies at `start` of its buffer."""
+    records = artifact.records
+    if any(before.members_stop != after.members_start for before, after in pairwise(records)):
+        raise BrokenZip("its receipts do not agree which members are whose")
+    directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
+    if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
+        return _part_of_some_batches(artifact, view, start=start)
+    stop = directory.offset + directory.size
+    return _Part(
+        name=artifact.ref.name,
+        directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
+        samples=artifact.samples,
+        start=start,
+        size=_receipt_offset(view, directory),
+        offset=0,
+    )
+
+
+def _part_of_some_batches(artifact: _Wanted, view: memoryview, *, start: int) -> _Part:
+    """Other batches of this artifact have their receipts from another attempt."""
+    name, records = artifact.ref.name, artifact.records
+    entries, _ = read_artifact(bytes(view), name=name)
+    wanted = entries[records[0].members_start : records[-1].members_stop]
+    first, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
+    view[: stop - first] = bytes(view[first:stop])
+    return _Part(
+        name=name,
+        directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
+        samples=artifact.samples,
+        start=start,
+        size=stop - first,
+        offset=first,
+    )
 
 
 def _receipt_offset(view: memoryview, directory: Directory) -> int:
