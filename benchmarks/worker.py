@@ -173,10 +173,8 @@ def memory(bench: Bench, marks: list[int], slice_batches: int) -> None:
         made += count
         peak = max(peak, process.memory_info().rss)
         if made in marks:
-            print(
-                now = process.memory_info().rss / 2**20
-                print(f"after {made:>4} batches: {now:,.0f} MiB now, peak {peak / 2**20:,.0f} MiB")
-            )
+            now = process.memory_info().rss / 2**20
+            print(f"after {made:>4} batches: {now:,.0f} MiB now, peak {peak / 2**20:,.0f} MiB")
 
     bench.worker(-(-max(marks) // slice_batches), on_batch=on_batch)
 
