@@ -293,13 +293,13 @@ class _Bodies:
         rows = LabelRows(plan)
         self._labels.write(HEADER.encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
-        with BodyReader(self._inputs.store, table, self) as reader:
-            for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
-                receipts = list(group)
-                samples = stored_samples(plan, receipts)
-                reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
-                self._label(rows, receipts)
-            reader.flush()
+        reader = BodyReader(self._inputs.store, table, self)
+        for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
+            receipts = list(group)
+            samples = stored_samples(plan, receipts)
+            reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
+            self._label(rows, receipts)
+        reader.flush()
 
     def _label(self, rows: LabelRows, receipts: Sequence[Receipt]) -> None:
         for receipt in receipts:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from shardgen.artifacts.zip_records import (
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind
 from shardgen.errors import ArtifactCorrupt
 
-PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
+PIECE_BYTES = 2 << 20  # many artifacts, for numpy; little enough to stay in the caches until written
 _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 
@@ -66,7 +65,7 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One artifact, or the members of some of its batches, inside a filled buffer."""
+    """One artifact, or the members of some of its batches, inside the buffer."""
 
     name: str
     directory: bytes
@@ -74,14 +73,6 @@ class _Part:
     start: int
     size: int
     offset: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Filled:
-    """A buffer with the bodies of some artifacts, one behind the other."""
-
-    buffer: NDArray[np.uint8]
-    parts: Sequence[_Part]
 
 
 class BodySink(Protocol):
@@ -93,57 +84,45 @@ class BodySink(Protocol):
 
 
 class BodyReader:
-    """Reads artifacts one at a time into one of two buffers and checks many at once.
-
-    A thread reads and hashes ahead into one buffer while the sink takes what is in the other: file calls and
-    sha256 do not hold Python's lock, so both cores are busy.
-    """
+    """Reads artifacts one at a time into one buffer, then checks and passes on what it holds at once."""
 
     def __init__(self, store: ArtifactStore, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink
-        self._spare = [np.empty(PIECE_BYTES, np.uint8) for _ in range(2)]
+        self._buffer = np.empty(PIECE_BYTES, np.uint8)
         self._wanted: list[_Wanted] = []
         self._wanted_bytes = 0
-        self._ahead: Future[_Filled] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._thread.shutdown(cancel_futures=True)
 
     def add(self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> None:
         """Take the members of these consecutive batches, which are those of `samples` in their order."""
         if self._wanted_bytes + ref.size_bytes > PIECE_BYTES:
-            self._read_ahead()
+            self.flush()
         self._wanted.append(_Wanted(ref=ref, records=records, samples=samples))
         self._wanted_bytes += ref.size_bytes
 
     def flush(self) -> None:
-        """Pass on everything added so far."""
-        self._read_ahead()
-        self._pass_on(self._ahead)
-        self._ahead = None
-
-    def _read_ahead(self) -> None:
-        """Have the thread read what is wanted, and pass on what it read before."""
+        """Read, check and pass on everything added since the last time."""
         if not self._wanted:
             return
-        buffer = self._spare.pop()
-        if self._wanted_bytes > len(buffer):
-            buffer = np.empty(self._wanted_bytes, np.uint8)
-        before, self._ahead = self._ahead, self._thread.submit(self._fill, buffer, self._wanted)
+        if self._wanted_bytes > len(self._buffer):
+            self._buffer = np.empty(self._wanted_bytes, np.uint8)
+        parts = self._read()
         self._wanted, self._wanted_bytes = [], 0
-        self._pass_on(before)
+        try:
+            piece = self._check(parts)
+        except BrokenZip:
+            for part in parts:
+                self._blame(part)
+            raise
+        self._sink.add_piece(piece)
 
-    def _fill(self, buffer: NDArray[np.uint8], wanted: Sequence[_Wanted]) -> _Filled:
+    def _read(self) -> list[_Part]:
+        """Put the wanted bodies into the buffer, one behind the other."""
         parts: list[_Part] = []
         start = 0
-        for artifact in wanted:
-            view = buffer.data[start : start + artifact.ref.size_bytes]
+        for artifact in self._wanted:
+            view = self._buffer.data[start : start + artifact.ref.size_bytes]
             self._store.read_into(artifact.ref, view)
             try:
                 part = _part(artifact, view, start=start)
@@ -151,25 +130,11 @@ class BodyReader:
                 raise ArtifactCorrupt(f"{artifact.ref.name}: {error}") from error
             parts.append(part)
             start += part.size
-        return _Filled(buffer=buffer, parts=parts)
+        return parts
 
-    def _pass_on(self, reading: Future[_Filled] | None) -> None:
-        """Check what was read and give it to the sink."""
-        if reading is None:
-            return
-        filled = reading.result()
-        try:
-            piece = self._check(filled)
-        except BrokenZip:
-            for part in filled.parts:
-                self._blame(part, filled.buffer)
-            raise
-        self._sink.add_piece(piece)
-        self._spare.append(filled.buffer)
-
-    def _check(self, filled: _Filled) -> Piece:
+    def _check(self, parts: Sequence[_Part]) -> Piece:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
-        table, parts = self._table, filled.parts
+        table = self._table
         samples = np.concatenate([part.samples for part in parts])
         directory = b"".join(part.directory for part in parts)
         crcs, sizes = table.read_central(directory, samples)
@@ -186,14 +151,14 @@ class BodyReader:
         shifts = np.array([part.offset for part in parts]) - part_starts
         in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
         in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
-        body = filled.buffer[parts[0].start : parts[-1].start + parts[-1].size]
+        body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
         if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
             raise BrokenZip("its members are not those of the plan and its receipt")
         return Piece(body=body.data, directory=directory, columns=in_piece)
 
-    def _blame(self, part: _Part, buffer: NDArray[np.uint8]) -> None:
+    def _blame(self, part: _Part) -> None:
         try:
-            self._check(_Filled(buffer=buffer, parts=[part]))
+            self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
 

@@ -29,10 +29,10 @@ def written_behind(start: int, plan: Plan, folder: Path) -> Path:
         os.ftruncate(descriptor, start)
         os.lseek(descriptor, start, os.SEEK_SET)
         archive.size = start
-        with BodyReader(run.store, table, archive) as reader:
-            for receipt in run.receipts():
-                reader.add(receipt.artifact, [receipt.record], stored_samples(plan, [receipt]))
-            reader.flush()
+        reader = BodyReader(run.store, table, archive)
+        for receipt in run.receipts():
+            reader.add(receipt.artifact, [receipt.record], stored_samples(plan, [receipt]))
+        reader.flush()
         for name in TAIL_MEMBERS:
             archive.add(name, name.encode())
         archive.finish()
