@@ -43,6 +43,7 @@ DEAD_LETTERS_HEADER = "sample,reason\n"
 _LABEL_BYTES = 400  # a generous row; file names may be long
 _MEMBER_BYTES = 100  # a directory entry with its name and zip64 extra
 _TOTALS_PAGE = 1024
+_LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold what makes them
 
 Images = dict[ImageKind, bytes]
 MakeContactSheet = Callable[[list[tuple[int, Images]]], bytes]
@@ -294,23 +295,31 @@ class _Bodies:
         self._labels.write(HEADER.encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
         reader = BodyReader(self._inputs.store, table, self)
+        page: list[Receipt] = []
         for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
             receipts = list(group)
             samples = stored_samples(plan, receipts)
             reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
-            self._label(rows, receipts)
+            page += receipts
+            if len(page) >= _LABELS_PAGE:
+                self._label(rows, page)
+                page.clear()
         reader.flush()
+        self._label(rows, page)
 
-    def _label(self, rows: LabelRows, receipts: Sequence[Receipt]) -> None:
-        for receipt in receipts:
+    def _label(self, rows: LabelRows, page: Sequence[Receipt]) -> None:
+        layout = self._inputs.plan.layout
+        texts = []
+        for receipt in page:
             record = receipt.record
-            samples = self._inputs.plan.layout.batch_samples(record.batch)
-            dead = {letter.sample for letter in record.dead_letters}
-            text = rows.rows(samples, shard=receipt.shard, batch=record.batch, without=dead)
-            self._labels.write(text.encode())
-            for letter in sorted(record.dead_letters, key=attrgetter("sample")):
+            letters = sorted(record.dead_letters, key=attrgetter("sample"))
+            dead = {letter.sample for letter in letters}
+            samples = layout.batch_samples(record.batch)
+            texts.append(rows.rows(samples, shard=receipt.shard, batch=record.batch, without=dead))
+            for letter in letters:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
-            self.dead += len(record.dead_letters)
+            self.dead += len(letters)
+        self._labels.write("".join(texts).encode())
 
     def add_piece(self, piece: Piece) -> None:
         """Pass checked images on, and keep the images of some samples to look at."""
