@@ -126,6 +126,7 @@ class Bench:
                     manifest=manifest,
                     heartbeat=heartbeat,
                     between=lambda _done: heartbeat.progress(),
+                    say=print,
                     on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
                 )
                 with Pipeline(stages, may_start=lambda: True) as pipeline:

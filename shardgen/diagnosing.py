@@ -18,6 +18,7 @@ from shardgen import __version__
 from shardgen.depth import device, fetch
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import OPENCV_VERSION
+from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.processes import usable_cores
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -38,9 +39,6 @@ class Line:
     fact: str
     verdict: Verdict = Verdict.FACT
     hint: str = ""
-
-
-_NOT_FOR_SQLITE = ("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "lustre", "gpfs", "ceph", "afs")
 
 
 def diagnose(run_dir: Path | None) -> Iterator[Line]:
@@ -121,8 +119,8 @@ def _run(run_dir: Path) -> Iterator[Line]:
 def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
     free = psutil.disk_usage(str(existing)).free
-    kind = _mount_type(existing)
-    refused = sqlite and kind.startswith(_NOT_FOR_SQLITE)
+    kind = file_system_of(existing)
+    refused = sqlite and not has_trusted_locks(kind)
     writable = os.access(existing, os.W_OK)
     verdict = Verdict.FAILS if refused or not writable else Verdict.LOOK if free < 5e9 else Verdict.FACT
     hint = (
@@ -135,13 +133,3 @@ def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     return Line(
         subject=subject, fact=f"{path} on {kind}, {free / 1e9:.1f} GB free", verdict=verdict, hint=hint
     )
-
-
-def _mount_type(path: Path) -> str:
-    """The file system's type of the longest mount point that holds the path."""
-    mounts = [
-        (Path(part.mountpoint), part.fstype)
-        for part in psutil.disk_partitions(all=True)
-        if path.resolve().is_relative_to(part.mountpoint)
-    ]
-    return max(mounts, key=lambda mount: len(mount[0].parts), default=(Path("/"), "unknown"))[1]

@@ -185,3 +185,11 @@ class EncodeFailed(SampleError):
     """One of this sample's images could not be encoded."""
 
     reason = DeadLetterReason.ENCODE
+
+
+class Stopped(Exception):
+    """The operator stopped the command by a signal; every worker that it started has ended."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardgen.artifacts.files import DiskFiles
+from shardgen.artifacts.output import refuse_foreign_output
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.errors import InputMissing
 from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
@@ -60,6 +63,17 @@ def merge_run(
             allow_dead_letters=allow_dead_letters,
         )
         return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
+
+
+def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
+    """Say before hours of work, not after them, that the zip could not be written there.
+
+    Raises InputMissing for a folder that is not there, PlanConflict for a file that is not this plan's zip.
+    """
+    path = output or run.path / ZIP_NAME
+    if not path.parent.is_dir():
+        raise InputMissing(f"{path.parent}: there is no such folder", hint=f"mkdir -p {path.parent}")
+    refuse_foreign_output(path, plan.fingerprint, files=DiskFiles())
 
 
 def image_sums(kind: ImageKind, data: bytes) -> KindSums:

@@ -15,12 +15,13 @@ from typing import Self
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, TransientError
+from shardgen.errors import LeaseLost, ShardgenError, TransientError
 from shardgen.manifest.manifest import Manifest
 
 EXIT_HUNG = 35
 _SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
 _WINDOW_SECONDS = 600.0
+_FROZEN_BEATS = 5
 _MIN_BEAT_GAP_SECONDS = 1.0  # between the extra beats that follow receipts
 
 Monotonic = Callable[[], float]
@@ -80,8 +81,10 @@ class Heartbeat:
         self._lease: Lease | None = None
         self._lost = threading.Event()
         self._ended = threading.Event()
+        self._failure: ShardgenError | None = None
         self._lock = threading.Lock()
         self._last_progress = self._last_beat = self._pulse.monotonic()
+        self._last_look = self._last_progress
         self._progressed = True
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
@@ -142,7 +145,9 @@ class Heartbeat:
             self._tell(self._current())
 
     def check_lease(self) -> None:
-        """Raise LeaseLost as soon as a renewal has found the slice taken over."""
+        """Raise LeaseLost once a renewal has found the slice taken over, or what else stopped the beat."""
+        if self._failure is not None:
+            raise self._failure
         if self._lost.is_set():
             raise LeaseLost("the slice was taken over", hint="nothing to do: its new holder finishes it")
 
@@ -161,11 +166,21 @@ class Heartbeat:
     def _run(self) -> None:
         interval = min(self._policy.heartbeat.total_seconds(), self._policy.stall.total_seconds() / 4)
         while not self._ended.wait(interval):
-            self.beat_once()
+            try:
+                self.beat_once()
+            except ShardgenError as error:
+                # Not a passing trouble: the worker must not go on without renewals and a watchdog.
+                self._failure = error
+                return
 
     def beat_once(self) -> None:
         """One beat: end the process if it hangs, else report and renew."""
-        silent = self._pulse.monotonic() - self._last_progress
+        now = self._pulse.monotonic()
+        if now - self._last_look > _FROZEN_BEATS * max(self._policy.heartbeat.total_seconds(), 1.0):
+            # This thread itself did not run: the process was stopped or the machine slept, so nothing hangs.
+            self.progress()
+        self._last_look = now
+        silent = now - self._last_progress
         limit = self._stall_limit_seconds()
         if self._report.state is not WorkerState.WAITING and silent >= limit:
             self._give_up(silent)

@@ -24,13 +24,14 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, ImageKind, Provenance, Receipt, total_sums
 from shardgen.domain.sample import member_name, output_format
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
-from shardgen.errors import DepthNotFinite, EncodeFailed, SampleError, ShardgenError
-from shardgen.heartbeat import Heartbeat
+from shardgen.errors import DepthNotFinite, EncodeFailed, ManifestBusy, SampleError, ShardgenError
+from shardgen.heartbeat import Heartbeat, Say
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.imaging.outputs import EncodedSample, encode_sample
 from shardgen.manifest.manifest import Manifest
 
 DepthMap = NDArray[np.float32]
+_RECORD_TRIES = 5  # of 30 s each: longer than that, and the slice had better be given back
 
 
 class Abandoned(Exception):
@@ -48,6 +49,7 @@ class Stages:
     manifest: Manifest
     heartbeat: Heartbeat
     between: Callable[[int], None]
+    say: Say
     on_step: OnStep = ignore_step
 
 
@@ -56,6 +58,13 @@ class _Composed:
     batch: BatchIndex
     samples: Sequence[ComposedSample | SampleError]
     began: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Estimated:
+    composed: _Composed
+    depths: list[DepthMap | SampleError]
+    micro_batch: int
 
 
 class Pipeline:
@@ -68,6 +77,7 @@ class Pipeline:
     def __init__(self, stages: Stages, *, may_start: Callable[[], bool]) -> None:
         self._stages = stages
         self._may_start = may_start
+        self._micro_batch = stages.estimator.micro_batch
         self._composing = ThreadPoolExecutor(1, "compose")
         self._finishing = ThreadPoolExecutor(1, "finish")
         self._encoders = ThreadPoolExecutor(thread_name_prefix="encode")
@@ -97,10 +107,12 @@ class Pipeline:
             composed = composing.result()
             if following < len(batches):
                 composing = self._composing.submit(self._compose, batches[following])
-            depths = self._estimate(composed)
+            depths, micro_batch = self._estimate(composed), self._noted_micro_batch()
             if finishing is not None:
                 finishing.result()
-            finishing = self._finishing.submit(self._finish, lease, composed, depths)
+            finishing = self._finishing.submit(
+                self._finish, lease, _Estimated(composed=composed, depths=depths, micro_batch=micro_batch)
+            )
         if finishing is not None:
             finishing.result()
         return complete
@@ -169,9 +181,20 @@ class Pipeline:
         if causes and all(cause is not None for cause in causes):
             raise RuntimeError("the network raised for every sample of a batch") from causes[0]
 
-    def _finish(self, lease: Lease, composed: _Composed, depths: list[DepthMap | SampleError]) -> None:
+    def _noted_micro_batch(self) -> int:
+        """How many images the network took at once; fewer than before are remembered for all workers."""
+        estimator = self._stages.estimator
+        now = estimator.micro_batch
+        if now < self._micro_batch:
+            self._stages.say(f"out of memory: micro-batch {now} instead of {self._micro_batch} from now on")
+            self._stages.manifest.shrink_micro_batch(estimator.device_model, now)
+            self._micro_batch = now
+        return now
+
+    def _finish(self, lease: Lease, estimated: _Estimated) -> None:
         """Encode, publish, record; when it returns the batch is durable."""
         stages, plan = self._stages, self._stages.plan
+        composed, depths = estimated.composed, estimated.depths
         samples = plan.layout.batch_samples(composed.batch)
         encoded = list(self._encoders.map(self._encode, composed.samples, depths))
         dead = tuple(
@@ -198,7 +221,7 @@ class Pipeline:
             members=members,
             sums=total_sums(result.sums for result in encoded if isinstance(result, EncodedSample)),
             dead_letters=dead,
-            provenance=self._provenance(),
+            provenance=self._provenance(estimated.micro_batch),
         )
         data, receipt = build_artifact(header, [content])
         name = ArtifactName(
@@ -209,7 +232,7 @@ class Pipeline:
             random=random_part(),
         )
         artifact = stages.store.publish(name, data, on_step=stages.on_step)
-        stages.manifest.record(
+        self._record(
             lease,
             Receipt(
                 shard=lease.shard,
@@ -222,6 +245,17 @@ class Pipeline:
         )
         stages.heartbeat.batch_recorded(len(samples), seconds=time.monotonic() - composed.began)
         stages.on_step(BatchStep.RECORDED)
+
+    def _record(self, lease: Lease, receipt: Receipt) -> None:
+        """Record under the fence; a frozen neighbour may hold the manifest for a while."""
+        for _ in range(_RECORD_TRIES - 1):
+            try:
+                self._stages.manifest.record(lease, receipt)
+            except ManifestBusy as error:
+                self._stages.say(f"{error}; trying again")
+            else:
+                return
+        self._stages.manifest.record(lease, receipt)
 
     def _name(self, sample: SampleIndex, kind: ImageKind) -> str:
         plan = self._stages.plan
@@ -245,14 +279,14 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the batch boundary: one bad sample costs one sample
             return _explained(EncodeFailed(f"encoding raised {error!r}"), error)
 
-    def _provenance(self) -> Provenance:
+    def _provenance(self, micro_batch: int) -> Provenance:
         estimator = self._stages.estimator
         return Provenance(
             device_model=estimator.device_model,
             tensorflow=estimator.tensorflow_version,
             opencv=OPENCV_VERSION,
             precision=self._stages.plan.depth.precision.value,
-            micro_batch=estimator.micro_batch,
+            micro_batch=micro_batch,
         )
 
 

@@ -16,7 +16,7 @@ from shardgen.domain.plan import Depth, Plan, differences
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
-from shardgen.errors import InvalidSettings, PlanConflict, SampleError, StorageFailed
+from shardgen.errors import InvalidSettings, PlanConflict, SampleError
 from shardgen.estimating import OnDownload, find_weights, planned_weights
 from shardgen.imaging.outputs import encode_sample
 from shardgen.manifest.manifest import create_manifest
@@ -76,7 +76,6 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     if existing is not None:
         run.check_settings(existing)
     settings = run.settings
-    place = run.place
     weights = find_weights(run, on_download=events.on_download)
     check_input_size(weights.topology, settings.depth.input)
     reader = source_reader(settings.compose.canvas)
@@ -106,19 +105,18 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     publish_file(run.path / FILE_NAME, plan.canonical_json)
     _refuse_race(run, plan)
     events.on_step(PlanStep.PLAN_WRITTEN)
-    if not place.path.exists() and any(True for _ in ArtifactStore(run.artifacts).names()):
-        raise PlanConflict(
-            f"{place.path}: the manifest is gone, but {run.artifacts} holds artifacts",
-            hint="put the manifest back; or move the artifacts away to make everything anew",
-        )
-    try:
-        is_new = create_manifest(place, plan)
-    except OSError as error:
-        raise StorageFailed(
-            f"{place.path}: cannot be made ({error.strerror})", hint="check [manifest] url and permissions"
-        ) from error
+    is_new = ensure_manifest(run, plan)
     events.on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, inventory=inventory, estimate=estimate, is_new=is_new)
+
+
+def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:
+    """Create or upgrade the manifest of a written plan. Returns whether it was new.
+
+    Raises PlanConflict when it is gone although artifacts exist.
+    """
+    artifacts_exist = any(True for _ in ArtifactStore(run.artifacts).names())
+    return create_manifest(run.place, plan, artifacts_exist=artifacts_exist)
 
 
 def _refuse_absurd(plan: Plan) -> None:

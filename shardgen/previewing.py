@@ -9,7 +9,7 @@ from pathlib import Path
 from shardgen.artifacts.store import publish_file
 from shardgen.composing import Composer
 from shardgen.domain.receipt import ImageKind
-from shardgen.errors import PlanConflict, SampleError
+from shardgen.errors import DepthNotFinite, InputMissing, PlanConflict, SampleError
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.finishing import sheet_maker
 from shardgen.imaging.outputs import encode_sample
@@ -41,6 +41,8 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
         try:
             composed = composer.compose(number)
             depth = estimator.estimate(composed.network_input[None])
+            if depth.non_finite[0]:
+                raise DepthNotFinite("the network's output holds NaN or infinity")
             encoded = encode_sample(composed.canvas, depth.relative[0], plan.output, plan.depth.encoding)
         except SampleError as error:
             say(f"sample {number}: left out: {error}")
@@ -50,6 +52,8 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
     path = request.output or run.path / PNG_NAME
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputMissing(f"{path}: not a file that can be written", hint="name a PNG in an existing folder")
     path.unlink(missing_ok=True)
     publish_file(path, sheet_maker(plan)(drawn))
     return path

@@ -13,7 +13,11 @@ import psutil
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.worker import WorkerIdentity
 
-_START_TOLERANCE_SECONDS = 2.0  # start times are counted from a boot time that clock corrections shift
+_START_FIELD = 19  # of /proc/PID/stat behind the name: clock ticks from boot to the process's start
+_START_TOLERANCE_SECONDS = 2.0  # without /proc, start times are counted from a boot time that may be shifted
+
+
+_PROC = Path("/proc/self")
 
 
 def host_id() -> str:
@@ -43,7 +47,7 @@ def new_identity(name: str | None = None) -> WorkerIdentity:
         id=WorkerId(f"{prefix}-{secrets.token_hex(4)}"),
         host=host_id(),
         pid=pid,
-        process_started=psutil.Process(pid).create_time(),
+        process_started=process_start(pid),
     )
 
 
@@ -54,15 +58,28 @@ def gone(identities: Iterable[WorkerIdentity]) -> list[WorkerId]:
 
 
 def is_running(pid: int, started: float) -> bool:
-    """Whether the process of that pid and start time (seconds since 1970) is there and no zombie."""
+    """Whether the process of that pid and `process_start` is there and no zombie."""
     try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) <= _START_TOLERANCE_SECONDS
-        return same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        same = abs(process_start(pid) - started) <= (0 if _PROC.is_dir() else _START_TOLERANCE_SECONDS)
+        return same and psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
+
+
+def process_start(pid: int) -> float:
+    """When a process started: ticks since boot where /proc tells, which no clock correction shifts.
+
+    Raises psutil.NoSuchProcess.
+    """
+    if not _PROC.is_dir():
+        return psutil.Process(pid).create_time()
+    try:
+        text = (_PROC.parent / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return float(text.rpartition(")")[2].split()[_START_FIELD])
 
 
 def usable_cores() -> int:

@@ -10,8 +10,8 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
-from shardgen.errors import InvalidSettings, ManifestBusy
-from shardgen.manifest.manifest import Manifest
+from shardgen.errors import InvalidSettings
+from shardgen.manifest.manifest import Manifest, Marks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,29 +47,22 @@ def requeue_batches(
     recorded = manifest.recorded_among(batches)
     if not recorded:
         return Requeued(batches=(), samples=0, unblocked_slices=0)
-    _refuse_live_lease(manifest, recorded)
-    fence = manifest.fence_over(recorded)
-    mark = {"fingerprint": plan.fingerprint, "fence": fence, "batches": recorded}
-    store.publish_requeued(fence, json.dumps(mark, sort_keys=True, separators=(",", ":")).encode())
-    on_step(RequeueStep.MARKED)
-    if manifest.undo_receipts(recorded) is None:
-        _refuse_live_lease(manifest, recorded)
+
+    def mark(marks: Marks) -> None:
+        for fence, marked in marks.items():
+            document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": marked}
+            store.publish_requeued(
+                fence, json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+            )
+        on_step(RequeueStep.MARKED)
+
+    manifest.undo_receipts(recorded, mark=mark)
     on_step(RequeueStep.ROWS_CHANGED)
     return Requeued(
         batches=tuple(recorded),
         samples=sum(len(plan.layout.batch_samples(batch)) for batch in recorded),
         unblocked_slices=0,
     )
-
-
-def _refuse_live_lease(manifest: Manifest, batches: Sequence[BatchIndex]) -> None:
-    holder = manifest.live_holder(batches)
-    if holder is not None:
-        shard, slice_, worker = holder
-        raise ManifestBusy(
-            f"shard {shard} slice {slice_}: worker {worker} holds it under a live lease",
-            hint="stop that worker (or wait until it has finished the slice), then run the command again",
-        )
 
 
 def requeue_dead_letters(

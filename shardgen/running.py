@@ -16,17 +16,18 @@ from types import FrameType
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.errors import MachineUnfit, RunIncomplete, WorkersFailed
+from shardgen.errors import MachineUnfit, RunIncomplete, Stopped, TransientError, WorkersFailed
 from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone, host_id, usable_cores
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.working import PARENT_VARIABLE
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest
 _LONGEST_WAIT_SECONDS = 60.0
-_FRUITLESS_STARTS = 5  # ends in a row, without a sample stored by anybody, before a worker is given up
+_FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker is given up
 _STOP_MARGIN_SECONDS = 15.0
 _GPU = Path("/dev/nvidia0")  # whether TensorFlow can use it, a worker finds out
 
@@ -44,14 +45,6 @@ class RunOptions:
     folders: GivenFolders = field(default_factory=GivenFolders)
     threads_per_worker: int = 0
     grace_seconds: float = 25.0
-
-
-class Stopped(Exception):
-    """The run was stopped by a signal; every worker has ended."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by signal {number}")
-        self.number = number
 
 
 @dataclass(slots=True)
@@ -74,7 +67,6 @@ class _Workers:
         self._options = options
         self._say = say
         self._seats = [_Seat(number=number) for number in range(options.workers)]
-        self._stored_at_last_end = -1
         self._signals: list[int] = []
 
     def work(self, manifest: Manifest, on_look: OnLook) -> None:
@@ -103,17 +95,20 @@ class _Workers:
         looked = 0.0
         while not self._signals:
             now = time.monotonic()
-            self._reap(manifest)
+            try:
+                self._reap(manifest)
+                if now - looked >= _LOOK_SECONDS:
+                    looked = now
+                    found = make_report(self._run, self._plan, manifest.overview())
+                    on_look(found, self._pids())
+                    if not found.pending and not self._pids():
+                        return
+            except TransientError as error:
+                self._say(f"{error}; looking again")
             self._start_due(now)
-            if now - looked >= _LOOK_SECONDS:
-                looked = now
-                on_look(self._report(manifest), self._pids())
             if all(seat.given_up is not None for seat in self._seats):
                 return
             time.sleep(_TICK_SECONDS)
-
-    def _report(self, manifest: Manifest) -> Report:
-        return make_report(self._run, self._plan, manifest.overview())
 
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
@@ -130,7 +125,7 @@ class _Workers:
         command += ["--grace", f"{options.grace_seconds:g}"]
         for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
             command += [flag, str(folder)] if folder is not None else []
-        environment = dict(os.environ)
+        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
         if options.threads_per_worker:
             environment[THREADS_VARIABLE] = str(options.threads_per_worker)
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -155,10 +150,9 @@ class _Workers:
         for seat in self._seats:
             if seat.process is None or (code := seat.process.poll()) is None:
                 continue
+            ended = gone(manifest.alive_on_host(host_id()))
+            freed = manifest.free_slices_of(ended, self._run.settings.lease_policy)
             seat.process = None
-            freed = manifest.free_slices_of(
-                gone(manifest.alive_on_host(host_id())), self._run.settings.lease_policy
-            )
             if code == 0 or self._signals:
                 seat.given_up = 0
                 continue
@@ -166,15 +160,17 @@ class _Workers:
             self._say(
                 f"[worker-{seat.number}] {how}" + ("; its slice is free for the others" if freed else "")
             )
-            self._decide(seat, code, stored=manifest.overview().stored)
+            self._decide(seat, code, held_a_slice=freed > 0)
 
-    def _decide(self, seat: _Seat, code: int, *, stored: int) -> None:
-        """A death or a passing trouble: start again, later and later; anything else: not."""
+    def _decide(self, seat: _Seat, code: int, *, held_a_slice: bool) -> None:
+        """A death or a passing trouble: start again, later and later; anything else: not.
+
+        A death in a slice counts against that slice, which is blocked in the end; others count here.
+        """
         if 0 < code < 30:
             seat.given_up = code
             return
-        seat.fruitless = 0 if stored > self._stored_at_last_end else seat.fruitless + 1
-        self._stored_at_last_end = stored
+        seat.fruitless = 0 if held_a_slice else seat.fruitless + 1
         if seat.fruitless >= _FRUITLESS_STARTS:
             seat.given_up = code
             return
@@ -257,7 +253,10 @@ def settle_workers(run: RunDirectory, plan: Plan, options: RunOptions, *, say: S
         )
     if setting == "auto":
         with run.manifest(plan) as manifest:
-            micro_batch = manifest.agreed_micro_batch(describe_cpu(), micro_batch)
+            agreed = manifest.agreed_micro_batch(describe_cpu(), micro_batch)
+        if agreed > micro_batch:  # an earlier, smaller crew chose it: fewer workers keep to it
+            workers = max(1, min(workers, free // network_bytes(plan, topology, agreed)))
+        micro_batch = agreed
     threads = options.threads_per_worker or (0 if workers == 1 else max(1, usable_cores() // workers))
     fewer = f" (not {options.workers}: memory)" if workers < options.workers else ""
     say(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import signal
 import threading
@@ -18,8 +20,8 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
-from shardgen.domain.worker import WorkerIdentity, WorkerState
-from shardgen.errors import LeaseLost
+from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
+from shardgen.errors import LeaseLost, ShardgenError
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.heartbeat import Heartbeat, Say
 from shardgen.manifest.leases import NoLease
@@ -30,6 +32,7 @@ from shardgen.processes import gone, new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
 
+PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
 
 
@@ -78,7 +81,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._event = threading.Event()
-        self._parent = os.getppid()
+        # Only `run` names itself: a worker that a shell started must outlive it.
+        self._parent = os.environ.get(PARENT_VARIABLE, "")
 
     def install(self) -> None:
         """Take SIGINT and SIGTERM; only the main thread may."""
@@ -92,8 +96,8 @@ class StopRequest:
         self._event.set()
 
     def notice_lost_parent(self) -> None:
-        """Stop when the process that started this one is gone."""
-        if not self._event.is_set() and os.getppid() != self._parent:
+        """Stop when the `run` that started this process is gone."""
+        if not self._event.is_set() and self._parent and str(os.getppid()) != self._parent:
             self.signal_number = signal.SIGTERM
             self._event.set()
 
@@ -150,6 +154,20 @@ class Worker:
         """Give up what is in the network, too: the grace is over."""
         self._abandon.set()
 
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether no slice is leased: while starting up, and while waiting."""
+        return self._lease is None
+
+    def give_up(self) -> None:
+        """From another thread, with the process about to end: release what is held, and say that it ended."""
+        plan = self._run.plan()
+        with self._run.manifest(plan) as manifest:
+            lease = self._lease
+            if lease is not None and manifest.release(lease):
+                self._say("the work in hand did not end in time; its slice is free for others")
+            manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
+
     def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat) -> Ending:
         run, options = self._run, self._options
         foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
@@ -168,6 +186,7 @@ class Worker:
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),
+            say=self._say,
             on_step=self._on_step,
         )
         self._say("ready")
@@ -198,7 +217,7 @@ class Worker:
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
                 heartbeat.now_is(WorkerState.WAITING)
-                if self.stop.wait(policy.heartbeat.total_seconds()):
+                if self.stop.wait(min(policy.heartbeat.total_seconds(), self._seconds_left())):
                     return Ending.STOPPED
                 continue
             self._lease = granted
@@ -218,6 +237,8 @@ class Worker:
             self._say(f"{error}; leasing another")
             complete = True
         if complete:
+            # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
+            manifest.release(lease)
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
@@ -234,10 +255,11 @@ class Worker:
         limits = self._options.limits
         if limits.max_batches is not None and self._batches_started >= limits.max_batches:
             return False
-        if limits.deadline_seconds is None:
-            return not self.stop.is_set()
-        left = limits.deadline_seconds - (time.monotonic() - self._started)
-        return left > heartbeat.slowest_batch_seconds and not self.stop.is_set()
+        return self._seconds_left() > heartbeat.slowest_batch_seconds and not self.stop.is_set()
+
+    def _seconds_left(self) -> float:
+        deadline = self._options.limits.deadline_seconds
+        return math.inf if deadline is None else max(0.0, deadline - (time.monotonic() - self._started))
 
     def _release(self, manifest: Manifest) -> None:
         lease, self._lease = self._lease, None
@@ -277,7 +299,8 @@ def work(
     if thread.is_alive():
         _wait_for_end(worker, thread, options.limits.grace_seconds, say=say)
     if thread.is_alive():
-        say("the work in hand did not end in time; its slice is free for others")
+        with contextlib.suppress(ShardgenError):
+            worker.give_up()
         end_process(128 + (worker.stop.signal_number or signal.SIGTERM))
     if errors:
         raise errors[0]
@@ -285,6 +308,10 @@ def work(
 
 
 def _wait_for_end(worker: Worker, thread: threading.Thread, grace: float, *, say: Say) -> None:
+    if worker.holds_nothing:
+        thread.join(_TICK_SECONDS)  # imports and tracing cannot be interrupted, and nothing is lost with them
+        if worker.holds_nothing:
+            return
     say(f"stopping: finishing what is in the network, {grace:g} s at most (again to stop at once)")
     thread.join(grace)
     if thread.is_alive():

@@ -72,10 +72,11 @@ def shardgen(
     )
 
 
-def start(arguments: Sequence[str | Path]) -> subprocess.Popen[str]:
-    """Start the real command and leave it running; its stderr can be read line by line."""
+def start(arguments: Sequence[str | Path], *, python: bool = False) -> subprocess.Popen[str]:
+    """Start the real command (or just Python) and leave it running; its stderr can be read line by line."""
+    program = [sys.executable] if python else [sys.executable, "-m", "shardgen"]
     return subprocess.Popen(
-        [sys.executable, "-m", "shardgen", *map(str, arguments)],
+        [*program, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

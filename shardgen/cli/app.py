@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +16,7 @@ from shardgen.cli import (
     doctor,
     init,
     merge,
+    options,
     plan,
     preview,
     requeue,
@@ -26,7 +26,7 @@ from shardgen.cli import (
     weights,
     worker,
 )
-from shardgen.errors import MachineUnfit, ShardgenError
+from shardgen.errors import MachineUnfit, ShardgenError, Stopped
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -68,6 +68,9 @@ def main() -> None:
         if error.name != "cv2":
             raise
         code = _deliberate(_missing_library(error))
+    except Stopped as stopped:
+        _say("stopped; the same command goes on where it was")
+        code = 128 + stopped.number
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
         code = 130
@@ -89,6 +92,9 @@ def _say(line: str) -> None:
 
 def _usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error)  # noqa: T201 - the help that was missing
+        return 2
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     path = context.command_path if context is not None else "shardgen"
     _say(f"error: {message}")
@@ -111,8 +117,7 @@ def _one_line(text: str) -> str:
 
 def _with_run_dir(hint: str) -> str:
     """Fill in the directory that the user named, so that the hint can be pasted."""
-    named = next((a for a in sys.argv[2:] if not a.startswith("-") and Path(a).is_dir()), None)
-    return hint.replace("RUN_DIR", named or os.environ.get("SHARDGEN_RUN") or ".")
+    return hint.replace("RUN_DIR", str(options.named_run_dir))
 
 
 def _missing_library(error: ImportError) -> MachineUnfit:

@@ -8,6 +8,16 @@ from typing import Annotated
 
 import typer
 
+HERE = Path()
+named_run_dir = HERE  # what hints put in the place of RUN_DIR
+
+
+def _remember(path: Path) -> Path:
+    global named_run_dir  # noqa: PLW0603 - the door's own memory of one command line
+    named_run_dir = path
+    return path
+
+
 RunDir = Annotated[
     Path,
     typer.Argument(
@@ -15,9 +25,9 @@ RunDir = Annotated[
         envvar="SHARDGEN_RUN",
         help="The run directory; left out, $SHARDGEN_RUN or the current folder.",
         show_default=False,
+        callback=_remember,
     ),
 ]
-HERE = Path()
 
 Foregrounds = Annotated[
     Path | None,

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read our output has gone; rich would end the process with 1 here."""
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """Where results go."""
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    return _Stdout(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
 
 
 def stderr() -> Console:

@@ -53,23 +53,25 @@ def run(
     backgrounds: Backgrounds = None,
 ) -> None:
     """Call the verbs one after the other."""
-    from shardgen.finishing import merge_run
-    from shardgen.running import RunOptions, Stopped, run_workers, settle_workers
+    from shardgen.finishing import merge_run, refuse_output
+    from shardgen.planning import ensure_manifest
+    from shardgen.reporting import report
+    from shardgen.running import RunOptions, run_workers, settle_workers
 
     directory = RunDirectory.open(run_dir)
     given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
-    if not (directory.has_plan_file() and directory.place.path.is_file()):
+    if not directory.has_plan_file():
         planned = make_plan_with_progress(directory, given)
         render.stdout().print(plan_view(planned, None))
     plan = directory.plan()
+    ensure_manifest(directory, plan)
+    refuse_output(directory, plan, output)
     options = RunOptions(workers=workers, device=parse_device(device), folders=given)
-    options = settle_workers(directory, plan, options, say=render.say)
-    try:
+    found = report(directory)
+    if found.pending:
+        options = settle_workers(directory, plan, options, say=render.say)
         with LiveProgress() as live:
             found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
-    except Stopped as stopped:
-        render.say(f"stopped; to go on: shardgen run {run_dir}")
-        raise typer.Exit(128 + stopped.number) from None
     for line in render.mixture_lines(found):
         render.say(line)
     with render.progress_bar("merging") as bar:

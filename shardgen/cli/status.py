@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Annotated
 
@@ -33,10 +34,13 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")] = False,
 ) -> None:
     """Call the verb and show the report."""
+    from shardgen.errors import TransientError
     from shardgen.reporting import report
     from shardgen.rundir import RunDirectory
 
     run = RunDirectory.open(run_dir)
+    if json and watch:
+        raise typer.BadParameter("--json prints once; leave out --watch")
     if not watch:
         found = report(run)
         if json:
@@ -48,5 +52,6 @@ def status(
 
     with Live(console=render.stdout(), auto_refresh=False) as live:
         while True:
-            live.update(render.status_view(report(run)), refresh=True)
+            with contextlib.suppress(TransientError):  # a busy manifest: the next look is soon
+                live.update(render.status_view(report(run)), refresh=True)
             time.sleep(_WATCH_SECONDS)

@@ -51,7 +51,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.errors import ArtifactCorrupt
+    from shardgen.errors import ArtifactCorrupt, InputMissing
     from shardgen.finishing import check_run, check_zip, put_back
     from shardgen.rundir import RunDirectory
 
@@ -63,6 +63,8 @@ def verify(
         def on_progress(done: int, planned: int) -> None:
             bar.update(task, completed=done, total=planned)
 
+        if not subject.exists():
+            raise InputMissing(f"{subject}: there is no such run directory or zip", hint="check the name")
         if subject.is_file():
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:

@@ -89,7 +89,7 @@ def worker(
     run = RunDirectory.open(run_dir)
     prefix = f"[{name}] " if name else ""
     outcome = work(run, options, say=lambda line: say(prefix + line))
-    planned = sum(len(run.plan().layout.shard_samples(s.shard)) for s in outcome.overview.shards)
+    planned = run.plan().samples
     left = planned - outcome.overview.stored - outcome.overview.dead
     say(f"{prefix}made {outcome.samples_done:,} samples; {left:,} of {planned:,} are pending")
     match outcome.ending:

@@ -18,10 +18,6 @@ class Lease:
     fence: Fence
     expires_at: datetime
 
-    def is_expired(self, now: datetime) -> bool:
-        """Whether another worker may take the slice over; the instant of expiry already counts as expired."""
-        return now >= self.expires_at
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasePolicy:

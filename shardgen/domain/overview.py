@@ -66,10 +66,3 @@ class Overview:
     def blocked_total(self) -> int:
         """All blocked slices; `blocked` lists the first few."""
         return sum(shard.slices.blocked for shard in self.shards)
-
-    @property
-    def leasable(self) -> int:
-        """Slices that a worker could lease now."""
-        return sum(
-            shard.slices.never_leased + shard.slices.open + shard.slices.expired for shard in self.shards
-        )

@@ -22,7 +22,6 @@ class LeaseStep(StrEnum):
     """The life of a lease."""
 
     GRANTED = "granted"
-    RENEWED = "renewed"
     FINISHED = "finished"
     RELEASED = "released"
 

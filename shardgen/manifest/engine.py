@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardgen.errors import (
@@ -91,7 +91,7 @@ def finish_interrupted_commit(path: Path) -> None:
     """Roll back what a killed process left half committed; a read-only connection may not do that itself."""
     engine = open_engine(path)
     try:
-        with engine.begin():
+        with transaction(engine):
             pass
     finally:
         engine.dispose()
@@ -103,7 +103,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
     try:
         with engine.begin() as connection:
             yield connection
-    except SQLAlchemyError as error:
+    except DatabaseError as error:
         raise translated(error, engine) from error
 
 
@@ -114,40 +114,57 @@ def is_stale_journal(error: ShardgenError) -> bool:
     return getattr(original, "sqlite_errorcode", None) in _STALE_JOURNAL
 
 
-def translated(error: SQLAlchemyError, engine: Engine) -> ShardgenError:
+_Meaning = tuple[type[ShardgenError], str, str]
+_FULL: _Meaning = (
+    StorageFailed,
+    "the disk is full or failing",
+    "free some space, then run the command again; nothing recorded is lost",
+)
+_FORBIDDEN: _Meaning = (
+    StorageFailed,
+    "cannot be opened for this",
+    "check the permissions of the file and of its folder",
+)
+_BUSY: _Meaning = (
+    ManifestBusy,
+    f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
+    "run the command again; if it stays locked, look for a stopped process that has it open",
+)
+_OTHER: _Meaning = (
+    ManifestMismatch,
+    "not this shardgen's manifest",
+    "check [manifest] url in shardgen.toml",
+)
+_MEANINGS: dict[int, _Meaning] = {
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR: _FULL,
+    sqlite3.SQLITE_READONLY: _FORBIDDEN,
+    sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
+    sqlite3.SQLITE_PERM: _FORBIDDEN,
+    sqlite3.SQLITE_NOTADB: (
+        ManifestMismatch,
+        "not a SQLite database",
+        "move that file away; `shardgen plan RUN_DIR` makes a manifest",
+    ),
+    sqlite3.SQLITE_CORRUPT: (
+        ManifestCorrupt,
+        "the database is damaged",
+        "move it away and keep artifacts/ and plan.json: put back a copy of the manifest",
+    ),
+    sqlite3.SQLITE_CONSTRAINT: (
+        ManifestCorrupt,
+        "its rows contradict its rules",
+        "keep a copy of it and report this; artifacts and plan.json are untouched",
+    ),
+}
+
+
+def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     """The deliberate error for a database error; decided on SQLite's codes, never on message text."""
     database = (engine.url.database or "").removeprefix("file:")
-    original = error.orig if isinstance(error, DatabaseError) else None
-    code = getattr(original, "sqlite_errorcode", None)
-    name = getattr(original, "sqlite_errorname", type(error).__name__)
-    match code if code is None else code & 0xFF:
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return ManifestBusy(
-                f"{database}: locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
-                hint="run the command again; if it stays locked, look for a stopped process that has it open",
-            )
-        case sqlite3.SQLITE_NOTADB:
-            return ManifestMismatch(
-                f"{database}: not a SQLite database",
-                hint="move that file away; `shardgen plan RUN_DIR` makes a manifest",
-            )
-        case sqlite3.SQLITE_CORRUPT:
-            return ManifestCorrupt(
-                f"{database}: the database is damaged ({name})",
-                hint="move it away, keep artifacts/ and plan.json, and rebuild the manifest from them",
-            )
-        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-            return StorageFailed(
-                f"{database}: the disk is full or failing ({name})",
-                hint="free some space, then run the command again; nothing recorded is lost",
-            )
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return StorageFailed(
-                f"{database}: cannot be opened for this ({name})",
-                hint="check the permissions of the file and of its folder",
-            )
-        case _:
-            return ManifestMismatch(
-                f"{database}: not this shardgen's manifest ({name}: {original or error})",
-                hint="check [manifest] url in shardgen.toml",
-            )
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    name = getattr(error.orig, "sqlite_errorname", type(error).__name__)
+    kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code & 0xFF, _OTHER)
+    return kind(f"{database}: {fact} ({name}: {error.orig})", hint=hint)

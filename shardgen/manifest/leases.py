@@ -12,7 +12,7 @@ from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import LeaseLost
+from shardgen.errors import LeaseLost, ManifestBusy
 from shardgen.manifest.instants import to_seconds
 from shardgen.manifest.tables import RUN, SHARD, SLICE, WORKER
 
@@ -204,15 +204,25 @@ def release(connection: Connection, lease: Lease) -> bool:
     return True
 
 
-def block(connection: Connection, lease: Lease, *, reason: str) -> None:
-    """Give a slice up for a reason that no sample explains. Raises LeaseLost."""
-    changed = connection.execute(
-        update(SLICE).where(held(lease)).values(state="blocked", reason=reason, worker=None, expires_at=None)
-    )
-    if changed.rowcount != 1:
-        raise lease_lost(lease)
-    hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
-    move(connection, lease.shard, {"leased": -1, "blocked": 1})
+def fence_of_unheld_slice(
+    connection: Connection, shard: ShardIndex, slice_: SliceIndex, *, now: datetime
+) -> Fence:
+    """The fence of a slice that nobody may record in any more; one whose holder has expired is opened.
+
+    Raises ManifestBusy while a worker holds it.
+    """
+    same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
+    row = connection.execute(select(SLICE).where(*same)).mappings().one()
+    if row["state"] == "leased":
+        if row["expires_at"] > to_seconds(now):
+            raise ManifestBusy(
+                f"shard {shard} slice {slice_}: worker {row['worker']} holds it under a live lease",
+                hint="stop that worker (or wait until it has finished the slice), then run the command again",
+            )
+        connection.execute(update(SLICE).where(*same).values(state="open", worker=None, expires_at=None))
+        move(connection, shard, {"leased": -1, "open": 1})
+        hide_from_worker(connection, row["worker"], shard, slice_)
+    return Fence(row["fence"])
 
 
 def move(connection: Connection, shard: ShardIndex, changes: Mapping[str, int]) -> None:

@@ -11,13 +11,13 @@ from typing import Self
 
 from sqlalchemy import Connection, Engine, select, update
 
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, Receipt
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
-from shardgen.errors import InvalidSettings, ShardgenError
+from shardgen.errors import InvalidSettings, ShardgenError, StorageFailed
 from shardgen.manifest import leases, receipts, schema, workers
 from shardgen.manifest.engine import (
     finish_interrupted_commit,
@@ -27,7 +27,8 @@ from shardgen.manifest.engine import (
     sqlite_path,
     transaction,
 )
-from shardgen.manifest.instants import to_seconds, utc_now
+from shardgen.manifest.filesystem import refuse_untrusted
+from shardgen.manifest.instants import utc_now
 from shardgen.manifest.leases import LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, RUN, SLICE
@@ -35,6 +36,7 @@ from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, RUN, SLICE
 _PAGE = 2_000  # rows read between two chances for a writer to commit
 
 Clock = Callable[[], datetime]
+Marks = dict[Fence, list[BatchIndex]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +52,23 @@ class Place:
         return sqlite_path(parse_url(self.url), self.run_dir)
 
 
-def create_manifest(place: Place, plan: Plan) -> bool:
-    """Create or upgrade the manifest of a plan; twice is harmless. Returns whether it was new."""
-    place.path.parent.mkdir(parents=True, exist_ok=True)
+def create_manifest(place: Place, plan: Plan, *, artifacts_exist: bool = False) -> bool:
+    """Create or upgrade the manifest of a plan; twice is harmless. Returns whether it was new.
+
+    Raises PlanConflict when it would be new although artifacts of an earlier one exist: a lost manifest must
+    not look like a fresh start.
+    """
+    try:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            f"{place.path.parent}: cannot be made ({error.strerror})",
+            hint="check [manifest] url in shardgen.toml and the folder's permissions",
+        ) from error
+    refuse_untrusted(place.path)
     engine = open_engine(place.path, create=True)
     try:
-        return schema.create_or_upgrade(engine, plan)
+        return schema.create_or_upgrade(engine, plan, artifacts_exist=artifacts_exist)
     finally:
         engine.dispose()
 
@@ -98,6 +111,7 @@ class Manifest:
         if read_only:
             self._engine = _readable_engine(self._path)
         else:
+            refuse_untrusted(self._path)
             self._engine = open_engine(self._path)
             with transaction(self._engine) as connection:
                 schema.check_revision(connection, self._engine)
@@ -159,6 +173,11 @@ class Manifest:
         with self._transaction() as connection:
             return workers.agreed_micro_batch(connection, device_model, proposed)
 
+    def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
+        """Remember that this device model has no memory for more."""
+        with self._transaction() as connection:
+            workers.shrink_micro_batch(connection, device_model, micro_batch)
+
     # leases
 
     def lease(
@@ -189,11 +208,6 @@ class Manifest:
         with self._transaction() as connection:
             return leases.release(connection, lease)
 
-    def block(self, lease: Lease, *, reason: str) -> None:
-        """Give a slice up for a reason that no sample explains. Raises LeaseLost."""
-        with self._transaction() as connection:
-            leases.block(connection, lease, reason=reason)
-
     def free_slices_of(self, gone: Collection[WorkerId], policy: LeasePolicy) -> int:
         """Free what ended processes held, at once. Returns how many slices."""
         with self._transaction() as connection:
@@ -202,7 +216,7 @@ class Manifest:
     # receipts
 
     def pending_batches(self, lease: Lease) -> list[BatchIndex]:
-        """The slice's batches without a receipt, in order."""
+        """The slice's batches without a receipt, in order. Raises LeaseLost."""
         with self._transaction() as connection:
             return receipts.pending_batches(connection, self._layout, lease)
 
@@ -255,32 +269,21 @@ class Manifest:
                 if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first()
             ]
 
-    def fence_over(self, batches: Sequence[BatchIndex]) -> Fence:
-        """The highest fence that any slice of these batches was granted."""
-        with self._transaction() as connection:
-            fences = [self._slice_row(connection, *self._slice_of(batch))[0] for batch in batches]
-        return Fence(max(fences, default=0))
+    def undo_receipts(self, batches: Sequence[BatchIndex], *, mark: Callable[[Marks], None]) -> int:
+        """Delete these receipts; their batches are pending again. Returns how many there were.
 
-    def live_holder(self, batches: Sequence[BatchIndex]) -> tuple[ShardIndex, SliceIndex, WorkerId] | None:
-        """A slice of these batches that a worker holds under a lease that has not expired, if any."""
+        `mark` is called with the batches by the fence up to which attempts at them do not count. What it
+        writes must be durable when it returns: it runs inside the transaction, after the last check and
+        before any change, so that there is no mark without its change unless the process dies in between. A
+        slice whose holder has expired is taken from it. Raises ManifestBusy while a worker holds one of them.
+        """
         with self._transaction() as connection:
-            return self._live_holder(connection, batches)
-
-    def _live_holder(
-        self, connection: Connection, batches: Sequence[BatchIndex]
-    ) -> tuple[ShardIndex, SliceIndex, WorkerId] | None:
-        now = to_seconds(self.now())
-        for shard, slice_ in sorted({self._slice_of(batch) for batch in batches}):
-            _, worker, expires = self._slice_row(connection, shard, slice_)
-            if worker is not None and expires is not None and expires > now:
-                return shard, slice_, WorkerId(worker)
-        return None
-
-    def undo_receipts(self, batches: Sequence[BatchIndex]) -> int | None:
-        """Delete these receipts and count their batches as pending; None if a live lease forbids it."""
-        with self._transaction() as connection:
-            if self._live_holder(connection, batches) is not None:
-                return None
+            marks: Marks = {}
+            for batch in batches:
+                shard, slice_ = self._layout.shard_of_batch(batch), self._layout.slice_of_batch(batch)
+                fence = leases.fence_of_unheld_slice(connection, shard, slice_, now=self.now())
+                marks.setdefault(fence, []).append(batch)
+            mark(marks)
             return receipts.delete_receipts(connection, self._layout, batches)
 
     def unblock(self) -> int:
@@ -296,17 +299,3 @@ class Manifest:
             for shard in shards:
                 leases.move(connection, shard, {"blocked": -1, "open": 1})
             return len(shards)
-
-    def _slice_of(self, batch: BatchIndex) -> tuple[ShardIndex, SliceIndex]:
-        return self._layout.shard_of_batch(batch), self._layout.slice_of_batch(batch)
-
-    @staticmethod
-    def _slice_row(
-        connection: Connection, shard: ShardIndex, slice_: SliceIndex
-    ) -> tuple[int, str | None, float | None]:
-        row = connection.execute(
-            select(SLICE.c.fence, SLICE.c.worker, SLICE.c.expires_at).where(
-                SLICE.c.shard == shard, SLICE.c.slice == slice_
-            )
-        ).one_or_none()
-        return (0, None, None) if row is None else (row.fence, row.worker, row.expires_at)

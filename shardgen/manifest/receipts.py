@@ -28,7 +28,9 @@ from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SL
 
 
 def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> list[BatchIndex]:
-    """The slice's batches without a receipt, in order: what is to do, without a cursor."""
+    """The slice's batches without a receipt, in order: what is to do, without a cursor. Raises LeaseLost."""
+    if connection.execute(select(SLICE.c.fence).where(held(lease))).first() is None:
+        raise lease_lost(lease)
     done = set(
         connection.execute(
             select(RECEIPT.c.batch).where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)

@@ -23,7 +23,9 @@ def migrations_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "migrations"
 
 
-def create_or_upgrade(engine: Engine, plan: Plan, *, fence_floor: int = 0) -> bool:
+def create_or_upgrade(
+    engine: Engine, plan: Plan, *, fence_floor: int = 0, artifacts_exist: bool = False
+) -> bool:
     """Make the manifest hold this plan at the newest revision; harmless when it already does.
 
     One transaction that takes the write lock first, so that two at once do it once, and a kill leaves
@@ -45,6 +47,11 @@ def create_or_upgrade(engine: Engine, plan: Plan, *, fence_floor: int = 0) -> bo
             if existing != plan.fingerprint:
                 raise other_plan(engine, existing, plan.fingerprint)
             return False
+        if artifacts_exist:
+            raise PlanConflict(
+                f"{_shown(engine)}: the manifest is gone or empty, but there are artifacts",
+                hint="put the manifest back; or move the artifacts away to make everything anew",
+            )
         _insert_plan(connection, plan, fence_floor)
         return True
 

@@ -69,10 +69,11 @@ def set_device(connection: Connection, worker: WorkerId, device: str) -> None:
 
 
 def alive_on_host(connection: Connection, host: str) -> list[WorkerIdentity]:
-    """The workers of one host that have not said that they ended."""
-    rows = connection.execute(
-        select(WORKER).where(WORKER.c.host == host, WORKER.c.state.not_in([s.value for s in ENDED_STATES]))
+    """The workers of one host that have not said that they ended, or hold a slice all the same."""
+    unfinished = or_(
+        WORKER.c.state.not_in([state.value for state in ENDED_STATES]), WORKER.c.lease_expires_at.is_not(None)
     )
+    rows = connection.execute(select(WORKER).where(WORKER.c.host == host, unfinished))
     return [_identity(row) for row in rows.mappings()]
 
 
@@ -85,6 +86,15 @@ def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
         .order_by(WORKER.c.started_at, WORKER.c.id)
     )
     return tuple(_row(row) for row in rows.mappings())
+
+
+def shrink_micro_batch(connection: Connection, device_model: str, micro_batch: int) -> None:
+    """Remember that this device model has no memory for more."""
+    connection.execute(
+        update(MICRO_BATCH)
+        .where(MICRO_BATCH.c.device_model == device_model, MICRO_BATCH.c.micro_batch > micro_batch)
+        .values(micro_batch=micro_batch)
+    )
 
 
 def agreed_micro_batch(connection: Connection, device_model: str, proposed: int) -> int:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from fractions import Fraction
 from pathlib import Path
@@ -187,3 +189,49 @@ def test_a_missing_opencv_library_is_an_error_and_a_hint(tmp_path: Path) -> None
     assert done.returncode == 18, done.stderr
     assert done.stderr.splitlines()[0].startswith("error: OpenCV cannot be loaded: libGL.so.1")
     assert "libgl1" in done.stderr.splitlines()[1]
+
+
+@pytest.mark.slow
+def test_run_goes_on_after_a_kill_in_the_middle_of_making_the_manifest(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert shardgen("plan", run.path).returncode == 0
+    (run.path / "manifest.sqlite").write_bytes(b"")  # what such a kill leaves
+    done = shardgen("run", run.path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_lost_manifest_beside_artifacts_is_no_fresh_start(finished: RunDirectory) -> None:
+    manifest = finished.path / "manifest.sqlite"
+    kept = manifest.read_bytes()
+    try:
+        for content in (None, b""):
+            manifest.unlink()
+            if content is not None:
+                manifest.write_bytes(content)
+            for command in ("plan", "run"):
+                refused = shardgen(command, finished.path)
+                assert refused.returncode == 10, refused.stderr
+                assert "there are artifacts" in refused.stderr
+    finally:
+        manifest.write_bytes(kept)
+
+
+def test_run_refuses_a_foreign_output_before_it_works(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    foreign = tmp_path / "holiday.zip"
+    foreign.write_bytes(b"not ours")
+    refused = shardgen("run", run.path, "-o", foreign)
+    assert refused.returncode == 10, refused.stderr
+    assert foreign.read_bytes() == b"not ours"
+    assert not list(run.artifacts.glob("shard-*/*.zip"))
+
+
+def test_a_reader_that_goes_away_is_no_bug(finished: RunDirectory) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m shardgen status {finished.path} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr == ""

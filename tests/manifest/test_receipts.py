@@ -7,9 +7,10 @@ import pytest
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
+from shardgen.errors import LeaseLost, ManifestBusy
 from shardgen.manifest import manifest as module
 from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.manifest import Manifest, Marks
 from tests.manifest.conftest import POLICY, MovableClock, finish, receipt_for
 
 Take = Callable[..., Lease]
@@ -46,26 +47,64 @@ def test_counters_add_up_to_the_plan(manifest: Manifest, plan: Plan, lease: Take
     assert sum(count for _, count in overview.mixture) == plan.layout.batch_count
 
 
-def test_undone_receipts_are_made_again_under_a_higher_fence(manifest: Manifest, plan: Plan) -> None:
+def test_undone_receipts_are_made_again_under_a_fence_above_their_mark(
+    manifest: Manifest, plan: Plan
+) -> None:
+    _make_all(manifest, plan)
+    _undo(manifest, [BatchIndex(16)])
     _make_all(manifest, plan)
     before = {receipt.record.batch: receipt.fence for receipt in manifest.receipts()}
     batches = [BatchIndex(1), BatchIndex(2), BatchIndex(16)]
-    assert manifest.fence_over(batches) == 1
-    assert manifest.undo_receipts(batches) == 3
+    undone, marks = _undo(manifest, batches)
+    assert undone == 3
+    assert marks == {1: [1, 2], 2: [16]}  # fences are per slice, so the marks are too
     assert manifest.overview().stored == 120 - 8 - 8 - 4
     assert manifest.recorded_among(batches) == []
     _make_all(manifest, plan)
     after = {receipt.record.batch: receipt.fence for receipt in manifest.receipts()}
     assert {batch for batch in after if after[batch] > before[batch]} == set(batches)
+    for fence, marked in marks.items():
+        assert all(after[batch] > fence for batch in marked)
     assert manifest.overview().stored == 120
 
 
-def test_a_live_lease_forbids_undoing_its_slices_receipts(
+def test_a_live_lease_forbids_undoing_and_leaves_no_mark(
     manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
 ) -> None:
     held = lease("a")
     manifest.record(held, receipt_for(plan, held, BatchIndex(0)))
-    assert manifest.undo_receipts([BatchIndex(0)]) is None
-    assert manifest.live_holder([BatchIndex(0)]) == (0, 0, "a")
+    marks: list[Marks] = []
+    with pytest.raises(ManifestBusy, match="worker a"):
+        manifest.undo_receipts([BatchIndex(0)], mark=marks.append)
+    assert marks == []
+    assert manifest.overview().stored == 8
+
+
+def test_undoing_takes_the_slice_from_an_expired_holder(
+    manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    held = lease("a")
+    manifest.record(held, receipt_for(plan, held, BatchIndex(0)))
     clock.forward(121)
-    assert manifest.undo_receipts([BatchIndex(0)]) == 1
+    assert _undo(manifest, [BatchIndex(0)])[0] == 1
+    with pytest.raises(LeaseLost):
+        manifest.record(held, receipt_for(plan, held, BatchIndex(1)))
+    again = lease("b")
+    assert (again.slice, manifest.pending_batches(again)) == (0, [0, 1, 2])
+
+
+def test_a_mark_that_cannot_be_written_changes_nothing(manifest: Manifest, plan: Plan) -> None:
+    _make_all(manifest, plan)
+
+    def fail(_marks: Marks) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        manifest.undo_receipts([BatchIndex(0)], mark=fail)
+    assert manifest.overview().stored == 120
+
+
+def _undo(manifest: Manifest, batches: list[BatchIndex]) -> tuple[int, Marks]:
+    found: list[Marks] = []
+    undone = manifest.undo_receipts(batches, mark=found.append)
+    return undone, found[0]

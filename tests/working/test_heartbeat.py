@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +10,7 @@ import pytest
 
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost
+from shardgen.errors import LeaseLost, ManifestMismatch
 from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, Place, create_manifest
@@ -96,12 +98,40 @@ def test_without_progress_the_worker_notes_that_it_hangs_and_exits(world: World)
 def test_a_slow_batch_is_no_stall(world: World) -> None:
     world.lease()
     world.heartbeat.batch_recorded(8, seconds=3000)
-    world.forward(20_000)
-    world.heartbeat.beat_once()
-    assert world.exits == []
-    world.forward(10_000)
+    for _ in range(2):
+        world.forward(14_990)
+        world.heartbeat.beat_once()
+        assert world.exits == []
+    world.forward(100)
     world.heartbeat.beat_once()
     assert world.exits == [EXIT_HUNG]
+
+
+def test_a_machine_that_slept_is_no_stall(world: World) -> None:
+    world.lease()
+    world.forward(100_000)
+    world.heartbeat.beat_once()
+    assert world.exits == []
+
+
+def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    policy = LeasePolicy(
+        duration=timedelta(seconds=1),
+        heartbeat=timedelta(milliseconds=10),
+        stall=timedelta(seconds=60),
+        max_attempts=6,
+    )
+    heartbeat = Heartbeat(world.manifest, world.worker.id, policy, say=world.said.append)
+    with contextlib.suppress(ManifestMismatch), heartbeat:
+        world.manifest.close()
+        (tmp_path / "m.sqlite").write_bytes(b"this is no database any more, and long enough to be read" * 99)
+        deadline = time.monotonic() + 10
+        while heartbeat._thread.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with pytest.raises(ManifestMismatch):
+            heartbeat.check_lease()
 
 
 def test_starting_up_has_fifteen_minutes(world: World) -> None:

@@ -20,7 +20,7 @@ STEPS = [
         id=f"{type(step).__name__}.{step.name}",
     )
     for step in (*BatchStep, *LeaseStep)
-    if step not in (LeaseStep.RENEWED, LeaseStep.RELEASED)
+    if step is not LeaseStep.RELEASED
 ]
 
 

@@ -101,6 +101,7 @@ def stages_of(
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: None,
+            say=lambda _line: None,
         )
 
     return build

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ SAMPLES = 2 * 2 * 2 * 400
 
 @pytest.fixture
 def long_run(tmp_path: Path) -> RunDirectory:
-    """3,200 samples: some ten seconds of work for one worker."""
+    """3,200 samples: ten or twenty seconds of work for one worker."""
     run = make_run(
         tmp_path,
         changes={
@@ -125,6 +126,7 @@ def test_run_survives_a_killed_worker_and_makes_everything(
     assert (long_run.path / "dataset.zip").is_file()
 
 
+@pytest.mark.slow
 def test_workers_stop_when_their_run_is_killed(
     long_run: RunDirectory, processes: list[subprocess.Popen[str]]
 ) -> None:
@@ -154,3 +156,53 @@ def test_a_deadline_that_has_no_room_for_a_batch_makes_none(long_run: RunDirecto
     done = shardgen("worker", long_run.path, "--deadline", "0.01s")
     assert done.returncode == 0, done.stderr
     assert report(long_run).stored == 0
+
+
+@pytest.mark.slow
+def test_a_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    plan_run(run)
+    command = f"{sys.executable} -m shardgen worker {run.path} >/dev/null 2>&1 & sleep 0.5"
+    subprocess.run(["bash", "-c", command], check=True, timeout=30)
+    deadline = time.monotonic() + 60
+    while report(run).pending:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+) -> None:
+    worker = start(["-c", SLOW_WORKER, long_run.path], python=True)
+    processes.append(worker)
+    deadline = time.monotonic() + 60
+    while not any(one.row.shard is not None for one in report(long_run).workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 143
+    found = report(long_run)
+    assert [one.state.value for one in found.workers] == ["stopped"]
+    assert found.overview.shards[0].slices.open == 1
+    with sqlite3.connect(long_run.path / "manifest.sqlite") as connection:
+        assert connection.execute("SELECT deaths FROM slice").fetchall() == [(0,)]
+
+
+SLOW_WORKER = """
+import sys, time
+from pathlib import Path
+from shardgen.depth.estimator import DepthEstimator
+from shardgen.rundir import RunDirectory
+from shardgen.working import WorkerLimits, WorkerOptions, work
+
+real, calls = DepthEstimator.estimate, []
+
+def slow(self, images, *, between=None):
+    calls.append(1)
+    if len(calls) > 1:  # the first is the warm-up
+        time.sleep(60)
+    return real(self, images, between=between)
+
+DepthEstimator.estimate = slow
+work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)), say=print)
+"""

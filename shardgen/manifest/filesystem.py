@@ -1,0 +1,48 @@
+"""Which file system a file is on, and whether SQLite's locks can be trusted there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from shardgen.errors import ManifestMismatch
+
+# Locks on these are missing, local to one machine, or known to damage databases.
+_WITHOUT_LOCKS = ("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "lustre", "gpfs", "ceph", "afs", "drvfs")
+_LOCAL_FUSE = ("fuseblk", "fuse.fuse-overlayfs")  # a local disk behind a FUSE driver
+
+Mounts = Iterable[tuple[str, str]]
+"""Mount points and their file systems' types."""
+
+
+def mount_table() -> Mounts:
+    """This machine's mounts."""
+    return [(part.mountpoint, part.fstype) for part in psutil.disk_partitions(all=True)]
+
+
+def file_system_of(path: Path, mounts: Mounts | None = None) -> str:
+    """The type of the file system that a path is (or would be) on: that of its longest mount point."""
+    resolved = path.resolve()
+    holding = [
+        (len(Path(point).parts), kind)
+        for point, kind in (mount_table() if mounts is None else mounts)
+        if resolved.is_relative_to(point)
+    ]
+    return max(holding, default=(0, "unknown"))[1]
+
+
+def has_trusted_locks(file_system: str) -> bool:
+    """Whether several processes may write a SQLite file on it."""
+    return file_system in _LOCAL_FUSE or not file_system.startswith(_WITHOUT_LOCKS)
+
+
+def refuse_untrusted(path: Path, mounts: Mounts | None = None) -> None:
+    """Raise ManifestMismatch for a manifest on a network or FUSE file system; reading one is harmless."""
+    kind = file_system_of(path, mounts)
+    if not has_trusted_locks(kind):
+        raise ManifestMismatch(
+            f"{path}: on a file system of type {kind}, where SQLite gets damaged",
+            hint='put it on this machine\'s own disk: [manifest] url = "sqlite:////home/me/run.sqlite"',
+        )
