@@ -321,8 +321,12 @@ class _Bodies:
             self.dead += len(letters)
         self._labels.write("".join(texts).encode())
 
+    def add_body(self, body: memoryview) -> None:
+        """Pass an artifact's images on."""
+        self._archive.add_body(body)
+
     def add_piece(self, piece: Piece) -> None:
-        """Pass checked images on, and keep the images of some samples to look at."""
+        """Pass checked entries on, and keep the images of some samples to look at."""
         samples = piece.columns.samples
         while self._wanted and len(samples) and self._wanted[0] <= samples[-1]:
             row = int(np.searchsorted(samples, self._wanted.pop(0)))

@@ -27,7 +27,7 @@ from shardgen.artifacts.zip_records import (
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind
 from shardgen.errors import ArtifactCorrupt
 
-PIECE_BYTES = 2 << 20  # many artifacts, for numpy; little enough to stay in the caches until written
+PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
 _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 
@@ -55,17 +55,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """Consecutive batches of one artifact, whose members are those of `samples` in their order."""
-
-    ref: ArtifactRef
-    records: Sequence[BatchRecord]
-    samples: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One artifact, or the members of some of its batches, inside the buffer."""
+    """One artifact, or the members of some of its batches, inside the piece being filled."""
 
     name: str
     directory: bytes
@@ -76,63 +67,109 @@ class _Part:
 
 
 class BodySink(Protocol):
-    """Where bodies go."""
+    """Where bodies go: first the bytes of each artifact, then the entries of some artifacts together."""
+
+    def add_body(self, body: memoryview) -> None:
+        """Take the images of one artifact; the memory is reused afterwards."""
+        ...
 
     def add_piece(self, piece: Piece) -> None:
-        """Take the checked bodies of some artifacts; the memory is reused afterwards."""
+        """Take the entries of all bodies since the last piece, now that they are checked."""
         ...
 
 
 class BodyReader:
-    """Reads artifacts one at a time into one buffer, then checks and passes on what it holds at once."""
+    """Reads artifacts one at a time into one buffer and checks many at once, when it is full.
+
+    A body goes to the sink while the processor's cache still holds it, so before it is checked: nothing in
+    the sink may count before `flush` has returned.
+    """
 
     def __init__(self, store: ArtifactStore, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink
         self._buffer = np.empty(PIECE_BYTES, np.uint8)
-        self._wanted: list[_Wanted] = []
-        self._wanted_bytes = 0
+        self._parts: list[_Part] = []
+        self._filled = 0
 
     def add(self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> None:
         """Take the members of these consecutive batches, which are those of `samples` in their order."""
-        if self._wanted_bytes + ref.size_bytes > PIECE_BYTES:
+        if self._filled + ref.size_bytes > len(self._buffer):
             self.flush()
-        self._wanted.append(_Wanted(ref=ref, records=records, samples=samples))
-        self._wanted_bytes += ref.size_bytes
+            if ref.size_bytes > len(self._buffer):
+                self._buffer = np.empty(ref.size_bytes, np.uint8)
+        start = self._filled
+        view = self._buffer.data[start : start + ref.size_bytes]
+        self._store.read_into(ref, view)
+        try:
+            part = self._part(ref, view, records, samples)
+        except BrokenZip as error:
+            raise ArtifactCorrupt(f"{ref.name}: {error}") from error
+        self._parts.append(part)
+        self._filled = start + part.size
+        self._sink.add_body(view[: part.size])
 
     def flush(self) -> None:
-        """Read, check and pass on everything added since the last time."""
-        if not self._wanted:
+        """Check what is in the buffer and pass on its entries."""
+        if not self._parts:
             return
-        if self._wanted_bytes > len(self._buffer):
-            self._buffer = np.empty(self._wanted_bytes, np.uint8)
-        parts = self._read()
-        self._wanted, self._wanted_bytes = [], 0
         try:
-            piece = self._check(parts)
+            columns, directory = self._check(self._parts)
         except BrokenZip:
-            for part in parts:
+            for part in self._parts:
                 self._blame(part)
             raise
-        self._sink.add_piece(piece)
+        body = self._buffer.data[: self._filled]
+        self._sink.add_piece(Piece(body=body, directory=directory, columns=columns))
+        self._parts.clear()
+        self._filled = 0
 
-    def _read(self) -> list[_Part]:
-        """Put the wanted bodies into the buffer, one behind the other."""
-        parts: list[_Part] = []
-        start = 0
-        for artifact in self._wanted:
-            view = self._buffer.data[start : start + artifact.ref.size_bytes]
-            self._store.read_into(artifact.ref, view)
-            try:
-                part = _part(artifact, view, start=start)
-            except BrokenZip as error:
-                raise ArtifactCorrupt(f"{artifact.ref.name}: {error}") from error
-            parts.append(part)
-            start += part.size
-        return parts
+    def _part(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+    ) -> _Part:
+        if any(before.members_stop != after.members_start for before, after in pairwise(records)):
+            raise BrokenZip("its receipts do not agree which members are whose")
+        directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
+        stop = directory.offset + directory.size
+        if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
+            return self._part_of_some_batches(ref, view, records, samples)
+        body_size = _receipt_offset(view, directory)
+        return _Part(
+            name=ref.name,
+            directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
+            samples=samples,
+            start=self._filled,
+            size=body_size,
+            offset=0,
+        )
 
-    def _check(self, parts: Sequence[_Part]) -> Piece:
+    def _part_of_some_batches(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+    ) -> _Part:
+        """Other batches of this artifact have their receipts from another attempt."""
+        entries, _ = read_artifact(bytes(view), name=ref.name)
+        wanted = entries[records[0].members_start : records[-1].members_stop]
+        start, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
+        view[: stop - start] = bytes(view[start:stop])
+        return _Part(
+            name=ref.name,
+            directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
+            samples=samples,
+            start=self._filled,
+            size=stop - start,
+            offset=start,
+        )
+
+    def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
         table = self._table
         samples = np.concatenate([part.samples for part in parts])
@@ -154,49 +191,13 @@ class BodyReader:
         body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
         if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
             raise BrokenZip("its members are not those of the plan and its receipt")
-        return Piece(body=body.data, directory=directory, columns=in_piece)
+        return in_piece, directory
 
     def _blame(self, part: _Part) -> None:
         try:
             self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
-
-
-def _part(artifact: _Wanted, view: memoryview, *, start: int) -> _Part:
-    """Find what is wanted in an artifact, which lies at `start` of its buffer."""
-    records = artifact.records
-    if any(before.members_stop != after.members_start for before, after in pairwise(records)):
-        raise BrokenZip("its receipts do not agree which members are whose")
-    directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
-    if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
-        return _part_of_some_batches(artifact, view, start=start)
-    stop = directory.offset + directory.size
-    return _Part(
-        name=artifact.ref.name,
-        directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
-        samples=artifact.samples,
-        start=start,
-        size=_receipt_offset(view, directory),
-        offset=0,
-    )
-
-
-def _part_of_some_batches(artifact: _Wanted, view: memoryview, *, start: int) -> _Part:
-    """Other batches of this artifact have their receipts from another attempt."""
-    name, records = artifact.ref.name, artifact.records
-    entries, _ = read_artifact(bytes(view), name=name)
-    wanted = entries[records[0].members_start : records[-1].members_stop]
-    first, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
-    view[: stop - first] = bytes(view[first:stop])
-    return _Part(
-        name=name,
-        directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
-        samples=artifact.samples,
-        start=start,
-        size=stop - first,
-        offset=first,
-    )
 
 
 def _receipt_offset(view: memoryview, directory: Directory) -> int:

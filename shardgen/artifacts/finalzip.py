@@ -74,10 +74,14 @@ class FinalZip:
         """Of everything written so far; None unless asked for."""
         return self._digest.hexdigest() if self._digest else None
 
+    def add_body(self, body: memoryview) -> None:
+        """Copy the images of one artifact."""
+        self._write(body)
+
     def add_piece(self, piece: Piece) -> None:
-        """Copy the images of some artifacts and enter them."""
-        columns = replace(piece.columns, offsets=piece.columns.offsets + self.size)
-        self._write(piece.body)
+        """Enter the members of the bodies copied since the last piece."""
+        start = self.size - len(piece.body)
+        columns = replace(piece.columns, offsets=piece.columns.offsets + start)
         self._directory.write(
             self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
         )
