@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import threading
 import time
@@ -54,9 +55,10 @@ class RateWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """How a heartbeat keeps time and what it does to a hung process; tests replace these."""
+    """How a heartbeat keeps time, how often it says so, and what it does to a hung process."""
 
     monotonic: Monotonic = time.monotonic
+    say_every_seconds: float = 60.0  # between two lines on the terminal while batches get done
     exit_process: Callable[[int], None] = os._exit
 
 
@@ -85,6 +87,7 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._last_progress = self._last_beat = self._pulse.monotonic()
         self._last_look = self._last_progress
+        self._last_said = -math.inf  # the first batch shows at once that it works
         self._progressed = True
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
@@ -141,6 +144,10 @@ class Heartbeat:
             samples_per_second=self._rate.per_second(),
         )
         self.progress()
+        if self._pulse.monotonic() - self._last_said > self._pulse.say_every_seconds:
+            self._last_said = self._pulse.monotonic()
+            rate = self._report.samples_per_second
+            self._say(f"{self._report.samples_done:,} samples made, {rate:.2f} samples/s")
         if self._pulse.monotonic() - self._last_beat >= _MIN_BEAT_GAP_SECONDS:
             self._tell(self._current())
 

@@ -23,7 +23,7 @@ from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError
 from shardgen.estimating import DeviceChoice, load_for_plan
-from shardgen.heartbeat import Heartbeat, Say
+from shardgen.heartbeat import Heartbeat, Pulse, Say
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.pipeline import Abandoned, Pipeline, Stages
@@ -135,7 +135,9 @@ class Worker:
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
             manifest.register(self.identity)
             policy = self._run.settings.lease_policy
-            with Heartbeat(manifest, self.identity.id, policy, say=self._say) as heartbeat:
+            # `run` shows the progress of all its workers itself.
+            pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
+            with Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse) as heartbeat:
                 try:
                     ending = self._work(plan, manifest, heartbeat)
                 except Abandoned:
