@@ -57,9 +57,11 @@ class Layout:
 
     def batch_samples(self, batch: BatchIndex) -> range:
         """The samples of a batch."""
-        samples = self.shard_samples(self.shard_of_batch(batch))
-        start = samples.start + batch % self.batches_per_shard * self.batch_size
-        return range(start, min(start + self.batch_size, samples.stop))
+        # Written out, not by way of the shard's range: merge asks for every batch, several times.
+        shard, inside = divmod(batch, -(-self.shard_size // self.batch_size))
+        first = shard * self.shard_size
+        start = first + inside * self.batch_size
+        return range(start, min(start + self.batch_size, first + self.shard_size, self.sample_count))
 
     def shard_of_batch(self, batch: BatchIndex) -> ShardIndex:
         """The shard that a batch belongs to."""
