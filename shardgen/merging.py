@@ -233,7 +233,6 @@ def _write(
         labels, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(2))
         table = MemberTable(inputs.plan)
         archive = FinalZip(files, descriptor, table=table, directory=directory, digest=inputs.digest)
-        stack.callback(archive.close)  # before the file is closed, whatever happens
         bodies = _Bodies(inputs, archive, labels=labels, dead_letters=dead_letters, on_progress=on_progress)
         bodies.copy(table)
         if (bodies.stored, bodies.dead) != (survey.stored, survey.dead):
@@ -251,7 +250,6 @@ def _write(
         if inputs.make_contact_sheet is not None:
             archive.add(CONTACT_SHEET, inputs.make_contact_sheet(bodies.picked))
         archive.finish()
-        archive.close()
         on_step(MergeStep.DIRECTORY_WRITTEN)
         files.fsync(descriptor)
         on_step(MergeStep.SYNCED)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from shardgen.errors import ShardgenError, StorageFailed
 
-_EARLY_SYNC_BYTES = 128 << 20  # smaller steps cost more than they hide
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
@@ -152,37 +150,6 @@ class DiskFiles:
     def free_bytes(self, folder: Path) -> int:
         """Tell how many bytes this user may still write there."""
         return shutil.disk_usage(folder).free
-
-
-class EarlySync:
-    """Syncs a growing file now and then in a thread, so that its last sync finds little left to do.
-
-    `wait` must be called before the file is relied upon: a failed sync is reported once, to whoever asked.
-    """
-
-    def __init__(self, files: Files, descriptor: int) -> None:
-        self._files = files
-        self._descriptor = descriptor
-        self._thread = ThreadPoolExecutor(1, "early-sync")
-        self._running: Future[None] | None = None
-        self._synced_bytes = 0
-
-    def grown_to(self, size_bytes: int) -> None:
-        """Begin another sync if enough has been written and none is running; raises what the last one met."""
-        if size_bytes - self._synced_bytes < _EARLY_SYNC_BYTES:
-            return
-        if self._running is not None:
-            if not self._running.done():
-                return
-            self._running.result()
-        self._synced_bytes = size_bytes
-        self._running = self._thread.submit(self._files.fsync, self._descriptor)
-
-    def wait(self) -> None:
-        """Wait for a running sync; raises what it met."""
-        self._thread.shutdown()
-        if self._running is not None:
-            self._running.result()
 
 
 def storage_error(error: OSError, subject: object) -> ShardgenError:

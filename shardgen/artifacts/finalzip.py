@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from shardgen.artifacts.bodies import Piece
-from shardgen.artifacts.files import EarlySync, Files
+from shardgen.artifacts.files import Files
 from shardgen.artifacts.member_table import MemberTable
 from shardgen.artifacts.zip_records import (
     Directory,
@@ -64,7 +64,6 @@ class FinalZip:
         self._descriptor = descriptor
         self._table = table
         self._directory = directory
-        self._early_sync = EarlySync(files, descriptor)
         self._digest = hashlib.sha256() if digest else None
         self.limits = ZipLimits()
         self.size = 0
@@ -78,7 +77,6 @@ class FinalZip:
     def add_body(self, body: memoryview) -> None:
         """Copy the images of one artifact."""
         self._write(body)
-        self._early_sync.grown_to(self.size)
 
     def add_piece(self, piece: Piece) -> None:
         """Enter the members of the bodies copied since the last piece."""
@@ -104,10 +102,6 @@ class FinalZip:
             self._write(data)
         directory = Directory(members=self.members, offset=offset, size=self.size - offset)
         self._write(end_records(directory, self.limits))
-
-    def close(self) -> None:
-        """Wait for what is being synced; raises what that met."""
-        self._early_sync.wait()
 
     def _add(self, name: str, content: Iterable[bytes], *, size: int, crc: int) -> None:
         entry = Entry(name=name, crc=crc, size=size, offset=self.size)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.files import DiskFiles, EarlySync
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.domain.identifiers import Fence, ShardIndex
@@ -152,25 +151,3 @@ def test_a_small_file_is_written_once(tmp_path: Path) -> None:
     assert not publish_file(path, b"second")
     assert path.read_bytes() == b"first"
     assert files_below(tmp_path) == ["plan.json"]
-
-
-def test_an_early_sync_that_fails_is_not_forgotten(tmp_path: Path) -> None:
-    class FailingOnce(DiskFiles):
-        calls = 0
-
-        def fsync(self, descriptor: int) -> None:
-            self.calls += 1
-            if self.calls == 1:
-                raise OSError(errno.EIO, "the disk reports it once")
-            super().fsync(descriptor)
-
-    files = FailingOnce()
-    descriptor = files.create(tmp_path / "growing")
-    sync = EarlySync(files, descriptor)
-    sync.grown_to(1)
-    assert files.calls == 0
-    sync.grown_to(1 << 30)
-    with pytest.raises(OSError, match="reports it once"):
-        sync.wait()
-    assert files.calls == 1
-    files.close(descriptor)
