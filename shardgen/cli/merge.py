@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir
+from shardgen.rundir import RunDirectory
 
 HELP = """Assemble the final zip with labels and statistics.
 
@@ -27,17 +30,20 @@ def merge(
     *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
 ) -> None:
     """Call the verb."""
-    from shardgen.finishing import merge_run
-    from shardgen.rundir import RunDirectory
+    merge_and_show(RunDirectory.open(run_dir), output, allow_dead_letters=allow_dead_letters)
 
-    run = RunDirectory.open(run_dir)
+
+def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters: bool) -> None:
+    """Merge with a bar, and print what was made."""
+    from shardgen.finishing import merge_run
+
     with render.progress_bar("merging") as bar:
-        task = bar.add_task("merging", total=None)
+        progress = bar.add_task("merging", total=None)
         result = merge_run(
             run,
             output,
             allow_dead_letters=allow_dead_letters,
-            on_progress=lambda done, planned: bar.update(task, completed=done, total=planned),
+            on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
         )
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {result.path}")

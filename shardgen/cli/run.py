@@ -10,6 +10,7 @@ from typing import Annotated, Self
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.merge import merge_and_show
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
@@ -53,7 +54,7 @@ def run(
     backgrounds: Backgrounds = None,
 ) -> None:
     """Call the verbs one after the other."""
-    from shardgen.finishing import merge_run, refuse_output
+    from shardgen.finishing import refuse_output
     from shardgen.planning import ensure_manifest
     from shardgen.reporting import report
     from shardgen.running import RunOptions, run_workers, settle_workers
@@ -74,16 +75,7 @@ def run(
             found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
     for line in render.mixture_lines(found):
         render.say(line)
-    with render.progress_bar("merging") as bar:
-        task = bar.add_task("merging", total=plan.samples)
-        result = merge_run(
-            directory,
-            output,
-            allow_dead_letters=allow_dead_letters,
-            on_progress=lambda done, planned: bar.update(task, completed=done, total=planned),
-        )
-    render.stdout().print(render.merge_view(result))
-    render.say(f"to check every byte of it: shardgen verify {result.path}")
+    merge_and_show(directory, output, allow_dead_letters=allow_dead_letters)
 
 
 class LiveProgress:
