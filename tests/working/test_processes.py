@@ -173,10 +173,12 @@ def test_a_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
 def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
     long_run: RunDirectory, processes: list[subprocess.Popen[str]]
 ) -> None:
-    worker = start(["-c", SLOW_WORKER, long_run.path], python=True)
+    # A lease alone is not enough: asked to stop before its network has work, a worker ends at once.
+    in_the_network = long_run.path / "in-the-network"
+    worker = start(["-c", SLOW_WORKER, long_run.path, in_the_network], python=True)
     processes.append(worker)
     deadline = time.monotonic() + 60
-    while not any(one.row.shard is not None for one in report(long_run).workers):
+    while not in_the_network.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     worker.send_signal(signal.SIGTERM)
@@ -200,6 +202,7 @@ real, calls = DepthEstimator.estimate, []
 def slow(self, images, *, between=None):
     calls.append(1)
     if len(calls) > 1:  # the first is the warm-up
+        Path(sys.argv[2]).touch()
         time.sleep(60)
     return real(self, images, between=between)
 
