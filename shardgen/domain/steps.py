@@ -26,6 +26,14 @@ class LeaseStep(StrEnum):
     RELEASED = "released"
 
 
+class SuspectStep(StrEnum):
+    """The notes of suspect mode."""
+
+    BATCH_NOTED = "batch-noted"
+    SAMPLE_NOTED = "sample-noted"
+    SURVIVAL_NOTED = "survival-noted"
+
+
 class PlanStep(StrEnum):
     """From sources to a manifest."""
 
@@ -51,7 +59,7 @@ class RequeueStep(StrEnum):
     ROWS_CHANGED = "rows-changed"
 
 
-Step = BatchStep | LeaseStep | PlanStep | MergeStep | RequeueStep
+Step = BatchStep | LeaseStep | SuspectStep | PlanStep | MergeStep | RequeueStep
 OnStep = Callable[[Step], None]
 
 
