@@ -11,7 +11,7 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, Receipt
-from tests.artifacts.made_runs import batch_content
+from tests.artifacts.made_runs import PROVENANCE, batch_content
 
 WORKERS = {letter: WorkerId(f"host-{letter}-{letter * 8}") for letter in "abcdef"}
 
@@ -27,6 +27,7 @@ class Attempt:
     dead: tuple[int, ...] = ()
     claims: Plan | None = None
     slice: int | None = None
+    provenance: tuple[str, int] = (PROVENANCE.device_model, PROVENANCE.micro_batch)
 
     def name(self, plan: Plan) -> ArtifactName:
         return ArtifactName(
@@ -48,7 +49,12 @@ class Attempt:
             fence=Fence(self.fence),
             worker=self.worker,
         )
-        contents = [batch_content(claimed, batch, dead=self.dead) for batch in self.batches]
+        device_model, micro_batch = self.provenance
+        provenance = replace(PROVENANCE, device_model=device_model, micro_batch=micro_batch)
+        contents = [
+            replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
+            for batch in self.batches
+        ]
         data, inside = build_artifact(header, contents)
         receipts = tuple(
             Receipt(

@@ -128,6 +128,15 @@ def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
     assert "shardgen rebuild RUN_DIR" in caught.value.hint
 
 
+def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(place: Place, plan: Plan) -> None:
+    create_manifest(place, plan)
+    with Manifest(place, plan) as manifest:
+        manifest._engine.dispose()
+        place.path.unlink()
+        with pytest.raises(StorageFailed, match="deleted or moved away"):
+            manifest.overview()
+
+
 def test_a_reader_copes_with_a_commit_that_a_kill_interrupted(
     place: Place, plan: Plan, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
 from shardgen.verifying import verify_run
 from tests.artifacts.attempts import WORKERS, Attempt, single
+from tests.runs import shardgen
 
 # The plan's 48 samples: shards of 20, 20 and 8; batches of 4 (0-4, 5-9, 10-11); slices of 2 batches.
 
@@ -91,6 +92,19 @@ def test_every_row_is_what_the_artifacts_say(lost: RunDirectory) -> None:
     assert [(letter.sample, letter.detail) for letter in letters] == [
         (sample, LOST_DETAIL) for sample in (5, 12, 13, 14, 15)
     ]
+
+
+def test_each_device_model_keeps_the_micro_batch_that_made_most_of_its_batches(lost: RunDirectory) -> None:
+    sizes = {"one": [4, 2, 4], "two": [1, 2], "three": [8]}
+    kinds = [(model, size) for model, used in sizes.items() for size in used]
+    publish(
+        lost,
+        *(single(batch, provenance=(model, size)) for batch, (model, size) in enumerate(kinds)),
+    )
+    assert rebuild(lost)[1].batches == len(kinds)
+    with lost.manifest(lost.plan()) as manifest:
+        agreed = {model: manifest.agreed_micro_batch(model, 16) for model in (*sizes, "four")}
+    assert agreed == {"one": 4, "two": 1, "three": 8, "four": 16}
 
 
 def granted(run: RunDirectory) -> Iterator[Lease]:
@@ -481,3 +495,29 @@ def test_what_a_higher_fence_supersedes_is_not_even_read(
     monkeypatch.setattr(ArtifactStore, "read_unrecorded", note)
     assert rebuild(lost)[1].superseded == 12
     assert len(read) == 12
+
+
+def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDirectory) -> None:
+    publish(lost, single(0, dead=(2,)), single(0, fence=2, dead=(1,)), single(1), single(3))
+    victim = lost.artifacts / str(single(3).name(lost.plan()))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    done = shardgen("rebuild", lost.path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "rebuilt from 2 of 12 batches",
+        "7 samples stored, 1 dead letters, 40 of 48 pending",
+        "ignored 1 artifacts: superseded by another attempt",
+        "ignored 1 artifacts: not whole, or not what this plan and their names say",
+    ]
+    assert lines[4].startswith(f"  shard-00000/{victim.name}: ")
+    letters = shardgen("dead-letters", lost.path)
+    assert LOST_DETAIL in letters.stdout
+    again = shardgen("rebuild", lost.path)
+    assert again.returncode == 10
+    assert f"mv {lost.path}/manifest.sqlite" in again.stderr
+    for command in ("status", "worker", "merge", "sweep"):
+        (lost.path / "manifest.sqlite").unlink(missing_ok=True)
+        refused = shardgen(command, lost.path)
+        assert refused.returncode == 11, refused.stderr
+        assert f"shardgen rebuild {lost.path}" in refused.stderr

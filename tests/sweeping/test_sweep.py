@@ -22,6 +22,7 @@ from shardgen.sweeping import Swept, sweep
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.manifest.conftest import MovableClock
+from tests.runs import shardgen
 
 
 def lease_of(run: RunDirectory, worker: str, clock: MovableClock) -> Lease:
@@ -211,3 +212,32 @@ def test_the_folder_is_synced_after_files_are_removed(tmp_path: Path) -> None:
         "removed",
         "fsync_folder one",
     ]
+
+
+def test_the_command_lists_and_removes_only_with_yes(run: RunDirectory) -> None:
+    clock = MovableClock()
+    lease = lease_of(run, "a", clock)
+    stray = publish(run, replace(lease, worker=WORKERS["b"]), 0)
+    live = publish(run, lease, 0)
+    (run.artifacts / "notes.txt").write_text("mine")
+    (run.path / ".dataset.zip.0123abcd.part").write_bytes(b"half")
+    size = stray.artifact.size_bytes
+    listed = shardgen("sweep", run.path)
+    assert listed.returncode == 0, listed.stderr
+    expected = [
+        f"would remove 1 orphans, {size / 1000:.1f} kB",
+        f"  {stray.artifact.name}",
+        "  1 of them hold batches that are still pending; those are made again anyway",
+        "would remove 1 unfinished zips of merges that are dead",
+        "  .dataset.zip.0123abcd.part",
+        "kept 1 files that a lease could still publish",
+        "left 1 files that are not this run's",
+        "  notes.txt",
+    ]
+    assert listed.stdout.splitlines() == expected
+    assert f"shardgen sweep {run.path} --yes" in listed.stderr
+    assert files(run) == sorted([stray.artifact.name, live.artifact.name, "notes.txt"])
+    removed = shardgen("sweep", run.path, "--yes")
+    assert removed.stdout.splitlines()[0] == f"removed 1 orphans, {size / 1000:.1f} kB"
+    assert files(run) == sorted([live.artifact.name, "notes.txt"])
+    assert not (run.path / ".dataset.zip.0123abcd.part").exists()
