@@ -136,7 +136,8 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
         record = receipt.record
         if record.batch < expected or record.batch >= plan.layout.batch_count:
             raise ReceiptConflict(
-                f"batch {record.batch}: its receipt is out of place", hint="shardgen rebuild"
+                f"batch {record.batch}: its receipt is out of place",
+                hint="move the manifest away, then: shardgen rebuild RUN_DIR",
             )
         if record.batch > expected and first_missing is None:
             first_missing = expected

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
-from shardgen.errors import InvalidSettings
+from shardgen.errors import ArtifactCorrupt, InvalidSettings
 from shardgen.manifest.manifest import Manifest, Marks
 
 
@@ -70,6 +70,42 @@ def requeue_dead_letters(
 ) -> Requeued:
     """Undo every batch that has a dead letter, so that all its samples are tried again."""
     return requeue_batches(plan, manifest, store, manifest.batches_with_dead_letters(), on_step=on_step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndoneAttempts:
+    """What all marks say: of each batch, up to which fence attempts do not count; and the highest fence."""
+
+    up_to: Mapping[BatchIndex, Fence]
+    highest_fence: Fence
+
+    def includes(self, batch: BatchIndex, fence: Fence) -> bool:
+        """Whether an operator has undone this attempt."""
+        return batch in self.up_to and fence <= self.up_to[batch]
+
+
+def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
+    """Read every mark of this plan. Raises ArtifactCorrupt for one that does not read.
+
+    Going on without it would bring back what an operator has undone.
+    """
+    up_to: dict[BatchIndex, Fence] = {}
+    highest = Fence(0)
+    for name, data in store.requeued():
+        try:
+            document = json.loads(data)
+            fingerprint, fence = str(document["fingerprint"]), Fence(int(document["fence"]))
+            batches = [BatchIndex(int(batch)) for batch in document["batches"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactCorrupt(
+                f"{name}: is not a mark of a requeue",
+                hint="put it back from a copy; moved away, what it undid counts again",
+            ) from error
+        highest = max(highest, fence)
+        if fingerprint == plan.fingerprint:
+            for batch in batches:
+                up_to[batch] = max(fence, up_to.get(batch, fence))
+    return UndoneAttempts(up_to=up_to, highest_fence=highest)
 
 
 def requeue_blocked(manifest: Manifest) -> Requeued:

@@ -113,7 +113,7 @@ def _check_artifact(plan: Plan, store: ArtifactStore, receipts: Sequence[Receipt
         yield from (Finding(subject=ref.name, fact=fact, batch=receipt.record.batch) for receipt in receipts)
         return
     for receipt in receipts:
-        wrong = _disagreement(plan, receipt, inside) or _wrong_members(plan, receipt.record, entries, data)
+        wrong = _disagreement(plan, receipt, inside) or wrong_members(plan, receipt.record, entries, data)
         if wrong:
             yield Finding(subject=ref.name, fact=wrong, batch=receipt.record.batch)
 
@@ -143,7 +143,8 @@ def _without_details(record: BatchRecord) -> BatchRecord:
     return replace(record, dead_letters=tuple(letters))
 
 
-def _wrong_members(plan: Plan, record: BatchRecord, entries: Sequence[Entry], data: bytes) -> str | None:
+def wrong_members(plan: Plan, record: BatchRecord, entries: Sequence[Entry], data: bytes) -> str | None:
+    """What is wrong with a batch's members: their names, CRCs or digest; None when nothing is."""
     mine = entries[record.members_start : record.members_stop]
     if tuple(entry.name for entry in mine) != tuple(_expected_names(plan, record)):
         return f"batch {record.batch}: its members are not those of the plan"

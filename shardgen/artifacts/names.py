@@ -6,7 +6,8 @@ import re
 import secrets
 from dataclasses import dataclass
 
-from shardgen.domain.identifiers import Fence, ShardIndex
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.layout import Layout
 
 _RANDOM = re.compile(r"[0-9a-z]{8}")
 _NAME = re.compile(
@@ -38,6 +39,14 @@ class ArtifactName:
         tail = f"f{self.fence:04d}.{self.worker}.{self.random}.zip"
         return f"shard-{self.shard:05d}/batch-{batches}.{tail}"
 
+    def slice_in(self, layout: Layout) -> SliceIndex | None:
+        """The slice that all of its batches lie in; None when a plan of this layout has no such slice."""
+        first, last = BatchIndex(self.batches[0]), BatchIndex(self.batches[-1])
+        if self.shard >= layout.shard_count or layout.shard_of_batch(first) != self.shard:
+            return None
+        slice_ = layout.slice_of_batch(first)
+        return slice_ if last in layout.slice_batch_range(self.shard, slice_) else None
+
     @classmethod
     def parse(cls, name: str) -> ArtifactName | None:
         """Take an artifact's name apart; None for any other name."""
@@ -56,6 +65,16 @@ class ArtifactName:
             random=match["random"],
         )
         return parsed if str(parsed) == name else None
+
+
+def staged_artifact(file: str, layout: Layout) -> ArtifactName | None:
+    """The artifact that a file in the staging folder was to become; None for any other file."""
+    name, _, random = file.rpartition(".")
+    match = _NAME.fullmatch(f"shard-00000/{name}")
+    if match is None or not _RANDOM.fullmatch(random):
+        return None
+    shard = layout.shard_of_batch(BatchIndex(int(match["first"])))
+    return ArtifactName.parse(f"shard-{shard:05d}/{name}")
 
 
 def is_artifact_name(name: str) -> bool:

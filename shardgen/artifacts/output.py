@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ PLAN = "plan.json"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
+_STAGED_NAME = re.compile(r"\..+\.[0-9a-z]{8}\.part")
 _TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
 
 
@@ -122,7 +124,7 @@ def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
     """
     prefix = f".{output.name}."
     for leftover in output.parent.glob(f"{prefix}????????.part"):
-        _remove_unless_locked(leftover)
+        remove_left_by_killed_merge(leftover)
     staged = output.with_name(f"{prefix}{random_part()}.part")
     descriptor = files.create(staged)
     try:
@@ -135,19 +137,33 @@ def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
             files.unlink(staged)
 
 
-def _remove_unless_locked(path: Path) -> None:
+def left_by_killed_merges(folder: Path) -> list[Path]:
+    """Staged zips in a folder that no running merge writes: nobody has them locked."""
+    ours = (path for path in sorted(folder.glob(".*.part")) if _STAGED_NAME.fullmatch(path.name))
+    return [path for path in ours if _is_abandoned(path)]
+
+
+def remove_left_by_killed_merge(path: Path) -> None:
+    """Remove such a file, unless it is gone or somebody has it locked."""
+    _is_abandoned(path, remove=True)
+
+
+def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if remove:
+            path.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in (errno.EWOULDBLOCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
             raise
+        return False
     finally:
         os.close(descriptor)
+    return True
 
 
 def _foreign(output: Path, fact: str) -> PlanConflict:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from shardgen.artifacts.files import DiskFiles, Files, storage_error
@@ -16,6 +18,7 @@ from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict
 
 STAGING = ".staging"
 REQUEUED = "requeued"
+_MARK_NAME = re.compile(r"\d{4,}-[0-9a-z]{8}\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -54,14 +57,18 @@ class ArtifactStore:
         publish_file(self.root / name, data, files=self._files)
         return name
 
-    def requeued(self) -> Iterator[tuple[Fence, bytes]]:
-        """Every requeued mark: its fence and its bytes."""
+    def requeued(self) -> Iterator[tuple[str, bytes]]:
+        """Every requeued mark: its name and its bytes."""
         for path in sorted((self.root / REQUEUED).glob("*.json")):
-            yield Fence(int(path.name.partition("-")[0])), path.read_bytes()
+            if _MARK_NAME.fullmatch(path.name):
+                try:
+                    yield f"{REQUEUED}/{path.name}", path.read_bytes()
+                except OSError as error:
+                    raise storage_error(error, path) from error
 
     def names(self) -> Iterator[ArtifactName]:
         """Every artifact there is, recorded or not, shard by shard and sorted."""
-        for folder in sorted(self.root.glob("shard-*")):
+        for folder in sorted(path for path in self.root.glob("shard-*") if path.is_dir()):
             for path in sorted(folder.iterdir()):
                 name = ArtifactName.parse(f"{folder.name}/{path.name}")
                 if name is not None:
@@ -110,6 +117,24 @@ class ArtifactStore:
             raise ArtifactCorrupt(
                 f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=hint
             )
+
+    def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
+        """Remove files, named from the artifact folder on, durably; one that is gone already is fine."""
+        folders: set[Path] = set()
+        for relative in paths:
+            path = self.root / relative
+            try:
+                with suppress(FileNotFoundError):
+                    self._files.unlink(path)
+            except OSError as error:
+                raise storage_error(error, path) from error
+            folders.add(path.parent)
+            on_removed()
+        for folder in sorted(folders):
+            try:
+                self._files.fsync_folder(folder)
+            except OSError as error:
+                raise storage_error(error, folder) from error
 
     def _make_durable(self, folder: Path) -> None:
         """Create a folder; once per process sync its parent, as whoever made it may have died before that."""

@@ -59,7 +59,24 @@ class RequeueStep(StrEnum):
     ROWS_CHANGED = "rows-changed"
 
 
-Step = BatchStep | LeaseStep | SuspectStep | PlanStep | MergeStep | RequeueStep
+class SweepStep(StrEnum):
+    """Removing orphans; `REMOVED` comes once for every file."""
+
+    LISTED = "listed"
+    REMOVED = "removed"
+    SYNCED = "synced"
+
+
+class RebuildStep(StrEnum):
+    """From artifacts to a new manifest."""
+
+    STAGED = "staged"
+    FILLED = "filled"
+    LINKED = "linked"
+    SYNCED = "synced"
+
+
+Step = BatchStep | LeaseStep | SuspectStep | PlanStep | MergeStep | RequeueStep | SweepStep | RebuildStep
 OnStep = Callable[[Step], None]
 
 

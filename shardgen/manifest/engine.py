@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -58,7 +59,10 @@ def open_engine(path: Path, *, read_only: bool = False, create: bool = False) ->
     Read-only connections begin with a plain BEGIN; all others with BEGIN IMMEDIATE.
     """
     if not create and not path.is_file():
-        raise InputMissing(f"{path}: there is no manifest", hint=f"shardgen plan {path.parent}")
+        raise InputMissing(
+            f"{path}: there is no manifest",
+            hint="shardgen plan RUN_DIR; or, if there are artifacts, shardgen rebuild RUN_DIR",
+        )
     mode = "ro" if read_only else "rwc" if create else "rw"
     database = f"file:{_uri_path(path)}"
     url = URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
@@ -125,6 +129,11 @@ _FORBIDDEN: _Meaning = (
     "cannot be opened for this",
     "check the permissions of the file and of its folder",
 )
+_GONE: _Meaning = (
+    StorageFailed,
+    "deleted or moved away while it was in use",
+    "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
+)
 _BUSY: _Meaning = (
     ManifestBusy,
     f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
@@ -141,17 +150,18 @@ _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
     sqlite3.SQLITE_READONLY: _FORBIDDEN,
+    sqlite3.SQLITE_READONLY_DBMOVED: _GONE,
     sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
     sqlite3.SQLITE_PERM: _FORBIDDEN,
     sqlite3.SQLITE_NOTADB: (
         ManifestMismatch,
         "not a SQLite database",
-        "move that file away; `shardgen plan RUN_DIR` makes a manifest",
+        "move that file away; then shardgen rebuild RUN_DIR, or shardgen plan RUN_DIR without artifacts",
     ),
     sqlite3.SQLITE_CORRUPT: (
         ManifestCorrupt,
         "the database is damaged",
-        "move it away and keep artifacts/ and plan.json: put back a copy of the manifest",
+        "move it away, keep artifacts/ and plan.json, then: shardgen rebuild RUN_DIR",
     ),
     sqlite3.SQLITE_CONSTRAINT: (
         ManifestCorrupt,
@@ -166,5 +176,8 @@ def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     database = (engine.url.database or "").removeprefix("file:")
     code = getattr(error.orig, "sqlite_errorcode", None)
     name = getattr(error.orig, "sqlite_errorname", type(error).__name__)
-    kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code & 0xFF, _OTHER)
+    # An extended code says more than the plain one in its low byte.
+    kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not Path(unquote(database)).exists():
+        kind, fact, hint = _GONE  # one thread's connection is opened after the others'
     return kind(f"{database}: {fact} ({name}: {error.orig})", hint=hint)

@@ -39,6 +39,8 @@ _PAGE = 2_000  # rows read between two chances for a writer to commit
 
 Clock = Callable[[], datetime]
 Marks = dict[Fence, list[BatchIndex]]
+Holder = tuple[ShardIndex, SliceIndex, Fence, WorkerId]
+"""A leased slice, the fence of its grant, and who got it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +284,28 @@ class Manifest:
             start = SampleIndex(page[-1].sample + 1)
 
     # what an operator reads and undoes
+
+    def leased_slices(self) -> list[Holder]:
+        """Who holds which slice under which fence; those whose lease has expired may still write."""
+        with self._transaction() as connection:
+            held = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.worker)
+            rows = connection.execute(held.where(SLICE.c.state == "leased"))
+            return [
+                (ShardIndex(shard), SliceIndex(slice_), Fence(fence), WorkerId(worker))
+                for shard, slice_, fence, worker in rows
+            ]
+
+    def recorded_artifacts(self) -> Iterator[tuple[BatchIndex, str]]:
+        """Every recorded batch with its artifact's name, in order; every page is a transaction of its own."""
+        start = -1
+        while True:
+            query = select(RECEIPT.c.batch, RECEIPT.c.artifact).where(RECEIPT.c.batch > start)
+            with self._transaction() as connection:
+                page = connection.execute(query.order_by(RECEIPT.c.batch).limit(_PAGE)).all()
+            yield from ((BatchIndex(batch), artifact) for batch, artifact in page)
+            if len(page) < _PAGE:
+                return
+            start = page[-1].batch
 
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers)."""

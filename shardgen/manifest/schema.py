@@ -50,7 +50,7 @@ def create_or_upgrade(
         if artifacts_exist:
             raise PlanConflict(
                 f"{_shown(engine)}: the manifest is gone or empty, but there are artifacts",
-                hint="put the manifest back; or move the artifacts away to make everything anew",
+                hint="shardgen rebuild RUN_DIR; or move the artifacts away to make everything anew",
             )
         _insert_plan(connection, plan, fence_floor)
         return True

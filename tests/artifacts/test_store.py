@@ -134,7 +134,8 @@ def test_a_requeued_mark_is_durable_and_reads_back(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path, files=files)
     name = store.publish_requeued(Fence(12), b"{}")
     assert name.startswith("requeued/0012-")
-    assert list(store.requeued()) == [(12, b"{}")]
+    (tmp_path / "requeued" / "notes.json").write_text("mine")
+    assert list(store.requeued()) == [(name, b"{}")]
     assert [call.partition(" ")[0] for call in files.calls[-6:]] == [
         "create",
         "write",

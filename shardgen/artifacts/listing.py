@@ -1,0 +1,67 @@
+"""What lies in the artifact folder, by name alone: published files, staged ones, and what is not ours."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.artifacts.files import storage_error
+from shardgen.artifacts.names import ArtifactName, staged_artifact
+from shardgen.artifacts.store import REQUEUED, STAGING
+from shardgen.domain.layout import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file that some attempt wrote; `path` is relative to the artifact folder."""
+
+    path: str
+    name: ArtifactName
+    is_staged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Every artifact and staged file, and the paths that none of ours has."""
+
+    files: tuple[FoundFile, ...]
+    strangers: tuple[str, ...]
+
+
+def list_files(root: Path, layout: Layout) -> Listing:
+    """List the artifact folder; the marks of requeues are neither artifacts nor strangers."""
+    files: list[FoundFile] = []
+    strangers: list[str] = []
+    for path in _below(root):
+        folder, _, file = path.rpartition("/")
+        is_staged = folder == STAGING
+        name = staged_artifact(file, layout) if is_staged else ArtifactName.parse(path)
+        if name is not None and name.slice_in(layout) is not None:
+            files.append(FoundFile(path=path, name=name, is_staged=is_staged))
+        else:
+            strangers.append(path)
+    return Listing(files=tuple(files), strangers=tuple(strangers))
+
+
+def _below(root: Path) -> Iterator[str]:
+    for entry in _entries(root):
+        is_ours = entry.name == STAGING or entry.name.startswith("shard-")
+        if entry.name == REQUEUED:
+            continue
+        if not is_ours or not entry.is_dir(follow_symlinks=False):
+            yield entry.name
+            continue
+        for inner in _entries(Path(entry.path)):
+            yield f"{entry.name}/{inner.name}" + ("/" if inner.is_dir(follow_symlinks=False) else "")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(error, folder) from error

@@ -1,0 +1,55 @@
+"""`shardgen rebuild`."""
+
+from __future__ import annotations
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, RunDir
+
+HELP = """Make a lost manifest again from plan.json and the artifacts.
+
+Reads every artifact, takes those that are whole, and forgets no requeue. What was being made when the
+manifest was lost is made again; texts of dead letters are lost. Refused while there is a manifest.
+
+\b
+Example:
+  shardgen rebuild people
+"""
+_SHOWN = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("rebuild", help=HELP)(rebuild)
+
+
+def rebuild(*, run_dir: RunDir = HERE) -> None:
+    """Call the verb."""
+    from shardgen.rebuilding import rebuild
+    from shardgen.rundir import RunDirectory
+
+    with render.progress_bar("reading artifacts") as bar:
+        progress = bar.add_task("reading artifacts", total=None)
+        plan, found = rebuild(
+            RunDirectory.open(run_dir),
+            on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
+        )
+    pending = plan.samples - found.stored - found.dead_letters
+    typer.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")
+    typer.echo(
+        f"{found.stored:,} samples stored, {found.dead_letters:,} dead letters, "
+        f"{pending:,} of {plan.samples:,} pending"
+    )
+    for count, why in (
+        (found.superseded, "superseded by another attempt"),
+        (found.undone, "undone by a requeue"),
+        (len(found.refused), "not whole, or not what this plan and their names say"),
+    ):
+        if count:
+            typer.echo(f"ignored {count:,} artifacts: {why}")
+    for name, why in found.refused[:_SHOWN]:
+        typer.echo(f"  {name}: {why}")
+    if len(found.refused) > _SHOWN:
+        typer.echo(f"  and {len(found.refused) - _SHOWN:,} more")
+    render.say(f"to go on: shardgen run {run_dir}, or shardgen worker {run_dir}")

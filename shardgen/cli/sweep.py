@@ -1,0 +1,64 @@
+"""`shardgen sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, RunDir
+
+HELP = """Remove files that nothing will ever use; without --yes, list.
+
+Takes artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
+takes what a lease could still publish, the marks of a requeue, or a file with a name that is not ours.
+
+\b
+Example:
+  shardgen sweep people
+  shardgen sweep people --yes
+"""
+_SHOWN = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sweep", help=HELP)(sweep)
+
+
+def sweep(
+    *,
+    run_dir: RunDir = HERE,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
+) -> None:
+    """Call the verb."""
+    from shardgen.rundir import RunDirectory
+    from shardgen.sweeping import sweep
+
+    found = sweep(RunDirectory.open(run_dir), remove=yes)
+    done = "removed" if yes else "would remove"
+    total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
+    typer.echo(f"{done} {len(found.orphans):,} orphans, {total}")
+    _show([orphan.path for orphan in found.orphans])
+    pending = sum(orphan.is_pending for orphan in found.orphans)
+    if pending:
+        typer.echo(f"  {pending:,} of them hold batches that are still pending; those are made again anyway")
+    if found.zips:
+        typer.echo(f"{done} {len(found.zips):,} unfinished zips of merges that are dead")
+        _show([path.name for path in found.zips])
+    if found.live:
+        typer.echo(f"kept {len(found.live):,} files that a lease could still publish")
+    if found.strangers:
+        typer.echo(f"left {len(found.strangers):,} files that are not this run's")
+        _show(found.strangers)
+    if not yes and (found.orphans or found.zips):
+        render.say(f"to remove them: shardgen sweep {run_dir} --yes")
+
+
+def _show(names: Sequence[str]) -> None:
+    for name in names[:_SHOWN]:
+        typer.echo(f"  {name}")
+    if len(names) > _SHOWN:
+        typer.echo(f"  and {len(names) - _SHOWN:,} more")

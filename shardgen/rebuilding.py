@@ -1,0 +1,197 @@
+"""Rebuild: plan, artifacts and requeued marks become a new manifest; every byte that counts is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import attrgetter
+
+from shardgen.artifacts.archive import read_artifact, why_not_whole
+from shardgen.artifacts.listing import list_files
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.zip_records import Entry
+from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
+from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.errors import InputMissing, ReceiptConflict
+from shardgen.manifest.rebuilt import rebuild_manifest, refuse_existing
+from shardgen.merging import OnProgress, stored_count
+from shardgen.planfile import FILE_NAME, read_plan
+from shardgen.requeueing import UndoneAttempts, read_marks
+from shardgen.rundir import RunDirectory
+from shardgen.verifying import wrong_members
+
+LOST_DETAIL = "the text was lost with the manifest"
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebuilt:
+    """What a rebuild took and what it left: `refused` are (artifact, why), the counts are artifacts."""
+
+    batches: int = 0
+    stored: int = 0
+    dead_letters: int = 0
+    superseded: int = 0
+    undone: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def rebuild(
+    run: RunDirectory,
+    *,
+    on_progress: OnProgress = lambda _done, _planned: None,
+    on_step: OnStep = ignore_step,
+) -> tuple[Plan, Rebuilt]:
+    """Make a new manifest of the run directory's plan and artifacts; there all at once, or not.
+
+    Per batch the highest whole fence wins that no requeue has undone. Raises InputMissing without
+    `plan.json`, PlanConflict when a manifest is there, ArtifactCorrupt for a mark that does not read.
+    """
+    plan = read_plan(run.path)
+    if plan is None:
+        raise InputMissing(
+            f"{run.path / FILE_NAME}: is gone, and a manifest cannot be rebuilt without the plan",
+            hint="put it back from a copy; or, with the same photographs: shardgen plan RUN_DIR",
+        )
+    run.check_settings(plan)
+    refuse_existing(run.place)
+    store = ArtifactStore(run.artifacts)
+    search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
+    rebuild_manifest(
+        run.place, plan, search.receipts(), highest_fence=lambda: search.highest_fence, on_step=on_step
+    )
+    return plan, search.result
+
+
+class _Search:
+    """Looks at every artifact's name, and at one artifact's bytes at a time, slice by slice."""
+
+    def __init__(
+        self, plan: Plan, store: ArtifactStore, undone: UndoneAttempts, *, on_progress: OnProgress
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._undone = undone
+        self._on_progress = on_progress
+        self.highest_fence = undone.highest_fence
+        self.result = Rebuilt()
+
+    def receipts(self) -> Iterator[Receipt]:
+        """One receipt for each batch that has a whole artifact; the batches of a slice together."""
+        for found in list_files(self._store.root, self._plan.layout).files:
+            self._saw(found.name.fence)  # also of what is only staged
+        for _, names in groupby(self._store.names(), attrgetter("shard")):
+            slices: dict[SliceIndex, list[ArtifactName]] = {}
+            for name in names:
+                self._saw(name.fence)
+                slice_ = name.slice_in(self._plan.layout)
+                if slice_ is None:
+                    self.result.refused.append((str(name), "the plan has no such batches in one slice"))
+                else:
+                    slices.setdefault(slice_, []).append(name)
+            for slice_ in sorted(slices):
+                yield from self._take(self._winners(slices[slice_]))
+
+    def _saw(self, fence: Fence) -> None:
+        self.highest_fence = max(self.highest_fence, fence)
+
+    def _take(self, winners: dict[BatchIndex, Receipt]) -> Iterator[Receipt]:
+        for batch in sorted(winners):
+            receipt = winners[batch]
+            dead = len(receipt.record.dead_letters)
+            self.result.batches += 1
+            self.result.dead_letters += dead
+            self.result.stored += len(self._plan.layout.batch_samples(batch)) - dead
+            yield receipt
+        self._on_progress(self.result.stored + self.result.dead_letters, self._plan.samples)
+
+    def _winners(self, names: Iterable[ArtifactName]) -> dict[BatchIndex, Receipt]:
+        """Of each batch the whole attempt with the highest fence; equal ones go by worker, then random."""
+        winners: dict[BatchIndex, Receipt] = {}
+        by_fence = sorted(names, key=lambda name: (-name.fence, str(name)))
+        for _, tied in groupby(by_fence, attrgetter("fence")):
+            wholes = [whole for name in tied if (whole := self._whole(name, winners)) is not None]
+            wholes.sort(key=lambda whole: (whole.worker, whole.name.random))
+            for whole in wholes:
+                mine = [
+                    receipt
+                    for receipt in whole.receipts
+                    if receipt.record.batch not in winners
+                    and not self._undone.includes(receipt.record.batch, receipt.fence)
+                ]
+                winners |= {receipt.record.batch: receipt for receipt in mine}
+                self.result.superseded += not mine
+        return winners
+
+    def _whole(self, name: ArtifactName, winners: dict[BatchIndex, Receipt]) -> _Whole | None:
+        """The artifact's receipts, if it could still win a batch and is whole; else None, and counted."""
+        open_batches = [batch for batch in map(BatchIndex, name.batches) if batch not in winners]
+        if not open_batches:
+            self.result.superseded += 1
+            return None
+        if all(self._undone.includes(batch, name.fence) for batch in open_batches):
+            self.result.undone += 1
+            return None
+        data = self._store.read_unrecorded(name)
+        fact = why_not_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
+        if fact is None:
+            entries, inside = read_artifact(data, name=str(name))
+            self._saw(inside.fence)
+            receipts = _receipts(name, data, inside)
+            fact = _contradiction(self._plan, name, inside)
+            fact = fact or self._wrong_batch(receipts, entries, data)
+            if fact is None:
+                return _Whole(name=name, worker=inside.worker, receipts=receipts)
+        self.result.refused.append((str(name), fact.removeprefix(f"{name}: ")))
+        return None
+
+    def _wrong_batch(self, receipts: list[Receipt], entries: tuple[Entry, ...], data: bytes) -> str | None:
+        for receipt in receipts:
+            try:
+                stored_count(self._plan, receipt)
+            except ReceiptConflict as error:
+                return str(error)
+            fact = wrong_members(self._plan, receipt.record, entries, data)
+            if fact is not None:
+                return fact
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Whole:
+    name: ArtifactName
+    worker: str
+    receipts: list[Receipt]
+
+
+def _contradiction(plan: Plan, name: ArtifactName, inside: ArtifactReceipt) -> str | None:
+    """What its `receipt.json` says that its name, or the plan, does not."""
+    batches = [record.batch for record in inside.batches]
+    said = (inside.shard, inside.fence, inside.worker[-8:], batches)
+    if said != (name.shard, name.fence, name.worker, list(name.batches)):
+        return "its receipt.json is another artifact's"
+    if inside.slice != name.slice_in(plan.layout):
+        return f"its receipt.json says slice {inside.slice}, the plan {name.slice_in(plan.layout)}"
+    return None
+
+
+def _receipts(name: ArtifactName, data: bytes, inside: ArtifactReceipt) -> list[Receipt]:
+    ref = ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    receipts = []
+    for record in inside.batches:
+        letters = tuple(replace(letter, detail=LOST_DETAIL) for letter in record.dead_letters)
+        receipts.append(
+            Receipt(
+                shard=inside.shard,
+                slice=inside.slice,
+                fence=inside.fence,
+                worker=inside.worker,
+                artifact=ref,
+                record=replace(record, dead_letters=letters),
+            )
+        )
+    return receipts

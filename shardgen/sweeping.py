@@ -1,0 +1,122 @@
+"""Sweep: find the files that no receipt names and no lease could still publish, and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardgen.artifacts.archive import read_artifact
+from shardgen.artifacts.files import storage_error
+from shardgen.artifacts.listing import FoundFile, Listing, list_files
+from shardgen.artifacts.output import left_by_killed_merges, remove_left_by_killed_merge
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import OnStep, SweepStep, ignore_step
+from shardgen.errors import ArtifactCorrupt
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.rebuilt import alone_in
+from shardgen.rundir import RunDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A file that nothing will ever use; `is_pending` when a batch of it has no receipt."""
+
+    path: str
+    size_bytes: int
+    is_pending: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What was found: orphans, zips that killed merges left, files still in use, and what is not ours."""
+
+    orphans: list[Orphan] = field(default_factory=list)
+    zips: list[Path] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+
+def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
+    """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest."""
+    plan = run.plan()
+    store = ArtifactStore(run.artifacts)
+    with ExitStack() as stack:
+        folder = run.place.path.parent
+        if remove and folder.is_dir():
+            # A manifest rebuilt between our look and the removal could name what we remove.
+            stack.enter_context(alone_in(folder))
+        manifest = stack.enter_context(run.manifest(plan, read_only=True))
+        swept = find_orphans(plan, manifest, store)
+        swept.zips = left_by_killed_merges(run.path)
+        on_step(SweepStep.LISTED)
+        if remove:
+            store.remove(
+                [orphan.path for orphan in swept.orphans], on_removed=lambda: on_step(SweepStep.REMOVED)
+            )
+            _remove_zips(swept.zips)
+            on_step(SweepStep.SYNCED)
+    return swept
+
+
+def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
+    """List the files, then read the leases, then the receipts: this order is what makes it safe.
+
+    A file that was there before the leases were read, and is of none of them, can never be recorded any
+    more: fences are not reused. If it was recorded, that was before, so the receipts read afterwards name
+    it. A lease that has expired counts, too: its holder may record late until somebody takes the slice.
+    """
+    listing = list_files(store.root, plan.layout)
+    live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leased_slices()}
+    swept = Swept(strangers=list(listing.strangers))
+    unrecorded, recorded_batches = _without_receipt(listing, manifest)
+    for found in unrecorded:
+        name = found.name
+        if (name.shard, name.slice_in(plan.layout), name.fence, name.worker) in live:
+            swept.live.append(found.path)
+        elif _is_of_another_plan(plan, store, found):
+            swept.strangers.append(found.path)
+        else:
+            is_pending = not recorded_batches.issuperset(name.batches)
+            size = _size(store.root / found.path)
+            if size is not None:
+                swept.orphans.append(Orphan(path=found.path, size_bytes=size, is_pending=is_pending))
+    return swept
+
+
+def _without_receipt(listing: Listing, manifest: Manifest) -> tuple[Sequence[FoundFile], set[BatchIndex]]:
+    """The files that no receipt names, and which batches have a receipt."""
+    recorded, batches = set[str](), set[BatchIndex]()
+    for batch, artifact in manifest.recorded_artifacts():
+        recorded.add(artifact)
+        batches.add(batch)
+    return [found for found in listing.files if found.path not in recorded], batches
+
+
+def _is_of_another_plan(plan: Plan, store: ArtifactStore, found: FoundFile) -> bool:
+    try:
+        data = (store.root / found.path).read_bytes()
+        _, receipt = read_artifact(data, name=found.path)
+    except (ArtifactCorrupt, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise storage_error(error, store.root / found.path) from error
+    return receipt.fingerprint != plan.fingerprint
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None  # its writer has removed it
+
+
+def _remove_zips(zips: Sequence[Path]) -> None:
+    for path in zips:
+        try:
+            remove_left_by_killed_merge(path)
+        except OSError as error:
+            raise storage_error(error, path) from error
