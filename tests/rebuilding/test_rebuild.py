@@ -341,7 +341,9 @@ def test_a_mark_undoes_attempts_up_to_its_fence_of_its_batches_alone(lost: RunDi
     store = ArtifactStore(lost.artifacts)
     publish(lost, *(single(batch, fence=fence) for batch in (0, 1, 2) for fence in (2, 3)))
     publish(lost, Attempt(batches=range(5, 7), fence=3))
-    for fence, batches in ((3, [0, 5]), (2, [0, 1])):
+    publish(lost, single(8, fence=10_000))
+    # Of two marks of a batch the higher fence counts, in whatever order their names sort.
+    for fence, batches in ((3, [0, 5]), (2, [0, 1]), (9_999, [8]), (10_000, [8])):
         document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": batches}
         store.publish_requeued(Fence(fence), json.dumps(document).encode())
     document = {"fingerprint": "0" * 64, "fence": 9, "batches": [2]}
