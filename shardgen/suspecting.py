@@ -10,7 +10,7 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.steps import SuspectStep
-from shardgen.domain.suspicion import SuspectSample, SuspectState, Suspicion, control_sample
+from shardgen.domain.suspicion import SuspectSample, SuspectState, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.imaging.outputs import EncodedSample
 from shardgen.making import BatchMaker
@@ -94,7 +94,7 @@ class SuspectMaker:
             for batch in layout.slice_batch_range(lease.shard, lease.slice)
             if layout.batch_samples(BatchIndex(batch)) != samples
         ]
-        return control_sample(
+        return suspicion.control(
             samples,
             recorded=[layout.batch_samples(batch) for batch in others if batch not in pending],
             pending=[layout.batch_samples(batch) for batch in others if batch in pending],

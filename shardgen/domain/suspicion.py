@@ -39,11 +39,15 @@ class SuspectSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspicion:
-    """What a slice's earlier attempts left: deaths since the last progress, and the batch they fell on."""
+    """What a slice's earlier attempts left: deaths since the last progress, and the batch they fell on.
+
+    `dead_letters` are the samples that the slice's receipts have given up.
+    """
 
     deaths: int = 0
     batch: BatchIndex | None = None
     samples: Mapping[SampleIndex, SuspectSample] = field(default_factory=dict)
+    dead_letters: frozenset[SampleIndex] = frozenset()
 
     @property
     def is_suspect(self) -> bool:
@@ -76,15 +80,19 @@ class Suspicion:
         passed = set(self.passed_in(samples))
         return sorted(left, key=lambda sample: (sample not in passed, -abs(sample - condemned[0]), sample))
 
+    def control(
+        self, suspect: range, *, recorded: Collection[range], pending: Collection[range]
+    ) -> SampleIndex | None:
+        """A sample of the slice, outside the suspect batch, to show that the machine works.
 
-def control_sample(
-    suspect: range, *, recorded: Collection[range], pending: Collection[range]
-) -> SampleIndex | None:
-    """A sample of the slice, outside the suspect batch, to show that the machine works.
-
-    Of the recorded batches if there are any, else of the pending ones; the farthest, because neighbours
-    share their photographs. None when the slice has no other batch.
-    """
-    candidates = [SampleIndex(end) for batch in recorded or pending for end in (batch[0], batch[-1])]
-    middle = (suspect[0] + suspect[-1]) / 2
-    return max(candidates, key=lambda sample: abs(sample - middle), default=None)
+        Of the recorded batches if they have a good one, else of the pending ones; the farthest, because
+        neighbours share their photographs; none that was given up or has died alone. None: there is none.
+        """
+        died = {one for one, of in self.samples.items() if of.deaths or of.state is SuspectState.DEAD}
+        middle = (suspect[0] + suspect[-1]) / 2
+        for batches in (recorded, pending):
+            candidates = {SampleIndex(sample) for batch in batches for sample in batch}
+            candidates -= died | self.dead_letters
+            if candidates:
+                return max(candidates, key=lambda sample: (abs(sample - middle), sample))
+        return None

@@ -11,7 +11,7 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion
 from shardgen.manifest.slices import held, lease_lost
-from shardgen.manifest.tables import SLICE, SUSPECT_SAMPLE
+from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE
 
 _DETAIL_CHARACTERS = 16_000  # the stacks of three hung processes; the newest are kept
 
@@ -33,8 +33,11 @@ def read_suspicion(connection: Connection, lease: Lease) -> Suspicion:
         raise lease_lost(lease)
     deaths, batch = row
     found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease.shard, lease.slice))).mappings()
+    letters = select(DEAD_LETTER.c.sample).join(RECEIPT, RECEIPT.c.batch == DEAD_LETTER.c.batch)
+    letters = letters.where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
     return Suspicion(
         deaths=deaths,
+        dead_letters=frozenset(SampleIndex(one) for one in connection.execute(letters).scalars()),
         batch=None if batch is None else BatchIndex(batch),
         samples={
             SampleIndex(one["sample"]): SuspectSample(

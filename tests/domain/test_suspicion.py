@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.receipt import DeadLetterReason
-from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion, control_sample
+from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion
 
 
 def suspicion(**samples: tuple[int, str]) -> Suspicion:
@@ -51,4 +53,11 @@ def test_the_likeliest_to_pass_go_first_while_one_awaits_proof() -> None:
 def test_the_control_is_the_farthest_sample_of_recorded_batches_first(
     recorded: list[range], pending: list[range], expected: int | None
 ) -> None:
-    assert control_sample(range(8, 12), recorded=recorded, pending=pending) == expected
+    assert Suspicion().control(range(8, 12), recorded=recorded, pending=pending) == expected
+
+
+def test_a_sample_that_was_given_up_or_died_alone_is_no_control() -> None:
+    given_up = frozenset(SampleIndex(sample) for sample in range(4))
+    found = replace(suspicion(s4=(1, "suspect"), s5=(3, "dead"), s9=(3, "suspect")), dead_letters=given_up)
+    assert found.control(range(8, 12), recorded=[range(8)], pending=[range(12, 40)]) == 6
+    assert found.control(range(8, 12), recorded=[range(6)], pending=[range(12, 16)]) == 15

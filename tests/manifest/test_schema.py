@@ -5,13 +5,19 @@ import os
 import signal
 import sqlite3
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.command import upgrade
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import (
     InputMissing,
@@ -37,6 +43,35 @@ def test_the_tables_are_those_that_the_migrations_make(place: Place, manifest: M
 
 def test_the_known_revision_is_the_newest_migration() -> None:
     assert ScriptDirectory(str(schema.migrations_folder())).get_current_head() == schema.REVISION
+
+
+def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
+    place: Place, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("alembic.command.upgrade", partial(_upgrade_to, "0001"))
+        assert create_manifest(place, plan)
+    with closing(sqlite3.connect(place.path)) as connection, connection:
+        connection.execute("UPDATE shard SET next_slice = 1, slices_leased = 1 WHERE shard = 0")
+        connection.execute("INSERT INTO slice VALUES (0, 0, 'leased', 7, 3, 1, 'w', 1.0, NULL)")
+    with pytest.raises(ManifestMismatch, match="revision 0001"):
+        Manifest(place, plan)
+    assert not create_manifest(place, plan)
+    with Manifest(place, plan) as manifest:
+        assert manifest.overview().shards[0].slices.leased == 1
+        lease = Lease(
+            shard=ShardIndex(0),
+            slice=SliceIndex(0),
+            worker=WorkerId("w"),
+            fence=Fence(7),
+            expires_at=manifest.now(),
+        )
+        assert manifest.suspicion(lease).deaths == 1
+        manifest.note_batch(lease, BatchIndex(0))
+
+
+def _upgrade_to(revision: str, config: Config, _revision: str) -> None:
+    upgrade(config, revision)
 
 
 def test_planning_twice_is_harmless_and_another_plan_is_refused(place: Place, plan: Plan) -> None:

@@ -142,6 +142,12 @@ def test_a_receipt_ends_the_suspicion_of_its_batch_only(manifest: Manifest, plan
     assert manifest.suspicion(held).samples == {}
 
 
+def test_dead_letters_of_the_slice_are_known(manifest: Manifest, plan: Plan, lease: Take) -> None:
+    held = lease("w")
+    manifest.record(held, receipt_for(plan, held, BATCH, dead=(9, 12)))
+    assert manifest.suspicion(held).dead_letters == {9, 12}
+
+
 def test_notes_of_a_worker_that_lost_its_slice_change_nothing(manifest: Manifest, lease: Take) -> None:
     stale = lease("w")
     fresh = die(manifest, stale)
