@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from shardgen.domain.plan import Plan
 from shardgen.rundir import RunDirectory
 from tests.chaos.figures import Figures
 from tests.chaos.history import WorkerHistory, read_history
+from tests.chaos.worker import Part, main
 from tests.stopping import resume, stop, stop_outside_a_commit
 
 ROOT = Path(__file__).parent.parent.parent
 DEATHS_ALONE = 2  # of one noted sample; a third would make a dead letter of an innocent one
+# A worker spends most of a short life with imports: these are done once, in a process that runs nothing.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tensorflow", "cv2", "shardgen.depth.network", "tests.chaos.worker"])
 _RACE_SECONDS = 5.0  # between what an operator does and what a worker sees of it
 
 Window = tuple[float, float]
@@ -30,11 +35,16 @@ Window = tuple[float, float]
 class Member:
     """One worker process."""
 
-    process: subprocess.Popen[bytes]
+    process: BaseProcess
     folder: Path
     was_killed: bool = False
     was_terminated: bool = False
     wakes_at: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid or 0
 
     @property
     def history(self) -> WorkerHistory:
@@ -68,15 +78,15 @@ class Crew:
             self.started += 1
             folder = self.folder / name
             folder.mkdir()
-            arguments = [self.run.path, folder, self.pace, self.figures.seed * 10_000 + self.started]
-            with (folder / "stderr").open("wb") as stderr:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.worker", *map(str, arguments), self.broken or "-"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=stderr,
-                    stderr=stderr,
-                    cwd=ROOT,
-                )
+            part = Part(
+                run_dir=self.run.path,
+                folder=folder,
+                pace=self.pace,
+                seed=self.figures.seed * 10_000 + self.started,
+                broken=self.broken,
+            )
+            process = _CONTEXT.Process(target=main, args=(part,))
+            process.start()
             self.members.append(Member(process=process, folder=folder))
             self.figures.counts["starts"] += 1
 
@@ -85,7 +95,7 @@ class Crew:
         for member in list(self.members):
             if member.wakes_at is not None and time.monotonic() >= member.wakes_at:
                 self.wake(member)
-            code = member.process.poll()
+            code = member.process.exitcode
             if code is not None:
                 self.members.remove(member)
                 self._judge(member, code)
@@ -95,7 +105,7 @@ class Crew:
         found = []
         for member in self.members:
             free = member.wakes_at is None and not member.was_terminated and not member.was_killed
-            if free and member.process.poll() is None:
+            if free and member.process.exitcode is None:
                 history = member.history
                 if history.is_up and (history.leases or not at_work):
                     found.append(member)
@@ -106,31 +116,32 @@ class Crew:
         before: dict[str, object] | None = None
         with contextlib.suppress(TimeoutError):
             before = self._slice_of(member)
-        stop(member.process.pid)
+        stop(member.pid)
         try:
             held = self._slice_of(member)
         except TimeoutError:
             # Stopped inside its commit: a kill worth having, if no note can be involved.
             held = before
             if before is None or _noted(before) is not None or before.get("suspect_batch") is not None:
-                resume(member.process.pid)
+                resume(member.pid)
                 self.figures.counts["kills spared"] += 1
                 return
             self.say(f"{member.folder.name} is inside a commit")
         if not self._may_die(held):
-            resume(member.process.pid)
+            resume(member.pid)
             self.figures.counts["kills spared"] += 1
             return
         member.was_killed = True
         member.process.kill()
-        if member.process.wait() == -signal.SIGKILL:  # it may have ended a moment before
-            self.figures.counts["kills"] += 1
+        member.process.join()
+        # It may have ended a moment before.
+        self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
 
     def stall(self, member: Member, seconds: float) -> None:
         """SIGSTOP, outside of a commit, and SIGCONT later."""
-        stop_outside_a_commit(member.process.pid, self.run.place.path)
+        stop_outside_a_commit(member.pid, self.run.place.path)
         if not self._may_die(self._slice_of(member)):
-            resume(member.process.pid)
+            resume(member.pid)
             self.figures.counts["kills spared"] += 1
             return
         member.wakes_at = time.monotonic() + seconds
@@ -139,14 +150,15 @@ class Crew:
     def wake(self, member: Member) -> None:
         """SIGCONT."""
         member.wakes_at = None
-        if member.process.poll() is None:
-            resume(member.process.pid)
+        if member.process.exitcode is None:
+            resume(member.pid)
             self.figures.counts["woken"] += 1
 
     def leave(self, member: Member) -> None:
         """SIGTERM."""
         member.was_terminated = True
-        member.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member.pid, signal.SIGTERM)
 
     def dismiss(self) -> None:
         """Wake and end everybody, in peace; wait for it."""
@@ -168,7 +180,8 @@ class Crew:
         for member in self.members:
             member.was_killed = True
             member.process.kill()
-            self.figures.counts["kills"] += member.process.wait() == -signal.SIGKILL
+            member.process.join()
+            self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
 
     def _slice_of(self, member: Member) -> dict[str, object] | None:
         """The row of the slice that it holds. Raises TimeoutError when it is inside its commit."""
@@ -180,7 +193,7 @@ class Crew:
                 connection.row_factory = sqlite3.Row
                 row = connection.execute(
                     "SELECT slice.* FROM slice JOIN worker ON worker.id = slice.worker WHERE worker.pid = ?",
-                    (member.process.pid,),
+                    (member.pid,),
                 ).fetchone()
                 return None if row is None else dict(row)
         except sqlite3.OperationalError as error:

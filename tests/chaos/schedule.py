@@ -22,17 +22,17 @@ class EventKind(StrEnum):
 
 
 MEAN_GAP_SECONDS = {
-    EventKind.KILL: 8.0,
-    EventKind.STALL: 18.0,
-    EventKind.FAULT: 18.0,
+    EventKind.KILL: 4.0,
+    EventKind.STALL: 10.0,
+    EventKind.FAULT: 9.0,
     EventKind.FULL_DISK: 110.0,
     EventKind.CORRUPT: 20.0,
     EventKind.REQUEUE: 20.0,
     EventKind.REBUILD: 55.0,
-    EventKind.LEAVE: 40.0,
-    EventKind.JOIN: 40.0,
+    EventKind.LEAVE: 25.0,
+    EventKind.JOIN: 25.0,
 }
-_START_UP_SECONDS = 8.0  # before that nobody has a lease
+_START_UP_SECONDS = 5.0  # before that nobody has a lease
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,4 @@
-"""The real `shardgen worker` with a faulty file layer, a diary and a pace.
-
-`python -m tests.chaos.worker RUN_DIR FOLDER PACE SEED BROKEN`: everything else is the command's own code.
-"""
+"""The real `shardgen worker` with a faulty file layer, a diary and a pace; the rest is the command's own code."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen import working
@@ -44,18 +42,31 @@ class Diary:
         os.write(self._descriptor, (line.replace("\n", " ") + "\n").encode())
 
 
-def main() -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one worker process is told."""
+
+    run_dir: Path
+    folder: Path
+    pace: float
+    seed: int
+    broken: str
+
+
+def main(part: Part) -> None:
     """Be a worker until the command ends this process."""
-    run_dir, folder, pace, seed, broken = sys.argv[1:6]
-    diary = Diary(Path(folder))
-    source = random.Random(int(seed))  # noqa: S311
+    stderr = os.open(part.folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stderr, 1)
+    os.dup2(stderr, 2)
+    diary = Diary(part.folder)
+    source = random.Random(part.seed)  # noqa: S311
     store.DiskFiles = lambda: FaultyFiles(  # type: ignore[assignment, attr-defined]
-        Path(folder), lambda call, name: diary.note("fault", call, name)
+        part.folder, lambda call, name: diary.note("fault", call, name)
     )
     _note_compositions(diary)
     _note_receipts(diary)
-    _break_on_purpose(broken)
-    pause = 2 * float(pace) / len(BatchStep)
+    _break_on_purpose(part.broken)
+    pause = 2 * part.pace / len(BatchStep)
 
     def on_step(step: Step) -> None:
         diary.note("step", step.value)
@@ -78,7 +89,7 @@ def main() -> None:
 
     chosen = on_step
     working.work = work  # type: ignore[assignment]
-    sys.argv = ["shardgen", "worker", run_dir, "--id", Path(folder).name, "--device", "cpu"]
+    sys.argv = ["shardgen", "worker", str(part.run_dir), "--id", part.folder.name, "--device", "cpu"]
     shardgen_main()
 
 
@@ -128,7 +139,3 @@ def _break_on_purpose(broken: str) -> None:
         store.ArtifactStore.publish = publish  # type: ignore[method-assign]
     elif broken == UNFENCED:
         take_the_fence_away()
-
-
-if __name__ == "__main__":
-    main()
