@@ -33,8 +33,9 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerState
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.heartbeat import Heartbeat
+from shardgen.making import BatchMaker, Stages
 from shardgen.manifest.leases import NoLease
-from shardgen.pipeline import Pipeline, Stages
+from shardgen.pipeline import Pipeline
 from shardgen.planning import make_plan
 from shardgen.processes import new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
@@ -130,7 +131,7 @@ class Bench:
                     say=print,
                     on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
                 )
-                with Pipeline(stages, may_start=lambda: True) as pipeline:
+                with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
                     for _ in range(slices):
                         lease = manifest.lease(identity.id, policy)
                         if isinstance(lease, NoLease):

@@ -151,6 +151,12 @@ class WorkersFailed(TransientError):
     exit_code = 34
 
 
+class SliceFailed(TransientError):
+    """A slice cannot be made for a reason that no sample explains; tried too often, it is blocked."""
+
+    exit_code = 36
+
+
 class LeaseLost(ShardgenError):
     """Not a failure: another worker owns the slice now. Drop the slice and lease another."""
 
@@ -185,6 +191,18 @@ class EncodeFailed(SampleError):
     """One of this sample's images could not be encoded."""
 
     reason = DeadLetterReason.ENCODE
+
+
+class KilledProcess(SampleError):
+    """Made alone, this sample killed its process time after time."""
+
+    reason = DeadLetterReason.KILLED_PROCESS
+
+
+class HungProcess(SampleError):
+    """Made alone, this sample hung its process time after time."""
+
+    reason = DeadLetterReason.HUNG
 
 
 class Stopped(Exception):

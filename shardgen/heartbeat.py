@@ -5,8 +5,10 @@ from __future__ import annotations
 import faulthandler
 import math
 import os
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +26,9 @@ _SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
 _WINDOW_SECONDS = 600.0
 _FROZEN_BEATS = 5
 _MIN_BEAT_GAP_SECONDS = 1.0  # between the extra beats that follow receipts
+
+_STACK_CALLS = 10  # innermost calls of each thread
+_STACKS_CHARACTERS = 8_000
 
 Monotonic = Callable[[], float]
 Say = Callable[[str], None]
@@ -214,8 +219,19 @@ class Heartbeat:
 
     def _give_up(self, silent: float) -> None:
         note = f"no stage has finished anything for {silent:.0f} s"
+        stacks = _stacks()  # before anything else moves
         self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
         self._say("hint: start it again; its stacks follow, for a report")
         faulthandler.dump_traceback(file=2, all_threads=True)
-        self._tell(replace(self._report, state=WorkerState.HUNG, note=note))
+        self._tell(replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}"))
         self._pulse.exit_process(EXIT_HUNG)
+
+
+def _stacks() -> str:
+    """Where every other thread is, innermost call last; for the dead letter that may come of it."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return "\n".join(
+        f"thread {names.get(ident, ident)}:\n" + "".join(traceback.format_stack(frame)[-_STACK_CALLS:])
+        for ident, frame in sys._current_frames().items()  # noqa: SLF001 - the documented way to see them
+        if ident != threading.get_ident()
+    )[:_STACKS_CHARACTERS]

@@ -10,13 +10,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.errors import MachineUnfit, RunIncomplete, Stopped, TransientError, WorkersFailed
+from shardgen.domain.worker import START_LIMIT, ShownState, WorkerReport, WorkerState
+from shardgen.errors import MachineUnfit, RunIncomplete, SliceFailed, Stopped, TransientError, WorkersFailed
 from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone, host_id, usable_cores
@@ -29,6 +31,8 @@ _LOOK_SECONDS = 1.0  # between two looks at the manifest
 _LONGEST_WAIT_SECONDS = 60.0
 _FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker is given up
 _STOP_MARGIN_SECONDS = 15.0
+_BLOCKED_IN_A_ROW = 3  # without a stored sample in between
+_ENDED = {ShownState.DEAD, ShownState.STOPPED}
 _GPU = Path("/dev/nvidia0")  # whether TensorFlow can use it, a worker finds out
 
 OnLook = Callable[[Report, Mapping[int, int]], None]
@@ -53,6 +57,8 @@ class _Seat:
 
     number: int
     process: subprocess.Popen[str] | None = None
+    beat: datetime | None = None
+    beat_seen: float = 0.0  # when that beat was new
     start_at: float = 0.0
     fruitless: int = 0
     given_up: int | None = None
@@ -68,6 +74,8 @@ class _Workers:
         self._say = say
         self._seats = [_Seat(number=number) for number in range(options.workers)]
         self._signals: list[int] = []
+        self._stored = 0
+        self._blocked = sys.maxsize
 
     def work(self, manifest: Manifest, on_look: OnLook) -> None:
         """Keep workers going until all of them have ended; raises Stopped after a signal."""
@@ -101,14 +109,50 @@ class _Workers:
                     looked = now
                     found = make_report(self._run, self._plan, manifest.overview())
                     on_look(found, self._pids())
-                    if not found.pending and not self._pids():
+                    if (not found.pending and not self._pids()) or self._looks_hopeless(found):
                         return
+                    self._kill_silent(found, manifest)
             except TransientError as error:
                 self._say(f"{error}; looking again")
             self._start_due(now)
             if all(seat.given_up is not None for seat in self._seats):
                 return
             time.sleep(_TICK_SECONDS)
+
+    def _looks_hopeless(self, found: Report) -> bool:
+        """Whether slice after slice gets blocked while nothing is made: then it is hardly the slices."""
+        blocked = found.overview.blocked_total
+        if found.stored > self._stored:
+            self._stored, self._blocked = found.stored, blocked
+        self._blocked = min(self._blocked, blocked)
+        if blocked - self._blocked < _BLOCKED_IN_A_ROW:
+            return False
+        self._say(f"{blocked - self._blocked} slices in a row were blocked and nothing was made; stopping")
+        return True
+
+    def _kill_silent(self, found: Report, manifest: Manifest) -> None:
+        """End a worker that hangs so badly that its watchdog does not run either.
+
+        Its silence is counted on this process's clock, which stands still while the machine sleeps.
+        """
+        now = time.monotonic()
+        policy = self._run.settings.lease_policy
+        rows = {one.row.identity.pid: one.row for one in found.workers if one.state not in _ENDED}
+        for seat in self._seats:
+            row = None if seat.process is None else rows.get(seat.process.pid)
+            if row is None or seat.process is None:
+                continue
+            if row.last_beat_at != seat.beat:
+                seat.beat, seat.beat_seen = row.last_beat_at, now
+            limit = START_LIMIT if row.state is WorkerState.STARTING else policy.stall
+            if now - seat.beat_seen < limit.total_seconds() + policy.heartbeat.total_seconds():
+                continue
+            note = f"no sign of life for {now - seat.beat_seen:.0f} s"
+            self._say(f"[worker-{seat.number}] {note}, so it is killed")
+            ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
+            # First, as its death is a hang; and not at all while the manifest takes no beats from anybody.
+            manifest.beat(row.identity.id, ended)
+            seat.process.kill()
 
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
@@ -160,7 +204,7 @@ class _Workers:
             self._say(
                 f"[worker-{seat.number}] {how}" + ("; its slice is free for the others" if freed else "")
             )
-            self._decide(seat, code, held_a_slice=freed > 0)
+            self._decide(seat, code, held_a_slice=freed > 0 or code == SliceFailed.exit_code)
 
     def _decide(self, seat: _Seat, code: int, *, held_a_slice: bool) -> None:
         """A death or a passing trouble: start again, later and later; anything else: not.

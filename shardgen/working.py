@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import math
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,16 +23,18 @@ from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, ShardgenError
+from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.heartbeat import Heartbeat, Pulse, Say
+from shardgen.making import Abandoned, BatchMaker, Stages
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.pipeline import Abandoned, Pipeline, Stages
+from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
 from shardgen.processes import gone, new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
+from shardgen.suspecting import SuspectMaker
 
 PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
@@ -73,6 +77,14 @@ class WorkOutcome:
     samples_done: int
     overview: Overview
     signal_number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Makers:
+    """The ordinary way to make a slice, and the careful one after a death."""
+
+    pipeline: Pipeline
+    suspect: SuspectMaker
 
 
 class StopRequest:
@@ -189,11 +201,17 @@ class Worker:
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),
             say=self._say,
+            is_stopping=self.stop.is_set,
             on_step=self._on_step,
         )
         self._say("ready")
-        with Pipeline(stages, may_start=lambda: self._may_start(heartbeat)) as pipeline:
-            return self._lease_and_make(manifest, heartbeat, pipeline)
+
+        def may_start() -> bool:
+            return self._may_start(heartbeat)
+
+        with BatchMaker(stages) as maker, Pipeline(maker, may_start=may_start) as pipeline:
+            makers = _Makers(pipeline=pipeline, suspect=SuspectMaker(maker, may_start=may_start))
+            return self._lease_and_make(manifest, heartbeat, makers)
 
     def _start_up_step(self, heartbeat: Heartbeat) -> None:
         heartbeat.progress()
@@ -207,7 +225,7 @@ class Worker:
         if self._abandon.is_set():
             raise Abandoned
 
-    def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, pipeline: Pipeline) -> Ending:
+    def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
         policy = self._run.settings.lease_policy
         shard = self._options.limits.shard
         while True:
@@ -225,19 +243,30 @@ class Worker:
             self._lease = granted
             self._on_step(LeaseStep.GRANTED)
             heartbeat.holds(granted)
-            heartbeat.now_is(WorkerState.WORKING)
-            if not self._make_slice(manifest, heartbeat, pipeline):
+            if not self._make_slice(manifest, heartbeat, makers):
                 return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
 
-    def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, pipeline: Pipeline) -> bool:
+    def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
         lease = self._lease
         if lease is None:
             raise RuntimeError("no slice is leased")
         try:
-            complete = pipeline.make(lease, manifest.pending_batches(lease))
+            complete = self._make_batches(lease, manifest, heartbeat, makers)
         except LeaseLost as error:
             self._say(f"{error}; leasing another")
             complete = True
+        except (Abandoned, ShardgenError) as error:
+            if isinstance(error, SliceFailed):
+                self._fail(lease, manifest, error)
+            raise
+        except Exception as error:
+            failure = SliceFailed(
+                f"shard {lease.shard} slice {lease.slice}: {error!r}",
+                hint="the traceback is above: report it",
+            )
+            self._say("".join(traceback.format_exception(error)).rstrip())
+            self._fail(lease, manifest, failure)
+            raise failure from error
         if complete:
             # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
             manifest.release(lease)
@@ -245,6 +274,21 @@ class Worker:
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
         return complete
+
+    def _make_batches(self, lease: Lease, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
+        batches, suspicion = manifest.pending_batches(lease), manifest.suspicion(lease)
+        if suspicion.is_suspect:
+            heartbeat.now_is(WorkerState.SUSPECT)
+            return makers.suspect.make(lease, batches, suspicion)
+        heartbeat.now_is(WorkerState.WORKING)
+        return makers.pipeline.make(lease, batches)
+
+    def _fail(self, lease: Lease, manifest: Manifest, error: SliceFailed) -> None:
+        """Give the slice back as failed: that is no clean release, or it would fail for ever."""
+        with contextlib.suppress(LeaseLost):
+            if manifest.fail(lease, f"worker {self.identity.id}: {error}", self._run.settings.lease_policy):
+                self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
+        self._lease = None
 
     def _may_start(self, heartbeat: Heartbeat) -> bool:
         """Whether one more batch may go into the network; counts it."""
@@ -282,6 +326,7 @@ def work(
     SIGINT and SIGTERM drop the composed batch and finish the one in the network and the one being
     published within the grace; past it their work is dropped and the slice released all the same.
     """
+    faulthandler.enable()  # a crash in a library shows where it was called from
     worker = Worker(run, options, say=say, on_step=on_step)
     worker.stop.install()
     results: list[WorkOutcome] = []

@@ -143,7 +143,7 @@ def _workers(report: Report) -> Table:
             [
                 one.row.identity.id,
                 "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
-                one.state.value + (f" ({one.row.note})" if one.row.note else ""),
+                one.state.value + _first_line(one.row.note),
                 f"{duration(one.last_beat_seconds)} ago",
                 f"{one.row.samples_done:,}",
                 f"{one.row.samples_per_second:.2f}",
@@ -151,6 +151,10 @@ def _workers(report: Report) -> Table:
             for one in report.workers
         ],
     )
+
+
+def _first_line(note: str) -> str:
+    return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
 def mixture_lines(report: Report) -> list[str]:

@@ -26,6 +26,14 @@ class LeaseStep(StrEnum):
     RELEASED = "released"
 
 
+class SuspectStep(StrEnum):
+    """The notes of suspect mode."""
+
+    BATCH_NOTED = "batch-noted"
+    SAMPLE_NOTED = "sample-noted"
+    SURVIVAL_NOTED = "survival-noted"
+
+
 class PlanStep(StrEnum):
     """From sources to a manifest."""
 
@@ -68,7 +76,16 @@ class RebuildStep(StrEnum):
     SYNCED = "synced"
 
 
-Step = BatchStep | LeaseStep | PlanStep | MergeStep | RequeueStep | SweepStep | RebuildStep
+Step = (
+    BatchStep
+    | LeaseStep
+    | SuspectStep
+    | PlanStep
+    | MergeStep
+    | RequeueStep
+    | SweepStep
+    | RebuildStep
+)
 OnStep = Callable[[Step], None]
 
 

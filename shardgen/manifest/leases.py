@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
@@ -11,9 +11,13 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import LeaseLost, ManifestBusy
+from shardgen.errors import ManifestBusy
+from shardgen.manifest import suspicion
 from shardgen.manifest.instants import to_seconds
+from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
+from shardgen.manifest.suspicion import Death
 from shardgen.manifest.tables import RUN, SHARD, SLICE, WORKER
 
 
@@ -38,31 +42,16 @@ class _Row:
     worker: str | None
 
 
+_COLUMNS = [SLICE.c[field.name] for field in fields(_Row)]
+_OPEN = {"state": "open", "worker": None, "expires_at": None, "noted_batch": None, "noted_sample": None}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoLease:
     """Nothing to lease now: slices that others hold (wait for them), and blocked ones (nobody may)."""
 
     leased: int
     blocked: int
-
-
-def held(lease: Lease) -> ColumnElement[bool]:
-    """The fence: the row is still this worker's, under this grant. Late is fine, taken over is not."""
-    return and_(
-        SLICE.c.shard == lease.shard,
-        SLICE.c.slice == lease.slice,
-        SLICE.c.worker == lease.worker,
-        SLICE.c.fence == lease.fence,
-        SLICE.c.state == "leased",
-    )
-
-
-def lease_lost(lease: Lease) -> LeaseLost:
-    """The error of a fenced write that changed nothing."""
-    return LeaseLost(
-        f"shard {lease.shard} slice {lease.slice}: lease with fence {lease.fence} was taken over",
-        hint="nothing to do: the slice's new holder finishes it",
-    )
 
 
 def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
@@ -74,7 +63,8 @@ def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -
         row = _lowest(connection, request, _takeable(request))
         if row is None:
             return _grant_new(connection, layout, request) or _nothing(connection, request)
-        if _note_death(connection, row, max_attempts=request.policy.max_attempts) == "open":
+        death = _death(connection, row, gone=request.gone, seen_by=request.worker)
+        if _note_death(connection, row, death, max_attempts=request.policy.max_attempts) == "open":
             return _grant(connection, request, replace(row, state="open"), deaths=row.deaths + 1)
 
 
@@ -84,10 +74,13 @@ def _takeable(request: LeaseRequest) -> ColumnElement[bool]:
 
 
 def _lowest(connection: Connection, request: LeaseRequest, condition: ColumnElement[bool]) -> _Row | None:
-    query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.deaths, SLICE.c.state, SLICE.c.worker)
-    query = query.where(condition).order_by(SLICE.c.shard, SLICE.c.slice).limit(1)
     if request.shard is not None:
-        query = query.where(SLICE.c.shard == request.shard)
+        condition = and_(condition, SLICE.c.shard == request.shard)
+    return _lowest_row(connection, condition)
+
+
+def _lowest_row(connection: Connection, condition: ColumnElement[bool]) -> _Row | None:
+    query = select(*_COLUMNS).where(condition).order_by(SLICE.c.shard, SLICE.c.slice).limit(1)
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else _Row(**row)
 
@@ -147,41 +140,106 @@ def _nothing(connection: Connection, request: LeaseRequest) -> NoLease:
     return NoLease(leased=leased or 0, blocked=blocked or 0)
 
 
-def _note_death(connection: Connection, row: _Row, *, max_attempts: int) -> str:
+def _death(connection: Connection, row: _Row, *, gone: Collection[WorkerId], seen_by: WorkerId) -> Death:
+    """How the holder ended, as far as this host can tell."""
+    query = select(WORKER.c.state, WORKER.c.note, WORKER.c.host).where(WORKER.c.id == row.worker)
+    state, note, host = connection.execute(query).first() or ("", "", "")
+    here = connection.execute(select(WORKER.c.host).where(WORKER.c.id == seen_by)).scalar_one_or_none()
+    reason, how = DeadLetterReason.KILLED_PROCESS, "its process ended"
+    if state == WorkerState.HUNG.value:
+        reason, how = DeadLetterReason.HUNG, f"it hung: {note}"
+    elif row.worker not in gone:
+        how = "its lease expired"
+        if host == here:  # its process is still there, so it hangs where not even its watchdog gets through
+            reason = DeadLetterReason.HUNG
+    return Death(shard=row.shard, slice=row.slice, reason=reason, detail=f"worker {row.worker}: {how}")
+
+
+def _note_death(connection: Connection, row: _Row, death: Death, *, max_attempts: int) -> str:
     """Take the slice from its holder, who died or expired; open or blocked, and count it. The new state."""
+    suspicion.blame_death(connection, death)
+    failure = death.detail.partition("\n")[0]
+    same = (SLICE.c.worker == row.worker, SLICE.c.fence == row.fence)
+    state = _count_failure(connection, row, and_(*same), failure=failure, max_attempts=max_attempts)
+    if state is None:
+        raise RuntimeError(f"shard {row.shard} slice {row.slice}: changed inside one transaction")
+    hide_from_worker(connection, row.worker, row.shard, row.slice)
+    return state
+
+
+def _count_failure(
+    connection: Connection, row: _Row, fence: ColumnElement[bool], *, failure: str, max_attempts: int
+) -> str | None:
+    """End an attempt that made no progress; the slice is open again, or blocked. None: not held."""
     deaths = row.deaths + 1
     state = "blocked" if deaths >= max_attempts else "open"
-    reason = f"{deaths} workers in a row died or stalled in it without finishing a batch"
-    connection.execute(
+    reason = f"{deaths} attempts in a row made no progress; the last: {failure}"
+    changed = connection.execute(
         update(SLICE)
-        .where(SLICE.c.shard == row.shard, SLICE.c.slice == row.slice)
-        .where(SLICE.c.worker == row.worker, SLICE.c.fence == row.fence, SLICE.c.state == "leased")
+        .where(SLICE.c.shard == row.shard, SLICE.c.slice == row.slice, SLICE.c.state == "leased", fence)
         .values(
             state=state,
             deaths=deaths,
             worker=None,
             expires_at=None,
+            noted_batch=None,
+            noted_sample=None,
+            last_failure=failure,
             reason=reason if state == "blocked" else None,
         )
     )
+    if changed.rowcount != 1:
+        return None
     move(connection, row.shard, {"leased": -1, state: 1})
-    hide_from_worker(connection, row.worker, row.shard, row.slice)
     return state
+
+
+def fail(connection: Connection, lease: Lease, failure: str, *, max_attempts: int) -> bool:
+    """Give a slice back that failed for no sample's fault; returns whether it is blocked now.
+
+    Raises LeaseLost.
+    """
+    row = _lowest_row(connection, held(lease))
+    state = row and _count_failure(connection, row, held(lease), failure=failure, max_attempts=max_attempts)
+    if state is None:
+        raise lease_lost(lease)
+    hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
+    return state == "blocked"
+
+
+def block(connection: Connection, lease: Lease, reason: str) -> None:
+    """Give a slice back that nobody should lease again before an operator has looked. Raises LeaseLost."""
+    changed = connection.execute(
+        update(SLICE)
+        .where(held(lease))
+        .values(
+            state="blocked",
+            worker=None,
+            expires_at=None,
+            noted_batch=None,
+            noted_sample=None,
+            reason=reason,
+        )
+    )
+    if changed.rowcount != 1:
+        raise lease_lost(lease)
+    move(connection, lease.shard, {"leased": -1, "blocked": 1})
+    hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
 
 
 def free_slices_of(connection: Connection, gone: Collection[WorkerId], *, max_attempts: int) -> int:
     """Free what ended processes held, at once; each counts as a death. Returns how many slices."""
-    query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.deaths, SLICE.c.state, SLICE.c.worker)
-    rows = connection.execute(
-        query.where(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(gone)))
-    ).mappings()
-    freed = [_note_death(connection, _Row(**row), max_attempts=max_attempts) for row in rows.all()]
+    orphaned = and_(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(gone)))
+    rows = [_Row(**row) for row in connection.execute(select(*_COLUMNS).where(orphaned)).mappings()]
+    for row in rows:
+        death = _death(connection, row, gone=gone, seen_by=WorkerId(""))
+        _note_death(connection, row, death, max_attempts=max_attempts)
     connection.execute(
         update(WORKER)
         .where(WORKER.c.id.in_(sorted(gone)), WORKER.c.state.not_in(["stopped", "hung"]))
         .values(state=WorkerState.DEAD.value, samples_per_second=0.0)
     )
-    return len(freed)
+    return len(rows)
 
 
 def renew(connection: Connection, lease: Lease, *, expires_at: datetime) -> None:
@@ -194,9 +252,7 @@ def renew(connection: Connection, lease: Lease, *, expires_at: datetime) -> None
 
 def release(connection: Connection, lease: Lease) -> bool:
     """Give a slice back unfinished; no death. Returns False when it was not held any more."""
-    changed = connection.execute(
-        update(SLICE).where(held(lease)).values(state="open", worker=None, expires_at=None)
-    )
+    changed = connection.execute(update(SLICE).where(held(lease)).values(_OPEN))
     hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
     if changed.rowcount != 1:
         return False
@@ -219,16 +275,10 @@ def fence_of_unheld_slice(
                 f"shard {shard} slice {slice_}: worker {row['worker']} holds it under a live lease",
                 hint="stop that worker (or wait until it has finished the slice), then run the command again",
             )
-        connection.execute(update(SLICE).where(*same).values(state="open", worker=None, expires_at=None))
+        connection.execute(update(SLICE).where(*same).values(_OPEN))
         move(connection, shard, {"leased": -1, "open": 1})
         hide_from_worker(connection, row["worker"], shard, slice_)
     return Fence(row["fence"])
-
-
-def move(connection: Connection, shard: ShardIndex, changes: Mapping[str, int]) -> None:
-    """Add to the shard's slice counters, named by state."""
-    columns = {f"slices_{state}": SHARD.c[f"slices_{state}"] + change for state, change in changes.items()}
-    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(columns))
 
 
 def _show_on_worker(connection: Connection, lease: Lease) -> None:
@@ -236,15 +286,4 @@ def _show_on_worker(connection: Connection, lease: Lease) -> None:
         update(WORKER)
         .where(WORKER.c.id == lease.worker)
         .values(shard=lease.shard, slice=lease.slice, lease_expires_at=to_seconds(lease.expires_at))
-    )
-
-
-def hide_from_worker(
-    connection: Connection, worker: str | None, shard: ShardIndex, slice_: SliceIndex
-) -> None:
-    """The worker's row no longer says that it holds this slice."""
-    connection.execute(
-        update(WORKER)
-        .where(WORKER.c.id == worker, WORKER.c.shard == shard, WORKER.c.slice == slice_)
-        .values(shard=None, slice=None, lease_expires_at=None)
     )

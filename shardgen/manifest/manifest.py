@@ -16,9 +16,10 @@ from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, Receipt
+from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import InvalidSettings, ShardgenError, StorageFailed
-from shardgen.manifest import leases, receipts, schema, workers
+from shardgen.manifest import leases, receipts, schema, suspicion, workers
 from shardgen.manifest.engine import (
     finish_interrupted_commit,
     is_stale_journal,
@@ -31,6 +32,7 @@ from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.instants import utc_now
 from shardgen.manifest.leases import LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
+from shardgen.manifest.slices import move
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, RUN, SLICE
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
@@ -210,10 +212,42 @@ class Manifest:
         with self._transaction() as connection:
             return leases.release(connection, lease)
 
+    def fail(self, lease: Lease, failure: str, policy: LeasePolicy) -> bool:
+        """Give a slice back that failed for no sample's fault; returns whether it is blocked. LeaseLost."""
+        with self._transaction() as connection:
+            return leases.fail(connection, lease, failure, max_attempts=policy.max_attempts)
+
+    def block(self, lease: Lease, reason: str) -> None:
+        """Give a slice back that an operator must look at first. Raises LeaseLost."""
+        with self._transaction() as connection:
+            leases.block(connection, lease, reason)
+
     def free_slices_of(self, gone: Collection[WorkerId], policy: LeasePolicy) -> int:
         """Free what ended processes held, at once. Returns how many slices."""
         with self._transaction() as connection:
             return leases.free_slices_of(connection, gone, max_attempts=policy.max_attempts)
+
+    # suspect mode
+
+    def suspicion(self, lease: Lease) -> Suspicion:
+        """What earlier attempts at the leased slice left. Raises LeaseLost."""
+        with self._transaction() as connection:
+            return suspicion.read_suspicion(connection, lease)
+
+    def note_batch(self, lease: Lease, batch: BatchIndex) -> None:
+        """From now on a death falls on this batch. Raises LeaseLost."""
+        with self._transaction() as connection:
+            suspicion.note_batch(connection, lease, batch)
+
+    def note_sample(self, lease: Lease, sample: SampleIndex) -> None:
+        """From now on a death falls on this sample alone. Raises LeaseLost."""
+        with self._transaction() as connection:
+            suspicion.note_sample(connection, lease, sample, self._layout.batch_of_sample(sample))
+
+    def note_pass(self, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
+        """The noted sample survived; returns the samples that are given up by that. Raises LeaseLost."""
+        with self._transaction() as connection:
+            return suspicion.note_pass(connection, lease, sample, made=made)
 
     # receipts
 
@@ -316,10 +350,11 @@ class Manifest:
             blocked = connection.execute(
                 update(SLICE)
                 .where(SLICE.c.state == "blocked")
-                .values(state="open", reason=None, deaths=0)
-                .returning(SLICE.c.shard)
-            ).scalars()
-            shards = [ShardIndex(shard) for shard in blocked]
-            for shard in shards:
-                leases.move(connection, shard, {"blocked": -1, "open": 1})
-            return len(shards)
+                .values(state="open", reason=None, last_failure=None, suspect_batch=None, deaths=0)
+                .returning(SLICE.c.shard, SLICE.c.slice)
+            )
+            slices = [(ShardIndex(shard), SliceIndex(slice_)) for shard, slice_ in blocked]
+            for shard, slice_ in slices:
+                move(connection, shard, {"blocked": -1, "open": 1})
+                suspicion.forget_slice(connection, shard, slice_)
+            return len(slices)

@@ -23,7 +23,8 @@ from shardgen.domain.receipt import (
     Sums,
 )
 from shardgen.errors import ReceiptConflict
-from shardgen.manifest.leases import held, hide_from_worker, lease_lost, move
+from shardgen.manifest import suspicion
+from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE
 
 
@@ -49,7 +50,7 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
     left = connection.execute(
         update(SLICE)
         .where(held(lease))
-        .values(batches_left=SLICE.c.batches_left - 1, deaths=0, **_if_last())
+        .values(batches_left=SLICE.c.batches_left - 1, deaths=0, **_cleared(batch), **_if_last())
         .returning(SLICE.c.batches_left)
     ).scalar_one_or_none()
     if left is None:
@@ -60,10 +61,21 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
     insert_receipt(connection, layout, receipt)
+    suspicion.forget_samples(connection, layout.batch_samples(batch))
     if left == 0:
+        suspicion.forget_slice(connection, lease.shard, lease.slice)
         move(connection, lease.shard, {"leased": -1, "done": 1})
         hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
     return bool(left == 0)
+
+
+def _cleared(batch: BatchIndex) -> dict[str, object]:
+    is_resolved = SLICE.c.suspect_batch == batch
+    return {
+        "noted_batch": null(),
+        "noted_sample": null(),
+        "suspect_batch": case((is_resolved, null()), else_=SLICE.c.suspect_batch),
+    }
 
 
 def _if_last() -> dict[str, object]:

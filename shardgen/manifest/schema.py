@@ -12,7 +12,7 @@ from shardgen.errors import ManifestMismatch, PlanConflict
 from shardgen.manifest.engine import transaction
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "0001"  # the newest file in migrations/versions; a test compares them
+REVISION = "0002"  # the newest file in migrations/versions; a test compares them
 _INSERT_ROWS = 10_000
 
 

@@ -46,6 +46,23 @@ SLICE = Table(
     Column("worker", Text),
     Column("expires_at", _SECONDS),
     Column("reason", Text),  # why it is blocked
+    Column("noted_batch", _INT),  # being made without overlap, so a death now is its death
+    Column("noted_sample", _INT),  # being made alone, so a death now is its death
+    Column("suspect_batch", _INT),  # died while it was noted: made one sample at a time
+    Column("last_failure", Text),  # how the last attempt ended that made no progress
+)
+
+SUSPECT_SAMPLE = Table(
+    "suspect_sample",
+    METADATA,
+    Column("sample", _INT, primary_key=True),
+    Column("shard", _INT, nullable=False),
+    Column("slice", _INT, nullable=False),
+    Column("batch", _INT, nullable=False),
+    Column("deaths", _INT, nullable=False),  # in a row, while it was made alone
+    Column("state", Text, nullable=False),  # domain.suspicion.SuspectState
+    Column("reason", Text),  # of its last death
+    Column("detail", Text, nullable=False),  # of its last deaths: which workers, which stacks
 )
 
 RECEIPT = Table(

@@ -1,4 +1,4 @@
-"""The real `shardgen worker` with a faulty file layer, a diary and a pace; the rest is the command's own code."""
+"""The real `shardgen worker` with a faulty file layer, a diary and a pace; the rest is the command's own."""
 
 from __future__ import annotations
 

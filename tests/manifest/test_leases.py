@@ -136,7 +136,7 @@ def test_a_slice_is_blocked_after_too_many_deaths_without_progress(
     assert lease("w").slice == 1
     overview = manifest.overview()
     assert overview.shards[0].slices.blocked == 1
-    assert "3 workers in a row died" in overview.blocked[0].reason
+    assert "3 attempts in a row made no progress; the last: worker w" in overview.blocked[0].reason
     assert manifest.unblock() == 1
     assert lease("x").slice == first.slice
 

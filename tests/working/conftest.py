@@ -25,12 +25,18 @@ def run(planned_template: Path, tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture(scope="session")
-def undisturbed_sha256(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of the zip of a run that nothing disturbed."""
+def undisturbed_zip(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip of a run that nothing disturbed."""
     path = tmp_path_factory.mktemp("undisturbed") / "run"
     shutil.copytree(planned_template / "run", path)
     done = shardgen("worker", path)
     assert done.returncode == 0, done.stderr
     merged = shardgen("merge", path)
     assert merged.returncode == 0, merged.stderr
-    return sha256_of(path / "dataset.zip")
+    return path / "dataset.zip"
+
+
+@pytest.fixture(scope="session")
+def undisturbed_sha256(undisturbed_zip: Path) -> str:
+    """Of that zip."""
+    return sha256_of(undisturbed_zip)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.domain.steps import BatchStep, LeaseStep
+from shardgen.domain.steps import BatchStep, LeaseStep, Step, SuspectStep
 from shardgen.reporting import report
 from shardgen.rundir import RunDirectory
 from tests.runs import sha256_of, shardgen
@@ -24,7 +24,7 @@ STEPS = [
 ]
 
 
-def _die_at(run: RunDirectory, step: BatchStep | LeaseStep, nth: int) -> None:
+def _die_at(run: RunDirectory, step: Step, nth: int) -> None:
     name = f"{type(step).__name__}.{step.name}"
     died = subprocess.run(
         [sys.executable, "-m", "tests.kill_worker", str(run.path), name, str(nth)],
@@ -54,6 +54,22 @@ def test_a_worker_killed_at_any_step_resumes_to_the_same_zip(
     assert merged.returncode == 0, merged.stderr
     assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
     assert shardgen("verify", run.path / "dataset.zip").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", SuspectStep)
+def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
+    run: RunDirectory, undisturbed_sha256: str, step: SuspectStep
+) -> None:
+    _die_at(run, BatchStep.COMPOSED, 1)  # the slice is suspect
+    _die_at(run, SuspectStep.BATCH_NOTED, 1)  # and batch 0, too
+    _die_at(run, step, 1)
+    done = shardgen("worker", run.path)
+    assert done.returncode == 0, done.stderr
+    assert "making its samples one by one" in done.stderr
+    merged = shardgen("merge", run.path)
+    assert merged.returncode == 0, merged.stderr
+    assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
 
 
 def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:

@@ -19,13 +19,14 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import ComposeFailed, LeaseLost, RunHasHoles
+from shardgen.errors import ComposeFailed, LeaseLost, RunHasHoles, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.finishing import merge_run
 from shardgen.heartbeat import Heartbeat
+from shardgen.making import BatchMaker, Stages
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.pipeline import Pipeline, Stages
+from shardgen.pipeline import Pipeline
 from shardgen.processes import new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -80,7 +81,8 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
         manifest.register(identity)
         with (
             Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
-            Pipeline(stages(manifest, heartbeat), may_start=lambda: True) as pipeline,
+            BatchMaker(stages(manifest, heartbeat)) as maker,
+            Pipeline(maker, may_start=lambda: True) as pipeline,
         ):
             while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
                 heartbeat.holds(lease)
@@ -172,7 +174,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
 
     plan = run.plan()
     composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
-    with pytest.raises(RuntimeError, match="every sample"):
+    with pytest.raises(SliceFailed, match="every sample"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
     assert letters(run, plan) == []
 
@@ -199,7 +201,7 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
             stages = Stages(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}
             )
-            with Pipeline(stages, may_start=lambda: True) as pipeline:
+            with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
                 lease = manifest.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 heartbeat.holds(lease)

@@ -1,0 +1,77 @@
+"""Samples that raise, give NaN, kill, hang or freeze their process: for real worker processes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.composing import ComposedSample, Composer
+from shardgen.depth.estimator import DepthBatch, DepthEstimator
+from shardgen.domain.identifiers import SampleIndex
+
+VARIABLE = "SHARDGEN_TEST_POISON"  # KIND:SAMPLE[,SAMPLE…]
+
+
+def environment(kind: str, *samples: int) -> dict[str, str]:
+    """What makes every Python process that inherits it suffer from these samples."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent.parent)])
+    return {VARIABLE: f"{kind}:{','.join(map(str, samples))}", "PYTHONPATH": path}
+
+
+def install(text: str) -> None:
+    """Poison this process as the variable says."""
+    kind, _, numbers = text.partition(":")
+    samples = {int(number) for number in numbers.split(",")}
+    marked: list[NDArray[np.uint8]] = []
+    compose, estimate = Composer.compose, DepthEstimator.estimate
+
+    def poisoned_compose(self: Composer, sample: SampleIndex) -> ComposedSample:
+        if sample in samples and kind in _DEEDS:
+            _DEEDS[kind]()
+        composed = compose(self, sample)
+        if sample in samples:
+            marked.append(composed.network_input)
+        return composed
+
+    def poisoned_estimate(
+        self: DepthEstimator, images: NDArray[np.uint8], *, between: Callable[[int], None] | None = None
+    ) -> DepthBatch:
+        found = estimate(self, images, between=between)
+        is_marked = [any(np.array_equal(image, one) for one in marked) for image in images]
+        bad = np.array(is_marked) if kind == "nan" else np.zeros(len(images), bool)
+        if kind == "broken" and images.any():
+            raise ZeroDivisionError("this network always raises")
+        return DepthBatch(
+            relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
+        )
+
+    Composer.compose = poisoned_compose  # type: ignore[method-assign]
+    DepthEstimator.estimate = poisoned_estimate  # type: ignore[method-assign]
+
+
+def _raise() -> None:
+    raise ZeroDivisionError("made to fail")
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    time.sleep(3600)
+
+
+def _freeze() -> None:
+    # Called through PyDLL, C code keeps the interpreter's lock: no other thread runs, the watchdog neither.
+    ctypes.PyDLL(None).sleep(3600)
+
+
+_DEEDS = {"raise": _raise, "kill": _kill, "hang": _hang, "freeze": _freeze}
