@@ -5,13 +5,14 @@ from __future__ import annotations
 from sqlalchemy import ColumnElement, and_
 
 from shardgen.domain.lease import Lease
-from shardgen.manifest import leases, receipts
+from shardgen.manifest import leases, receipts, slices, suspicion
 from shardgen.manifest.tables import SLICE
 
 
 def take_the_fence_away() -> None:
     """From now on a write changes the row of its slice, whoever holds it."""
-    leases.held = receipts.held = _unfenced  # type: ignore[attr-defined]
+    for module in (slices, leases, receipts, suspicion):
+        vars(module)["held"] = _unfenced
 
 
 def _unfenced(lease: Lease) -> ColumnElement[bool]:

@@ -76,16 +76,7 @@ class RebuildStep(StrEnum):
     SYNCED = "synced"
 
 
-Step = (
-    BatchStep
-    | LeaseStep
-    | SuspectStep
-    | PlanStep
-    | MergeStep
-    | RequeueStep
-    | SweepStep
-    | RebuildStep
-)
+Step = BatchStep | LeaseStep | SuspectStep | PlanStep | MergeStep | RequeueStep | SweepStep | RebuildStep
 OnStep = Callable[[Step], None]
 
 

@@ -100,14 +100,18 @@ class Crew:
                 self.members.remove(member)
                 self._judge(member, code)
 
-    def victims(self, *, at_work: bool = False) -> list[Member]:
-        """Workers that take signals and are not stopped or about to end; `at_work`: that have had a lease."""
+    def victims(self, *, after: int | None = None) -> list[Member]:
+        """Workers that take signals and are not stopped or about to end.
+
+        `after` so many batches that they have recorded, with a lease; None: while they start up, too.
+        """
         found = []
         for member in self.members:
             free = member.wakes_at is None and not member.was_terminated and not member.was_killed
             if free and member.process.exitcode is None:
                 history = member.history
-                if history.is_up and (history.leases or not at_work):
+                at_work = history.leases and len(history.recorded) >= (after or 0)
+                if history.is_up and (after is None or at_work):
                     found.append(member)
         return found
 

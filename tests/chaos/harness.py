@@ -33,7 +33,8 @@ _LOOK_SECONDS = 1.0
 _TICK_SECONDS = 0.05
 _FULL_DISK_SECONDS = 3.0
 _TO_WORKERS = (EventKind.KILL, EventKind.STALL, EventKind.FAULT, EventKind.LEAVE)
-_WHILE_STARTING = 0.1
+_WHILE_STARTING = 0.1  # of the misfortunes of workers
+_MADE_BEFORE = 10  # batches at most, that a worker is left to record before one of the others
 _ALMOST_DONE = 0.08  # of the plan pending: then a third of it is put back
 
 
@@ -158,7 +159,8 @@ class Chaos:
         source = event.random
         if event.kind in _TO_WORKERS:
             # Somebody who starts up has little to lose, and most of a short life is starting up.
-            victims = self._crew.victims(at_work=source.random() > _WHILE_STARTING)
+            after = None if source.random() < _WHILE_STARTING else source.randint(0, _MADE_BEFORE)
+            victims = self._crew.victims(after=after)
             if not victims or not self._operator.has_manifest.is_set():
                 return False
             self._say(event.kind.value)

@@ -22,7 +22,7 @@ class EventKind(StrEnum):
 
 
 MEAN_GAP_SECONDS = {
-    EventKind.KILL: 4.0,
+    EventKind.KILL: 5.0,
     EventKind.STALL: 10.0,
     EventKind.FAULT: 9.0,
     EventKind.FULL_DISK: 110.0,
