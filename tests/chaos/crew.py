@@ -182,6 +182,8 @@ class Crew:
     def kill_all(self) -> None:
         """SIGKILL to everybody, whatever they do."""
         for member in self.members:
+            if member.was_killed:
+                continue
             member.was_killed = True
             member.process.kill()
             member.process.join()

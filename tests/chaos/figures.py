@@ -36,7 +36,8 @@ class Figures:
         )
         rows = [
             ("seed, seconds", f"{self.seed}, {self.seconds:.0f}"),
-            ("kills", f"{kills} (spared for the sake of a noted sample: {self.counts['kills spared']})"),
+            ("kills", f"{kills}, with a noted sample: {self.counts['deaths of a noted sample']}"),
+            ("spared for the sake of one", f"{self.counts['kills spared']}"),
             ("stalls past the lease", f"{self.counts['stalls']}, woken: {self.counts['woken']}"),
             ("disk faults", f"{self.faults.total()}: {faults}"),
             ("artifacts damaged", f"{self.counts['corruptions']}, found: {self.counts['corruptions found']}"),
