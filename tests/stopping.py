@@ -13,7 +13,10 @@ _TRIES = 200
 
 
 def stop(pid: int) -> None:
-    """SIGSTOP; returns when every thread of the process has stopped, not only when the signal is sent."""
+    """SIGSTOP; returns when every thread of the process has stopped, not only when the signal is sent.
+
+    Raises ProcessLookupError when the process has ended.
+    """
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + 30
     while not _is_stopped(pid):
@@ -23,7 +26,11 @@ def stop(pid: int) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    for thread in Path(f"/proc/{pid}/task").iterdir():
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
+    for thread in threads:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             state = (
                 (thread / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
@@ -34,8 +41,9 @@ def _is_stopped(pid: int) -> bool:
 
 
 def resume(pid: int) -> None:
-    """SIGCONT."""
-    os.kill(pid, signal.SIGCONT)
+    """SIGCONT; a process that has ended needs none."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
 
 
 def stop_outside_a_commit(pid: int, manifest: Path) -> None:

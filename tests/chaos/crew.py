@@ -120,7 +120,8 @@ class Crew:
         before: dict[str, object] | None = None
         with contextlib.suppress(TimeoutError):
             before = self._slice_of(member)
-        stop(member.pid)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            stop(member.pid)
         try:
             held = self._slice_of(member)
         except TimeoutError:
@@ -143,7 +144,11 @@ class Crew:
 
     def stall(self, member: Member, seconds: float) -> None:
         """SIGSTOP, outside of a commit, and SIGCONT later."""
-        stop_outside_a_commit(member.pid, self.run.place.path)
+        try:
+            stop_outside_a_commit(member.pid, self.run.place.path)
+        except (ProcessLookupError, AssertionError) as error:  # it has just ended, or never lets go
+            self.say(f"{member.folder.name} is not stopped: {error}")
+            return
         if not self._may_die(self._slice_of(member)):
             resume(member.pid)
             self.figures.counts["kills spared"] += 1
