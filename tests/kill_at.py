@@ -22,6 +22,7 @@ from shardgen.domain.steps import (
     RebuildStep,
     RequeueStep,
     Step,
+    SuspectStep,
     SweepStep,
 )
 from shardgen.errors import ComposeFailed
@@ -30,6 +31,7 @@ from shardgen.rundir import GivenFolders, RunDirectory
 VERB_OF: dict[type, str] = {
     BatchStep: "worker",
     LeaseStep: "worker",
+    SuspectStep: "worker",
     PlanStep: "plan",
     MergeStep: "merge",
     RequeueStep: "requeue",

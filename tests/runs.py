@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.config import settings_text
+from shardgen.domain.steps import Step
 from shardgen.rundir import GivenFolders, RunDirectory
 from tests.legacy_weights import write_legacy_weights
 from tests.photographs import write_photographs
@@ -82,6 +84,30 @@ def start(arguments: Sequence[str | Path], *, python: bool = False) -> subproces
         text=True,
         stdin=subprocess.DEVNULL,
     )
+
+
+def at_step(
+    verb: str, run_dir: Path, step: str, *, nth: int = 1, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a verb in a process that kills itself when it passes a step for the nth time; `-`: never."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.kill_at", verb, str(run_dir), step, str(nth)],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+
+
+def die_at(
+    verb: str, run_dir: Path, step: Step, *, nth: int = 1, environment: dict[str, str] | None = None
+) -> None:
+    """Run a verb that is killed at a step."""
+    name = f"{type(step).__name__}.{step.name}"
+    died = at_step(verb, run_dir, name, nth=nth, environment=environment)
+    assert died.returncode == -signal.SIGKILL, died.stderr
 
 
 def sha256_of(path: Path) -> str:

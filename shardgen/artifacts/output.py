@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,7 @@ PLAN = "plan.json"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
+_STAGED_NAME = re.compile(r"\..+\.[0-9a-z]{8}\.part")
 _TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
 
 
@@ -137,7 +139,8 @@ def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
 
 def left_by_killed_merges(folder: Path) -> list[Path]:
     """Staged zips in a folder that no running merge writes: nobody has them locked."""
-    return [path for path in sorted(folder.glob(".*.????????.part")) if _is_abandoned(path)]
+    ours = (path for path in sorted(folder.glob(".*.part")) if _STAGED_NAME.fullmatch(path.name))
+    return [path for path in ours if _is_abandoned(path)]
 
 
 def remove_left_by_killed_merge(path: Path) -> None:

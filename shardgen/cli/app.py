@@ -43,22 +43,8 @@ app = typer.Typer(
     epilog="Try `shardgen demo` first; then init, plan, preview, run. If something stopped: the same command "
     "again.",
 )
-for module in (
-    init,
-    plan,
-    preview,
-    run,
-    worker,
-    status,
-    merge,
-    verify,
-    dead_letters,
-    requeue,
-    sweep,
-    rebuild,
-):
-    module.register(app)
-for module in (doctor, demo):
+_OPERATORS = (dead_letters, requeue, sweep, rebuild)
+for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
     module.register(app)
 app.add_typer(weights.app, name="weights")
 

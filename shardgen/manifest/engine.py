@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -128,6 +129,11 @@ _FORBIDDEN: _Meaning = (
     "cannot be opened for this",
     "check the permissions of the file and of its folder",
 )
+_GONE: _Meaning = (
+    StorageFailed,
+    "deleted or moved away while it was in use",
+    "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
+)
 _BUSY: _Meaning = (
     ManifestBusy,
     f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
@@ -144,11 +150,7 @@ _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
     sqlite3.SQLITE_READONLY: _FORBIDDEN,
-    sqlite3.SQLITE_READONLY_DBMOVED: (
-        StorageFailed,
-        "deleted or moved away while it was in use",
-        "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
-    ),
+    sqlite3.SQLITE_READONLY_DBMOVED: _GONE,
     sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
     sqlite3.SQLITE_PERM: _FORBIDDEN,
     sqlite3.SQLITE_NOTADB: (
@@ -176,4 +178,6 @@ def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     name = getattr(error.orig, "sqlite_errorname", type(error).__name__)
     # An extended code says more than the plain one in its low byte.
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
+    if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not Path(unquote(database)).exists():
+        kind, fact, hint = _GONE  # one thread's connection is opened after the others'
     return kind(f"{database}: {fact} ({name}: {error.orig})", hint=hint)

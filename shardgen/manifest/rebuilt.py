@@ -23,7 +23,7 @@ from shardgen.manifest.engine import open_engine, transaction
 from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.manifest import Place
 from shardgen.manifest.receipts import insert_receipt
-from shardgen.manifest.tables import RUN, SHARD, SLICE
+from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SHARD, SLICE
 
 _JOURNALS = ("-journal", "-wal", "-shm")
 
@@ -162,10 +162,25 @@ def _fill(
                 insert_receipt(connection, plan.layout, receipt)
                 count += 1
             _count_done(connection, shard, slice_, count)
+        _agree_again(connection)
         # What the lost manifest granted is not known; what it granted and was used, is.
         fence = highest_fence()
         connection.execute(update(RUN).values(fence_floor=fence))
         connection.execute(update(SLICE).values(fence=fence))
+
+
+def _agree_again(connection: Connection) -> None:
+    """Keep each device model at the micro-batch that made most of its batches: it decides depth's bytes."""
+    made: dict[tuple[str, int], int] = {}
+    rows = connection.execute(
+        select(PROVENANCE.c.device_model, PROVENANCE.c.micro_batch, PROVENANCE.c.batches)
+    )
+    for device_model, micro_batch, batches in rows:
+        made[device_model, micro_batch] = made.get((device_model, micro_batch), 0) + batches
+    for device_model in sorted({device_model for device_model, _ in made}):
+        ranked = [(count, -size) for (model, size), count in made.items() if model == device_model]
+        values = {"device_model": device_model, "micro_batch": -max(ranked)[1]}
+        connection.execute(insert(MICRO_BATCH), values)
 
 
 def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:

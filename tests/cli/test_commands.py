@@ -212,6 +212,7 @@ def test_a_lost_manifest_beside_artifacts_is_no_fresh_start(finished: RunDirecto
                 refused = shardgen(command, finished.path)
                 assert refused.returncode == 10, refused.stderr
                 assert "there are artifacts" in refused.stderr
+                assert f"hint: shardgen rebuild {finished.path}" in refused.stderr
     finally:
         manifest.write_bytes(kept)
 

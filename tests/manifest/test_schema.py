@@ -13,7 +13,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from shardgen.domain.plan import Plan
-from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch, PlanConflict, ShardgenError
+from shardgen.errors import (
+    InputMissing,
+    ManifestCorrupt,
+    ManifestMismatch,
+    PlanConflict,
+    ShardgenError,
+    StorageFailed,
+)
 from shardgen.manifest import schema
 from shardgen.manifest.engine import open_engine
 from shardgen.manifest.manifest import Manifest, Place, create_manifest, read_stored_plan
@@ -101,6 +108,33 @@ def test_a_damaged_manifest_is_named_as_such(place: Place, plan: Plan) -> None:
     with pytest.raises((ManifestCorrupt, ManifestMismatch)) as caught:
         Manifest(place, plan)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
+    place: Place, plan: Plan, tmp_path: Path, how: str
+) -> None:
+    create_manifest(place, plan)
+    with Manifest(place, plan) as manifest:
+        manifest.agreed_micro_batch("cpu", 4)
+        if how == "deleted":
+            place.path.unlink()
+        else:
+            place.path.rename(tmp_path / "elsewhere")
+        if how == "replaced":
+            create_manifest(place, plan)
+        with pytest.raises(StorageFailed, match="deleted or moved away") as caught:
+            manifest.agreed_micro_batch("gpu", 4)
+    assert "shardgen rebuild RUN_DIR" in caught.value.hint
+
+
+def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(place: Place, plan: Plan) -> None:
+    create_manifest(place, plan)
+    with Manifest(place, plan) as manifest:
+        manifest._engine.dispose()
+        place.path.unlink()
+        with pytest.raises(StorageFailed, match="deleted or moved away"):
+            manifest.overview()
 
 
 def test_a_reader_copes_with_a_commit_that_a_kill_interrupted(

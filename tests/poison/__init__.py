@@ -31,7 +31,7 @@ def install(text: str) -> None:
     kind, _, numbers = text.partition(":")
     samples = {int(number) for number in numbers.split(",")}
     marked: list[NDArray[np.uint8]] = []
-    compose, estimate = Composer.compose, DepthEstimator.estimate
+    compose, estimate = Composer._compose, DepthEstimator.estimate
 
     def poisoned_compose(self: Composer, sample: SampleIndex) -> ComposedSample:
         if sample in samples and kind in _DEEDS:
@@ -53,7 +53,7 @@ def install(text: str) -> None:
             relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
         )
 
-    Composer.compose = poisoned_compose  # type: ignore[method-assign]
+    Composer._compose = poisoned_compose  # type: ignore[method-assign]
     DepthEstimator.estimate = poisoned_estimate  # type: ignore[method-assign]
 
 

@@ -5,23 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.domain.steps import BatchStep
 from shardgen.rundir import RunDirectory
-from tests.runs import make_run, plan_run, sha256_of, shardgen
-
-
-@pytest.fixture(scope="session")
-def planned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A planned run, made once; tests work on copies of its run directory."""
-    folder = tmp_path_factory.mktemp("template")
-    plan_run(make_run(folder))
-    return folder
-
-
-@pytest.fixture
-def run(planned_template: Path, tmp_path: Path) -> RunDirectory:
-    path = tmp_path / "run"
-    shutil.copytree(planned_template / "run", path)
-    return RunDirectory.open(path)
+from tests.runs import die_at, sha256_of, shardgen
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +26,21 @@ def undisturbed_zip(planned_template: Path, tmp_path_factory: pytest.TempPathFac
 def undisturbed_sha256(undisturbed_zip: Path) -> str:
     """Of that zip."""
     return sha256_of(undisturbed_zip)
+
+
+@pytest.fixture(scope="session")
+def disturbed_template(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose every batch has a receipt, with an orphan and a staged file of a worker that was killed."""
+    path = tmp_path_factory.mktemp("disturbed") / "run"
+    shutil.copytree(planned_template / "run", path)
+    die_at("worker", path, BatchStep.LINKED, nth=3)
+    done = shardgen("worker", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def finished_run(disturbed_template: Path, tmp_path: Path) -> RunDirectory:
+    path = tmp_path / "finished"
+    shutil.copytree(disturbed_template, path)
+    return RunDirectory.open(path)

@@ -1,47 +1,69 @@
 from __future__ import annotations
 
-import signal
+import sqlite3
 import subprocess
 import sys
-from pathlib import Path
+from contextlib import closing
+from typing import get_args
 
 import pytest
 
-from shardgen.domain.steps import BatchStep, LeaseStep, Step, SuspectStep
+from shardgen.artifacts.archive import why_not_whole
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.steps import BatchStep, LeaseStep, MergeStep, PlanStep, RebuildStep, Step, SuspectStep
 from shardgen.reporting import report
 from shardgen.rundir import RunDirectory
-from tests.runs import sha256_of, shardgen
+from tests.kill_at import REQUEUED_BATCHES, VERB_OF, step_name
+from tests.runs import die_at, sha256_of, shardgen
 
-STEPS = [
+WORKER_STEPS = [
     # Starting TensorFlow twice a step takes ten seconds: the fast suite has the step between file and row.
-    pytest.param(
-        step,
-        marks=[] if step is BatchStep.PUBLISHED else [pytest.mark.slow],
-        id=f"{type(step).__name__}.{step.name}",
-    )
+    pytest.param(step, marks=[] if step is BatchStep.PUBLISHED else [pytest.mark.slow], id=step_name(step))
     for step in (*BatchStep, *LeaseStep)
-    if step is not LeaseStep.RELEASED
+]
+OTHER_STEPS = [
+    pytest.param(step, id=step_name(step))
+    for kind in get_args(Step)
+    if VERB_OF[kind] != "worker"
+    for step in kind
 ]
 
 
-def _die_at(run: RunDirectory, step: Step, nth: int) -> None:
-    name = f"{type(step).__name__}.{step.name}"
-    died = subprocess.run(
-        [sys.executable, "-m", "tests.kill_worker", str(run.path), name, str(nth)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=Path(__file__).parent.parent.parent,
+def assert_nothing_is_half_there(run: RunDirectory, planned: bytes, undisturbed_sha256: str) -> None:
+    """Whatever has its final name is whole."""
+    plan_file, zip_file, manifest = (
+        run.path / name for name in ("plan.json", "dataset.zip", "manifest.sqlite")
     )
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    if plan_file.exists():
+        assert plan_file.read_bytes() == planned
+    if zip_file.exists():
+        assert sha256_of(zip_file) == undisturbed_sha256
+    if manifest.exists() and manifest.stat().st_size:
+        with closing(sqlite3.connect(manifest)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert connection.execute("SELECT count(*) FROM shard").fetchone() == (3,)
+    store = ArtifactStore(run.artifacts)
+    for name in store.names():
+        fingerprint = run.plan().fingerprint
+        assert why_not_whole(store.read_unrecorded(name), name=str(name), fingerprint=fingerprint) is None
 
 
-@pytest.mark.parametrize("step", STEPS)
+def assert_merges_to(run: RunDirectory, sha256: str) -> None:
+    merged = shardgen("merge", run.path)
+    assert merged.returncode == 0, merged.stderr
+    assert sha256_of(run.path / "dataset.zip") == sha256
+    for subject in (run.path, run.path / "dataset.zip"):
+        verified = shardgen("verify", subject)
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+@pytest.mark.parametrize("step", WORKER_STEPS)
 def test_a_worker_killed_at_any_step_resumes_to_the_same_zip(
     run: RunDirectory, undisturbed_sha256: str, step: BatchStep | LeaseStep
 ) -> None:
-    _die_at(run, step, 3)
+    planned = (run.path / "plan.json").read_bytes()
+    die_at("worker", run.path, step, nth=1 if step is LeaseStep.RELEASED else 3)
+    assert_nothing_is_half_there(run, planned, undisturbed_sha256)
     recorded = report(run)
     artifacts = len(list(run.artifacts.glob("shard-*/*.zip")))
     batches = recorded.stored // 4
@@ -50,10 +72,56 @@ def test_a_worker_killed_at_any_step_resumes_to_the_same_zip(
     assert done.returncode == 0, done.stderr
     made = int(done.stderr.split("made ")[1].split(" ")[0])
     assert made == 48 - recorded.stored
-    merged = shardgen("merge", run.path)
-    assert merged.returncode == 0, merged.stderr
-    assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
-    assert shardgen("verify", run.path / "dataset.zip").returncode == 0
+    assert_merges_to(run, undisturbed_sha256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", OTHER_STEPS)
+def test_a_command_killed_at_any_step_and_run_again_leads_to_the_same_zip(
+    finished_run: RunDirectory, undisturbed_sha256: str, step: Step
+) -> None:
+    run, verb = finished_run, VERB_OF[type(step)]
+    planned = (run.path / "plan.json").read_bytes()
+    if verb == "rebuild":
+        (run.path / "manifest.sqlite").unlink()
+    if isinstance(step, PlanStep):
+        (run.path / "manifest.sqlite").unlink()
+        (run.path / "plan.json").unlink()
+        run.artifacts.rename(run.path / "elsewhere")
+    die_at(verb, run.path, step)
+    assert_nothing_is_half_there(run, planned, undisturbed_sha256)
+    again = shardgen(*_command(verb), run.path)
+    # By identity: members of different steps can be equal as strings.
+    if step is RebuildStep.LINKED or step is RebuildStep.SYNCED:
+        assert again.returncode == 10, again.stderr
+        assert "there is a manifest already" in again.stderr
+    else:
+        assert again.returncode == 0, again.stderr
+    if verb in ("plan", "requeue"):
+        done = shardgen("worker", run.path)
+        assert done.returncode == 0, done.stderr
+    assert_merges_to(run, undisturbed_sha256)
+
+
+def _command(verb: str) -> list[str]:
+    match verb:
+        case "requeue":
+            return ["requeue", *(word for batch in REQUEUED_BATCHES for word in ("--batch", str(batch)))]
+        case "sweep":
+            return ["sweep", "--yes"]
+        case _:
+            return [verb]
+
+
+@pytest.mark.slow
+def test_a_zip_that_was_there_stays_whole_when_the_next_merge_is_killed(
+    finished_run: RunDirectory, undisturbed_sha256: str
+) -> None:
+    run = finished_run
+    assert_merges_to(run, undisturbed_sha256)
+    for step in MergeStep:
+        die_at("merge", run.path, step)
+        assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
 
 
 @pytest.mark.slow
@@ -61,9 +129,9 @@ def test_a_worker_killed_at_any_step_resumes_to_the_same_zip(
 def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
     run: RunDirectory, undisturbed_sha256: str, step: SuspectStep
 ) -> None:
-    _die_at(run, BatchStep.COMPOSED, 1)  # the slice is suspect
-    _die_at(run, SuspectStep.BATCH_NOTED, 1)  # and batch 0, too
-    _die_at(run, step, 1)
+    die_at("worker", run.path, BatchStep.COMPOSED)  # the slice is suspect
+    die_at("worker", run.path, SuspectStep.BATCH_NOTED)  # and batch 0, too
+    die_at("worker", run.path, step)
     done = shardgen("worker", run.path)
     assert done.returncode == 0, done.stderr
     assert "making its samples one by one" in done.stderr

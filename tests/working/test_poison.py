@@ -53,7 +53,7 @@ def test_a_poisoned_sample_becomes_one_dead_letter_and_every_other_sample_is_mad
     (letter,) = letters(planned)
     assert (letter.sample, letter.reason.value) == (9, reason)
     assert trace in letter.detail, letter.detail
-    assert done.stderr.count("starts again") == restarts, done.stderr
+    assert restarts <= done.stderr.count("starts again") <= 2 * restarts, done.stderr
     found, whole = images(planned.path / "dataset.zip"), images(undisturbed_zip)
     missing = {name for name in whole if "/0000009." in name}
     assert len(missing) == 3

@@ -1,0 +1,81 @@
+"""Attempts at batches as workers leave them: real artifacts of any fence, worker and content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import ArtifactRef, Receipt
+from tests.artifacts.made_runs import PROVENANCE, batch_content
+
+WORKERS = {letter: WorkerId(f"host-{letter}-{letter * 8}") for letter in "abcdef"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Who made which batches under which fence; `claims` is the plan that its receipt names."""
+
+    batches: range
+    fence: int = 1
+    worker: WorkerId = WORKERS["a"]
+    random: str = "00000000"
+    dead: tuple[int, ...] = ()
+    claims: Plan | None = None
+    slice: int | None = None
+    provenance: tuple[str, int] = (PROVENANCE.device_model, PROVENANCE.micro_batch)
+
+    def name(self, plan: Plan) -> ArtifactName:
+        return ArtifactName(
+            shard=plan.layout.shard_of_batch(BatchIndex(self.batches[0])),
+            batches=self.batches,
+            fence=Fence(self.fence),
+            worker=self.worker[-8:],
+            random=self.random,
+        )
+
+    def content(self, plan: Plan) -> tuple[bytes, tuple[Receipt, ...]]:
+        """The artifact's bytes and the receipts that a manifest would have of it."""
+        claimed, first = self.claims or plan, BatchIndex(self.batches[0])
+        slice_ = plan.layout.slice_of_batch(first) if self.slice is None else SliceIndex(self.slice)
+        header = ArtifactHeader(
+            fingerprint=claimed.fingerprint,
+            shard=plan.layout.shard_of_batch(first),
+            slice=slice_,
+            fence=Fence(self.fence),
+            worker=self.worker,
+        )
+        device_model, micro_batch = self.provenance
+        provenance = replace(PROVENANCE, device_model=device_model, micro_batch=micro_batch)
+        contents = [
+            replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
+            for batch in self.batches
+        ]
+        data, inside = build_artifact(header, contents)
+        receipts = tuple(
+            Receipt(
+                shard=inside.shard,
+                slice=inside.slice,
+                fence=inside.fence,
+                worker=inside.worker,
+                artifact=ArtifactRef(name=str(self.name(plan)), size_bytes=len(data), sha256="0" * 64),
+                record=record,
+            )
+            for record in inside.batches
+        )
+        return data, receipts
+
+    def publish(self, plan: Plan, folder: Path) -> list[Receipt]:
+        data, receipts = self.content(plan)
+        ref = ArtifactStore(folder).publish(self.name(plan), data)
+        return [replace(receipt, artifact=ref) for receipt in receipts]
+
+
+def single(batch: int, fence: int = 1, worker: str = "a", **more: object) -> Attempt:
+    """An attempt at one batch."""
+    options = {"batches": range(batch, batch + 1), "fence": fence, "worker": WORKERS[worker], **more}
+    return Attempt(**options)  # type: ignore[arg-type]

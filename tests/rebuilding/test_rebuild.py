@@ -1,0 +1,525 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
+from shardgen.domain.lease import Lease
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import Receipt
+from shardgen.domain.steps import RebuildStep, Step
+from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, PlanConflict, ShardgenError
+from shardgen.manifest.engine import open_engine
+from shardgen.manifest.rebuilt import alone_in
+from shardgen.rebuilding import LOST_DETAIL, Rebuilt, rebuild
+from shardgen.requeueing import requeue_batches
+from shardgen.rundir import RunDirectory
+from shardgen.verifying import verify_run
+from tests.artifacts.attempts import WORKERS, Attempt, single
+from tests.runs import shardgen
+
+# The plan's 48 samples: shards of 20, 20 and 8; batches of 4 (0-4, 5-9, 10-11); slices of 2 batches.
+
+
+@pytest.fixture
+def lost(run: RunDirectory) -> RunDirectory:
+    """A planned run whose manifest is gone."""
+    (run.path / "manifest.sqlite").unlink()
+    return run
+
+
+def publish(run: RunDirectory, *attempts: Attempt) -> list[Receipt]:
+    plan = run.plan()
+    return [receipt for attempt in attempts for receipt in attempt.publish(plan, run.artifacts)]
+
+
+def receipts_of(run: RunDirectory) -> list[Receipt]:
+    with run.manifest(run.plan()) as manifest:
+        return list(manifest.receipts())
+
+
+def found_by(run: RunDirectory) -> Rebuilt:
+    plan, found = rebuild(run)
+    with run.manifest(plan) as manifest:
+        verified = verify_run(plan, manifest, ArtifactStore(run.artifacts))
+        overview = manifest.overview()
+    assert verified.findings == ()
+    assert (overview.stored, overview.dead) == (found.stored, found.dead_letters)
+    return found
+
+
+def lost_text(receipt: Receipt) -> Receipt:
+    letters = tuple(replace(letter, detail=LOST_DETAIL) for letter in receipt.record.dead_letters)
+    return replace(receipt, record=replace(receipt.record, dead_letters=letters))
+
+
+def winners(run: RunDirectory) -> dict[int, tuple[int, str, str]]:
+    """By batch: the fence, the worker's letter and the attempt's random part."""
+    return {
+        receipt.record.batch: (receipt.fence, receipt.worker[-1], receipt.artifact.name[-12:-4])
+        for receipt in receipts_of(run)
+    }
+
+
+def test_every_row_is_what_the_artifacts_say(lost: RunDirectory) -> None:
+    plan = lost.plan()
+    made = publish(
+        lost,
+        *(single(batch, fence=batch % 3 + 1, dead=(5, 12, 13, 14, 15)) for batch in range(4)),
+        single(7),
+        single(11, fence=6, worker="b"),
+    )
+    found = found_by(lost)
+    assert receipts_of(lost) == [lost_text(receipt) for receipt in made]
+    assert found == Rebuilt(batches=6, stored=19, dead_letters=5)
+    with lost.manifest(plan) as manifest:
+        slices = [shard.slices for shard in manifest.overview().shards]
+        assert [(s.never_leased, s.open, s.leased, s.done, s.blocked) for s in slices] == [
+            (1, 0, 0, 2, 0),
+            (1, 2, 0, 0, 0),
+            (0, 1, 0, 0, 0),
+        ]
+        letters = list(manifest.dead_letters())
+    assert [(letter.sample, letter.detail) for letter in letters] == [
+        (sample, LOST_DETAIL) for sample in (5, 12, 13, 14, 15)
+    ]
+
+
+def test_each_device_model_keeps_the_micro_batch_that_made_most_of_its_batches(lost: RunDirectory) -> None:
+    sizes = {"one": [4, 2, 4], "two": [1, 2], "three": [8]}
+    kinds = [(model, size) for model, used in sizes.items() for size in used]
+    publish(
+        lost,
+        *(single(batch, provenance=(model, size)) for batch, (model, size) in enumerate(kinds)),
+    )
+    assert rebuild(lost)[1].batches == len(kinds)
+    with lost.manifest(lost.plan()) as manifest:
+        agreed = {model: manifest.agreed_micro_batch(model, 16) for model in (*sizes, "four")}
+    assert agreed == {"one": 4, "two": 1, "three": 8, "four": 16}
+
+
+def granted(run: RunDirectory) -> Iterator[Lease]:
+    """Every lease that there is left, made to the end by one worker."""
+    plan = run.plan()
+    with run.manifest(plan) as manifest:
+        policy = run.settings.lease_policy
+        while isinstance(lease := manifest.lease(WORKERS["f"], policy), Lease):
+            yield lease
+            for batch in manifest.pending_batches(lease):
+                (receipt,) = single(batch, fence=lease.fence, worker="f").publish(plan, run.artifacts)
+                manifest.record(lease, receipt)
+
+
+def test_new_fences_are_above_all_that_were_seen_and_the_rest_can_be_made(lost: RunDirectory) -> None:
+    publish(lost, single(0, fence=3), single(7, fence=5))
+    assert rebuild(lost)[1].batches == 2
+    leases = list(granted(lost))
+    assert {lease.fence for lease in leases} == {6}
+    assert [(lease.shard, lease.slice) for lease in leases] == [
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (0, 1),
+        (0, 2),
+        (1, 2),
+        (2, 0),
+    ]
+    assert len(receipts_of(lost)) == 12
+
+
+@pytest.mark.parametrize("where", ["broken artifact", "staged file", "mark", "swapped receipt"])
+def test_a_fence_counts_wherever_it_was_seen(lost: RunDirectory, where: str) -> None:
+    plan = lost.plan()
+    publish(lost, single(0, fence=2))
+    store = ArtifactStore(lost.artifacts)
+    match where:
+        case "broken artifact":
+            publish(lost, single(1, fence=40))
+            (lost.artifacts / str(single(1, fence=40).name(plan))).write_bytes(b"")
+        case "staged file":
+            name = str(single(1, fence=40).name(plan)).rpartition("/")[2]
+            (lost.artifacts / ".staging" / f"{name}.deadbeef").write_bytes(b"half")
+        case "mark":
+            document = {"fingerprint": plan.fingerprint, "fence": 40, "batches": [9]}
+            store.publish_requeued(Fence(40), json.dumps(document).encode())
+        case "swapped receipt":
+            publish(lost, single(1, fence=3))
+            (lost.artifacts / str(single(1, fence=3).name(plan))).write_bytes(
+                single(1, fence=40).content(plan)[0]
+            )
+    assert rebuild(lost)[1].batches == 1
+    assert {lease.fence for lease in granted(lost)} == {41}
+
+
+def test_the_highest_fence_wins_then_the_smallest_worker_then_the_smallest_random(lost: RunDirectory) -> None:
+    publish(
+        lost,
+        single(0, fence=1, worker="a"),
+        single(0, fence=2, worker="b"),
+        single(1, fence=2, worker="c", random="00000001"),
+        single(1, fence=2, worker="b", random="00000003"),
+        single(1, fence=2, worker="b", random="00000002"),
+        single(2, fence=9, worker="d"),
+        single(2, fence=10, worker="e"),
+    )
+    found = found_by(lost)
+    assert winners(lost) == {
+        0: (2, "b", "00000000"),
+        1: (2, "b", "00000002"),
+        2: (10, "e", "00000000"),
+    }
+    assert (found.superseded, found.refused) == (4, [])
+
+
+def test_the_workers_whole_id_decides_a_tie_not_its_random_part(lost: RunDirectory) -> None:
+    publish(
+        lost,
+        Attempt(batches=range(1), worker=WorkerId("zebra-1-aaaaaaaa")),
+        Attempt(batches=range(1), worker=WorkerId("apple-1-bbbbbbbb")),
+    )
+    found_by(lost)
+    assert winners(lost)[0][1] == "b"
+
+
+def test_of_segments_each_batch_has_one_attempt_and_the_best(lost: RunDirectory) -> None:
+    made = publish(
+        lost,
+        Attempt(batches=range(2), fence=2, worker=WORKERS["b"]),
+        single(1, fence=3, worker="c"),
+        Attempt(batches=range(2, 4), fence=1, worker=WORKERS["b"]),
+        single(3, fence=1, worker="a"),
+        Attempt(batches=range(5, 7), fence=4),
+    )
+    found = found_by(lost)
+    assert receipts_of(lost) == [made[0], made[2], made[3], made[5], made[6], made[7]]
+    assert found.superseded == 0
+
+
+def damage_truncate(path: Path, _plan: Plan) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def damage_flip(path: Path, _plan: Plan) -> None:
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1  # inside the first image
+    path.write_bytes(data)
+
+
+def damage_empty(path: Path, _plan: Plan) -> None:
+    path.write_bytes(b"")
+
+
+def damage_swap(path: Path, plan: Plan) -> None:
+    path.write_bytes(single(3, fence=8, worker="c").content(plan)[0])
+
+
+def damage_other_worker(path: Path, plan: Plan) -> None:
+    path.write_bytes(single(2, fence=8, worker="d").content(plan)[0])
+
+
+def damage_other_fence(path: Path, plan: Plan) -> None:
+    path.write_bytes(single(2, fence=7, worker="c").content(plan)[0])
+
+
+def damage_foreign(path: Path, plan: Plan) -> None:
+    other = replace(plan, output=replace(plan.output, depth_quality=61))
+    path.write_bytes(single(2, fence=8, worker="c", claims=other).content(plan)[0])
+
+
+def damage_slice(path: Path, plan: Plan) -> None:
+    path.write_bytes(single(2, fence=8, worker="c", slice=0).content(plan)[0])
+
+
+def damage_names(path: Path, plan: Plan) -> None:
+    """Make an artifact that agrees with itself, but with the members of another plan's formats."""
+    data, receipts = single(2, fence=8, worker="c").content(plan)
+    forged = data.replace(b".png", b".bmp")
+    members = forged[: forged.index(b"receipt.json") - 30]
+    digest = hashlib.sha256(members).hexdigest()
+    old = receipts[0].record.members_sha256
+    path.write_bytes(with_receipt(forged, old.encode(), digest.encode()))
+
+
+def damage_count(path: Path, plan: Plan) -> None:
+    """Make an artifact whose receipt counts a sample of another batch as dead."""
+    data, _ = single(2, fence=8, worker="c", dead=(9,)).content(plan)
+    path.write_bytes(with_receipt(data, b'"sample":9', b'"sample":1'))
+
+
+def with_receipt(data: bytes, old: bytes, new: bytes) -> bytes:
+    """Change the receipt inside an artifact, its CRCs with it."""
+    assert len(old) == len(new)
+    start = data.index(b'{"batches"')
+    stop = data.index(b"PK\1\2", start)
+    before = data[start:stop]
+    after = before.replace(old, new)
+    assert before != after
+    crcs = [zlib.crc32(content).to_bytes(4, "little") for content in (before, after)]
+    return data.replace(before, after).replace(crcs[0], crcs[1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "fact"),
+    [
+        (damage_truncate, ""),
+        (damage_flip, "members_sha256"),
+        (damage_empty, ""),
+        (damage_swap, "another artifact's"),
+        (damage_other_worker, "another artifact's"),
+        (damage_other_fence, "another artifact's"),
+        (damage_foreign, "another plan"),
+        (damage_slice, "slice 0, the plan 1"),
+        (damage_names, "not those of the plan"),
+        (damage_count, "contradicts itself or the plan"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+@pytest.mark.parametrize("has_lower", [False, True])
+def test_an_artifact_that_is_not_whole_is_named_and_the_next_lower_is_taken(
+    lost: RunDirectory, damage: Callable[[Path, Plan], None], fact: str, *, has_lower: bool
+) -> None:
+    plan = lost.plan()
+    (other,) = publish(lost, single(3))
+    (best,) = publish(lost, single(2, fence=8, worker="c"))
+    damage(lost.artifacts / best.artifact.name, plan)
+    lower = publish(lost, single(2, fence=5)) if has_lower else []
+    found = found_by(lost)
+    assert receipts_of(lost) == [*lower, other]
+    assert [name for name, _ in found.refused] == [best.artifact.name]
+    assert fact in found.refused[0][1]
+
+
+def test_names_that_the_plan_does_not_have_are_not_taken(lost: RunDirectory) -> None:
+    data, _ = single(0).content(lost.plan())
+    folder = lost.artifacts / "shard-00000"
+    publish(lost, single(4))
+    names = [
+        "shard-00000/batch-00000005.f0001.aaaaaaaa.00000000.zip",  # a batch of shard 1
+        "shard-00000/batch-00000001-00000002.f0001.aaaaaaaa.00000000.zip",  # of two slices
+        "shard-00003/batch-00000015.f0001.aaaaaaaa.00000000.zip",  # past the plan's end
+        "shard-00002/batch-00000012.f0001.aaaaaaaa.00000000.zip",
+    ]
+    for name in names:
+        (lost.artifacts / name).parent.mkdir(exist_ok=True)
+        (lost.artifacts / name).write_bytes(data)
+    (folder / "notes.txt").write_text("mine")
+    (lost.artifacts / "shard-of-mine").write_text("mine")
+    found = found_by(lost)
+    assert sorted(name for name, _ in found.refused) == sorted(names)
+    assert found.batches == 1
+
+
+def test_a_rebuild_does_not_undo_a_requeue(lost: RunDirectory) -> None:
+    plan = lost.plan()
+    publish(lost, single(0, fence=2), single(1, fence=2), single(2, fence=1), single(2, fence=3, worker="b"))
+    rebuild(lost)
+    store = ArtifactStore(lost.artifacts)
+    with lost.manifest(plan) as manifest:
+        requeue_batches(plan, manifest, store, [BatchIndex(1), BatchIndex(2)])
+    (lost.path / "manifest.sqlite").unlink()
+    found = found_by(lost)
+    assert set(winners(lost)) == {0}
+    assert found.undone == 3
+    (lost.path / "manifest.sqlite").unlink()
+    publish(lost, single(1, fence=4, worker="c"))
+    found_by(lost)
+    assert winners(lost) == {0: (2, "a", "00000000"), 1: (4, "c", "00000000")}
+    assert min(lease.fence for lease in granted(lost)) == 5
+
+
+def test_a_mark_undoes_attempts_up_to_its_fence_of_its_batches_alone(lost: RunDirectory) -> None:
+    plan = lost.plan()
+    store = ArtifactStore(lost.artifacts)
+    publish(lost, *(single(batch, fence=fence) for batch in (0, 1, 2) for fence in (2, 3)))
+    publish(lost, Attempt(batches=range(5, 7), fence=3))
+    publish(lost, single(8, fence=10_000))
+    # Of two marks of a batch the higher fence counts, in whatever order their names sort.
+    for fence, batches in ((3, [0, 5]), (2, [0, 1]), (9_999, [8]), (10_000, [8])):
+        document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": batches}
+        store.publish_requeued(Fence(fence), json.dumps(document).encode())
+    document = {"fingerprint": "0" * 64, "fence": 9, "batches": [2]}
+    store.publish_requeued(Fence(9), json.dumps(document).encode())
+    found_by(lost)
+    assert {batch: fence for batch, (fence, *_) in winners(lost).items()} == {1: 3, 2: 3, 6: 3}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"fingerprint": "x", "fence": "y", "batches": []}'])
+def test_a_mark_that_does_not_read_stops_the_rebuild(lost: RunDirectory, content: bytes) -> None:
+    publish(lost, single(0))
+    name = ArtifactStore(lost.artifacts).publish_requeued(Fence(1), content)
+    with pytest.raises(ArtifactCorrupt, match=name) as raised:
+        rebuild(lost)
+    assert raised.value.hint
+    assert not (lost.path / "manifest.sqlite").exists()
+
+
+def test_a_manifest_that_is_there_is_refused_and_untouched(run: RunDirectory) -> None:
+    before = (run.path / "manifest.sqlite").read_bytes()
+    with pytest.raises(PlanConflict, match="there is a manifest already") as raised:
+        rebuild(run)
+    assert "mv " in raised.value.hint
+    assert (run.path / "manifest.sqlite").read_bytes() == before
+
+
+def test_an_empty_file_is_no_manifest(lost: RunDirectory) -> None:
+    (lost.path / "manifest.sqlite").write_bytes(b"")
+    publish(lost, single(0))
+    assert found_by(lost).batches == 1
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_half_a_commit_on_the_lost_manifest_never_meets_the_new_one(
+    lost: RunDirectory, suffix: str, when: str
+) -> None:
+    publish(lost, single(0))
+    journal = lost.path / f"manifest.sqlite{suffix}"
+
+    def appear(step: Step) -> None:
+        if step is RebuildStep.FILLED:
+            journal.write_bytes(b"half a commit")
+
+    if when == "before":
+        journal.write_bytes(b"half a commit")
+    with pytest.raises(PlanConflict, match=suffix) as raised:
+        rebuild(lost, on_step=appear)
+    assert f"mv {journal}" in raised.value.hint
+    assert not (lost.path / "manifest.sqlite").exists()
+    assert journal.read_bytes() == b"half a commit"
+    journal.unlink()
+    assert found_by(lost).batches == 1
+
+
+def test_a_manifest_that_appears_meanwhile_is_not_replaced(lost: RunDirectory) -> None:
+    def appear(step: Step) -> None:
+        if step is RebuildStep.FILLED:
+            (lost.path / "manifest.sqlite").write_bytes(b"somebody's")
+
+    with pytest.raises(PlanConflict):
+        rebuild(lost, on_step=appear)
+    assert (lost.path / "manifest.sqlite").read_bytes() == b"somebody's"
+
+
+def test_without_a_plan_there_is_no_rebuild(lost: RunDirectory) -> None:
+    (lost.path / "plan.json").unlink()
+    with pytest.raises(InputMissing, match=r"plan\.json") as raised:
+        rebuild(lost)
+    assert "shardgen plan" in raised.value.hint
+
+
+def test_two_rebuilds_or_a_rebuild_and_a_sweep_exclude_each_other(lost: RunDirectory) -> None:
+    with alone_in(lost.path), pytest.raises(ManifestBusy) as raised:
+        rebuild(lost)
+    assert raised.value.hint
+    rebuild(lost)
+
+
+def test_what_a_killed_rebuild_left_is_not_in_the_way(lost: RunDirectory) -> None:
+    publish(lost, single(0))
+    for suffix in ("", "-journal"):
+        (lost.path / f".manifest.sqlite.rebuild{suffix}").write_bytes(b"half" * 1000)
+    assert found_by(lost).batches == 1
+    assert sorted(path.name for path in lost.path.iterdir()) == [
+        "artifacts",
+        "manifest.sqlite",
+        "plan.json",
+        "shardgen.toml",
+    ]
+
+
+def test_a_failure_while_filling_leaves_nothing_under_the_manifests_name(
+    lost: RunDirectory,
+) -> None:
+    publish(lost, *(single(batch) for batch in range(5)))
+    victim = lost.artifacts / str(single(3).name(lost.plan()))
+    victim.unlink()
+    victim.mkdir()  # cannot be read: neither whole nor not whole
+    with pytest.raises(ShardgenError, match="batch-00000003") as raised:
+        rebuild(lost)
+    assert 30 <= raised.value.exit_code < 40
+    assert not (lost.path / "manifest.sqlite").exists()
+    victim.rmdir()
+    assert found_by(lost).batches == 4
+
+
+def test_the_file_is_whole_and_synced_before_it_gets_its_name_and_the_folder_after(
+    lost: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(lost, single(0))
+    calls: list[str] = []
+    fsync, link = os.fsync, os.link
+
+    def note_fsync(descriptor: int) -> None:
+        calls.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    def note_link(source: Path, target: Path) -> None:
+        assert not Path(target).exists()
+        with closing(open_engine(Path(source)).raw_connection()) as connection:
+            assert connection.cursor().execute("SELECT count(*) FROM receipt").fetchone() == (1,)
+        calls.append(f"link {Path(target).name}")
+        link(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "link", note_link)
+    rebuild(lost, on_step=lambda step: calls.append(step.value))
+    assert calls == [
+        "staged",
+        "fsync .manifest.sqlite.rebuild",
+        "filled",
+        "link manifest.sqlite",
+        "linked",
+        f"fsync {lost.path.name}",
+        "synced",
+    ]
+
+
+def test_what_a_higher_fence_supersedes_is_not_even_read(
+    lost: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(lost, *(single(batch) for batch in range(12)), *(single(batch, fence=2) for batch in range(12)))
+    read: list[str] = []
+    original = ArtifactStore.read_unrecorded
+
+    def note(self: ArtifactStore, name: object) -> bytes:
+        read.append(str(name))
+        return original(self, name)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ArtifactStore, "read_unrecorded", note)
+    assert rebuild(lost)[1].superseded == 12
+    assert len(read) == 12
+
+
+def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDirectory) -> None:
+    publish(lost, single(0, dead=(2,)), single(0, fence=2, dead=(1,)), single(1), single(3))
+    victim = lost.artifacts / str(single(3).name(lost.plan()))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    done = shardgen("rebuild", lost.path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:4] == [
+        "rebuilt from 2 of 12 batches",
+        "7 samples stored, 1 dead letters, 40 of 48 pending",
+        "ignored 1 artifacts: superseded by another attempt",
+        "ignored 1 artifacts: not whole, or not what this plan and their names say",
+    ]
+    assert lines[4].startswith(f"  shard-00000/{victim.name}: ")
+    letters = shardgen("dead-letters", lost.path)
+    assert LOST_DETAIL in letters.stdout
+    again = shardgen("rebuild", lost.path)
+    assert again.returncode == 10
+    assert f"mv {lost.path}/manifest.sqlite" in again.stderr
+    for command in ("status", "worker", "merge", "sweep"):
+        (lost.path / "manifest.sqlite").unlink(missing_ok=True)
+        refused = shardgen(command, lost.path)
+        assert refused.returncode == 11, refused.stderr
+        assert f"shardgen rebuild {lost.path}" in refused.stderr
