@@ -115,6 +115,16 @@ class Crew:
                     found.append(member)
         return found
 
+    def suspected(self, among: list[Member]) -> list[Member]:
+        """Those that work under a note, in suspect mode: a death now falls on a batch or a sample."""
+        found = []
+        for member in among:
+            with contextlib.suppress(TimeoutError):
+                row = self._slice_of(member) or {}
+                if row.get("noted_batch") is not None or row.get("noted_sample") is not None:
+                    found.append(member)
+        return found
+
     def kill(self, member: Member) -> None:
         """SIGKILL, wherever it is, unless that were one death too many for the sample that it noted."""
         before: dict[str, object] | None = None

@@ -34,6 +34,7 @@ _TICK_SECONDS = 0.05
 _FULL_DISK_SECONDS = 3.0
 _TO_WORKERS = (EventKind.KILL, EventKind.STALL, EventKind.FAULT, EventKind.LEAVE)
 _WHILE_STARTING = 0.1  # of the misfortunes of workers
+_PURSUED = 0.5  # of them happen to a worker in suspect mode, if there is one
 _MADE_BEFORE = 10  # batches at most, that a worker is left to record before one of the others
 _ALMOST_DONE = 0.08  # of the plan pending: then a third of it is put back
 
@@ -164,6 +165,8 @@ class Chaos:
             if not victims or not self._operator.has_manifest.is_set():
                 return False
             self._say(event.kind.value)
+            if source.random() < _PURSUED:
+                victims = self._crew.suspected(victims) or victims
             self._happen_to(source.choice(victims), event.kind, source)
             return True
         self._say(event.kind.value)
