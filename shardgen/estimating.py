@@ -136,4 +136,8 @@ def load_for_plan(
     note = "; NOT DEPTH: random weights" if plan.depth.weights.is_random else ""
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
     estimator.warm_up()
+    if estimator.micro_batch < micro_batch:
+        say(f"out of memory: micro-batch {estimator.micro_batch} instead of {micro_batch} from now on")
+        if manifest is not None:
+            manifest.shrink_micro_batch(on.model, estimator.micro_batch)
     return estimator

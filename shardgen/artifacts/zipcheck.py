@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -143,7 +144,9 @@ class ZipCheck:
             data = read_at(self._files, self._descriptor, start, start + size)
             columns = self._columns(table, data, samples, border=border, start=offset)
             if columns is None:
-                self._name_first_difference(plan, samples, data)
+                stop = tail.directory.offset + tail.directory_size
+                rest = read_at(self._files, self._descriptor, start, stop)
+                self._name_differences(plan, dead, int(samples[0]), rest)
                 break
             self._bodies(plan, table, columns)
             position += size
@@ -214,19 +217,37 @@ class ZipCheck:
             elif self._image_sums:
                 self._sums[kind] += self._image_sums(kind, bytes(data))
 
-    def _name_first_difference(self, plan: Plan, samples: NDArray[np.int64], data: bytes) -> None:
-        expected = (_name(plan, int(sample), kind) for sample in samples for kind in KINDS)
-        entries = read_entries(data)
-        for name in expected:
-            try:
-                found = next(entries, None)
-            except BrokenZip as error:
-                self.found(name, str(error))
-                return
-            if found is None or found.name != name:
-                self.found(name, f"is not where it should be ({found.name if found else 'nothing'} is)")
-                return
-        self.found(str(self._path), f"samples {samples[0]}-{samples[-1]}: members do not follow each other")
+    def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
+        """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
+        expected = (
+            3 * sample + kind
+            for sample in range(first, plan.samples)
+            if sample not in dead
+            for kind in range(len(KINDS))
+        )
+        wanted = next(expected, None)
+        missing: set[int] = set()
+        before = len(self.findings)
+        for entry in read_entries(data):
+            place = _place_of(plan, entry.name)
+            while wanted is not None and place is not None and wanted < place:
+                if len(missing) < _FINDINGS_MAX:
+                    missing.add(wanted)
+                wanted = next(expected, None)
+            if place is None or place // 3 in dead:
+                self.found(entry.name, "does not belong into this zip")
+            elif place == wanted:
+                wanted = next(expected, None)
+            elif place in missing:
+                missing.remove(place)
+                self.found(entry.name, "is not where it should be")
+            else:
+                self.found(entry.name, "is there twice")
+        behind = [] if wanted is None else [wanted, *islice(expected, _FINDINGS_MAX)]
+        for place in [*sorted(missing), *behind]:
+            self.found(_name(plan, place // 3, KINDS[place % 3]), "is missing")
+        if len(self.findings) == before:
+            self.found(str(self._path), f"from sample {first} on: members do not follow each other")
 
     def _labels(self, plan: Plan, tail: ZipTail, dead: set[int]) -> None:
         entry = tail.entries[LABELS]
@@ -288,3 +309,15 @@ def _first_wrong_row(found: bytes, expected: bytes) -> str:
 def _name(plan: Plan, sample: int, kind: ImageKind) -> str:
     suffix = output_format(plan.output, kind).suffix
     return member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+
+
+def _place_of(plan: Plan, name: str) -> int | None:
+    """Which image a name is, counted through the whole plan; None for any other name."""
+    kind, _, rest = name.partition("/")
+    number = rest.rpartition("/")[2].partition(".")[0]
+    if kind not in KINDS or not number.isdecimal():
+        return None
+    sample = int(number)
+    if sample >= plan.samples or _name(plan, sample, ImageKind(kind)) != name:
+        return None
+    return 3 * sample + KINDS.index(ImageKind(kind))

@@ -1,35 +1,148 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections import Counter
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 from shardgen.domain.identifiers import WorkerId
-from shardgen.manifest.leases import NoLease
+from shardgen.domain.lease import Lease
 from shardgen.manifest.manifest import Manifest, Place, create_manifest
-from tests.manifest.conftest import POLICY
-from tests.plans import make_plan
+from tests.invariants import counter_faults
+from tests.manifest.storm import (
+    PATIENT,
+    PLAN,
+    Change,
+    Storm,
+    Told,
+    be_a_zombie,
+    contradictions,
+    keep_a_diary,
+    meet_between_reading_and_writing,
+    read_diary,
+    read_told,
+    take_part,
+)
 
-PLAN = make_plan(backgrounds=10, foregrounds=10, shard_size=1000, batch=4, slice_batches=1)  # 500 slices
+CONTEXT = multiprocessing.get_context("spawn")
+PROCESSES, LEASES = 8, 300
 
 
-def _lease_all(place: Place, name: str, found: Path) -> None:
-    with Manifest(place, PLAN) as manifest, found.open("w", encoding="utf-8") as lines:
-        while not isinstance(lease := manifest.lease(WorkerId(name), POLICY), NoLease):
-            lines.write(f"{lease.shard}/{lease.slice}/{lease.fence}\n")
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    # In memory where that is to be had: these are tests of locks, and ten thousand fsyncs take minutes.
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        place = Place(url="sqlite:///manifest.sqlite", run_dir=Path(folder))
+        create_manifest(place, PLAN)
+        keep_a_diary(place.path)
+        yield place
 
 
-def test_three_processes_never_get_the_same_slice(tmp_path: Path) -> None:
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
-    create_manifest(place, PLAN)
-    context = multiprocessing.get_context("spawn")
-    files = [tmp_path / f"found-{number}" for number in range(3)]
-    processes = [context.Process(target=_lease_all, args=(place, file.name, file)) for file in files]
-    for process in processes:
-        process.start()
+def part(place: Place, name: str, *, leases: int = LEASES, broken: str = "") -> Storm:
+    return Storm(place=place, name=name, told=place.run_dir / f"{name}.told", leases=leases, broken=broken)
+
+
+def end(processes: list[BaseProcess]) -> None:
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
-    granted = Counter(line for file in files for line in file.read_text(encoding="utf-8").splitlines())
-    assert len(granted) == 500
-    assert set(granted.values()) == {1}
+    assert [process.exitcode for process in processes] == [0] * len(processes)
+
+
+@pytest.mark.slow
+def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_twice(place: Place) -> None:
+    storms = [part(place, f"w{number}") for number in range(PROCESSES)]
+    processes: list[BaseProcess] = [CONTEXT.Process(target=take_part, args=(storm,)) for storm in storms]
+    for process in processes:
+        process.start()
+    end(processes)
+    told = [one for storm in storms for one in read_told(storm.told)]
+    granted = [one for one in told if one.event == "granted"]
+    assert len(granted) > PROCESSES * LEASES / 2
+    assert max(one.fence for one in granted) > 5  # slices did change hands
+    assert sum(one.event == "recorded" for one in told) > PROCESSES * LEASES / 10
+    assert contradictions(read_diary(place.path), told) == []
+    assert counter_faults(place, PLAN) == []
+
+
+@pytest.mark.parametrize("broken", ["", "deferred"])
+def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(place: Place, broken: str) -> None:
+    with Manifest(place, PLAN) as manifest:
+        lease = manifest.lease(WorkerId("first"), PATIENT)
+        assert isinstance(lease, Lease)
+        manifest.release(lease)  # an open slice: whoever reads now finds this one
+    # Without BEGIN IMMEDIATE both get to the barrier; with it the first waits there in vain, for a while.
+    barrier = CONTEXT.Barrier(2, timeout=60 if broken else 1)
+    storms = [part(place, name, broken=broken) for name in ("a", "b")]
+    processes: list[BaseProcess] = [
+        CONTEXT.Process(target=meet_between_reading_and_writing, args=(storm, barrier)) for storm in storms
+    ]
+    for process in processes:
+        process.start()
+    end(processes)
+    failures = [storm.told.with_suffix(".error").read_text() for storm in storms if _failed(storm)]
+    told = [Told("granted", 0, 0, lease.fence, "first")]
+    told += [one for storm in storms for one in read_told(storm.told)]
+    wrong = contradictions(read_diary(place.path), told)
+    if broken:
+        assert failures or wrong
+    else:
+        assert (failures, wrong) == ([], [])
+        assert {(one.slice, one.fence) for one in told} == {(0, 1), (0, 2), (1, 1)}
+
+
+def _failed(storm: Storm) -> bool:
+    return storm.told.with_suffix(".error").exists()
+
+
+@pytest.mark.parametrize("broken", ["", "unfenced"])
+def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(place: Place, broken: str) -> None:
+    storm = part(place, "zombie", broken=broken)
+    leased, taken_over = CONTEXT.Event(), CONTEXT.Event()
+    process = CONTEXT.Process(target=be_a_zombie, args=(storm, leased, taken_over))
+    process.start()
+    assert leased.wait(60)
+    with Manifest(place, PLAN) as manifest:
+        heir = manifest.lease(WorkerId("heir"), PATIENT, gone=[WorkerId("zombie")])
+        assert isinstance(heir, Lease)
+        before = _dump(place.path)
+        taken_over.set()
+        end([process])
+    told = [*read_told(storm.told), Told("granted", heir.shard, heir.slice, heir.fence, "heir")]
+    wrong = contradictions(read_diary(place.path), told)
+    if broken:
+        assert any("batches were recorded while it was held" in one for one in wrong)
+        assert _dump(place.path) != before
+    else:
+        assert [one.event for one in read_told(storm.told)] == ["granted", "refused"]
+        assert wrong == []
+        assert _dump(place.path) == before
+
+
+def _dump(path: Path) -> list[object]:
+    connection = sqlite3.connect(path)
+    tables = ("slice", "shard", "receipt", "dead_letter", "provenance", "worker")
+    found = [connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall() for table in tables]  # noqa: S608
+    connection.close()
+    return list(found)
+
+
+def test_the_check_of_this_module_finds_what_it_should() -> None:
+    def change(fence: int, worker: str | None, *, left: int = 4, before: int = 4, old: int) -> Change:
+        return Change(0, 0, fence, "leased" if worker else "open", worker, left, before, old)
+
+    sound = [change(0, None, old=0), change(1, "a", old=0), change(1, "a", left=3, old=1)]
+    told = [Told("granted", 0, 0, 1, "a"), Told("recorded", 0, 0, 1, "a")]
+    assert contradictions(sound, told) == []
+    assert contradictions(sound, told[:1])
+    assert contradictions(sound, [*told, Told("granted", 0, 0, 1, "b")])
+    assert contradictions(
+        [*sound, change(3, "b", left=3, before=3, old=1)], [*told, Told("granted", 0, 0, 3, "b")]
+    )
+    assert contradictions([*sound, change(1, "b", left=3, before=3, old=1)], told)
+    assert contradictions(sound[:1], told[:1])

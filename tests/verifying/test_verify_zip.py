@@ -127,8 +127,8 @@ def test_the_rewriting_of_this_test_changes_nothing(tmp_path: Path) -> None:
     ("change", "fact"),
     [
         (lambda members: members.pop(30), "fgbg/00000/0000011.jpg"),
-        (doubled, "mask/00000/0000011.png"),
-        (swapped, "fgbg/00000/0000011.jpg"),
+        (doubled, "fgbg/00000/0000011.jpg: is there twice"),
+        (swapped, "fgbg/00000/0000011.jpg: is not where it should be"),
         (lambda members: members.insert(0, ("hello.txt", b"hello")), "hello.txt"),
         (lambda members: members.pop(len(members) - 4), "ends with"),
         (replaced("labels.csv", lambda data: data.replace(b"\n5,", b"\n6,")), "labels.csv: has a row '6,"),
@@ -155,6 +155,29 @@ def test_a_zip_that_is_well_formed_but_not_its_plans_is_found(
     path = merged(tmp_path)
     rewritten(path, change)
     assert fact in facts(verify_zip(path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_every_member_that_is_missing_doubled_or_foreign_is_named(tmp_path: Path) -> None:
+    path = merged(tmp_path)
+    removed: list[str] = []
+    twice: list[str] = []
+
+    def change(members: Members) -> None:
+        last = len([name for name, _ in members if "/" in name]) - 1
+        removed.extend(members.pop(place)[0] for place in (last, 200, 31, 30, 0))  # the last image, too
+        for place in (100, 10):
+            twice.append(members[place][0])
+            members.insert(place + 7, members[place])
+        members.insert(50, ("mask/00000/9999999.png", b"beyond the plan"))
+        members.insert(60, ("fgbg/00000/0000003.jpg", b"a dead letter's"))
+
+    rewritten(path, change)
+    found = {(finding.subject, finding.fact) for finding in verify_zip(path).findings}
+    assert {subject for subject, fact in found if fact == "is missing"} == set(removed)
+    assert {subject for subject, fact in found if fact == "is there twice"} == set(twice)
+    strangers = {"mask/00000/9999999.png", "fgbg/00000/0000003.jpg"}
+    assert {subject for subject, fact in found if "does not belong" in fact} == strangers
 
 
 def test_an_end_record_that_counts_other_members_is_found(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sqlite3
@@ -15,6 +14,7 @@ import pytest
 from shardgen.reporting import Report, report
 from shardgen.rundir import RunDirectory
 from tests.runs import make_run, plan_run, shardgen, start
+from tests.stopping import stop_outside_a_commit
 
 SAMPLES = 2 * 2 * 2 * 400
 
@@ -56,20 +56,6 @@ def wait_for_a_receipt(run: RunDirectory, timeout: float = 60.0) -> Report:
             return found
         time.sleep(0.05)
     raise AssertionError("nothing was ever stored")
-
-
-def stop_outside_a_commit(pid: int, manifest: Path) -> None:
-    """SIGSTOP while the process does not hold SQLite's write lock: that would stop everybody."""
-    for _ in range(200):
-        os.kill(pid, signal.SIGSTOP)
-        connection = sqlite3.connect(manifest, timeout=0.1, isolation_level=None)
-        with contextlib.closing(connection), contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-            return
-        os.kill(pid, signal.SIGCONT)
-        time.sleep(0.01)
-    raise AssertionError("it always holds the lock")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

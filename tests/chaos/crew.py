@@ -1,0 +1,285 @@
+"""The worker processes of a chaos run: started, killed, stopped, woken, and judged by their exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from shardgen.domain.plan import Plan
+from shardgen.rundir import RunDirectory
+from tests.chaos.figures import Figures
+from tests.chaos.history import WorkerHistory, read_history
+from tests.chaos.worker import Part, main
+from tests.stopping import resume, stop, stop_outside_a_commit
+
+ROOT = Path(__file__).parent.parent.parent
+DEATHS_ALONE = 2  # of one noted sample; a third would make a dead letter of an innocent one
+# A worker spends most of a short life with imports: these are done once, in a process that runs nothing.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tensorflow", "cv2", "shardgen.depth.network", "tests.chaos.worker"])
+_RACE_SECONDS = 5.0  # between what an operator does and what a worker sees of it
+
+Window = tuple[float, float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """One worker process."""
+
+    process: BaseProcess
+    folder: Path
+    was_killed: bool = False
+    was_terminated: bool = False
+    wakes_at: float | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid or 0
+
+    @property
+    def history(self) -> WorkerHistory:
+        """Read anew."""
+        return read_history(self.folder)
+
+
+@dataclass(slots=True, kw_only=True)
+class Crew:
+    """Keeps `size` workers going. `lost` and `put_back` are the times of rebuilds and requeues so far."""
+
+    run: RunDirectory
+    plan: Plan
+    folder: Path
+    figures: Figures
+    say: Callable[[str], None]
+    pace: float
+    broken: str
+    size: int
+    members: list[Member] = field(default_factory=list)
+    lost: list[Window] = field(default_factory=list)
+    put_back: list[Window] = field(default_factory=list)
+    deaths_of: Counter[int] = field(default_factory=Counter)
+    recorded: Counter[int] = field(default_factory=Counter)
+    started: int = 0
+
+    def fill(self) -> None:
+        """Start what is missing."""
+        while len(self.members) < self.size:
+            name = f"w{self.started:04d}"
+            self.started += 1
+            folder = self.folder / name
+            folder.mkdir()
+            part = Part(
+                run_dir=self.run.path,
+                folder=folder,
+                pace=self.pace,
+                seed=self.figures.seed * 10_000 + self.started,
+                broken=self.broken,
+            )
+            process = _CONTEXT.Process(target=main, args=(part,))
+            process.start()
+            self.members.append(Member(process=process, folder=folder))
+            self.figures.counts["starts"] += 1
+
+    def reap(self) -> None:
+        """Wake who has slept enough; judge who has ended."""
+        for member in list(self.members):
+            if member.wakes_at is not None and time.monotonic() >= member.wakes_at:
+                self.wake(member)
+            code = member.process.exitcode
+            if code is not None:
+                self.members.remove(member)
+                self._judge(member, code)
+
+    def victims(self, *, after: int | None = None) -> list[Member]:
+        """Workers that take signals and are not stopped or about to end.
+
+        `after` so many batches that they have recorded, with a lease; None: while they start up, too.
+        """
+        found = []
+        for member in self.members:
+            free = member.wakes_at is None and not member.was_terminated and not member.was_killed
+            if free and member.process.exitcode is None:
+                history = member.history
+                at_work = history.leases and len(history.recorded) >= (after or 0)
+                if history.is_up and (after is None or at_work):
+                    found.append(member)
+        return found
+
+    def suspected(self, among: list[Member]) -> list[Member]:
+        """Those that work under a note, in suspect mode: a death now falls on a batch or a sample."""
+        found = []
+        for member in among:
+            with contextlib.suppress(TimeoutError):
+                row = self._slice_of(member) or {}
+                if row.get("noted_batch") is not None or row.get("noted_sample") is not None:
+                    found.append(member)
+        return found
+
+    def kill(self, member: Member) -> None:
+        """SIGKILL, wherever it is, unless that were one death too many for the sample that it noted."""
+        before: dict[str, object] | None = None
+        with contextlib.suppress(TimeoutError):
+            before = self._slice_of(member)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            stop(member.pid)
+        try:
+            held = self._slice_of(member)
+        except TimeoutError:
+            # Stopped inside its commit: a kill worth having, if no note can be involved.
+            held = before
+            if before is None or _noted(before) is not None or before.get("suspect_batch") is not None:
+                resume(member.pid)
+                self.figures.counts["kills spared"] += 1
+                return
+            self.say(f"{member.folder.name} is inside a commit")
+        if not self._may_die(held):
+            resume(member.pid)
+            self.figures.counts["kills spared"] += 1
+            return
+        member.was_killed = True
+        member.process.kill()
+        member.process.join()
+        # It may have ended a moment before.
+        self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
+
+    def stall(self, member: Member, seconds: float) -> None:
+        """SIGSTOP, outside of a commit, and SIGCONT later."""
+        try:
+            stop_outside_a_commit(member.pid, self.run.place.path)
+        except (ProcessLookupError, AssertionError) as error:  # it has just ended, or never lets go
+            self.say(f"{member.folder.name} is not stopped: {error}")
+            return
+        if not self._may_die(self._slice_of(member)):
+            resume(member.pid)
+            self.figures.counts["kills spared"] += 1
+            return
+        member.wakes_at = time.monotonic() + seconds
+        self.figures.counts["stalls"] += 1
+
+    def wake(self, member: Member) -> None:
+        """SIGCONT."""
+        member.wakes_at = None
+        if member.process.exitcode is None:
+            resume(member.pid)
+            self.figures.counts["woken"] += 1
+
+    def leave(self, member: Member) -> None:
+        """SIGTERM."""
+        member.was_terminated = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member.pid, signal.SIGTERM)
+
+    def dismiss(self) -> None:
+        """Wake and end everybody, in peace; wait for it."""
+        for member in list(self.members):
+            if member.wakes_at is not None:
+                self.wake(member)
+        deadline = time.monotonic() + 120
+        while self.members:
+            for member in self.victims():
+                self.leave(member)
+            self.reap()
+            if time.monotonic() > deadline:
+                self.figures.violations.append("a worker does not end after SIGTERM")
+                self.kill_all()
+            time.sleep(0.1)
+
+    def kill_all(self) -> None:
+        """SIGKILL to everybody, whatever they do."""
+        for member in self.members:
+            if member.was_killed:
+                continue
+            member.was_killed = True
+            member.process.kill()
+            member.process.join()
+            self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
+
+    def _slice_of(self, member: Member) -> dict[str, object] | None:
+        """The row of the slice that it holds. Raises TimeoutError when it is inside its commit."""
+        # Not by way of Manifest: that waits half a minute for a lock, and who holds it may be stopped.
+        path = self.run.place.path
+        try:
+            connection = sqlite3.connect(f"file:{path}?mode=rw", timeout=0.3, isolation_level=None, uri=True)
+            with contextlib.closing(connection):
+                connection.row_factory = sqlite3.Row
+                row = connection.execute(
+                    "SELECT slice.* FROM slice JOIN worker ON worker.id = slice.worker WHERE worker.pid = ?",
+                    (member.pid,),
+                ).fetchone()
+                return None if row is None else dict(row)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise TimeoutError from error
+            return None  # there is no manifest at this moment
+
+    def _may_die(self, held: dict[str, object] | None) -> bool:
+        """Count a death against the sample that was noted; False when it has had enough."""
+        sample = None if held is None else _noted(held)
+        if sample is None:
+            return True
+        if self.deaths_of[sample] >= DEATHS_ALONE:
+            return False
+        self.deaths_of[sample] += 1
+        self.figures.counts["deaths of a noted sample"] += 1
+        return True
+
+    def _judge(self, member: Member, code: int) -> None:
+        history = member.history
+        self.figures.exit_codes[code] += 1
+        self.figures.faults.update(f"{name} on {call}" for call, name in history.faults)
+        self.recorded.update(history.recorded)
+        for lease in history.leases[:-1]:
+            self.figures.redone["takeover"] += lease.unrecorded
+        if history.leases:
+            last, cause = (
+                history.leases[-1],
+                {-9: "kill", 143: "stop", -15: "stop", 31: "fault"}.get(code, "takeover"),
+            )
+            self.figures.redone[cause] += last.unrecorded
+            self.figures.worst_kill = max(self.figures.worst_kill, last.unrecorded if code == -9 else 0)
+            if last.unrecorded > 3 or last.unrecorded_estimates > 2:
+                self.figures.violations.append(
+                    f"{member.folder}: ended with {last.unrecorded} batches begun and "
+                    f"{last.unrecorded_estimates} estimated without a receipt"
+                )
+        self.say(f"{member.folder.name} ended with {code} {history.outcome}")
+        if not self._is_honest(member, code, history):
+            self.figures.violations.append(
+                f"{member.folder}: exit code {code} (outcome {history.outcome or 'none'}, "
+                f"{history.pending} pending, faults {history.faults})"
+            )
+
+    def _is_honest(self, member: Member, code: int, history: WorkerHistory) -> bool:
+        now = time.monotonic()
+        if code == -9:
+            return member.was_killed
+        if code in (143, -signal.SIGTERM):  # the latter: while the interpreter takes itself apart
+            return member.was_terminated
+        if code == 0:
+            undone = _overlaps(self.put_back + self.lost, history.last_lease_at, now)
+            return history.outcome == "finished" and (history.pending == 0 or undone)
+        if code == 14:
+            return history.outcome == "blocked"
+        if code == 31 and history.faults:
+            return True
+        # A worker whose manifest is taken away may say so in more than one way.
+        return code in (11, 13, 30, 31) and _overlaps(self.lost, now - 60, now)
+
+
+def _noted(row: dict[str, object]) -> int | None:
+    value = row.get("noted_sample")
+    return value if isinstance(value, int) else None
+
+
+def _overlaps(windows: list[Window], start: float, stop: float) -> bool:
+    return any(begin - _RACE_SECONDS <= stop and start <= end + _RACE_SECONDS for begin, end in windows)

@@ -1,0 +1,296 @@
+"""A chaos run: workers, a schedule of misfortunes, looks at the counters, and the judgement at the end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.config import read_settings
+from shardgen.domain.plan import Plan
+from shardgen.errors import ManifestBusy, ShardgenError
+from shardgen.reporting import report
+from shardgen.rundir import RunDirectory
+from tests.chaos.crew import Crew, Member
+from tests.chaos.faults import CALLS, FULL_DISK, order_fault
+from tests.chaos.figures import Figures
+from tests.chaos.operating import Operator, batches_to_requeue
+from tests.chaos.schedule import Event, EventKind, make_schedule
+from tests.invariants import counter_faults, zip_faults
+from tests.runs import make_run, sha256_of, shardgen
+
+LEASE_SECONDS = 3.0
+SQLITE = "sqlite:///manifest.sqlite"
+_LOOK_SECONDS = 1.0
+_TICK_SECONDS = 0.05
+_FULL_DISK_SECONDS = 3.0
+_TO_WORKERS = (EventKind.KILL, EventKind.STALL, EventKind.FAULT, EventKind.LEAVE)
+_WHILE_STARTING = 0.1  # of the misfortunes of workers
+_PURSUED = 0.5  # of them happen to a worker in suspect mode, if there is one
+_MADE_BEFORE = 10  # batches at most, that a worker is left to record before one of the others
+_ALMOST_DONE = 0.08  # of the plan pending: then a third of it is put back
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosOptions:
+    """`broken` names a promise that the workers break on purpose: see tests/chaos/worker.py."""
+
+    seconds: float
+    seed: int
+    workers: int = 3
+    samples: int = 4800
+    manifest: str = SQLITE
+    verbose: bool = False
+    broken: str = ""
+
+
+class Chaos:
+    """One chaos run in a folder of its own."""
+
+    def __init__(self, folder: Path, options: ChaosOptions, *, say: Callable[[str], None]) -> None:
+        self._folder = folder
+        self._options = options
+        self._began = time.monotonic()
+        self._write = say
+        self.figures = Figures(seed=options.seed, seconds=options.seconds)
+        self._undisturbed = self._make_undisturbed()
+        self._run = self._plan_run()
+        self._plan: Plan = self._run.plan()
+        self.figures.planned = self._plan.samples
+        workers = folder / "workers"
+        workers.mkdir()
+        self._crew = Crew(
+            run=self._run,
+            plan=self._plan,
+            folder=workers,
+            figures=self.figures,
+            say=self._say,
+            pace=self._pace(),
+            broken=options.broken,
+            size=options.workers,
+        )
+        self._operator = Operator(
+            run=self._run, plan=self._plan, figures=self.figures, crew=self._crew, say=self._say
+        )
+
+    def _say(self, line: str) -> None:
+        if self._options.verbose:
+            self._write(f"{time.monotonic() - self._began:7.1f}  {line}")
+
+    def _make_undisturbed(self) -> str:
+        """The sha256 of the zip of the same plan when nothing goes wrong."""
+        rows = max(1, self._options.samples // 160)
+        run = make_run(
+            self._folder,
+            changes={
+                "compose.grid": f"[20, {rows}]",
+                "shards.size": "1000",
+                "shards.slice_batches": "4",
+                "shards.batch": "8",
+                "lease.seconds": f"{LEASE_SECONDS:g}",
+                "lease.heartbeat_seconds": "0.3",
+                "lease.stall_seconds": "600",
+            },
+        )
+        done = shardgen("run", run.path, timeout=1200)
+        if done.returncode:
+            raise RuntimeError(f"the undisturbed run failed: {done.stderr}")
+        sha256 = sha256_of(run.path / "dataset.zip")
+        shutil.rmtree(run.artifacts)
+        self._say(f"the undisturbed zip is {sha256[:16]}")
+        return sha256
+
+    def _plan_run(self) -> RunDirectory:
+        """The same plan in a new run directory, with the manifest that was asked for."""
+        path = self._folder / "chaos"
+        path.mkdir()
+        text = (self._folder / "run" / "shardgen.toml").read_text(encoding="utf-8")
+        text = text.replace(SQLITE, self._options.manifest)
+        (path / "shardgen.toml").write_text(text, encoding="utf-8")
+        done = shardgen("plan", path)
+        if done.returncode:
+            raise RuntimeError(f"planning failed: {done.stderr}")
+        return RunDirectory(path=path, settings=read_settings(path))
+
+    def _pace(self) -> float:
+        """Seconds that a batch takes longer than it must, so that the plan lasts a while."""
+        batches = self._plan.layout.batch_count
+        return min(1.0, 0.3 * self._options.seconds / batches)
+
+    def run(self) -> Figures:
+        """Let it go wrong, then finish in peace and judge."""
+        schedule = make_schedule(self._options.seed, self._options.seconds)
+        for event in schedule:
+            self._say(f"planned: {event.at:6.1f} {event.kind.value} {event.seed}")
+        try:
+            self._disturb(schedule)
+            self._end_the_chaos()
+            self._finish()
+            self._judge()
+        finally:
+            self._crew.kill_all()
+        return self.figures
+
+    def _disturb(self, schedule: list[Event]) -> None:
+        start, events, looked = time.monotonic(), list(schedule), 0.0
+        while (now := time.monotonic() - start) < self._options.seconds:
+            if self._operator.has_manifest.is_set():
+                self._crew.fill()
+            elif self._operator.wants_nobody.is_set():
+                self._crew.kill_all()
+            self._crew.reap()
+            for event in [event for event in events if now >= event.at]:
+                if self._happen(event):
+                    events.remove(event)
+            if now - looked >= _LOOK_SECONDS:
+                looked = now
+                self._look(random.Random(int(now)))  # noqa: S311
+            time.sleep(_TICK_SECONDS)
+
+    def _happen(self, event: Event) -> bool:
+        """False: nobody is there whom it could happen to; try again."""
+        source = event.random
+        if event.kind in _TO_WORKERS:
+            # Somebody who starts up has little to lose, and most of a short life is starting up.
+            after = None if source.random() < _WHILE_STARTING else source.randint(0, _MADE_BEFORE)
+            victims = self._crew.victims(after=after)
+            if not victims or not self._operator.has_manifest.is_set():
+                return False
+            self._say(event.kind.value)
+            if source.random() < _PURSUED:
+                victims = self._crew.suspected(victims) or victims
+            self._happen_to(source.choice(victims), event.kind, source)
+            return True
+        self._say(event.kind.value)
+        match event.kind:
+            case EventKind.FULL_DISK:
+                marker = self._crew.folder / FULL_DISK
+                marker.touch()
+                threading.Timer(_FULL_DISK_SECONDS, marker.unlink, [True]).start()
+            case EventKind.JOIN:
+                self._crew.size = min(self._options.workers + 1, self._crew.size + 1)
+                self.figures.counts["joins"] += 1
+            case EventKind.CORRUPT:
+                self._operator.order(lambda: self._operator.damage(source))
+            case EventKind.REQUEUE:
+                self._operator.order(lambda: self._requeue(source, share=0.0))
+            case EventKind.REBUILD:
+                self._operator.order(lambda: self._operator.rebuild(source))
+        return True
+
+    def _happen_to(self, victim: Member, kind: EventKind, source: random.Random) -> None:
+        match kind:
+            case EventKind.KILL:
+                self._crew.kill(victim)
+            case EventKind.STALL:
+                self._crew.stall(victim, LEASE_SECONDS * source.uniform(1.2, 2.5))
+            case EventKind.FAULT:
+                error = source.choice([errno.ENOSPC, errno.EIO])
+                order_fault(victim.folder, call=source.choice(CALLS), error=error)
+            case EventKind.LEAVE:
+                self._crew.leave(victim)
+                self._crew.size = max(1, self._crew.size - 1)
+                self.figures.counts["leaves"] += 1
+
+    def _requeue(self, source: random.Random, *, share: float) -> None:
+        batches = batches_to_requeue(self._run, self._plan, source, share)
+        if batches:
+            self._operator.requeue(batches)
+
+    def _look(self, source: random.Random) -> None:
+        """Look at the state as `status` does, and compare its counters with the rows."""
+        if not self._operator.has_manifest.is_set():
+            return
+        try:
+            found = report(self._run)
+            faults = counter_faults(self._run.place, self._plan)
+        except ShardgenError as error:
+            if self._operator.has_manifest.is_set() and not isinstance(error, ManifestBusy):
+                self.figures.violations.append(f"a look failed: {error!r}")
+            return
+        self.figures.looks += 1
+        faults += [f"{found.pending} are pending"] if found.pending < 0 else []
+        self.figures.violations += [f"after {time.monotonic() - self._began:.1f} s: {one}" for one in faults]
+        if not self._operator.is_idle:
+            return
+        if found.overview.blocked_total:
+            self._say(f"blocked: {found.overview.blocked}")
+            self._operator.order(self._operator.unblock)
+        elif found.pending < _ALMOST_DONE * self._plan.samples:
+            self._operator.order(lambda: self._requeue(source, share=1 / 3))
+
+    def _end_the_chaos(self) -> None:
+        if not self._operator.has_manifest.is_set():
+            self._crew.kill_all()
+            self._crew.reap()
+        self._operator.dismiss()
+        (self._crew.folder / FULL_DISK).unlink(missing_ok=True)
+        self._crew.size = 0
+        self._crew.dismiss()
+
+    def _finish(self) -> None:
+        """Plain workers, `verify` and `merge`, as an operator would in the end."""
+        self._say("the chaos is over")
+        operator = self._operator
+        for _ in range(5):
+            operator.unblock()
+            worked = operator.shardgen("worker", self._run.path, "--device", "cpu", timeout=1800)
+            if worked.returncode not in (0, 14):
+                self.figures.violations.append(f"a plain worker: {worked.returncode}: {worked.stderr}")
+            if worked.returncode == 0 and operator.verify() == 0:
+                break
+        else:
+            self.figures.violations.append("five workers and verifications do not finish it")
+        merged = operator.shardgen("merge", self._run.path)
+        if merged.returncode:
+            self.figures.violations.append(f"merge: {merged.returncode}: {merged.stderr}")
+            return
+        for subject in (self._run.path, self._run.path / "dataset.zip"):
+            verified = operator.shardgen("verify", subject)
+            if verified.returncode:
+                self.figures.violations.append(f"verify {subject}: {verified.stdout[-1000:]}")
+
+    def _judge(self) -> None:
+        figures, path = self.figures, self._run.path / "dataset.zip"
+        figures.violations += counter_faults(self._run.place, self._plan)
+        overview = report(self._run).overview
+        figures.stored, figures.dead = overview.stored, overview.dead
+        with self._run.manifest(self._plan, read_only=True) as manifest:
+            letters = list(manifest.dead_letters())
+        for letter in letters:
+            figures.violations.append(
+                f"sample {letter.sample} is a dead letter ({letter.reason}: {letter.detail[:300]}); "
+                f"deaths by the harness while it was noted: {self._crew.deaths_of[letter.sample]}"
+            )
+        if max(self._crew.deaths_of.values(), default=0) > 2:
+            figures.violations.append("the harness killed three times on one noted sample")
+        figures.violations += self._recorded_too_often()
+        if not path.exists():
+            figures.lost = figures.planned - figures.stored - figures.dead
+            return
+        faults = zip_faults(path, self._plan, {int(letter.sample) for letter in letters})
+        figures.lost = sum(fault.endswith("lost") for fault in faults)
+        figures.violations += faults
+        figures.sha256_equal = sha256_of(path) == self._undisturbed
+        if not figures.sha256_equal:
+            figures.violations.append("the zip is not the undisturbed one")
+
+    def _recorded_too_often(self) -> list[str]:
+        """A batch may be recorded once, and once more for every time that it was put back or forgotten."""
+        allowed = Counter[int]()
+        for _fence, data in ArtifactStore(self._run.artifacts).requeued():
+            allowed.update(json.loads(data)["batches"])
+        rebuilds = self.figures.counts["rebuilds"]
+        return [
+            f"batch {batch}: recorded {count} times, put back {allowed[batch]} times"
+            for batch, count in sorted(self._crew.recorded.items())
+            if count > 1 + allowed[batch] + rebuilds
+        ]

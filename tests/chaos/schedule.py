@@ -1,0 +1,62 @@
+"""What happens when, drawn from a seed: the same seed gives the same schedule."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EventKind(StrEnum):
+    """Something that goes wrong, or that an operator does in the middle of it."""
+
+    KILL = "kill"
+    STALL = "stall"
+    FAULT = "fault"
+    FULL_DISK = "full-disk"
+    CORRUPT = "corrupt"
+    REQUEUE = "requeue"
+    REBUILD = "rebuild"
+    LEAVE = "leave"
+    JOIN = "join"
+
+
+MEAN_GAP_SECONDS = {
+    EventKind.KILL: 5.0,
+    EventKind.STALL: 10.0,
+    EventKind.FAULT: 9.0,
+    EventKind.FULL_DISK: 110.0,
+    EventKind.CORRUPT: 20.0,
+    EventKind.REQUEUE: 20.0,
+    EventKind.REBUILD: 55.0,
+    EventKind.LEAVE: 25.0,
+    EventKind.JOIN: 25.0,
+}
+_START_UP_SECONDS = 5.0  # before that nobody has a lease
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """`at` seconds after the start; `seed` decides the rest: which victim, how long, which bytes."""
+
+    at: float
+    kind: EventKind
+    seed: int
+
+    @property
+    def random(self) -> random.Random:
+        """The event's own source of randomness: the same however the run went before."""
+        return random.Random(self.seed)  # noqa: S311
+
+
+def make_schedule(seed: int, seconds: float) -> list[Event]:
+    """Every kind at least once, spread over the whole time, in order."""
+    source = random.Random(seed)  # noqa: S311
+    window = max(1.0, seconds - _START_UP_SECONDS)
+    events = []
+    for kind, gap in MEAN_GAP_SECONDS.items():
+        count = max(1, round(window / gap))
+        for place in range(count):
+            at = _START_UP_SECONDS + window * (place + source.random()) / count
+            events.append(Event(at=at, kind=kind, seed=source.getrandbits(32)))
+    return sorted(events, key=lambda event: event.at)

@@ -1,0 +1,141 @@
+"""The real `shardgen worker` with a faulty file layer, a diary and a pace; the rest is the command's own."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen import working
+from shardgen.artifacts import store
+from shardgen.artifacts.names import ArtifactName
+from shardgen.cli.app import main as shardgen_main
+from shardgen.composing import ComposedSample, Composer
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.lease import Lease
+from shardgen.domain.receipt import ArtifactRef, Receipt
+from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
+from shardgen.errors import SampleError
+from shardgen.heartbeat import Say
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest
+from shardgen.rundir import RunDirectory
+from tests.broken import take_the_fence_away
+from tests.chaos.faults import FaultyFiles
+
+DIARY = "diary"
+UNPUBLISHED, UNFENCED = "unpublished", "unfenced"
+
+
+class Diary:
+    """Lines that survive the process: one `write` each, with the machine's monotonic time in front."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder / DIARY, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(self, event: str, *values: object) -> None:
+        line = " ".join([f"{time.monotonic():.3f}", event, *map(str, values)])
+        os.write(self._descriptor, (line.replace("\n", " ") + "\n").encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What one worker process is told."""
+
+    run_dir: Path
+    folder: Path
+    pace: float
+    seed: int
+    broken: str
+
+
+def main(part: Part) -> None:
+    """Be a worker until the command ends this process."""
+    stderr = os.open(part.folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stderr, 1)
+    os.dup2(stderr, 2)
+    diary = Diary(part.folder)
+    source = random.Random(part.seed)  # noqa: S311
+    store.DiskFiles = lambda: FaultyFiles(  # type: ignore[assignment, attr-defined]
+        part.folder, lambda call, name: diary.note("fault", call, name)
+    )
+    _note_compositions(diary)
+    _note_receipts(diary)
+    _break_on_purpose(part.broken)
+    pause = 2 * part.pace / len(BatchStep)
+
+    def on_step(step: Step) -> None:
+        diary.note("step", step.value)
+        if isinstance(step, BatchStep):
+            time.sleep(pause * source.random())
+
+    real = working.work
+
+    def work(
+        run: RunDirectory, options: working.WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
+    ) -> working.WorkOutcome:
+        def saying(line: str) -> None:
+            diary.note("said", line)
+            say(line)
+
+        outcome = real(run, options, say=saying, on_step=chosen)
+        pending = run.plan().samples - outcome.overview.stored - outcome.overview.dead
+        diary.note("outcome", outcome.ending.value, pending)
+        return outcome
+
+    chosen = on_step
+    working.work = work  # type: ignore[assignment]
+    sys.argv = ["shardgen", "worker", str(part.run_dir), "--id", part.folder.name, "--device", "cpu"]
+    shardgen_main()
+
+
+def _note_compositions(diary: Diary) -> None:
+    real: Callable[..., list[ComposedSample | SampleError]] = Composer.compose_batch
+
+    def compose_batch(self: Composer, samples: Sequence[SampleIndex]) -> list[ComposedSample | SampleError]:
+        found = real(self, samples)
+        diary.note("composed", self._plan.layout.batch_of_sample(samples[0]))
+        return found
+
+    Composer.compose_batch = compose_batch  # type: ignore[method-assign]
+
+
+def _note_receipts(diary: Diary) -> None:
+    real_lease, real_record = Manifest.lease, Manifest.record
+
+    def lease(self: Manifest, *arguments: object, **options: object) -> Lease | NoLease:
+        granted = real_lease(self, *arguments, **options)  # type: ignore[arg-type]
+        if isinstance(granted, Lease):
+            batches = self._layout.slice_batch_range(granted.shard, granted.slice)
+            diary.note("lease", batches.start, batches.stop, granted.fence)
+        return granted
+
+    def record(self: Manifest, lease: Lease, receipt: Receipt) -> bool:
+        is_last = real_record(self, lease, receipt)
+        diary.note("recorded", receipt.record.batch, receipt.fence)
+        return is_last
+
+    Manifest.lease = lease  # type: ignore[method-assign]
+    Manifest.record = record  # type: ignore[method-assign]
+
+
+def _break_on_purpose(broken: str) -> None:
+    """A worker that breaks a promise: the harness must notice it."""
+    if broken == UNPUBLISHED:
+        real = store.ArtifactStore.publish
+
+        def publish(
+            self: store.ArtifactStore, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step
+        ) -> ArtifactRef:
+            ref = real(self, name, data, on_step=on_step)
+            if random.random() < 0.05:  # noqa: S311
+                (self.root / ref.name).unlink()
+            return ref
+
+        store.ArtifactStore.publish = publish  # type: ignore[method-assign]
+    elif broken == UNFENCED:
+        take_the_fence_away()
