@@ -139,6 +139,8 @@ class Chaos:
             self._end_the_chaos()
             self._finish()
             self._judge()
+        except ShardgenError as error:
+            self.figures.violations.append(f"the end of the run: {error!r}")
         finally:
             self._crew.kill_all()
         return self.figures
@@ -237,10 +239,12 @@ class Chaos:
             self._operator.order(lambda: self._requeue(source, share=1 / 3))
 
     def _end_the_chaos(self) -> None:
-        if not self._operator.has_manifest.is_set():
-            self._crew.kill_all()
-            self._crew.reap()
         self._operator.dismiss()
+        while self._operator.is_at_work:
+            if self._operator.wants_nobody.is_set():
+                self._crew.kill_all()
+            self._crew.reap()
+            time.sleep(_TICK_SECONDS)
         (self._crew.folder / FULL_DISK).unlink(missing_ok=True)
         self._crew.size = 0
         self._crew.dismiss()
