@@ -10,10 +10,10 @@ from shardgen.manifest.tables import SLICE
 
 
 def take_the_fence_away() -> None:
-    """From now on a write changes the row of its slice, whoever holds it."""
+    """From now on a write changes the row of its slice, whoever has leased it, under whatever fence."""
     for module in (slices, leases, receipts, suspicion):
         vars(module)["held"] = _unfenced
 
 
 def _unfenced(lease: Lease) -> ColumnElement[bool]:
-    return and_(SLICE.c.shard == lease.shard, SLICE.c.slice == lease.slice)
+    return and_(SLICE.c.shard == lease.shard, SLICE.c.slice == lease.slice, SLICE.c.state == "leased")

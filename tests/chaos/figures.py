@@ -41,7 +41,10 @@ class Figures:
             ("stalls past the lease", f"{self.counts['stalls']}, woken: {self.counts['woken']}"),
             ("disk faults", f"{self.faults.total()}: {faults}"),
             ("artifacts damaged", f"{self.counts['corruptions']}, found: {self.counts['corruptions found']}"),
-            ("manifests lost and rebuilt", f"{self.counts['rebuilds']}"),
+            (
+                "manifests lost and rebuilt",
+                f"{self.counts['rebuilds']}, beside half a commit: {self.counts['journals moved away']}",
+            ),
             ("batches put back", f"{self.counts['batches requeued']} in {self.counts['requeues']} requeues"),
             ("blocked slices opened", f"{self.counts['slices unblocked']}"),
             ("workers left, joined, started", self._crew()),

@@ -32,6 +32,8 @@ SQLITE = "sqlite:///manifest.sqlite"
 _LOOK_SECONDS = 1.0
 _TICK_SECONDS = 0.05
 _FULL_DISK_SECONDS = 3.0
+_STORED_AT_LEAST = 80  # samples, at the last look of the chaos
+_PATIENCE = 10  # times as long as was asked for, until then
 _TO_WORKERS = (EventKind.KILL, EventKind.STALL, EventKind.FAULT, EventKind.LEAVE)
 _WHILE_STARTING = 0.1  # of the misfortunes of workers
 _PURSUED = 0.5  # of them happen to a worker in suspect mode, if there is one
@@ -59,6 +61,7 @@ class Chaos:
         self._folder = folder
         self._options = options
         self._began = time.monotonic()
+        self._stored = 0
         self._write = say
         self.figures = Figures(seed=options.seed, seconds=options.seconds)
         self._undisturbed = self._make_undisturbed()
@@ -125,9 +128,10 @@ class Chaos:
         batches = self._plan.layout.batch_count
         return min(1.0, 0.3 * self._options.seconds / batches)
 
-    def run(self) -> Figures:
-        """Let it go wrong, then finish in peace and judge."""
-        schedule = make_schedule(self._options.seed, self._options.seconds)
+    def run(self, schedule: list[Event] | None = None) -> Figures:
+        """Let it go wrong (by the seed's schedule, if no other is given), then finish in peace and judge."""
+        if schedule is None:
+            schedule = make_schedule(self._options.seed, self._options.seconds)
         for event in schedule:
             self._say(f"planned: {event.at:6.1f} {event.kind.value} {event.seed}")
         try:
@@ -135,13 +139,15 @@ class Chaos:
             self._end_the_chaos()
             self._finish()
             self._judge()
+        except ShardgenError as error:
+            self.figures.violations.append(f"the end of the run: {error!r}")
         finally:
             self._crew.kill_all()
         return self.figures
 
     def _disturb(self, schedule: list[Event]) -> None:
         start, events, looked = time.monotonic(), list(schedule), 0.0
-        while (now := time.monotonic() - start) < self._options.seconds:
+        while (now := time.monotonic() - start) < self._options.seconds or self._is_too_early(now):
             if self._operator.has_manifest.is_set():
                 self._crew.fill()
             elif self._operator.wants_nobody.is_set():
@@ -154,6 +160,10 @@ class Chaos:
                 looked = now
                 self._look(random.Random(int(now)))  # noqa: S311
             time.sleep(_TICK_SECONDS)
+
+    def _is_too_early(self, now: float) -> bool:
+        """A run in which hardly anything was made proves nothing, however slow the machine is."""
+        return self._stored < _STORED_AT_LEAST and now < _PATIENCE * self._options.seconds
 
     def _happen(self, event: Event) -> bool:
         """False: nobody is there whom it could happen to; try again."""
@@ -217,6 +227,7 @@ class Chaos:
                 self.figures.violations.append(f"a look failed: {error!r}")
             return
         self.figures.looks += 1
+        self._stored = found.stored
         faults += [f"{found.pending} are pending"] if found.pending < 0 else []
         self.figures.violations += [f"after {time.monotonic() - self._began:.1f} s: {one}" for one in faults]
         if not self._operator.is_idle:
@@ -228,10 +239,12 @@ class Chaos:
             self._operator.order(lambda: self._requeue(source, share=1 / 3))
 
     def _end_the_chaos(self) -> None:
-        if not self._operator.has_manifest.is_set():
-            self._crew.kill_all()
-            self._crew.reap()
         self._operator.dismiss()
+        while self._operator.is_at_work:
+            if self._operator.wants_nobody.is_set():
+                self._crew.kill_all()
+            self._crew.reap()
+            time.sleep(_TICK_SECONDS)
         (self._crew.folder / FULL_DISK).unlink(missing_ok=True)
         self._crew.size = 0
         self._crew.dismiss()

@@ -20,6 +20,7 @@ from tests.chaos.crew import ROOT, Crew
 from tests.chaos.figures import Figures
 
 BUSY = 30
+JOURNAL_LEFT = 10
 _PATIENCE_SECONDS = 90.0  # for leases that live on the slices to be put back
 
 Order = Callable[[], None]
@@ -58,7 +59,11 @@ class Operator:
     def dismiss(self) -> None:
         """Finish what is begun; forget the rest."""
         self._dismissed.set()
-        self._thread.join(600)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it has not yet finished what it had begun when it was dismissed."""
+        return self._thread.is_alive()
 
     def _obey(self) -> None:
         while not self._dismissed.is_set():
@@ -162,21 +167,31 @@ class Operator:
         began = time.monotonic()
         self.has_manifest.clear()
         if source.random() < 0.5:
-            self.wants_nobody.set()
-            while self.crew.members:
-                time.sleep(0.1)
-            self.wants_nobody.clear()
+            self._let_nobody_work()
         self.crew.lost.append((began, began + 3600))
         path = self.run.place.path
         path.unlink()
+        journal = path.with_name(path.name + "-journal")
         if source.random() < 0.5:
-            path.with_name(path.name + "-journal").unlink(missing_ok=True)
+            journal.unlink(missing_ok=True)
         done = self.shardgen("rebuild", self.run.path)
+        if done.returncode == JOURNAL_LEFT and journal.name in done.stderr:
+            # Half a commit on the lost manifest: the hint says what to do.
+            self.figures.counts["journals moved away"] += 1
+            self._let_nobody_work()
+            journal.replace(journal.with_name(f"{journal.name}.old"))
+            done = self.shardgen("rebuild", self.run.path)
         self.crew.lost[-1] = (began, time.monotonic() + 40)  # who waits for a lock does so for 30 s
         if done.returncode:
             self._wrong(done)
         self.figures.counts["rebuilds"] += 1
         self.has_manifest.set()
+
+    def _let_nobody_work(self) -> None:
+        self.wants_nobody.set()
+        while self.crew.members:
+            time.sleep(0.1)
+        self.wants_nobody.clear()
 
     def _wrong(self, done: subprocess.CompletedProcess[str]) -> None:
         words = " ".join(map(str, done.args[3:]))[:200]
