@@ -57,7 +57,8 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             store.remove(
                 [orphan.path for orphan in swept.orphans], on_removed=lambda: on_step(SweepStep.REMOVED)
             )
-            _remove_zips(swept.zips)
+            for path in swept.zips:
+                remove_left_by_killed_merge(path)
             on_step(SweepStep.SYNCED)
     return swept
 
@@ -112,11 +113,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None  # its writer has removed it
-
-
-def _remove_zips(zips: Sequence[Path]) -> None:
-    for path in zips:
-        try:
-            remove_left_by_killed_merge(path)
-        except OSError as error:
-            raise storage_error(error, path) from error

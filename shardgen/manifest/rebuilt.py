@@ -93,7 +93,12 @@ def refuse_existing(place: Place) -> None:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Neither two rebuilds nor a rebuild and a sweep at once: what one takes, the other may remove."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageFailed(
+            f"{folder}: cannot be opened ({error.strerror})", hint="check the folder's permissions"
+        ) from error
     try:
         _flock(descriptor, folder)
         yield

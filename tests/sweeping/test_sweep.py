@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import SweepStep
-from shardgen.errors import InputMissing, ManifestBusy
+from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.rebuilt import alone_in
@@ -186,6 +188,37 @@ def test_zips_of_dead_merges_are_taken_and_those_of_running_ones_are_not(run: Ru
         assert dead.exists()
         assert sweep(run, remove=True).zips == [dead]
     assert [path.exists() for path in (dead, running, mine)] == [False, True, True]
+
+
+def test_a_part_that_is_no_staged_zip_is_left_and_no_trouble(run: RunDirectory) -> None:
+    for name in (".movie.mkv.12345678.part", ".data.12345678.part", ".zip.12345678.part"):
+        (run.path / name).write_bytes(b"mine")
+    (run.path / ".folder.zip.12345678.part").mkdir()
+    (run.path / ".link.zip.12345678.part").symlink_to("shardgen.toml")
+    before = sorted(run.path.iterdir())
+    assert sweep(run, remove=True).zips == []
+    assert sorted(run.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("victim", "remove"),
+    [(".dataset.zip.0123abcd.part", False), (".dataset.zip.0123abcd.part", True), ("run", True)],
+)
+def test_what_may_not_be_opened_is_one_clear_error(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, victim: str, *, remove: bool
+) -> None:
+    (run.path / ".dataset.zip.0123abcd.part").write_bytes(b"half")
+    original = os.open
+
+    def refuse(path: Path | str, *args: int, **options: int) -> int:
+        if Path(path).name == victim:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageFailed, match=f"{victim}: .*[Pp]ermission denied") as raised:
+        sweep(run, remove=remove)
+    assert raised.value.hint
 
 
 def test_a_file_that_went_away_by_itself_is_no_trouble(run: RunDirectory) -> None:
