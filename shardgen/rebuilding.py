@@ -49,7 +49,7 @@ def rebuild(
     """Make a new manifest of the run directory's plan and artifacts; there all at once, or not.
 
     Per batch the highest whole fence wins that no requeue has undone. Raises InputMissing without
-    `plan.json`, PlanConflict when a manifest is there, ArtifactCorrupt for a mark that does not read.
+    `plan.json`, ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read.
     """
     plan = read_plan(run.path)
     if plan is None:

@@ -14,7 +14,7 @@ from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import RebuildStep, Step
-from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, PlanConflict, ShardgenError
+from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
 from shardgen.manifest.engine import open_engine
 from shardgen.manifest.rebuilt import alone_in
 from shardgen.rebuilding import LOST_DETAIL, Rebuilt, rebuild
@@ -220,7 +220,7 @@ def test_a_mark_that_does_not_read_stops_the_rebuild(lost: RunDirectory, content
 
 def test_a_manifest_that_is_there_is_refused_and_untouched(run: RunDirectory) -> None:
     before = (run.path / "manifest.sqlite").read_bytes()
-    with pytest.raises(PlanConflict, match="there is a manifest already") as raised:
+    with pytest.raises(ManifestMismatch, match="there is a manifest already") as raised:
         rebuild(run)
     assert "mv " in raised.value.hint
     assert (run.path / "manifest.sqlite").read_bytes() == before
@@ -246,7 +246,7 @@ def test_half_a_commit_on_the_lost_manifest_never_meets_the_new_one(
 
     if when == "before":
         journal.write_bytes(b"half a commit")
-    with pytest.raises(PlanConflict, match=suffix) as raised:
+    with pytest.raises(ManifestMismatch, match=suffix) as raised:
         rebuild(lost, on_step=appear)
     assert f"mv {journal}" in raised.value.hint
     assert not (lost.path / "manifest.sqlite").exists()
@@ -260,7 +260,7 @@ def test_a_manifest_that_appears_meanwhile_is_not_replaced(lost: RunDirectory) -
         if step is RebuildStep.FILLED:
             (lost.path / "manifest.sqlite").write_bytes(b"somebody's")
 
-    with pytest.raises(PlanConflict):
+    with pytest.raises(ManifestMismatch):
         rebuild(lost, on_step=appear)
     assert (lost.path / "manifest.sqlite").read_bytes() == b"somebody's"
 
@@ -290,6 +290,31 @@ def test_what_a_killed_rebuild_left_is_not_in_the_way(lost: RunDirectory) -> Non
         "plan.json",
         "shardgen.toml",
     ]
+
+
+def test_the_hidden_name_of_a_rebuild_killed_at_its_end_goes_though_the_next_one_refuses(
+    lost: RunDirectory,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(step: Step) -> None:
+        if step is RebuildStep.LINKED:
+            raise Killed
+
+    publish(lost, single(0))
+    hidden, manifest = lost.path / ".manifest.sqlite.rebuild", lost.path / "manifest.sqlite"
+    with pytest.raises(Killed):
+        rebuild(lost, on_step=die)
+    assert hidden.samefile(manifest)
+    with pytest.raises(ManifestMismatch):
+        rebuild(lost)
+    assert not hidden.exists()
+    assert len(receipts_of(lost)) == 1
+    hidden.write_bytes(b"of a rebuild that is at work")
+    with pytest.raises(ManifestMismatch):
+        rebuild(lost)
+    assert hidden.exists()
 
 
 def test_a_failure_while_filling_leaves_nothing_under_the_manifests_name(
@@ -372,7 +397,7 @@ def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDir
     letters = shardgen("dead-letters", lost.path)
     assert LOST_DETAIL in letters.stdout
     again = shardgen("rebuild", lost.path)
-    assert again.returncode == 10
+    assert again.returncode == 13
     assert f"mv {lost.path}/manifest.sqlite" in again.stderr
     for command in ("status", "worker", "merge", "sweep"):
         (lost.path / "manifest.sqlite").unlink(missing_ok=True)
