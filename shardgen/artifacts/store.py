@@ -89,12 +89,13 @@ class ArtifactStore:
         return bytes(buffer)
 
     def read_unrecorded(self, name: ArtifactName) -> bytes:
-        """Return the bytes of an artifact that no receipt vouches for."""
+        """Return the bytes of an artifact that no receipt vouches for.
+
+        Raises StorageFailed, with the OSError as its cause, also when the file is gone.
+        """
         path = self.root / str(name)
         try:
             return path.read_bytes()
-        except FileNotFoundError as error:
-            raise _missing(str(name)) from error
         except OSError as error:
             raise storage_error(error, path) from error
 
