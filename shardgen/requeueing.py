@@ -34,8 +34,10 @@ def requeue_batches(
     """Undo the receipts of these batches; those without one are left as they are.
 
     The mark `artifacts/requeued/<fence>-<random>.json` is durable before a row changes, so that a later
-    rebuild does not bring the undone artifacts back. Raises InvalidSettings for a batch that the plan does
-    not have, ManifestBusy while a worker holds one of the slices.
+    rebuild does not bring the undone artifacts back. It stays when the change then fails: whether a commit
+    that failed has happened is not always known, and a mark too many costs work, one too few brings back what
+    was undone. Raises InvalidSettings for a batch that the plan does not have, ManifestBusy while a worker
+    holds one of the slices.
     """
     count = plan.layout.batch_count
     for batch in batches:

@@ -339,8 +339,9 @@ class Manifest:
 
         `mark` is called with the batches by the fence up to which attempts at them do not count. What it
         writes must be durable when it returns: it runs inside the transaction, after the last check and
-        before any change, so that there is no mark without its change unless the process dies in between. A
-        slice whose holder has expired is taken from it. Raises ManifestBusy while a worker holds one of them.
+        before any change. So there is no change without its mark; a death in between, or a commit that fails,
+        leaves a mark without its change. A slice whose holder has expired is taken from it. Raises
+        ManifestBusy while a worker holds one of them.
         """
         with self._transaction() as connection:
             marks: Marks = {}

@@ -3,12 +3,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
@@ -192,6 +195,29 @@ def test_a_rebuild_does_not_undo_a_requeue(lost: RunDirectory) -> None:
     found_by(lost)
     assert winners(lost) == {0: (2, "a", "00000000"), 1: (4, "c", "00000000")}
     assert min(lease.fence for lease in granted(lost)) == 5
+
+
+def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunDirectory) -> None:
+    plan = lost.plan()
+    made = publish(lost, single(0), single(1))
+    rebuild(lost)
+    store = ArtifactStore(lost.artifacts)
+    full = sqlite3.OperationalError("database or disk is full")
+    full.sqlite_errorcode = sqlite3.SQLITE_FULL
+    with lost.manifest(plan) as manifest:
+
+        def fail(_connection: object) -> None:
+            if list(store.requeued()):
+                raise OperationalError("COMMIT", None, full)
+
+        event.listen(manifest._engine, "commit", fail)
+        with pytest.raises(StorageFailed, match="full"):
+            requeue_batches(plan, manifest, store, [BatchIndex(1)])
+    assert receipts_of(lost) == made
+    assert len(list(store.requeued())) == 1
+    (lost.path / "manifest.sqlite").unlink()
+    assert found_by(lost).undone == 1
+    assert receipts_of(lost) == made[:1]
 
 
 def test_a_mark_undoes_attempts_up_to_its_fence_of_its_batches_alone(lost: RunDirectory) -> None:
