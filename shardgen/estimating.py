@@ -95,6 +95,9 @@ def agree_micro_batch(
     )
     setting = run.settings.depth.micro_batch
     if setting != "auto":
+        shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
+        if shrunk is not None and shrunk < setting:
+            return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
     elif manifest is not None:
         wanted = manifest.agreed_micro_batch(on.model, fitting)

@@ -177,6 +177,11 @@ class Manifest:
         with self._transaction() as connection:
             return workers.agreed_micro_batch(connection, device_model, proposed)
 
+    def shrunk_micro_batch(self, device_model: str) -> int | None:
+        """What memory sufficed for when it last ran out on this device model; None: it never did."""
+        with self._transaction() as connection:
+            return workers.shrunk_micro_batch(connection, device_model)
+
     def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
         """Remember that this device model has no memory for more."""
         with self._transaction() as connection:
