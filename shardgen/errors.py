@@ -24,7 +24,7 @@ class OperatorError(ShardgenError):
 
 
 class PlanConflict(OperatorError):
-    """The settings or sources at hand are not those of the plan."""
+    """The settings, sources, zip or artifacts at hand are not those of the plan."""
 
     exit_code = 10
 
@@ -42,7 +42,7 @@ class InvalidSettings(OperatorError):
 
 
 class ManifestMismatch(OperatorError):
-    """The manifest is of another version, of another program, or on a file system it must not be on."""
+    """The manifest is of another version, of another program, on a wrong disk, or in a rebuild's way."""
 
     exit_code = 13
 

@@ -17,7 +17,7 @@ from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import InputMissing, ReceiptConflict
+from shardgen.errors import InputMissing, ReceiptConflict, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest, refuse_existing
 from shardgen.merging import OnProgress, stored_count
 from shardgen.planfile import FILE_NAME, read_plan
@@ -30,13 +30,17 @@ LOST_DETAIL = "the text was lost with the manifest"
 
 @dataclass(slots=True, kw_only=True)
 class Rebuilt:
-    """What a rebuild took and what it left: `refused` are (artifact, why), the counts are artifacts."""
+    """What a rebuild took and what it left: `refused` are (artifact, why), the counts are artifacts.
+
+    `unread` of the refused ones could not be read: what they hold is not known.
+    """
 
     batches: int = 0
     stored: int = 0
     dead_letters: int = 0
     superseded: int = 0
     undone: int = 0
+    unread: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -49,7 +53,8 @@ def rebuild(
     """Make a new manifest of the run directory's plan and artifacts; there all at once, or not.
 
     Per batch the highest whole fence wins that no requeue has undone. Raises InputMissing without
-    `plan.json`, PlanConflict when a manifest is there, ArtifactCorrupt for a mark that does not read.
+    `plan.json`, ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read,
+    StorageFailed when the disk gives not one artifact although it has some.
     """
     plan = read_plan(run.path)
     if plan is None:
@@ -79,6 +84,8 @@ class _Search:
         self._on_progress = on_progress
         self.highest_fence = undone.highest_fence
         self.result = Rebuilt()
+        self._read = 0
+        self._disk_failure: StorageFailed | None = None
 
     def receipts(self) -> Iterator[Receipt]:
         """One receipt for each batch that has a whole artifact; the batches of a slice together."""
@@ -95,6 +102,8 @@ class _Search:
                     slices.setdefault(slice_, []).append(name)
             for slice_ in sorted(slices):
                 yield from self._take(self._winners(slices[slice_]))
+        if self._disk_failure is not None and not self._read:
+            raise self._disk_failure  # an empty manifest would have everything made again
 
     def _saw(self, fence: Fence) -> None:
         self.highest_fence = max(self.highest_fence, fence)
@@ -136,7 +145,12 @@ class _Search:
         if all(self._undone.includes(batch, name.fence) for batch in open_batches):
             self.result.undone += 1
             return None
-        data = self._store.read_unrecorded(name)
+        try:
+            data = self._store.read_unrecorded(name)
+        except StorageFailed as error:
+            self._leave_unread(name, error)
+            return None
+        self._read += 1
         fact = why_not_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
         if fact is None:
             entries, inside = read_artifact(data, name=str(name))
@@ -148,6 +162,12 @@ class _Search:
                 return _Whole(name=name, worker=inside.worker, receipts=receipts)
         self.result.refused.append((str(name), fact.removeprefix(f"{name}: ")))
         return None
+
+    def _leave_unread(self, name: ArtifactName, error: StorageFailed) -> None:
+        self.result.unread += 1
+        self.result.refused.append((str(name), str(error).removeprefix(f"{self._store.root / str(name)}: ")))
+        if not isinstance(error.__cause__, FileNotFoundError | IsADirectoryError):
+            self._disk_failure = error
 
     def _wrong_batch(self, receipts: list[Receipt], entries: tuple[Entry, ...], data: bytes) -> str | None:
         for receipt in receipts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,10 @@ class Orphan:
 
 @dataclass(slots=True, kw_only=True)
 class Swept:
-    """What was found: orphans, zips that killed merges left, files still in use, and what is not ours."""
+    """What was found: orphans, zips that killed merges left, files still in use, and what is not ours.
+
+    `strangers` are also files that cannot be shown to be ours.
+    """
 
     orphans: list[Orphan] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
@@ -57,7 +60,8 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             store.remove(
                 [orphan.path for orphan in swept.orphans], on_removed=lambda: on_step(SweepStep.REMOVED)
             )
-            _remove_zips(swept.zips)
+            for path in swept.zips:
+                remove_left_by_killed_merge(path)
             on_step(SweepStep.SYNCED)
     return swept
 
@@ -73,11 +77,12 @@ def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
     live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leased_slices()}
     swept = Swept(strangers=list(listing.strangers))
     unrecorded, recorded_batches = _without_receipt(listing, manifest)
+    workers = {worker[-8:] for worker in manifest.known_workers()}
     for found in unrecorded:
         name = found.name
         if (name.shard, name.slice_in(plan.layout), name.fence, name.worker) in live:
             swept.live.append(found.path)
-        elif _is_of_another_plan(plan, store, found):
+        elif not _is_ours(plan, store, found, workers):
             swept.strangers.append(found.path)
         else:
             is_pending = not recorded_batches.issuperset(name.batches)
@@ -96,15 +101,21 @@ def _without_receipt(listing: Listing, manifest: Manifest) -> tuple[Sequence[Fou
     return [found for found in listing.files if found.path not in recorded], batches
 
 
-def _is_of_another_plan(plan: Plan, store: ArtifactStore, found: FoundFile) -> bool:
+def _is_ours(plan: Plan, store: ArtifactStore, found: FoundFile, workers: Collection[str]) -> bool:
+    """Whether it is of this plan; of a file that does not say so, whether this run knows its worker.
+
+    Two runs may share one artifact folder: what reads as nothing here may be half written by the other.
+    """
     try:
         data = (store.root / found.path).read_bytes()
         _, receipt = read_artifact(data, name=found.path)
-    except (ArtifactCorrupt, FileNotFoundError):
-        return False
+    except (ArtifactCorrupt, PermissionError):
+        return found.name.worker in workers
+    except FileNotFoundError:
+        return True  # gone, and so nobody's
     except OSError as error:
         raise storage_error(error, store.root / found.path) from error
-    return receipt.fingerprint != plan.fingerprint
+    return receipt.fingerprint == plan.fingerprint
 
 
 def _size(path: Path) -> int | None:
@@ -112,11 +123,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None  # its writer has removed it
-
-
-def _remove_zips(zips: Sequence[Path]) -> None:
-    for path in zips:
-        try:
-            remove_left_by_killed_merge(path)
-        except OSError as error:
-            raise storage_error(error, path) from error

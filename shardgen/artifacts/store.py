@@ -14,7 +14,7 @@ from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
 
 STAGING = ".staging"
 REQUEUED = "requeued"
@@ -31,14 +31,22 @@ class ArtifactStore:
         self._durable_folders: set[Path] = set()
 
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
-        """Durable under its final name when this returns; ReceiptConflict when that name exists."""
+        """Durable under its final name when this returns; ReceiptConflict when that name exists.
+
+        Raises LeaseLost when the staged file was taken meanwhile: a sweep takes none of a live lease.
+        """
         target = self.root / str(name)
+        staged = self.root / STAGING / f"{target.name}.{random_part()}"
         try:
             self._make_durable(target.parent)
-            self._make_durable(self.root / STAGING)
-            staged = self.root / STAGING / f"{target.name}.{random_part()}"
+            self._make_durable(staged.parent)
             is_new = _publish(self._files, data, staged=staged, target=target, on_step=on_step)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and _was_swept(staged, target):
+                raise LeaseLost(
+                    f"{target}: its staged file was swept away: the slice was taken over",
+                    hint="lease another slice",
+                ) from error
             raise storage_error(error, target) from error
         if not is_new:
             raise ReceiptConflict(
@@ -81,12 +89,13 @@ class ArtifactStore:
         return bytes(buffer)
 
     def read_unrecorded(self, name: ArtifactName) -> bytes:
-        """Return the bytes of an artifact that no receipt vouches for."""
+        """Return the bytes of an artifact that no receipt vouches for.
+
+        Raises StorageFailed, with the OSError as its cause, also when the file is gone.
+        """
         path = self.root / str(name)
         try:
             return path.read_bytes()
-        except FileNotFoundError as error:
-            raise _missing(str(name)) from error
         except OSError as error:
             raise storage_error(error, path) from error
 
@@ -158,7 +167,10 @@ def publish_file(path: Path, data: bytes, *, files: Files | None = None) -> bool
 
 
 def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
-    """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent."""
+    """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent.
+
+    A staged file that somebody else removes before the link is FileNotFoundError; after it, nothing is lost.
+    """
     is_staged = False
     try:
         descriptor = files.create(staged)
@@ -184,10 +196,15 @@ def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: 
         on_step(BatchStep.LINKED)
     finally:
         if is_staged:
-            files.unlink(staged)
+            with suppress(FileNotFoundError):  # swept away
+                files.unlink(staged)
     files.fsync_folder(target.parent)
     on_step(BatchStep.PUBLISHED)
     return True
+
+
+def _was_swept(staged: Path, target: Path) -> bool:
+    return staged.parent.is_dir() and target.parent.is_dir() and not staged.exists()
 
 
 def _missing(name: str) -> ArtifactMissing:

@@ -44,7 +44,8 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     for count, why in (
         (found.superseded, "superseded by another attempt"),
         (found.undone, "undone by a requeue"),
-        (len(found.refused), "not whole, or not what this plan and their names say"),
+        (len(found.refused) - found.unread, "not whole, or not what this plan and their names say"),
+        (found.unread, "they could not be read"),
     ):
         if count:
             typer.echo(f"ignored {count:,} artifacts: {why}")
@@ -52,4 +53,9 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
         typer.echo(f"  {name}: {why}")
     if len(found.refused) > _SHOWN:
         typer.echo(f"  and {len(found.refused) - _SHOWN:,} more")
+    if found.unread:
+        render.say(
+            f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "
+            f"If they can be made readable, do that first, move the new manifest away and rebuild again"
+        )
     render.say(f"to go on: shardgen run {run_dir}, or shardgen worker {run_dir}")

@@ -13,7 +13,7 @@ from shardgen.cli.options import HERE, RunDir
 HELP = """Remove files that nothing will ever use; without --yes, list.
 
 Takes artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
-takes what a lease could still publish, the marks of a requeue, or a file with a name that is not ours.
+takes what a lease could still publish, the marks of a requeue, or a file that may be somebody else's.
 
 \b
 Example:
@@ -51,7 +51,7 @@ def sweep(
     if found.live:
         typer.echo(f"kept {len(found.live):,} files that a lease could still publish")
     if found.strangers:
-        typer.echo(f"left {len(found.strangers):,} files that are not this run's")
+        typer.echo(f"left {len(found.strangers):,} files that are not, or may not be, this run's")
         _show(found.strangers)
     if not yes and (found.orphans or found.zips):
         render.say(f"to remove them: shardgen sweep {run_dir} --yes")

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, select, union, update
 
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
@@ -33,7 +33,7 @@ from shardgen.manifest.instants import utc_now
 from shardgen.manifest.leases import LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
 from shardgen.manifest.slices import move
-from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, RUN, SLICE
+from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, RUN, SLICE, WORKER
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
 
@@ -315,6 +315,13 @@ class Manifest:
             if len(page) < _PAGE:
                 return
             start = page[-1].batch
+
+    def known_workers(self) -> set[WorkerId]:
+        """Those that hold a slice, have a receipt, or have a row: of ended ones it goes after a day."""
+        columns = (WORKER.c.id, SLICE.c.worker, RECEIPT.c.worker)
+        with self._transaction() as connection:
+            rows = connection.execute(union(*(select(column) for column in columns))).scalars()
+            return {WorkerId(worker) for worker in rows if worker is not None}
 
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers)."""

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, RebuildStep, ignore_step
-from shardgen.errors import ManifestBusy, PlanConflict, StorageFailed
+from shardgen.errors import ManifestBusy, ManifestMismatch, StorageFailed
 from shardgen.manifest import schema
 from shardgen.manifest.engine import open_engine, transaction
 from shardgen.manifest.filesystem import refuse_untrusted
@@ -39,10 +39,10 @@ def rebuild_manifest(
     """Make the manifest of a plan from these receipts, batches ascending, one per batch.
 
     `highest_fence` is asked once the receipts have run out: every grant of the new manifest is above it.
-    Raises PlanConflict when a manifest is there, ManifestBusy while another rebuild is at work.
+    Raises ManifestMismatch when a manifest is there, ManifestBusy while another rebuild is at work.
     """
     path = place.path
-    staged = path.with_name(f".{path.name}.rebuild")
+    staged = _staged(path)
     refuse_existing(place)
     refuse_untrusted(path)
     try:
@@ -69,22 +69,24 @@ def rebuild_manifest(
 
 
 def refuse_existing(place: Place) -> None:
-    """Raise PlanConflict when a manifest, or what a commit on the lost one left, is under its name.
+    """Raise ManifestMismatch when a manifest, or what a commit on the lost one left, is under its name.
 
+    A rebuild that was killed when it had given the manifest its name left it the hidden one, too: that goes.
     An empty file is none: it is what SQLite leaves of a command that was killed or refused. A journal is
     the other half of a commit that was under way when the manifest was lost: SQLite would apply it to the
     new file, and a process that is still in that commit would remove the journal of a newer one.
     """
     path = place.path
     if path.exists() and path.stat().st_size > 0:
-        raise PlanConflict(
+        _remove_second_name(path)
+        raise ManifestMismatch(
             f"{path}: there is a manifest already, and a rebuild replaces none",
             hint=f"shardgen status RUN_DIR shows it; to give it up: mv {path} {path}.old",
         )
     for suffix in _JOURNALS:
         journal = path.with_name(path.name + suffix)
         if journal.exists():
-            raise PlanConflict(
+            raise ManifestMismatch(
                 f"{journal}: half a commit on the lost manifest; it must not meet the new one",
                 hint=f"stop every worker of this run, then: mv {journal} {journal}.old",
             )
@@ -93,7 +95,12 @@ def refuse_existing(place: Place) -> None:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Neither two rebuilds nor a rebuild and a sweep at once: what one takes, the other may remove."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StorageFailed(
+            f"{folder}: cannot be opened ({error.strerror})", hint="check the folder's permissions"
+        ) from error
     try:
         _flock(descriptor, folder)
         yield
@@ -113,6 +120,17 @@ def _flock(descriptor: int, folder: Path) -> None:
             f"{folder}: cannot be held for one command alone ({error.strerror})",
             hint="put the manifest on this machine's own disk",
         ) from error
+
+
+def _staged(path: Path) -> Path:
+    return path.with_name(f".{path.name}.rebuild")
+
+
+def _remove_second_name(path: Path) -> None:
+    staged = _staged(path)
+    with suppress(OSError):  # only tidiness: the manifest is whole with it, too
+        if staged.samefile(path):
+            staged.unlink()
 
 
 def _remove_staged(staged: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.domain.identifiers import Fence, ShardIndex
 from shardgen.domain.receipt import ArtifactRef
-from shardgen.domain.steps import BatchStep, Step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict, StorageFailed
+from shardgen.domain.steps import BatchStep, OnStep, Step
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
 from tests.artifacts.recorded_files import RecordedFiles
 
 NAME = ArtifactName(
@@ -96,6 +97,43 @@ def test_a_failing_disk_is_one_clear_error_and_leaves_nothing(tmp_path: Path, ca
     assert raised.value.hint
     assert files_below(tmp_path) == []
     ArtifactStore(tmp_path).publish(NAME, b"content")
+
+
+def without_staged_files(folder: Path, at: BatchStep) -> OnStep:
+    def sweep(step: Step) -> None:
+        if step is at:
+            for path in (folder / ".staging").iterdir():
+                path.unlink()
+
+    return sweep
+
+
+@pytest.mark.parametrize("unsupported", [0, errno.EPERM])
+def test_a_staged_file_that_a_sweep_took_is_a_lost_lease(tmp_path: Path, unsupported: int) -> None:
+    store = ArtifactStore(
+        tmp_path, files=RecordedFiles(fail="link" if unsupported else "", errno=unsupported)
+    )
+    with pytest.raises(LeaseLost, match="swept away"):
+        store.publish(NAME, b"content", on_step=without_staged_files(tmp_path, BatchStep.STAGED))
+    assert files_below(tmp_path) == []
+    ref = store.publish(NAME, b"content")
+    assert store.read(ref) == b"content"
+
+
+def test_a_staged_file_that_is_swept_once_it_is_linked_is_no_trouble(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    ref = store.publish(NAME, b"content", on_step=without_staged_files(tmp_path, BatchStep.LINKED))
+    assert store.read(ref) == b"content"
+
+
+@pytest.mark.parametrize("folder", [".staging", "shard-00001"])
+def test_a_folder_that_is_gone_is_no_lost_lease(tmp_path: Path, folder: str) -> None:
+    def remove(step: Step) -> None:
+        if step is BatchStep.STAGED:
+            shutil.rmtree(tmp_path / folder)
+
+    with pytest.raises(StorageFailed, match=r"deadbeef\.zip"):
+        ArtifactStore(tmp_path).publish(NAME, b"content", on_step=remove)
 
 
 def test_a_missing_artifact_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.chaos.crew import ROOT, Crew
 from tests.chaos.figures import Figures
 
 BUSY = 30
-JOURNAL_LEFT = 10
+JOURNAL_LEFT = 13
 _PATIENCE_SECONDS = 90.0  # for leases that live on the slices to be put back
 
 Order = Callable[[], None]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import RebuildStep, Step
-from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, PlanConflict, ShardgenError
+from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, ManifestMismatch, StorageFailed
 from shardgen.manifest.engine import open_engine
 from shardgen.manifest.rebuilt import alone_in
 from shardgen.rebuilding import LOST_DETAIL, Rebuilt, rebuild
@@ -220,7 +222,7 @@ def test_a_mark_that_does_not_read_stops_the_rebuild(lost: RunDirectory, content
 
 def test_a_manifest_that_is_there_is_refused_and_untouched(run: RunDirectory) -> None:
     before = (run.path / "manifest.sqlite").read_bytes()
-    with pytest.raises(PlanConflict, match="there is a manifest already") as raised:
+    with pytest.raises(ManifestMismatch, match="there is a manifest already") as raised:
         rebuild(run)
     assert "mv " in raised.value.hint
     assert (run.path / "manifest.sqlite").read_bytes() == before
@@ -246,7 +248,7 @@ def test_half_a_commit_on_the_lost_manifest_never_meets_the_new_one(
 
     if when == "before":
         journal.write_bytes(b"half a commit")
-    with pytest.raises(PlanConflict, match=suffix) as raised:
+    with pytest.raises(ManifestMismatch, match=suffix) as raised:
         rebuild(lost, on_step=appear)
     assert f"mv {journal}" in raised.value.hint
     assert not (lost.path / "manifest.sqlite").exists()
@@ -260,7 +262,7 @@ def test_a_manifest_that_appears_meanwhile_is_not_replaced(lost: RunDirectory) -
         if step is RebuildStep.FILLED:
             (lost.path / "manifest.sqlite").write_bytes(b"somebody's")
 
-    with pytest.raises(PlanConflict):
+    with pytest.raises(ManifestMismatch):
         rebuild(lost, on_step=appear)
     assert (lost.path / "manifest.sqlite").read_bytes() == b"somebody's"
 
@@ -292,19 +294,108 @@ def test_what_a_killed_rebuild_left_is_not_in_the_way(lost: RunDirectory) -> Non
     ]
 
 
+def test_the_hidden_name_of_a_rebuild_killed_at_its_end_goes_though_the_next_one_refuses(
+    lost: RunDirectory,
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(step: Step) -> None:
+        if step is RebuildStep.LINKED:
+            raise Killed
+
+    publish(lost, single(0))
+    hidden, manifest = lost.path / ".manifest.sqlite.rebuild", lost.path / "manifest.sqlite"
+    with pytest.raises(Killed):
+        rebuild(lost, on_step=die)
+    assert hidden.samefile(manifest)
+    with pytest.raises(ManifestMismatch):
+        rebuild(lost)
+    assert not hidden.exists()
+    assert len(receipts_of(lost)) == 1
+    hidden.write_bytes(b"of a rebuild that is at work")
+    with pytest.raises(ManifestMismatch):
+        rebuild(lost)
+    assert hidden.exists()
+
+
 def test_a_failure_while_filling_leaves_nothing_under_the_manifests_name(
     lost: RunDirectory,
 ) -> None:
+    def fail(done: int, _planned: int) -> None:
+        if done > 8:
+            raise StorageFailed("it is full")
+
     publish(lost, *(single(batch) for batch in range(5)))
-    victim = lost.artifacts / str(single(3).name(lost.plan()))
-    victim.unlink()
-    victim.mkdir()  # cannot be read: neither whole nor not whole
-    with pytest.raises(ShardgenError, match="batch-00000003") as raised:
-        rebuild(lost)
-    assert 30 <= raised.value.exit_code < 40
+    with pytest.raises(StorageFailed, match="it is full"):
+        rebuild(lost, on_progress=fail)
     assert not (lost.path / "manifest.sqlite").exists()
-    victim.rmdir()
-    assert found_by(lost).batches == 4
+    assert found_by(lost).batches == 5
+
+
+class FailingReads:
+    """Makes the reads of some batches' artifacts fail, or removes them at that moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, batches: set[int], number: int) -> None:
+        original = Path.read_bytes
+
+        def read(path: Path) -> bytes:
+            name = ArtifactName.parse(f"{path.parent.name}/{path.name}")
+            if name is not None and name.batches[0] in batches:
+                if number == errno.ENOENT:
+                    path.unlink()
+                elif number == errno.EISDIR:
+                    path.unlink()
+                    path.mkdir()
+                else:
+                    raise OSError(number, os.strerror(number), str(path))
+            return original(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOENT])
+def test_an_artifact_that_cannot_be_read_is_named_and_the_rest_is_taken(
+    lost: RunDirectory, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    victim, *_ = publish(lost, *(single(batch) for batch in (0, 1, 2)))
+    publish(lost, single(1, fence=2))
+    with monkeypatch.context() as patched:
+        FailingReads(patched, {0}, number)
+        _, found = rebuild(lost)
+    assert found.refused == [(victim.artifact.name, os.strerror(number))]
+    assert (found.batches, found.unread) == (2, 1)
+    assert set(winners(lost)) == {1, 2}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOENT])
+def test_when_the_disk_gives_nothing_at_all_there_is_no_empty_manifest(
+    lost: RunDirectory, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    publish(lost, *(single(batch) for batch in (0, 7)))
+    with monkeypatch.context() as patched:
+        FailingReads(patched, {0, 7}, number)
+        if number in (errno.EISDIR, errno.ENOENT):  # that is no word about the disk
+            assert rebuild(lost)[1].unread == 2
+            return
+        with pytest.raises(StorageFailed, match="batch-0000000") as raised:
+            rebuild(lost)
+    assert raised.value.hint
+    assert not (lost.path / "manifest.sqlite").exists()
+    assert found_by(lost).batches == 2
+
+
+def test_the_command_warns_of_artifacts_that_it_could_not_read(lost: RunDirectory) -> None:
+    publish(lost, single(0))
+    name = str(single(3).name(lost.plan()))
+    (lost.artifacts / name).mkdir()
+    done = shardgen("rebuild", lost.path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[2:] == [
+        "ignored 1 artifacts: they could not be read",
+        f"  {name}: Is a directory",
+    ]
+    assert "warning: 1 artifacts could not be read" in done.stderr
 
 
 def test_the_file_is_whole_and_synced_before_it_gets_its_name_and_the_folder_after(
@@ -372,7 +463,7 @@ def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDir
     letters = shardgen("dead-letters", lost.path)
     assert LOST_DETAIL in letters.stdout
     again = shardgen("rebuild", lost.path)
-    assert again.returncode == 10
+    assert again.returncode == 13
     assert f"mv {lost.path}/manifest.sqlite" in again.stderr
     for command in ("status", "worker", "merge", "sweep"):
         (lost.path / "manifest.sqlite").unlink(missing_ok=True)

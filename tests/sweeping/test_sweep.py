@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import SweepStep
-from shardgen.errors import InputMissing, ManifestBusy
+from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.rebuilt import alone_in
@@ -21,12 +23,13 @@ from shardgen.rundir import RunDirectory
 from shardgen.sweeping import Swept, sweep
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
-from tests.manifest.conftest import MovableClock
+from tests.manifest.conftest import MovableClock, identity
 from tests.runs import shardgen
 
 
 def lease_of(run: RunDirectory, worker: str, clock: MovableClock) -> Lease:
     with Manifest(run.place, run.plan(), clock=clock) as manifest:
+        manifest.register(identity(WORKERS[worker]))
         granted = manifest.lease(WORKERS[worker], run.settings.lease_policy)
     assert not isinstance(granted, NoLease)
     return granted
@@ -155,6 +158,55 @@ def test_what_is_not_ours_is_named_and_left(run: RunDirectory) -> None:
     assert files(run) == before
 
 
+@pytest.mark.parametrize("known_by", ["row", "receipt", "slice", ""])
+def test_what_says_nothing_of_its_plan_is_taken_only_of_a_worker_that_this_run_knows(
+    run: RunDirectory, known_by: str
+) -> None:
+    """Two runs may share one artifact folder, with equal fences of equal slices."""
+    clock = MovableClock()
+    lease = lease_of(run, "a", clock)
+    owner = replace(lease, worker=WORKERS["b"])
+    staged, damaged, empty = stage(run, owner, 1), publish(run, owner, 0), publish(run, owner, 5)
+    for receipt, size in ((damaged, 100), (empty, 0)):
+        os.truncate(run.artifacts / receipt.artifact.name, size)
+    victims = [staged, damaged.artifact.name, empty.artifact.name]
+    with Manifest(run.place, run.plan(), clock=clock) as manifest:
+        match known_by:
+            case "row":
+                manifest.register(identity(WORKERS["b"]))
+            case "receipt" | "slice":
+                other = manifest.lease(WORKERS["b"], run.settings.lease_policy)
+                assert not isinstance(other, NoLease)
+                if known_by == "receipt":
+                    manifest.record(other, publish(run, other, 2))
+                    manifest.release(other)
+        before = files(run)
+        found = sweep(run, remove=True)
+        if known_by:
+            assert (orphans(found), found.strangers) == (victims, [])
+            assert files(run) == [name for name in before if name not in victims]
+        else:
+            assert (orphans(found), found.strangers) == ([], victims)
+            assert files(run) == before
+
+
+def test_a_file_that_may_not_be_read_is_no_trouble_and_left(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = lease_of(run, "a", MovableClock())
+    other = publish(run, replace(lease, worker=WORKERS["b"]), 0)
+    original = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == Path(other.artifact.name).name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = sweep(run, remove=True)
+    assert (orphans(found), found.strangers) == ([], [other.artifact.name])
+
+
 def test_without_a_manifest_nothing_is_an_orphan(run: RunDirectory) -> None:
     publish(run, lease_of(run, "a", MovableClock()), 0)
     (run.path / "manifest.sqlite").unlink()
@@ -186,6 +238,37 @@ def test_zips_of_dead_merges_are_taken_and_those_of_running_ones_are_not(run: Ru
         assert dead.exists()
         assert sweep(run, remove=True).zips == [dead]
     assert [path.exists() for path in (dead, running, mine)] == [False, True, True]
+
+
+def test_a_part_that_is_no_staged_zip_is_left_and_no_trouble(run: RunDirectory) -> None:
+    for name in (".movie.mkv.12345678.part", ".data.12345678.part", ".zip.12345678.part"):
+        (run.path / name).write_bytes(b"mine")
+    (run.path / ".folder.zip.12345678.part").mkdir()
+    (run.path / ".link.zip.12345678.part").symlink_to("shardgen.toml")
+    before = sorted(run.path.iterdir())
+    assert sweep(run, remove=True).zips == []
+    assert sorted(run.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("victim", "remove"),
+    [(".dataset.zip.0123abcd.part", False), (".dataset.zip.0123abcd.part", True), ("run", True)],
+)
+def test_what_may_not_be_opened_is_one_clear_error(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, victim: str, *, remove: bool
+) -> None:
+    (run.path / ".dataset.zip.0123abcd.part").write_bytes(b"half")
+    original = os.open
+
+    def refuse(path: Path | str, *args: int, **options: int) -> int:
+        if Path(path).name == victim:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageFailed, match=f"{victim}: .*[Pp]ermission denied") as raised:
+        sweep(run, remove=remove)
+    assert raised.value.hint
 
 
 def test_a_file_that_went_away_by_itself_is_no_trouble(run: RunDirectory) -> None:
@@ -231,7 +314,7 @@ def test_the_command_lists_and_removes_only_with_yes(run: RunDirectory) -> None:
         "would remove 1 unfinished zips of merges that are dead",
         "  .dataset.zip.0123abcd.part",
         "kept 1 files that a lease could still publish",
-        "left 1 files that are not this run's",
+        "left 1 files that are not, or may not be, this run's",
         "  notes.txt",
     ]
     assert listed.stdout.splitlines() == expected
