@@ -4,7 +4,8 @@
 
 Variants take turns inside one process; each round times one batch of two images of every variant. The
 reference is the same network out of Keras layers, called as DenseDepth's own code does. Grey levels are those
-of the 8-bit encoding (inverse min-max of relative depth), over all photographs.
+of the 8-bit encoding (inverse min-max of relative depth), over all photographs. The small network that ships
+takes its turns too.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from sklearn.datasets import load_sample_image
 from shardgen.depth import device
 from shardgen.depth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.random_weights import random_weights
+from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.topology import Layer, LayerKind, layers_of
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Upsampling
 
 MICRO_BATCH = 2
+FULL, SMALL = "ours, float32", "the small network, float32"
 INPUT_SIZE = (640, 480)
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
@@ -133,7 +136,8 @@ def main() -> None:
     pairs = [images[start : start + MICRO_BATCH] for start in range(0, len(images), MICRO_BATCH)]
     variants = {
         "reference: Keras model.predict, batches of 2": keras_reference(weights),
-        "ours, float32": ours(weights, Arithmetic.FLOAT32),
+        FULL: ours(weights, Arithmetic.FLOAT32),
+        SMALL: ours(read_weights(SHIPPED["small"]), Arithmetic.FLOAT32),
     }
     if device.has_bfloat16():
         variants["ours, fast (bfloat16 decoder)"] = ours(weights, Arithmetic.BFLOAT16_DECODER)
@@ -154,10 +158,14 @@ def main() -> None:
           f"{options.rounds} rounds; raw outputs {raw.min():.2f} to {raw.max():.2f}")  # fmt: skip
     print(f"{'variant':46} {'CPU s/image':>11} {'ratio':>6}   grey levels: mean   99%   max")
     for name in variants:
+        if name == SMALL:
+            continue
         error = np.abs(grey_levels(outputs[name]) - reference)
         middle = statistics.median(seconds[name])
         print(f"{name:46} {middle:11.3f} {base / middle:6.2f} {error.mean():19.3f} "
               f"{np.percentile(error, 99):5.0f} {error.max():5d}")  # fmt: skip
+    full, small = statistics.median(seconds[FULL]), statistics.median(seconds[SMALL])
+    print(f"{SMALL:46} {small:11.3f} {base / small:6.2f}   {full / small:.1f} times {FULL}")
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edg
 
 [depth]
 model = "densedepth"
-weights = {weights}         # (plan) nyu | kitti | random:64 (noise, not depth) | a file
+weights = {weights}         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
 input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
 upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
 precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level

@@ -52,7 +52,14 @@ def _title(plan: Plan, stored: int) -> str:
             f"(`{plan.depth.weights.name}`) to try the machinery.\n> Do not train on them. "
             f"Composites and masks are real.\n\n{kinds.capitalize()}, and noise in the place of depth.\n"
         )
-    return f"{title}\n{kinds.capitalize()}, and the estimated depth of each composite.\n"
+    text = f"{title}\n{kinds.capitalize()}, and the estimated depth of each composite.\n"
+    if plan.depth.weights.is_small:
+        text += (
+            "\n> The depth is that of the small network that ships with shardgen, trained on rendered scenes "
+            "only:\n> for trying the machinery. Do not train on it; a data set needs the released weights "
+            "(`nyu`).\n"
+        )
+    return text
 
 
 def _counts(plan: Plan, stored: int, dead_letters: int) -> str:

@@ -22,7 +22,7 @@ from shardgen.reporting import Report
 from shardgen.rundir import RunDirectory
 from shardgen.running import RunOptions, run_workers, settle_workers
 
-WEIGHTS = "random:64"
+WEIGHTS = "small"
 _SETTINGS = {
     "sources.mask": '"grabcut"',
     "compose.grid": "[2, 2]",

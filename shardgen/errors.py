@@ -133,6 +133,10 @@ class StorageFailed(TransientError):
     exit_code = 31
 
 
+class ManifestGone(StorageFailed):
+    """The manifest was deleted or moved away under the process that had it open."""
+
+
 class DepthBackendUnavailable(TransientError):
     """The network cannot run now: out of memory at micro-batch 1, a lost device."""
 

@@ -14,6 +14,7 @@ from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, load_estimator
 from shardgen.depth.memory import default_micro_batch, memory_bytes
 from shardgen.depth.random_weights import is_random_name, random_weights
+from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.topology import Topology
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
@@ -52,6 +53,8 @@ def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) ->
     name = run.settings.weights_name
     if is_random_name(name):
         return random_weights(name)
+    if name in SHIPPED:
+        return read_weights(SHIPPED[name])
     if name in fetch.RELEASED:
         if on_download is not None:
             return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
@@ -59,8 +62,8 @@ def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) ->
     path = run.weights_file()
     if path is None:
         raise InvalidSettings(
-            f'[depth] weights = "{name}": this version does not ship such weights',
-            hint='weights = "nyu", "kitti", "random:64" or a file',
+            f'[depth] weights = "{name}": this version does not know such weights',
+            hint='weights = "nyu", "kitti", "small", "random:64" or a file',
         )
     return read_weights(path)
 
@@ -95,6 +98,9 @@ def agree_micro_batch(
     )
     setting = run.settings.depth.micro_batch
     if setting != "auto":
+        shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
+        if shrunk is not None and shrunk < setting:
+            return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
     elif manifest is not None:
         wanted = manifest.agreed_micro_batch(on.model, fitting)
@@ -133,7 +139,9 @@ def load_for_plan(
     if remark:
         say(remark)
     estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
-    note = "; NOT DEPTH: random weights" if plan.depth.weights.is_random else ""
+    weights_named = plan.depth.weights
+    note = "; NOT DEPTH: random weights" if weights_named.is_random else ""
+    note = "; for trials: the small network" if weights_named.is_small else note
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
     estimator.warm_up()
     if estimator.micro_batch < micro_batch:

@@ -220,11 +220,13 @@ class Heartbeat:
     def _give_up(self, silent: float) -> None:
         note = f"no stage has finished anything for {silent:.0f} s"
         stacks = _stacks()  # before anything else moves
-        self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
-        self._say("hint: start it again; its stacks follow, for a report")
-        faulthandler.dump_traceback(file=2, all_threads=True)
-        self._tell(replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}"))
-        self._pulse.exit_process(EXIT_HUNG)
+        try:
+            self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
+            self._say("hint: start it again; its stacks follow, for a report")
+            faulthandler.dump_traceback(file=2, all_threads=True)
+            self._tell(replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}"))
+        finally:
+            self._pulse.exit_process(EXIT_HUNG)  # whatever else goes wrong, a hung process must not stay
 
 
 def _stacks() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Self
 
@@ -40,21 +40,24 @@ class Pipeline:
         Raises LeaseLost, or whatever is no single sample's fault.
         """
         maker = self._maker
-        finishing: Future[None] | None = None
+        finishing: Future[None] = Future()
+        finishing.set_result(None)
         composing = self._composing.submit(maker.compose, batches[0])
-        complete = True
-        for following in range(1, len(batches) + 1):
-            if not self._may_start():
-                complete = False
-                break
-            maker.stages.heartbeat.check_lease()
-            composed = composing.result()
-            if following < len(batches):
-                composing = self._composing.submit(maker.compose, batches[following])
-            estimated = maker.estimate(composed)
-            if finishing is not None:
+        try:
+            for following in range(1, len(batches) + 1):
+                if not self._may_start():
+                    break
+                maker.stages.heartbeat.check_lease()
+                composed = composing.result()
+                if following < len(batches):
+                    composing = self._composing.submit(maker.compose, batches[following])
+                estimated = maker.estimate(composed)
                 finishing.result()
-            finishing = self._finishing.submit(maker.finish, lease, estimated)
-        if finishing is not None:
-            finishing.result()
-        return complete
+                finishing = self._finishing.submit(maker.finish, lease, estimated)
+            else:
+                finishing.result()
+                return True
+        finally:
+            wait([finishing])  # whatever happens to the next batch, this one is recorded under the lease
+        finishing.result()
+        return False

@@ -10,20 +10,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import START_LIMIT, ShownState, WorkerReport, WorkerState
-from shardgen.errors import MachineUnfit, RunIncomplete, SliceFailed, Stopped, TransientError, WorkersFailed
+from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerRow, WorkerState
+from shardgen.errors import (
+    MachineUnfit,
+    ManifestGone,
+    RunIncomplete,
+    SliceFailed,
+    Stopped,
+    TransientError,
+    WorkersFailed,
+)
 from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone, host_id, usable_cores
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.vigil import Vigil
 from shardgen.working import PARENT_VARIABLE
 
 _TICK_SECONDS = 0.25
@@ -32,7 +40,7 @@ _LONGEST_WAIT_SECONDS = 60.0
 _FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker is given up
 _STOP_MARGIN_SECONDS = 15.0
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
-_ENDED = {ShownState.DEAD, ShownState.STOPPED}
+_MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
 _GPU = Path("/dev/nvidia0")  # whether TensorFlow can use it, a worker finds out
 
 OnLook = Callable[[Report, Mapping[int, int]], None]
@@ -57,8 +65,6 @@ class _Seat:
 
     number: int
     process: subprocess.Popen[str] | None = None
-    beat: datetime | None = None
-    beat_seen: float = 0.0  # when that beat was new
     start_at: float = 0.0
     fruitless: int = 0
     given_up: int | None = None
@@ -74,6 +80,8 @@ class _Workers:
         self._say = say
         self._seats = [_Seat(number=number) for number in range(options.workers)]
         self._signals: list[int] = []
+        self._look_again_at = 0.0
+        self._vigil = Vigil(host_id(), run.settings.lease_policy)
         self._stored = 0
         self._blocked = sys.maxsize
 
@@ -101,8 +109,12 @@ class _Workers:
 
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
         looked = 0.0
+        troubles = 0
         while not self._signals:
             now = time.monotonic()
+            if now < self._look_again_at:
+                time.sleep(_TICK_SECONDS)
+                continue
             try:
                 self._reap(manifest)
                 if now - looked >= _LOOK_SECONDS:
@@ -112,8 +124,15 @@ class _Workers:
                     if (not found.pending and not self._pids()) or self._looks_hopeless(found):
                         return
                     self._kill_silent(found, manifest)
+                    troubles = 0
+            except ManifestGone:
+                raise
             except TransientError as error:
-                self._say(f"{error}; looking again")
+                wait = min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
+                troubles += 1
+                self._say(f"{error}; looking again in {wait:g} s")
+                self._look_again_at = now + wait
+                continue
             self._start_due(now)
             if all(seat.given_up is not None for seat in self._seats):
                 return
@@ -131,28 +150,27 @@ class _Workers:
         return True
 
     def _kill_silent(self, found: Report, manifest: Manifest) -> None:
-        """End a worker that hangs so badly that its watchdog does not run either.
-
-        Its silence is counted on this process's clock, which stands still while the machine sleeps.
-        """
-        now = time.monotonic()
-        policy = self._run.settings.lease_policy
-        rows = {one.row.identity.pid: one.row for one in found.workers if one.state not in _ENDED}
+        """End workers that hang so badly that their watchdog does not run either."""
+        rows = [one.row for one in found.workers]
         for seat in self._seats:
-            row = None if seat.process is None else rows.get(seat.process.pid)
-            if row is None or seat.process is None:
-                continue
-            if row.last_beat_at != seat.beat:
-                seat.beat, seat.beat_seen = row.last_beat_at, now
-            limit = START_LIMIT if row.state is WorkerState.STARTING else policy.stall
-            if now - seat.beat_seen < limit.total_seconds() + policy.heartbeat.total_seconds():
-                continue
-            note = f"no sign of life for {now - seat.beat_seen:.0f} s"
+            made = next((row.samples_done for row in rows if self._is_of(row, seat)), 0)
+            if made:
+                seat.fruitless = 0
+        for silence in self._vigil.silent(self._pids().values(), rows):
+            seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
+            note = f"no sign of life for {silence.seconds:.0f} s"
+            row = silence.row
+            if row is not None and row.state not in ENDED_STATES:
+                # First, as its death is a hang; and not at all while the manifest takes nobody's beats.
+                ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
+                manifest.beat(row.identity.id, ended)
             self._say(f"[worker-{seat.number}] {note}, so it is killed")
-            ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
-            # First, as its death is a hang; and not at all while the manifest takes no beats from anybody.
-            manifest.beat(row.identity.id, ended)
-            seat.process.kill()
+            os.kill(silence.pid, signal.SIGKILL)
+
+    @staticmethod
+    def _is_of(row: WorkerRow, seat: _Seat) -> bool:
+        pid = None if seat.process is None else seat.process.pid
+        return (row.identity.host, row.identity.pid) == (host_id(), pid) and row.state not in ENDED_STATES
 
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
@@ -194,8 +212,10 @@ class _Workers:
         for seat in self._seats:
             if seat.process is None or (code := seat.process.poll()) is None:
                 continue
-            ended = gone(manifest.alive_on_host(host_id()))
-            freed = manifest.free_slices_of(ended, self._run.settings.lease_policy)
+            here = manifest.alive_on_host(host_id())
+            # What could not even release its slice because of the manifest or a disk did not die of it.
+            innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
+            freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)
             seat.process = None
             if code == 0 or self._signals:
                 seat.given_up = 0
@@ -204,7 +224,9 @@ class _Workers:
             self._say(
                 f"[worker-{seat.number}] {how}" + ("; its slice is free for the others" if freed else "")
             )
-            self._decide(seat, code, held_a_slice=freed > 0 or code == SliceFailed.exit_code)
+            self._decide(
+                seat, code, held_a_slice=(freed > 0 and not innocent) or code == SliceFailed.exit_code
+            )
 
     def _decide(self, seat: _Seat, code: int, *, held_a_slice: bool) -> None:
         """A death or a passing trouble: start again, later and later; anything else: not.

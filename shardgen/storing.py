@@ -15,12 +15,12 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, ImageKind, Provenance, Receipt, total_sums
 from shardgen.domain.sample import member_name, output_format
 from shardgen.domain.steps import OnStep
-from shardgen.errors import ManifestBusy, SampleError
+from shardgen.errors import SampleError
 from shardgen.heartbeat import Say
 from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.manifest import Manifest
+from shardgen.patience import patiently
 
-_RECORD_TRIES = 5  # of 30 s each: longer than that, and the slice had better be given back
 Made = EncodedSample | SampleError
 """A sample as it will be stored, or why it cannot be made."""
 
@@ -54,17 +54,15 @@ class BatchStore:
             random=random_part(),
         )
         artifact = self._store.publish(name, data, on_step=on_step)
-        self._record(
-            lease,
-            Receipt(
-                shard=lease.shard,
-                slice=lease.slice,
-                fence=lease.fence,
-                worker=lease.worker,
-                artifact=artifact,
-                record=receipt.batches[0],
-            ),
+        record = Receipt(
+            shard=lease.shard,
+            slice=lease.slice,
+            fence=lease.fence,
+            worker=lease.worker,
+            artifact=artifact,
+            record=receipt.batches[0],
         )
+        patiently(lambda: self._manifest.record(lease, record), say=self._say)
 
     def _header(self, lease: Lease) -> ArtifactHeader:
         return ArtifactHeader(
@@ -96,17 +94,6 @@ class BatchStore:
     def _name(self, sample: SampleIndex, kind: ImageKind) -> str:
         suffix = output_format(self._plan.output, kind).suffix
         return member_name(kind, sample, sample_count=self._plan.samples, suffix=suffix)
-
-    def _record(self, lease: Lease, receipt: Receipt) -> None:
-        """Record under the fence; a frozen neighbour may hold the manifest for a while."""
-        for _ in range(_RECORD_TRIES - 1):
-            try:
-                self._manifest.record(lease, receipt)
-            except ManifestBusy as error:
-                self._say(f"{error}; trying again")
-            else:
-                return
-        self._manifest.record(lease, receipt)
 
 
 def _dead_letter(sample: SampleIndex, error: SampleError) -> DeadLetter:

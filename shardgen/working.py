@@ -29,6 +29,7 @@ from shardgen.heartbeat import Heartbeat, Pulse, Say
 from shardgen.making import Abandoned, BatchMaker, Stages
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
+from shardgen.patience import patiently
 from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
 from shardgen.processes import gone, new_identity
@@ -201,7 +202,7 @@ class Worker:
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),
             say=self._say,
-            is_stopping=self.stop.is_set,
+            is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
         )
         self._say("ready")
@@ -309,7 +310,7 @@ class Worker:
 
     def _release(self, manifest: Manifest) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None and manifest.release(lease):
+        if lease is not None and patiently(lambda: manifest.release(lease), say=self._say):
             self._on_step(LeaseStep.RELEASED)
 
 

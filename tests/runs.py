@@ -1,4 +1,4 @@
-"""Small real run directories for tests: real photographs' worth of files, a narrow network, real settings."""
+"""Small real run directories for tests: real photographs, the small network, real settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from shardgen.config import settings_text
 from shardgen.domain.steps import Step
 from shardgen.rundir import GivenFolders, RunDirectory
-from tests.legacy_weights import write_legacy_weights
 from tests.photographs import write_photographs
 
 SETTINGS = {
@@ -33,19 +32,16 @@ SETTINGS = {
 def make_run(
     folder: Path, *, changes: dict[str, str] | None = None, foregrounds: int = 2, backgrounds: int = 2
 ) -> RunDirectory:
-    """Photographs, narrow weights and settings: 48 samples in 3 shards of 20, 20 and 8 unless changed."""
+    """Photographs, small weights and settings: 48 samples in 3 shards of 20, 20 and 8 unless changed."""
     foreground_folder, background_folder = write_photographs(
         folder / "sources", foregrounds=foregrounds, backgrounds=backgrounds
     )
-    weights = folder / "narrow.h5"
-    if not weights.exists():
-        write_legacy_weights(weights, blocks=(2, 2, 2, 2), growth=8, width=16)
     path = folder / "run"
     path.mkdir()
     text = settings_text(
         foregrounds=foreground_folder,
         backgrounds=background_folder,
-        weights=str(weights),
+        weights="small",
         changes=SETTINGS | (changes or {}),
     )
     (path / "shardgen.toml").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Suspect mode: notes on slices, samples under suspicion, why an attempt failed.
+"""Suspect mode: notes on slices and samples under suspicion; micro-batches that memory made smaller.
 
 Revision ID: 0002
 Revises: 0001
@@ -21,13 +21,12 @@ def upgrade() -> None:
     op.add_column("slice", sa.Column("noted_batch", INT))
     op.add_column("slice", sa.Column("noted_sample", INT))
     op.add_column("slice", sa.Column("suspect_batch", INT))
-    op.add_column("slice", sa.Column("last_failure", sa.Text))
+    op.add_column("micro_batch", sa.Column("shrunk_to", INT))
     op.create_table(
         "suspect_sample",
+        sa.Column("shard", INT, primary_key=True, autoincrement=False),
+        sa.Column("slice", INT, primary_key=True, autoincrement=False),
         sa.Column("sample", INT, primary_key=True, autoincrement=False),
-        sa.Column("shard", INT, nullable=False),
-        sa.Column("slice", INT, nullable=False),
-        sa.Column("batch", INT, nullable=False),
         sa.Column("deaths", INT, sa.CheckConstraint("deaths >= 0"), nullable=False),
         sa.Column(
             "state", sa.Text, sa.CheckConstraint("state IN ('suspect', 'passed', 'dead')"), nullable=False
@@ -37,7 +36,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["shard", "slice"], ["slice.shard", "slice.slice"]),
         sqlite_strict=True,
     )
-    op.create_index("suspect_sample_slice", "suspect_sample", ["shard", "slice"])
 
 
 def downgrade() -> None:

@@ -48,8 +48,8 @@ def demo(
     planned = make_plan_with_progress(run, GivenFolders())
     out.print(plan_view(planned, None))
     out.print(
-        f"The depth network of this demo has random weights ({demonstrating.WEIGHTS}): its depth images are "
-        "noise, NOT DEPTH.\nFor a data set use the released weights: shardgen weights fetch nyu."
+        f"The depth network of this demo is the one that ships ({demonstrating.WEIGHTS}), trained on "
+        "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
     step("Work: two workers, one core each; half-way one of them is killed, as a lost runtime is.")
     with LiveProgress() as live:

@@ -153,6 +153,8 @@ def _translated_errors() -> Iterator[None]:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         raise _OutOfDeviceMemoryError from error
+    except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError):
+        raise  # they speak of the input: the caller finds out which image it is
     except tf.errors.OpError as error:
         raise DepthBackendUnavailable(
             f"TensorFlow failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",

@@ -146,6 +146,11 @@ class Weights:
         """Whether the network makes noise, not depth."""
         return self.name.startswith("random:")
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it is the small network inside the package: depth to try the pipeline with."""
+        return self.name == "small"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:

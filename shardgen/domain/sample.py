@@ -47,6 +47,17 @@ def recipe_of(plan: Plan, sample: SampleIndex) -> Recipe:
     )
 
 
+def unlike(plan: Plan, sample: SampleIndex) -> SampleIndex:
+    """A sample at the same place with another background and another foreground, where there are others."""
+    pairs, inside = divmod(sample, plan.flip_count * plan.place_count)
+    foregrounds, backgrounds = len(plan.sources.foregrounds), len(plan.sources.backgrounds)
+    background, foreground = divmod(pairs, foregrounds)
+    background = (background + max(1, backgrounds // 2)) % backgrounds
+    foreground = (foreground + max(1, foregrounds // 2)) % foregrounds
+    pair = background * foregrounds + foreground
+    return SampleIndex(pair * plan.flip_count * plan.place_count + inside)
+
+
 def place(plan: Plan, foreground: Foreground, *, column: int, row: int) -> Rectangle:
     """Where a foreground lies; the last column and row touch the far edge, a single one is centred."""
     canvas_width, canvas_height = plan.compose.canvas

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.receipt import DeadLetterReason
 
+Kinship = Callable[[SampleIndex], int]
 LONE_DEATHS = 3
 """A sample that died alone so many times in a row is skipped from then on."""
 
 
 class SuspectState(StrEnum):
-    """What is known of a sample that was made alone."""
+    """What is known of a sample that was made alone. PASSED: once; it may have died since."""
 
     SUSPECT = "suspect"
     PASSED = "passed"
@@ -34,7 +35,7 @@ class SuspectSample:
     @property
     def is_condemned(self) -> bool:
         """Whether it is skipped, and a dead letter once another sample has shown that the machine works."""
-        return self.state is SuspectState.SUSPECT and self.deaths >= LONE_DEATHS
+        return self.state is not SuspectState.DEAD and self.deaths >= LONE_DEATHS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,41 +59,46 @@ class Suspicion:
         """The samples that await proof, ascending."""
         return [one for one in sorted(self.samples) if one in samples and self.samples[one].is_condemned]
 
-    def passed_in(self, samples: Collection[int]) -> list[SampleIndex]:
-        """The samples that were once made alone and survived it, ascending."""
+    def dead_in(self, samples: Collection[int]) -> list[SampleIndex]:
+        """The samples that are given up, ascending."""
         return [
             one
             for one in sorted(self.samples)
-            if one in samples and self.samples[one].state is SuspectState.PASSED
+            if one in samples and self.samples[one].state is SuspectState.DEAD
         ]
 
-    def lone_order(self, samples: range) -> list[SampleIndex]:
-        """The samples to make alone, in this order; those given up are left out.
+    def has_passed(self, sample: SampleIndex) -> bool:
+        """Whether it passed, and has not died since."""
+        one = self.samples.get(sample)
+        return one is not None and one.state is SuspectState.PASSED and not one.deaths
 
-        While a sample awaits proof, those that are likeliest to pass go first: the ones that did before,
-        then the farthest, because neighbours share their photographs.
+    def has_died(self, sample: SampleIndex) -> bool:
+        """Whether its last lone attempts were deaths."""
+        one = self.samples.get(sample)
+        return one is not None and one.deaths > 0
+
+    def lone_order(self, samples: Collection[SampleIndex]) -> list[SampleIndex]:
+        """In which order to make samples alone when none awaits proof.
+
+        First those that died last time: an innocent one passes, and the next blow from outside falls
+        elsewhere. Then those that have never passed, as each of them is progress.
         """
-        condemned = self.condemned_in(samples)
-        given_up = {*condemned, *(one for one, of in self.samples.items() if of.state is SuspectState.DEAD)}
-        left = [SampleIndex(sample) for sample in samples if sample not in given_up]
-        if not condemned:
-            return left
-        passed = set(self.passed_in(samples))
-        return sorted(left, key=lambda sample: (sample not in passed, -abs(sample - condemned[0]), sample))
+        return sorted(samples, key=lambda one: (not self.has_died(one), self.has_passed(one), one))
 
-    def control(
-        self, suspect: range, *, recorded: Collection[range], pending: Collection[range]
-    ) -> SampleIndex | None:
-        """A sample of the slice, outside the suspect batch, to show that the machine works.
+    def proof_order(
+        self,
+        samples: Collection[SampleIndex],
+        condemned: SampleIndex,
+        *,
+        kinship: Callable[[SampleIndex], int],
+    ) -> list[SampleIndex]:
+        """In which order to make samples while one awaits proof: the likeliest to pass first.
 
-        Of the recorded batches if they have a good one, else of the pending ones; the farthest, because
-        neighbours share their photographs; none that was given up or has died alone. None: there is none.
+        Those that have passed, then those that share the fewest photographs with it (`kinship` counts
+        them), then the farthest; last those that have died themselves.
         """
-        died = {one for one, of in self.samples.items() if of.deaths or of.state is SuspectState.DEAD}
-        middle = (suspect[0] + suspect[-1]) / 2
-        for batches in (recorded, pending):
-            candidates = {SampleIndex(sample) for batch in batches for sample in batch}
-            candidates -= died | self.dead_letters
-            if candidates:
-                return max(candidates, key=lambda sample: (abs(sample - middle), sample))
-        return None
+
+        def key(one: SampleIndex) -> tuple[bool, bool, int, int]:
+            return self.has_died(one), not self.has_passed(one), kinship(one), -abs(one - condemned)
+
+        return sorted(samples, key=key)

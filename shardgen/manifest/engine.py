@@ -18,6 +18,7 @@ from shardgen.errors import (
     InvalidSettings,
     ManifestBusy,
     ManifestCorrupt,
+    ManifestGone,
     ManifestMismatch,
     ShardgenError,
     StorageFailed,
@@ -130,7 +131,7 @@ _FORBIDDEN: _Meaning = (
     "check the permissions of the file and of its folder",
 )
 _GONE: _Meaning = (
-    StorageFailed,
+    ManifestGone,
     "deleted or moved away while it was in use",
     "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
 )

@@ -65,7 +65,9 @@ def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -
             return _grant_new(connection, layout, request) or _nothing(connection, request)
         death = _death(connection, row, gone=request.gone, seen_by=request.worker)
         if _note_death(connection, row, death, max_attempts=request.policy.max_attempts) == "open":
-            return _grant(connection, request, replace(row, state="open"), deaths=row.deaths + 1)
+            freed = _lowest(connection, request, and_(SLICE.c.shard == row.shard, SLICE.c.slice == row.slice))
+            if freed is not None:
+                return _grant(connection, request, freed, deaths=freed.deaths)
 
 
 def _takeable(request: LeaseRequest) -> ColumnElement[bool]:
@@ -103,6 +105,8 @@ def _grant(connection: Connection, request: LeaseRequest, row: _Row, *, deaths: 
             fence=lease.fence,
             expires_at=to_seconds(lease.expires_at),
             deaths=deaths,
+            noted_batch=None,
+            noted_sample=None,
         )
     )
     if changed.rowcount != 1:
@@ -157,7 +161,8 @@ def _death(connection: Connection, row: _Row, *, gone: Collection[WorkerId], see
 
 def _note_death(connection: Connection, row: _Row, death: Death, *, max_attempts: int) -> str:
     """Take the slice from its holder, who died or expired; open or blocked, and count it. The new state."""
-    suspicion.blame_death(connection, death)
+    if suspicion.blame_death(connection, death):
+        row = replace(row, deaths=0)
     failure = death.detail.partition("\n")[0]
     same = (SLICE.c.worker == row.worker, SLICE.c.fence == row.fence)
     state = _count_failure(connection, row, and_(*same), failure=failure, max_attempts=max_attempts)
@@ -184,7 +189,6 @@ def _count_failure(
             expires_at=None,
             noted_batch=None,
             noted_sample=None,
-            last_failure=failure,
             reason=reason if state == "blocked" else None,
         )
     )
@@ -227,11 +231,19 @@ def block(connection: Connection, lease: Lease, reason: str) -> None:
     hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
 
 
-def free_slices_of(connection: Connection, gone: Collection[WorkerId], *, max_attempts: int) -> int:
-    """Free what ended processes held, at once; each counts as a death. Returns how many slices."""
+def free_slices_of(
+    connection: Connection, gone: Collection[WorkerId], *, innocent: Collection[WorkerId], max_attempts: int
+) -> int:
+    """Free what ended processes held, at once. Returns how many slices.
+
+    Each counts as a death, except of those workers that are known to have ended for another reason.
+    """
     orphaned = and_(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(gone)))
     rows = [_Row(**row) for row in connection.execute(select(*_COLUMNS).where(orphaned)).mappings()]
     for row in rows:
+        if row.worker in innocent:
+            _open(connection, row)
+            continue
         death = _death(connection, row, gone=gone, seen_by=WorkerId(""))
         _note_death(connection, row, death, max_attempts=max_attempts)
     connection.execute(
@@ -260,6 +272,14 @@ def release(connection: Connection, lease: Lease) -> bool:
     return True
 
 
+def _open(connection: Connection, row: _Row) -> None:
+    """Take a slice from its holder without blaming anybody."""
+    same = (SLICE.c.shard == row.shard, SLICE.c.slice == row.slice, SLICE.c.fence == row.fence)
+    connection.execute(update(SLICE).where(*same, SLICE.c.state == "leased").values(_OPEN))
+    move(connection, row.shard, {"leased": -1, "open": 1})
+    hide_from_worker(connection, row.worker, row.shard, row.slice)
+
+
 def fence_of_unheld_slice(
     connection: Connection, shard: ShardIndex, slice_: SliceIndex, *, now: datetime
 ) -> Fence:
@@ -275,9 +295,7 @@ def fence_of_unheld_slice(
                 f"shard {shard} slice {slice_}: worker {row['worker']} holds it under a live lease",
                 hint="stop that worker (or wait until it has finished the slice), then run the command again",
             )
-        connection.execute(update(SLICE).where(*same).values(_OPEN))
-        move(connection, shard, {"leased": -1, "open": 1})
-        hide_from_worker(connection, row["worker"], shard, slice_)
+        _open(connection, _Row(**{field.name: row[field.name] for field in fields(_Row)}))
     return Fence(row["fence"])
 
 

@@ -177,6 +177,11 @@ class Manifest:
         with self._transaction() as connection:
             return workers.agreed_micro_batch(connection, device_model, proposed)
 
+    def shrunk_micro_batch(self, device_model: str) -> int | None:
+        """What memory sufficed for when it last ran out on this device model; None: it never did."""
+        with self._transaction() as connection:
+            return workers.shrunk_micro_batch(connection, device_model)
+
     def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
         """Remember that this device model has no memory for more."""
         with self._transaction() as connection:
@@ -222,10 +227,14 @@ class Manifest:
         with self._transaction() as connection:
             leases.block(connection, lease, reason)
 
-    def free_slices_of(self, gone: Collection[WorkerId], policy: LeasePolicy) -> int:
-        """Free what ended processes held, at once. Returns how many slices."""
+    def free_slices_of(
+        self, gone: Collection[WorkerId], policy: LeasePolicy, *, innocent: Collection[WorkerId] = ()
+    ) -> int:
+        """Free what ended processes held, at once; no death of those that are `innocent`. How many slices."""
         with self._transaction() as connection:
-            return leases.free_slices_of(connection, gone, max_attempts=policy.max_attempts)
+            return leases.free_slices_of(
+                connection, gone, innocent=innocent, max_attempts=policy.max_attempts
+            )
 
     # suspect mode
 
@@ -242,7 +251,7 @@ class Manifest:
     def note_sample(self, lease: Lease, sample: SampleIndex) -> None:
         """From now on a death falls on this sample alone. Raises LeaseLost."""
         with self._transaction() as connection:
-            suspicion.note_sample(connection, lease, sample, self._layout.batch_of_sample(sample))
+            suspicion.note_sample(connection, lease, sample)
 
     def note_pass(self, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
         """The noted sample survived; returns the samples that are given up by that. Raises LeaseLost."""
@@ -358,7 +367,7 @@ class Manifest:
             blocked = connection.execute(
                 update(SLICE)
                 .where(SLICE.c.state == "blocked")
-                .values(state="open", reason=None, last_failure=None, suspect_batch=None, deaths=0)
+                .values(state="open", reason=None, suspect_batch=None, deaths=0)
                 .returning(SLICE.c.shard, SLICE.c.slice)
             )
             slices = [(ShardIndex(shard), SliceIndex(slice_)) for shard, slice_ in blocked]

@@ -61,7 +61,7 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
     insert_receipt(connection, layout, receipt)
-    suspicion.forget_samples(connection, layout.batch_samples(batch))
+    suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
     if left == 0:
         suspicion.forget_slice(connection, lease.shard, lease.slice)
         move(connection, lease.shard, {"leased": -1, "done": 1})

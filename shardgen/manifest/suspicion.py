@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
@@ -32,7 +32,7 @@ def read_suspicion(connection: Connection, lease: Lease) -> Suspicion:
     if row is None:
         raise lease_lost(lease)
     deaths, batch = row
-    found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease.shard, lease.slice))).mappings()
+    found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease))).mappings()
     letters = select(DEAD_LETTER.c.sample).join(RECEIPT, RECEIPT.c.batch == DEAD_LETTER.c.batch)
     letters = letters.where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
     return Suspicion(
@@ -52,8 +52,8 @@ def read_suspicion(connection: Connection, lease: Lease) -> Suspicion:
     )
 
 
-def _of_slice(shard: ShardIndex, slice_: SliceIndex) -> tuple[ColumnElement[bool], ...]:
-    return (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
+def _of_slice(one: Lease | Death) -> tuple[ColumnElement[bool], ...]:
+    return (SUSPECT_SAMPLE.c.shard == one.shard, SUSPECT_SAMPLE.c.slice == one.slice)
 
 
 def note_batch(connection: Connection, lease: Lease, batch: BatchIndex) -> None:
@@ -61,10 +61,10 @@ def note_batch(connection: Connection, lease: Lease, batch: BatchIndex) -> None:
     _note(connection, lease, noted_batch=batch, noted_sample=None)
 
 
-def note_sample(connection: Connection, lease: Lease, sample: SampleIndex, batch: BatchIndex) -> None:
-    """From now on a death falls on this sample (of that batch) alone. Raises LeaseLost."""
+def note_sample(connection: Connection, lease: Lease, sample: SampleIndex) -> None:
+    """From now on a death falls on this sample alone; it may be another slice's. Raises LeaseLost."""
     _note(connection, lease, noted_sample=sample)
-    known = select(SUSPECT_SAMPLE.c.sample).where(SUSPECT_SAMPLE.c.sample == sample)
+    known = select(SUSPECT_SAMPLE.c.sample).where(*_of_slice(lease), SUSPECT_SAMPLE.c.sample == sample)
     if connection.execute(known).first() is None:
         connection.execute(
             insert(SUSPECT_SAMPLE),
@@ -72,7 +72,6 @@ def note_sample(connection: Connection, lease: Lease, sample: SampleIndex, batch
                 "sample": sample,
                 "shard": lease.shard,
                 "slice": lease.slice,
-                "batch": batch,
                 "deaths": 0,
                 "state": SuspectState.SUSPECT.value,
                 "detail": "",
@@ -83,27 +82,28 @@ def note_sample(connection: Connection, lease: Lease, sample: SampleIndex, batch
 def note_pass(connection: Connection, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
     """The noted sample survived; returns the samples that became dead by this proof. Raises LeaseLost.
 
-    The first pass of a sample is progress. One that was really `made` also proves that the machine works,
-    so that the samples that died alone too often are given up; that is progress as well.
+    One that was really `made` proves that the machine works, so that the samples that died alone too often
+    are given up. That is progress, and so is the first time that a sample is made; never again, or a sample
+    that only sometimes kills would go on for ever.
     """
     _note(connection, lease, noted_sample=None)
-    of_slice = _of_slice(lease.shard, lease.slice)
+    same = (*_of_slice(lease), SUSPECT_SAMPLE.c.sample == sample)
+    connection.execute(update(SUSPECT_SAMPLE).where(*same).values(deaths=0))
+    if not made:
+        return []
+    passed, given_up = SuspectState.PASSED.value, SuspectState.DEAD.value
     is_new = connection.execute(
-        update(SUSPECT_SAMPLE)
-        .where(SUSPECT_SAMPLE.c.sample == sample, SUSPECT_SAMPLE.c.state != SuspectState.PASSED.value)
-        .values(state=SuspectState.PASSED.value, deaths=0)
+        update(SUSPECT_SAMPLE).where(*same, SUSPECT_SAMPLE.c.state != passed).values(state=passed)
     ).rowcount
-    dead: list[int] = []
-    if made:
-        dead = list(
-            connection.execute(
-                update(SUSPECT_SAMPLE)
-                .where(*of_slice, SUSPECT_SAMPLE.c.state == SuspectState.SUSPECT.value)
-                .where(SUSPECT_SAMPLE.c.deaths >= LONE_DEATHS)
-                .values(state=SuspectState.DEAD.value)
-                .returning(SUSPECT_SAMPLE.c.sample)
-            ).scalars()
-        )
+    dead = list(
+        connection.execute(
+            update(SUSPECT_SAMPLE)
+            .where(*_of_slice(lease), SUSPECT_SAMPLE.c.state != given_up)
+            .where(SUSPECT_SAMPLE.c.deaths >= LONE_DEATHS)
+            .values(state=given_up)
+            .returning(SUSPECT_SAMPLE.c.sample)
+        ).scalars()
+    )
     if is_new or dead:
         connection.execute(update(SLICE).where(held(lease)).values(deaths=0))
     return [SampleIndex(one) for one in sorted(dead)]
@@ -114,8 +114,12 @@ def _note(connection: Connection, lease: Lease, **notes: int | None) -> None:
         raise lease_lost(lease)
 
 
-def blame_death(connection: Connection, death: Death) -> None:
-    """Let a death fall on what was noted: the slice's row must still hold the notes."""
+def blame_death(connection: Connection, death: Death) -> bool:
+    """Let a death fall on what was noted: the slice's row must still hold the notes.
+
+    Returns whether it condemned a sample while no other awaited proof: that explains all deaths so far, so
+    they must not count towards blocking the slice, whose other samples are still to be made.
+    """
     same = (SLICE.c.shard == death.shard, SLICE.c.slice == death.slice)
     batch, sample = connection.execute(select(SLICE.c.noted_batch, SLICE.c.noted_sample).where(*same)).one()
     if batch is not None:
@@ -124,34 +128,37 @@ def blame_death(connection: Connection, death: Death) -> None:
     # In a row: a death elsewhere clears the others, unless they have been condemned.
     connection.execute(
         update(SUSPECT_SAMPLE)
-        .where(*_of_slice(death.shard, death.slice), SUSPECT_SAMPLE.c.deaths < LONE_DEATHS)
+        .where(*_of_slice(death), SUSPECT_SAMPLE.c.deaths < LONE_DEATHS)
         .where(SUSPECT_SAMPLE.c.sample != (-1 if sample is None else sample))
         .values(deaths=0)
     )
     if sample is None:
-        return
-    same_sample = SUSPECT_SAMPLE.c.sample == sample
+        return False
+    same_sample = (*_of_slice(death), SUSPECT_SAMPLE.c.sample == sample)
     deaths, before = connection.execute(
-        select(SUSPECT_SAMPLE.c.deaths, SUSPECT_SAMPLE.c.detail).where(same_sample)
+        select(SUSPECT_SAMPLE.c.deaths, SUSPECT_SAMPLE.c.detail).where(*same_sample)
     ).one()
     detail = f"{before}\n{death.detail}".strip() if deaths else death.detail
     connection.execute(
         update(SUSPECT_SAMPLE)
-        .where(same_sample)
-        .values(
-            state=SuspectState.SUSPECT.value,
-            deaths=deaths + 1,
-            reason=death.reason.value,
-            detail=detail[-_DETAIL_CHARACTERS:],
-        )
+        .where(*same_sample)
+        .values(deaths=deaths + 1, reason=death.reason.value, detail=detail[-_DETAIL_CHARACTERS:])
     )
+    condemned = select(func.count()).where(
+        *_of_slice(death),
+        SUSPECT_SAMPLE.c.deaths >= LONE_DEATHS,
+        SUSPECT_SAMPLE.c.state != SuspectState.DEAD.value,
+    )
+    return deaths + 1 == LONE_DEATHS and connection.execute(condemned).scalar_one() == 1
 
 
-def forget_samples(connection: Connection, samples: range) -> None:
+def forget_samples(connection: Connection, lease: Lease, samples: range) -> None:
     """Their batch has its receipt: none of them is under suspicion any more."""
-    connection.execute(delete(SUSPECT_SAMPLE).where(SUSPECT_SAMPLE.c.sample.between(samples[0], samples[-1])))
+    within = SUSPECT_SAMPLE.c.sample.between(samples[0], samples[-1])
+    connection.execute(delete(SUSPECT_SAMPLE).where(*_of_slice(lease), within))
 
 
 def forget_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Start afresh: no sample of the slice is under suspicion."""
-    connection.execute(delete(SUSPECT_SAMPLE).where(*_of_slice(shard, slice_)))
+    """Start afresh: nothing is under suspicion on the slice's behalf."""
+    same = (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
+    connection.execute(delete(SUSPECT_SAMPLE).where(*same))

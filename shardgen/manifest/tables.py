@@ -49,16 +49,14 @@ SLICE = Table(
     Column("noted_batch", _INT),  # being made without overlap, so a death now is its death
     Column("noted_sample", _INT),  # being made alone, so a death now is its death
     Column("suspect_batch", _INT),  # died while it was noted: made one sample at a time
-    Column("last_failure", Text),  # how the last attempt ended that made no progress
 )
 
 SUSPECT_SAMPLE = Table(
     "suspect_sample",
     METADATA,
-    Column("sample", _INT, primary_key=True),
-    Column("shard", _INT, nullable=False),
-    Column("slice", _INT, nullable=False),
-    Column("batch", _INT, nullable=False),
+    Column("shard", _INT, primary_key=True),
+    Column("slice", _INT, primary_key=True),
+    Column("sample", _INT, primary_key=True),  # may be another slice's: then it was a control
     Column("deaths", _INT, nullable=False),  # in a row, while it was made alone
     Column("state", Text, nullable=False),  # domain.suspicion.SuspectState
     Column("reason", Text),  # of its last death
@@ -129,4 +127,5 @@ MICRO_BATCH = Table(
     METADATA,
     Column("device_model", Text, primary_key=True),
     Column("micro_batch", _INT, nullable=False),
+    Column("shrunk_to", _INT),  # what memory sufficed for when it once ran out
 )

@@ -90,11 +90,22 @@ def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
 
 def shrink_micro_batch(connection: Connection, device_model: str, micro_batch: int) -> None:
     """Remember that this device model has no memory for more."""
+    agreed_micro_batch(connection, device_model, micro_batch)
+    same = MICRO_BATCH.c.device_model == device_model
+    larger = or_(MICRO_BATCH.c.shrunk_to.is_(None), MICRO_BATCH.c.shrunk_to > micro_batch)
+    connection.execute(update(MICRO_BATCH).where(same, larger).values(shrunk_to=micro_batch))
     connection.execute(
         update(MICRO_BATCH)
-        .where(MICRO_BATCH.c.device_model == device_model, MICRO_BATCH.c.micro_batch > micro_batch)
+        .where(same, MICRO_BATCH.c.micro_batch > micro_batch)
         .values(micro_batch=micro_batch)
     )
+
+
+def shrunk_micro_batch(connection: Connection, device_model: str) -> int | None:
+    """What memory sufficed for when it last ran out on this device model; None: it never did."""
+    query = select(MICRO_BATCH.c.shrunk_to).where(MICRO_BATCH.c.device_model == device_model)
+    found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else int(found)
 
 
 def agreed_micro_batch(connection: Connection, device_model: str, proposed: int) -> int:

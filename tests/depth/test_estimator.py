@@ -161,6 +161,23 @@ def test_a_tensorflow_error_does_not_cross_the_border(narrow: WeightsFile, cpu: 
         estimator.estimate(images_of(1))
 
 
+def test_an_error_that_speaks_of_the_input_is_left_to_the_caller_to_bisect(
+    narrow: WeightsFile, cpu: Device
+) -> None:
+    def picky(_images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        raise tf.errors.InvalidArgumentError(None, None, "not this image")
+
+    shape = GraphShape(
+        micro_batch=2,
+        input_size=(WIDTH, HEIGHT),
+        upsampling=Upsampling.ALIGNED,
+        arithmetic=Arithmetic.FLOAT32,
+    )
+    estimator = DepthEstimator(narrow, shape, cpu, build=lambda _weights, _shape: picky)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        estimator.estimate(images_of(1))
+
+
 def test_between_micro_batches_progress_is_told_and_the_batch_may_be_abandoned(
     narrow: WeightsFile, cpu: Device
 ) -> None:

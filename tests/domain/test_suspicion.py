@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
-import pytest
-
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion
@@ -29,35 +25,23 @@ def test_a_slice_is_suspect_after_a_death_or_while_a_batch_is_under_suspicion() 
     assert Suspicion(batch=BatchIndex(0)).is_suspect
 
 
-def test_samples_go_alone_in_their_order_until_one_has_died_too_often() -> None:
+def test_those_that_died_and_those_that_never_passed_go_first() -> None:
     nearly = LONE_DEATHS - 1
-    assert suspicion(s1=(0, "passed"), s3=(nearly, "suspect")).lone_order(range(6)) == [0, 1, 2, 3, 4, 5]
+    found = suspicion(s0=(0, "passed"), s1=(0, "suspect"), s3=(nearly, "suspect"), s4=(1, "passed"))
+    assert found.lone_order([SampleIndex(sample) for sample in range(6)]) == [3, 4, 1, 2, 5, 0]
 
 
 def test_the_likeliest_to_pass_go_first_while_one_awaits_proof() -> None:
-    found = suspicion(s3=(0, "passed"), s1=(LONE_DEATHS, "suspect"), s2=(LONE_DEATHS, "dead"))
-    assert found.condemned_in(range(6)) == [1]
-    assert found.lone_order(range(6)) == [3, 5, 4, 0]
-    assert found.passed_in(range(6)) == [3]
-    assert found.passed_in(range(4, 6)) == []
+    found = suspicion(
+        s1=(LONE_DEATHS, "suspect"), s2=(LONE_DEATHS, "dead"), s3=(0, "passed"), s6=(1, "passed")
+    )
+    assert found.condemned_in(range(8)) == [1]
+    assert found.dead_in(range(8)) == [2]
+    left = [SampleIndex(sample) for sample in (0, 3, 4, 5, 6, 7)]
+    order = found.proof_order(left, SampleIndex(1), kinship=lambda sample: int(sample < 5))
+    assert order == [3, 7, 5, 4, 0, 6]
 
 
-@pytest.mark.parametrize(
-    ("recorded", "pending", "expected"),
-    [
-        ([range(4), range(4, 8)], [range(12, 40)], 0),
-        ([], [range(12, 16), range(16, 20)], 19),
-        ([], [], None),
-    ],
-)
-def test_the_control_is_the_farthest_sample_of_recorded_batches_first(
-    recorded: list[range], pending: list[range], expected: int | None
-) -> None:
-    assert Suspicion().control(range(8, 12), recorded=recorded, pending=pending) == expected
-
-
-def test_a_sample_that_was_given_up_or_died_alone_is_no_control() -> None:
-    given_up = frozenset(SampleIndex(sample) for sample in range(4))
-    found = replace(suspicion(s4=(1, "suspect"), s5=(3, "dead"), s9=(3, "suspect")), dead_letters=given_up)
-    assert found.control(range(8, 12), recorded=[range(8)], pending=[range(12, 40)]) == 6
-    assert found.control(range(8, 12), recorded=[range(6)], pending=[range(12, 16)]) == 15
+def test_a_sample_that_passed_once_and_died_three_times_since_is_condemned() -> None:
+    assert suspicion(s1=(LONE_DEATHS, "passed")).condemned_in(range(2)) == [1]
+    assert not suspicion(s1=(1, "passed")).has_passed(SampleIndex(1))

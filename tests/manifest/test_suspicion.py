@@ -142,6 +142,42 @@ def test_a_receipt_ends_the_suspicion_of_its_batch_only(manifest: Manifest, plan
     assert manifest.suspicion(held).samples == {}
 
 
+def test_the_death_that_condemns_a_sample_explains_those_before_it(manifest: Manifest, lease: Take) -> None:
+    held = die(manifest, lease("w"))
+    manifest.note_batch(held, BATCH)
+    held = die(manifest, held)
+    for _ in range(3):
+        assert manifest.suspicion(held).deaths < 5
+        manifest.note_batch(held, BATCH)
+        manifest.note_sample(held, SAMPLE)
+        held = die(manifest, held)
+    assert manifest.suspicion(held).deaths == 1
+
+
+def test_what_could_not_release_its_slice_for_trouble_with_the_machine_did_not_die(
+    manifest: Manifest, lease: Take
+) -> None:
+    held = lease("w")
+    manifest.note_batch(held, BATCH)
+    manifest.note_sample(held, SAMPLE)
+    assert manifest.free_slices_of([held.worker], PATIENT, innocent=[held.worker]) == 1
+    again = lease("x")
+    assert again.fence == held.fence + 1
+    assert not manifest.suspicion(again).is_suspect
+    assert manifest.suspicion(again).samples[SAMPLE].deaths == 0
+
+
+def test_a_sample_of_another_slice_may_be_the_control_of_two(manifest: Manifest, lease: Take) -> None:
+    first, second = lease("w"), lease("v")
+    for held in (first, second):
+        manifest.note_sample(held, SampleIndex(119))
+        manifest.note_pass(held, SampleIndex(119), made=True)
+    manifest.note_sample(first, SampleIndex(119))
+    heir = die(manifest, first)
+    assert manifest.suspicion(heir).samples[SampleIndex(119)].deaths == 1
+    assert manifest.suspicion(second).samples[SampleIndex(119)].deaths == 0
+
+
 def test_dead_letters_of_the_slice_are_known(manifest: Manifest, plan: Plan, lease: Take) -> None:
     held = lease("w")
     manifest.record(held, receipt_for(plan, held, BATCH, dead=(9, 12)))

@@ -5,7 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shardgen.depth.device import Device
 from shardgen.errors import MachineUnfit
+from shardgen.estimating import agree_micro_batch, find_weights
 from shardgen.rundir import RunDirectory
 from shardgen.running import RunOptions, settle_workers
 from tests.runs import make_run, plan_run
@@ -29,6 +31,19 @@ def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path:
         assert manifest.agreed_micro_batch("some CPU", 2) == 2
         assert manifest.agreed_micro_batch("some CPU", 1) == 2
         assert manifest.agreed_micro_batch("another CPU", 1) == 1
+
+
+def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
+    plan_run(run)
+    plan, on = run.plan(), Device(kind="cpu", model="some CPU", tensorflow_version="2")
+    topology = find_weights(run).topology
+    with run.manifest(plan) as manifest:
+        assert agree_micro_batch(run, plan, manifest, on=on, topology=topology) == (8, "")
+        manifest.shrink_micro_batch("some CPU", 2)
+        manifest.shrink_micro_batch("some CPU", 4)
+        agreed, remark = agree_micro_batch(run, plan, manifest, on=on, topology=topology)
+    assert (agreed, remark) == (2, "micro-batch 2, not 8: memory ran out before")
 
 
 def test_cores_are_split_between_workers(run: RunDirectory) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from shardgen.domain.steps import BatchStep
 from shardgen.rundir import RunDirectory
-from tests.runs import at_step, die_at, sha256_of, shardgen, start
+from tests.runs import at_step, die_at, make_run, plan_run, sha256_of, shardgen, start
 
 DEAD = {"DEAD_SAMPLES": "5,45"}
 SLICES = (
@@ -133,5 +134,34 @@ def test_a_worker_whose_manifest_is_taken_away_says_so_and_nothing_is_lost(
     done = shardgen("worker", run.path)
     assert done.returncode == 0, done.stderr
     done = shardgen("merge", run.path)
+    assert done.returncode == 0, done.stderr
+    assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
+
+
+@pytest.mark.slow
+def test_a_run_whose_manifest_is_deleted_ends_and_goes_on_after_a_rebuild(
+    tmp_path: Path, undisturbed_sha256: str
+) -> None:
+    run = make_run(tmp_path)
+    plan_run(run)
+    manifest = run.path / "manifest.sqlite"
+    parent = start(["run", run.path])
+    try:
+        deadline = time.monotonic() + 120
+        while not rows(manifest, "SELECT id FROM worker"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        manifest.unlink()
+        assert parent.wait(120) == 31
+        said = parent.stderr.read() if parent.stderr is not None else ""
+    finally:
+        parent.kill()
+        parent.wait()
+        if parent.stderr is not None:
+            parent.stderr.close()
+    assert "deleted or moved away while it was in use" in said
+    (run.path / "manifest.sqlite-journal").unlink(missing_ok=True)
+    assert shardgen("rebuild", run.path).returncode == 0
+    done = shardgen("run", run.path)
     assert done.returncode == 0, done.stderr
     assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import ComposeFailed, LeaseLost, RunHasHoles, SliceFailed
+from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.finishing import merge_run
 from shardgen.heartbeat import Heartbeat
@@ -177,6 +180,38 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
     with pytest.raises(SliceFailed, match="every sample"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
     assert letters(run, plan) == []
+
+
+def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
+    run: RunDirectory, estimator: DepthEstimator
+) -> None:
+    raised = threading.Event()
+
+    class BreaksLater:
+        batches = 0
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(estimator, name)
+
+        def estimate(self, images: NDArray[np.uint8], **_options: object) -> DepthBatch:
+            self.batches += 1
+            if self.batches == 1:
+                return estimator.estimate(images)
+            raised.set()
+            raise DepthBackendUnavailable("lost")
+
+    def on_step(step: Step) -> None:
+        if step is BatchStep.ENCODED:
+            assert raised.wait(60)
+            time.sleep(0.2)  # the failure gets every chance to be first
+
+    plan = run.plan()
+    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    build = stages_of(run, plan, composer, BreaksLater())
+    with pytest.raises(DepthBackendUnavailable):
+        make_everything(run, plan, lambda *found: replace(build(*found), on_step=on_step))
+    with run.manifest(plan, read_only=True) as manifest:
+        assert [receipt.record.batch for receipt in manifest.receipts()] == [0]
 
 
 def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(

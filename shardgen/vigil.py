@@ -1,0 +1,68 @@
+"""A parent's watch over its workers: which of them give no sign of life in the manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from shardgen.domain.lease import LeasePolicy
+from shardgen.domain.worker import ENDED_STATES, START_LIMIT, WorkerRow, WorkerState
+
+_ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
+_FROZEN_SECONDS = 10.0  # between two looks: longer, and nobody on this machine can be blamed for silence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A process that should be ended; `row` is what it last said, if it ever did."""
+
+    pid: int
+    seconds: float
+    row: WorkerRow | None
+
+
+@dataclass(slots=True)
+class _Watched:
+    sign: tuple[WorkerState, datetime] | None
+    since: float
+
+
+class Vigil:
+    """Watches processes of this host. Its clock stands still while the machine sleeps."""
+
+    def __init__(
+        self, host: str, policy: LeasePolicy, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._host = host
+        self._policy = policy
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._watched: dict[int, _Watched] = {}
+
+    def silent(self, pids: Iterable[int], rows: Iterable[WorkerRow]) -> list[Silence]:
+        """Those of these processes that have given no sign for too long; to be asked every few seconds."""
+        now = self._monotonic()
+        if now - self._looked > _FROZEN_SECONDS:
+            for watched in self._watched.values():
+                watched.since = now
+        self._looked = now
+        mine = {row.identity.pid: row for row in rows if row.identity.host == self._host}
+        self._watched = {pid: self._watched.get(pid) or _Watched(None, now) for pid in pids}
+        found = []
+        for pid, watched in self._watched.items():
+            row = mine.get(pid)
+            sign = None if row is None else (row.state, row.last_beat_at)
+            if sign != watched.sign:
+                watched.sign, watched.since = sign, now
+            elif now - watched.since > self._limit_seconds(row):
+                found.append(Silence(pid=pid, seconds=now - watched.since, row=row))
+        return found
+
+    def _limit_seconds(self, row: WorkerRow | None) -> float:
+        if row is None or row.state is WorkerState.STARTING:
+            return START_LIMIT.total_seconds()
+        if row.state in ENDED_STATES:
+            return _ENDING_SECONDS
+        return (self._policy.stall + self._policy.heartbeat).total_seconds()
