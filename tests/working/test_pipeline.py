@@ -205,13 +205,49 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
             assert raised.wait(60)
             time.sleep(0.2)  # the failure gets every chance to be first
 
-    plan = run.plan()
+    plan, identity, policy = run.plan(), new_identity("test"), run.settings.lease_policy
     composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
-    build = stages_of(run, plan, composer, BreaksLater())
-    with pytest.raises(DepthBackendUnavailable):
-        make_everything(run, plan, lambda *found: replace(build(*found), on_step=on_step))
-    with run.manifest(plan, read_only=True) as manifest:
-        assert [receipt.record.batch for receipt in manifest.receipts()] == [0]
+    with run.manifest(plan) as manifest:
+        manifest.register(identity)
+        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+            build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
+            with (
+                BatchMaker(replace(build, on_step=on_step)) as maker,
+                Pipeline(maker, may_start=lambda: True) as pipeline,
+            ):
+                lease = manifest.lease(identity.id, policy)
+                assert not isinstance(lease, NoLease)
+                with pytest.raises(DepthBackendUnavailable):
+                    pipeline.make(lease, manifest.pending_batches(lease))
+                # As soon as the failure is out, since the slice may be given back then.
+                assert [receipt.record.batch for receipt in manifest.receipts()] == [0]
+
+
+def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
+    run: RunDirectory, estimator: DepthEstimator
+) -> None:
+    seen: list[NDArray[np.uint8]] = []
+
+    class Recording:
+        micro_batch = 3
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(estimator, name)
+
+        def estimate(self, images: NDArray[np.uint8], **options: object) -> DepthBatch:
+            seen.append(images)
+            return estimator.estimate(images, **options)  # type: ignore[arg-type]
+
+    plan, identity = run.plan(), new_identity("test")
+    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    with run.manifest(plan) as manifest:
+        manifest.register(identity)
+        heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
+        with BatchMaker(stages_of(run, plan, composer, Recording())(manifest, heartbeat)) as maker:
+            for sample in (5, 7):  # of batch 1: samples 4 to 7
+                maker.make_alone(SampleIndex(sample))
+    assert [[bool(image.any()) for image in images] for images in seen] == [[False, True, False], [True]]
+    assert np.array_equal(seen[0][1], composer.compose(SampleIndex(5)).network_input)
 
 
 def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(

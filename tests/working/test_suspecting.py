@@ -163,7 +163,7 @@ def test_exactly_the_deadly_samples_are_given_up_in_bounded_attempts(
 
 
 def test_a_kill_from_outside_during_the_proof_blocks_nothing(tmp_path: Path) -> None:
-    blows = iter([False] * 1 + [True])
+    blows = iter([True])
 
     def dies(sample: int, alone: bool) -> bool:  # noqa: FBT001
         return sample == 8 or (alone and sample != 8 and next(blows, False))
