@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from training.rendering import Samples
 from training.textures import held_out_bank
 from training.train import Stage, Trainer, augmented, batch_of, learning_rate, parse_stages, train
 
+SHALLOW = replace(SMALL, blocks=(1, 1, 1, 1))  # traced in a third of the time
 pytestmark = pytest.mark.usefixtures("cpu")
 
 
@@ -80,13 +82,13 @@ def test_the_keras_model_and_the_pipelines_graph_are_one_network(cpu: Device, tm
 @pytest.mark.slow
 def test_twenty_steps_on_sixteen_pictures_make_the_loss_fall_and_a_state_goes_on_exactly() -> None:
     samples = batch_of(held_out_bank(), 0, Stage(size=(96, 64), steps=1, batch=16))
-    trainer = Trainer(seed=1)
+    trainer = Trainer(SHALLOW, seed=1)
     losses = [trainer.learn(samples, 2e-3) for _ in range(20)]
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < 0.6 * losses[0], losses
+    assert np.mean(losses[-3:]) < 0.7 * losses[0], losses
     state, step = trainer.state(), trainer.step
     expected = [trainer.learn(samples, 1e-3) for _ in range(3)]
-    other = Trainer(seed=2)
+    other = Trainer(SHALLOW, seed=2)
     other.load_state(state, step)
     assert [other.learn(samples, 1e-3) for _ in range(3)] == pytest.approx(expected, rel=1e-2)
     assert other.step == 23
