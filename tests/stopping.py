@@ -58,7 +58,12 @@ def stop_outside_a_commit(pid: int, manifest: Path) -> None:
 
 
 def _is_unlocked(manifest: Path) -> bool:
-    connection = sqlite3.connect(f"file:{manifest}?mode=rw", timeout=1.0, isolation_level=None, uri=True)
+    try:
+        connection = sqlite3.connect(f"file:{manifest}?mode=rw", timeout=1.0, isolation_level=None, uri=True)
+    except sqlite3.OperationalError:
+        if manifest.exists():
+            raise
+        return True  # nobody can be stopped by the locks of a file that is gone
     with contextlib.closing(connection):
         try:
             connection.execute("BEGIN EXCLUSIVE")

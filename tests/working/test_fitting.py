@@ -54,7 +54,7 @@ def test_cores_are_split_between_workers(run: RunDirectory) -> None:
 
 
 def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[8192, 8192]"})
+    run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[4096, 4096]"})
     plan_run(run)
     with pytest.raises(MachineUnfit, match="GiB"):
         settle_workers(run, run.plan(), RunOptions(workers=1, device="cpu"), say=lambda _line: None)
