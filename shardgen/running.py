@@ -16,7 +16,7 @@ from types import FrameType
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerRow, WorkerState
+from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerState
 from shardgen.errors import (
     MachineUnfit,
     ManifestGone,
@@ -81,7 +81,8 @@ class _Workers:
         self._seats = [_Seat(number=number) for number in range(options.workers)]
         self._signals: list[int] = []
         self._look_again_at = 0.0
-        self._vigil = Vigil(host_id(), run.settings.lease_policy)
+        self._host = host_id()
+        self._vigil = Vigil(self._host, run.settings.lease_policy)
         self._stored = 0
         self._blocked = sys.maxsize
 
@@ -123,6 +124,7 @@ class _Workers:
                     on_look(found, self._pids())
                     if (not found.pending and not self._pids()) or self._looks_hopeless(found):
                         return
+                    self._credit(found)
                     self._kill_silent(found, manifest)
                     troubles = 0
             except ManifestGone:
@@ -149,13 +151,22 @@ class _Workers:
         self._say(f"{blocked - self._blocked} slices in a row were blocked and nothing was made; stopping")
         return True
 
+    def _credit(self, found: Report) -> None:
+        """A worker that has made something is not fruitless, however it ends."""
+        made = {
+            one.row.identity.pid
+            for one in found.workers
+            if one.row.samples_done
+            and one.row.identity.host == self._host
+            and one.row.state not in ENDED_STATES
+        }
+        for seat in self._seats:
+            if seat.process is not None and seat.process.pid in made:
+                seat.fruitless = 0
+
     def _kill_silent(self, found: Report, manifest: Manifest) -> None:
         """End workers that hang so badly that their watchdog does not run either."""
         rows = [one.row for one in found.workers]
-        for seat in self._seats:
-            made = next((row.samples_done for row in rows if self._is_of(row, seat)), 0)
-            if made:
-                seat.fruitless = 0
         for silence in self._vigil.silent(self._pids().values(), rows):
             seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
             note = f"no sign of life for {silence.seconds:.0f} s"
@@ -166,11 +177,6 @@ class _Workers:
                 manifest.beat(row.identity.id, ended)
             self._say(f"[worker-{seat.number}] {note}, so it is killed")
             os.kill(silence.pid, signal.SIGKILL)
-
-    @staticmethod
-    def _is_of(row: WorkerRow, seat: _Seat) -> bool:
-        pid = None if seat.process is None else seat.process.pid
-        return (row.identity.host, row.identity.pid) == (host_id(), pid) and row.state not in ENDED_STATES
 
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
@@ -212,7 +218,7 @@ class _Workers:
         for seat in self._seats:
             if seat.process is None or (code := seat.process.poll()) is None:
                 continue
-            here = manifest.alive_on_host(host_id())
+            here = manifest.alive_on_host(self._host)
             # What could not even release its slice because of the manifest or a disk did not die of it.
             innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
             freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)

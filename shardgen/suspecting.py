@@ -144,7 +144,10 @@ class SuspectMaker:
             f"sample {numbers} ended its process every time, and no other could show that the machine works"
         )
         self._stages.manifest.block(lease, reason)
-        raise LeaseLost(f"shard {lease.shard} slice {lease.slice} is blocked: {reason}")
+        raise LeaseLost(
+            f"shard {lease.shard} slice {lease.slice} is blocked: {reason}",
+            hint="shardgen requeue RUN_DIR --blocked, when the cause is mended",
+        )
 
 
 class _Kinship:

@@ -144,7 +144,9 @@ def _nothing(connection: Connection, request: LeaseRequest) -> NoLease:
     return NoLease(leased=leased or 0, blocked=blocked or 0)
 
 
-def _death(connection: Connection, row: _Row, *, gone: Collection[WorkerId], seen_by: WorkerId) -> Death:
+def _death(
+    connection: Connection, row: _Row, *, gone: Collection[WorkerId], seen_by: WorkerId | None
+) -> Death:
     """How the holder ended, as far as this host can tell."""
     query = select(WORKER.c.state, WORKER.c.note, WORKER.c.host).where(WORKER.c.id == row.worker)
     state, note, host = connection.execute(query).first() or ("", "", "")
@@ -214,16 +216,7 @@ def fail(connection: Connection, lease: Lease, failure: str, *, max_attempts: in
 def block(connection: Connection, lease: Lease, reason: str) -> None:
     """Give a slice back that nobody should lease again before an operator has looked. Raises LeaseLost."""
     changed = connection.execute(
-        update(SLICE)
-        .where(held(lease))
-        .values(
-            state="blocked",
-            worker=None,
-            expires_at=None,
-            noted_batch=None,
-            noted_sample=None,
-            reason=reason,
-        )
+        update(SLICE).where(held(lease)).values(_OPEN | {"state": "blocked", "reason": reason})
     )
     if changed.rowcount != 1:
         raise lease_lost(lease)
@@ -244,7 +237,7 @@ def free_slices_of(
         if row.worker in innocent:
             _open(connection, row)
             continue
-        death = _death(connection, row, gone=gone, seen_by=WorkerId(""))
+        death = _death(connection, row, gone=gone, seen_by=None)
         _note_death(connection, row, death, max_attempts=max_attempts)
     connection.execute(
         update(WORKER)
