@@ -144,8 +144,16 @@ def load_for_plan(
     note = "; for trials: the small network" if weights_named.is_small else note
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
     estimator.warm_up()
-    if estimator.micro_batch < micro_batch:
-        say(f"out of memory: micro-batch {estimator.micro_batch} instead of {micro_batch} from now on")
-        if manifest is not None:
-            manifest.shrink_micro_batch(on.model, estimator.micro_batch)
+    remember_shrinking(estimator, micro_batch, manifest, say=say)
     return estimator
+
+
+def remember_shrinking(
+    estimator: DepthEstimator, before: int, manifest: Manifest | None, *, say: Say
+) -> None:
+    """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
+    now = estimator.micro_batch
+    if now < before:
+        say(f"out of memory: micro-batch {now} instead of {before} from now on")
+        if manifest is not None:
+            manifest.shrink_micro_batch(estimator.device_model, now)

@@ -21,6 +21,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
 from shardgen.errors import DepthNotFinite, EncodeFailed, SampleError, ShardgenError, SliceFailed
+from shardgen.estimating import remember_shrinking
 from shardgen.heartbeat import Heartbeat, Say
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.imaging.outputs import encode_sample
@@ -160,10 +161,8 @@ class BatchMaker:
         """What makes batches; a micro-batch that has become smaller is remembered for all workers."""
         stages = self.stages
         estimator, now = stages.estimator, stages.estimator.micro_batch
-        if now < self._micro_batch:
-            stages.say(f"out of memory: micro-batch {now} instead of {self._micro_batch} from now on")
-            stages.manifest.shrink_micro_batch(estimator.device_model, now)
-            self._micro_batch = now
+        remember_shrinking(estimator, self._micro_batch, stages.manifest, say=stages.say)
+        self._micro_batch = now
         return Provenance(
             device_model=estimator.device_model,
             tensorflow=estimator.tensorflow_version,
