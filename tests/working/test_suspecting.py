@@ -212,3 +212,28 @@ def test_a_machine_on_which_everything_dies_blocks_slices_and_blames_no_more_tha
     assert found.dead == []
     assert len(found.blocked) == 6
     assert found.deaths.total() <= 6 * 11
+
+
+def test_a_wish_to_stop_is_heard_between_two_samples_and_is_no_death(tmp_path: Path) -> None:
+    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+    create_manifest(place, PLAN)
+    with Manifest(place, PLAN) as manifest:
+        for number in range(3):
+            manifest.register(identity(WorkerId(f"w{number}"), pid=number))
+        for number in range(2):
+            held = manifest.lease(WorkerId(f"w{number}"), PATIENT, gone=[WorkerId(f"w{number - 1}")])
+            assert isinstance(held, Lease)
+            manifest.note_batch(held, BatchIndex(0))
+        held = manifest.lease(WorkerId("w2"), PATIENT, gone=[WorkerId("w1")])
+        assert isinstance(held, Lease)
+        maker = Maker(PLAN, manifest, lambda _sample, _alone: False)
+        asked = iter([False, False, True])
+        maker.stages.is_stopping = lambda: next(asked)
+        suspect = SuspectMaker(cast("BatchMaker", maker), may_start=lambda: True)
+        suspicion = manifest.suspicion(held)
+        assert not suspect.make(held, manifest.pending_batches(held), suspicion)
+        assert manifest.release(held)
+        again = manifest.lease(WorkerId("w2"), PATIENT)
+        assert isinstance(again, Lease)
+        assert manifest.suspicion(again).deaths == 0
+        assert sorted(manifest.suspicion(again).samples) == [0, 1]
