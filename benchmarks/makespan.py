@@ -254,7 +254,7 @@ def memory_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def simulate(setting: Setting, scene: Scene) -> Outcome:
+def simulate(scene: Scene, setting: Setting) -> Outcome:
     """One run from its plan to its last receipt."""
     with memory_folder() as folder:
         return Simulation(folder, setting, scene).run()
@@ -294,11 +294,13 @@ def _table(settings: Sequence[Setting], scenes: Sequence[Scene], processes: Exec
     print(
         f"{'workers':>7} {'what happens':<24} {'ideal s':>9} {'made in s':>9} {'lost s':>7}  times the ideal"
     )
-    played = processes.map(simulate, *zip(*itertools.product(settings, scenes), strict=True))
-    by_setting = [list(itertools.islice(played, len(scenes))) for _ in settings]
-    for scene, *outcomes in zip(scenes, *by_setting, strict=True):
+    played = processes.map(simulate, *zip(*itertools.product(scenes, settings), strict=True))
+    worst = 0.0
+    for scene in scenes:
+        outcomes = list(itertools.islice(played, len(settings)))
         print(_line(scene, outcomes), flush=True)
-    return max(outcome.ratio for outcomes in by_setting for outcome in outcomes)
+        worst = max(worst, *(outcome.ratio for outcome in outcomes))
+    return worst
 
 
 def main() -> None:

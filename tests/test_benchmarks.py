@@ -23,7 +23,7 @@ PLAN = make_plan(backgrounds=6, foregrounds=10, shard_size=240, batch=4, slice_b
 )
 def test_workers_that_come_and_go_take_hardly_longer_than_they_must(scene: Scene, seed: int) -> None:
     setting = Setting(plan=PLAN, policy=policy_of(120, 30), batch_seconds=60, seed=seed)
-    outcome = simulate(setting, scene)
+    outcome = simulate(scene, setting)
     assert 1 <= outcome.ratio <= GOAL, outcome
     assert (outcome.lost > 0) == (scene.dying > 0)
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
     plan = make_plan(backgrounds=2, foregrounds=2, shard_size=40, batch=4, slice_batches=2)
     setting = Setting(plan=plan, policy=policy_of(120, 30), batch_seconds=5, seed=1)
     scene = Scene(crew=3, dying=1)
-    assert simulate(setting, scene) == simulate(setting, scene)
+    assert simulate(scene, setting) == simulate(scene, setting)
 
 
 @pytest.mark.parametrize(
