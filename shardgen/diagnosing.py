@@ -19,6 +19,7 @@ from shardgen.depth import device, fetch
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
+from shardgen.manifest.sqlite import SqliteFile
 from shardgen.processes import usable_cores
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -92,7 +93,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
     try:
         run = RunDirectory.open(run_dir)
         folders = [run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())]
-        place, artifacts = run.place.path, run.artifacts
+        backend, artifacts = run.place.backend, run.artifacts
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
@@ -104,7 +105,10 @@ def _run(run_dir: Path) -> Iterator[Line]:
             verdict=Verdict.FACT if there else Verdict.FAILS,
             hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
         )
-    yield _file_system("manifest", place, sqlite=True)
+    if isinstance(backend, SqliteFile):
+        yield _file_system("manifest", backend.path, sqlite=True)
+    else:
+        yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
     try:
         plan = run.plan()

@@ -18,7 +18,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import InputMissing, ReceiptConflict, StorageFailed
-from shardgen.manifest.rebuilt import rebuild_manifest, refuse_existing
+from shardgen.manifest.rebuilt import rebuild_manifest
 from shardgen.merging import OnProgress, stored_count
 from shardgen.planfile import FILE_NAME, read_plan
 from shardgen.requeueing import UndoneAttempts, read_marks
@@ -63,7 +63,7 @@ def rebuild(
             hint="put it back from a copy; or, with the same photographs: shardgen plan RUN_DIR",
         )
     run.check_settings(plan)
-    refuse_existing(run.place)
+    run.place.backend.refuse_existing()
     store = ArtifactStore(run.artifacts)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     rebuild_manifest(

@@ -9,7 +9,8 @@ from pathlib import Path
 from shardgen.config import Settings, read_settings, settings_differences
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
-from shardgen.manifest.manifest import Manifest, Place, read_stored_plan
+from shardgen.manifest.manifest import Manifest, read_stored_plan
+from shardgen.manifest.place import Place
 from shardgen.planfile import FILE_NAME, parse_plan, read_plan
 
 
@@ -82,12 +83,12 @@ class RunDirectory:
         """
         plan = read_plan(self.path)
         if plan is None:
-            place = self.place
-            if not place.path.is_file():
+            backend = self.place.backend
+            if not backend.is_there():
                 raise InputMissing(
                     f"{self.path}: nothing is planned here yet", hint=f"shardgen plan {self.path}"
                 )
-            plan = parse_plan(read_stored_plan(place), where=f"{place.path}: its plan")
+            plan = parse_plan(read_stored_plan(self.place), where=f"{backend.shown}: its plan")
         self.check_settings(plan)
         return plan
 

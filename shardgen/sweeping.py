@@ -17,7 +17,6 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
 from shardgen.errors import ArtifactCorrupt
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.rebuilt import alone_in
 from shardgen.rundir import RunDirectory
 
 
@@ -48,10 +47,10 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
     plan = run.plan()
     store = ArtifactStore(run.artifacts)
     with ExitStack() as stack:
-        folder = run.place.path.parent
-        if remove and folder.is_dir():
+        backend = run.place.backend
+        if remove and backend.is_there():
             # A manifest rebuilt between our look and the removal could name what we remove.
-            stack.enter_context(alone_in(folder))
+            stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
         swept = find_orphans(plan, manifest, store)
         swept.zips = left_by_killed_merges(run.path)

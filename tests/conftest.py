@@ -1,12 +1,30 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from shardgen.rundir import RunDirectory
+from tests.postgres import running_server
 from tests.runs import make_run, plan_run
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[Callable[[], URL]]:
+    """One real server for all tests; it starts when the first test asks."""
+    started: list[URL] = []
+    with ExitStack() as stack:
+
+        def server() -> URL:
+            if not started:
+                started.append(stack.enter_context(running_server()))
+            return started[0]
+
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from shardgen.domain.plan import Plan
-from shardgen.manifest.manifest import Manifest, Place
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.place import Place
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SHARD, SLICE
 
 _STATES = ("open", "leased", "done", "blocked")
@@ -17,8 +18,10 @@ _STATES = ("open", "leased", "done", "blocked")
 
 def counter_faults(place: Place, plan: Plan) -> list[str]:
     """Where the counters that `status` shows contradict the rows; read in one transaction."""
-    with Manifest(place, plan, read_only=True) as manifest, manifest._transaction() as connection:
-        return _shard_faults(connection, plan) + _slice_faults(connection, plan)
+    with Manifest(place, plan, read_only=True) as manifest:
+        return manifest._read(
+            lambda connection: _shard_faults(connection, plan) + _slice_faults(connection, plan)
+        )
 
 
 def _shard_faults(connection: Connection, plan: Plan) -> list[str]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.manifest.manifest import Place, create_manifest
+from shardgen.manifest.manifest import create_manifest
+from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"

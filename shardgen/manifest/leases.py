@@ -20,6 +20,12 @@ from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
 from shardgen.manifest.suspicion import Death
 from shardgen.manifest.tables import RUN, SHARD, SLICE, WORKER
 
+Holder = tuple[ShardIndex, SliceIndex, Fence, WorkerId]
+"""A leased slice, the fence of its grant, and who got it."""
+
+
+_ATTEMPTS = 1_000  # in one transaction; a death that blocks a slice takes one, too
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRequest:
@@ -55,19 +61,31 @@ class NoLease:
 
 
 def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
-    """Grant the lowest open slice, else the lowest expired or orphaned one, else a new one."""
-    while True:
-        row = _lowest(connection, request, SLICE.c.state == "open")
+    """Grant the lowest open slice, else the lowest expired or orphaned one, else a new one.
+
+    On a server, rows that another transaction is changing are passed over: lowest is a preference there. If
+    only such rows were left, it asks again and waits for them, before it says that there is nothing.
+    """
+    for attempt in range(_ATTEMPTS):
+        passing = attempt == 0  # over the rows that others are changing
+        row = _lowest(connection, request, SLICE.c.state == "open", passing=passing)
         if row is not None:
             return _grant(connection, request, row, deaths=row.deaths)
-        row = _lowest(connection, request, _takeable(request))
+        row = _lowest(connection, request, _takeable(request), passing=passing)
         if row is None:
-            return _grant_new(connection, layout, request) or _nothing(connection, request)
+            found = _grant_new(connection, layout, request) or _nothing(connection, request)
+            if found is not None:
+                return found
+            continue
         death = _death(connection, row, gone=request.gone, seen_by=request.worker)
         if _note_death(connection, row, death, max_attempts=request.policy.max_attempts) == "open":
-            freed = _lowest(connection, request, and_(SLICE.c.shard == row.shard, SLICE.c.slice == row.slice))
+            same = and_(SLICE.c.shard == row.shard, SLICE.c.slice == row.slice)
+            freed = _lowest(connection, request, same, passing=False)
             if freed is not None:
                 return _grant(connection, request, freed, deaths=freed.deaths)
+    raise ManifestBusy(
+        f"{_ATTEMPTS} times another worker was quicker", hint="run the command again, with fewer workers"
+    )
 
 
 def _takeable(request: LeaseRequest) -> ColumnElement[bool]:
@@ -75,15 +93,18 @@ def _takeable(request: LeaseRequest) -> ColumnElement[bool]:
     return and_(SLICE.c.state == "leased", or_(expired, SLICE.c.worker.in_(sorted(request.gone))))
 
 
-def _lowest(connection: Connection, request: LeaseRequest, condition: ColumnElement[bool]) -> _Row | None:
+def _lowest(
+    connection: Connection, request: LeaseRequest, condition: ColumnElement[bool], *, passing: bool
+) -> _Row | None:
     if request.shard is not None:
         condition = and_(condition, SLICE.c.shard == request.shard)
-    return _lowest_row(connection, condition)
+    return _lowest_row(connection, condition, passing=passing)
 
 
-def _lowest_row(connection: Connection, condition: ColumnElement[bool]) -> _Row | None:
+def _lowest_row(connection: Connection, condition: ColumnElement[bool], *, passing: bool) -> _Row | None:
     query = select(*_COLUMNS).where(condition).order_by(SLICE.c.shard, SLICE.c.slice).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
+    # SQLite drops this clause: there BEGIN IMMEDIATE keeps everybody else out.
+    row = connection.execute(query.with_for_update(skip_locked=passing)).mappings().one_or_none()
     return None if row is None else _Row(**row)
 
 
@@ -120,7 +141,9 @@ def _grant_new(connection: Connection, layout: Layout, request: LeaseRequest) ->
     query = select(SHARD.c.shard, SHARD.c.next_slice).where(SHARD.c.next_slice < SHARD.c.slice_count)
     if request.shard is not None:
         query = query.where(SHARD.c.shard == request.shard)
-    row = connection.execute(query.order_by(SHARD.c.shard).limit(1)).mappings().one_or_none()
+    # Waited for, not passed over: its counters change with every receipt, and shards should fill in order.
+    waiting = query.order_by(SHARD.c.shard).limit(1).with_for_update()
+    row = connection.execute(waiting).mappings().one_or_none()
     if row is None:
         return None
     shard, slice_ = ShardIndex(row["shard"]), SliceIndex(row["next_slice"])
@@ -136,12 +159,14 @@ def _grant_new(connection: Connection, layout: Layout, request: LeaseRequest) ->
     return _grant(connection, request, fresh, deaths=0)
 
 
-def _nothing(connection: Connection, request: LeaseRequest) -> NoLease:
-    query = select(func.sum(SHARD.c.slices_leased), func.sum(SHARD.c.slices_blocked))
+def _nothing(connection: Connection, request: LeaseRequest) -> NoLease | None:
+    """What keeps the worker waiting; None if there is something after all, seen in this one statement."""
+    left = SHARD.c.slice_count - SHARD.c.next_slice + SHARD.c.slices_open
+    query = select(func.sum(SHARD.c.slices_leased), func.sum(SHARD.c.slices_blocked), func.sum(left))
     if request.shard is not None:
         query = query.where(SHARD.c.shard == request.shard)
-    leased, blocked = connection.execute(query).one()
-    return NoLease(leased=leased or 0, blocked=blocked or 0)
+    leased, blocked, free = connection.execute(query).one()
+    return None if free else NoLease(leased=int(leased or 0), blocked=int(blocked or 0))
 
 
 def _death(
@@ -205,7 +230,7 @@ def fail(connection: Connection, lease: Lease, failure: str, *, max_attempts: in
 
     Raises LeaseLost.
     """
-    row = _lowest_row(connection, held(lease))
+    row = _lowest_row(connection, held(lease), passing=False)
     state = row and _count_failure(connection, row, held(lease), failure=failure, max_attempts=max_attempts)
     if state is None:
         raise lease_lost(lease)
@@ -232,7 +257,8 @@ def free_slices_of(
     Each counts as a death, except of those workers that are known to have ended for another reason.
     """
     orphaned = and_(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(gone)))
-    rows = [_Row(**row) for row in connection.execute(select(*_COLUMNS).where(orphaned)).mappings()]
+    query = select(*_COLUMNS).where(orphaned).order_by(SLICE.c.shard, SLICE.c.slice).with_for_update()
+    rows = [_Row(**row) for row in connection.execute(query).mappings()]
     for row in rows:
         if row.worker in innocent:
             _open(connection, row)
@@ -281,7 +307,7 @@ def fence_of_unheld_slice(
     Raises ManifestBusy while a worker holds it.
     """
     same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    row = connection.execute(select(SLICE).where(*same)).mappings().one()
+    row = connection.execute(select(SLICE).where(*same).with_for_update()).mappings().one()
     if row["state"] == "leased":
         if row["expires_at"] > to_seconds(now):
             raise ManifestBusy(
@@ -290,6 +316,31 @@ def fence_of_unheld_slice(
             )
         _open(connection, _Row(**{field.name: row[field.name] for field in fields(_Row)}))
     return Fence(row["fence"])
+
+
+def unblock(connection: Connection) -> int:
+    """Open every blocked slice again, its deaths forgotten. Returns how many."""
+    blocked = connection.execute(
+        update(SLICE)
+        .where(SLICE.c.state == "blocked")
+        .values(state="open", reason=None, suspect_batch=None, deaths=0)
+        .returning(SLICE.c.shard, SLICE.c.slice)
+    )
+    slices = [(ShardIndex(shard), SliceIndex(slice_)) for shard, slice_ in blocked]
+    for shard, slice_ in sorted(slices):
+        move(connection, shard, {"blocked": -1, "open": 1})
+        suspicion.forget_slice(connection, shard, slice_)
+    return len(slices)
+
+
+def read_holders(connection: Connection) -> list[Holder]:
+    """Who holds which slice under which fence; those whose lease has expired may still write."""
+    held_ones = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.worker)
+    rows = connection.execute(held_ones.where(SLICE.c.state == "leased"))
+    return [
+        (ShardIndex(shard), SliceIndex(slice_), Fence(fence), WorkerId(worker))
+        for shard, slice_, fence, worker in rows
+    ]
 
 
 def _show_on_worker(connection: Connection, lease: Lease) -> None:

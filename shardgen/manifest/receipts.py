@@ -24,6 +24,7 @@ from shardgen.domain.receipt import (
 )
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import suspicion
+from shardgen.manifest.inserting import insert_unless_there
 from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE
 
@@ -133,9 +134,8 @@ def _provenance_id(connection: Connection, provenance: Provenance) -> int:
         update(PROVENANCE).where(*same).values(batches=PROVENANCE.c.batches + 1).returning(PROVENANCE.c.id)
     ).scalar_one_or_none()
     if found is None:
-        found = connection.execute(
-            insert(PROVENANCE).values(**values, batches=1).returning(PROVENANCE.c.id)
-        ).scalar_one()
+        insert_unless_there(connection, PROVENANCE, values | {"batches": 0})
+        return _provenance_id(connection, provenance)
     return int(found)
 
 
@@ -198,6 +198,28 @@ def read_dead_letters(connection: Connection, *, start: SampleIndex, limit: int)
         select(DEAD_LETTER).where(DEAD_LETTER.c.sample >= start).order_by(DEAD_LETTER.c.sample).limit(limit)
     )
     return [_dead_letter(row) for row in rows.mappings()]
+
+
+def read_artifacts(connection: Connection, *, start: BatchIndex, limit: int) -> list[tuple[BatchIndex, str]]:
+    """Recorded batches from `start` on, in order, with their artifacts' names, at most `limit` of them."""
+    query = select(RECEIPT.c.batch, RECEIPT.c.artifact).where(RECEIPT.c.batch >= start)
+    rows = connection.execute(query.order_by(RECEIPT.c.batch).limit(limit))
+    return [(BatchIndex(batch), artifact) for batch, artifact in rows]
+
+
+def batches_with_dead_letters(connection: Connection) -> list[BatchIndex]:
+    """The batches of all dead letters, in order."""
+    found = connection.execute(select(DEAD_LETTER.c.batch).distinct().order_by(DEAD_LETTER.c.batch))
+    return [BatchIndex(batch) for batch in found.scalars()]
+
+
+def recorded_among(connection: Connection, batches: Iterable[BatchIndex]) -> list[BatchIndex]:
+    """Those of the batches that have a receipt, in order."""
+    return [
+        batch
+        for batch in sorted(set(batches))
+        if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first()
+    ]
 
 
 def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[BatchIndex]) -> int:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, select, text
+from sqlalchemy import Connection, inspect, select, text
 
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import Plan
-from shardgen.errors import ManifestMismatch, PlanConflict
-from shardgen.manifest.engine import transaction
+from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
 REVISION = "0002"  # the newest file in migrations/versions; a test compares them
@@ -24,54 +23,64 @@ def migrations_folder() -> Path:
 
 
 def create_or_upgrade(
-    engine: Engine, plan: Plan, *, fence_floor: int = 0, artifacts_exist: bool = False
+    connection: Connection, plan: Plan, *, where: str, artifacts_exist: bool = False
 ) -> bool:
     """Make the manifest hold this plan at the newest revision; harmless when it already does.
 
-    One transaction that takes the write lock first, so that two at once do it once, and a kill leaves
-    nothing. Returns whether the manifest was new. Raises ManifestMismatch or PlanConflict.
+    To be called in a transaction that keeps all others from doing the same, so that two at once do it once,
+    and a kill leaves nothing. Returns whether the manifest was new. Raises ManifestMismatch or PlanConflict.
     """
-    with transaction(engine) as connection:
-        found = _revision(connection)
-        if found is None and inspect(connection).get_table_names():
-            raise ManifestMismatch(
-                f"{_shown(engine)}: a database, but not a shardgen manifest",
-                hint="move that file away, or name another in [manifest] url",
-            )
-        if found != REVISION:
-            if found is not None and found > REVISION:
-                raise _other_revision(engine, found)
-            _upgrade(connection)
-        existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
-        if existing is not None:
-            if existing != plan.fingerprint:
-                raise other_plan(engine, existing, plan.fingerprint)
-            return False
-        if artifacts_exist:
-            raise PlanConflict(
-                f"{_shown(engine)}: the manifest is gone or empty, but there are artifacts",
-                hint="shardgen rebuild RUN_DIR; or move the artifacts away to make everything anew",
-            )
-        _insert_plan(connection, plan, fence_floor)
-        return True
+    found = _revision(connection)
+    if found is None and inspect(connection).get_table_names():
+        raise ManifestMismatch(
+            f"{where}: a database, but not a shardgen manifest",
+            hint="name another in [manifest] url (a file may also be moved away)",
+        )
+    if found != REVISION:
+        if found is not None and found > REVISION:
+            raise _other_revision(where, found)
+        _upgrade(connection)
+    existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
+    if existing is not None:
+        if existing != plan.fingerprint:
+            raise other_plan(where, existing, plan.fingerprint)
+        return False
+    if artifacts_exist:
+        raise PlanConflict(
+            f"{where}: the manifest is gone or empty, but there are artifacts",
+            hint="shardgen rebuild RUN_DIR; or move the artifacts away to make everything anew",
+        )
+    _insert_plan(connection, plan)
+    return True
 
 
-def check_revision(connection: Connection, engine: Engine) -> None:
+def create(connection: Connection, plan: Plan) -> None:
+    """Make the manifest of this plan in an empty database."""
+    _upgrade(connection)
+    _insert_plan(connection, plan)
+
+
+def check_revision(connection: Connection, *, where: str) -> None:
     """Refuse a database that is not a manifest of this version; reads one row, without Alembic."""
     found = _revision(connection)
+    if found is None and not inspect(connection).get_table_names():
+        raise InputMissing(
+            f"{where}: there is no manifest",
+            hint="shardgen plan RUN_DIR; or, if there are artifacts, shardgen rebuild RUN_DIR",
+        )
     if found is None:
         raise ManifestMismatch(
-            f"{_shown(engine)}: a database, but not a shardgen manifest",
+            f"{where}: a database, but not a shardgen manifest",
             hint="check [manifest] url in shardgen.toml; `shardgen plan RUN_DIR` makes a manifest",
         )
     if found != REVISION:
-        raise _other_revision(engine, found)
+        raise _other_revision(where, found)
 
 
-def other_plan(engine: Engine, found: str, expected: str) -> PlanConflict:
+def other_plan(where: str, found: str, expected: str) -> PlanConflict:
     """The error of a manifest that belongs to another plan."""
     return PlanConflict(
-        f"{_shown(engine)}: holds plan {found[:12]}…, the run directory's is {expected[:12]}…",
+        f"{where}: holds plan {found[:12]}…, the run directory's is {expected[:12]}…",
         hint="name another manifest in [manifest] url, or use the run directory that it belongs to",
     )
 
@@ -85,16 +94,10 @@ def _revision(connection: Connection) -> str | None:
     return found
 
 
-def _other_revision(engine: Engine, found: str) -> ManifestMismatch:
+def _other_revision(where: str, found: str) -> ManifestMismatch:
     newer = found > REVISION
     hint = "upgrade shardgen on this machine" if newer else "shardgen plan RUN_DIR upgrades it"
-    return ManifestMismatch(
-        f"{_shown(engine)}: revision {found}, this shardgen works with {REVISION}", hint=hint
-    )
-
-
-def _shown(engine: Engine) -> str:
-    return (engine.url.database or "").removeprefix("file:")
+    return ManifestMismatch(f"{where}: revision {found}, this shardgen works with {REVISION}", hint=hint)
 
 
 def _upgrade(connection: Connection) -> None:
@@ -108,14 +111,14 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _insert_plan(connection: Connection, plan: Plan, fence_floor: int) -> None:
+def _insert_plan(connection: Connection, plan: Plan) -> None:
     connection.execute(
         RUN.insert(),
         {
             "id": 1,
             "fingerprint": plan.fingerprint,
             "plan": plan.canonical_json.decode(),
-            "fence_floor": fence_floor,
+            "fence_floor": 0,
         },
     )
     counters = dict.fromkeys(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, delete, insert, or_, select, update
+from sqlalchemy import Connection, RowMapping, delete, or_, select, union, update
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.worker import (
@@ -15,22 +15,24 @@ from shardgen.domain.worker import (
     WorkerRow,
     WorkerState,
 )
+from shardgen.manifest.inserting import insert_unless_there
 from shardgen.manifest.instants import from_seconds, to_seconds
-from shardgen.manifest.tables import MICRO_BATCH, WORKER
+from shardgen.manifest.tables import MICRO_BATCH, RECEIPT, SLICE, WORKER
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # ended workers' rows, in seconds: the table stays small however long the run
 
 
 def register(connection: Connection, identity: WorkerIdentity, now: datetime) -> None:
-    """Add a worker that starts, and forget those that ended long ago."""
+    """Add a worker that starts, and forget those that ended long ago; twice is harmless."""
     seconds = to_seconds(now)
     connection.execute(
         delete(WORKER).where(
             WORKER.c.last_beat_at < seconds - _FORGOTTEN_AFTER, WORKER.c.lease_expires_at.is_(None)
         )
     )
-    connection.execute(
-        insert(WORKER),
+    insert_unless_there(
+        connection,
+        WORKER,
         {
             "id": identity.id,
             "host": identity.host,
@@ -61,6 +63,13 @@ def beat(connection: Connection, worker: WorkerId, report: WorkerReport, now: da
     if report.progressed:
         values["last_progress_at"] = seconds
     connection.execute(update(WORKER).where(WORKER.c.id == worker).values(values))
+
+
+def known(connection: Connection) -> set[WorkerId]:
+    """Those that hold a slice, have a receipt, or have a row."""
+    columns = (WORKER.c.id, SLICE.c.worker, RECEIPT.c.worker)
+    rows = connection.execute(union(*(select(column) for column in columns))).scalars()
+    return {WorkerId(worker) for worker in rows if worker is not None}
 
 
 def set_device(connection: Connection, worker: WorkerId, device: str) -> None:
@@ -114,8 +123,9 @@ def agreed_micro_batch(connection: Connection, device_model: str, proposed: int)
         select(MICRO_BATCH.c.micro_batch).where(MICRO_BATCH.c.device_model == device_model)
     ).scalar_one_or_none()
     if found is None:
-        connection.execute(insert(MICRO_BATCH), {"device_model": device_model, "micro_batch": proposed})
-        return proposed
+        values = {"device_model": device_model, "micro_batch": proposed}
+        insert_unless_there(connection, MICRO_BATCH, values)
+        return agreed_micro_batch(connection, device_model, proposed)
     return int(found)
 
 

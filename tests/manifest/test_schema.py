@@ -28,8 +28,9 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.manifest import schema
-from shardgen.manifest.engine import open_engine
-from shardgen.manifest.manifest import Manifest, Place, create_manifest, read_stored_plan
+from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
+from shardgen.manifest.place import Place
+from shardgen.manifest.sqlite import open_engine
 from shardgen.manifest.tables import METADATA
 from tests.plans import make_plan
 
@@ -166,7 +167,7 @@ def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
 def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(place: Place, plan: Plan) -> None:
     create_manifest(place, plan)
     with Manifest(place, plan) as manifest:
-        manifest._engine.dispose()
+        manifest._database.engine.dispose()
         place.path.unlink()
         with pytest.raises(StorageFailed, match="deleted or moved away"):
             manifest.overview()

@@ -20,8 +20,8 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import RebuildStep, Step
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, ManifestMismatch, StorageFailed
-from shardgen.manifest.engine import open_engine
-from shardgen.manifest.rebuilt import alone_in
+from shardgen.manifest.sqlite import open_engine
+from shardgen.manifest.sqlite_building import alone_in
 from shardgen.rebuilding import LOST_DETAIL, Rebuilt, rebuild
 from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
@@ -210,7 +210,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
             if list(store.requeued()):
                 raise OperationalError("COMMIT", None, full)
 
-        event.listen(manifest._engine, "commit", fail)
+        event.listen(manifest._database.engine, "commit", fail)
         with pytest.raises(StorageFailed, match="full"):
             requeue_batches(plan, manifest, store, [BatchIndex(1)])
     assert receipts_of(lost) == made

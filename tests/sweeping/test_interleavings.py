@@ -19,12 +19,13 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import LeaseLost
-from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Holder, Manifest, Place, create_manifest
+from shardgen.manifest.leases import Holder, NoLease
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
 from shardgen.requeueing import requeue_batches
 from shardgen.sweeping import find_orphans
 from tests.artifacts.attempts import WORKERS, Attempt, single
-from tests.manifest.conftest import POLICY, MovableClock
+from tests.conformance.conftest import POLICY, MovableClock
 from tests.plans import make_plan
 
 PLAN = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2, slice_batches=2)  # batches 0 and 1
@@ -47,7 +48,7 @@ class World:
         self._clock = MovableClock()
         place = Place(url="sqlite:///manifest.sqlite", run_dir=folder)
         self.manifest = WatchedManifest(place, PLAN, clock=self._clock)
-        with closing(self.manifest._engine.raw_connection()) as connection:
+        with closing(self.manifest._database.engine.raw_connection()) as connection:
             # A thousand small runs: only the order of events matters here, not what a disk has.
             connection.cursor().execute("PRAGMA synchronous=OFF")
         self.store = ArtifactStore(folder / "artifacts")

@@ -17,13 +17,13 @@ from shardgen.domain.steps import SweepStep
 from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.rebuilt import alone_in
+from shardgen.manifest.sqlite_building import alone_in
 from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
 from shardgen.sweeping import Swept, sweep
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
-from tests.manifest.conftest import MovableClock, identity
+from tests.conformance.conftest import MovableClock, identity
 from tests.runs import shardgen
 
 

@@ -86,8 +86,8 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
     """Make every batch by the real pipeline; file calls and the commits of receipts in one list."""
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
     with run.manifest(plan) as manifest:
-        event.listen(manifest._engine, "before_cursor_execute", _note_receipt)
-        event.listen(manifest._engine, "commit", lambda connection: _note_commit(connection, files))
+        event.listen(manifest._database.engine, "before_cursor_execute", _note_receipt)
+        event.listen(manifest._database.engine, "commit", lambda connection: _note_commit(connection, files))
         manifest.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             stages = Stages(

@@ -13,8 +13,9 @@ from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ManifestMismatch
 from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest, Place, create_manifest
-from tests.manifest.conftest import MovableClock, identity
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
+from tests.conformance.conftest import MovableClock, identity
 from tests.plans import make_plan
 
 POLICY = LeasePolicy(

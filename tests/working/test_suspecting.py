@@ -18,10 +18,11 @@ from shardgen.errors import ComposeFailed, LeaseLost, SampleError
 from shardgen.imaging.outputs import EncodedSample
 from shardgen.making import BatchMaker
 from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest, Place, create_manifest
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
 from shardgen.storing import Made, MadeBatch
 from shardgen.suspecting import SuspectMaker
-from tests.manifest.conftest import POLICY, identity, receipt_for
+from tests.conformance.conftest import POLICY, identity, receipt_for
 from tests.plans import make_plan
 
 PATIENT = replace(POLICY, max_attempts=6)

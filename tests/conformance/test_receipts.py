@@ -11,7 +11,7 @@ from shardgen.errors import LeaseLost, ManifestBusy
 from shardgen.manifest import manifest as module
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, Marks
-from tests.manifest.conftest import POLICY, MovableClock, finish, receipt_for
+from tests.conformance.conftest import POLICY, MovableClock, finish, receipt_for
 
 Take = Callable[..., Lease]
 

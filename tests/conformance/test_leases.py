@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -10,13 +9,12 @@ from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, WorkerState
-from shardgen.errors import InvalidSettings, LeaseLost, ManifestMismatch, ReceiptConflict
-from shardgen.manifest.filesystem import has_trusted_locks, refuse_untrusted
+from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone as processes_gone
 from shardgen.processes import host_id
-from tests.manifest.conftest import POLICY, MovableClock, finish, identity, receipt_for
+from tests.conformance.conftest import POLICY, MovableClock, finish, identity, receipt_for
 
 Take = Callable[..., Lease]
 
@@ -190,13 +188,3 @@ def test_a_hung_workers_slice_is_free_as_soon_as_its_process_has_ended(
     assert ended == ["hung"]
     assert lease("heir", gone=ended).slice == held.slice
     assert manifest.alive_on_host(host_id()) == []
-
-
-def test_a_manifest_on_a_network_or_fuse_file_system_is_refused(tmp_path: Path) -> None:
-    mounts = [("/", "ext4"), (str(tmp_path), "fuse.drive"), (f"{tmp_path}/local", "ext4")]
-    with pytest.raises(ManifestMismatch, match=r"fuse\.drive"):
-        refuse_untrusted(tmp_path / "run" / "manifest.sqlite", mounts)
-    refuse_untrusted(tmp_path / "local" / "manifest.sqlite", mounts)
-    refuse_untrusted(Path("/manifest.sqlite"), mounts)
-    for kind in ("nfs4", "cifs", "9p", "fuse.sshfs", "lustre"):
-        assert not has_trusted_locks(kind)

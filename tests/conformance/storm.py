@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, text
 
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.errors import LeaseLost, ManifestBusy, ShardgenError
 from shardgen.manifest import leases
-from shardgen.manifest.manifest import Manifest, Place
+from shardgen.manifest.backend import Access
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.place import Place
 from tests.broken import take_the_fence_away
-from tests.manifest.conftest import receipt_for
+from tests.conformance.conftest import receipt_for
 from tests.plans import make_plan
 
 PLAN = make_plan(backgrounds=20, foregrounds=20, grid=(10, 10), shard_size=8000, batch=4, slice_batches=4)
@@ -41,19 +43,28 @@ PATIENT = LeasePolicy(
 )
 
 
-_DIARY = """
-CREATE TABLE diary (
-  number INTEGER PRIMARY KEY, shard, slice, fence, state, worker, batches_left, left_before, fence_before
-);
-CREATE TRIGGER on_insert AFTER INSERT ON slice BEGIN
-  INSERT INTO diary VALUES (NULL, new.shard, new.slice, new.fence, new.state, new.worker,
-    new.batches_left, new.batches_left, new.fence);
-END;
-CREATE TRIGGER on_update AFTER UPDATE ON slice BEGIN
-  INSERT INTO diary VALUES (NULL, new.shard, new.slice, new.fence, new.state, new.worker,
-    new.batches_left, old.batches_left, old.fence);
-END;
-"""
+_NEW = "new.shard, new.slice, new.fence, new.state, new.worker, new.batches_left"
+_COLUMNS = "shard, slice, fence, state, worker, batches_left, left_before, fence_before"
+_DIARIES = {
+    "sqlite": (
+        f"CREATE TABLE diary (number INTEGER PRIMARY KEY, {_COLUMNS})",
+        f"""CREATE TRIGGER on_insert AFTER INSERT ON slice BEGIN
+          INSERT INTO diary ({_COLUMNS}) VALUES ({_NEW}, new.batches_left, new.fence); END""",
+        f"""CREATE TRIGGER on_update AFTER UPDATE ON slice BEGIN
+          INSERT INTO diary ({_COLUMNS}) VALUES ({_NEW}, old.batches_left, old.fence); END""",
+    ),
+    # Numbers follow commits for the rows of one slice: its row is locked from the number to the commit.
+    "postgresql": (
+        """CREATE TABLE diary (number bigserial PRIMARY KEY, shard bigint, slice bigint, fence bigint,
+          state text, worker text, batches_left bigint, left_before bigint, fence_before bigint)""",
+        f"""CREATE FUNCTION keep_diary() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+          INSERT INTO diary ({_COLUMNS}) VALUES ({_NEW},
+            coalesce(old.batches_left, new.batches_left), coalesce(old.fence, new.fence));
+          RETURN NULL; END $$""",
+        """CREATE TRIGGER on_change AFTER INSERT OR UPDATE ON slice
+          FOR EACH ROW EXECUTE FUNCTION keep_diary()""",
+    ),
+}
 
 
 class Told(NamedTuple):
@@ -79,20 +90,22 @@ class Change(NamedTuple):
     fence_before: int
 
 
-def keep_a_diary(path: Path) -> None:
+def keep_a_diary(place: Place) -> None:
     """Let the database note every change of a slice's row."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(_DIARY)
+    with contextlib.closing(place.backend.open(Access.WRITE)) as database:
+        for statement in _DIARIES[database.engine.dialect.name]:
+            database.transact(partial(Connection.exec_driver_sql, statement=statement))
 
 
-def read_diary(path: Path) -> list[Change]:
-    """In the order of commits."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(
-            "SELECT shard, slice, fence, state, worker, batches_left, left_before, fence_before"
-            " FROM diary ORDER BY number"
-        )
-        return [Change(*row) for row in rows]
+def read_diary(place: Place) -> list[Change]:
+    """In the order of commits, slice by slice."""
+    return [Change(*row) for row in select_all(place, f"SELECT {_COLUMNS} FROM diary ORDER BY number")]
+
+
+def select_all(place: Place, query: str) -> list[tuple[Any, ...]]:
+    """What is committed."""
+    with contextlib.closing(place.backend.open(Access.READ)) as database:
+        return database.transact(lambda connection: [tuple(row) for row in connection.execute(text(query))])
 
 
 def read_told(path: Path) -> list[Told]:
@@ -249,7 +262,9 @@ def _teller(storm: Storm) -> Iterator[_Tell]:
 
 def break_on_purpose(broken: str) -> None:
     """Take one of the rules away, in this process."""
-    if broken == "deferred":
+    if broken == "unguarded":
+        # A server's rows are not locked between reading and writing, and SQLite's file is not either.
+        Select.with_for_update = lambda self, **_: self  # type: ignore[method-assign]
         real = Connection.exec_driver_sql
 
         def exec_driver_sql(self: Connection, statement: str, *arguments: object) -> object:

@@ -1,21 +1,22 @@
-"""The only place that owns a database connection: how a transaction begins, and what its errors mean."""
+"""A manifest in a SQLite file on this machine's own disk."""
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import (
     InputMissing,
-    InvalidSettings,
     ManifestBusy,
     ManifestCorrupt,
     ManifestGone,
@@ -23,48 +24,123 @@ from shardgen.errors import (
     ShardgenError,
     StorageFailed,
 )
+from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result
+from shardgen.manifest.filesystem import refuse_untrusted
+from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _STALE_JOURNAL = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 
 
-def sqlite_path(url: URL, run_dir: Path) -> Path:
-    """The database file of a `sqlite:///` URL; a relative one is relative to the run directory."""
-    if not url.database or url.database == ":memory:":
-        raise InvalidSettings(
-            f"[manifest] url = {url.render_as_string()!r}: it must name a file",
-            hint='url = "sqlite:///manifest.sqlite"',
-        )
-    return run_dir / url.database
+class SqliteFile(Backend):
+    """A manifest's file, there or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shown = str(path)
+
+    def is_there(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
+
+    def open(self, access: Access) -> Database:
+        """Open the file; writing is refused on file systems whose locks cannot be trusted."""
+        if access is not Access.READ:
+            refuse_untrusted(self.path)
+        if access is Access.CREATE:
+            _make_folder(self.path.parent)
+        return SqliteDatabase(self.path, access)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """One rebuild or sweep at a time, by a lock on the folder."""
+        return alone_in(self.path.parent)
+
+    def refuse_existing(self) -> None:
+        """Raise ManifestMismatch for a file that is not empty, and for a journal."""
+        refuse_existing(self.path)
+
+    def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
+        """Fill a file under another name, then give it its own."""
+        refuse_untrusted(self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.alone(), staged_file(self.path, on_step=on_step) as staged:
+                database = SqliteDatabase(staged, Access.CREATE)
+                try:
+                    database.transact(create)
+                    on_step(RebuildStep.STAGED)
+                    database.transact(fill)
+                finally:
+                    database.close()
+        except OSError as error:
+            raise StorageFailed(
+                f"{self.path}: cannot be rebuilt ({error.strerror})",
+                hint="check the folder's permissions and free space, then run the command again",
+            ) from error
 
 
-def parse_url(text: str) -> URL:
-    """A database URL. Raises InvalidSettings, without repeating a password."""
+class SqliteDatabase(Database):
+    """An opened file."""
+
+    def __init__(self, path: Path, access: Access) -> None:
+        super().__init__(open_engine(path, access), str(path))
+        self._path = path
+
+    def transact(
+        self, body: Body[Result], *, happened: Happened[Result] | None = None, reading: bool = False
+    ) -> Result:
+        """Run one transaction; `happened` is not needed, since a commit here always answers."""
+        del happened, reading  # every transaction sees one moment only
+        try:
+            with transaction(self.engine) as connection:
+                return body(connection)
+        except ShardgenError as error:
+            if not _is_stale_journal(error):
+                raise
+        _finish_interrupted_commit(self._path)
+        with transaction(self.engine) as connection:
+            return body(connection)
+
+    def now(self, connection: Connection) -> float:
+        """This host's clock: a jump of it causes an early takeover at worst, and that is harmless."""
+        del connection
+        return time.time()
+
+    def hold_for_upgrade(self, connection: Connection) -> None:
+        """Nothing to do: BEGIN IMMEDIATE holds the whole file already."""
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        url = make_url(text)
-    except ArgumentError as error:
-        raise InvalidSettings(
-            "[manifest] url is not a database URL", hint='url = "sqlite:///manifest.sqlite"'
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            f"{folder}: cannot be made ({error.strerror})",
+            hint="check [manifest] url in shardgen.toml and the folder's permissions",
         ) from error
-    if url.get_backend_name() != "sqlite":
-        raise InvalidSettings(
-            f"[manifest] url = {url.render_as_string(hide_password=True)!r}: this version knows sqlite only",
-            hint='url = "sqlite:///manifest.sqlite"',
-        )
-    return url
 
 
-def open_engine(path: Path, *, read_only: bool = False, create: bool = False) -> Engine:
-    """An engine on a SQLite file. Raises InputMissing when there is none and `create` is not set.
+def _finish_interrupted_commit(path: Path) -> None:
+    """Roll back what a killed process left; a read-only connection may not do that itself."""
+    engine = open_engine(path, Access.WRITE)
+    try:
+        with transaction(engine):
+            pass
+    finally:
+        engine.dispose()
+
+
+def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:
+    """An engine on a SQLite file. Raises InputMissing when there is none and it is not to be created.
 
     Read-only connections begin with a plain BEGIN; all others with BEGIN IMMEDIATE.
     """
-    if not create and not path.is_file():
+    if access is not Access.CREATE and not path.is_file():
         raise InputMissing(
             f"{path}: there is no manifest",
             hint="shardgen plan RUN_DIR; or, if there are artifacts, shardgen rebuild RUN_DIR",
         )
-    mode = "ro" if read_only else "rwc" if create else "rw"
+    mode = {Access.READ: "ro", Access.WRITE: "rw", Access.CREATE: "rwc"}[access]
     database = f"file:{_uri_path(path)}"
     url = URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
     engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
@@ -82,7 +158,7 @@ def open_engine(path: Path, *, read_only: bool = False, create: bool = False) ->
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A deferred BEGIN lets two workers read the same free slice: IMMEDIATE takes the write lock first.
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if access is Access.READ else "BEGIN IMMEDIATE")
 
     return engine
 
@@ -90,16 +166,6 @@ def open_engine(path: Path, *, read_only: bool = False, create: bool = False) ->
 def _uri_path(path: Path) -> str:
     # SQLite parses the name as a URI: these would end the path or start an escape.
     return str(path.resolve()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-
-
-def finish_interrupted_commit(path: Path) -> None:
-    """Roll back what a killed process left half committed; a read-only connection may not do that itself."""
-    engine = open_engine(path)
-    try:
-        with transaction(engine):
-            pass
-    finally:
-        engine.dispose()
 
 
 @contextmanager
@@ -112,7 +178,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise translated(error, engine) from error
 
 
-def is_stale_journal(error: ShardgenError) -> bool:
+def _is_stale_journal(error: ShardgenError) -> bool:
     """Whether a read failed only because a killed writer's journal must be rolled back first."""
     cause = error.__cause__
     original = cause.orig if isinstance(cause, DatabaseError) else None

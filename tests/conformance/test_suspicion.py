@@ -14,7 +14,7 @@ from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import LeaseLost
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from tests.manifest.conftest import POLICY, identity, receipt_for
+from tests.conformance.conftest import POLICY, identity, receipt_for
 
 Take = Callable[..., Lease]
 PATIENT = replace(POLICY, max_attempts=6)

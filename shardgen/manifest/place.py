@@ -1,0 +1,52 @@
+"""Where a manifest is: which backend the settings' URL means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from shardgen.errors import InvalidSettings
+from shardgen.manifest.backend import Backend
+from shardgen.manifest.postgres import PostgresServer
+from shardgen.manifest.sqlite import SqliteFile
+
+_EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The URL of the settings, and the run directory that relative file names start from."""
+
+    url: str
+    run_dir: Path
+
+    @property
+    def backend(self) -> Backend:
+        """What the URL means. Raises InvalidSettings, without repeating a password."""
+        url = _parsed(self.url)
+        if url.get_backend_name() == "sqlite":
+            return SqliteFile(self.path)
+        if url.drivername in {"postgresql", "postgres", "postgresql+psycopg"}:
+            return PostgresServer(url.set(drivername="postgresql+psycopg"))
+        raise InvalidSettings(
+            f"[manifest] url: {url.drivername!r} is no database that this version knows", hint=_EXAMPLES
+        )
+
+    @property
+    def path(self) -> Path:
+        """The file of a `sqlite:///` URL; a relative one is relative to the run directory."""
+        url = _parsed(self.url)
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            raise InvalidSettings("[manifest] url: it must name a file", hint=_EXAMPLES)
+        return self.run_dir / url.database
+
+
+def _parsed(text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        # Not chained: the cause may repeat the URL, and with it a password.
+        raise InvalidSettings("[manifest] url: not a database URL", hint=_EXAMPLES) from None

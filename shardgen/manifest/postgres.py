@@ -1,0 +1,283 @@
+"""A manifest on a PostgreSQL server, for several machines: its clock decides, its answers may get lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from shardgen.domain.steps import OnStep, RebuildStep
+from shardgen.errors import InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
+from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result
+from shardgen.manifest.postgres_errors import (
+    is_lost_connection,
+    is_undone,
+    passes_by_itself,
+    translated,
+    unreachable,
+)
+
+_RECONNECT_SECONDS = 30.0  # how long one transaction tries to get through: a server restarts in less
+_OPEN_SECONDS = 10.0  # the same while a command starts, and a person waits
+_PAUSES = wait_random_exponential(multiplier=0.1, max=2)  # seconds; at random, so that not all come at once
+# A connection to a machine that vanished must fail, not wait for ever.
+_CONNECT_ARGUMENTS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    # Servers behind a transaction pooler do not keep what one session prepared.
+    "prepare_threshold": None,
+}
+_UPGRADE, _ALONE = 0x5A4D_0001, 0x5A4D_0002  # advisory locks
+# Of this transaction only: what a session sets does not hold behind a transaction pooler.
+_BEGIN = text(
+    "SELECT set_config('lock_timeout', '30s', true),"
+    " set_config('idle_in_transaction_session_timeout', '60s', true),"
+    # A receipt that a crash of the server takes back would be work done twice.
+    " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
+)
+_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
+
+
+class PostgresServer(Backend):
+    """A database on a server; the schema that its search path begins with belongs to one run."""
+
+    def __init__(self, url: URL) -> None:
+        self._url = url
+        self.shown = f"postgresql://{url.host or 'localhost'}/{url.database or ''}"
+
+    def is_there(self) -> bool:
+        """Always: only a look at the server could tell, and not finding one is no proof."""
+        return True
+
+    def open(self, access: Access) -> Database:
+        """Connect once, so that a wrong address or user is said at the start."""
+        database = PostgresDatabase(self._engine(), self.shown, reads_only=access is Access.READ)
+        try:
+            database.check()
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One rebuild or sweep at a time, by an advisory lock that ends with the connection."""
+        engine = self._engine()
+        try:
+            with _translating(self.shown), engine.connect() as connection:
+                query = text("SELECT pg_try_advisory_lock(:key)")
+                if not connection.execute(query, {"key": _ALONE}).scalar_one():
+                    raise ManifestBusy(
+                        f"{self.shown}: another rebuild or sweep is at work", hint="wait until it has ended"
+                    )
+                connection.commit()  # the lock is the session's; an open transaction would hold back others
+                yield
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ALONE})
+        finally:
+            engine.dispose()
+
+    def refuse_existing(self) -> None:
+        """Raise ManifestMismatch when the schema has any table."""
+        database = self.open(Access.READ)
+        try:
+            tables = database.transact(lambda connection: inspect(connection).get_table_names())
+        finally:
+            database.close()
+        if tables:
+            raise ManifestMismatch(
+                f"{self.shown}: there is a manifest already, and a rebuild replaces none",
+                hint="shardgen status RUN_DIR shows it; to give it up, name an empty database instead",
+            )
+
+    def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
+        """All of it in one transaction: the server keeps nothing of one that does not commit."""
+        engine = self._engine()
+        try:
+            with self.alone(), _translating(self.shown), engine.begin() as connection:
+                _hold_for_upgrade(connection)
+                create(connection)
+                on_step(RebuildStep.STAGED)
+                fill(connection)
+                on_step(RebuildStep.FILLED)
+            on_step(RebuildStep.LINKED)
+            on_step(RebuildStep.SYNCED)
+        finally:
+            engine.dispose()
+
+    def _engine(self) -> Engine:
+        connect = _connector(self.shown)
+        arguments: dict[str, Any] = _CONNECT_ARGUMENTS | {
+            "application_name": f"shardgen {socket.gethostname()} {os.getpid()}"[:63]
+        }
+        given = {name: value for name, value in arguments.items() if name not in self._url.query}
+        # One connection is kept per process: a hundred workers should fit under a server's usual hundred.
+        engine = create_engine(
+            self._url, connect_args=given, pool_size=1, max_overflow=7, pool_timeout=60, hide_parameters=True
+        )
+        event.listen(engine, "do_connect", connect)
+        return engine
+
+
+class PostgresDatabase(Database):
+    """An opened database on a server."""
+
+    def __init__(self, engine: Engine, shown: str, *, reads_only: bool = False) -> None:
+        super().__init__(engine, shown)
+        self._reads_only = reads_only
+
+    def check(self) -> None:
+        """Connect, and fail soon if that is impossible."""
+        self._run(_Transaction(self.engine, _nothing, reading=True), seconds=_OPEN_SECONDS)
+
+    def transact(
+        self, body: Body[Result], *, happened: Happened[Result] | None = None, reading: bool = False
+    ) -> Result:
+        """Run one transaction, again where the connection or the server's choice undid it.
+
+        A commit whose answer is lost is looked up by `happened`; without one, `body` is such that doing it
+        twice is the same. Raises ManifestBusy when the server stays away.
+        """
+        return self._run(
+            _Transaction(self.engine, body, happened=happened, reading=reading or self._reads_only),
+            seconds=_RECONNECT_SECONDS,
+        )
+
+    def _run(self, attempt: _Transaction[Result], *, seconds: float) -> Result:
+        retrying = Retrying(
+            retry=retry_if_exception(_passes), wait=_PAUSES, stop=stop_after_delay(seconds), reraise=True
+        )
+        try:
+            return retrying(attempt)
+        except _NoConnection as error:
+            cause = error.__cause__ or error
+            if passes_by_itself(cause):
+                raise unreachable(cause, self.shown, seconds) from cause
+            raise translated(cause, self.shown, connecting=True) from cause
+        except DBAPIError as error:
+            if is_lost_connection(error):
+                raise unreachable(error, self.shown, seconds) from error
+            raise translated(error, self.shown) from error
+
+    def now(self, connection: Connection) -> float:
+        """The server's clock, at this moment and not at the transaction's beginning."""
+        return float(connection.execute(_CLOCK).scalar_one())
+
+    def hold_for_upgrade(self, connection: Connection) -> None:
+        """Until this transaction ends, no other may create or upgrade the manifest."""
+        _hold_for_upgrade(connection)
+
+
+class _NoConnection(Exception):
+    """No session could be had; the cause says why."""
+
+
+def _passes(error: BaseException) -> bool:
+    if isinstance(error, _NoConnection):
+        return error.__cause__ is not None and passes_by_itself(error.__cause__)
+    return isinstance(error, DBAPIError) and (is_lost_connection(error) or is_undone(error))
+
+
+def _nothing(_connection: Connection) -> None:
+    pass
+
+
+class _Transaction(Generic[Result]):
+    """One transaction over all its attempts; it remembers a commit that was never answered."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        body: Body[Result],
+        *,
+        happened: Happened[Result] | None = None,
+        reading: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._body = body
+        self._happened = happened
+        self._options: dict[str, Any] = {}
+        if reading:
+            self._options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._unanswered: list[Result] = []
+
+    def __call__(self) -> Result:
+        if self._took_place():
+            return self._unanswered[-1]
+        try:
+            return self._attempt()
+        except ShardgenError:
+            # The server may have finished the lost commit only now: then we contradicted ourselves.
+            if self._took_place():
+                return self._unanswered[-1]
+            raise
+
+    def _took_place(self) -> bool:
+        happened = self._happened
+        if not self._unanswered or happened is None:
+            return False
+        with self._engine.begin() as connection:
+            return any(happened(connection, result) for result in self._unanswered[-1:])
+
+    def _attempt(self) -> Result:
+        with self._engine.connect().execution_options(**self._options) as connection:
+            transaction = connection.begin()
+            try:
+                connection.execute(_BEGIN)
+                result = self._body(connection)
+            except BaseException:
+                transaction.rollback()
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if is_lost_connection(error):
+                    self._unanswered.append(result)
+                raise
+            return result
+
+
+def _connector(shown: str) -> Callable[..., object]:
+    try:
+        import psycopg  # noqa: PLC0415 - an extra, needed here only
+    except ImportError as error:
+        raise InputMissing(
+            f"{shown}: the driver psycopg is not installed", hint='pip install "shardgen[postgres]"'
+        ) from error
+
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> object:
+        try:
+            connection = psycopg.connect(*arguments, **options)
+        except psycopg.Error as error:
+            raise _NoConnection from error
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            connection.close()
+            raise ManifestMismatch(
+                f"{shown}: its encoding is {encoding}, and file names need UTF8",
+                hint="createdb --encoding UTF8 --template template0 NAME, and name that one",
+            )
+        return connection
+
+    return connect
+
+
+@contextmanager
+def _translating(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise translated(error, shown) from error
+
+
+def _hold_for_upgrade(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE})
