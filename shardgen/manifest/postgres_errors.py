@@ -14,8 +14,9 @@ from shardgen.errors import (
     StorageFailed,
 )
 
-# While it connects, the driver gives the server's words only: these pass by themselves.
-_PASSING_WORDS = ("starting up", "shutting down", "recovery", "too many", "connection slots")
+# While it connects, the driver gives the server's words only. These do not pass by themselves; with others,
+# such as those of a server that starts, ends or is full, waiting too long beats giving up too soon.
+_LASTING_WORDS = ("authentication", "password", "does not exist", "pg_hba.conf", "permission", "role")
 _LOST = (
     "08",  # connection exceptions
     "57P01",  # an administrator ended the session, or the server shuts down
@@ -103,7 +104,7 @@ def passes_by_itself(connecting: BaseException) -> bool:
     code, text = code_of(connecting), str(connecting)
     if code:
         return code.startswith(_LOST)
-    return "FATAL" not in text or any(words in text for words in _PASSING_WORDS)
+    return "FATAL" not in text or not any(words in text for words in _LASTING_WORDS)
 
 
 def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:
