@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shardgen.errors import (
     InputMissing,
@@ -91,7 +91,10 @@ def code_of(error: BaseException) -> str:
 def is_lost_connection(error: DBAPIError) -> bool:
     """Whether the session is gone, and with it whatever was not committed."""
     code = code_of(error)
-    return error.connection_invalidated or code.startswith(_LOST)
+    # Without a code the driver itself speaks: it could not send, or not read. SQLAlchemy notices that only
+    # of connections that its pool has handed out, not of one that it is still setting up.
+    silent = not code and isinstance(error, OperationalError)
+    return error.connection_invalidated or silent or code.startswith(_LOST)
 
 
 def is_undone(error: DBAPIError) -> bool:
@@ -127,6 +130,15 @@ def _code_from_words(said: str) -> str:
     if "does not exist" in said and "database" in said:
         return "3D000"
     return "28"
+
+
+def cut_off(error: DBAPIError, shown: str) -> ManifestBusy:
+    """The error of what cannot be begun anew by itself after its connection is gone."""
+    said = " ".join(str(error.orig).split())
+    return ManifestBusy(
+        f"{shown}: the connection was cut in the middle ({said})",
+        hint="run the command again; a rebuild that then finds a manifest there had come through",
+    )
 
 
 def unreachable(error: BaseException, shown: str, seconds: float) -> ManifestBusy:
