@@ -117,3 +117,6 @@ def test_nvidia_smi_is_asked_and_believed(tmp_path: Path, monkeypatch: pytest.Mo
     assert list_gpus(tmp_path) == LISTED
     put_nvidia_smi(tmp_path, "NVIDIA-SMI has failed", monkeypatch, exit_code=9)
     assert list_gpus(tmp_path) == []
+    broken = "Unable to determine the device handle for GPU 3: Unknown Error\n"
+    put_nvidia_smi(tmp_path, LISTING + broken, monkeypatch, exit_code=15)
+    assert list_gpus(tmp_path) == LISTED
