@@ -44,7 +44,8 @@ from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest, Place, create_manifest
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 GOAL = 1.05
