@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import multiprocessing
+from contextlib import suppress
 from functools import partial
+from multiprocessing.synchronize import Barrier
+from threading import BrokenBarrierError
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -50,13 +53,23 @@ def test_planning_twice_is_harmless_and_another_plan_is_refused(place: Place, pl
     assert read_stored_plan(place) == plan.canonical_json.decode()
 
 
-def _create(place: Place, plan: Plan) -> None:
+def _create(place: Place, plan: Plan, barrier: Barrier) -> None:
+    real = schema._upgrade
+
+    def upgrade_together(connection: Connection) -> None:
+        with suppress(BrokenBarrierError):
+            barrier.wait()  # whoever comes here has found that there is something to do
+        real(connection)
+
+    schema._upgrade = upgrade_together
     create_manifest(place, plan)
 
 
 def _create_four_times_at_once(place: Place, plan: Plan) -> None:
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_create, args=(place, plan)) for _ in range(4)]
+    # Were they not kept apart they would meet here; kept apart the first waits in vain, for a while.
+    barrier = context.Barrier(2, timeout=3)
+    processes = [context.Process(target=_create, args=(place, plan, barrier)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
