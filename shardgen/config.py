@@ -324,7 +324,7 @@ batch = 32              # (plan) samples per checkpoint: what a crash can cost
 
 [manifest]
 # A file relative to this one, on this machine's own disk, never a network's. For several machines a database
-# on a PostgreSQL server, with its password from the environment only:  url = "${SHARDGEN_MANIFEST}"  and
+# on a PostgreSQL server, with its password from the environment only:  url = "${{SHARDGEN_MANIFEST}}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
 url = "sqlite:///manifest.sqlite"
 
