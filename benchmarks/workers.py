@@ -8,8 +8,8 @@ as all the others together, so both sides do the same work. Tracing the network 
 
 `makespan` divides all images by the time until the last worker was done, `rates` adds up each worker's own
 images per second: a worker that is done first would lease another slice in a run, here it waits. CPU-seconds
-are user + system of the processes; beside other busy programs they tell more than the clock, as whoever has
-more threads running gets more of the machine.
+are user + system of the processes. Beside other busy programs both sides are not given the same number of
+cores, and the clock tells less than the CPU-seconds do.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Round:
     def rates(self) -> float:
         """The workers' images per second, added up."""
         return sum(one.images / one.wall_seconds for one in self.spent)
+
+    @property
+    def cores(self) -> float:
+        """Cores that the workers had, on average."""
+        return sum(one.cpu_seconds / one.wall_seconds for one in self.spent)
 
     @property
     def per_cpu_second(self) -> float:
@@ -110,7 +115,8 @@ def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
         for crew in crews:  # the first slices fill the caches of prepared photographs
             crew.make(options.workers)
         print(f"\n{weights}")
-        print(f"{'round':>5} {'workers':<8} {'images':>6} {'makespan':>9} {'rates':>7} {'/CPU-s':>7}")
+        columns = ("images", 6), ("makespan", 9), ("rates", 7), ("/CPU-s", 7), ("cores", 6)
+        print(f"{'round':>5} {'workers':<8}", *(f"{name:>{width}}" for name, width in columns))
         ratios = []
         for number in range(options.rounds):
             # Whoever comes second may find the machine slower or faster: they take turns.
@@ -120,7 +126,7 @@ def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
             for side in (one, many):
                 print(
                     f"{number:>5} {side.name:<8} {side.images:>6} {side.makespan:>9.2f} {side.rates:>7.2f} "
-                    f"{side.per_cpu_second:>7.2f}",
+                    f"{side.per_cpu_second:>7.2f} {side.cores:>6.2f}",
                     flush=True,
                 )
             ratios.append(
