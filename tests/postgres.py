@@ -129,7 +129,7 @@ def running_server() -> Iterator[URL]:
 def new_schema(server: URL) -> Iterator[str]:
     """The URL of an empty schema: it looks like a database of its own, and is made sooner."""
     name = f"run_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
     try:
         with engine.connect() as connection:
             connection.execute(text(f"CREATE SCHEMA {name}"))
