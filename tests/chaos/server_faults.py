@@ -25,7 +25,7 @@ class ServerFaults:
 
     def cut(self, source: random.Random) -> bool:
         """Let the server end sessions: everybody's, half of them, one, or one inside a transaction."""
-        if self._is_away:
+        if not self._has_victims:
             return False
         if source.random() < _INSIDE:
             sessions = transactions = int(self.backdoor.end_a_transaction(source))
@@ -37,7 +37,7 @@ class ServerFaults:
 
     def restart(self, source: random.Random) -> bool:
         """Restart the server while everything else goes on."""
-        if self._is_away or not self.crew.may_all_be_late():
+        if not self._has_victims or not self.crew.may_all_be_late():
             return False
 
         def restart() -> None:
@@ -58,5 +58,6 @@ class ServerFaults:
             self._restart.join()
 
     @property
-    def _is_away(self) -> bool:
-        return self._restart is not None and self._restart.is_alive()
+    def _has_victims(self) -> bool:
+        is_away = self._restart is not None and self._restart.is_alive()
+        return not is_away and bool(self.crew.victims(after=0))
