@@ -16,6 +16,9 @@ from shardgen.errors import (
 
 # While it connects, the driver gives the server's words only: these pass by themselves.
 _PASSING_WORDS = ("starting up", "shutting down", "recovery", "too many", "connection slots")
+# The driver's own words for what does not pass by itself: options that the URL gives, or leaves out.
+_UNUSABLE = ("connection option", "mode value", "certificate", "does not support SSL")
+_REFUSED = ("FATAL", "no password supplied")
 _LOST = (
     "08",  # connection exceptions
     "57P01",  # an administrator ended the session, or the server shuts down
@@ -27,6 +30,8 @@ _LOST = (
 )
 _UNDONE = ("40001", "40P01")  # serialization failure, deadlock: the server has rolled back
 _READ_ONLY = "25006"  # a standby that has not been promoted
+
+_OPTIONS = "check the options that [manifest] url gives behind its ?"
 
 _Meaning = tuple[type[ShardgenError], str, str]
 _FULL: _Meaning = (
@@ -106,7 +111,8 @@ def passes_by_itself(connecting: BaseException) -> bool:
     code, text = code_of(connecting), str(connecting)
     if code:
         return code.startswith(_LOST)
-    return "FATAL" not in text or any(words in text for words in _PASSING_WORDS)
+    is_final = any(words in text for words in (*_REFUSED, *_UNUSABLE))
+    return not is_final or any(words in text for words in _PASSING_WORDS)
 
 
 def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:
@@ -115,6 +121,8 @@ def translated(error: BaseException, shown: str, *, connecting: bool = False) ->
     original = error.orig if isinstance(error, DBAPIError) else error
     said = " ".join(str(original).split())
     if not code and connecting:
+        if not any(words in said for words in _REFUSED) and any(words in said for words in _UNUSABLE):
+            return InvalidSettings(f"{shown}: cannot be connected to like that ({said})", hint=_OPTIONS)
         code = _code_from_words(said)
     for known in (code, code[:2]):
         if known in _MEANINGS:
