@@ -17,6 +17,8 @@ from shardgen.errors import (
 # While it connects, the driver gives the server's words only. These do not pass by themselves; with others,
 # such as those of a server that starts, ends or is full, waiting too long beats giving up too soon.
 _LASTING_WORDS = ("authentication", "password", "does not exist", "pg_hba.conf", "permission", "role")
+# The driver's own words for what does not pass by itself either: options that the URL gives, or leaves out.
+_UNUSABLE = ("connection option", "mode value", "certificate", "does not support SSL")
 _LOST = (
     "08",  # connection exceptions
     "57P01",  # an administrator ended the session, or the server shuts down
@@ -28,6 +30,8 @@ _LOST = (
 )
 _UNDONE = ("40001", "40P01")  # serialization failure, deadlock: the server has rolled back
 _READ_ONLY = "25006"  # a standby that has not been promoted
+
+_OPTIONS = "check the options that [manifest] url gives behind its ?"
 
 _Meaning = tuple[type[ShardgenError], str, str]
 _FULL: _Meaning = (
@@ -107,7 +111,8 @@ def passes_by_itself(connecting: BaseException) -> bool:
     code, text = code_of(connecting), str(connecting)
     if code:
         return code.startswith(_LOST)
-    return "FATAL" not in text or not any(words in text for words in _LASTING_WORDS)
+    is_refused = "FATAL" in text and any(words in text for words in _LASTING_WORDS)
+    return not is_refused and not any(words in text for words in ("no password supplied", *_UNUSABLE))
 
 
 def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:
@@ -116,6 +121,8 @@ def translated(error: BaseException, shown: str, *, connecting: bool = False) ->
     original = error.orig if isinstance(error, DBAPIError) else error
     said = " ".join(str(original).split())
     if not code and connecting:
+        if not any(words in said for words in _REFUSED) and any(words in said for words in _UNUSABLE):
+            return InvalidSettings(f"{shown}: cannot be connected to like that ({said})", hint=_OPTIONS)
         code = _code_from_words(said)
     for known in (code, code[:2]):
         if known in _MEANINGS:
