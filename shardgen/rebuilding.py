@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 
-from shardgen.artifacts.archive import read_artifact, why_not_whole
-from shardgen.artifacts.listing import list_files
+from shardgen.artifacts.archive import read_whole
+from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.artifacts.zip_records import Entry
@@ -17,7 +17,7 @@ from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import InputMissing, ReceiptConflict, StorageFailed
+from shardgen.errors import ArtifactCorrupt, InputMissing, ReceiptConflict, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest
 from shardgen.merging import OnProgress, stored_count
 from shardgen.planfile import FILE_NAME, read_plan
@@ -89,8 +89,8 @@ class _Search:
 
     def receipts(self) -> Iterator[Receipt]:
         """One receipt for each batch that has a whole artifact; the batches of a slice together."""
-        for found in list_files(self._store.root, self._plan.layout).files:
-            self._saw(found.name.fence)  # also of what is only staged
+        for name in staged_names(self._store.root, self._plan.layout):
+            self._saw(name.fence)  # nothing is taken that is only staged, but its fence was granted
         for _, names in groupby(self._store.names(), attrgetter("shard")):
             slices: dict[SliceIndex, list[ArtifactName]] = {}
             for name in names:
@@ -151,17 +151,18 @@ class _Search:
             self._leave_unread(name, error)
             return None
         self._read += 1
-        fact = why_not_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
-        if fact is None:
-            entries, inside = read_artifact(data, name=str(name))
-            self._saw(inside.fence)
-            receipts = _receipts(name, data, inside)
-            fact = _contradiction(self._plan, name, inside)
-            fact = fact or self._wrong_batch(receipts, entries, data)
-            if fact is None:
-                return _Whole(name=name, worker=inside.worker, receipts=receipts)
-        self.result.refused.append((str(name), fact.removeprefix(f"{name}: ")))
-        return None
+        try:
+            entries, inside = read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
+        except ArtifactCorrupt as error:
+            self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
+            return None
+        self._saw(inside.fence)
+        receipts = _receipts(name, data, inside)
+        fact = _contradiction(self._plan, name, inside) or self._wrong_batch(receipts, entries, data)
+        if fact is not None:
+            self.result.refused.append((str(name), fact))
+            return None
+        return _Whole(name=name, worker=inside.worker, receipts=receipts)
 
     def _leave_unread(self, name: ArtifactName, error: StorageFailed) -> None:
         self.result.unread += 1

@@ -1,10 +1,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
+from benchmarks.status import simulated_receipt
+from shardgen.config import Settings
+from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
+from shardgen.merging import survey_receipts
+from shardgen.rebuilding import rebuild
+from shardgen.rundir import RunDirectory
+from tests.invariants import counter_faults
 from tests.plans import make_plan
 
 # 1,200 samples in 5 shards: 300 batches of a minute or so, in 75 slices of 4.
@@ -49,3 +64,38 @@ def test_the_ideal_counts_the_seconds_of_those_who_are_there(
     presence: list[tuple[float, float]], expected: float
 ) -> None:
     assert ideal_makespan(presence, 12) == expected
+
+
+def finish_slice(manifest: Manifest, plan: Plan) -> bool:
+    lease = manifest.lease(WorkerId("one"), Settings().lease_policy)
+    if isinstance(lease, NoLease):
+        return False
+    for batch in manifest.pending_batches(lease):
+        manifest.record(lease, simulated_receipt(plan, lease, batch))
+    return True
+
+
+def test_a_manifest_filled_in_bulk_is_like_one_that_workers_made(tmp_path: Path) -> None:
+    plan = Scale(backgrounds=3, foregrounds=30).plan()  # 1,800 samples in 57 batches, the last one short
+    plan = replace(plan, shards=replace(plan.shards, size=800))
+    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+    create_manifest(place, plan)
+    with Manifest(place, plan) as manifest:
+        manifest.register(WorkerIdentity(id=WorkerId("one"), host="here", pid=1, process_started=0.0))
+        assert finish_slice(manifest, plan)
+        fill(place, plan, range(1, slice_count(plan) - 1))
+        assert not counter_faults(place, plan)
+        assert finish_slice(manifest, plan)
+        assert not finish_slice(manifest, plan)
+        assert survey_receipts(plan, manifest).stored == plan.samples
+        assert manifest.overview().mixture[0][1] == plan.layout.batch_count
+    assert not counter_faults(place, plan)
+    assert manifest_bytes(place) > 10_000
+
+
+def test_the_artifacts_of_the_benchmark_are_whole(run: RunDirectory) -> None:
+    plan = run.plan()
+    run.place.path.unlink()
+    assert write_artifacts(run.artifacts, plan) > 0
+    found = rebuild(run)[1]
+    assert (found.stored, found.refused) == (plan.samples, [])

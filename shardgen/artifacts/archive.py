@@ -87,7 +87,7 @@ def build_artifact(header: ArtifactHeader, batches: Sequence[BatchContent]) -> t
 def read_artifact(data: bytes, *, name: str) -> tuple[tuple[Entry, ...], ArtifactReceipt]:
     """Read the members (without `receipt.json`) and the receipt; ArtifactCorrupt names file and fact.
 
-    Everything is checked but the members' own bytes: see `why_not_whole`.
+    Everything is checked but the members' own bytes: see `read_whole`.
     """
     try:
         return _read(data)
@@ -95,21 +95,34 @@ def read_artifact(data: bytes, *, name: str) -> tuple[tuple[Entry, ...], Artifac
         raise ArtifactCorrupt(f"{name}: {error}") from error
 
 
-def why_not_whole(data: bytes, *, name: str, fingerprint: str) -> str | None:
-    """None when the artifact is whole: it reads, is of this plan, and every `members_sha256` agrees."""
-    try:
-        entries, receipt = _read(data)
-    except ValueError as error:
-        return f"{name}: {error}"
+def read_whole(data: bytes, *, name: str, fingerprint: str) -> tuple[tuple[Entry, ...], ArtifactReceipt]:
+    """Read an artifact that is whole: it reads, is of this plan, and every `members_sha256` agrees.
+
+    Raises ArtifactCorrupt for any other, naming file and fact.
+    """
+    entries, receipt = read_artifact(data, name=name)
     if receipt.fingerprint != fingerprint:
-        return f"{name}: belongs to another plan ({receipt.fingerprint[:12]}…, expected {fingerprint[:12]}…)"
+        raise ArtifactCorrupt(
+            f"{name}: belongs to another plan ({receipt.fingerprint[:12]}…, expected {fingerprint[:12]}…)"
+        )
     view = memoryview(data)
     for record in receipt.batches:
         start, stop = member_bytes(entries, record)
         found = hashlib.sha256(view[start:stop]).hexdigest()
         if found != record.members_sha256:
             expected = record.members_sha256
-            return f"{name}: batch {record.batch}: members_sha256 is {found[:12]}…, expected {expected[:12]}…"
+            raise ArtifactCorrupt(
+                f"{name}: batch {record.batch}: members_sha256 is {found[:12]}…, expected {expected[:12]}…"
+            )
+    return entries, receipt
+
+
+def why_not_whole(data: bytes, *, name: str, fingerprint: str) -> str | None:
+    """None when the artifact is whole, else what `read_whole` says of it."""
+    try:
+        read_whole(data, name=name, fingerprint=fingerprint)
+    except ArtifactCorrupt as error:
+        return str(error)
     return None
 
 

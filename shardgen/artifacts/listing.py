@@ -45,6 +45,14 @@ def list_files(root: Path, layout: Layout) -> Listing:
     return Listing(files=tuple(files), strangers=tuple(strangers))
 
 
+def staged_names(root: Path, layout: Layout) -> Iterator[ArtifactName]:
+    """What the files in the staging folder were to become."""
+    for entry in _entries(root / STAGING):
+        name = staged_artifact(entry.name, layout)
+        if name is not None and name.slice_in(layout) is not None:
+            yield name
+
+
 def _below(root: Path) -> Iterator[str]:
     for entry in _entries(root):
         is_ours = entry.name == STAGING or entry.name.startswith("shard-")

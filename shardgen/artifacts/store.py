@@ -77,8 +77,8 @@ class ArtifactStore:
     def names(self) -> Iterator[ArtifactName]:
         """Every artifact there is, recorded or not, shard by shard and sorted."""
         for folder in sorted(path for path in self.root.glob("shard-*") if path.is_dir()):
-            for path in sorted(folder.iterdir()):
-                name = ArtifactName.parse(f"{folder.name}/{path.name}")
+            for file in sorted(path.name for path in folder.iterdir()):
+                name = ArtifactName.parse(f"{folder.name}/{file}")
                 if name is not None:
                     yield name
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,18 @@ def test_staged_files_and_strangers_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "shard-00001" / "notes.txt").write_text("mine")
     (tmp_path / ".staging" / "left.zip").write_text("half")
     assert list(store.names()) == [NAME]
+
+
+def test_artifacts_are_listed_shard_by_shard_and_sorted(tmp_path: Path) -> None:
+    names = [
+        replace(NAME, shard=ShardIndex(shard), random=f"{number:08x}")
+        for shard in (2, 10)
+        for number in range(20)
+    ]
+    store = ArtifactStore(tmp_path)
+    for name in reversed(names):
+        store.publish(name, b"content")
+    assert list(store.names()) == names
 
 
 def test_a_requeued_mark_is_durable_and_reads_back(tmp_path: Path) -> None:

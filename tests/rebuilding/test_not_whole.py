@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from shardgen.artifacts import archive, zip_records
+from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.plan import Plan
+from shardgen.rebuilding import rebuild
 from shardgen.rundir import RunDirectory
 from tests.artifacts.attempts import single
 from tests.rebuilding.lost_runs import found_by, publish, receipts_of
@@ -126,3 +129,17 @@ def test_names_that_the_plan_does_not_have_are_not_taken(lost: RunDirectory) -> 
     found = found_by(lost)
     assert sorted(name for name, _ in found.refused) == sorted(names)
     assert found.batches == 1
+
+
+def test_an_artifact_is_taken_apart_only_once(lost: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(lost, *(single(batch) for batch in range(12)))
+    read = []
+    original = zip_records.read_entries
+
+    def note(directory: bytes) -> Iterator[Entry]:
+        read.append(directory)
+        return original(directory)
+
+    monkeypatch.setattr(archive, "read_entries", note)
+    assert rebuild(lost)[1].batches == 12
+    assert len(read) == 12
