@@ -121,7 +121,7 @@ def translated(error: BaseException, shown: str, *, connecting: bool = False) ->
     original = error.orig if isinstance(error, DBAPIError) else error
     said = " ".join(str(original).split())
     if not code and connecting:
-        if not any(words in said for words in _REFUSED) and any(words in said for words in _UNUSABLE):
+        if "FATAL" not in said and any(words in said for words in _UNUSABLE):
             return InvalidSettings(f"{shown}: cannot be connected to like that ({said})", hint=_OPTIONS)
         code = _code_from_words(said)
     for known in (code, code[:2]):
