@@ -323,7 +323,10 @@ slice_batches = 16      # (plan) batches that a worker leases at a time
 batch = 32              # (plan) samples per checkpoint: what a crash can cost
 
 [manifest]
-url = "sqlite:///manifest.sqlite"  # relative to this file; on this machine's own disk, not a network's
+# A file relative to this one, on this machine's own disk, never a network's. For several machines a database
+# on a PostgreSQL server, with its password from the environment only:  url = "${{SHARDGEN_MANIFEST}}"  and
+# export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
+url = "sqlite:///manifest.sqlite"
 
 [artifacts]
 url = "artifacts"       # a folder, relative to this file, that every worker and merge can reach

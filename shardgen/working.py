@@ -195,7 +195,7 @@ class Worker:
         self._start_up_step(heartbeat)
         stages = Stages(
             plan=plan,
-            composer=Composer(plan, foregrounds, backgrounds),
+            composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
             estimator=estimator,
             store=ArtifactStore(run.artifacts),
             manifest=manifest,
@@ -204,6 +204,7 @@ class Worker:
             say=self._say,
             is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
+            threads=options.device.threads,
         )
         self._say("ready")
 
@@ -228,12 +229,10 @@ class Worker:
 
     def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
         policy = self._run.settings.lease_policy
-        shard = self._options.limits.shard
         while True:
             if not self._room_for_another(heartbeat):
                 return Ending.LIMIT
-            ended = gone(manifest.alive_on_host(self.identity.host))
-            granted = manifest.lease(self.identity.id, policy, shard=shard, gone=ended)
+            granted = patiently(lambda: self._lease_one(manifest), say=self._say)
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
@@ -246,6 +245,11 @@ class Worker:
             heartbeat.holds(granted)
             if not self._make_slice(manifest, heartbeat, makers):
                 return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
+
+    def _lease_one(self, manifest: Manifest) -> Lease | NoLease:
+        ended = gone(manifest.alive_on_host(self.identity.host))
+        policy, shard = self._run.settings.lease_policy, self._options.limits.shard
+        return manifest.lease(self.identity.id, policy, shard=shard, gone=ended)
 
     def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
         lease = self._lease

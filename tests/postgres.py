@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy import URL, NullPool, create_engine, make_url, text
 
 VARIABLE = "SHARDGEN_TEST_POSTGRES_URL"  # of a database whose user may create others
 _SYSTEM_USER = "nobody"  # the server refuses to run as root
@@ -129,7 +129,8 @@ def running_server() -> Iterator[URL]:
 def new_schema(server: URL) -> Iterator[str]:
     """The URL of an empty schema: it looks like a database of its own, and is made sooner."""
     name = f"run_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
+    # No pool: a test may restart the server meanwhile.
+    engine = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     try:
         with engine.connect() as connection:
             connection.execute(text(f"CREATE SCHEMA {name}"))

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, select
 
-from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.identifiers import SampleIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.suspicion import SuspectState
@@ -27,6 +27,12 @@ def has_ended(connection: Connection, lease: Lease) -> bool:
     same = (SLICE.c.shard == lease.shard, SLICE.c.slice == lease.slice, SLICE.c.fence == lease.fence)
     query = select(SLICE.c.fence).where(*same, SLICE.c.state != "leased")
     return connection.execute(query).first() is not None
+
+
+def are_free(connection: Connection, workers: Collection[WorkerId], slices: int) -> bool:
+    """Whether so many slices were taken from these workers that they hold none any more."""
+    query = select(SLICE.c.slice).where(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(workers)))
+    return slices > 0 and connection.execute(query.limit(1)).first() is None
 
 
 def is_recorded(connection: Connection, receipt: Receipt) -> bool:

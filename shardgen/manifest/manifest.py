@@ -204,7 +204,8 @@ class Manifest:
         return self._write(
             lambda connection: leases.free_slices_of(
                 connection, gone, innocent=innocent, max_attempts=policy.max_attempts
-            )
+            ),
+            lambda connection, slices: lookups.are_free(connection, gone, slices),
         )
 
     # suspect mode

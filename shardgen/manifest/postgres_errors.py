@@ -14,8 +14,9 @@ from shardgen.errors import (
     StorageFailed,
 )
 
-# While it connects, the driver gives the server's words only: these pass by themselves.
-_PASSING_WORDS = ("starting up", "shutting down", "recovery", "too many", "connection slots")
+# While it connects, the driver gives the server's words only. These do not pass by themselves; with others,
+# such as those of a server that starts, ends or is full, waiting too long beats giving up too soon.
+_LASTING_WORDS = ("authentication", "password", "does not exist", "pg_hba.conf", "permission", "role")
 # The driver's own words for what does not pass by itself: options that the URL gives, or leaves out.
 _UNUSABLE = ("connection option", "mode value", "certificate", "does not support SSL")
 _REFUSED = ("FATAL", "no password supplied")
@@ -111,8 +112,9 @@ def passes_by_itself(connecting: BaseException) -> bool:
     code, text = code_of(connecting), str(connecting)
     if code:
         return code.startswith(_LOST)
-    is_final = any(words in text for words in (*_REFUSED, *_UNUSABLE))
-    return not is_final or any(words in text for words in _PASSING_WORDS)
+    if "FATAL" in text:
+        return not any(words in text for words in _LASTING_WORDS)
+    return not any(words in text for words in (*_REFUSED, *_UNUSABLE))
 
 
 def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:

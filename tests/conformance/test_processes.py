@@ -27,7 +27,7 @@ from tests.conformance.storm import (
 from tests.invariants import counter_faults
 
 CONTEXT = multiprocessing.get_context("spawn")
-PROCESSES, LEASES = 8, 300
+PROCESSES, LEASES = 8, 150
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
             process.stderr.close()
 
 
-def wait_for_a_receipt(run: RunDirectory, timeout: float = 60.0) -> Report:
+def wait_for_a_receipt(run: RunDirectory, timeout: float = 300.0) -> Report:
     """Look at the manifest until something is stored."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
