@@ -86,13 +86,13 @@ def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
 class Bench:
     """One process with a worker's parts, used either whole or down to the bare network."""
 
-    def __init__(self, run: RunDirectory, threads: int) -> None:
+    def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
         self.run = run
         self.plan: Plan = run.plan()
         folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
-        choice = DeviceChoice(device="cpu", threads=threads)
         self.estimator: DepthEstimator = load_for_plan(run, self.plan, None, choice=choice, say=print)
-        self.composer = Composer(self.plan, *folders)
+        self.composer = Composer(self.plan, *folders, threads=choice.threads)
+        self.threads = choice.threads
 
     def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
         """The network inputs of `count` batches from `first` on."""
@@ -130,6 +130,7 @@ class Bench:
                     between=lambda _done: heartbeat.progress(),
                     say=print,
                     on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
+                    threads=self.threads,
                 )
                 with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
                     for _ in range(slices):
@@ -202,7 +203,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         marks = [int(mark) for mark in options.memory.split(",") if mark]
         slice_batches = 16 if marks else options.batches
-        bench = Bench(planned_run(Path(folder), options.weights, slice_batches), options.threads)
+        choice = DeviceChoice(device="cpu", threads=options.threads)
+        bench = Bench(planned_run(Path(folder), options.weights, slice_batches), choice)
         if marks:
             memory(bench, marks, slice_batches)
         else:

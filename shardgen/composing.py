@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.cores import usable_cores
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Background, Flips, Foreground, MaskFile, Plan
 from shardgen.domain.sample import place, recipe_of
@@ -23,7 +24,6 @@ from shardgen.imaging.border import use_one_thread
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
-from shardgen.processes import usable_cores
 from shardgen.sources.folder import read_file
 from shardgen.sources.scanning import Reader
 
@@ -47,17 +47,26 @@ def source_reader(canvas: tuple[int, int]) -> Reader[Photograph]:
 
 
 class Composer:
-    """Makes the composites of one plan from this machine's folders. Thread-safe."""
+    """Makes the composites of one plan from this machine's folders. Thread-safe.
+
+    `threads` is how many samples it makes side by side; 0: as many as there are cores, up to 8.
+    """
 
     def __init__(
-        self, plan: Plan, foregrounds: Path, backgrounds: Path, *, cache_bytes: int = CACHE_BYTES
+        self,
+        plan: Plan,
+        foregrounds: Path,
+        backgrounds: Path,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        threads: int = 0,
     ) -> None:
         use_one_thread()
         self._plan = plan
         self._foregrounds = foregrounds
         self._backgrounds = backgrounds
         self._cache = _PreparedSources(cache_bytes)
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, usable_cores()), "compose-sample")
+        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, threads or usable_cores()), "compose-sample")
 
     def compose(self, sample: SampleIndex) -> ComposedSample:
         """Make one sample's canvas and network input.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -30,10 +29,10 @@ from shardgen.domain.plan import (
     differences,
 )
 from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.urls import expanded
 
 FILE_NAME = "shardgen.toml"
 _SIDE_LIMIT = 16_384  # pixels; beyond this one canvas of three float32 planes is over 3 GB
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Positive = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=1, le=_SIDE_LIMIT)]
@@ -189,19 +188,9 @@ class Settings(_Table):
     def manifest_url(self) -> str:
         """`[manifest] url` with its `${NAME}` parts taken from the environment.
 
-        Raises InvalidSettings when a named variable is not set.
+        Raises InvalidSettings when a named variable is not set, or when a password is written out.
         """
-
-        def value(match: re.Match[str]) -> str:
-            name = match.group(1)
-            if name not in os.environ:
-                raise InvalidSettings(
-                    f"{FILE_NAME}: [manifest] url names ${{{name}}}, which is not set",
-                    hint=f"export {name}=…",
-                )
-            return os.environ[name]
-
-        return _VARIABLE.sub(value, self.manifest.url)
+        return expanded(self.manifest.url, where=f"{FILE_NAME}: [manifest] url")
 
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:
@@ -278,7 +267,9 @@ def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
             continue
         message = detail["msg"].removeprefix("Value error, ")
         found = detail["input"]
-        shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+        # A manifest's URL may hold a password, and in the wrong place no rule has looked at it yet.
+        is_shown = isinstance(found, str | int | float | bool) and location[:1] != ["manifest"]
+        shown = f" (found {found!r})" if is_shown else ""
         yield f"{key}: {message}{shown}" if key else message, ""
 
 
@@ -332,7 +323,10 @@ slice_batches = 16      # (plan) batches that a worker leases at a time
 batch = 32              # (plan) samples per checkpoint: what a crash can cost
 
 [manifest]
-url = "sqlite:///manifest.sqlite"  # relative to this file; on this machine's own disk, not a network's
+# A file relative to this one, on this machine's own disk, never a network's. For several machines a database
+# on a PostgreSQL server, with its password from the environment only:  url = "${{SHARDGEN_MANIFEST}}"  and
+# export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
+url = "sqlite:///manifest.sqlite"
 
 [artifacts]
 url = "artifacts"       # a folder, relative to this file, that every worker and merge can reach

@@ -20,7 +20,8 @@ from shardgen.errors import InputMissing, PlanConflict
 from shardgen.imaging.codec import encode
 from shardgen.reporting import Report
 from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, run_workers, settle_workers
+from shardgen.running import RunOptions, run_workers
+from shardgen.sharing import Wanted, settle_workers
 
 WEIGHTS = "small"
 _SETTINGS = {
@@ -160,7 +161,8 @@ def work(run: RunDirectory, plan: Plan, *, say: Say, on_look: Callable[[Report],
         on_look(found)
         killer.look(found, pids)
 
-    options = settle_workers(run, plan, RunOptions(workers=2, device="cpu", threads_per_worker=1), say=say)
+    wanted = Wanted(workers=2, device="cpu", threads_per_worker=1)
+    options = RunOptions(shares=settle_workers(run, plan, wanted, (), say=say))
     run_workers(run, plan, options, say=say, on_look=look)
     return killer
 

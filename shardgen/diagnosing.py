@@ -15,12 +15,12 @@ import psutil
 import sqlalchemy
 
 from shardgen import __version__
-from shardgen.depth import device, fetch
+from shardgen.cores import usable_cores
+from shardgen.depth import device, fetch, gpus
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.processes import usable_cores
 from shardgen.rundir import GivenFolders, RunDirectory
 
 
@@ -72,9 +72,14 @@ def _device() -> Line:
     fast = (
         "" if found.kind == "gpu" or device.has_bfloat16() else '; no bfloat16: precision "fast" is refused'
     )
+    listed = gpus.visible_gpus(gpus.list_gpus(), os.environ)
+    unused = found.kind == "cpu" and bool(listed)
     return Line(
         subject="device",
-        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.tensorflow_version}{fast}",
+        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.tensorflow_version}{fast}"
+        + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
+        verdict=Verdict.LOOK if unused else Verdict.FACT,
+        hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Self
 
 import psutil
 
+from shardgen.cores import schedulable_cores, usable_cores
 from shardgen.depth import device, fetch
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, load_estimator
@@ -32,20 +33,28 @@ OnDownload = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
-    """auto, cpu or gpu; `threads` for TensorFlow's operations, 0 for its own choice."""
+    """auto, cpu or gpu; `threads` for TensorFlow, composing and encoding each, 0 for their own choice."""
 
     device: str = "auto"
     threads: int = 0
 
     @classmethod
     def from_environment(cls, name: str) -> Self:
-        """With the number of threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers."""
-        text = os.environ.get(THREADS_VARIABLE, "0")
-        if not text.isdigit():
-            raise InvalidSettings(
-                f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
-            )
-        return cls(device=name, threads=int(text))
+        """With the threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers, else all cores."""
+        cores = usable_cores()
+        # Libraries count the cores themselves, but know nothing of a container's quota.
+        own_choice = cores if cores < schedulable_cores() else 0
+        return cls(device=name, threads=given_threads() or own_choice)
+
+
+def given_threads() -> int:
+    """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
+    text = os.environ.get(THREADS_VARIABLE, "0")
+    if not text.isdigit():
+        raise InvalidSettings(
+            f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
+        )
+    return int(text)
 
 
 def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) -> WeightsFile:

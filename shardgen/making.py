@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.composing import ComposedSample, Composer
+from shardgen.cores import usable_cores
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
@@ -37,7 +38,7 @@ class Abandoned(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stages:
-    """What a batch goes through, and where it ends."""
+    """What a batch goes through, and where it ends; `threads` for encoding, 0: as many as there are cores."""
 
     plan: Plan
     composer: Composer
@@ -49,6 +50,7 @@ class Stages:
     say: Say
     is_stopping: Callable[[], bool] = lambda: False
     on_step: OnStep = ignore_step
+    threads: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class BatchMaker:
         self.stages = stages
         self._store = BatchStore(stages.plan, stages.store, stages.manifest, say=stages.say)
         self._micro_batch = stages.estimator.micro_batch
-        self._encoders = ThreadPoolExecutor(thread_name_prefix="encode")
+        self._encoders = ThreadPoolExecutor(stages.threads or usable_cores(), "encode")
 
     def __enter__(self) -> Self:
         return self

@@ -80,8 +80,3 @@ def process_start(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
     return float(text.rpartition(")")[2].split()[_START_FIELD])
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: it can be bound to some of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

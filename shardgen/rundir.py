@@ -44,8 +44,10 @@ class RunDirectory:
         """The artifact folder."""
         url = self.settings.artifacts.url
         if "://" in url:
+            scheme = url.partition("://")[0]  # the rest may hold a secret
             raise InvalidSettings(
-                f"[artifacts] url = {url!r}: this version knows folders only", hint='url = "artifacts"'
+                f"[artifacts] url: {scheme}:// is not known, this version knows folders only",
+                hint='url = "artifacts"',
             )
         return self.path / url
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,16 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from shardgen.depth.device import describe_cpu
-from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerState
 from shardgen.errors import (
-    MachineUnfit,
     ManifestGone,
     RunIncomplete,
     SliceFailed,
@@ -26,11 +24,11 @@ from shardgen.errors import (
     TransientError,
     WorkersFailed,
 )
-from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.manifest.manifest import Manifest
-from shardgen.processes import gone, host_id, usable_cores
+from shardgen.processes import gone, host_id
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.sharing import Say, Share
 from shardgen.vigil import Vigil
 from shardgen.working import PARENT_VARIABLE
 
@@ -41,29 +39,26 @@ _FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker 
 _STOP_MARGIN_SECONDS = 15.0
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
 _MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
-_GPU = Path("/dev/nvidia0")  # whether TensorFlow can use it, a worker finds out
 
 OnLook = Callable[[Report, Mapping[int, int]], None]
 """Called with a fresh report and the pids of the running workers by their number."""
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How many workers, on what, with which folders."""
+    """A worker for each share of the machine, and with which folders."""
 
-    workers: int = 1
-    device: str = "auto"
+    shares: tuple[Share, ...]
     folders: GivenFolders = field(default_factory=GivenFolders)
-    threads_per_worker: int = 0
     grace_seconds: float = 25.0
 
 
 @dataclass(slots=True)
 class _Seat:
-    """One worker's place: its process, or when to start the next one."""
+    """One worker's place: its process, or when to start the next one, which gets the same share."""
 
     number: int
+    share: Share
     process: subprocess.Popen[str] | None = None
     start_at: float = 0.0
     fruitless: int = 0
@@ -78,7 +73,7 @@ class _Workers:
         self._plan = plan
         self._options = options
         self._say = say
-        self._seats = [_Seat(number=number) for number in range(options.workers)]
+        self._seats = [_Seat(number=number, share=share) for number, share in enumerate(options.shares)]
         self._signals: list[int] = []
         self._look_again_at = 0.0
         self._host = host_id()
@@ -184,21 +179,18 @@ class _Workers:
     def _start_due(self, now: float) -> None:
         for seat in self._seats:
             if seat.process is None and seat.given_up is None and now >= seat.start_at:
-                seat.process = self._start(seat.number)
+                seat.process = self._start(seat.number, seat.share)
 
-    def _start(self, number: int) -> subprocess.Popen[str]:
+    def _start(self, number: int, share: Share) -> subprocess.Popen[str]:
         options, folders = self._options, self._options.folders
         command = [sys.executable, "-m", "shardgen", "worker", str(self._run.path)]
-        command += ["--id", f"worker-{number}", "--device", options.device]
+        command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
         for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
             command += [flag, str(folder)] if folder is not None else []
-        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
-        if options.threads_per_worker:
-            environment[THREADS_VARIABLE] = str(options.threads_per_worker)
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
-            env=environment,
+            env=share.environment(os.environ) | {PARENT_VARIABLE: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -210,8 +202,9 @@ class _Workers:
         return process
 
     def _relay(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stderr or ():
-            self._say(line.rstrip())
+        with process.stderr or contextlib.nullcontext(()) as lines:
+            for line in lines:
+                self._say(line.rstrip())
 
     def _reap(self, manifest: Manifest) -> None:
         """Notice ended workers at once: free their slices, and decide whether to start them again."""
@@ -301,39 +294,3 @@ def _incomplete(path: Path, found: Report, exit_codes: Sequence[int]) -> RunInco
         f"{what}; workers kept ending (exit code {codes})",
         hint=f"their messages are above; shardgen doctor {path} looks for what is wrong",
     )
-
-
-def settle_workers(run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> RunOptions:
-    """Fit workers and micro-batch into this machine's memory, and threads to its cores; says what it decides.
-
-    On a CPU too little memory is no exception but a kill, so it is checked before anything starts.
-    """
-    if options.device != "cpu" and _GPU.exists():
-        return options
-    topology = find_weights(run).topology
-    free = free_bytes()
-    setting = run.settings.depth.micro_batch
-    choices = CPU_MICRO_BATCHES if setting == "auto" else (setting,)
-    fitting = [min(options.workers, free // network_bytes(plan, topology, choice)) for choice in choices]
-    workers = max(fitting)
-    micro_batch = choices[fitting.index(workers)]
-    if workers < 1:
-        needed = network_bytes(plan, topology, choices[-1])
-        raise MachineUnfit(
-            f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB)",
-            hint="close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
-        )
-    if setting == "auto":
-        with run.manifest(plan) as manifest:
-            agreed = manifest.agreed_micro_batch(describe_cpu(), micro_batch)
-        if agreed > micro_batch:  # an earlier, smaller crew chose it: fewer workers keep to it
-            workers = max(1, min(workers, free // network_bytes(plan, topology, agreed)))
-        micro_batch = agreed
-    threads = options.threads_per_worker or (0 if workers == 1 else max(1, usable_cores() // workers))
-    fewer = f" (not {options.workers}: memory)" if workers < options.workers else ""
-    say(
-        f"{workers} worker{'s' if workers > 1 else ''}{fewer}, micro-batch {micro_batch}, about "
-        f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
-        + (f", {threads} thread{'s' if threads > 1 else ''} each" if threads else "")
-    )
-    return replace(options, workers=workers, threads_per_worker=threads)

@@ -195,7 +195,7 @@ class Worker:
         self._start_up_step(heartbeat)
         stages = Stages(
             plan=plan,
-            composer=Composer(plan, foregrounds, backgrounds),
+            composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
             estimator=estimator,
             store=ArtifactStore(run.artifacts),
             manifest=manifest,
@@ -204,6 +204,7 @@ class Worker:
             say=self._say,
             is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
+            threads=options.device.threads,
         )
         self._say("ready")
 

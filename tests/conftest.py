@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from shardgen.rundir import RunDirectory
-from tests.postgres import running_server
+from tests.postgres import Server, running_server
 from tests.runs import make_run, plan_run
 
 
@@ -25,6 +25,14 @@ def postgres_servers() -> Iterator[Callable[[], URL]]:
             return started[0]
 
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A server for tests that stop it, or that need its password; they leave it running."""
+    server = Server()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -34,11 +34,11 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _layer(parts: tuple[str, ...]) -> str:
-    """Of a path inside the package: a folder's name, or "verb" (and "errors", "config") for a module."""
+    """Of a path inside the package: a folder's name, or "verb" for a module, but for these few."""
     if len(parts) > 1:
         return parts[0]
     stem = parts[0].removesuffix(".py")
-    return stem if stem in ("errors", "config", "__init__") else "verb"
+    return stem if stem in ("errors", "config", "urls", "__init__") else "verb"
 
 
 def _may_import(layer: str, other: str) -> bool:
@@ -47,7 +47,8 @@ def _may_import(layer: str, other: str) -> bool:
     allowed = {
         "domain": set(),
         "errors": {"domain"},
-        "config": {"domain", "errors"},
+        "urls": {"errors"},
+        "config": {"domain", "errors", "urls"},
         "verb": {"domain", "errors", "config", *MIDDLE},
         "cli": {"verb", "domain", "errors", "config", *MIDDLE},
         "__main__": {"cli"},

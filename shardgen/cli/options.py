@@ -81,6 +81,19 @@ def parse_device(text: str) -> str:
     return text
 
 
+def parse_gpus(text: str) -> tuple[str, ...]:
+    """The names in `0,2` or `GPU-5d5b,MIG-c738`."""
+    from shardgen.depth.gpus import GPU_NAME
+
+    names = tuple(part.strip() for part in text.split(","))
+    wrong = [name for name in names if not GPU_NAME.fullmatch(name)]
+    if wrong:
+        raise typer.BadParameter(
+            f"{wrong[0]!r} is no GPU's number or UUID, as in 0,2 or GPU-5d5ba0d6", param_hint="--gpus"
+        )
+    return names
+
+
 def parse_duration(text: str) -> float:
     """Seconds of `11h`, `1h30m`, `90m`, `45s` or a plain number of seconds."""
     match = _DURATION.fullmatch(text.strip())

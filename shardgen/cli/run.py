@@ -20,6 +20,7 @@ from shardgen.cli.options import (
     Output,
     RunDir,
     parse_device,
+    parse_gpus,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.reporting import Report
@@ -28,10 +29,12 @@ from shardgen.rundir import GivenFolders, RunDirectory
 HELP = """Plan if needed, make everything on this machine, merge.
 
 If anything stops it, run it again: it goes on where it was. Dead workers are started again, later and later.
+There is one worker for each GPU, else one on the CPU, where --workers 2 splits the cores.
 
 \b
 Example:
-  shardgen run people --workers 2 -o people.zip
+  shardgen run people -o people.zip
+  shardgen run people --gpus 0,2
 """
 _LINE_SECONDS = 30.0
 
@@ -45,8 +48,25 @@ def run(
     *,
     run_dir: RunDir = HERE,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, max=256, help="Worker processes.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=256,
+            help="Worker processes; on a CPU they share the cores.",
+            show_default="one a GPU, else 1",
+        ),
+    ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus",
+            metavar="0,2",
+            help="The workers' GPUs, as nvidia-smi numbers them, or UUIDs; one named twice is shared.",
+            show_default="all, or $CUDA_VISIBLE_DEVICES",
+        ),
+    ] = None,
     output: Output = None,
     allow_dead_letters: AllowDeadLetters = False,
     device: Device = "auto",
@@ -54,12 +74,21 @@ def run(
     backgrounds: Backgrounds = None,
 ) -> None:
     """Call the verbs one after the other."""
+    from shardgen.estimating import given_threads
     from shardgen.finishing import refuse_output
     from shardgen.planning import ensure_manifest
     from shardgen.reporting import report
-    from shardgen.running import RunOptions, run_workers, settle_workers
+    from shardgen.running import RunOptions, run_workers
+    from shardgen.sharing import Wanted, choose_gpus, settle_workers
 
     directory = RunDirectory.open(run_dir)
+    wanted = Wanted(
+        workers=workers,
+        device=parse_device(device),
+        gpus=() if gpus is None else parse_gpus(gpus),
+        threads_per_worker=given_threads(),
+    )
+    chosen = choose_gpus(wanted)
     given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
     if not directory.has_plan_file():
         planned = make_plan_with_progress(directory, given)
@@ -67,10 +96,10 @@ def run(
     plan = directory.plan()
     ensure_manifest(directory, plan)
     refuse_output(directory, plan, output)
-    options = RunOptions(workers=workers, device=parse_device(device), folders=given)
     found = report(directory)
     if found.pending:
-        options = settle_workers(directory, plan, options, say=render.say)
+        shares = settle_workers(directory, plan, wanted, chosen, say=render.say)
+        options = RunOptions(shares=shares, folders=given)
         with LiveProgress() as live:
             found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
     for line in render.mixture_lines(found):

@@ -34,8 +34,9 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
     """Import and configure TensorFlow once per process, before anything else of it is used.
 
     `choice` is auto, cpu or gpu; `intra_op` and `inter_op` are threads, 0 for TensorFlow's own choice. Op
-    determinism is switched on, logs below errors are switched off, GPU memory grows as needed. Raises
-    MachineUnfit if a GPU was asked for and there is none, or if TensorFlow cannot be imported.
+    determinism is switched on, logs below errors are switched off; of several GPUs the first is used, and
+    its memory grows as needed. Raises MachineUnfit if a GPU was asked for and there is none, or if
+    TensorFlow cannot be imported.
     """
     if choice not in DEVICES:
         raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
@@ -86,10 +87,9 @@ def _without_start_up_noise() -> Iterator[None]:
 
 
 def _configure(tf: Any, gpus: list[Any], *, intra_op: int, inter_op: int) -> None:
-    if not gpus:
-        tf.config.set_visible_devices([], "GPU")
-    for gpu in gpus:
+    for gpu in gpus:  # of all, or TensorFlow refuses the mixture
         tf.config.experimental.set_memory_growth(gpu, True)  # noqa: FBT003
+    tf.config.set_visible_devices(gpus[:1], "GPU")  # the network runs on one; no memory is taken on others
     for setting, threads in (("intra_op", intra_op), ("inter_op", inter_op)):
         threading = tf.config.threading
         if threads and threads != getattr(threading, f"get_{setting}_parallelism_threads")():

@@ -44,5 +44,6 @@ def refuse_untrusted(path: Path, mounts: Mounts | None = None) -> None:
     if not has_trusted_locks(kind):
         raise ManifestMismatch(
             f"{path}: on a file system of type {kind}, where SQLite gets damaged",
-            hint='put it on this machine\'s own disk: [manifest] url = "sqlite:////home/me/run.sqlite"',
+            hint='[manifest] url = "sqlite:////home/me/run.sqlite" puts it on this machine\'s own disk; '
+            'for several machines: "postgresql+psycopg://host/database"',
         )

@@ -46,7 +46,14 @@ class Place:
 
 def _parsed(text: str) -> URL:
     try:
-        return make_url(text)
+        url = make_url(text)
     except (ArgumentError, ValueError):
         # Not chained: the cause may repeat the URL, and with it a password.
         raise InvalidSettings("[manifest] url: not a database URL", hint=_EXAMPLES) from None
+    # What follows an @ inside a password would be taken for a host, a database or a query, and be shown.
+    if url.get_backend_name() != "sqlite" and text.count("@") > 1:
+        raise InvalidSettings(
+            "[manifest] url: more than one @, so that host and password cannot be told apart",
+            hint="inside a user or a password write %40 for @",
+        )
+    return url

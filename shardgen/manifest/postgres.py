@@ -16,6 +16,7 @@ from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result
 from shardgen.manifest.postgres_errors import (
+    cut_off,
     is_lost_connection,
     is_undone,
     passes_by_itself,
@@ -82,9 +83,8 @@ class PostgresServer(Backend):
                     )
                 connection.commit()  # the lock is the session's; an open transaction would hold back others
                 yield
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ALONE})
         finally:
-            engine.dispose()
+            engine.dispose()  # the lock ends with the session, which may have been cut before
 
     def refuse_existing(self) -> None:
         """Raise ManifestMismatch when the schema has any table."""
@@ -276,7 +276,7 @@ def _translating(shown: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise translated(error, shown) from error
+        raise cut_off(error, shown) if is_lost_connection(error) else translated(error, shown) from error
 
 
 def _hold_for_upgrade(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from shardgen.errors import (
     InputMissing,
@@ -14,8 +14,11 @@ from shardgen.errors import (
     StorageFailed,
 )
 
-# While it connects, the driver gives the server's words only: these pass by themselves.
-_PASSING_WORDS = ("starting up", "shutting down", "recovery", "too many", "connection slots")
+# While it connects, the driver gives the server's words only. These do not pass by themselves; with others,
+# such as those of a server that starts, ends or is full, waiting too long beats giving up too soon.
+_LASTING_WORDS = ("authentication", "password", "does not exist", "pg_hba.conf", "permission", "role")
+# The driver's own words for what does not pass by itself either: options that the URL gives, or leaves out.
+_UNUSABLE = ("connection option", "mode value", "certificate", "does not support SSL")
 _LOST = (
     "08",  # connection exceptions
     "57P01",  # an administrator ended the session, or the server shuts down
@@ -27,6 +30,8 @@ _LOST = (
 )
 _UNDONE = ("40001", "40P01")  # serialization failure, deadlock: the server has rolled back
 _READ_ONLY = "25006"  # a standby that has not been promoted
+
+_OPTIONS = "check the options that [manifest] url gives behind its ?"
 
 _Meaning = tuple[type[ShardgenError], str, str]
 _FULL: _Meaning = (
@@ -90,7 +95,10 @@ def code_of(error: BaseException) -> str:
 def is_lost_connection(error: DBAPIError) -> bool:
     """Whether the session is gone, and with it whatever was not committed."""
     code = code_of(error)
-    return error.connection_invalidated or code.startswith(_LOST)
+    # Without a code the driver itself speaks: it could not send, or not read. SQLAlchemy notices that only
+    # of connections that its pool has handed out, not of one that it is still setting up.
+    silent = not code and isinstance(error, OperationalError)
+    return error.connection_invalidated or silent or code.startswith(_LOST)
 
 
 def is_undone(error: DBAPIError) -> bool:
@@ -103,7 +111,8 @@ def passes_by_itself(connecting: BaseException) -> bool:
     code, text = code_of(connecting), str(connecting)
     if code:
         return code.startswith(_LOST)
-    return "FATAL" not in text or any(words in text for words in _PASSING_WORDS)
+    is_refused = "FATAL" in text and any(words in text for words in _LASTING_WORDS)
+    return not is_refused and not any(words in text for words in ("no password supplied", *_UNUSABLE))
 
 
 def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:
@@ -112,6 +121,8 @@ def translated(error: BaseException, shown: str, *, connecting: bool = False) ->
     original = error.orig if isinstance(error, DBAPIError) else error
     said = " ".join(str(original).split())
     if not code and connecting:
+        if "FATAL" not in said and any(words in said for words in _UNUSABLE):
+            return InvalidSettings(f"{shown}: cannot be connected to like that ({said})", hint=_OPTIONS)
         code = _code_from_words(said)
     for known in (code, code[:2]):
         if known in _MEANINGS:
@@ -126,6 +137,15 @@ def _code_from_words(said: str) -> str:
     if "does not exist" in said and "database" in said:
         return "3D000"
     return "28"
+
+
+def cut_off(error: DBAPIError, shown: str) -> ManifestBusy:
+    """The error of what cannot be begun anew by itself after its connection is gone."""
+    said = " ".join(str(error.orig).split())
+    return ManifestBusy(
+        f"{shown}: the connection was cut in the middle ({said})",
+        hint="run the command again; a rebuild that then finds a manifest there had come through",
+    )
 
 
 def unreachable(error: BaseException, shown: str, seconds: float) -> ManifestBusy:

@@ -6,7 +6,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from pathlib import Path
 
 from shardgen.domain.plan import Plan
 from shardgen.rundir import RunDirectory
+from tests.chaos.backdoors import Backdoor, Row
 from tests.chaos.figures import Figures
 from tests.chaos.history import WorkerHistory, read_history
 from tests.chaos.worker import Part, main
-from tests.stopping import resume, stop, stop_outside_a_commit
+from tests.stopping import resume, stop
 
 ROOT = Path(__file__).parent.parent.parent
 DEATHS_ALONE = 2  # of one noted sample; a third would make a dead letter of an innocent one
@@ -27,6 +27,7 @@ DEATHS_ALONE = 2  # of one noted sample; a third would make a dead letter of an 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tensorflow", "cv2", "shardgen.depth.network", "tests.chaos.worker"])
 _RACE_SECONDS = 5.0  # between what an operator does and what a worker sees of it
+_RIDDEN_OUT_SECONDS = 8.0  # a server that is away for less must end nobody
 
 Window = tuple[float, float]
 
@@ -54,9 +55,11 @@ class Member:
 
 @dataclass(slots=True, kw_only=True)
 class Crew:
-    """Keeps `size` workers going. `lost` and `put_back` are the times of rebuilds and requeues so far."""
+    """Keeps `size` workers going. `lost` and `put_back` are the times of rebuilds and requeues so far,
+    `away` those of a server's restarts."""
 
     run: RunDirectory
+    backdoor: Backdoor
     plan: Plan
     folder: Path
     figures: Figures
@@ -64,9 +67,11 @@ class Crew:
     pace: float
     broken: str
     size: int
+    environment: dict[str, str] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
     lost: list[Window] = field(default_factory=list)
     put_back: list[Window] = field(default_factory=list)
+    away: list[Window] = field(default_factory=list)
     deaths_of: Counter[int] = field(default_factory=Counter)
     recorded: Counter[int] = field(default_factory=Counter)
     started: int = 0
@@ -84,6 +89,7 @@ class Crew:
                 pace=self.pace,
                 seed=self.figures.seed * 10_000 + self.started,
                 broken=self.broken,
+                environment=self.environment,
             )
             process = _CONTEXT.Process(target=main, args=(part,))
             process.start()
@@ -120,31 +126,17 @@ class Crew:
         found = []
         for member in among:
             with contextlib.suppress(TimeoutError):
-                row = self._slice_of(member) or {}
+                row = self.backdoor.slice_of(member.pid) or {}
                 if row.get("noted_batch") is not None or row.get("noted_sample") is not None:
                     found.append(member)
         return found
 
     def kill(self, member: Member) -> None:
         """SIGKILL, wherever it is, unless that were one death too many for the sample that it noted."""
-        before: dict[str, object] | None = None
-        with contextlib.suppress(TimeoutError):
-            before = self._slice_of(member)
+        before = self._held_by(member)
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             stop(member.pid)
-        try:
-            held = self._slice_of(member)
-        except TimeoutError:
-            # Stopped inside its commit: a kill worth having, if no note can be involved.
-            held = before
-            if before is None or _noted(before) is not None or before.get("suspect_batch") is not None:
-                resume(member.pid)
-                self.figures.counts["kills spared"] += 1
-                return
-            self.say(f"{member.folder.name} is inside a commit")
-        if not self._may_die(held):
-            resume(member.pid)
-            self.figures.counts["kills spared"] += 1
+        if not self._may_fail(member, before):
             return
         member.was_killed = True
         member.process.kill()
@@ -153,15 +145,14 @@ class Crew:
         self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
 
     def stall(self, member: Member, seconds: float) -> None:
-        """SIGSTOP, outside of a commit, and SIGCONT later."""
+        """SIGSTOP, and SIGCONT later."""
+        before = self._held_by(member)
         try:
-            stop_outside_a_commit(member.pid, self.run.place.path)
+            self.backdoor.stop(member.pid)
         except (ProcessLookupError, AssertionError) as error:  # it has just ended, or never lets go
             self.say(f"{member.folder.name} is not stopped: {error}")
             return
-        if not self._may_die(self._slice_of(member)):
-            resume(member.pid)
-            self.figures.counts["kills spared"] += 1
+        if not self._may_fail(member, before):
             return
         member.wakes_at = time.monotonic() + seconds
         self.figures.counts["stalls"] += 1
@@ -204,25 +195,41 @@ class Crew:
             member.process.join()
             self.figures.counts["kills"] += member.process.exitcode == -signal.SIGKILL
 
-    def _slice_of(self, member: Member) -> dict[str, object] | None:
-        """The row of the slice that it holds. Raises TimeoutError when it is inside its commit."""
-        # Not by way of Manifest: that waits half a minute for a lock, and who holds it may be stopped.
-        path = self.run.place.path
-        try:
-            connection = sqlite3.connect(f"file:{path}?mode=rw", timeout=0.3, isolation_level=None, uri=True)
-            with contextlib.closing(connection):
-                connection.row_factory = sqlite3.Row
-                row = connection.execute(
-                    "SELECT slice.* FROM slice JOIN worker ON worker.id = slice.worker WHERE worker.pid = ?",
-                    (member.pid,),
-                ).fetchone()
-                return None if row is None else dict(row)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                raise TimeoutError from error
-            return None  # there is no manifest at this moment
+    def may_all_be_late(self) -> bool:
+        """Count what makes everybody's lease expire as a death of whatever is noted; False: spare them."""
+        held = [self._held_by(member) for member in self.members]
+        samples = {sample for row in held if row is not None and (sample := _noted(row)) is not None}
+        if any(self.deaths_of[sample] >= DEATHS_ALONE for sample in samples):
+            return False
+        self.deaths_of.update(samples)
+        self.figures.counts["deaths of a noted sample"] += len(samples)
+        return True
 
-    def _may_die(self, held: dict[str, object] | None) -> bool:
+    def _held_by(self, member: Member) -> Row | None:
+        with contextlib.suppress(TimeoutError):
+            return self.backdoor.slice_of(member.pid)
+        return None
+
+    def _may_fail(self, member: Member, before: Row | None) -> bool:
+        """Whether this one, which is stopped, may be killed or stay so; if not, it goes on.
+
+        `before` is the slice that it held before it was stopped.
+        """
+        try:
+            may = self._may_die(self.backdoor.slice_of(member.pid))
+        except TimeoutError:
+            # Stopped inside its commit: worth having, if no note can be involved.
+            may = before is not None and _noted(before) is None and before.get("suspect_batch") is None
+            # The others may have to wait for it for longer than their leases.
+            may = may and self.may_all_be_late()
+            self.say(f"{member.folder.name} is inside a commit")
+            self.figures.counts["stopped inside a commit"] += may
+        if not may:
+            resume(member.pid)
+            self.figures.counts["kills spared"] += 1
+        return may
+
+    def _may_die(self, held: Row | None) -> bool:
         """Count a death against the sample that was noted; False when it has had enough."""
         sample = None if held is None else _noted(held)
         if sample is None:
@@ -270,13 +277,19 @@ class Crew:
             return history.outcome == "finished" and (history.pending == 0 or undone)
         if code == 14:
             return history.outcome == "blocked"
-        if code == 31 and history.faults:
+        if (code == 31 and history.faults) or (code == 30 and self._was_away_long):
             return True
         # A worker whose manifest is taken away may say so in more than one way.
         return code in (11, 13, 30, 31) and _overlaps(self.lost, now - 60, now)
 
+    @property
+    def _was_away_long(self) -> bool:
+        """Whether the server has just taken so long to start that it may be given up."""
+        now = time.monotonic()
+        return any(end - begin > _RIDDEN_OUT_SECONDS and now - end < 60 for begin, end in self.away)
 
-def _noted(row: dict[str, object]) -> int | None:
+
+def _noted(row: Row) -> int | None:
     value = row.get("noted_sample")
     return value if isinstance(value, int) else None
 

@@ -38,12 +38,22 @@ class Figures:
             ("seed, seconds", f"{self.seed}, {self.seconds:.0f}"),
             ("kills", f"{kills}, with a noted sample: {self.counts['deaths of a noted sample']}"),
             ("spared for the sake of one", f"{self.counts['kills spared']}"),
+            ("killed or stalled inside a commit", f"{self.counts['stopped inside a commit']}"),
             ("stalls past the lease", f"{self.counts['stalls']}, woken: {self.counts['woken']}"),
             ("disk faults", f"{self.faults.total()}: {faults}"),
             ("artifacts damaged", f"{self.counts['corruptions']}, found: {self.counts['corruptions found']}"),
             (
                 "manifests lost and rebuilt",
                 f"{self.counts['rebuilds']}, beside half a commit: {self.counts['journals moved away']}",
+            ),
+            ("rebuilds cut and begun again", f"{self.counts['rebuilds cut']}"),
+            (
+                "sessions ended by the server",
+                f"{self.counts['sessions ended']}, inside a transaction: {self.counts['transactions ended']}",
+            ),
+            (
+                "server restarts",
+                f"{self.counts['restarts fast']} fast, {self.counts['restarts immediate']} as a crash",
             ),
             ("batches put back", f"{self.counts['batches requeued']} in {self.counts['requeues']} requeues"),
             ("blocked slices opened", f"{self.counts['slices unblocked']}"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,22 +20,28 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestBusy, ShardgenError
 from shardgen.reporting import report
 from shardgen.rundir import RunDirectory
+from tests.chaos.backdoors import Backdoor, SqliteBackdoor
 from tests.chaos.crew import Crew, Member
 from tests.chaos.faults import CALLS, FULL_DISK, order_fault
 from tests.chaos.figures import Figures
 from tests.chaos.operating import Operator, batches_to_requeue
-from tests.chaos.schedule import Event, EventKind, make_schedule
+from tests.chaos.postgres_backdoor import PostgresBackdoor
+from tests.chaos.schedule import ON_A_FILE, WITH_A_SERVER, WITH_SESSIONS, Event, EventKind, make_schedule
+from tests.chaos.server_faults import ServerFaults
 from tests.invariants import counter_faults, zip_faults
+from tests.postgres import Server
 from tests.runs import make_run, sha256_of, shardgen
 
 LEASE_SECONDS = 3.0
 SQLITE = "sqlite:///manifest.sqlite"
+VARIABLE = "SHARDGEN_MANIFEST"  # of the environment: what the settings of the run name
 _LOOK_SECONDS = 1.0
 _TICK_SECONDS = 0.05
 _FULL_DISK_SECONDS = 3.0
 _STORED_AT_LEAST = 80  # samples, at the last look of the chaos
 _PATIENCE = 10  # times as long as was asked for, until then
 _TO_WORKERS = (EventKind.KILL, EventKind.STALL, EventKind.FAULT, EventKind.LEAVE)
+_TO_THE_SERVER = (EventKind.CUT, EventKind.RESTART)
 _WHILE_STARTING = 0.1  # of the misfortunes of workers
 _PURSUED = 0.5  # of them happen to a worker in suspect mode, if there is one
 _MADE_BEFORE = 10  # batches at most, that a worker is left to record before one of the others
@@ -43,13 +50,17 @@ _ALMOST_DONE = 0.08  # of the plan pending: then a third of it is put back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosOptions:
-    """`broken` names a promise that the workers break on purpose: see tests/chaos/worker.py."""
+    """`broken` names a promise that the workers break on purpose: see tests/chaos/worker.py.
+
+    `server` is the one of the manifest, if it is the harness's own: then it is restarted, too.
+    """
 
     seconds: float
     seed: int
     workers: int = 3
     samples: int = 4800
     manifest: str = SQLITE
+    server: Server | None = None
     verbose: bool = False
     broken: str = ""
 
@@ -68,10 +79,12 @@ class Chaos:
         self._run = self._plan_run()
         self._plan: Plan = self._run.plan()
         self.figures.planned = self._plan.samples
+        self._backdoor = self._make_backdoor()
         workers = folder / "workers"
         workers.mkdir()
         self._crew = Crew(
             run=self._run,
+            backdoor=self._backdoor,
             plan=self._plan,
             folder=workers,
             figures=self.figures,
@@ -79,10 +92,25 @@ class Chaos:
             pace=self._pace(),
             broken=options.broken,
             size=options.workers,
+            environment={VARIABLE: options.manifest},
         )
+        self._server: ServerFaults | None = None
+        if isinstance(self._backdoor, PostgresBackdoor):
+            self._crew.away = self._backdoor.away
+            self._server = ServerFaults(self._backdoor, self._crew, self.figures)
         self._operator = Operator(
-            run=self._run, plan=self._plan, figures=self.figures, crew=self._crew, say=self._say
+            run=self._run,
+            plan=self._plan,
+            backdoor=self._backdoor,
+            figures=self.figures,
+            crew=self._crew,
+            say=self._say,
         )
+
+    def _make_backdoor(self) -> Backdoor:
+        if self._options.manifest.startswith("postgresql"):
+            return PostgresBackdoor(self._options.manifest, self._options.server)
+        return SqliteBackdoor(self._run.place.path)
 
     def _say(self, line: str) -> None:
         if self._options.verbose:
@@ -116,7 +144,8 @@ class Chaos:
         path = self._folder / "chaos"
         path.mkdir()
         text = (self._folder / "run" / "shardgen.toml").read_text(encoding="utf-8")
-        text = text.replace(SQLITE, self._options.manifest)
+        text = text.replace(SQLITE, f"${{{VARIABLE}}}")
+        os.environ[VARIABLE] = self._options.manifest
         (path / "shardgen.toml").write_text(text, encoding="utf-8")
         done = shardgen("plan", path)
         if done.returncode:
@@ -131,7 +160,10 @@ class Chaos:
     def run(self, schedule: list[Event] | None = None) -> Figures:
         """Let it go wrong (by the seed's schedule, if no other is given), then finish in peace and judge."""
         if schedule is None:
-            schedule = make_schedule(self._options.seed, self._options.seconds)
+            kinds: Collection[EventKind] = ON_A_FILE
+            if self._backdoor.has_sessions:
+                kinds = WITH_A_SERVER if self._backdoor.has_server else WITH_SESSIONS
+            schedule = make_schedule(self._options.seed, self._options.seconds, kinds)
         for event in schedule:
             self._say(f"planned: {event.at:6.1f} {event.kind.value} {event.seed}")
         try:
@@ -179,8 +211,18 @@ class Chaos:
                 victims = self._crew.suspected(victims) or victims
             self._happen_to(source.choice(victims), event.kind, source)
             return True
+        if event.kind in _TO_THE_SERVER and self._server is not None:
+            happened = self._server.cut if event.kind is EventKind.CUT else self._server.restart
+            if not happened(source):
+                return False
+            self._say(event.kind.value)
+            return True
         self._say(event.kind.value)
-        match event.kind:
+        self._happen_to_all(event.kind, source)
+        return True
+
+    def _happen_to_all(self, kind: EventKind, source: random.Random) -> None:
+        match kind:
             case EventKind.FULL_DISK:
                 marker = self._crew.folder / FULL_DISK
                 marker.touch()
@@ -194,7 +236,6 @@ class Chaos:
                 self._operator.order(lambda: self._requeue(source, share=0.0))
             case EventKind.REBUILD:
                 self._operator.order(lambda: self._operator.rebuild(source))
-        return True
 
     def _happen_to(self, victim: Member, kind: EventKind, source: random.Random) -> None:
         match kind:
@@ -240,6 +281,8 @@ class Chaos:
 
     def _end_the_chaos(self) -> None:
         self._operator.dismiss()
+        if self._server is not None:
+            self._server.join()
         while self._operator.is_at_work:
             if self._operator.wants_nobody.is_set():
                 self._crew.kill_all()

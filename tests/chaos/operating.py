@@ -16,11 +16,13 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ShardgenError
 from shardgen.manifest.manifest import Manifest
 from shardgen.rundir import RunDirectory
+from tests.chaos.backdoors import Backdoor
 from tests.chaos.crew import ROOT, Crew
 from tests.chaos.figures import Figures
 
 BUSY = 30
-JOURNAL_LEFT = 13
+JOURNAL_LEFT = MANIFEST_THERE = 13
+_REBUILDS = 20
 _PATIENCE_SECONDS = 90.0  # for leases that live on the slices to be put back
 
 Order = Callable[[], None]
@@ -32,6 +34,7 @@ class Operator:
 
     run: RunDirectory
     plan: Plan
+    backdoor: Backdoor
     figures: Figures
     crew: Crew
     say: Callable[[str], None]
@@ -163,29 +166,36 @@ class Operator:
             self.figures.counts["slices unblocked"] += int(done.stdout.split()[1])
 
     def rebuild(self, source: random.Random) -> None:
-        """Lose the manifest (its journal with it or not; workers dead or alive), then `rebuild` it."""
+        """Lose the manifest (workers dead or alive), then `rebuild` it."""
         began = time.monotonic()
         self.has_manifest.clear()
         if source.random() < 0.5:
             self._let_nobody_work()
         self.crew.lost.append((began, began + 3600))
-        path = self.run.place.path
-        path.unlink()
-        journal = path.with_name(path.name + "-journal")
-        if source.random() < 0.5:
-            journal.unlink(missing_ok=True)
-        done = self.shardgen("rebuild", self.run.path)
-        if done.returncode == JOURNAL_LEFT and journal.name in done.stderr:
-            # Half a commit on the lost manifest: the hint says what to do.
-            self.figures.counts["journals moved away"] += 1
+        self.backdoor.lose(source)
+        done = self._rebuild()
+        if done.returncode == JOURNAL_LEFT:
             self._let_nobody_work()
-            journal.replace(journal.with_name(f"{journal.name}.old"))
-            done = self.shardgen("rebuild", self.run.path)
+            if self.backdoor.move_half_a_commit_away(done.stderr):
+                self.figures.counts["journals moved away"] += 1
+                done = self._rebuild()
         self.crew.lost[-1] = (began, time.monotonic() + 40)  # who waits for a lock does so for 30 s
         if done.returncode:
             self._wrong(done)
         self.figures.counts["rebuilds"] += 1
         self.has_manifest.set()
+
+    def _rebuild(self) -> subprocess.CompletedProcess[str]:
+        """`rebuild`, again when its session was ended; it may have come through all the same."""
+        done = self.shardgen("rebuild", self.run.path)
+        for _ in range(_REBUILDS):
+            if done.returncode != BUSY or not self.backdoor.has_sessions:
+                break
+            self.figures.counts["rebuilds cut"] += 1
+            done = self.shardgen("rebuild", self.run.path)
+            if done.returncode == MANIFEST_THERE:
+                done = self.shardgen("status", self.run.path)
+        return done
 
     def _let_nobody_work(self) -> None:
         self.wants_nobody.set()

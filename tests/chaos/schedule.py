@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +20,8 @@ class EventKind(StrEnum):
     REBUILD = "rebuild"
     LEAVE = "leave"
     JOIN = "join"
+    CUT = "cut"
+    RESTART = "restart"
 
 
 MEAN_GAP_SECONDS = {
@@ -31,7 +34,12 @@ MEAN_GAP_SECONDS = {
     EventKind.REBUILD: 55.0,
     EventKind.LEAVE: 25.0,
     EventKind.JOIN: 25.0,
+    EventKind.CUT: 4.0,
+    EventKind.RESTART: 25.0,
 }
+ON_A_FILE = tuple(kind for kind in EventKind if kind not in (EventKind.CUT, EventKind.RESTART))
+WITH_SESSIONS = (*ON_A_FILE, EventKind.CUT)
+WITH_A_SERVER = (*WITH_SESSIONS, EventKind.RESTART)
 _START_UP_SECONDS = 5.0  # before that nobody has a lease
 
 
@@ -49,12 +57,14 @@ class Event:
         return random.Random(self.seed)  # noqa: S311
 
 
-def make_schedule(seed: int, seconds: float) -> list[Event]:
+def make_schedule(seed: int, seconds: float, kinds: Collection[EventKind] = tuple(EventKind)) -> list[Event]:
     """Every kind at least once, spread over the whole time, in order."""
     source = random.Random(seed)  # noqa: S311
     window = max(1.0, seconds - _START_UP_SECONDS)
     events = []
     for kind, gap in MEAN_GAP_SECONDS.items():
+        if kind not in kinds:
+            continue
         count = max(1, round(window / gap))
         for place in range(count):
             at = _START_UP_SECONDS + window * (place + source.random()) / count

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import Chaos, ChaosOptions
-from tests.chaos.schedule import EventKind, make_schedule
+from tests.chaos.harness import VARIABLE, Chaos, ChaosOptions
+from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule
 from tests.chaos.worker import UNPUBLISHED
+from tests.postgres import Server, new_schema
 
 
 def test_the_same_seed_gives_the_same_schedule_with_every_kind_of_misfortune() -> None:
     assert make_schedule(5, 120) == make_schedule(5, 120)
     assert make_schedule(5, 120) != make_schedule(6, 120)
     assert {event.kind for event in make_schedule(5, 60)} == set(EventKind)
+    assert {event.kind for event in make_schedule(5, 60, ON_A_FILE)} == set(ON_A_FILE)
 
 
 @pytest.mark.slow
@@ -24,6 +26,26 @@ def test_two_minutes_of_chaos_lose_nothing(tmp_path: Path, capsys: pytest.Captur
     assert figures.violations == []
     assert figures.sha256_equal
     assert figures.lost == 0
+
+
+@pytest.mark.slow
+def test_a_server_that_cuts_sessions_and_restarts_loses_nothing(
+    tmp_path: Path,
+    postgres_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with new_schema(postgres_server.url) as url:
+        monkeypatch.setenv(VARIABLE, url)  # the run sets it, too; this takes it back at the end
+        options = ChaosOptions(seconds=45, seed=2, samples=1600, manifest=url, server=postgres_server)
+        figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+    with capsys.disabled():
+        print(f"\n{figures.table()}")
+    assert figures.violations == []
+    assert figures.sha256_equal
+    assert figures.lost == 0
+    assert figures.counts["sessions ended"] > 0
+    assert figures.counts["restarts fast"] + figures.counts["restarts immediate"] > 0
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ class Part:
     pace: float
     seed: int
     broken: str
+    environment: dict[str, str]
 
 
 def main(part: Part) -> None:
@@ -58,6 +59,7 @@ def main(part: Part) -> None:
     stderr = os.open(part.folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stderr, 1)
     os.dup2(stderr, 2)
+    os.environ.update(part.environment)
     diary = Diary(part.folder)
     source = random.Random(part.seed)  # noqa: S311
     store.DiskFiles = lambda: FaultyFiles(  # type: ignore[assignment, attr-defined]

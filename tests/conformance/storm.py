@@ -7,6 +7,7 @@ it, so that its order is the order of commits. What the processes were told must
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 from collections import Counter
@@ -154,12 +155,14 @@ def contradictions(changes: list[Change], told: list[Told]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storm:
-    """One process's part: how many leases it takes, and where it writes down what it was told."""
+    """One process's part: how long it takes leases, and where it writes down what it was told."""
 
     place: Place
     name: str
     told: Path
-    leases: int
+    leases: int = 0
+    end: Path | None = None
+    """Instead of a number of leases: the file that ends the storm when it appears."""
     broken: str = ""
 
 
@@ -169,7 +172,9 @@ def take_part(storm: Storm) -> None:
     source = random.Random(storm.name)  # noqa: S311
     kept: list[Lease] = []
     with Manifest(storm.place, PLAN) as manifest, _teller(storm) as tell:
-        for _ in range(storm.leases):
+        for number in itertools.count():
+            if number >= storm.leases if storm.end is None else storm.end.exists():
+                return
             # SQLite's locks are not fair: one of eight that never pause may wait too long.
             with contextlib.suppress(ManifestBusy):
                 lease = manifest.lease(WorkerId(storm.name), POLICY)

@@ -65,3 +65,35 @@ def test_importing_the_depth_package_does_not_import_tensorflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+class Recorder:
+    """Stands in for TensorFlow, which has no GPU here: the calls on it, in order, as (name, arguments)."""
+
+    def __init__(self, name: str = "", calls: list[tuple[str, tuple[object, ...]]] | None = None) -> None:
+        self.name, self.calls = name, [] if calls is None else calls
+
+    def __getattr__(self, name: str) -> Recorder:
+        return Recorder(f"{self.name}.{name}".lstrip("."), self.calls)
+
+    def __call__(self, *arguments: object) -> None:
+        self.calls.append((self.name, arguments))
+
+
+def test_memory_grows_on_every_gpu_and_only_the_first_is_used() -> None:
+    tensorflow = Recorder()
+    device._configure(tensorflow, ["first", "second"], intra_op=0, inter_op=0)
+    growth = "config.experimental.set_memory_growth"
+    assert tensorflow.calls == [
+        (growth, ("first", True)),
+        (growth, ("second", True)),
+        ("config.set_visible_devices", (["first"], "GPU")),
+        ("config.experimental.enable_op_determinism", ()),
+    ]
+
+
+def test_on_the_cpu_no_gpu_is_touched() -> None:
+    tensorflow = Recorder()
+    device._configure(tensorflow, [], intra_op=0, inter_op=0)
+    assert tensorflow.calls[0] == ("config.set_visible_devices", ([], "GPU"))
+    assert not any("memory" in name for name, _ in tensorflow.calls)

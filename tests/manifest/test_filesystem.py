@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch
+from shardgen.manifest import filesystem
 from shardgen.manifest.filesystem import has_trusted_locks, refuse_untrusted
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.place import Place
 
 
 def test_a_manifest_on_a_network_or_fuse_file_system_is_refused(tmp_path: Path) -> None:
@@ -16,3 +20,17 @@ def test_a_manifest_on_a_network_or_fuse_file_system_is_refused(tmp_path: Path) 
     refuse_untrusted(Path("/manifest.sqlite"), mounts)
     for kind in ("nfs4", "cifs", "9p", "fuse.sshfs", "lustre"):
         assert not has_trusted_locks(kind)
+
+
+def test_a_manifest_there_can_be_read_all_the_same_but_neither_made_nor_written(
+    place: Place, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_manifest(place, plan)
+    monkeypatch.setattr(filesystem, "mount_table", lambda: [("/", "ext4"), (str(tmp_path), "fuse.drive")])
+    with Manifest(place, plan, read_only=True) as manifest:
+        assert manifest.overview().stored == 0
+    for refused in (lambda: Manifest(place, plan), lambda: create_manifest(place, plan)):
+        with pytest.raises(ManifestMismatch, match=r"fuse\.drive") as caught:
+            refused()
+        assert "postgresql+psycopg://" in caught.value.hint
+        assert "sqlite:////" in caught.value.hint

@@ -1,24 +1,26 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import psutil
 import pytest
 
+from shardgen.cores import schedulable_cores, split_cores, usable_cores
 from shardgen.depth.device import Device
 from shardgen.errors import MachineUnfit
 from shardgen.estimating import agree_micro_batch, find_weights
 from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, settle_workers
+from shardgen.sharing import Wanted, settle_workers
 from tests.runs import make_run, plan_run
 
 
 def test_more_workers_than_memory_holds_are_fewer_and_it_says_so(run: RunDirectory) -> None:
     said: list[str] = []
-    wanted = RunOptions(workers=100_000, device="cpu")
-    settled = settle_workers(run, run.plan(), wanted, say=said.append)
+    wanted = Wanted(workers=100_000, device="cpu")
+    settled = settle_workers(run, run.plan(), wanted, (), say=said.append)
     total_gib = psutil.virtual_memory().total / 2**30
-    assert 1 <= settled.workers <= total_gib / 0.6  # TensorFlow alone takes that much a process
+    assert 1 <= len(settled) <= total_gib / 0.6  # TensorFlow alone takes that much a process
     assert "(not 100000: memory)" in said[0]
     assert "GiB" in said[0]
 
@@ -47,14 +49,18 @@ def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(
 
 
 def test_cores_are_split_between_workers(run: RunDirectory) -> None:
-    settled = settle_workers(run, run.plan(), RunOptions(workers=2, device="cpu"), say=lambda _line: None)
-    assert settled.threads_per_worker >= 1
-    alone = settle_workers(run, run.plan(), RunOptions(workers=1, device="cpu"), say=lambda _line: None)
-    assert alone.threads_per_worker == 0
+    said: list[str] = []
+    shares = settle_workers(run, run.plan(), Wanted(workers=2, device="cpu"), (), say=said.append)
+    assert [share.threads for share in shares] == split_cores(usable_cores(), 2)
+    assert " each of " in said[0]
+    assert re.search(r", \d+ (?:or \d+ )?threads? each$", said[0])
+    alone = settle_workers(run, run.plan(), Wanted(device="cpu"), (), say=said.append)
+    limited = usable_cores() < schedulable_cores()
+    assert [share.threads for share in alone] == [usable_cores() if limited else 0]
 
 
 def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[4096, 4096]"})
     plan_run(run)
     with pytest.raises(MachineUnfit, match="GiB"):
-        settle_workers(run, run.plan(), RunOptions(workers=1, device="cpu"), say=lambda _line: None)
+        settle_workers(run, run.plan(), Wanted(device="cpu"), (), say=lambda _line: None)

@@ -172,7 +172,7 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
 def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shardgen import running  # noqa: PLC0415
+    from shardgen import sharing  # noqa: PLC0415
     from shardgen.estimating import find_weights, network_bytes  # noqa: PLC0415
 
     plan, topology = run.plan(), find_weights(run).topology
@@ -180,13 +180,14 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:
         connection.execute("DELETE FROM micro_batch")
-    monkeypatch.setattr(running, "free_bytes", lambda: 3 * one)
+    monkeypatch.setattr(sharing, "free_bytes", lambda: 3 * one)
     said: list[str] = []
-    settled = running.settle_workers(run, plan, running.RunOptions(workers=3, device="cpu"), say=said.append)
-    assert settled.workers == 3
+    wanted = sharing.Wanted(workers=3, device="cpu")
+    settled = sharing.settle_workers(run, plan, wanted, (), say=said.append)
+    assert len(settled) == 3
     assert remembered(run) == 1
     assert said[0].startswith("3 workers, micro-batch 1, about ")
-    monkeypatch.setattr(running, "free_bytes", lambda: 3 * one - 1)
-    settled = running.settle_workers(run, plan, running.RunOptions(workers=3, device="cpu"), say=said.append)
-    assert settled.workers == 2
+    monkeypatch.setattr(sharing, "free_bytes", lambda: 3 * one - 1)
+    settled = sharing.settle_workers(run, plan, wanted, (), say=said.append)
+    assert len(settled) == 2
     assert said[1].startswith("2 workers (not 3: memory), micro-batch 1, about ")

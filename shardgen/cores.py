@@ -1,0 +1,75 @@
+"""How many cores this process may use, and how workers share them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: it can be bound to some of them, and a container limits their time."""
+    quota = cpu_quota(_CGROUPS, _MEMBERSHIP)
+    return schedulable_cores() if quota is None else min(schedulable_cores(), max(1, math.ceil(quota)))
+
+
+def schedulable_cores() -> int:
+    """Cores that this process may run on: what libraries count, which know nothing of a container's quota."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def split_cores(cores: int, workers: int) -> list[int]:
+    """Threads for each worker: all cores and no core twice, but one thread at least."""
+    each, left = divmod(cores, workers)
+    return [max(1, each + (number < left)) for number in range(workers)]
+
+
+def cpu_quota(cgroups: Path, membership: Path) -> float | None:
+    """The least CPU time per time that this process's control groups allow, as in `docker run --cpus 1.5`.
+
+    None: no limit. Of both versions, `cgroups` is where they are mounted and `membership` /proc/self/cgroup.
+    """
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            quotas += [_quota_v2(folder) for folder in _upwards(cgroups, path)]
+        elif "cpu" in controllers.split(","):
+            for mount in {"cpu", controllers}:
+                quotas += [_quota_v1(folder) for folder in _upwards(cgroups / mount, path)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _upwards(mount: Path, path: str) -> Iterator[Path]:
+    # Inside a container the path may be the host's while the mount's root is the container's own group.
+    folder = mount / path.strip("/")
+    yield folder
+    while folder != mount:
+        folder = folder.parent
+        yield folder
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, _, period = (folder / "cpu.max").read_text(encoding="ascii").partition(" ")
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # "max 100000" is no limit
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota, period = (
+            int((folder / f"cpu.cfs_{name}_us").read_text(encoding="ascii")) for name in ("quota", "period")
+        )
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
