@@ -226,7 +226,7 @@ class _Transaction(Generic[Result]):
         if not self._unanswered or happened is None:
             return False
         with self._engine.begin() as connection:
-            return any(happened(connection, result) for result in self._unanswered[-1:])
+            return happened(connection, self._unanswered[-1])
 
     def _attempt(self) -> Result:
         with self._engine.connect().execution_options(**self._options) as connection:
