@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.plan import (
     Blend,
@@ -132,6 +133,25 @@ class LeaseTable(_Table):
         return self
 
 
+class FolderTable(_Table):
+    """A shared folder (`[manifest] url = "folder:"`): times in seconds; see docs/colab.md."""
+
+    segment_seconds: Seconds = 300
+    segment_batches: Annotated[int, Field(ge=1, le=1024)] = 32
+    settle_seconds: Annotated[float, Field(ge=0, le=86_400)] = 180
+    silent_seconds: Seconds = 3600
+    scan_seconds: Seconds = 60
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.silent_seconds < 3 * self.segment_seconds:
+            raise ValueError(
+                f"silent_seconds must be at least 3 times segment_seconds (found {self.silent_seconds:g} and "
+                f"{self.segment_seconds:g}): a worker shows nothing before its segment is full"
+            )
+        return self
+
+
 class Settings(_Table):
     """Everything in `shardgen.toml`."""
 
@@ -143,6 +163,7 @@ class Settings(_Table):
     manifest: ManifestTable = ManifestTable()
     artifacts: ArtifactsTable = ArtifactsTable()
     lease: LeaseTable = LeaseTable()
+    folder: FolderTable = FolderTable()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -177,6 +198,17 @@ class Settings(_Table):
             heartbeat=timedelta(seconds=self.lease.heartbeat_seconds),
             stall=timedelta(seconds=self.lease.stall_seconds),
             max_attempts=self.lease.max_attempts,
+        )
+
+    @property
+    def folder_policy(self) -> FolderPolicy:
+        """`[folder]` as times."""
+        return FolderPolicy(
+            segment=timedelta(seconds=self.folder.segment_seconds),
+            segment_batches=self.folder.segment_batches,
+            settle=timedelta(seconds=self.folder.settle_seconds),
+            silent=timedelta(seconds=self.folder.silent_seconds),
+            scan=timedelta(seconds=self.folder.scan_seconds),
         )
 
     @property
@@ -336,6 +368,14 @@ seconds = 120           # a silent worker's slice is free for others after this 
 heartbeat_seconds = 30  # how often a worker renews; at most a third of the above
 stall_seconds = 600     # a worker without progress for this long gives up its slice
 max_attempts = 6        # deaths without progress before a slice is blocked
+
+[folder]
+# Only for [manifest] url = "folder:", where this directory itself is all that machines share.
+segment_seconds = 300   # a worker publishes what it has made this often: what a lost machine can cost
+segment_batches = 32    # or when it has made so many batches
+settle_seconds = 180    # so long a worker looks for others' older claims on the slice that it has begun
+silent_seconds = 3600   # so long without a new file of a worker, and others may make its slice
+scan_seconds = 60       # how often the folder is looked through
 """
 
 

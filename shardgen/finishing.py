@@ -7,7 +7,6 @@ from pathlib import Path
 
 from shardgen.artifacts.files import DiskFiles
 from shardgen.artifacts.output import refuse_foreign_output
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums
@@ -17,7 +16,8 @@ from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.merging import Images, MakeContactSheet, MergeInputs, MergeResult, OnProgress, merge
-from shardgen.requeueing import Requeued, requeue_batches
+from shardgen.recorded import opened_records
+from shardgen.requeueing import RequeueChoice, Requeued, requeue
 from shardgen.rundir import RunDirectory
 from shardgen.verifying import Verification, verify_run, verify_zip
 
@@ -54,11 +54,11 @@ def merge_run(
 ) -> MergeResult:
     """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`."""
     plan = run.plan()
-    with run.manifest(plan, read_only=True) as manifest:
+    with opened_records(run, plan) as recorded:
         inputs = MergeInputs(
             plan=plan,
-            source=manifest,
-            store=ArtifactStore(run.artifacts),
+            source=recorded.source,
+            store=recorded.store,
             make_contact_sheet=sheet_maker(plan),
             allow_dead_letters=allow_dead_letters,
         )
@@ -91,12 +91,10 @@ def check_zip(
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
     """Verify every artifact of a run directory against its receipt."""
     plan = run.plan()
-    with run.manifest(plan, read_only=True) as manifest:
-        return verify_run(plan, manifest, ArtifactStore(run.artifacts), on_progress=on_progress)
+    with opened_records(run, plan) as recorded:
+        return verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
 
 
 def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
     """Requeue batches that were found bad."""
-    plan = run.plan()
-    with run.manifest(plan) as manifest:
-        return requeue_batches(plan, manifest, ArtifactStore(run.artifacts), batches)
+    return requeue(run, RequeueChoice(batches=tuple(batches)))

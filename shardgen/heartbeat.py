@@ -57,6 +57,11 @@ class RateWindow:
         elapsed = self._marks[-1][0] - self._marks[0][0]
         return sum(samples for _, samples in list(self._marks)[1:]) / elapsed if elapsed > 0 else 0.0
 
+    def batch_seconds(self) -> float:
+        """Seconds between two finished batches of late; 0.0 before the second."""
+        elapsed = self._marks[-1][0] - self._marks[0][0]
+        return elapsed / max(1, len(self._marks) - 1) if elapsed > 0 else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
@@ -96,6 +101,7 @@ class Heartbeat:
         self._progressed = True
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
+        self._listener: Callable[[WorkerReport], None] = lambda _report: None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -119,6 +125,15 @@ class Heartbeat:
     def samples_done(self) -> int:
         """Samples that this worker has recorded."""
         return self._report.samples_done
+
+    @property
+    def mean_batch_seconds(self) -> float:
+        """What a batch takes at the recent rate, 0.0 before the first."""
+        return self._rate.batch_seconds()
+
+    def hear(self, listener: Callable[[WorkerReport], None]) -> None:
+        """Tell somebody else, too, what this worker says of itself."""
+        self._listener = listener
 
     def progress(self) -> None:
         """Some stage has finished something."""
@@ -170,6 +185,7 @@ class Heartbeat:
 
     def _tell(self, report: WorkerReport) -> None:
         self._last_beat = self._pulse.monotonic()
+        self._listener(report)
         try:
             self._manifest.beat(self._worker, report)
         except TransientError as error:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import ComposedSample, Composer, source_reader
 from shardgen.depth.estimator import check_input_size
@@ -18,6 +20,7 @@ from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict, SampleError
 from shardgen.estimating import OnDownload, find_weights, planned_weights
+from shardgen.folder.files import DiskFolder
 from shardgen.imaging.outputs import encode_sample
 from shardgen.manifest.manifest import create_manifest
 from shardgen.planfile import FILE_NAME, read_plan
@@ -102,12 +105,25 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
         )
     estimate = estimate_sizes(plan, Composer(plan, folders.foregrounds, folders.backgrounds))
     events.on_step(PlanStep.CHECKED)
-    publish_file(run.path / FILE_NAME, plan.canonical_json)
+    _write_plan(run, plan)
     _refuse_race(run, plan)
     events.on_step(PlanStep.PLAN_WRITTEN)
     is_new = ensure_manifest(run, plan)
     events.on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, inventory=inventory, estimate=estimate, is_new=is_new)
+
+
+def _write_plan(run: RunDirectory, plan: Plan) -> None:
+    if not run.is_shared_folder:
+        publish_file(run.path / FILE_NAME, plan.canonical_json)
+        return
+    with suppress(FileExistsError):
+        try:
+            DiskFolder(run.path).write(FILE_NAME, plan.canonical_json)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise storage_error(error, run.path / FILE_NAME) from error
 
 
 def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:

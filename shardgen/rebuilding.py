@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
-from shardgen.artifacts.archive import read_whole
 from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
+from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, InputMissing, ReceiptConflict, StorageFailed
+from shardgen.errors import ArtifactCorrupt, InputMissing, StorageFailed
+from shardgen.examining import examine
 from shardgen.manifest.rebuilt import rebuild_manifest
-from shardgen.merging import OnProgress, stored_count
+from shardgen.manifest.segments import SEGMENTS_NAME
+from shardgen.merging import OnProgress
 from shardgen.planfile import FILE_NAME, read_plan
 from shardgen.requeueing import UndoneAttempts, read_marks
 from shardgen.rundir import RunDirectory
-from shardgen.verifying import wrong_members
-
-LOST_DETAIL = "the text was lost with the manifest"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +60,8 @@ def rebuild(
         )
     run.check_settings(plan)
     run.place.backend.refuse_existing()
+    if run.index is not None:  # what others have published is read again, too
+        (run.index / SEGMENTS_NAME).unlink(missing_ok=True)
     store = ArtifactStore(run.artifacts)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     rebuild_manifest(
@@ -152,17 +150,11 @@ class _Search:
             return None
         self._read += 1
         try:
-            entries, inside = read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
+            receipts = examine(self._plan, name, data)
         except ArtifactCorrupt as error:
             self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
             return None
-        self._saw(inside.fence)
-        receipts = _receipts(name, data, inside)
-        fact = _contradiction(self._plan, name, inside) or self._wrong_batch(receipts, entries, data)
-        if fact is not None:
-            self.result.refused.append((str(name), fact))
-            return None
-        return _Whole(name=name, worker=inside.worker, receipts=receipts)
+        return _Whole(name=name, worker=receipts[0].worker, receipts=receipts)
 
     def _leave_unread(self, name: ArtifactName, error: StorageFailed) -> None:
         self.result.unread += 1
@@ -170,49 +162,9 @@ class _Search:
         if not isinstance(error.__cause__, FileNotFoundError | IsADirectoryError):
             self._disk_failure = error
 
-    def _wrong_batch(self, receipts: list[Receipt], entries: tuple[Entry, ...], data: bytes) -> str | None:
-        for receipt in receipts:
-            try:
-                stored_count(self._plan, receipt)
-            except ReceiptConflict as error:
-                return str(error)
-            fact = wrong_members(self._plan, receipt.record, entries, data)
-            if fact is not None:
-                return fact
-        return None
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Whole:
     name: ArtifactName
     worker: str
     receipts: list[Receipt]
-
-
-def _contradiction(plan: Plan, name: ArtifactName, inside: ArtifactReceipt) -> str | None:
-    """What its `receipt.json` says that its name, or the plan, does not."""
-    batches = [record.batch for record in inside.batches]
-    said = (inside.shard, inside.fence, inside.worker[-8:], batches)
-    if said != (name.shard, name.fence, name.worker, list(name.batches)):
-        return "its receipt.json is another artifact's"
-    if inside.slice != name.slice_in(plan.layout):
-        return f"its receipt.json says slice {inside.slice}, the plan {name.slice_in(plan.layout)}"
-    return None
-
-
-def _receipts(name: ArtifactName, data: bytes, inside: ArtifactReceipt) -> list[Receipt]:
-    ref = ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    receipts = []
-    for record in inside.batches:
-        letters = tuple(replace(letter, detail=LOST_DETAIL) for letter in record.dead_letters)
-        receipts.append(
-            Receipt(
-                shard=inside.shard,
-                slice=inside.slice,
-                fence=inside.fence,
-                worker=inside.worker,
-                artifact=ref,
-                record=replace(record, dead_letters=letters),
-            )
-        )
-    return receipts

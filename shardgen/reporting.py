@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from shardgen.domain.overview import Overview
+from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import ShownState, WorkerRow
 from shardgen.processes import gone
@@ -31,6 +31,7 @@ class Report:
     plan: Plan
     overview: Overview
     workers: tuple[ShownWorker, ...]
+    folder: FolderNews | None = None
 
     @property
     def stored(self) -> int:
@@ -120,7 +121,7 @@ class Report:
             "rate_samples_per_second": round(self.rate, 3),
             "eta_seconds": None if eta is None else round(eta, 1),
             "taken_at": self.overview.taken_at.isoformat(),
-        }
+        } | ({} if self.folder is None else {"shared_folder": _folder_json(self.folder)})
 
     @property
     def mixture(self) -> list[dict[str, object]]:
@@ -143,6 +144,9 @@ class Report:
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
     """Add to an overview which of this host's workers have ended, and what state each is in."""
     policy = run.settings.lease_policy
+    if run.is_shared_folder:  # a worker shows itself there as often as it must, and is seen late
+        silent = run.settings.folder_policy.silent
+        policy = replace(policy, duration=silent, stall=silent)
     now: datetime = overview.taken_at
     ended = set(gone(row.identity for row in overview.workers))
     return Report(
@@ -159,8 +163,24 @@ def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
     )
 
 
+def _folder_json(news: FolderNews) -> dict[str, object]:
+    return {
+        "lag_seconds": news.lag_seconds,
+        "slowest_lag_seconds": news.slowest_lag_seconds,
+        "waiting_batches": news.waiting,
+        "arriving_files": news.arriving,
+        "duplicated_batches": news.duplicated,
+        "troubles": list(news.troubles),
+    }
+
+
 def report(run: RunDirectory) -> Report:
     """Read the state of a run. Raises InputMissing when nothing is planned."""
     plan = run.plan()
+    if run.is_shared_folder:
+        from shardgen.overseeing import oversee  # noqa: PLC0415 - numpy and more, which no other status needs
+
+        overview, news = oversee(run, plan)
+        return replace(make_report(run, plan, overview), folder=news)
     with run.manifest(plan, read_only=True) as manifest:
         return make_report(run, plan, manifest.overview())

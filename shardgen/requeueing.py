@@ -6,12 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shardgen.artifacts.files import storage_error
+from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
+from shardgen.folder import notices
+from shardgen.leasing import opened_view
 from shardgen.manifest.manifest import Manifest, Marks
+from shardgen.rundir import RunDirectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,62 @@ class Requeued:
     batches: tuple[BatchIndex, ...]
     samples: int
     unblocked_slices: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequeueChoice:
+    """What to put back: these batches, those with dead letters, or blocked slices (one of the three)."""
+
+    batches: tuple[BatchIndex, ...] = ()
+    dead_letters: bool = False
+    blocked: bool = False
+
+
+def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
+    """Put back what was chosen; in a shared folder every machine will see it, each after its own delay.
+
+    A slice is blocked on the machine that gave it up, and is opened there.
+    """
+    plan = run.plan()
+    if run.is_shared_folder and not choice.blocked:
+        return _requeue_in_folder(run, plan, choice)
+    store = ArtifactStore(run.artifacts)
+    with run.manifest(plan) as manifest:
+        if choice.blocked:
+            return requeue_blocked(manifest)
+        if choice.dead_letters:
+            return requeue_dead_letters(plan, manifest, store)
+        return requeue_batches(plan, manifest, store, choice.batches)
+
+
+def _requeue_in_folder(run: RunDirectory, plan: Plan, choice: RequeueChoice) -> Requeued:
+    """Write the mark of the next generation: attempts of an earlier one, seen or not, do not count."""
+    _refuse_unplanned(plan, choice.batches)
+    with opened_view(run, plan) as view:
+        wanted = choice.batches
+        if choice.dead_letters:
+            wanted = tuple(batch for batch, one in view.winners.items() if one.record.dead_letters)
+        batches = tuple(sorted({batch for batch in wanted if batch in view.winners}))
+        if batches:
+            generation = view.generation + 1
+            mark = notices.Requeue(fingerprint=plan.fingerprint, generation=generation, batches=batches)
+            path = notices.requeue_path(generation, random_part())
+            try:
+                view.files.write(path, notices.encoded(mark))
+            except OSError as error:
+                raise storage_error(error, run.path / path) from error
+    samples = sum(len(plan.layout.batch_samples(batch)) for batch in batches)
+    return Requeued(batches=batches, samples=samples, unblocked_slices=0)
+
+
+def _refuse_unplanned(plan: Plan, batches: Sequence[BatchIndex]) -> None:
+    count = plan.layout.batch_count
+    for batch in batches:
+        if not 0 <= batch < count:
+            raise InvalidSettings(
+                f"batch {batch}: the plan's batches are 0 to {count - 1}",
+                hint="shardgen dead-letters RUN_DIR names batches",
+            )
 
 
 def requeue_batches(
@@ -39,13 +100,7 @@ def requeue_batches(
     was undone. Raises InvalidSettings for a batch that the plan does not have, ManifestBusy while a worker
     holds one of the slices.
     """
-    count = plan.layout.batch_count
-    for batch in batches:
-        if not 0 <= batch < count:
-            raise InvalidSettings(
-                f"batch {batch}: the plan's batches are 0 to {count - 1}",
-                hint="shardgen dead-letters RUN_DIR names batches",
-            )
+    _refuse_unplanned(plan, batches)
     recorded = manifest.recorded_among(batches)
     if not recorded:
         return Requeued(batches=(), samples=0, unblocked_slices=0)

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from shardgen.caches import index_folder
 from shardgen.config import Settings, read_settings, settings_differences
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
 from shardgen.manifest.manifest import Manifest, read_stored_plan
-from shardgen.manifest.place import Place
+from shardgen.manifest.place import SHARED_FOLDER, Place
 from shardgen.planfile import FILE_NAME, parse_plan, read_plan
 
 
@@ -37,11 +38,29 @@ class RunDirectory:
     @property
     def place(self) -> Place:
         """Where the manifest is."""
-        return Place(url=self.settings.manifest_url(), run_dir=self.path)
+        return Place(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
+
+    @property
+    def is_shared_folder(self) -> bool:
+        """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
+        return self.settings.manifest_url() == SHARED_FOLDER
+
+    @property
+    def index(self) -> Path | None:
+        """This machine's own folder for a planned run in a shared folder; None for any other."""
+        if not self.is_shared_folder or (plan := read_plan(self.path)) is None:
+            return None
+        return index_folder(self.path, plan.fingerprint)
 
     @property
     def artifacts(self) -> Path:
-        """The artifact folder."""
+        """The artifact folder; of a shared folder this machine's own, where batches wait for a segment."""
+        if self.is_shared_folder:
+            if self.index is None:
+                raise InputMissing(
+                    f"{self.path}: nothing is planned here yet", hint=f"shardgen plan {self.path}"
+                )
+            return self.index / "artifacts"
         url = self.settings.artifacts.url
         if "://" in url:
             scheme = url.partition("://")[0]  # the rest may hold a secret

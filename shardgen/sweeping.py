@@ -15,7 +15,7 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
-from shardgen.errors import ArtifactCorrupt
+from shardgen.errors import ArtifactCorrupt, ManifestMismatch
 from shardgen.manifest.manifest import Manifest
 from shardgen.rundir import RunDirectory
 
@@ -45,6 +45,11 @@ class Swept:
 def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
     """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest."""
     plan = run.plan()
+    if run.is_shared_folder:
+        raise ManifestMismatch(
+            f"{run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            hint="when the merged zip is verified, remove the whole folder",
+        )
     store = ArtifactStore(run.artifacts)
     with ExitStack() as stack:
         backend = run.place.backend

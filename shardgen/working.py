@@ -25,13 +25,16 @@ from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
+from shardgen.folder.files import FolderFiles
 from shardgen.heartbeat import Heartbeat, Pulse, Say
+from shardgen.leasing import LeaseOptions, Leases, leases_for
 from shardgen.making import Abandoned, BatchMaker, Stages
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.patience import patiently
 from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
+from shardgen.planning import ensure_manifest
 from shardgen.processes import gone, new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
@@ -68,6 +71,7 @@ class WorkerOptions:
     folders: GivenFolders = field(default_factory=GivenFolders)
     device: DeviceChoice = field(default_factory=DeviceChoice)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
+    files: FolderFiles | None = None  # of a shared folder, where it is not just a folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +86,11 @@ class WorkOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Makers:
-    """The ordinary way to make a slice, and the careful one after a death."""
+    """The ordinary way to make a slice, and the careful one after a death; where slices come from."""
 
     pipeline: Pipeline
     suspect: SuspectMaker
+    leases: Leases
 
 
 class StopRequest:
@@ -93,7 +98,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._event = threading.Event()
+        self.event = self._event = threading.Event()
         # Only `run` names itself: a worker that a shell started must outlive it.
         self._parent = os.environ.get(PARENT_VARIABLE, "")
 
@@ -143,6 +148,8 @@ class Worker:
     def work(self) -> WorkOutcome:
         """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
         plan = self._run.plan()
+        if self._run.is_shared_folder:
+            ensure_manifest(self._run, plan)  # this machine's own index
         with self._run.manifest(plan) as manifest:
             if not self._run.has_plan_file():
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
@@ -150,14 +157,25 @@ class Worker:
             policy = self._run.settings.lease_policy
             # `run` shows the progress of all its workers itself.
             pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
-            with Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse) as heartbeat:
+            options = LeaseOptions(
+                identity=self.identity, shard=self._options.limits.shard, files=self._options.files
+            )
+            with (
+                Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse) as heartbeat,
+                leases_for(self._run, plan, manifest, options, say=self._say) as leases,
+            ):
+                heartbeat.hear(leases.reports)
                 try:
-                    ending = self._work(plan, manifest, heartbeat)
+                    ending = self._work(plan, manifest, heartbeat, leases)
                 except Abandoned:
                     ending = Ending.STOPPED
                 finally:
                     heartbeat.holds(None)
                     self._release(manifest)
+                    leases.reports(
+                        WorkerReport(state=WorkerState.STOPPED, samples_done=heartbeat.samples_done)
+                    )
+                    leases.leave(stopping=self.stop.event)
                 return WorkOutcome(
                     ending=Ending.STOPPED if self.stop.is_set() else ending,
                     samples_done=heartbeat.samples_done,
@@ -183,7 +201,7 @@ class Worker:
                 self._say("the work in hand did not end in time; its slice is free for others")
             manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
 
-    def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat) -> Ending:
+    def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat, leases: Leases) -> Ending:
         run, options = self._run, self._options
         foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
         self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
@@ -212,7 +230,9 @@ class Worker:
             return self._may_start(heartbeat)
 
         with BatchMaker(stages) as maker, Pipeline(maker, may_start=may_start) as pipeline:
-            makers = _Makers(pipeline=pipeline, suspect=SuspectMaker(maker, may_start=may_start))
+            makers = _Makers(
+                pipeline=pipeline, suspect=SuspectMaker(maker, may_start=may_start), leases=leases
+            )
             return self._lease_and_make(manifest, heartbeat, makers)
 
     def _start_up_step(self, heartbeat: Heartbeat) -> None:
@@ -230,9 +250,10 @@ class Worker:
     def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
         policy = self._run.settings.lease_policy
         while True:
-            if not self._room_for_another(heartbeat):
+            if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
+                makers.leases.stop_claiming()
                 return Ending.LIMIT
-            granted = patiently(lambda: self._lease_one(manifest), say=self._say)
+            granted = patiently(lambda: self._lease_one(manifest, makers.leases), say=self._say)
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
@@ -246,10 +267,9 @@ class Worker:
             if not self._make_slice(manifest, heartbeat, makers):
                 return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
 
-    def _lease_one(self, manifest: Manifest) -> Lease | NoLease:
+    def _lease_one(self, manifest: Manifest, leases: Leases) -> Lease | NoLease:
         ended = gone(manifest.alive_on_host(self.identity.host))
-        policy, shard = self._run.settings.lease_policy, self._options.limits.shard
-        return manifest.lease(self.identity.id, policy, shard=shard, gone=ended)
+        return leases.lease(self._run.settings.lease_policy, gone=ended)
 
     def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
         lease = self._lease
@@ -281,12 +301,21 @@ class Worker:
         return complete
 
     def _make_batches(self, lease: Lease, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
-        batches, suspicion = manifest.pending_batches(lease), manifest.suspicion(lease)
-        if suspicion.is_suspect:
-            heartbeat.now_is(WorkerState.SUSPECT)
-            return makers.suspect.make(lease, batches, suspicion)
-        heartbeat.now_is(WorkerState.WORKING)
-        return makers.pipeline.make(lease, batches)
+        """Make a slice portion by portion; False when stopped before all were made."""
+        leases, is_made = makers.leases, True
+        while is_made:
+            batches = leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
+            if not batches:
+                leases.ended(is_complete=batches is not None)
+                return True
+            suspicion = manifest.suspicion(lease)
+            if suspicion.is_suspect:
+                heartbeat.now_is(WorkerState.SUSPECT)
+                is_made = makers.suspect.make(lease, batches, suspicion)
+            else:
+                heartbeat.now_is(WorkerState.WORKING)
+                is_made = makers.pipeline.make(lease, batches)
+        return False
 
     def _fail(self, lease: Lease, manifest: Manifest, error: SliceFailed) -> None:
         """Give the slice back as failed: that is no clean release, or it would fail for ever."""
@@ -297,16 +326,16 @@ class Worker:
 
     def _may_start(self, heartbeat: Heartbeat) -> bool:
         """Whether one more batch may go into the network; counts it."""
-        if self.stop.is_set() or not self._room_for_another(heartbeat):
+        if self.stop.is_set() or not self._room_for_another(heartbeat.slowest_batch_seconds):
             return False
         self._batches_started += 1
         return True
 
-    def _room_for_another(self, heartbeat: Heartbeat) -> bool:
+    def _room_for_another(self, seconds: float) -> bool:
         limits = self._options.limits
         if limits.max_batches is not None and self._batches_started >= limits.max_batches:
             return False
-        return self._seconds_left() > heartbeat.slowest_batch_seconds and not self.stop.is_set()
+        return self._seconds_left() > seconds and not self.stop.is_set()
 
     def _seconds_left(self) -> float:
         deadline = self._options.limits.deadline_seconds

@@ -13,7 +13,7 @@ from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"
-MIDDLE = {"sources", "imaging", "depth", "artifacts", "manifest"}
+MIDDLE = {"sources", "imaging", "depth", "artifacts", "folder", "manifest"}
 LIBRARIES = {"cv2": "imaging", "tensorflow": "depth", "sqlalchemy": "manifest", "alembic": "manifest"}
 VERSION_ONLY = {"diagnosing.py"}  # doctor prints SQLAlchemy's version
 ALLOWED_CONFIG = {"cli"}
@@ -38,7 +38,7 @@ def _layer(parts: tuple[str, ...]) -> str:
     if len(parts) > 1:
         return parts[0]
     stem = parts[0].removesuffix(".py")
-    return stem if stem in ("errors", "config", "urls", "__init__") else "verb"
+    return stem if stem in ("errors", "config", "urls", "caches", "__init__") else "verb"
 
 
 def _may_import(layer: str, other: str) -> bool:
@@ -48,8 +48,10 @@ def _may_import(layer: str, other: str) -> bool:
         "domain": set(),
         "errors": {"domain"},
         "urls": {"errors"},
+        "caches": set(),
         "config": {"domain", "errors", "urls"},
-        "verb": {"domain", "errors", "config", *MIDDLE},
+        "depth": {"domain", "errors", "caches"},
+        "verb": {"domain", "errors", "config", "caches", *MIDDLE},
         "cli": {"verb", "domain", "errors", "config", *MIDDLE},
         "__main__": {"cli"},
     }

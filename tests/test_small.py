@@ -10,7 +10,7 @@ from shardgen import demonstrating
 from shardgen.artifacts.stats import Statistics
 from shardgen.config import settings_text
 from shardgen.dataset_card import dataset_card
-from shardgen.depth.fetch import CACHE_VARIABLE
+from shardgen.caches import CACHE_VARIABLE
 from shardgen.depth.shipped import SHIPPED
 from shardgen.domain.plan import Plan
 from tests.legacy_weights import write_legacy_weights

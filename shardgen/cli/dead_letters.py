@@ -32,14 +32,16 @@ def dead_letters(
 ) -> None:
     """Read the manifest."""
     from shardgen.domain.sample import recipe_of
+    from shardgen.recorded import opened_records
+    from shardgen.reporting import report
     from shardgen.rundir import RunDirectory
 
     run = RunDirectory.open(run_dir)
     plan = run.plan()
     rows = []
-    with run.manifest(plan, read_only=True) as manifest:
-        total = manifest.overview().dead
-        for letter in islice(manifest.dead_letters(), limit):
+    total = report(run).dead
+    with opened_records(run, plan) as recorded:
+        for letter in islice(recorded.source.dead_letters(), limit):
             recipe = recipe_of(plan, letter.sample)
             rows.append(
                 {

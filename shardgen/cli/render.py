@@ -132,8 +132,29 @@ def status_view(report: Report) -> RenderableType:
         parts += [Text(""), _workers(report)]
     for blocked in report.overview.blocked:
         parts.append(Text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
-    parts += [Text(line) for line in mixture_lines(report)]
+    parts += [Text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
     return Group(*parts)
+
+
+def _folder_lines(report: Report) -> list[str]:
+    """What is special about a shared folder: everything is as old as its files are late."""
+    news = report.folder
+    if news is None:
+        return []
+    lag = "no worker has seen another's files yet"
+    if news.lag_seconds is not None:
+        lag = (
+            f"workers see each other's files after {duration(news.lag_seconds)}, "
+            f"at most {duration(news.slowest_lag_seconds)}, by their clocks"
+        )
+    lines = ["", f"shared folder, as it is seen from here; {lag}"]
+    if news.waiting:
+        lines.append(f"{news.waiting:,} batches are made on this machine and not in the folder yet")
+    if news.arriving:
+        lines.append(f"{news.arriving:,} files are not whole yet: still arriving, or cut short")
+    if news.duplicated:
+        lines.append(f"{news.duplicated:,} batches were made twice; one attempt at each counts")
+    return lines + [f"trouble: {trouble}" for trouble in news.troubles]
 
 
 def _workers(report: Report) -> Table:

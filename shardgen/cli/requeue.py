@@ -37,23 +37,15 @@ def requeue(
     blocked: Annotated[bool, typer.Option("--blocked", help="Every blocked slice.")] = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.artifacts.store import ArtifactStore
     from shardgen.domain.identifiers import BatchIndex
-    from shardgen.requeueing import requeue_batches, requeue_blocked, requeue_dead_letters
+    from shardgen.requeueing import RequeueChoice, requeue
     from shardgen.rundir import RunDirectory
 
     if sum((bool(batch), dead_letters, blocked)) != 1:
         raise typer.BadParameter("say which: --batch N, --dead-letters or --blocked (one of them)")
-    run = RunDirectory.open(run_dir)
-    plan = run.plan()
-    store = ArtifactStore(run.artifacts)
-    with run.manifest(plan) as manifest:
-        if blocked:
-            done = requeue_blocked(manifest)
-        elif dead_letters:
-            done = requeue_dead_letters(plan, manifest, store)
-        else:
-            done = requeue_batches(plan, manifest, store, [BatchIndex(number) for number in batch or ()])
+    batches = tuple(BatchIndex(number) for number in batch or ())
+    choice = RequeueChoice(batches=batches, dead_letters=dead_letters, blocked=blocked)
+    done = requeue(RunDirectory.open(run_dir), choice)
     if done.batches:
         typer.echo(f"requeued {len(done.batches)} batches, {done.samples} samples")
     elif done.unblocked_slices:

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
-
+from shardgen.caches import CACHE_VARIABLE, cache_folder
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 
-CACHE_VARIABLE = "SHARDGEN_CACHE"
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
 MAX_BYTES = 2 << 30  # a server that never stops sending is not the weights
@@ -48,11 +46,6 @@ RELEASED = {
         size_bytes=None,
     ),
 }
-
-
-def cache_folder() -> Path:
-    """`$SHARDGEN_CACHE`, else the user's cache folder of this system."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("shardgen"))
 
 
 def cached_path(released: ReleasedWeights) -> Path:

@@ -66,3 +66,18 @@ class Overview:
     def blocked_total(self) -> int:
         """All blocked slices; `blocked` lists the first few."""
         return sum(shard.slices.blocked for shard in self.shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderNews:
+    """What is special about a shared folder; lags in seconds, as the workers measured them on each other.
+
+    `waiting` batches are made on this machine and not published, `arriving` files are not whole yet.
+    """
+
+    lag_seconds: float | None
+    slowest_lag_seconds: float | None
+    waiting: int
+    arriving: int
+    duplicated: int
+    troubles: tuple[str, ...]

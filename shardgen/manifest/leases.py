@@ -29,12 +29,17 @@ _ATTEMPTS = 1_000  # in one transaction; a death that blocks a slice takes one, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRequest:
-    """Who asks, when, and for what. `gone` are workers whose process is known to have ended."""
+    """Who asks, when, and for what. `gone` are workers whose process is known to have ended.
+
+    `slice` narrows to one slice of the shard, which has a row already; the fence is `least_fence` or more.
+    """
 
     worker: WorkerId
     now: datetime
     policy: LeasePolicy
     shard: ShardIndex | None = None
+    slice: SliceIndex | None = None
+    least_fence: int = 0
     gone: Collection[WorkerId] = ()
 
 
@@ -72,6 +77,8 @@ def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -
         if row is not None:
             return _grant(connection, request, row, deaths=row.deaths)
         row = _lowest(connection, request, _takeable(request), passing=passing)
+        if row is None and request.slice is not None:
+            return NoLease(leased=1, blocked=0)
         if row is None:
             found = _grant_new(connection, layout, request) or _nothing(connection, request)
             if found is not None:
@@ -98,6 +105,8 @@ def _lowest(
 ) -> _Row | None:
     if request.shard is not None:
         condition = and_(condition, SLICE.c.shard == request.shard)
+    if request.slice is not None:
+        condition = and_(condition, SLICE.c.slice == request.slice)
     return _lowest_row(connection, condition, passing=passing)
 
 
@@ -113,7 +122,7 @@ def _grant(connection: Connection, request: LeaseRequest, row: _Row, *, deaths: 
         shard=row.shard,
         slice=row.slice,
         worker=request.worker,
-        fence=Fence(row.fence + 1),
+        fence=Fence(max(row.fence + 1, request.least_fence)),
         expires_at=request.now + request.policy.duration,
     )
     changed = connection.execute(

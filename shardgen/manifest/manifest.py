@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Self
 
 from sqlalchemy import Connection, select
 
+from shardgen.domain.claims import Claim, Slice
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import DeadLetter, Receipt
+from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import InvalidSettings
-from shardgen.manifest import leases, lookups, receipts, schema, suspicion, workers
+from shardgen.manifest import leases, lookups, receipts, schema, shared, suspicion, workers
 from shardgen.manifest.backend import Access, Body, Happened, Result
 from shardgen.manifest.instants import from_seconds
 from shardgen.manifest.leases import Holder, LeaseRequest, NoLease
@@ -154,7 +155,10 @@ class Manifest:
         shard: ShardIndex | None = None,
         gone: Collection[WorkerId] = (),
     ) -> Lease | NoLease:
-        """Grant one slice, in one transaction, under a new fence; `gone` workers' slices are free."""
+        """Grant one slice, in one transaction, under a new fence; `gone` workers' slices are free.
+
+        `shard` narrows to one shard.
+        """
         if shard is not None and not 0 <= shard < self._layout.shard_count:
             raise InvalidSettings(
                 f"shard {shard}: the plan's shards are 0 to {self._layout.shard_count - 1}",
@@ -165,6 +169,25 @@ class Manifest:
             now = self._now(connection)
             request = LeaseRequest(worker=worker, now=now, policy=policy, shard=shard, gone=gone)
             return leases.lease_slice(connection, self._layout, request)
+
+        return self._write(take, lookups.is_granted)
+
+    def lease_claimed(
+        self, worker: WorkerId, policy: LeasePolicy, claim: Claim, *, gone: Collection[WorkerId] = ()
+    ) -> Lease | NoLease:
+        """Grant the slice of a claim in a shared folder, if no other worker of this machine holds it."""
+
+        def take(connection: Connection) -> Lease | NoLease:
+            request = LeaseRequest(
+                worker=worker,
+                now=self._now(connection),
+                policy=policy,
+                shard=claim.shard,
+                slice=claim.slice,
+                least_fence=claim.fence,
+                gone=gone,
+            )
+            return shared.lease_claimed(connection, self._layout, request)
 
         return self._write(take, lookups.is_granted)
 
@@ -261,6 +284,40 @@ class Manifest:
             if len(page) < _PAGE:
                 return
             start = SampleIndex(page[-1].sample + 1)
+
+    # a machine's own index of a shared folder
+
+    def adopt(self, receipts: Sequence[Receipt], lease: Lease | None = None) -> set[BatchIndex]:
+        """Take receipts of what others have published; slices that are held here, but `lease`, are left.
+
+        Returns those of the batches that have a receipt here now.
+        """
+        return self._write(lambda connection: shared.adopt(connection, self._layout, receipts, lease))
+
+    def forget_undone(self, undone: Mapping[BatchIndex, Fence]) -> int:
+        """Delete receipts up to these fences, where nobody here holds the slice. Returns how many."""
+        return self._write(lambda connection: shared.forget_undone(connection, self._layout, undone))
+
+    def unpublished(self) -> list[BatchIndex]:
+        """The recorded batches that lie on this machine's disk only, in order."""
+        return self._read(shared.unpublished)
+
+    def receipts_of(self, batches: range) -> list[Receipt]:
+        """The receipts of consecutive batches, in order."""
+        page = self._read(partial(receipts.read_page, start=BatchIndex(batches.start), limit=len(batches)))
+        return [receipt for receipt in page if receipt.record.batch in batches]
+
+    def note_published(self, batches: Sequence[BatchIndex], ref: ArtifactRef) -> None:
+        """From now on these batches' receipts name a published artifact."""
+        self._write(lambda connection: shared.note_published(connection, batches, ref))
+
+    def fence_here(self, place: Slice) -> Fence:
+        """The highest fence that this machine has granted of a slice; 0 for none."""
+        return self._read(lambda connection: shared.fence_here(connection, place))
+
+    def unavailable(self) -> dict[Slice, str]:
+        """The slices that are leased, done or blocked on this machine, with that state."""
+        return self._read(shared.unavailable)
 
     # what an operator reads and undoes
 

@@ -8,24 +8,31 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from shardgen.errors import InvalidSettings
+from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.backend import Backend
 from shardgen.manifest.postgres import PostgresServer
 from shardgen.manifest.sqlite import SqliteFile
 
+SHARED_FOLDER = "folder:"
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The URL of the settings, and the run directory that relative file names start from."""
+    """The URL of the settings, and the run directory that relative file names start from.
+
+    `index` is this machine's own folder for a run in a shared folder (`folder:`).
+    """
 
     url: str
     run_dir: Path
+    index: Path | None = None
 
     @property
     def backend(self) -> Backend:
         """What the URL means. Raises InvalidSettings, without repeating a password."""
+        if self.url == SHARED_FOLDER:
+            return SqliteFile(self.path)
         url = _parsed(self.url)
         if url.get_backend_name() == "sqlite":
             return SqliteFile(self.path)
@@ -38,6 +45,12 @@ class Place:
     @property
     def path(self) -> Path:
         """The file of a `sqlite:///` URL; a relative one is relative to the run directory."""
+        if self.url == SHARED_FOLDER:
+            if self.index is None:
+                raise InputMissing(
+                    f"{self.run_dir}: nothing is planned here yet", hint="shardgen plan RUN_DIR"
+                )
+            return self.index / "manifest.sqlite"
         url = _parsed(self.url)
         if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
             raise InvalidSettings("[manifest] url: it must name a file", hint=_EXAMPLES)

@@ -48,7 +48,7 @@ def _fill(
     highest_fence: Callable[[], Fence],
 ) -> None:
     for (shard, slice_), group in groupby(receipts, lambda found: (found.shard, found.slice)):
-        _add_slice(connection, plan.layout, shard, slice_)
+        add_slice(connection, plan.layout, shard, slice_)
         count = 0
         for receipt in group:
             insert_receipt(connection, plan.layout, receipt)
@@ -75,10 +75,12 @@ def _agree_again(connection: Connection) -> None:
         connection.execute(insert(MICRO_BATCH), values)
 
 
-def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
+def add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
     """Add this slice's row, and those of the slices before it that have none: all of them open."""
     query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
     missing = range(connection.execute(query).scalar_one(), slice_ + 1)
+    if not missing:
+        return
     rows = [
         {
             "shard": shard,

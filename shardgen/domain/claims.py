@@ -1,0 +1,77 @@
+"""The rules of a folder that many share without locks: fences, who goes first, which attempt wins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+
+from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
+
+GENERATION = 1_000_000
+"""Fences of one generation: a requeue starts the next, above every fence granted before it."""
+
+Slice = tuple[ShardIndex, SliceIndex]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderPolicy:
+    """How a worker behaves on a shared folder; see `[folder]` in shardgen.toml."""
+
+    segment: timedelta
+    segment_batches: int
+    settle: timedelta
+    silent: timedelta
+    scan: timedelta
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A worker's word that it makes a slice; advisory, since others may not see it for a while.
+
+    `worker` is the name of the worker's own folder. `written_at` is its host's clock (UTC seconds since
+    1970), which settles ties only; 0.0 where the claim's content did not arrive.
+    """
+
+    shard: ShardIndex
+    slice: SliceIndex
+    fence: Fence
+    worker: str
+    written_at: float = 0.0
+
+    @property
+    def place(self) -> Slice:
+        """The slice that is claimed."""
+        return self.shard, self.slice
+
+    @cached_property
+    def key(self) -> tuple[str, int, int, int]:
+        """What tells a claim from all others: a worker claims a slice once under each fence."""
+        return self.worker, self.shard, self.slice, self.fence
+
+    def goes_before(self, other: Claim) -> bool:
+        """Whether this one stays when both are seen on a slice; the other one yields."""
+        mine = (self.fence, self.written_at, self.worker)
+        return mine < (other.fence, other.written_at, other.worker)
+
+
+def next_fence(seen: Iterable[int], generation: int) -> Fence:
+    """The fence of a new claim: above all that are seen of the slice and above its last requeue."""
+    return Fence(max((*seen, generation * GENERATION)) + 1)
+
+
+def undone_up_to(generation: int) -> Fence:
+    """The highest fence that a requeue of this generation undoes."""
+    return Fence(generation * GENERATION)
+
+
+def winning_order(fence: int, worker: str, random: str) -> tuple[int, str, str]:
+    """Sorts the attempts at a batch: the smallest wins."""
+    return -fence, worker, random
+
+
+def picking_order(worker: str, place: Slice) -> bytes:
+    """Sorts slices for one worker: each has an order of its own, so that few meet on one slice."""
+    return hashlib.sha256(f"{worker}/{place[0]}/{place[1]}".encode()).digest()

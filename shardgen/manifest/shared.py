@@ -1,0 +1,118 @@
+"""What the index of a shared folder needs beside a manifest's ordinary writes.
+
+On a shared folder a manifest is one machine's own: it leases among the workers of this machine, and keeps
+receipts of what they have made and of what others have published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+from sqlalchemy import Connection, and_, not_, select, update
+
+from shardgen.domain.claims import Slice
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.layout import Layout
+from shardgen.domain.lease import Lease
+from shardgen.domain.receipt import ArtifactRef, Receipt
+from shardgen.manifest import suspicion
+from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
+from shardgen.manifest.rebuilt import add_slice
+from shardgen.manifest.receipts import delete_receipts, insert_receipt
+from shardgen.manifest.slices import held, hide_from_worker, move
+from shardgen.manifest.tables import RECEIPT, SLICE
+
+PUBLISHED = "workers/"
+"""What a published artifact's name begins with; a checkpoint on this machine's disk has none of it."""
+
+
+def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
+    """Grant the claimed slice, whose fence will be the claim's or more; NoLease while it is not free here."""
+    if request.shard is None or request.slice is None:
+        raise ValueError("a claim names a slice")
+    add_slice(connection, layout, request.shard, request.slice)
+    return lease_slice(connection, layout, request)
+
+
+def adopt(
+    connection: Connection, layout: Layout, receipts: Iterable[Receipt], lease: Lease | None
+) -> set[BatchIndex]:
+    """Take receipts of what others have published; returns those of the batches that have a receipt here now.
+
+    Slices that workers of this machine hold are left alone, but for that of `lease`. The last receipt of a
+    slice ends its lease, as `record` does.
+    """
+    present: set[BatchIndex] = set()
+    ordered = sorted(receipts, key=lambda one: one.record.batch)
+    for (shard, slice_), group in groupby(ordered, lambda one: (one.shard, one.slice)):
+        add_slice(connection, layout, shard, slice_)
+        same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
+        row = connection.execute(select(SLICE).where(*same)).mappings().one()
+        mine = (
+            lease is not None and connection.execute(select(SLICE.c.fence).where(*same, held(lease))).first()
+        )
+        if row["state"] == "leased" and not mine:
+            continue
+        here = set(
+            connection.execute(
+                select(RECEIPT.c.batch).where(RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
+            ).scalars()
+        )
+        offered = list(group)
+        new = [receipt for receipt in offered if receipt.record.batch not in here]
+        for receipt in new:
+            insert_receipt(connection, layout, receipt)
+        present.update(receipt.record.batch for receipt in offered)
+        left = row["batches_left"] - len(new)
+        connection.execute(update(SLICE).where(*same).values(batches_left=left))
+        if new and left == 0:
+            ended = {"state": "done", "worker": None, "expires_at": None, "reason": None}
+            notes = {"noted_batch": None, "noted_sample": None, "suspect_batch": None}
+            connection.execute(update(SLICE).where(*same).values(**ended, **notes))
+            suspicion.forget_slice(connection, shard, slice_)
+            move(connection, shard, {row["state"]: -1, "done": 1})
+            hide_from_worker(connection, row["worker"], shard, slice_)
+    return present
+
+
+def forget_undone(connection: Connection, layout: Layout, undone: Mapping[BatchIndex, Fence]) -> int:
+    """Delete receipts that a requeue has undone, where no worker of this machine holds the slice."""
+    if not undone:
+        return 0
+    same = and_(SLICE.c.shard == RECEIPT.c.shard, SLICE.c.slice == RECEIPT.c.slice)
+    rows = connection.execute(
+        select(RECEIPT.c.batch, RECEIPT.c.fence)
+        .join(SLICE, same)
+        .where(SLICE.c.state != "leased", RECEIPT.c.fence <= max(undone.values()))
+    )
+    batches = [BatchIndex(batch) for batch, fence in rows if fence <= undone.get(batch, -1)]
+    return delete_receipts(connection, layout, batches)
+
+
+def unpublished(connection: Connection) -> list[BatchIndex]:
+    """The batches that lie on this machine's disk only, in order."""
+    query = select(RECEIPT.c.batch).where(not_(RECEIPT.c.artifact.startswith(PUBLISHED)))
+    return [BatchIndex(batch) for batch in connection.execute(query.order_by(RECEIPT.c.batch)).scalars()]
+
+
+def note_published(connection: Connection, batches: Iterable[BatchIndex], ref: ArtifactRef) -> None:
+    """From now on these batches' receipts name a published artifact."""
+    values = {"artifact": ref.name, "artifact_bytes": ref.size_bytes, "artifact_sha256": ref.sha256}
+    connection.execute(update(RECEIPT).where(RECEIPT.c.batch.in_(list(batches))).values(values))
+
+
+def fence_here(connection: Connection, place: Slice) -> Fence:
+    """The highest fence that this machine has granted of a slice; 0 for none."""
+    query = select(SLICE.c.fence).where(SLICE.c.shard == place[0], SLICE.c.slice == place[1])
+    return Fence(connection.execute(query).scalar_one_or_none() or 0)
+
+
+def unavailable(connection: Connection) -> dict[Slice, str]:
+    """The slices that this machine's workers need not, or may not, claim: their state."""
+    rows = connection.execute(
+        select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state).where(
+            SLICE.c.state.in_(["leased", "done", "blocked"])
+        )
+    )
+    return {(ShardIndex(shard), SliceIndex(slice_)): state for shard, slice_, state in rows}
