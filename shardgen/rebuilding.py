@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
+from shardgen.artifacts.archive import read_whole
 from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
@@ -153,6 +155,8 @@ class _Search:
             receipts = examine(self._plan, name, data)
         except ArtifactCorrupt as error:
             self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
+            with suppress(ArtifactCorrupt):  # what contradicts its name may name a higher fence inside
+                self._saw(read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)[1].fence)
             return None
         return _Whole(name=name, worker=receipts[0].worker, receipts=receipts)
 

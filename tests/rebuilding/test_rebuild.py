@@ -20,9 +20,10 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import RebuildStep, Step
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, ManifestMismatch, StorageFailed
+from shardgen.examining import LOST_DETAIL
 from shardgen.manifest.sqlite import open_engine
 from shardgen.manifest.sqlite_building import alone_in
-from shardgen.rebuilding import LOST_DETAIL, Rebuilt, rebuild
+from shardgen.rebuilding import Rebuilt, rebuild
 from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
 from tests.artifacts.attempts import WORKERS, Attempt, single
