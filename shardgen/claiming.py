@@ -314,6 +314,8 @@ class FolderWork:
     def reports(self, report: WorkerReport) -> None:
         """What the next beat says."""
         with self._lock:
+            if report.state is not self._state.report.state:
+                self._state.beat_at = float("-inf")  # at the next tick
             self._state.report = report
 
     def stop_claiming(self) -> None:

@@ -26,6 +26,16 @@ from shardgen.manifest.tables import RECEIPT, SLICE
 PUBLISHED = "workers/"
 """What a published artifact's name begins with; a checkpoint on this machine's disk has none of it."""
 
+_ENDED = {
+    "state": "done",
+    "worker": None,
+    "expires_at": None,
+    "reason": None,
+    "noted_batch": None,
+    "noted_sample": None,
+    "suspect_batch": None,
+}
+
 
 def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
     """Grant the claimed slice, whose fence will be the claim's or more; NoLease while it is not free here."""
@@ -64,12 +74,12 @@ def adopt(
         for receipt in new:
             insert_receipt(connection, layout, receipt)
         present.update(receipt.record.batch for receipt in offered)
+        if not new:
+            continue
         left = row["batches_left"] - len(new)
-        connection.execute(update(SLICE).where(*same).values(batches_left=left))
-        if new and left == 0:
-            ended = {"state": "done", "worker": None, "expires_at": None, "reason": None}
-            notes = {"noted_batch": None, "noted_sample": None, "suspect_batch": None}
-            connection.execute(update(SLICE).where(*same).values(**ended, **notes))
+        ended = _ENDED if left == 0 else {}
+        connection.execute(update(SLICE).where(*same).values({"batches_left": left} | ended))
+        if left == 0:
             suspicion.forget_slice(connection, shard, slice_)
             move(connection, shard, {row["state"]: -1, "done": 1})
             hide_from_worker(connection, row["worker"], shard, slice_)
