@@ -50,7 +50,7 @@ class DeviceChoice:
 def given_threads() -> int:
     """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
     text = os.environ.get(THREADS_VARIABLE, "0")
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
         raise InvalidSettings(
             f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
         )

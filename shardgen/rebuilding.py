@@ -147,12 +147,11 @@ class _Search:
             return None
         try:
             data = self._store.read_unrecorded(name)
+            self._read += 1
+            entries, inside = read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
         except StorageFailed as error:
             self._leave_unread(name, error)
             return None
-        self._read += 1
-        try:
-            entries, inside = read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)
         except ArtifactCorrupt as error:
             self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
             return None

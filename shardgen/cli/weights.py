@@ -44,8 +44,8 @@ def fetch(
         weights = download(
             RELEASED[name], on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-    typer.echo(f"{cached_path(RELEASED[name])}")
-    typer.echo(f"sha256 {weights.sha256}")
+    render.echo(f"{cached_path(RELEASED[name])}")
+    render.echo(f"sha256 {weights.sha256}")
 
 
 @app.command("check", help=CHECK_HELP)
