@@ -39,7 +39,7 @@ def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise Irregular(errno.EINVAL, "not a regular file", str(path))
         parts: list[bytes] = []
-        found = 0
+        found = limit + 1 if status.st_size > limit else 0
         while found <= limit and (part := os.read(descriptor, min(_PIECE_BYTES, limit + 1 - found))):
             parts.append(part)
             found += len(part)

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 import platformdirs
 
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.trial import read_untrusted
+from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 
 CACHE_VARIABLE = "SHARDGEN_CACHE"
@@ -78,14 +79,14 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
     """
     path = cached_path(released)
     if path.is_file():
-        return read_weights(path)
+        return read_untrusted(path)
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _network_errors(released, path):
         _download(released, part, on_progress or _ignore_progress)
     try:
-        weights = read_weights(part)
+        weights = read_untrusted(part)
     except WeightsRefused:
         part.unlink(missing_ok=True)
         raise
@@ -120,7 +121,7 @@ def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) ->
 def _refuse_size(released: ReleasedWeights, part: Path, found: int) -> None:
     # The structure check names a web page or a truncated file; of the right structure, it is another file.
     try:
-        read_weights(part)
+        read_untrusted(part)
     finally:
         part.unlink()
     raise WeightsRefused(

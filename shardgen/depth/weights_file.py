@@ -89,7 +89,7 @@ def read_weights(path: Path) -> WeightsFile:
     if not stat.S_ISREG(status.st_mode):
         raise InputMissing(f"{path}: no such weights file: that is none", hint="shardgen weights fetch nyu")
     if status.st_size > MAX_FILE_BYTES:
-        raise _refused(path, [f"{status.st_size:,} bytes (at most {MAX_FILE_BYTES:,})"])
+        raise refused(path, [f"{status.st_size:,} bytes (at most {MAX_FILE_BYTES:,})"])
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
@@ -107,7 +107,7 @@ def read_weights(path: Path) -> WeightsFile:
             keras_version = _attribute_text(file, "keras_version")[:100]
             tensors = _read_tensors(path, file, config, size_bytes)
     except HDF5_ERRORS as error:
-        raise _refused(path, [f"damaged or truncated HDF5 ({error})"]) from error
+        raise refused(path, [f"damaged or truncated HDF5 ({error})"]) from error
     return WeightsFile(
         topology=config.topology,
         tensors=tensors,
@@ -117,7 +117,8 @@ def read_weights(path: Path) -> WeightsFile:
     )
 
 
-def _refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefused:
+def refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefused:
+    """Make the error that names a file's problems: a few in its message, all in `problems`."""
     shown = "; ".join(problem[:300] for problem in problems[:PROBLEMS_IN_MESSAGE])
     if len(problems) > PROBLEMS_IN_MESSAGE:
         shown += f"; and {len(problems) - PROBLEMS_IN_MESSAGE:,} more"
@@ -130,15 +131,15 @@ def _refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefus
 
 def _refuse_foreign_content(path: Path, head: bytes) -> None:
     if not head:
-        raise _refused(path, ["the file is empty"])
+        raise refused(path, ["the file is empty"])
     if head.startswith(HDF5_SIGNATURE):
         return
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise _refused(path, ["a web page, not a weights file: the server or a proxy sent an error page"])
+        raise refused(path, ["a web page, not a weights file: the server or a proxy sent an error page"])
     if start.startswith(b"version https://git-lfs"):
-        raise _refused(path, ["a Git LFS pointer, not the file itself"], hint="git lfs pull")
-    raise _refused(path, [f"not HDF5 (it starts with {head[:8]!r})"])
+        raise refused(path, ["a Git LFS pointer, not the file itself"], hint="git lfs pull")
+    raise refused(path, [f"not HDF5 (it starts with {head[:8]!r})"])
 
 
 def _text(value: object) -> str:
@@ -177,18 +178,18 @@ def _attribute_names(holder: h5py.Group, name: str) -> list[str]:
 
 def _config_of(path: Path, file: h5py.File) -> ModelConfig:
     if "model_config" not in file.attrs:
-        raise _refused(
+        raise refused(
             path,
             ["no model_config: the topology (activations, skip layers) cannot be known, and is not guessed"],
             hint="use a file saved with model.save, not save_weights: shardgen weights fetch nyu",
         )
     text = _attribute_text(file, "model_config")
     if len(text) > MAX_CONFIG_CHARACTERS:
-        raise _refused(path, [f"model_config: more than {MAX_CONFIG_CHARACTERS:,} characters"])
+        raise refused(path, [f"model_config: more than {MAX_CONFIG_CHARACTERS:,} characters"])
     try:
         return read_model_config(text)
     except ConfigRefused as error:
-        raise _refused(
+        raise refused(
             path, error.problems, hint="only DenseDepth networks as released can be used"
         ) from error
 
@@ -199,9 +200,9 @@ def _read_tensors(
     expected = tensor_shapes(config.topology)
     parameter_count = sum(int(np.prod(shape, dtype=object)) for shape in expected.values())
     if parameter_count > MAX_PARAMETERS:
-        raise _refused(path, [f"{parameter_count:,} parameters (at most {MAX_PARAMETERS:,})"])
+        raise refused(path, [f"{parameter_count:,} parameters (at most {MAX_PARAMETERS:,})"])
     if 4 * parameter_count > SMALL_BYTES + MAX_EXPANSION * size_bytes:
-        raise _refused(path, [f"{parameter_count:,} parameters in a file of {size_bytes:,} bytes"])
+        raise refused(path, [f"{parameter_count:,} parameters in a file of {size_bytes:,} bytes"])
     datasets: dict[TensorKey, h5py.Dataset] = {}
     problems: list[str] = []
     for key, dataset, problem in _datasets(file, config):
@@ -213,7 +214,7 @@ def _read_tensors(
         datasets[key] = dataset
     problems += [f"{_label(key)}: missing" for key in expected if key not in datasets]
     if problems:
-        raise _refused(path, problems)
+        raise refused(path, problems)
     tensors = {}
     for key in expected:
         tensor = np.ascontiguousarray(datasets[key][()], dtype=np.float32)
@@ -221,7 +222,7 @@ def _read_tensors(
         tensor.setflags(write=False)
         tensors[key] = tensor
     if problems:
-        raise _refused(path, problems)
+        raise refused(path, problems)
     return tensors
 
 
