@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.lease import LeasePolicy
+from shardgen.domain.limits import (
+    INPUT_STEP,
+    MAX_BATCH,
+    MAX_PLACES,
+    MAX_SAMPLES,
+    MAX_SIDE,
+    MAX_SLICE_BATCHES,
+)
 from shardgen.domain.plan import (
     Blend,
     Compose,
@@ -30,19 +37,29 @@ from shardgen.domain.plan import (
     differences,
 )
 from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.reading import parse_toml, read_regular
 from shardgen.urls import expanded
 
 FILE_NAME = "shardgen.toml"
-_SIDE_LIMIT = 16_384  # pixels; beyond this one canvas of three float32 planes is over 3 GB
+MAX_BYTES = 1 << 16
+_MAX_PROBLEMS = 20  # named in one message
+_MAX_SHOWN = 100  # characters of a wrong value
 
-Positive = Annotated[int, Field(ge=1)]
-Side = Annotated[int, Field(ge=1, le=_SIDE_LIMIT)]
+Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Quality = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _no_nul(self) -> Self:
+        for name, value in self:
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{name}: no path and no URL holds a NUL character")
+        return self
 
 
 class SourcesTable(_Table):
@@ -57,7 +74,7 @@ class ComposeTable(_Table):
     """Canvas (width, height) in pixels, grid (columns, rows)."""
 
     canvas: tuple[Side, Side] = (600, 600)
-    grid: tuple[Positive, Positive] = (5, 4)
+    grid: tuple[Places, Places] = (5, 4)
     flips: Flips = Flips.FOREGROUNDS
     blend: Blend = Blend.MASK
 
@@ -75,8 +92,8 @@ class DepthTable(_Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(side % 32 for side in self.input):
-            raise ValueError(f"input must be multiples of 32 (found {list(self.input)})")
+        if any(side % INPUT_STEP for side in self.input):
+            raise ValueError(f"input must be multiples of {INPUT_STEP} (found {list(self.input)})")
         if self.weights.startswith("random:") and not re.fullmatch(r"random:[1-9]\d{0,3}", self.weights):
             raise ValueError(
                 f'weights: random ones are written "random:WIDTH", as in "random:64" (found {self.weights!r})'
@@ -98,9 +115,9 @@ class OutputTable(_Table):
 class ShardsTable(_Table):
     """Samples per shard, batches per slice, samples per batch."""
 
-    size: Positive = 100_000
-    slice_batches: Positive = 16
-    batch: Annotated[int, Field(ge=1, le=1024)] = 32
+    size: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 100_000
+    slice_batches: Annotated[int, Field(ge=1, le=MAX_SLICE_BATCHES)] = 16
+    batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
 
 
 class ManifestTable(_Table):
@@ -121,7 +138,7 @@ class LeaseTable(_Table):
     seconds: Seconds = 120
     heartbeat_seconds: Seconds = 30
     stall_seconds: Seconds = 600
-    max_attempts: Positive = 6
+    max_attempts: Annotated[int, Field(ge=1, le=1_000_000)] = 6
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -249,7 +266,7 @@ def read_settings(run_dir: Path) -> Settings:
     """Read `RUN_DIR/shardgen.toml`. Raises InputMissing, or InvalidSettings for all wrong keys at once."""
     path = run_dir / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, limit=MAX_BYTES).decode()
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(
             f"{path}: there is no such file, so this is not a run directory",
@@ -262,8 +279,8 @@ def read_settings(run_dir: Path) -> Settings:
             f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
         ) from error
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except ValueError as error:
         raise InvalidSettings(
             f"{path}: not valid TOML: {error}",
             hint=f"correct that line; `shardgen init` in an empty folder writes a commented {FILE_NAME}",
@@ -278,8 +295,9 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
         return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
         problems = list(_problems(error))
+        more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
         raise InvalidSettings(
-            f"{where}: " + "; ".join(text for text, _ in problems),
+            f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,
             hint=next(
                 (hint for _, hint in problems if hint), f"correct {FILE_NAME} and run the command again"
             ),
@@ -301,7 +319,7 @@ def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
         found = detail["input"]
         # A manifest's URL may hold a password, and in the wrong place no rule has looked at it yet.
         is_shown = isinstance(found, str | int | float | bool) and location[:1] != ["manifest"]
-        shown = f" (found {found!r})" if is_shown else ""
+        shown = f" (found {repr(found)[:_MAX_SHOWN]})" if is_shown else ""
         yield f"{key}: {message}{shown}" if key else message, ""
 
 

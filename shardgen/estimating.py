@@ -17,6 +17,7 @@ from shardgen.depth.memory import default_micro_batch, memory_bytes
 from shardgen.depth.random_weights import is_random_name, random_weights
 from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.topology import Topology
+from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
 from shardgen.errors import InvalidSettings
@@ -50,7 +51,7 @@ class DeviceChoice:
 def given_threads() -> int:
     """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
     text = os.environ.get(THREADS_VARIABLE, "0")
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
         raise InvalidSettings(
             f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
         )
@@ -67,14 +68,14 @@ def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) ->
     if name in fetch.RELEASED:
         if on_download is not None:
             return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
-        return read_weights(fetch.locate(name))
+        return read_untrusted(fetch.locate(name))
     path = run.weights_file()
     if path is None:
         raise InvalidSettings(
             f'[depth] weights = "{name}": this version does not know such weights',
             hint='weights = "nyu", "kitti", "small", "random:64" or a file',
         )
-    return read_weights(path)
+    return read_untrusted(path)
 
 
 def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:

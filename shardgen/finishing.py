@@ -26,15 +26,16 @@ ZIP_NAME = "dataset.zip"
 
 def sheet_maker(plan: Plan) -> MakeContactSheet:
     """How the contact sheet of this plan's encoded samples is drawn, as PNG bytes."""
+    size = plan.output.size
 
     def draw(samples: Sequence[tuple[int, Images]]) -> bytes:
         return contact_sheet(
             [
                 SheetSample(
                     number=number,
-                    fgbg=decode_encoded(images[ImageKind.FGBG], channels=3),  # type: ignore[arg-type]
-                    mask=decode_encoded(images[ImageKind.MASK], channels=1),  # type: ignore[arg-type]
-                    depth=decode_encoded(images[ImageKind.DEPTH], channels=1),
+                    fgbg=decode_encoded(images[ImageKind.FGBG], channels=3, size=size),  # type: ignore[arg-type]
+                    mask=decode_encoded(images[ImageKind.MASK], channels=1, size=size),  # type: ignore[arg-type]
+                    depth=decode_encoded(images[ImageKind.DEPTH], channels=1, size=size),
                 )
                 for number, images in samples
             ],
@@ -76,9 +77,9 @@ def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
     refuse_foreign_output(path, plan.fingerprint, files=DiskFiles())
 
 
-def image_sums(kind: ImageKind, data: bytes) -> KindSums:
-    """Decode one stored image and add up its pixels."""
-    return sums_of(kind, decode_encoded(data, channels=kind.channels))
+def image_sums(kind: ImageKind, data: bytes, size: tuple[int, int]) -> KindSums:
+    """Decode one stored image of (width, height) pixels and add them up. Raises SampleError."""
+    return sums_of(kind, decode_encoded(data, channels=kind.channels, size=size))
 
 
 def check_zip(

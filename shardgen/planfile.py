@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from shardgen.domain import plan as domain
+from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import PLAN_FORMAT, Plan
 from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch
+from shardgen.reading import parse_json, read_regular
 
 FILE_NAME = "plan.json"
+MAX_BYTES = 1 << 28  # a photograph takes about 250 bytes
 
 for _value in (
     domain.MaskFile,
@@ -31,15 +33,19 @@ _PLAN = TypeAdapter(Plan)
 
 
 def parse_plan(text: str | bytes, *, where: str) -> Plan:
-    """Check a plan's JSON; `where` names it in errors. Raises ManifestMismatch or ManifestCorrupt."""
+    """Check a plan's JSON; `where` names it in errors. Raises ManifestMismatch or ManifestCorrupt.
+
+    A plan that reads is one that could have been made here: its numbers stay within what planning allows,
+    and its sources' names inside their folders.
+    """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except ValueError as error:
         raise ManifestCorrupt(f"{where}: not JSON ({error})", hint=_RESTORE) from error
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found > PLAN_FORMAT:
         raise ManifestMismatch(
-            f"{where}: plan format {found}, this shardgen reads up to {PLAN_FORMAT}",
+            f"{where}: plan format {str(found)[:20]}, this shardgen reads up to {PLAN_FORMAT}",
             hint="upgrade shardgen on this machine to the version that made the plan",
         )
     try:
@@ -49,6 +55,9 @@ def parse_plan(text: str | bytes, *, where: str) -> Plan:
         raise ManifestCorrupt(f"{where}: not a plan ({reason})", hint=_RESTORE) from error
     if plan.canonical_json != (text.encode() if isinstance(text, str) else text):
         raise ManifestCorrupt(f"{where}: not in canonical form, so it was edited by hand", hint=_RESTORE)
+    problem = plan_problem(plan)
+    if problem is not None:
+        raise ManifestCorrupt(f"{where}: not a plan ({problem})", hint=_RESTORE)
     return plan
 
 
@@ -59,7 +68,7 @@ def read_plan(run_dir: Path) -> Plan | None:
     """The run directory's plan, or None when nothing was planned yet."""
     path = run_dir / FILE_NAME
     try:
-        text = path.read_bytes()
+        text = read_regular(path, limit=MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

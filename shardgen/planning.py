@@ -14,6 +14,7 @@ from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import ComposedSample, Composer, source_reader
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Depth, Plan, differences
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name
@@ -30,7 +31,6 @@ from shardgen.sources.scanning import Inventory, SourceFolders, scan
 _PROBES = 24  # samples encoded for the estimate; their sizes vary by a tenth or two
 _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the name twice
 _LABEL_BYTES = 120
-MAX_SAMPLES = 10**12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +136,11 @@ def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:
 
 
 def _refuse_absurd(plan: Plan) -> None:
-    if plan.samples > MAX_SAMPLES:
+    problem = plan_problem(plan)
+    if problem is not None:
         raise InvalidSettings(
-            f"{plan.samples:,} samples: more than {MAX_SAMPLES:,}", hint="use a smaller grid or fewer sources"
+            f"such a plan cannot be made: {problem}",
+            hint="change that in shardgen.toml, or use fewer sources",
         )
 
 

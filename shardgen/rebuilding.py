@@ -150,15 +150,21 @@ class _Search:
         except StorageFailed as error:
             self._leave_unread(name, error)
             return None
+        except ArtifactCorrupt as error:
+            self._refuse(name, error)
+            return None
         self._read += 1
         try:
             receipts = examine(self._plan, name, data)
         except ArtifactCorrupt as error:
-            self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
+            self._refuse(name, error)
             with suppress(ArtifactCorrupt):  # what contradicts its name may name a higher fence inside
                 self._saw(read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)[1].fence)
             return None
         return _Whole(name=name, worker=receipts[0].worker, receipts=receipts)
+
+    def _refuse(self, name: ArtifactName, error: ArtifactCorrupt) -> None:
+        self.result.refused.append((str(name), str(error).removeprefix(f"{name}: ")))
 
     def _leave_unread(self, name: ArtifactName, error: StorageFailed) -> None:
         self.result.unread += 1

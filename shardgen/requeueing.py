@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.domain.identifiers import BatchIndex, Fence
+from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
 from shardgen.folder import notices
 from shardgen.leasing import opened_view
 from shardgen.manifest.manifest import Manifest, Marks
+from shardgen.reading import parse_json
 from shardgen.rundir import RunDirectory
 
 
@@ -150,10 +151,8 @@ def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
     highest = Fence(0)
     for name, data in store.requeued():
         try:
-            document = json.loads(data)
-            fingerprint, fence = str(document["fingerprint"]), Fence(int(document["fence"]))
-            batches = [BatchIndex(int(batch)) for batch in document["batches"]]
-        except (ValueError, KeyError, TypeError) as error:
+            fingerprint, fence, batches = _parse_mark(data)
+        except ValueError as error:
             raise ArtifactCorrupt(
                 f"{name}: is not a mark of a requeue",
                 hint="put it back from a copy; moved away, what it undid counts again",
@@ -163,6 +162,18 @@ def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
             for batch in batches:
                 up_to[batch] = max(fence, up_to.get(batch, fence))
     return UndoneAttempts(up_to=up_to, highest_fence=highest)
+
+
+def _parse_mark(data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
+    document = parse_json(data)
+    match document:
+        case {"fingerprint": str(fingerprint), "fence": int(fence), "batches": [*batches]}:
+            numbers = [fence, *batches]
+        case _:
+            raise ValueError("a key is missing, or of another type")
+    if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
+        raise ValueError("a number is not a fence or a batch")
+    return fingerprint, Fence(fence), [BatchIndex(batch) for batch in batches]
 
 
 def requeue_blocked(manifest: Manifest) -> Requeued:

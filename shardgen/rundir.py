@@ -89,13 +89,13 @@ class RunDirectory:
                 f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
                 hint=f"add --{kind} DIR, or set [sources] {kind}",
             )
-        return self.path / Path(setting).expanduser()
+        return self.path / _with_home(setting, where=f"[sources] {kind}")
 
     def weights_file(self) -> Path | None:
         """The file that `[depth] weights` names (relative to the run directory), if it names one."""
         if self.settings.weights_name != "file":
             return None
-        return self.path / Path(self.settings.depth.weights).expanduser()
+        return self.path / _with_home(self.settings.depth.weights, where="[depth] weights")
 
     def plan(self) -> Plan:
         """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.
@@ -129,3 +129,13 @@ class RunDirectory:
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
         return Manifest(self.place, plan, read_only=read_only)
+
+
+def _with_home(setting: str, *, where: str) -> Path:
+    """A path whose `~` is the user's own folder, or `~NAME` that of another."""
+    try:
+        return Path(setting).expanduser()
+    except RuntimeError:
+        raise InvalidSettings(
+            f"{where}: {setting!r} names a user that this machine does not have", hint="write the whole path"
+        ) from None

@@ -183,7 +183,8 @@ class _Workers:
 
     def _start(self, number: int, share: Share) -> subprocess.Popen[str]:
         options, folders = self._options, self._options.folders
-        command = [sys.executable, "-m", "shardgen", "worker", str(self._run.path)]
+        # -P: nothing in the folder that the command was typed in is taken for a module
+        command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
         command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
         for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):

@@ -11,12 +11,13 @@ from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.listing import FoundFile, Listing, list_files
 from shardgen.artifacts.output import left_by_killed_merges, remove_left_by_killed_merge
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import MAX_ARTIFACT_BYTES, ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, ManifestMismatch
 from shardgen.manifest.manifest import Manifest
+from shardgen.reading import Irregular, read_regular
 from shardgen.rundir import RunDirectory
 
 
@@ -111,12 +112,14 @@ def _is_ours(plan: Plan, store: ArtifactStore, found: FoundFile, workers: Collec
     Two runs may share one artifact folder: what reads as nothing here may be half written by the other.
     """
     try:
-        data = (store.root / found.path).read_bytes()
+        data = read_regular(store.root / found.path, limit=MAX_ARTIFACT_BYTES, follow=False)
         _, receipt = read_artifact(data, name=found.path)
     except (ArtifactCorrupt, PermissionError):
         return found.name.worker in workers
     except FileNotFoundError:
         return True  # gone, and so nobody's
+    except Irregular:
+        return False
     except OSError as error:
         raise storage_error(error, store.root / found.path) from error
     return receipt.fingerprint == plan.fingerprint

@@ -29,8 +29,11 @@ from shardgen.errors import CorruptionError, OperatorError
 from shardgen.merging import OnProgress, ReceiptSource, stored_count, stored_samples
 from shardgen.planfile import parse_plan
 
-ImageSums = Callable[[ImageKind, bytes], KindSums]
-"""Decodes one image and adds up its pixels; the caller brings it, as only imaging/ decodes."""
+ImageSums = Callable[[ImageKind, bytes, tuple[int, int]], KindSums]
+"""Decodes one image of that (width, height) and adds up its pixels; only imaging/ decodes.
+
+Raises SampleError, before it takes memory for an image of another size.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

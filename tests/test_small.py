@@ -8,9 +8,9 @@ import pytest
 
 from shardgen import demonstrating
 from shardgen.artifacts.stats import Statistics
+from shardgen.caches import CACHE_VARIABLE
 from shardgen.config import settings_text
 from shardgen.dataset_card import dataset_card
-from shardgen.caches import CACHE_VARIABLE
 from shardgen.depth.shipped import SHIPPED
 from shardgen.domain.plan import Plan
 from tests.legacy_weights import write_legacy_weights

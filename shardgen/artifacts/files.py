@@ -10,6 +10,9 @@ from typing import Protocol
 
 from shardgen.errors import ShardgenError, StorageFailed
 
+# Before the umask: never for everybody to write, whatever it is, and no file is a program.
+FILE_MODE = 0o664
+FOLDER_MODE = 0o775
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
@@ -27,8 +30,8 @@ class Files(Protocol):
         """Create a file for writing that must not exist yet."""
         ...
 
-    def open(self, path: Path | str) -> int:
-        """Open a file for reading."""
+    def open(self, path: Path | str, *, follow: bool = True) -> int:
+        """Open a file for reading; a link in its place is OSError (ELOOP) unless it is to be followed."""
         ...
 
     def size(self, descriptor: int) -> int:
@@ -81,11 +84,13 @@ class DiskFiles:
 
     def create(self, path: Path) -> int:
         """Create a file for writing that must not exist yet."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
-    def open(self, path: Path | str) -> int:
-        """Open a file for reading."""
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def open(self, path: Path | str, *, follow: bool = True) -> int:
+        """Open a file for reading; a link in its place is OSError (ELOOP) unless it is to be followed."""
+        # Opening a named pipe would wait for its writer; of a regular file O_NONBLOCK changes nothing.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(path, flags if follow else flags | os.O_NOFOLLOW)
 
     def size(self, descriptor: int) -> int:
         """Tell the file's size in bytes."""
@@ -130,7 +135,7 @@ class DiskFiles:
     def make_folder(self, path: Path) -> bool:
         """Create a folder whose parent exists; False when it was there already."""
         try:
-            path.mkdir()
+            path.mkdir(FOLDER_MODE)
         except FileExistsError:
             return False
         return True

@@ -28,7 +28,7 @@ COLUMNS = (
     "batch",
 )
 HEADER = ",".join(COLUMNS) + "\n"
-_CACHED_FOREGROUNDS = 4096  # neighbours share theirs, so a plan with more only fills the cache anew
+_CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
 
 
 class LabelRows:
@@ -39,7 +39,7 @@ class LabelRows:
         self._foregrounds = len(plan.sources.foregrounds)
         self._variants = plan.flip_count * plan.place_count
         self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
-        self._of_foreground = lru_cache(_CACHED_FOREGROUNDS)(self._variants_of)
+        self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
 
     def rows(self, samples: range, *, shard: ShardIndex, batch: BatchIndex, without: Container[int]) -> str:
         """Write the rows of one batch's samples in their order, without the dead ones."""

@@ -10,9 +10,10 @@ from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceInde
 from shardgen.domain.layout import Layout
 
 _RANDOM = re.compile(r"[0-9a-z]{8}")
+# At most 15 digits: a name that somebody made up must not hold a number that no database stores.
 _NAME = re.compile(
-    r"shard-(?P<shard>\d{5,})/batch-(?P<first>\d{8,})(?:-(?P<last>\d{8,}))?"
-    r"\.f(?P<fence>\d{4,})\.(?P<worker>[0-9a-z]{8})\.(?P<random>[0-9a-z]{8})\.zip"
+    r"shard-(?P<shard>[0-9]{5,15})/batch-(?P<first>[0-9]{8,15})(?:-(?P<last>[0-9]{8,15}))?"
+    r"\.f(?P<fence>[0-9]{4,15})\.(?P<worker>[0-9a-z]{8})\.(?P<random>[0-9a-z]{8})\.zip"
 )
 
 

@@ -35,6 +35,7 @@ CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
 _STAGED_ZIP = re.compile(r"\..+\.zip\.[0-9a-z]{8}\.part")
+MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
 _TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
 
 
@@ -65,7 +66,11 @@ def read_tail(descriptor: int, size: int, *, files: Files | None = None) -> ZipT
 
 def read_member(descriptor: int, entry: Entry, *, files: Files | None = None) -> bytes:
     """Read the bytes of one small member after its local header and CRC passed; BrokenZip."""
-    data = read_at(files or DiskFiles(), descriptor, entry.offset, entry.stop)
+    files = files or DiskFiles()
+    # Sizes are what the directory says, and that may be anything.
+    if entry.size > MAX_MEMBER_BYTES or entry.stop > files.size(descriptor):
+        raise BrokenZip(f"{entry.name}: {entry.size:,} bytes at {entry.offset:,} are more than there can be")
+    data = read_at(files, descriptor, entry.offset, entry.stop)
     header = local_header(entry)
     content = data[len(header) :]
     if not data.startswith(header) or len(content) != entry.size or zlib.crc32(content) != entry.crc:
@@ -75,7 +80,7 @@ def read_member(descriptor: int, entry: Entry, *, files: Files | None = None) ->
 
 def read_at(files: Files, descriptor: int, start: int, stop: int) -> bytes:
     """Read the bytes from start to stop, fewer only at the file's end."""
-    buffer = bytearray(stop - start)
+    buffer = bytearray(max(0, min(stop, files.size(descriptor)) - start))
     return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
 
 

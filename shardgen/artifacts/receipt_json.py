@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import (
+    MAX_NUMBER,
+    BatchIndex,
+    Fence,
+    SampleIndex,
+    ShardIndex,
+    SliceIndex,
+    WorkerId,
+)
 from shardgen.domain.receipt import (
     ArtifactReceipt,
     BatchRecord,
@@ -18,7 +26,8 @@ from shardgen.domain.receipt import (
     Provenance,
 )
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+Total = Annotated[int, Field(ge=0, lt=10**40)]  # a year of 16-bit squares has 25 digits
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -82,8 +91,8 @@ class _Strict(BaseModel):
 class _Sums(_Strict):
     images: Count
     pixels: Count
-    sum: tuple[Count, ...]
-    squares: tuple[Count, ...]
+    sum: tuple[Total, ...]
+    squares: tuple[Total, ...]
 
 
 class _DeadLetter(_Strict):
@@ -96,7 +105,7 @@ class _Provenance(_Strict):
     tensorflow: str
     opencv: str
     precision: str
-    micro_batch: Annotated[int, Field(ge=1)]
+    micro_batch: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
 
 
 class _Record(_Strict):
@@ -135,7 +144,7 @@ class _Receipt(_Strict):
     fingerprint: Sha256
     shard: Count
     slice: Count
-    fence: Annotated[int, Field(ge=1)]
+    fence: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
     worker: str
     batches: tuple[_Record, ...]
 

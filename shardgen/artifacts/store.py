@@ -11,14 +11,18 @@ from pathlib import Path
 
 from shardgen.artifacts.files import DiskFiles, Files, storage_error
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
+from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
+from shardgen.reading import Irregular, read_regular
 
 STAGING = ".staging"
 REQUEUED = "requeued"
-_MARK_NAME = re.compile(r"\d{4,}-[0-9a-z]{8}\.json")
+MAX_ARTIFACT_BYTES = FULL_32 - 1
+MAX_MARK_BYTES = 1 << 28  # names 30 million batches
+_MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -69,14 +73,24 @@ class ArtifactStore:
         """Every requeued mark: its name and its bytes."""
         for path in sorted((self.root / REQUEUED).glob("*.json")):
             if _MARK_NAME.fullmatch(path.name):
+                name = f"{REQUEUED}/{path.name}"
                 try:
-                    yield f"{REQUEUED}/{path.name}", path.read_bytes()
+                    yield name, read_regular(path, limit=MAX_MARK_BYTES, follow=False)
+                except Irregular as error:
+                    raise ArtifactCorrupt(
+                        f"{name}: {error.strerror}", hint="put the mark itself back in its place"
+                    ) from error
                 except OSError as error:
                     raise storage_error(error, path) from error
 
     def names(self) -> Iterator[ArtifactName]:
-        """Every artifact there is, recorded or not, shard by shard and sorted."""
+        """Every artifact there is, recorded or not, shard by shard and sorted.
+
+        Raises ArtifactCorrupt for a link in the place of a shard's folder.
+        """
         for folder in sorted(path for path in self.root.glob("shard-*") if path.is_dir()):
+            if folder.is_symlink():
+                raise _elsewhere(folder)
             for file in sorted(path.name for path in folder.iterdir()):
                 name = ArtifactName.parse(f"{folder.name}/{file}")
                 if name is not None:
@@ -91,11 +105,14 @@ class ArtifactStore:
     def read_unrecorded(self, name: ArtifactName) -> bytes:
         """Return the bytes of an artifact that no receipt vouches for.
 
-        Raises StorageFailed, with the OSError as its cause, also when the file is gone.
+        Raises ArtifactCorrupt for what is no regular file or larger than an artifact can be, else
+        StorageFailed, with the OSError as its cause, also when the file is gone.
         """
         path = self.root / str(name)
         try:
-            return path.read_bytes()
+            return read_regular(path, limit=MAX_ARTIFACT_BYTES, follow=False)
+        except Irregular as error:
+            raise ArtifactCorrupt(f"{name}: {error.strerror}") from error
         except OSError as error:
             raise storage_error(error, path) from error
 
@@ -105,7 +122,7 @@ class ArtifactStore:
         if not is_artifact_name(ref.name):
             raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name")
         try:
-            descriptor = self._files.open(path)
+            descriptor = self._files.open(path, follow=False)
             try:
                 size = self._files.size(descriptor)
                 if size == ref.size_bytes:
@@ -115,6 +132,8 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise _missing(ref.name) from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ArtifactCorrupt(f"{ref.name}: is a link, which is not followed") from error
             raise storage_error(error, path) from error
         hint = "shardgen verify RUN_DIR --requeue"  # puts exactly the bad batches back
         if size != ref.size_bytes:
@@ -151,7 +170,9 @@ class ArtifactStore:
             return
         if folder != self.root:
             self._make_durable(self.root)
-        self._files.make_folder(folder)
+        is_new = self._files.make_folder(folder)
+        if not is_new and folder != self.root and folder.is_symlink():
+            raise _elsewhere(folder)
         self._files.fsync_folder(folder.parent)
         self._durable_folders.add(folder)
 
@@ -205,6 +226,14 @@ def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: 
 
 def _was_swept(staged: Path, target: Path) -> bool:
     return staged.parent.is_dir() and target.parent.is_dir() and not staged.exists()
+
+
+def _elsewhere(folder: Path) -> ArtifactCorrupt:
+    """The artifact folder itself may be a link; what is in it stays in it."""
+    return ArtifactCorrupt(
+        f"{folder}: is a link, which is not followed",
+        hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",
+    )
 
 
 def _missing(name: str) -> ArtifactMissing:

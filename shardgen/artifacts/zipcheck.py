@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,14 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetterReason, ImageKind, KindSums
 from shardgen.domain.sample import member_name, output_format
-from shardgen.errors import InputMissing
+from shardgen.errors import InputMissing, SampleError
+from shardgen.reading import parse_json
 
 DEAD_LETTERS_HEADER = "sample,reason"
 _SAMPLES_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
+_STATS_BYTES = 1 << 16
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,14}")
 _FINDINGS_MAX = 1000  # a zip of a million broken members needs no longer list
 
 
@@ -46,7 +49,7 @@ class ZipCheck:
         self,
         path: Path,
         *,
-        image_sums: Callable[[ImageKind, bytes], KindSums] | None,
+        image_sums: Callable[[ImageKind, bytes, tuple[int, int]], KindSums] | None,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._path = path
@@ -83,6 +86,8 @@ class ZipCheck:
         except BrokenZip as error:
             self.found(str(self._path), str(error))
             return None
+        except OSError as error:
+            raise storage_error(error, self._path) from error
 
     def run(self, plan: Plan) -> None:
         """Check everything behind the plan."""
@@ -102,13 +107,13 @@ class ZipCheck:
 
     def _dead_letters(self, plan: Plan, tail: ZipTail) -> set[int]:
         text = read_member(self._descriptor, tail.entries[DEAD_LETTERS]).decode(errors="replace")
-        header, *rows = text.splitlines()
+        header, *rows = text.splitlines() or [""]
         dead: list[int] = []
         reasons = set(DeadLetterReason)
         for row in rows:
             sample, _, reason = row.partition(",")
-            if not sample.isdecimal() or int(sample) >= plan.samples or reason not in reasons:
-                raise BrokenZip(f"{DEAD_LETTERS}: has a row {row!r}")
+            if not _NUMBER.fullmatch(sample) or int(sample) >= plan.samples or reason not in reasons:
+                raise BrokenZip(f"{DEAD_LETTERS}: has a row {row[:100]!r}")
             dead.append(int(sample))
         if header != DEAD_LETTERS_HEADER or dead != sorted(set(dead)):
             raise BrokenZip(f"{DEAD_LETTERS}: has another header, or samples out of order")
@@ -164,6 +169,8 @@ class ZipCheck:
         size = 0
         for samples in _stored(plan, dead):
             size += table.central_size(samples, zip64_from=3 * len(samples))
+            if size > tail.directory_size:  # the plan may claim any number of samples
+                break
         return 3 * (plan.samples - len(dead)) - max(0, tail.directory_size - size) // 12
 
     def _columns(
@@ -215,35 +222,35 @@ class ZipCheck:
                 name = _name(plan, int(part.samples[place // 3]), kind)
                 self.found(name, "its bytes do not match its CRC")
             elif self._image_sums:
-                self._sums[kind] += self._image_sums(kind, bytes(data))
+                try:
+                    self._sums[kind] += self._image_sums(kind, bytes(data), plan.output.size)
+                except SampleError as error:
+                    self.found(_name(plan, int(part.samples[place // 3]), kind), str(error))
 
     def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
         """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
-        expected = (
-            3 * sample + kind
-            for sample in range(first, plan.samples)
-            if sample not in dead
-            for kind in range(len(KINDS))
-        )
-        wanted = next(expected, None)
+        expected = _Places(plan, dead, first)
+        wanted = expected.following(3 * first)
         missing: set[int] = set()
         before = len(self.findings)
         for entry in read_entries(data):
             place = _place_of(plan, entry.name)
             while wanted is not None and place is not None and wanted < place:
-                if len(missing) < _FINDINGS_MAX:
-                    missing.add(wanted)
-                wanted = next(expected, None)
+                if len(missing) == _FINDINGS_MAX:
+                    wanted = expected.following(place)
+                    break
+                missing.add(wanted)
+                wanted = expected.following(wanted + 1)
             if place is None or place // 3 in dead:
                 self.found(entry.name, "does not belong into this zip")
             elif place == wanted:
-                wanted = next(expected, None)
+                wanted = expected.following(place + 1)
             elif place in missing:
                 missing.remove(place)
                 self.found(entry.name, "is not where it should be")
             else:
                 self.found(entry.name, "is there twice")
-        behind = [] if wanted is None else [wanted, *islice(expected, _FINDINGS_MAX)]
+        behind = [] if wanted is None else islice(expected.from_(wanted), _FINDINGS_MAX)
         for place in [*sorted(missing), *behind]:
             self.found(_name(plan, place // 3, KINDS[place % 3]), "is missing")
         if len(self.findings) == before:
@@ -266,11 +273,14 @@ class ZipCheck:
             self.found(LABELS, f"has {entry.stop - position} bytes behind its last row")
 
     def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
+        if tail.entries[STATS].size > _STATS_BYTES:
+            self.found(STATS, "does not read")
+            return
         data = read_member(self._descriptor, tail.entries[STATS])
         try:
-            content = json.loads(data)
+            content: Any = parse_json(data)
             images = {kind: content[kind.value]["images"] for kind in ImageKind}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, IndexError):
             self.found(STATS, "does not read")
             return
         wrong = [kind.value for kind in ImageKind if images[kind] != stored]
@@ -278,6 +288,29 @@ class ZipCheck:
             self.found(STATS, f"counts other than {stored:,} images of {', '.join(wrong)}")
         elif self._image_sums and data != stats_json(statistics(plan, self._sums)):
             self.found(STATS, "its numbers are not those of the images")
+
+
+class _Places:
+    """The places that images of a plan should have, three a sample, without those of the dead."""
+
+    def __init__(self, plan: Plan, dead: set[int], first: int) -> None:
+        self._stop = 3 * plan.samples
+        self._dead = dead
+        self._first = 3 * first
+
+    def following(self, place: int) -> int | None:
+        """The first one from `place` on; None behind the last."""
+        place = max(place, self._first)
+        while place // 3 in self._dead:
+            place = 3 * (place // 3 + 1)
+        return place if place < self._stop else None
+
+    def from_(self, place: int) -> Iterator[int]:
+        """All from `place` on."""
+        wanted = self.following(place)
+        while wanted is not None:
+            yield wanted
+            wanted = self.following(wanted + 1)
 
 
 def _stored(plan: Plan, dead: set[int]) -> Iterator[NDArray[np.int64]]:
@@ -302,7 +335,7 @@ def _first_wrong_row(found: bytes, expected: bytes) -> str:
     pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
     for row, right in pairs:
         if row != right:
-            return f"has a row {row.decode(errors='replace')!r} (expected {right.decode()!r})"
+            return f"has a row {row[:500].decode(errors='replace')!r} (expected {right.decode()!r})"
     return "ends before its last row"
 
 
@@ -315,7 +348,7 @@ def _place_of(plan: Plan, name: str) -> int | None:
     """Which image a name is, counted through the whole plan; None for any other name."""
     kind, _, rest = name.partition("/")
     number = rest.rpartition("/")[2].partition(".")[0]
-    if kind not in KINDS or not number.isdecimal():
+    if kind not in KINDS or not number.isdecimal() or len(number) > 15:
         return None
     sample = int(number)
     if sample >= plan.samples or _name(plan, sample, ImageKind(kind)) != name:

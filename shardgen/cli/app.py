@@ -28,6 +28,7 @@ from shardgen.cli import (
     weights,
     worker,
 )
+from shardgen.cli.printable import printable
 from shardgen.errors import MachineUnfit, ShardgenError, Stopped
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
@@ -82,7 +83,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
-        traceback.print_exc()
+        _say(traceback.format_exc().rstrip())
         _say("error: that is a bug in shardgen; nothing recorded is lost")
         _say("hint: report the traceback above; running the command again is safe")
         code = 1
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _usage(error: Exception) -> int:
@@ -100,7 +101,7 @@ def _usage(error: Exception) -> int:
         return 2
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     path = context.command_path if context is not None else "shardgen"
-    _say(f"error: {message}")
+    _say(f"error: {_one_line(message)}")
     _say(f"hint: {path} --help")
     return 2
 

@@ -69,11 +69,11 @@ def demo(
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
     found = check_zip(result.path, decode=True)
     for one in found.findings:
-        out.print(f"{one.subject}: {one.fact}")
+        render.echo(f"{one.subject}: {one.fact}")
     out.print(f"read {found.samples} samples: {len(found.findings) or 'no'} findings")
     sheet = demonstrating.extract_contact_sheet(result.path, folder)
-    out.print(f"\ncontact sheet: {sheet}")
-    out.print(f"data set:      {result.path}")
+    render.echo(f"\ncontact sheet: {sheet}")
+    render.echo(f"data set:      {result.path}")
     took = render.duration(time.monotonic() - began)
     out.print(f"done in {took}; your own photographs next: shardgen init --help")
     if found.findings:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, parse_device
-from shardgen.cli.render import say
+from shardgen.cli.render import echo, say
 
 HELP = """Draw a contact sheet of samples spread over the plan.
 
@@ -54,4 +54,4 @@ def preview(
         choice=DeviceChoice.from_environment(parse_device(device)),
         say=say,
     )
-    typer.echo(path)
+    echo(str(path))

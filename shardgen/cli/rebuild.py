@@ -36,8 +36,8 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
             on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
         )
     pending = plan.samples - found.stored - found.dead_letters
-    typer.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")
-    typer.echo(
+    render.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")
+    render.echo(
         f"{found.stored:,} samples stored, {found.dead_letters:,} dead letters, "
         f"{pending:,} of {plan.samples:,} pending"
     )
@@ -48,11 +48,11 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
         (found.unread, "they could not be read"),
     ):
         if count:
-            typer.echo(f"ignored {count:,} artifacts: {why}")
+            render.echo(f"ignored {count:,} artifacts: {why}")
     for name, why in found.refused[:_SHOWN]:
-        typer.echo(f"  {name}: {why}")
+        render.echo(f"  {name}: {why}")
     if len(found.refused) > _SHOWN:
-        typer.echo(f"  and {len(found.refused) - _SHOWN:,} more")
+        render.echo(f"  and {len(found.refused) - _SHOWN:,} more")
     if found.unread:
         render.say(
             f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "

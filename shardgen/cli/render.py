@@ -8,17 +8,23 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from shardgen.cli.printable import printable, printable_json
 from shardgen.reporting import Report
 
 if TYPE_CHECKING:
     from shardgen.merging import MergeResult
 
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
+
+
+def _text(line: str) -> Text:
+    return Text(printable(line))
 
 
 class _Stdout(Console):
@@ -40,12 +46,17 @@ def stderr() -> Console:
 def say(line: str) -> None:
     """One line on stderr; nobody may be listening any more, which must not stop the work."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def echo(line: str) -> None:
+    """One line of a result on stdout."""
+    typer.echo(printable(line))
 
 
 def print_json(document: object) -> None:
     """A JSON document on stdout."""
-    print(json.dumps(document, ensure_ascii=False, indent=2))  # noqa: T201
+    print(printable_json(json.dumps(document, ensure_ascii=False, indent=2)))  # noqa: T201
 
 
 def progress_bar(what: str) -> Progress:
@@ -67,7 +78,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool =
     for place, column in enumerate(columns):
         result.add_column(column, justify="left" if left or place == 0 else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(_text(cell) for cell in row))
     return result
 
 
@@ -97,15 +108,17 @@ def status_view(report: Report) -> RenderableType:
     """The report as a person reads it."""
     plan, layout = report.plan, report.plan.layout
     parts: list[RenderableType] = [
-        Text(
+        _text(
             f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
             f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
         )
     ]
     if plan.depth.weights.is_random:
-        parts.append(Text(f"NOT DEPTH: the weights are {plan.depth.weights.name}, so depth images are noise"))
+        parts.append(
+            _text(f"NOT DEPTH: the weights are {plan.depth.weights.name}, so depth images are noise")
+        )
     rate = f"{report.rate:.2f} samples/s" if report.rate else "nothing is being made now"
-    parts += [Text(f"rate {rate}   to go {duration(report.eta_seconds)}"), Text("")]
+    parts += [_text(f"rate {rate}   to go {duration(report.eta_seconds)}"), _text("")]
     rows = []
     for shard in report.overview.shards:
         samples, slices = layout.shard_samples(shard.shard), shard.slices
@@ -129,10 +142,10 @@ def status_view(report: Report) -> RenderableType:
     heads += ["never leased", "open", "leased", "expired", "done", "blocked"]
     parts.append(table(heads, rows))
     if report.workers:
-        parts += [Text(""), _workers(report)]
+        parts += [_text(""), _workers(report)]
     for blocked in report.overview.blocked:
-        parts.append(Text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
-    parts += [Text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
+        parts.append(_text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
+    parts += [_text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
     return Group(*parts)
 
 
@@ -199,8 +212,8 @@ def merge_view(result: MergeResult) -> RenderableType:
         std = ", ".join(f"{value:.4f}" for value in part.std)
         rows.append([kind.value, f"{part.images:,}", mean, std])
     return Group(
-        Text(f"{result.path}   {size(result.size_bytes)}"),
-        Text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),
-        Text(""),
+        _text(f"{result.path}   {size(result.size_bytes)}"),
+        _text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),
+        _text(""),
         table(["images", "count", "mean", "std"], rows),
     )

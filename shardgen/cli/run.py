@@ -23,6 +23,7 @@ from shardgen.cli.options import (
     parse_gpus,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
+from shardgen.cli.printable import printable
 from shardgen.reporting import Report
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -126,7 +127,7 @@ class LiveProgress:
     def say(self, line: str) -> None:
         """A remark above the bar."""
         if self._is_terminal:
-            self._bar.console.print(line, markup=False)
+            self._bar.console.print(printable(line), markup=False)
         else:
             render.say(line)
 

@@ -40,18 +40,18 @@ def sweep(
     found = sweep(RunDirectory.open(run_dir), remove=yes)
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
-    typer.echo(f"{done} {len(found.orphans):,} orphans, {total}")
+    render.echo(f"{done} {len(found.orphans):,} orphans, {total}")
     _show([orphan.path for orphan in found.orphans])
     pending = sum(orphan.is_pending for orphan in found.orphans)
     if pending:
-        typer.echo(f"  {pending:,} of them hold batches that are still pending; those are made again anyway")
+        render.echo(f"  {pending:,} of them hold batches that are still pending; those are made again anyway")
     if found.zips:
-        typer.echo(f"{done} {len(found.zips):,} unfinished zips of merges that are dead")
+        render.echo(f"{done} {len(found.zips):,} unfinished zips of merges that are dead")
         _show([path.name for path in found.zips])
     if found.live:
-        typer.echo(f"kept {len(found.live):,} files that a lease could still publish")
+        render.echo(f"kept {len(found.live):,} files that a lease could still publish")
     if found.strangers:
-        typer.echo(f"left {len(found.strangers):,} files that are not, or may not be, this run's")
+        render.echo(f"left {len(found.strangers):,} files that are not, or may not be, this run's")
         _show(found.strangers)
     if not yes and (found.orphans or found.zips):
         render.say(f"to remove them: shardgen sweep {run_dir} --yes")
@@ -59,6 +59,6 @@ def sweep(
 
 def _show(names: Sequence[str]) -> None:
     for name in names[:_SHOWN]:
-        typer.echo(f"  {name}")
+        render.echo(f"  {name}")
     if len(names) > _SHOWN:
-        typer.echo(f"  and {len(names) - _SHOWN:,} more")
+        render.echo(f"  and {len(names) - _SHOWN:,} more")

@@ -80,8 +80,8 @@ def verify(
         )
     else:
         for one in found.findings:
-            typer.echo(f"{one.subject}: {one.fact}")
-        typer.echo(f"read {found.samples:,} samples: {len(found.findings) or 'no'} findings")
+            render.echo(f"{one.subject}: {one.fact}")
+        render.echo(f"read {found.samples:,} samples: {len(found.findings) or 'no'} findings")
     if not found.findings:
         return
     if requeue and found.bad_batches:

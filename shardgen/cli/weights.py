@@ -44,16 +44,17 @@ def fetch(
         weights = download(
             RELEASED[name], on_progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-    typer.echo(f"{cached_path(RELEASED[name])}")
-    typer.echo(f"sha256 {weights.sha256}")
+    render.echo(f"{cached_path(RELEASED[name])}")
+    render.echo(f"sha256 {weights.sha256}")
 
 
 @app.command("check", help=CHECK_HELP)
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file (HDF5).")]) -> None:
     """Call the reader."""
-    from shardgen.depth.weights_file import read_weights, report_on
+    from shardgen.depth.trial import read_untrusted
+    from shardgen.depth.weights_file import report_on
 
-    facts = report_on(read_weights(file))
+    facts = report_on(read_untrusted(file))
     rows = [
         [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
         for name, value in ((slot, getattr(facts, slot)) for slot in facts.__slots__)

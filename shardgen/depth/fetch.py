@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import re
@@ -12,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shardgen.caches import CACHE_VARIABLE, cache_folder
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.trial import read_untrusted
+from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 
 PIECE_BYTES = 1 << 18
@@ -70,14 +72,14 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
     """
     path = cached_path(released)
     if path.is_file():
-        return read_weights(path)
+        return read_untrusted(path)
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     with _network_errors(released, path):
         _download(released, part, on_progress or _ignore_progress)
     try:
-        weights = read_weights(part)
+        weights = read_untrusted(part)
     except WeightsRefused:
         part.unlink(missing_ok=True)
         raise
@@ -93,6 +95,8 @@ def _ignore_progress(_done_bytes: int, _total_bytes: int | None) -> None:
 
 def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) -> None:
     """Bring `part` to its full size, starting over if the server cannot resume it."""
+    if part.is_symlink():
+        raise OSError(errno.ELOOP, "a link, which is not followed", str(part))
     have = part.stat().st_size if part.exists() else 0
     if released.size_bytes is not None and have > released.size_bytes:
         have = 0
@@ -110,7 +114,7 @@ def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) ->
 def _refuse_size(released: ReleasedWeights, part: Path, found: int) -> None:
     # The structure check names a web page or a truncated file; of the right structure, it is another file.
     try:
-        read_weights(part)
+        read_untrusted(part)
     finally:
         part.unlink()
     raise WeightsRefused(
@@ -129,7 +133,7 @@ def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnPr
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)  # noqa: S310
+        response = urllib.request.build_opener(_NoDowngrade).open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
         with error:
             if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
@@ -137,11 +141,11 @@ def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnPr
         raise
     with response:
         have, total = _where_it_starts(released, response, have)
-        with part.open("r+b" if have else "wb") as file:
+        with os.fdopen(_open_part(part), "r+b") as file:
             file.seek(have)
             file.truncate()
             try:
-                _copy(response, file, total, on_progress)
+                _copy(response, file, total, limit=released.size_bytes or MAX_BYTES, on_progress=on_progress)
             finally:
                 file.flush()
                 os.fsync(file.fileno())
@@ -152,26 +156,49 @@ def _where_it_starts(
 ) -> tuple[int, int | None]:
     """The offset of the first byte that comes, and the whole file's size if it is known."""
     if have and response.status == http.client.PARTIAL_CONTENT:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        match = re.fullmatch(
+            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
+        )
         if match is None or int(match[1]) != have:
             raise _CannotResumeError
         total = None if match[2] == "*" else int(match[2])
         if released.size_bytes is not None and total not in (None, released.size_bytes):
             raise _CannotResumeError
         return have, total
-    length = response.headers.get("Content-Length")
-    return 0, int(length) if length and length.isdigit() else None
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+
+
+def _open_part(part: Path) -> int:
+    """A link that somebody put there is not followed: what it leads to would be overwritten."""
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection of an https address to https only."""
+
+    def redirect_request(  # noqa: PLR0913, PLR0917 - the signature is the library's
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise urllib.error.URLError(f"redirected from https to {newurl[:200]}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _copy(
-    response: http.client.HTTPResponse, file: BinaryIO, total: int | None, on_progress: OnProgress
+    response: http.client.HTTPResponse,
+    file: BinaryIO,
+    total: int | None,
+    *,
+    limit: int,
+    on_progress: OnProgress,
 ) -> None:
     done = file.tell()
     while piece := response.read(PIECE_BYTES):
         file.write(piece)
         done += len(piece)
-        if done > MAX_BYTES:
-            raise http.client.HTTPException(f"more than {MAX_BYTES:,} bytes")
+        if done > limit + PIECE_BYTES:  # a little more shows that it is another file
+            raise http.client.HTTPException(f"more than {limit:,} bytes")
         on_progress(done, total)
     if total is not None and done < total:
         raise http.client.IncompleteRead(b"", total - done)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from shardgen.depth.topology import (
     layers_of,
     wiring_problems,
 )
+from shardgen.reading import parse_json
 
 # Class names after an optional "package>" of a registered custom class.
 KIND_OF_CLASS = {
@@ -34,6 +35,8 @@ KIND_OF_CLASS = {
 }
 MODEL_CLASSES = ("Model", "Functional")
 MAX_LAYERS = 20_000  # the released network has 617
+MAX_NAME = 200
+MAX_EPSILON = 0.1
 
 
 class ConfigRefused(ValueError):
@@ -71,7 +74,7 @@ def read_model_config(text: str) -> ModelConfig:
     found = _found_layers(text)
     try:
         topology = _topology(found)
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError, StopIteration) as error:
         detail = str(error).strip("'\"") or type(error).__name__
         raise ConfigRefused([f"model_config: not a DenseDepth network: {detail}"]) from error
     problems = wiring_problems(topology) or _differences(topology, found)
@@ -82,12 +85,12 @@ def read_model_config(text: str) -> ModelConfig:
 
 def _found_layers(text: str) -> dict[str, FoundLayer]:
     try:
-        document = json.loads(text)
+        document: Any = parse_json(text)
         model_class, entries = document["class_name"], document["config"]["layers"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigRefused([f"model_config: not a Keras model as JSON ({type(error).__name__})"]) from error
     if model_class not in MODEL_CLASSES:
-        raise ConfigRefused([f"model_config: class {model_class!r} (expected Model or Functional)"])
+        raise ConfigRefused([f"model_config: class {_shown(model_class)} (expected Model or Functional)"])
     if not isinstance(entries, list) or len(entries) > MAX_LAYERS:
         raise ConfigRefused([f"model_config: layers is not a list of at most {MAX_LAYERS}"])
     layers: dict[str, FoundLayer] = {}
@@ -98,7 +101,7 @@ def _found_layers(text: str) -> dict[str, FoundLayer]:
         except ConfigRefused as error:
             problems += error.problems
             continue
-        except (KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             problems.append(f"model_config: a layer that cannot be read ({type(error).__name__})")
             continue
         if layer.name in layers:
@@ -111,18 +114,26 @@ def _found_layers(text: str) -> dict[str, FoundLayer]:
 
 def _found_layer(entry: Mapping[str, Any]) -> FoundLayer:
     settings = entry["config"]
-    name, class_name = str(entry.get("name") or settings["name"]), str(entry["class_name"])
+    name, class_name = entry.get("name") or settings["name"], entry["class_name"]
+    if not (isinstance(settings, dict) and isinstance(name, str) and isinstance(class_name, str)):
+        raise TypeError(f"{_shown(name)}: not a layer")
+    if len(name) > MAX_NAME:
+        raise ConfigRefused([f"{name[:40]}…: a layer's name of more than {MAX_NAME} characters"])
     kind = KIND_OF_CLASS.get(class_name.rpartition(">")[2])
     if kind is None:
-        raise ConfigRefused([f"{name}: unknown layer class {class_name} (never executed)"])
+        raise ConfigRefused([f"{name}: unknown layer class {class_name[:100]} (never executed)"])
     if class_name == "UpSampling2D" and settings.get("interpolation") != "bilinear":
-        raise ConfigRefused([f"{name}: upsamples by {settings.get('interpolation')!r} (expected 'bilinear')"])
+        raise ConfigRefused(
+            [f"{name}: upsamples by {_shown(settings.get('interpolation'))} (expected 'bilinear')"]
+        )
     if class_name == "Activation" and settings["activation"] != "relu":
-        raise ConfigRefused([f"{name}: activation {settings['activation']!r} (expected 'relu')"])
+        raise ConfigRefused([f"{name}: activation {_shown(settings['activation'])} (expected 'relu')"])
     nodes = entry["inbound_nodes"]
     if len(nodes) > 1:
         raise ConfigRefused([f"{name}: used more than once"])
-    inputs = tuple(str(edge[0]) for edge in nodes[0]) if nodes else ()
+    inputs = tuple(edge[0] for edge in nodes[0]) if nodes else ()
+    if not all(isinstance(source, str) and len(source) <= MAX_NAME for source in inputs):
+        raise TypeError(f"{name}: its inputs are not names")
     return FoundLayer(name=name, kind=kind, inputs=inputs, settings=settings)
 
 
@@ -133,7 +144,7 @@ def _topology(found: Mapping[str, FoundLayer]) -> Topology:
             users.setdefault(source, []).append(layer)
     blocks = _block_sizes(found)
     up_names = sorted(
-        (m[1] for m in (re.fullmatch(r"(up\d+)_convA", name) for name in found) if m), key=_number
+        (m[1] for m in (re.fullmatch(r"(up[0-9]{1,3})_convA", name) for name in found) if m), key=_number
     )
     if not blocks or not up_names:
         raise ValueError("no dense blocks (conv2_block1_concat, ...) or no up blocks (up1_convA, ...)")
@@ -145,21 +156,25 @@ def _topology(found: Mapping[str, FoundLayer]) -> Topology:
         growth=_filters(found, "conv2_block1_2_conv"),
         transitions=tuple(_filters(found, name) for name in transitions),
         final_relu="relu" in found,
-        epsilon=float(_layer(found, "bn").settings["epsilon"]),
+        epsilon=_epsilon(found),
         decoder_width=_filters(found, "conv2"),
         ups=tuple(_up_block(name, found, users) for name in up_names),
     )
 
 
 def _block_sizes(found: Mapping[str, FoundLayer]) -> tuple[int, ...]:
-    sizes: dict[int, int] = {}
+    numbers: dict[int, set[int]] = {}
     for name in found:
-        match = re.fullmatch(r"conv(\d{1,3})_block(\d{1,4})_concat", name)
+        match = re.fullmatch(r"conv([0-9]{1,3})_block([0-9]{1,4})_concat", name)
         if match:
-            block, number = int(match[1]), int(match[2])
-            sizes[block] = max(sizes.get(block, 0), number)
+            numbers.setdefault(int(match[1]), set()).add(int(match[2]))
+    sizes = {block: len(inside) for block, inside in numbers.items()}
+    for block, inside in numbers.items():
+        # Two names are enough to claim ten million layers.
+        if inside != set(range(1, sizes[block] + 1)):
+            raise ValueError(f"block {block} holds dense layers up to {max(inside)}, but not all of them")
     if sorted(sizes) != list(range(2, 2 + len(sizes))):
-        raise ValueError(f"dense blocks {sorted(sizes)} (expected 2, 3, ...)")
+        raise ValueError(f"dense blocks {_shown(sorted(sizes))} (expected 2, 3, ...)")
     return tuple(sizes[block] for block in sorted(sizes))
 
 
@@ -193,12 +208,27 @@ def _layer(found: Mapping[str, FoundLayer], name: str) -> FoundLayer:
 def _filters(found: Mapping[str, FoundLayer], name: str) -> int:
     filters = _layer(found, name).settings["filters"]
     if type(filters) is not int or not 1 <= filters <= 65_536:
-        raise ValueError(f"{name}: {filters!r} filters")
+        raise ValueError(f"{name}: {_shown(filters)} filters")
     return filters
 
 
 def _number(name: str) -> int:
     return int(name[2:])
+
+
+def _epsilon(found: Mapping[str, FoundLayer]) -> float:
+    epsilon = float(_layer(found, "bn").settings["epsilon"])
+    if not 0 < epsilon <= MAX_EPSILON:
+        raise ValueError(f"batch norms' epsilon is {epsilon:g} (expected 0 to {MAX_EPSILON})")
+    return epsilon
+
+
+def _shown(value: object) -> str:
+    """A value as one short text, whatever it is."""
+    try:
+        return reprlib.repr(value)
+    except (ValueError, RecursionError):  # thousands of digits
+        return "an absurd value"
 
 
 def _slope(settings: Mapping[str, Any]) -> float:
@@ -240,7 +270,7 @@ def _layer_differences(layer: Layer, found: FoundLayer, inputs: tuple[str, ...],
         # A setting that a Keras version does not write is at its default, which is the first one accepted.
         value = _plain(found.settings.get(setting, accepted[0]))
         if value not in accepted:
-            problems.append(f"{found.name}: {setting} is {value!r} (expected {accepted[0]!r})")
+            problems.append(f"{found.name}: {setting} is {_shown(value)} (expected {accepted[0]!r})")
     return problems
 
 
@@ -280,5 +310,8 @@ def _accepted_settings(layer: Layer, epsilon: float) -> dict[str, tuple[object, 
     return accepted | {"data_format": ("channels_last", None)}
 
 
-def _plain(value: object) -> object:
-    return tuple(_plain(item) for item in value) if isinstance(value, list) else value
+def _plain(value: object, depth: int = 2) -> object:
+    """Lists as tuples, as deep as any setting is."""
+    if isinstance(value, list) and depth:
+        return tuple(_plain(item, depth - 1) for item in value)
+    return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +14,34 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.model_config import ConfigRefused, ModelConfig, read_model_config
+from shardgen.depth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
 from shardgen.depth.topology import TensorKey, Topology, tensor_shapes
 from shardgen.errors import InputMissing, WeightsRefused
 
 PROBLEMS_IN_MESSAGE = 8  # the rest is counted; `problems` of the error has them all
 MAX_PARAMETERS = 250_000_000  # 1 GB in float32; the released network has 42,816,089
+MAX_FILE_BYTES = 4 << 30
+MAX_CONFIG_CHARACTERS = 32 << 20  # the released network's has 300,000
+MAX_ATTRIBUTE_BYTES = 64 << 20
+MAX_CHUNK_BYTES = 64 << 20
+MAX_EXPANSION = 100  # bytes of tensors for each byte of the file; trained weights hardly compress
+SMALL_BYTES = 64 << 20
+# Those inside the HDF5 library: for any other it would look for a plug-in, which is code.
+FILTERS = frozenset(
+    (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF)
+)
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py raises on damaged files, besides OSError.
-HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError)
+HDF5_ERRORS = (
+    OSError,
+    LookupError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+)
 Tensors = Mapping[TensorKey, NDArray[np.float32]]
 
 
@@ -55,10 +76,20 @@ def read_weights(path: Path) -> WeightsFile:
 
     Raises InputMissing if there is no such file and WeightsRefused, with every problem in `problems`, if it
     is not a whole DenseDepth network. Memory stays near the size of the tensors that the file's own topology
-    needs: shapes and dtypes are compared before any tensor is read.
+    needs: shapes, dtypes and storage are compared before any tensor is read. Nothing that the file names is
+    opened: neither another file nor a filter's plug-in.
     """
-    if not path.is_file():
-        raise InputMissing(f"{path}: no such weights file", hint="shardgen weights fetch nyu")
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        raise InputMissing(
+            f"{path}: no such weights file ({getattr(error, 'strerror', error)})",
+            hint="shardgen weights fetch nyu",
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputMissing(f"{path}: no such weights file: that is none", hint="shardgen weights fetch nyu")
+    if status.st_size > MAX_FILE_BYTES:
+        raise refused(path, [f"{status.st_size:,} bytes (at most {MAX_FILE_BYTES:,})"])
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
@@ -73,10 +104,10 @@ def read_weights(path: Path) -> WeightsFile:
     try:
         with h5py.File(path, "r") as file:
             config = _config_of(path, file)
-            keras_version = _text(file.attrs.get("keras_version", ""))
-            tensors = _read_tensors(path, file, config)
+            keras_version = _attribute_text(file, "keras_version")[:100]
+            tensors = _read_tensors(path, file, config, size_bytes)
     except HDF5_ERRORS as error:
-        raise _refused(path, [f"damaged or truncated HDF5 ({error})"]) from error
+        raise refused(path, [f"damaged or truncated HDF5 ({error})"]) from error
     return WeightsFile(
         topology=config.topology,
         tensors=tensors,
@@ -86,28 +117,29 @@ def read_weights(path: Path) -> WeightsFile:
     )
 
 
-def _refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefused:
+def refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefused:
+    """Make the error that names a file's problems: a few in its message, all in `problems`."""
     shown = "; ".join(problem[:300] for problem in problems[:PROBLEMS_IN_MESSAGE])
     if len(problems) > PROBLEMS_IN_MESSAGE:
         shown += f"; and {len(problems) - PROBLEMS_IN_MESSAGE:,} more"
     return WeightsRefused(
         f"{path}: {shown}",
         hint=hint or "delete the file and run: shardgen weights fetch nyu",
-        problems=tuple(problems),
+        problems=tuple(problem[:300] for problem in problems),
     )
 
 
 def _refuse_foreign_content(path: Path, head: bytes) -> None:
     if not head:
-        raise _refused(path, ["the file is empty"])
+        raise refused(path, ["the file is empty"])
     if head.startswith(HDF5_SIGNATURE):
         return
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise _refused(path, ["a web page, not a weights file: the server or a proxy sent an error page"])
+        raise refused(path, ["a web page, not a weights file: the server or a proxy sent an error page"])
     if start.startswith(b"version https://git-lfs"):
-        raise _refused(path, ["a Git LFS pointer, not the file itself"], hint="git lfs pull")
-    raise _refused(path, [f"not HDF5 (it starts with {head[:8]!r})"])
+        raise refused(path, ["a Git LFS pointer, not the file itself"], hint="git lfs pull")
+    raise refused(path, [f"not HDF5 (it starts with {head[:8]!r})"])
 
 
 def _text(value: object) -> str:
@@ -116,26 +148,61 @@ def _text(value: object) -> str:
     return str(value)
 
 
+def _attribute_text(holder: h5py.Group, name: str) -> str:
+    """One text attribute, whose length is looked at first; empty if there is none."""
+    if name not in holder.attrs:
+        return ""
+    attribute = holder.attrs.get_id(name)
+    if attribute.shape != () or attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+        raise ValueError(f"{name} is not one text")
+    return _text(holder.attrs[name])
+
+
+def _attribute_names(holder: h5py.Group, name: str) -> list[str]:
+    """A list of names, as Keras writes it: of bytes, all of one length (no numbers, where it is empty).
+
+    Of strings that each have their own length, all could be one and the same large one.
+    """
+    attribute = holder.attrs.get_id(name)
+    if len(attribute.shape) != 1:
+        raise ValueError(f"{name} is not a list")
+    if attribute.shape == (0,):
+        return []
+    count = attribute.shape[0]
+    if attribute.dtype.kind != "S" or count > MAX_LAYERS:
+        raise ValueError(f"{name} is not a list of at most {MAX_LAYERS:,} names of bytes")
+    if count * attribute.dtype.itemsize > MAX_ATTRIBUTE_BYTES:
+        raise ValueError(f"{name} is larger than {MAX_ATTRIBUTE_BYTES:,} bytes")
+    return [_text(value) for value in holder.attrs[name]]
+
+
 def _config_of(path: Path, file: h5py.File) -> ModelConfig:
     if "model_config" not in file.attrs:
-        raise _refused(
+        raise refused(
             path,
             ["no model_config: the topology (activations, skip layers) cannot be known, and is not guessed"],
             hint="use a file saved with model.save, not save_weights: shardgen weights fetch nyu",
         )
+    text = _attribute_text(file, "model_config")
+    if len(text) > MAX_CONFIG_CHARACTERS:
+        raise refused(path, [f"model_config: more than {MAX_CONFIG_CHARACTERS:,} characters"])
     try:
-        return read_model_config(_text(file.attrs["model_config"]))
+        return read_model_config(text)
     except ConfigRefused as error:
-        raise _refused(
+        raise refused(
             path, error.problems, hint="only DenseDepth networks as released can be used"
         ) from error
 
 
-def _read_tensors(path: Path, file: h5py.File, config: ModelConfig) -> dict[TensorKey, NDArray[np.float32]]:
+def _read_tensors(
+    path: Path, file: h5py.File, config: ModelConfig, size_bytes: int
+) -> dict[TensorKey, NDArray[np.float32]]:
     expected = tensor_shapes(config.topology)
     parameter_count = sum(int(np.prod(shape, dtype=object)) for shape in expected.values())
     if parameter_count > MAX_PARAMETERS:
-        raise _refused(path, [f"{parameter_count:,} parameters (at most {MAX_PARAMETERS:,})"])
+        raise refused(path, [f"{parameter_count:,} parameters (at most {MAX_PARAMETERS:,})"])
+    if 4 * parameter_count > SMALL_BYTES + MAX_EXPANSION * size_bytes:
+        raise refused(path, [f"{parameter_count:,} parameters in a file of {size_bytes:,} bytes"])
     datasets: dict[TensorKey, h5py.Dataset] = {}
     problems: list[str] = []
     for key, dataset, problem in _datasets(file, config):
@@ -147,20 +214,25 @@ def _read_tensors(path: Path, file: h5py.File, config: ModelConfig) -> dict[Tens
         datasets[key] = dataset
     problems += [f"{_label(key)}: missing" for key in expected if key not in datasets]
     if problems:
-        raise _refused(path, problems)
+        raise refused(path, problems)
     tensors = {}
     for key in expected:
         tensor = np.ascontiguousarray(datasets[key][()], dtype=np.float32)
-        bad_count = tensor.size - int(np.count_nonzero(np.isfinite(tensor)))
-        if bad_count:
-            problems.append(f"{_label(key)}: {bad_count:,} of {tensor.size:,} values are not finite")
-        elif key[1] == "moving_variance" and tensor.min() < 0:
-            problems.append(f"{_label(key)}: a variance below 0")
+        problems += _value_problems(key, tensor)
         tensor.setflags(write=False)
         tensors[key] = tensor
     if problems:
-        raise _refused(path, problems)
+        raise refused(path, problems)
     return tensors
+
+
+def _value_problems(key: TensorKey, tensor: NDArray[np.float32]) -> list[str]:
+    bad_count = tensor.size - int(np.count_nonzero(np.isfinite(tensor)))
+    if bad_count:
+        return [f"{_label(key)}: {bad_count:,} of {tensor.size:,} values are not finite"]
+    if key[1] == "moving_variance" and tensor.min() < 0:
+        return [f"{_label(key)}: a variance below 0"]
+    return []
 
 
 def _label(key: TensorKey) -> str:
@@ -173,26 +245,39 @@ def _datasets(file: h5py.File, config: ModelConfig) -> Iterator[tuple[TensorKey,
     Iterates `layer_names`, never the groups' keys: groups nest at the slash of a layer's name. Only the last
     part of a weight's name counts, since TensorFlow may have made its scope unique.
     """
-    root = file.get("model_weights", file)
-    for layer in (_text(name) for name in root.attrs["layer_names"]):
+    root = _member(file, "model_weights")
+    root = root if isinstance(root, h5py.Group) else file
+    for layer in _attribute_names(root, "layer_names"):
         if layer not in config.layer_names:
             yield (layer, ""), None, f"{layer}: stored weights of a layer that model_config lacks"
             continue
-        group = root.get(layer)
+        group = _member(root, layer)
         if not isinstance(group, h5py.Group):
             yield (layer, ""), None, f"{layer}: its group is missing"
             continue
-        for weight in (_text(name) for name in group.attrs["weight_names"]):
+        for weight in _attribute_names(group, "weight_names"):
             key = (layer, weight.rpartition("/")[2].partition(":")[0])
-            dataset = group.get(weight)
-            if isinstance(dataset, h5py.Dataset) and _is_inside(dataset, file):
+            dataset = _member(group, weight)
+            if isinstance(dataset, h5py.Dataset) and _is_inside(dataset):
                 yield key, dataset, ""
             else:
                 yield key, None, f"{_label(key)}: missing"
 
 
-def _is_inside(dataset: h5py.Dataset, file: h5py.File) -> bool:
-    return dataset.file.filename == file.filename and not dataset.external and not dataset.is_virtual
+def _member(group: h5py.Group, name: str) -> Any:
+    """What lies under a name, found by hard links alone: any other may lead out of the file. Or None."""
+    here = group
+    for part in name.encode().split(b"/"):
+        if part in {b"", b"."} or not isinstance(here, h5py.Group) or not here.id.links.exists(part):
+            return None
+        if here.id.links.get_info(part).type != h5py.h5l.TYPE_HARD:
+            return None
+        here = here[part]
+    return here
+
+
+def _is_inside(dataset: h5py.Dataset) -> bool:
+    return not dataset.external and not dataset.is_virtual
 
 
 def _dataset_problem(
@@ -200,10 +285,23 @@ def _dataset_problem(
 ) -> str:
     if key not in expected:
         return f"{_label(key)}: unexpected tensor"
-    if dataset.dtype.kind != "f":
+    if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
         return f"{_label(key)}: dtype {dataset.dtype} (expected float32)"
     if dataset.shape != expected[key]:
         return f"{_label(key)}: shape {dataset.shape} (expected {expected[key]})"
+    return _storage_problem(key, dataset)
+
+
+def _storage_problem(key: TensorKey, dataset: h5py.Dataset) -> str:
+    """Why reading it could take code, or memory, that the file does not have."""
+    creation = dataset.id.get_create_plist()
+    filters = {creation.get_filter(place)[0] for place in range(creation.get_nfilters())}
+    if not filters <= FILTERS:
+        return f"{_label(key)}: compressed by filter {min(filters - FILTERS)}, which is not known here"
+    if dataset.chunks is not None and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
+        return f"{_label(key)}: stored in chunks of more than {MAX_CHUNK_BYTES:,} bytes"
+    if dataset.size and not dataset.id.get_storage_size():
+        return f"{_label(key)}: was never written"
     return ""
 
 

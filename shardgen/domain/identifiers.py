@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NewType
 
+MAX_NUMBER = 10**15 - 1
+"""No index and no fence is larger: names have room for 15 digits, and every database stores it."""
+
 SampleIndex = NewType("SampleIndex", int)
 ShardIndex = NewType("ShardIndex", int)
 SliceIndex = NewType("SliceIndex", int)

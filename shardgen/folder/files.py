@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from shardgen.reading import read_regular
+
+_MAX_NOTICE_BYTES = 1 << 24
+_MAX_SEGMENT_BYTES = 1 << 32  # an artifact's limit
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 _UPLOAD_ID = "user.drive.id"  # Google Drive's mount gives a file its id here; see docs/colab.md
 _NOT_UPLOADED = b"local"
@@ -55,8 +59,9 @@ class DiskFolder:
             os.close(descriptor)
 
     def read(self, path: str) -> bytes:
-        """All bytes that are visible."""
-        return (self._root / path).read_bytes()
+        """All bytes that are visible; of a link, a device or a file larger than any of ours, OSError."""
+        limit = _MAX_NOTICE_BYTES if path.endswith(".json") else _MAX_SEGMENT_BYTES
+        return read_regular(self._root / path, limit=limit, follow=False)
 
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shardgen.domain.plan import ImageFormat
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.border import opencv_errors
+from shardgen.imaging.containers import png
 from shardgen.imaging.containers.detect import read_header
 from shardgen.imaging.containers.header import Header
 
@@ -104,8 +105,20 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
     return buffer.tobytes()
 
 
-def decode_encoded(data: bytes, *, channels: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode one of our own outputs: (H, W, 3) RGB for 3 channels, (H, W) grey for 1; 16 bits stay 16."""
+def decode_encoded(
+    data: bytes, *, channels: int, size: tuple[int, int] | None = None
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode one of our own outputs: (H, W, 3) RGB for 3 channels, (H, W) grey for 1; 16 bits stay 16.
+
+    `size` is the (width, height) that it must have, looked at before any pixel is decoded: what lies in a
+    zip or an artifact may come from anywhere. Raises EncodeFailed, or SourceUndecodable for a broken header.
+    """
+    if size is not None:
+        found = _claimed_size(data)
+        if found != size:
+            raise EncodeFailed(
+                f"an encoded image has {found[0]}x{found[1]} pixels (expected {size[0]}x{size[1]})"
+            )
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     with opencv_errors(lambda reason: EncodeFailed(f"an encoded image does not decode: {reason}")):
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_ANYDEPTH)
@@ -114,6 +127,14 @@ def decode_encoded(data: bytes, *, channels: int) -> NDArray[np.uint8] | NDArray
     if channels == 3:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return decoded  # type: ignore[return-value]  # OpenCV's stubs do not know the depth
+
+
+def _claimed_size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header says; of a PNG without inflating all of it, as `read_header` does."""
+    if data.startswith(png.SIGNATURE) and len(data) >= 24:
+        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    header = read_header(data)
+    return header.width, header.height
 
 
 def _opencv_pixels(data: bytes, header: Header) -> Decoded:

@@ -23,6 +23,7 @@ from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, Manifes
 from shardgen.examining import LOST_DETAIL
 from shardgen.manifest.sqlite import open_engine
 from shardgen.manifest.sqlite_building import alone_in
+from shardgen.reading import read_regular
 from shardgen.rebuilding import Rebuilt, rebuild
 from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
@@ -364,9 +365,8 @@ class FailingReads:
     """Makes the reads of some batches' artifacts fail, or removes them at that moment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, batches: set[int], number: int) -> None:
-        original = Path.read_bytes
 
-        def read(path: Path) -> bytes:
+        def read(path: Path, *, limit: int, follow: bool) -> bytes:
             name = ArtifactName.parse(f"{path.parent.name}/{path.name}")
             if name is not None and name.batches[0] in batches:
                 if number == errno.ENOENT:
@@ -376,9 +376,9 @@ class FailingReads:
                     path.mkdir()
                 else:
                     raise OSError(number, os.strerror(number), str(path))
-            return original(path)
+            return read_regular(path, limit=limit, follow=follow)
 
-        monkeypatch.setattr(Path, "read_bytes", read)
+        monkeypatch.setattr("shardgen.artifacts.store.read_regular", read)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOENT])

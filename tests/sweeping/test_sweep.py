@@ -18,6 +18,7 @@ from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite_building import alone_in
+from shardgen.reading import read_regular
 from shardgen.requeueing import requeue_batches
 from shardgen.rundir import RunDirectory
 from shardgen.sweeping import Swept, sweep
@@ -195,14 +196,13 @@ def test_a_file_that_may_not_be_read_is_no_trouble_and_left(
 ) -> None:
     lease = lease_of(run, "a", MovableClock())
     other = publish(run, replace(lease, worker=WORKERS["b"]), 0)
-    original = Path.read_bytes
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *, limit: int, follow: bool) -> bytes:
         if path.name == Path(other.artifact.name).name:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return original(path)
+        return read_regular(path, limit=limit, follow=follow)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("shardgen.sweeping.read_regular", refuse)
     found = sweep(run, remove=True)
     assert (orphans(found), found.strangers) == ([], [other.artifact.name])
 

@@ -9,6 +9,7 @@ import pytest
 
 from shardgen.artifacts import finalzip, zipcheck
 from shardgen.artifacts.zip_records import ZipLimits
+from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import InputMissing
 from shardgen.merging import MergeInputs, merge
 from shardgen.verifying import Verification, verify_zip
@@ -31,6 +32,10 @@ def merged(folder: Path) -> Path:
     return merge(inputs, folder / "out.zip").path
 
 
+def sums_of(kind: ImageKind, data: bytes, _size: tuple[int, int]) -> KindSums:
+    return sums_of_image(kind, data)
+
+
 def facts(verification: Verification) -> str:
     return "\n".join(f"{found.subject}: {found.fact}" for found in verification.findings)
 
@@ -46,7 +51,7 @@ def test_a_sound_zip_has_no_findings(
     progress: list[tuple[int, int]] = []
     path = merged(tmp_path)
     result = verify_zip(
-        path, image_sums=sums_of_image, on_progress=lambda done, planned: progress.append((done, planned))
+        path, image_sums=sums_of, on_progress=lambda done, planned: progress.append((done, planned))
     )
     assert facts(result) == ""
     assert result.samples == PLAN.samples - len(DEAD)
@@ -191,11 +196,11 @@ def test_an_end_record_that_counts_other_members_is_found(tmp_path: Path) -> Non
 
 def test_statistics_that_are_not_the_images_are_found_when_images_are_decoded(tmp_path: Path) -> None:
     path = merged(tmp_path)
-    assert facts(verify_zip(path, image_sums=lambda kind, data: sums_of_image(kind, data[::-1])))
+    assert facts(verify_zip(path, image_sums=lambda kind, data, _size: sums_of_image(kind, data[::-1])))
     wrong = replaced("stats.json", lambda data: data.replace(b'"std": [\n      0.', b'"std": [\n      1.'))
     rewritten(path, wrong)
     assert facts(verify_zip(path)) == ""
-    assert "not those of the images" in facts(verify_zip(path, image_sums=sums_of_image))
+    assert "not those of the images" in facts(verify_zip(path, image_sums=sums_of))
 
 
 def test_a_zip_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:

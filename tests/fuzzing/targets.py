@@ -1,0 +1,215 @@
+"""Every reader of bytes from outside as one function of bytes, with files of our own making to start from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
+from shardgen.artifacts.labels import LabelRows
+from shardgen.artifacts.member_table import MemberTable
+from shardgen.artifacts.receipt_json import parse_receipt_json
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.config import FILE_NAME, read_settings, settings_differences, settings_text
+from shardgen.depth.model_config import ConfigRefused, read_model_config
+from shardgen.depth.topology import tensor_shapes
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
+from shardgen.domain.plan import Flips
+from shardgen.domain.receipt import ImageKind, KindSums
+from shardgen.domain.sample import recipe_of
+from shardgen.errors import ShardgenError
+from shardgen.imaging.codec import decode
+from shardgen.merging import MergeInputs, merge
+from shardgen.planfile import parse_plan
+from shardgen.requeueing import read_marks
+from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.verifying import verify_zip, wrong_members
+from tests.artifacts.made_runs import WORKER, batch_content, make_run, sums_of_image
+from tests.legacy_weights import LegacyNetwork
+from tests.plans import make_plan
+
+PLAN = make_plan(backgrounds=2, foregrounds=1, grid=(2, 2), flips=Flips.FOREGROUNDS, shard_size=12, batch=4)
+DEAD = (2, 4, 5, 6, 7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """`read` gives a value or raises ShardgenError, whatever the bytes are; it accepts all of `seeds`."""
+
+    read: Callable[[bytes, Path], object]
+    seeds: Callable[[], list[bytes]]
+    is_zip: bool = False
+
+
+def _settings(data: bytes, folder: Path) -> object:
+    (folder / FILE_NAME).write_bytes(data)
+    run = RunDirectory.open(folder)
+    given = GivenFolders()
+    for look in (
+        lambda: run.place.backend.shown,
+        lambda: run.artifacts,
+        run.weights_file,
+        lambda: run.foregrounds(given),
+        lambda: run.backgrounds(given),
+        lambda: run.settings.lease_policy,
+        lambda: settings_differences(PLAN, run.settings),
+    ):
+        with suppress(ShardgenError):
+            look()
+    return read_settings(folder)
+
+
+def _settings_seeds() -> list[bytes]:
+    text = settings_text(foregrounds=Path("cut-outs"), backgrounds=Path("scenes"))
+    bare = "\n".join(line.partition(" #")[0] for line in text.splitlines() if not line.startswith("#"))
+    return [text.encode(), bare.encode(), b"", b'[depth]\nweights = "~/w.h5"\n[manifest]\nurl = "${HOME}"\n']
+
+
+def _plan(data: bytes, _folder: Path) -> object:
+    """Read, and use what was read as the other readers do."""
+    plan = parse_plan(data, where="plan.json")
+    layout = plan.layout
+    rows = LabelRows(plan)
+    for number in {0, layout.batch_count - 1}:
+        batch = BatchIndex(number)
+        samples = layout.batch_samples(batch)
+        rows.rows(samples, shard=layout.shard_of_batch(batch), batch=batch, without=())
+        MemberTable(plan).header_sizes(np.arange(samples.start, samples.stop, dtype=np.int64))
+        recipe_of(plan, SampleIndex(samples.start))
+    return plan
+
+
+def _artifact(data: bytes, _folder: Path) -> object:
+    entries, receipt = read_whole(data, name="a.zip", fingerprint=PLAN.fingerprint)
+    for record in receipt.batches:
+        if record.batch < PLAN.layout.batch_count:
+            wrong_members(PLAN, record, entries, data)
+    return receipt
+
+
+@cache
+def artifact_seeds() -> list[bytes]:
+    header = ArtifactHeader(
+        fingerprint=PLAN.fingerprint,
+        shard=ShardIndex(0),
+        slice=SliceIndex(0),
+        fence=Fence(3),
+        worker=WORKER,
+    )
+    batches = [batch_content(PLAN, number, dead=DEAD) for number in range(3)]
+    return [build_artifact(header, batches)[0], build_artifact(header, batches[:1])[0]]
+
+
+def sums(kind: ImageKind, data: bytes, _size: tuple[int, int]) -> KindSums:
+    """What decoding is in a real run."""
+    return sums_of_image(kind, data)
+
+
+def _zip(data: bytes, folder: Path) -> object:
+    path = folder / "data.zip"
+    path.write_bytes(data)
+    return verify_zip(path, image_sums=sums)
+
+
+@cache
+def zip_seeds() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(PLAN, Path(folder, "artifacts"), dead=DEAD)
+        inputs = MergeInputs(
+            plan=PLAN,
+            source=run,
+            store=run.store,
+            make_contact_sheet=lambda _samples: b"png",
+            allow_dead_letters=True,
+        )
+        return [merge(inputs, Path(folder, "out.zip")).path.read_bytes()]
+
+
+def _receipt(data: bytes, _folder: Path) -> object:
+    with suppress(ValueError):  # its contract: the archive's reader adds the file's name
+        return parse_receipt_json(data)
+    return None
+
+
+def _receipt_seeds() -> list[bytes]:
+    found = []
+    for data in artifact_seeds():
+        start = data.rindex(b"receipt.json", 0, data.rindex(b"receipt.json")) + len("receipt.json")
+        found.append(data[start : data.rindex(b"}") + 1])
+    return found
+
+
+def _mark(data: bytes, folder: Path) -> object:
+    store = ArtifactStore(folder / "artifacts")
+    marks = store.root / "requeued"
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / "0001-0123abcd.json").write_bytes(data)
+    undone = read_marks(PLAN, store)
+    undone.includes(BatchIndex(0), Fence(1))
+    return undone
+
+
+def _mark_seeds() -> list[bytes]:
+    mark = {"fingerprint": PLAN.fingerprint, "fence": 3, "batches": [0, 1, 2]}
+    return [json.dumps(mark, sort_keys=True, separators=(",", ":")).encode()]
+
+
+def _model_config(data: bytes, _folder: Path) -> object:
+    try:
+        config = read_model_config(data.decode("utf-8", "replace"))
+    except ConfigRefused:  # its contract: the file's reader adds the file's name
+        return None
+    return tensor_shapes(config.topology)
+
+
+@cache
+def network() -> LegacyNetwork:
+    """The smallest network there is."""
+    return LegacyNetwork(blocks=(1, 1), growth=1, stem=2, width=2)
+
+
+def _model_config_seeds() -> list[bytes]:
+    return [json.dumps(network().model_config()).encode()]
+
+
+def _photograph(data: bytes, _folder: Path) -> object:
+    return decode(data).pixels.shape
+
+
+@cache
+def photograph_seeds() -> list[bytes]:
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (9, 12, 4), dtype=np.uint8)
+    found = []
+    for suffix, shown in (
+        (".jpg", pixels[..., :3]),
+        (".png", pixels),
+        (".png", pixels[..., 0]),
+        (".webp", pixels),
+        (".bmp", pixels[..., :3]),
+        (".tiff", pixels[..., :3]),
+    ):
+        succeeded, data = cv2.imencode(suffix, np.ascontiguousarray(shown))
+        assert succeeded, suffix
+        found.append(data.tobytes())
+    return found
+
+
+TARGETS = {
+    "settings": Target(read=_settings, seeds=_settings_seeds),
+    "plan": Target(read=_plan, seeds=lambda: [PLAN.canonical_json]),
+    "artifact": Target(read=_artifact, seeds=artifact_seeds, is_zip=True),
+    "receipt": Target(read=_receipt, seeds=_receipt_seeds),
+    "zip": Target(read=_zip, seeds=zip_seeds, is_zip=True),
+    "mark": Target(read=_mark, seeds=_mark_seeds),
+    "model-config": Target(read=_model_config, seeds=_model_config_seeds),
+    "photograph": Target(read=_photograph, seeds=photograph_seeds),
+}
