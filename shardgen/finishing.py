@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shardgen.artifacts.files import DiskFiles
@@ -17,9 +18,10 @@ from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.merging import Images, MakeContactSheet, MergeInputs, MergeResult, OnProgress, merge
+from shardgen.recognising import adopt_folder, is_recognised, refuse_other_folder
 from shardgen.requeueing import Requeued, requeue_batches
 from shardgen.rundir import RunDirectory
-from shardgen.verifying import Verification, verify_run, verify_zip
+from shardgen.verifying import Finding, Verification, verify_run, verify_zip
 
 ZIP_NAME = "dataset.zip"
 
@@ -52,13 +54,18 @@ def merge_run(
     on_progress: OnProgress = lambda _done, _planned: None,
     on_step: OnStep = ignore_step,
 ) -> MergeResult:
-    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`."""
+    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`.
+
+    Raises PlanConflict, too, when the run's workers write to another artifact folder.
+    """
     plan = run.plan()
     with run.manifest(plan, read_only=True) as manifest:
+        store = ArtifactStore(run.artifacts)
+        refuse_other_folder(store, manifest)
         inputs = MergeInputs(
             plan=plan,
             source=manifest,
-            store=ArtifactStore(run.artifacts),
+            store=store,
             make_contact_sheet=sheet_maker(plan),
             allow_dead_letters=allow_dead_letters,
         )
@@ -89,14 +96,22 @@ def check_zip(
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
-    """Verify every artifact of a run directory against its receipt."""
+    """Verify every artifact of a run directory against its receipt; also whether the folder is the run's."""
     plan = run.plan()
+    store = ArtifactStore(run.artifacts)
     with run.manifest(plan, read_only=True) as manifest:
-        return verify_run(plan, manifest, ArtifactStore(run.artifacts), on_progress=on_progress)
+        found = verify_run(plan, manifest, store, on_progress=on_progress)
+        if is_recognised(store, manifest):
+            return found
+    stranger = Finding(subject=str(store.root), fact="is not the folder that this run's workers write to")
+    return replace(found, findings=(stranger, *found.findings))
 
 
 def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
-    """Requeue batches that were found bad."""
+    """Requeue batches that were found bad; what is left is whole here, so this becomes the run's folder."""
     plan = run.plan()
+    store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
-        return requeue_batches(plan, manifest, ArtifactStore(run.artifacts), batches)
+        done = requeue_batches(plan, manifest, store, batches)
+        adopt_folder(store, manifest)
+    return done

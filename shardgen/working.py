@@ -33,6 +33,7 @@ from shardgen.patience import patiently
 from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
 from shardgen.processes import gone, new_identity
+from shardgen.recognising import claim_folder
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
 from shardgen.suspecting import SuspectMaker
@@ -144,6 +145,7 @@ class Worker:
         """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
         plan = self._run.plan()
         with self._run.manifest(plan) as manifest:
+            claim_folder(ArtifactStore(self._run.artifacts), manifest)
             if not self._run.has_plan_file():
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
             manifest.register(self.identity)

@@ -39,6 +39,7 @@ def requeue(
     """Call the verb."""
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.domain.identifiers import BatchIndex
+    from shardgen.recognising import refuse_other_folder
     from shardgen.requeueing import requeue_batches, requeue_blocked, requeue_dead_letters
     from shardgen.rundir import RunDirectory
 
@@ -48,6 +49,8 @@ def requeue(
     plan = run.plan()
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
+        if not blocked:
+            refuse_other_folder(store, manifest)  # marks must lie where a rebuild will look for them
         if blocked:
             done = requeue_blocked(manifest)
         elif dead_letters:
