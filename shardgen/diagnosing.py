@@ -15,12 +15,14 @@ import psutil
 import sqlalchemy
 
 from shardgen import __version__
+from shardgen.artifacts.store import ArtifactStore
 from shardgen.cores import usable_cores
 from shardgen.depth import device, fetch, gpus
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.recognising import is_recognised
 from shardgen.rundir import GivenFolders, RunDirectory
 
 
@@ -119,8 +121,16 @@ def _run(run_dir: Path) -> Iterator[Line]:
         plan = run.plan()
         with run.manifest(plan, read_only=True) as manifest:
             overview = manifest.overview()
+            is_ours = is_recognised(ArtifactStore(artifacts), manifest)
         pending = plan.samples - overview.stored - overview.dead
         yield Line(subject="plan", fact=f"{plan.samples:,} samples, {pending:,} pending")
+        if not is_ours:
+            yield Line(
+                subject="artifacts",
+                fact=f"{artifacts}: not the folder that this run's workers write to",
+                verdict=Verdict.FAILS,
+                hint="set [artifacts] url to the folder that the others use; is it mounted?",
+            )
     except ShardgenError as error:
         yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from shardgen.artifacts.files import DiskFiles
 from shardgen.artifacts.output import refuse_foreign_output
+from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums
@@ -16,10 +18,11 @@ from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.merging import Images, MakeContactSheet, MergeInputs, MergeResult, OnProgress, merge
+from shardgen.recognising import adopt_folder, is_recognised
 from shardgen.recorded import opened_records
-from shardgen.requeueing import RequeueChoice, Requeued, requeue
+from shardgen.requeueing import RequeueChoice, Requeued, requeue, requeue_batches
 from shardgen.rundir import RunDirectory
-from shardgen.verifying import Verification, verify_run, verify_zip
+from shardgen.verifying import Finding, Verification, verify_run, verify_zip
 
 ZIP_NAME = "dataset.zip"
 
@@ -53,9 +56,12 @@ def merge_run(
     on_progress: OnProgress = lambda _done, _planned: None,
     on_step: OnStep = ignore_step,
 ) -> MergeResult:
-    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`."""
+    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`.
+
+    Raises PlanConflict, too, when the run's workers write to another artifact folder.
+    """
     plan = run.plan()
-    with opened_records(run, plan) as recorded:
+    with opened_records(run, plan, refuse_other=True) as recorded:
         inputs = MergeInputs(
             plan=plan,
             source=recorded.source,
@@ -90,12 +96,27 @@ def check_zip(
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
-    """Verify every artifact of a run directory against its receipt."""
+    """Verify every artifact of a run directory against its receipt; also whether the folder is the run's."""
     plan = run.plan()
-    with opened_records(run, plan) as recorded:
-        return verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
+    if run.is_shared_folder:
+        with opened_records(run, plan) as recorded:
+            return verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
+    store = ArtifactStore(run.artifacts)
+    with run.manifest(plan, read_only=True) as manifest:
+        found = verify_run(plan, manifest, store, on_progress=on_progress)
+        if is_recognised(store, manifest):
+            return found
+    stranger = Finding(subject=str(store.root), fact="is not the folder that this run's workers write to")
+    return replace(found, findings=(stranger, *found.findings))
 
 
 def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
-    """Requeue batches that were found bad."""
-    return requeue(run, RequeueChoice(batches=tuple(batches)))
+    """Requeue batches that were found bad; what is left is whole here, so this becomes the run's folder."""
+    if run.is_shared_folder:
+        return requeue(run, RequeueChoice(batches=tuple(batches)))
+    plan = run.plan()
+    store = ArtifactStore(run.artifacts)
+    with run.manifest(plan) as manifest:
+        done = requeue_batches(plan, manifest, store, batches)
+        adopt_folder(store, manifest)
+    return done

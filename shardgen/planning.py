@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import ComposedSample, Composer, source_reader
+from shardgen.cores import usable_cores
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
@@ -82,7 +83,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     weights = find_weights(run, on_download=events.on_download)
     check_input_size(weights.topology, settings.depth.input)
     reader = source_reader(settings.compose.canvas)
-    inventory = scan(folders, settings.sources.mask, reader, on_file=events.on_file)
+    inventory = scan(folders, settings.sources.mask, reader, threads=usable_cores(), on_file=events.on_file)
     plan = Plan(
         sources=inventory.sources,
         compose=settings.compose_plan,

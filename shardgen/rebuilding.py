@@ -69,6 +69,10 @@ def rebuild(
     rebuild_manifest(
         run.place, plan, search.receipts(), highest_fence=lambda: search.highest_fence, on_step=on_step
     )
+    identity = store.identity()
+    if identity is not None:  # a folder that may only be read can be rebuilt from, too
+        with run.manifest(plan) as manifest:
+            manifest.claim_artifact_folder(identity)
     return plan, search.result
 
 

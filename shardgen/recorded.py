@@ -18,6 +18,7 @@ from shardgen.folder.files import FolderFiles
 from shardgen.leasing import desk_for, opened_view
 from shardgen.merging import ReceiptSource
 from shardgen.publishing import Publisher
+from shardgen.recognising import refuse_other_folder
 from shardgen.rundir import RunDirectory
 
 
@@ -56,11 +57,17 @@ class SegmentStore(ArtifactStore):
 
 
 @contextmanager
-def opened_records(run: RunDirectory, plan: Plan) -> Iterator[Recorded]:
-    """Open what the run has recorded, for reading; batches that wait on this machine are published first."""
+def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False) -> Iterator[Recorded]:
+    """Open what the run has recorded, for reading; batches that wait on this machine are published first.
+
+    `refuse_other` raises PlanConflict when the run's workers write to another artifact folder.
+    """
     if not run.is_shared_folder:
+        store = ArtifactStore(run.artifacts)
         with run.manifest(plan, read_only=True) as manifest:
-            yield Recorded(source=manifest, store=ArtifactStore(run.artifacts))
+            if refuse_other:
+                refuse_other_folder(store, manifest)
+            yield Recorded(source=manifest, store=store)
         return
     publish_waiting(run, plan)
     with opened_view(run, plan) as view:

@@ -17,6 +17,7 @@ from shardgen.folder import notices
 from shardgen.leasing import opened_view
 from shardgen.manifest.manifest import Manifest, Marks
 from shardgen.reading import parse_json
+from shardgen.recognising import refuse_other_folder
 from shardgen.rundir import RunDirectory
 
 
@@ -50,6 +51,7 @@ def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
     with run.manifest(plan) as manifest:
         if choice.blocked:
             return requeue_blocked(manifest)
+        refuse_other_folder(store, manifest)  # marks must lie where a rebuild will look for them
         if choice.dead_letters:
             return requeue_dead_letters(plan, manifest, store)
         return requeue_batches(plan, manifest, store, choice.batches)

@@ -24,13 +24,13 @@ from shardgen.errors import (
     TransientError,
     WorkersFailed,
 )
+from shardgen.halting import PARENT_VARIABLE
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone, host_id
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sharing import Say, Share
 from shardgen.vigil import Vigil
-from shardgen.working import PARENT_VARIABLE
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest

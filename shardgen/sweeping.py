@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, ManifestMismatch
+from shardgen.manifest.backend import StillAlone
 from shardgen.manifest.manifest import Manifest
 from shardgen.reading import Irregular, read_regular
 from shardgen.rundir import RunDirectory
@@ -44,7 +45,10 @@ class Swept:
 
 
 def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
-    """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest."""
+    """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest.
+
+    Raises ManifestBusy beside a rebuild, and when it could not keep others away to the end.
+    """
     plan = run.plan()
     if run.is_shared_folder:
         raise ManifestMismatch(
@@ -54,21 +58,28 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
     store = ArtifactStore(run.artifacts)
     with ExitStack() as stack:
         backend = run.place.backend
+        still_alone: StillAlone | None = None
         if remove and backend.is_there():
             # A manifest rebuilt between our look and the removal could name what we remove.
-            stack.enter_context(backend.alone())
+            still_alone = stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
         swept = find_orphans(plan, manifest, store)
         swept.zips = left_by_killed_merges(run.path)
         on_step(SweepStep.LISTED)
-        if remove:
-            store.remove(
-                [orphan.path for orphan in swept.orphans], on_removed=lambda: on_step(SweepStep.REMOVED)
-            )
+        if still_alone is not None:
+            paths = _asking_before_each(still_alone, [orphan.path for orphan in swept.orphans])
+            store.remove(paths, on_removed=lambda: on_step(SweepStep.REMOVED))
             for path in swept.zips:
                 remove_left_by_killed_merge(path)
             on_step(SweepStep.SYNCED)
     return swept
+
+
+def _asking_before_each(still_alone: StillAlone, paths: Iterable[str]) -> Iterator[str]:
+    """On a server the lock ends with its session, and then a rebuild may begin that takes these files."""
+    for path in paths:
+        still_alone()
+        yield path
 
 
 def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:

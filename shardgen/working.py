@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import FrameType
 
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import Composer
@@ -26,6 +25,7 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.folder.files import FolderFiles
+from shardgen.halting import PARENT_VARIABLE, StopRequest
 from shardgen.heartbeat import Heartbeat, Pulse, Say
 from shardgen.leasing import LeaseOptions, Leases, leases_for
 from shardgen.making import Abandoned, BatchMaker, Stages
@@ -36,11 +36,11 @@ from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
 from shardgen.planning import ensure_manifest
 from shardgen.processes import gone, new_identity
+from shardgen.recognising import claim_folder
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
 from shardgen.suspecting import SuspectMaker
 
-PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
 
 
@@ -93,41 +93,6 @@ class _Makers:
     leases: Leases
 
 
-class StopRequest:
-    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self.event = self._event = threading.Event()
-        # Only `run` names itself: a worker that a shell started must outlive it.
-        self._parent = os.environ.get(PARENT_VARIABLE, "")
-
-    def install(self) -> None:
-        """Take SIGINT and SIGTERM; only the main thread may."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._received)
-
-    def _received(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            os._exit(128 + number)
-        self.signal_number = number
-        self._event.set()
-
-    def notice_lost_parent(self) -> None:
-        """Stop when the `run` that started this process is gone."""
-        if not self._event.is_set() and self._parent and str(os.getppid()) != self._parent:
-            self.signal_number = signal.SIGTERM
-            self._event.set()
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep, but wake up when asked to stop; returns `is_set`."""
-        return self._event.wait(seconds)
-
-
 class Worker:
     """One worker process's work, from start-up to its last lease."""
 
@@ -151,6 +116,7 @@ class Worker:
         if self._run.is_shared_folder:
             ensure_manifest(self._run, plan)  # this machine's own index
         with self._run.manifest(plan) as manifest:
+            claim_folder(ArtifactStore(self._run.artifacts), manifest)
             if not self._run.has_plan_file():
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
             manifest.register(self.identity)

@@ -185,8 +185,9 @@ def test_no_command_says_or_writes_the_password(planted: Planted, words: list[st
 def test_a_machine_without_a_plan_file_writes_no_password_either(planted: Planted, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    text = (planted.run.path / "shardgen.toml").read_bytes()
-    (other / "shardgen.toml").write_bytes(text)
+    text = (planted.run.path / "shardgen.toml").read_text(encoding="utf-8")
+    text = text.replace('url = "artifacts"', f'url = "{planted.run.artifacts}"')
+    (other / "shardgen.toml").write_text(text, encoding="utf-8")
     done = shardgen("worker", other, environment=planted.environment())
     planted.hear(done)
     assert done.returncode == 0, done.stderr

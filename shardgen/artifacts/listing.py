@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.names import ArtifactName, staged_artifact
-from shardgen.artifacts.store import REQUEUED, STAGING
+from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING
 from shardgen.domain.layout import Layout
 
 
@@ -31,7 +31,7 @@ class Listing:
 
 
 def list_files(root: Path, layout: Layout) -> Listing:
-    """List the artifact folder; the marks of requeues are neither artifacts nor strangers."""
+    """List the artifact folder; marks of requeues and its identity are neither artifacts nor strangers."""
     files: list[FoundFile] = []
     strangers: list[str] = []
     for path in _below(root):
@@ -56,7 +56,8 @@ def staged_names(root: Path, layout: Layout) -> Iterator[ArtifactName]:
 def _below(root: Path) -> Iterator[str]:
     for entry in _entries(root):
         is_ours = entry.name == STAGING or entry.name.startswith("shard-")
-        if entry.name == REQUEUED:
+        # The identity may have been left half written by a kill, under a name that begins with a dot.
+        if entry.name == REQUEUED or entry.name.removeprefix(".").startswith(IDENTITY):
             continue
         if not is_ours or not entry.is_dir(follow_symlinks=False):
             yield entry.name

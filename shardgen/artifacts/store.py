@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,9 @@ STAGING = ".staging"
 REQUEUED = "requeued"
 MAX_ARTIFACT_BYTES = FULL_32 - 1
 MAX_MARK_BYTES = 1 << 28  # names 30 million batches
+IDENTITY = "folder-id"
 _MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
+_IDENTITY = re.compile(r"[0-9a-f]{32}\n")
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -33,6 +36,37 @@ class ArtifactStore:
         self.root = root
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
+
+    def identity(self) -> str | None:
+        """What tells this folder from every other, under whatever path; None when it has nothing of that.
+
+        Raises ArtifactCorrupt when it does not read as one.
+        """
+        path = self.root / IDENTITY
+        try:
+            text = path.read_bytes().decode("ascii", errors="replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, path) from error
+        if _IDENTITY.fullmatch(text) is None:
+            raise ArtifactCorrupt(
+                f"{path}: does not hold 32 hexadecimal digits",
+                hint=f"rm {path}; then shardgen verify RUN_DIR --requeue",
+            )
+        return text.rstrip()
+
+    def make_identity(self) -> str:
+        """The same, made at random and durable if there was none; of two at once both get the same."""
+        found = self.identity()
+        while found is None:
+            try:
+                self._make_durable(self.root)
+            except OSError as error:
+                raise storage_error(error, self.root) from error
+            publish_file(self.root / IDENTITY, f"{secrets.token_hex(16)}\n".encode(), files=self._files)
+            found = self.identity()
+        return found
 
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
         """Durable under its final name when this returns; ReceiptConflict when that name exists.

@@ -82,11 +82,11 @@ def verify(
         for one in found.findings:
             render.echo(f"{one.subject}: {one.fact}")
         render.echo(f"read {found.samples:,} samples: {len(found.findings) or 'no'} findings")
+    requeued = put_back(RunDirectory.open(subject), found.bad_batches) if requeue else None
     if not found.findings:
         return
-    if requeue and found.bad_batches:
-        done = put_back(RunDirectory.open(subject), found.bad_batches)
-        render.say(f"requeued {len(done.batches)} batches, {done.samples} samples")
+    if requeued is not None:
+        render.say(f"requeued {len(requeued.batches)} batches, {requeued.samples} samples")
         hint = f"shardgen worker {subject} makes them again"
     elif subject.is_file():
         hint = "verify its run directory, then merge it again"

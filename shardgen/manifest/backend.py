@@ -15,6 +15,8 @@ from shardgen.domain.steps import OnStep
 Result = TypeVar("Result")
 Body = Callable[[Connection], Result]
 """What one transaction does; it may be called again when the first call is known to have changed nothing."""
+StillAlone = Callable[[], None]
+"""Raises ManifestBusy when the right to be alone is lost; to be asked before each step that needs it."""
 Happened = Callable[[Connection, Result], bool]
 """Asked in a new transaction after a commit without an answer: whether what gave this result is there."""
 
@@ -71,7 +73,7 @@ class Backend(ABC):
         """Open it. Raises InputMissing, ManifestMismatch, ManifestBusy, StorageFailed."""
 
     @abstractmethod
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[StillAlone]:
         """Neither two rebuilds nor a rebuild and a sweep at once. Raises ManifestBusy."""
 
     @abstractmethod

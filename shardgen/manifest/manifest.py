@@ -18,7 +18,7 @@ from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import InvalidSettings
-from shardgen.manifest import leases, lookups, receipts, schema, shared, suspicion, workers
+from shardgen.manifest import folder, leases, lookups, receipts, schema, shared, suspicion, workers
 from shardgen.manifest.backend import Access, Body, Happened, Result
 from shardgen.manifest.instants import from_seconds
 from shardgen.manifest.leases import Holder, LeaseRequest, NoLease
@@ -144,6 +144,20 @@ class Manifest:
     def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
         """Remember that this device model has no memory for more."""
         self._write(lambda connection: workers.shrink_micro_batch(connection, device_model, micro_batch))
+
+    # the artifact folder
+
+    def artifact_folder(self) -> str | None:
+        """The identity of the folder that workers write to; None while none has started."""
+        return self._read(folder.read)
+
+    def claim_artifact_folder(self, identity: str) -> str:
+        """Make a folder the run's if it has none yet; returns the identity of the one that it has."""
+        return self._write(lambda connection: folder.claim(connection, identity))
+
+    def replace_artifact_folder(self, identity: str) -> None:
+        """Make a folder the run's, whichever it had."""
+        self._write(lambda connection: folder.replace(connection, identity))
 
     # leases
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
-from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result
+from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.postgres_errors import (
     cut_off,
     is_lost_connection,
@@ -46,6 +46,13 @@ _BEGIN = text(
     # A receipt that a crash of the server takes back would be work done twice.
     " set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
 )
+_TRY_TO_BE_ALONE = text("SELECT pg_try_advisory_lock(:key)")
+_TRY_TO_BE_ALONE_UNTIL_COMMIT = text("SELECT pg_try_advisory_xact_lock(:key)")
+_IS_ALONE = text(
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND classid = 0 AND objid = :key AND objsubid = 1 AND granted"
+)
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 
 
@@ -71,18 +78,23 @@ class PostgresServer(Backend):
         return database
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Iterator[StillAlone]:
         """One rebuild or sweep at a time, by an advisory lock that ends with the connection."""
         engine = self._engine()
         try:
             with _translating(self.shown), engine.connect() as connection:
-                query = text("SELECT pg_try_advisory_lock(:key)")
-                if not connection.execute(query, {"key": _ALONE}).scalar_one():
-                    raise ManifestBusy(
-                        f"{self.shown}: another rebuild or sweep is at work", hint="wait until it has ended"
-                    )
+                self._refuse_company(connection, _TRY_TO_BE_ALONE)
                 connection.commit()  # the lock is the session's; an open transaction would hold back others
-                yield
+
+                def still_alone() -> None:
+                    with _translating(self.shown), connection.begin():
+                        if not connection.execute(_IS_ALONE, {"key": _ALONE}).scalar_one():
+                            raise ManifestBusy(
+                                f"{self.shown}: the right to work alone was lost on the way",
+                                hint="run the command again, without a pooler between it and the server",
+                            )
+
+                yield still_alone
         finally:
             engine.dispose()  # the lock ends with the session, which may have been cut before
 
@@ -103,7 +115,9 @@ class PostgresServer(Backend):
         """All of it in one transaction: the server keeps nothing of one that does not commit."""
         engine = self._engine()
         try:
-            with self.alone(), _translating(self.shown), engine.begin() as connection:
+            with _translating(self.shown), engine.begin() as connection:
+                # The lock is this transaction's own: whatever ends the one undoes the other.
+                self._refuse_company(connection, _TRY_TO_BE_ALONE_UNTIL_COMMIT)
                 _hold_for_upgrade(connection)
                 create(connection)
                 on_step(RebuildStep.STAGED)
@@ -113,6 +127,12 @@ class PostgresServer(Backend):
             on_step(RebuildStep.SYNCED)
         finally:
             engine.dispose()
+
+    def _refuse_company(self, connection: Connection, attempt: TextClause) -> None:
+        if not connection.execute(attempt, {"key": _ALONE}).scalar_one():
+            raise ManifestBusy(
+                f"{self.shown}: another rebuild or sweep is at work", hint="wait until it has ended"
+            )
 
     def _engine(self) -> Engine:
         connect = _connector(self.shown)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import groupby
+from operator import attrgetter
 
 from sqlalchemy import Connection, insert, select, update
 
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import Receipt
+from shardgen.domain.receipt import Provenance, Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.manifest import schema
 from shardgen.manifest.place import Place
-from shardgen.manifest.receipts import insert_receipt
+from shardgen.manifest.receipts import insert_receipts, provenance_id
 from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SHARD, SLICE
 
 
@@ -47,13 +49,21 @@ def _fill(
     *,
     highest_fence: Callable[[], Fence],
 ) -> None:
-    for (shard, slice_), group in groupby(receipts, lambda found: (found.shard, found.slice)):
-        add_slice(connection, plan.layout, shard, slice_)
-        count = 0
-        for receipt in group:
-            insert_receipt(connection, plan.layout, receipt)
-            count += 1
-        _count_done(connection, shard, slice_, count)
+    # Rows go in slice by slice, counters once a shard: one by one they would take a server most of the time.
+    batches = Counter[Provenance]()
+    ids: dict[Provenance, int] = {}
+
+    def id_of(receipt: Receipt) -> int:
+        provenance = receipt.record.provenance
+        batches[provenance] += 1
+        if provenance not in ids:
+            ids[provenance] = provenance_id(connection, provenance, batches=0)
+        return ids[provenance]
+
+    for shard, of_shard in groupby(receipts, attrgetter("shard")):
+        _fill_shard(connection, plan.layout, shard, of_shard, id_of)
+    for provenance, count in batches.items():
+        provenance_id(connection, provenance, batches=count)
     _agree_again(connection)
     # What the lost manifest granted is not known; what it granted and was used, is.
     fence = highest_fence()
@@ -75,39 +85,40 @@ def _agree_again(connection: Connection) -> None:
         connection.execute(insert(MICRO_BATCH), values)
 
 
-def add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Add this slice's row, and those of the slices before it that have none: all of them open."""
-    query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
-    missing = range(connection.execute(query).scalar_one(), slice_ + 1)
-    if not missing:
-        return
-    rows = [
-        {
-            "shard": shard,
-            "slice": number,
-            "state": "open",
-            "fence": 0,
-            "batches_left": len(layout.slice_batch_range(shard, SliceIndex(number))),
-            "deaths": 0,
-        }
-        for number in missing
-    ]
-    connection.execute(insert(SLICE), rows)
-    connection.execute(
-        update(SHARD)
-        .where(SHARD.c.shard == shard)
-        .values(next_slice=SHARD.c.next_slice + len(missing), slices_open=SHARD.c.slices_open + len(missing))
-    )
+def _fill_shard(
+    connection: Connection,
+    layout: Layout,
+    shard: ShardIndex,
+    receipts: Iterable[Receipt],
+    id_of: Callable[[Receipt], int],
+) -> None:
+    """Add the shard's receipts and slices; of slices before one that has a receipt, too: those are open."""
+    next_slice = done = stored = dead = 0
+    for slice_, group in groupby(receipts, attrgetter("slice")):
+        found = list(group)
+        left = len(layout.slice_batch_range(shard, slice_)) - len(found)
+        skipped = map(SliceIndex, range(next_slice, slice_))
+        rows = [slice_row(shard, one, len(layout.slice_batch_range(shard, one))) for one in skipped]
+        connection.execute(insert(SLICE), [*rows, slice_row(shard, slice_, left)])
+        insert_receipts(connection, found, [id_of(receipt) for receipt in found])
+        next_slice = slice_ + 1
+        done += left == 0
+        for receipt in found:
+            letters = len(receipt.record.dead_letters)
+            stored += len(layout.batch_samples(receipt.record.batch)) - letters
+            dead += letters
+    counters = {"stored": stored, "dead": dead, "slices_open": next_slice - done, "slices_done": done}
+    values = counters | {"next_slice": next_slice}
+    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
 
 
-def _count_done(connection: Connection, shard: ShardIndex, slice_: SliceIndex, batches: int) -> None:
-    same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    left = connection.execute(select(SLICE.c.batches_left).where(*same)).scalar_one() - batches
-    state = "done" if left == 0 else "open"
-    connection.execute(update(SLICE).where(*same).values(batches_left=left, state=state))
-    if state == "done":
-        connection.execute(
-            update(SHARD)
-            .where(SHARD.c.shard == shard)
-            .values(slices_open=SHARD.c.slices_open - 1, slices_done=SHARD.c.slices_done + 1)
-        )
+def slice_row(shard: ShardIndex, slice_: SliceIndex, batches_left: int) -> dict[str, object]:
+    """The row of a slice that nobody holds."""
+    return {
+        "shard": shard,
+        "slice": slice_,
+        "state": "open" if batches_left else "done",
+        "fence": 0,
+        "batches_left": batches_left,
+        "deaths": 0,
+    }

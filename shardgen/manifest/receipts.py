@@ -61,7 +61,9 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
             f"batch {batch}: has a receipt already",
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
-    insert_receipt(connection, layout, receipt)
+    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
+    dead = len(receipt.record.dead_letters)
+    count_samples(connection, receipt.shard, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
     suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
     if left == 0:
         suspicion.forget_slice(connection, lease.shard, lease.slice)
@@ -88,13 +90,14 @@ def _if_last() -> dict[str, object]:
     }
 
 
-def insert_receipt(connection: Connection, layout: Layout, receipt: Receipt) -> None:
-    """Add the receipt and its dead letters, and move the shard's counters; nothing is checked here."""
-    record = receipt.record
-    connection.execute(
-        insert(RECEIPT),
+def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provenances: Sequence[int]) -> None:
+    """Add receipts, with the ids of their provenances, and their dead letters.
+
+    Nothing is checked here, and no counter moves.
+    """
+    rows = [
         {
-            "batch": record.batch,
+            "batch": receipt.record.batch,
             "shard": receipt.shard,
             "slice": receipt.slice,
             "fence": receipt.fence,
@@ -102,24 +105,26 @@ def insert_receipt(connection: Connection, layout: Layout, receipt: Receipt) -> 
             "artifact": receipt.artifact.name,
             "artifact_bytes": receipt.artifact.size_bytes,
             "artifact_sha256": receipt.artifact.sha256,
-            "members_start": record.members_start,
-            "members_stop": record.members_stop,
-            "members_sha256": record.members_sha256,
-            "sums": _sums_to_json(record.sums),
-            "provenance": _provenance_id(connection, record.provenance),
-        },
-    )
-    if record.dead_letters:
-        rows = [
-            {"sample": d.sample, "batch": record.batch, "reason": d.reason.value, "detail": d.detail}
-            for d in record.dead_letters
-        ]
-        connection.execute(insert(DEAD_LETTER), rows)
-    dead = len(record.dead_letters)
-    _count(connection, receipt.shard, stored=len(layout.batch_samples(record.batch)) - dead, dead=dead)
+            "members_start": receipt.record.members_start,
+            "members_stop": receipt.record.members_stop,
+            "members_sha256": receipt.record.members_sha256,
+            "sums": _sums_to_json(receipt.record.sums),
+            "provenance": provenance,
+        }
+        for receipt, provenance in zip(receipts, provenances, strict=True)
+    ]
+    connection.execute(insert(RECEIPT), rows)
+    letters = [
+        {"sample": d.sample, "batch": receipt.record.batch, "reason": d.reason.value, "detail": d.detail}
+        for receipt in receipts
+        for d in receipt.record.dead_letters
+    ]
+    if letters:
+        connection.execute(insert(DEAD_LETTER), letters)
 
 
-def _count(connection: Connection, shard: ShardIndex, *, stored: int, dead: int) -> None:
+def count_samples(connection: Connection, shard: ShardIndex, *, stored: int, dead: int) -> None:
+    """Move the shard's counters, which `status` reads."""
     connection.execute(
         update(SHARD)
         .where(SHARD.c.shard == shard)
@@ -127,15 +132,19 @@ def _count(connection: Connection, shard: ShardIndex, *, stored: int, dead: int)
     )
 
 
-def _provenance_id(connection: Connection, provenance: Provenance) -> int:
+def provenance_id(connection: Connection, provenance: Provenance, *, batches: int = 1) -> int:
+    """The id of a provenance, which so many batches more have."""
     values = asdict(provenance)
     same = [PROVENANCE.c[name] == value for name, value in values.items()]
     found = connection.execute(
-        update(PROVENANCE).where(*same).values(batches=PROVENANCE.c.batches + 1).returning(PROVENANCE.c.id)
+        update(PROVENANCE)
+        .where(*same)
+        .values(batches=PROVENANCE.c.batches + batches)
+        .returning(PROVENANCE.c.id)
     ).scalar_one_or_none()
     if found is None:
         insert_unless_there(connection, PROVENANCE, values | {"batches": 0})
-        return _provenance_id(connection, provenance)
+        return provenance_id(connection, provenance, batches=batches)
     return int(found)
 
 
@@ -238,7 +247,7 @@ def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[Ba
             .values(batches=PROVENANCE.c.batches - 1)
         )
         stored = len(layout.batch_samples(batch)) - dead
-        _count(connection, ShardIndex(row["shard"]), stored=-stored, dead=-dead)
+        count_samples(connection, ShardIndex(row["shard"]), stored=-stored, dead=-dead)
         _reopen(connection, ShardIndex(row["shard"]), SliceIndex(row["slice"]))
     return deleted
 

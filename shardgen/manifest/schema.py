@@ -11,7 +11,7 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "0002"  # the newest file in migrations/versions; a test compares them
+REVISION = "0003"  # the newest file in migrations/versions; a test compares them
 _INSERT_ROWS = 10_000
 
 

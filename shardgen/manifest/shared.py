@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 
-from sqlalchemy import Connection, and_, not_, select, update
+from sqlalchemy import Connection, and_, insert, not_, select, update
 
 from shardgen.domain.claims import Slice
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
@@ -18,10 +18,10 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest import suspicion
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
-from shardgen.manifest.rebuilt import add_slice
-from shardgen.manifest.receipts import delete_receipts, insert_receipt
+from shardgen.manifest.rebuilt import slice_row
+from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
 from shardgen.manifest.slices import held, hide_from_worker, move
-from shardgen.manifest.tables import RECEIPT, SLICE
+from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"
 """What a published artifact's name begins with; a checkpoint on this machine's disk has none of it."""
@@ -41,8 +41,23 @@ def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest)
     """Grant the claimed slice, whose fence will be the claim's or more; NoLease while it is not free here."""
     if request.shard is None or request.slice is None:
         raise ValueError("a claim names a slice")
-    add_slice(connection, layout, request.shard, request.slice)
+    _add_slice(connection, layout, request.shard, request.slice)
     return lease_slice(connection, layout, request)
+
+
+def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
+    """Add this slice's row, and those of the slices before it that have none: all of them open."""
+    query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
+    missing = [SliceIndex(one) for one in range(connection.execute(query).scalar_one(), slice_ + 1)]
+    if not missing:
+        return
+    rows = [slice_row(shard, one, len(layout.slice_batch_range(shard, one))) for one in missing]
+    connection.execute(insert(SLICE), rows)
+    counters = {
+        "next_slice": SHARD.c.next_slice + len(missing),
+        "slices_open": SHARD.c.slices_open + len(missing),
+    }
+    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(counters))
 
 
 def adopt(
@@ -56,7 +71,7 @@ def adopt(
     present: set[BatchIndex] = set()
     ordered = sorted(receipts, key=lambda one: one.record.batch)
     for (shard, slice_), group in groupby(ordered, lambda one: (one.shard, one.slice)):
-        add_slice(connection, layout, shard, slice_)
+        _add_slice(connection, layout, shard, slice_)
         same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
         row = connection.execute(select(SLICE).where(*same)).mappings().one()
         mine = (
@@ -71,11 +86,13 @@ def adopt(
         )
         offered = list(group)
         new = [receipt for receipt in offered if receipt.record.batch not in here]
-        for receipt in new:
-            insert_receipt(connection, layout, receipt)
         present.update(receipt.record.batch for receipt in offered)
         if not new:
             continue
+        insert_receipts(connection, new, [provenance_id(connection, one.record.provenance) for one in new])
+        samples = sum(len(layout.batch_samples(one.record.batch)) for one in new)
+        dead = sum(len(one.record.dead_letters) for one in new)
+        count_samples(connection, shard, stored=samples - dead, dead=dead)
         left = row["batches_left"] - len(new)
         ended = _ENDED if left == 0 else {}
         connection.execute(update(SLICE).where(*same).values({"batches_left": left} | ended))

@@ -24,7 +24,7 @@ from shardgen.errors import (
     ShardgenError,
     StorageFailed,
 )
-from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result
+from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
 
@@ -51,7 +51,7 @@ class SqliteFile(Backend):
             _make_folder(self.path.parent)
         return SqliteDatabase(self.path, access)
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[StillAlone]:
         """One rebuild or sweep at a time, by a lock on the folder."""
         return alone_in(self.path.parent)
 

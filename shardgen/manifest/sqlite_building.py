@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import ManifestBusy, ManifestMismatch, StorageFailed
+from shardgen.manifest.backend import StillAlone
 
 _JOURNALS = ("-journal", "-wal", "-shm")
 
@@ -54,7 +55,7 @@ def refuse_existing(path: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[StillAlone]:
     """Neither two rebuilds nor a rebuild and a sweep at once: what one takes, the other may remove."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,9 +65,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         ) from error
     try:
         _flock(descriptor, folder)
-        yield
+        yield _still_alone
     finally:
         os.close(descriptor)
+
+
+def _still_alone() -> None:
+    """Nothing to look at: such a lock is lost with this process only."""
 
 
 def _flock(descriptor: int, folder: Path) -> None:

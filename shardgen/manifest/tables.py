@@ -18,6 +18,7 @@ RUN = Table(
     Column("fingerprint", Text, nullable=False),
     Column("plan", Text, nullable=False),
     Column("fence_floor", _INT, nullable=False),  # the first grant of a slice gives this + 1
+    Column("artifact_folder", Text),  # its identity; null until the first worker starts
 )
 
 SHARD = Table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -99,9 +98,12 @@ def scan(
     mask: MaskMode,
     reader: Reader[Photo],
     *,
+    threads: int,
     on_file: Callable[[str], None] = lambda _name: None,
 ) -> Inventory:
-    """Check every photograph of both folders; `on_file` hears of each as it is done.
+    """Check every photograph of both folders, as many at once as `threads`, but four at most.
+
+    `on_file` hears of each as it is done.
 
     Raises SourcesRefused naming every problem, InputMissing for a missing or empty folder.
     """
@@ -121,7 +123,7 @@ def scan(
         on_file(name)
         return checked
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "scan") as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
         foregrounds = list(pool.map(check_foreground, foreground_files.photographs))
         backgrounds = list(pool.map(check_background, background_files.photographs))
     problems = [

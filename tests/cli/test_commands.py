@@ -134,6 +134,7 @@ def test_a_machine_with_only_settings_gets_its_plan_from_the_manifest(
     text = (finished.path / "shardgen.toml").read_text()
     manifest = finished.path / "manifest.sqlite"
     text = text.replace("sqlite:///manifest.sqlite", f"sqlite:///{manifest}")
+    text = text.replace('url = "artifacts"', f'url = "{finished.artifacts}"')
     (other / "shardgen.toml").write_text(text)
     done = shardgen("worker", other)
     assert done.returncode == 0, done.stderr

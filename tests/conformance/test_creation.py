@@ -123,6 +123,8 @@ def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
         )
         assert manifest.suspicion(lease).deaths == 1
         manifest.note_batch(lease, BatchIndex(0))
+        assert manifest.artifact_folder() is None
+        assert manifest.claim_artifact_folder("a" * 32) == "a" * 32
 
 
 def _upgrade_to(revision: str, config: Config, _revision: str) -> None:

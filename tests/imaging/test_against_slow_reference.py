@@ -197,7 +197,7 @@ def planned(
         write_rgb(folders.foregrounds / f"{number}.png", np.dstack([photo.pixels, photo.alpha]))  # type: ignore[list-item]
     for number in range(2):
         write_rgb(folders.backgrounds / f"{number}.png", background(background_size or canvas, number))
-    inventory = scan(folders, MaskMode.AUTO, source_reader(canvas))
+    inventory = scan(folders, MaskMode.AUTO, source_reader(canvas), threads=2)
     compose = Compose(canvas=canvas, grid=grid, flips=flips, blend=blend)
     return replace(make_plan(), sources=inventory.sources, compose=compose, samples=-1), folders
 

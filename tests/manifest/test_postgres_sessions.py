@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, TextClause, event
 
+from shardgen.domain.steps import RebuildStep
 from shardgen.errors import ManifestBusy
 from shardgen.manifest.backend import Access
 from shardgen.manifest.place import Place
@@ -75,6 +76,60 @@ def test_the_work_that_nobody_else_may_do_ends_well_although_its_session_was_cut
     assert caplog.messages == []
     with server.alone():
         pass
+
+
+def test_who_was_alone_notices_that_the_session_was_cut(server: PostgresServer, url: str) -> None:
+    with server.alone() as still_alone:
+        still_alone()
+        still_alone()
+        end_sessions(url)
+        with pytest.raises(ManifestBusy, match="cut in the middle"):
+            still_alone()
+
+
+def test_who_was_alone_notices_that_the_lock_went_without_the_session(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Connection] = []
+    refuse_company = server._refuse_company
+
+    def remembering(connection: Connection, attempt: TextClause) -> None:
+        sessions.append(connection)
+        refuse_company(connection, attempt)
+
+    monkeypatch.setattr(server, "_refuse_company", remembering)
+    with server.alone() as still_alone:
+        still_alone()
+        # As a pooler does that gives the session to somebody else.
+        sessions[0].exec_driver_sql("SELECT pg_advisory_unlock_all()")
+        sessions[0].commit()
+        with pytest.raises(ManifestBusy, match="lost on the way"):
+            still_alone()
+
+
+def test_a_rebuild_is_alone_until_its_commit_and_no_longer(server: PostgresServer) -> None:
+    def create(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE whole (done integer)")
+
+    def refused() -> bool:
+        try:
+            with server.alone():
+                return False
+        except ManifestBusy:
+            return True
+
+    seen: list[bool] = []
+    server.build(
+        create,
+        lambda _connection: seen.append(refused()),
+        on_step=lambda step: seen.append(refused()) if step is RebuildStep.LINKED else None,
+    )
+    assert seen == [True, False]
+
+
+def test_a_rebuild_does_not_begin_beside_somebody_who_is_alone(server: PostgresServer) -> None:
+    with server.alone(), pytest.raises(ManifestBusy, match="another rebuild or sweep"):
+        server.build(lambda _connection: None, lambda _connection: None, on_step=lambda _step: None)
 
 
 def test_only_one_at_a_time_does_what_nobody_else_may_do(server: PostgresServer) -> None:

@@ -28,7 +28,7 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 @pytest.fixture
 def plan(folders: SourceFolders) -> Plan:
-    sources = scan(folders, MaskMode.AUTO, source_reader((100, 100))).sources
+    sources = scan(folders, MaskMode.AUTO, source_reader((100, 100)), threads=2).sources
     made = make_plan(grid=(2, 1), flips=Flips.FOREGROUNDS)
     return replace(made, sources=sources, compose=replace(made.compose, canvas=(100, 100)), samples=-1)
 

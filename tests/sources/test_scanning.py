@@ -26,7 +26,7 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 
 def scanned(folders: SourceFolders, mask: MaskMode = MaskMode.AUTO) -> Inventory:
-    return scan(folders, mask, source_reader(CANVAS))
+    return scan(folders, mask, source_reader(CANVAS), threads=2)
 
 
 def opaque(width: int, height: int, seed: int = 9) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -140,16 +140,23 @@ def test_a_linked_folder_is_followed_once(folders: SourceFolders) -> None:
     assert len(scanned(folders).sources.backgrounds) == 2
 
 
-def test_each_file_is_decoded_once_and_few_are_in_memory(folders: SourceFolders) -> None:
-    for number in range(20):
+@pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (4, 4), (9, 4)])
+def test_each_file_is_decoded_once_and_no_more_at_once_than_allowed(
+    folders: SourceFolders, threads: int, expected: int
+) -> None:
+    for number in range(10):
         write_rgb(folders.backgrounds / f"more-{number}.png", opaque(20, 20, number))
+        cut_out = np.dstack([opaque(20, 20, number), blob(20, 20)])
+        write_rgb(folders.foregrounds / f"more-{number}.png", cut_out)
     guard, inside, most, calls = threading.Lock(), [0], [0], [0]
+    together = threading.Barrier(expected)  # broken after a while, if fewer come
 
     def counting(data: bytes) -> Photograph:
         with guard:
             inside[0] += 1
             calls[0] += 1
             most[0] = max(most[0], inside[0])
+        together.wait(30)
         photo = decode(data)
         with guard:
             inside[0] -= 1
@@ -157,9 +164,9 @@ def test_each_file_is_decoded_once_and_few_are_in_memory(folders: SourceFolders)
 
     reader = Reader(decode=counting, cut_out=source_reader(CANVAS).cut_out)
     heard: list[str] = []
-    scan(folders, MaskMode.AUTO, reader, on_file=heard.append)
+    scan(folders, MaskMode.AUTO, reader, threads=threads, on_file=heard.append)
     assert calls[0] == len(heard) == 24
-    assert most[0] <= 4
+    assert most[0] == expected
 
 
 def check(folders: SourceFolders, inventory: Inventory) -> list[str]:

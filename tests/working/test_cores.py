@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from shardgen import cores
 from shardgen.cores import cpu_quota, schedulable_cores, split_cores, usable_cores
+from shardgen.rundir import GivenFolders
+from tests.runs import make_run
 
 
 @given(cores=st.integers(1, 300), workers=st.integers(1, 300))
@@ -29,6 +32,21 @@ def test_bound_processes_count_their_own_cores_only() -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert schedulable_cores() == len(before)
+
+
+def test_planning_reads_no_more_photographs_at_once_than_it_has_cores(tmp_path: Path) -> None:
+    from shardgen.planning import PlanEvents, make_plan  # noqa: PLC0415 - OpenCV, for this test alone
+
+    run = make_run(tmp_path, foregrounds=6, backgrounds=6)
+    readers: list[str] = []
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        events = PlanEvents(on_file=lambda _name: readers.append(threading.current_thread().name))
+        make_plan(run, GivenFolders(), events=events)
+    finally:
+        os.sched_setaffinity(0, before)
+    assert readers == ["scan_0"] * 12
 
 
 def groups(folder: Path, membership: str, files: dict[str, str]) -> float | None:

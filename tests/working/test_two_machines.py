@@ -257,3 +257,28 @@ def test_a_machine_with_other_photographs_is_refused_before_it_leases(machines: 
     assert refused.returncode == 10, refused.stderr
     assert "foreground-000.png" in refused.stderr
     assert report(machines.first).stored == 0
+
+
+def test_a_machine_with_an_artifact_folder_of_its_own_is_refused_before_it_leases(
+    machines: Machines, undisturbed: str
+) -> None:
+    settings = machines.second.path / "shardgen.toml"
+    shared = settings.read_text(encoding="utf-8")
+    own = shared.replace(json.dumps(str(machines.first.artifacts)), '"artifacts"')
+    assert own != shared
+    settings.write_text(own, encoding="utf-8")
+    waiting, folder = machines.halted_worker(machines.first, BatchStep.LINKED, 1)
+    refused = shardgen("worker", machines.second.path, *machines.folders_of(machines.second))
+    assert refused.returncode == 10, refused.stderr
+    error, hint = refused.stderr.splitlines()[-2:]
+    assert error.startswith(f"error: {machines.second.path}/artifacts: is not the folder that this run's")
+    assert hint.startswith("hint: set [artifacts] url to a folder that every machine reaches")
+    assert len(report(machines.first).workers) == 1
+    assert [path.name for path in machines.second.path.iterdir()] == ["shardgen.toml"]
+    settings.write_text(shared, encoding="utf-8")
+    joined = machines.worker(machines.second)
+    machines.wait_for(lambda: machines.is_at_work(joined), joined, waiting)
+    (folder / GO).touch()
+    for worker in (waiting, joined):
+        assert worker.wait(PATIENCE_SECONDS) == 0, machines.said()
+    machines.finish(undisturbed)

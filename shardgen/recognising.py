@@ -1,0 +1,46 @@
+"""Recognise the run's artifact folder: all its workers must write to the same one, and a merge read it."""
+
+from __future__ import annotations
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.errors import PlanConflict
+from shardgen.manifest.manifest import Manifest
+
+
+def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
+    """For a worker, before it does anything: the folder of the run's first worker is the run's.
+
+    Raises PlanConflict when this is another: what is written there no other machine would find.
+    """
+    known = manifest.artifact_folder()
+    if known is None:
+        known = manifest.claim_artifact_folder(store.make_identity())
+    if store.identity() != known:
+        raise _other(store)
+
+
+def refuse_other_folder(store: ArtifactStore, manifest: Manifest) -> None:
+    """For whoever reads or marks artifacts. Raises PlanConflict when the run's workers write elsewhere."""
+    if not is_recognised(store, manifest):
+        raise _other(store)
+
+
+def is_recognised(store: ArtifactStore, manifest: Manifest) -> bool:
+    """Whether this is the run's folder; also while no worker has started."""
+    known = manifest.artifact_folder()
+    return known is None or store.identity() == known
+
+
+def adopt_folder(store: ArtifactStore, manifest: Manifest) -> None:
+    """Make this folder the run's: after everything that it lacks was put back."""
+    identity = store.make_identity()
+    if manifest.artifact_folder() != identity:
+        manifest.replace_artifact_folder(identity)
+
+
+def _other(store: ArtifactStore) -> PlanConflict:
+    return PlanConflict(
+        f"{store.root}: is not the folder that this run's workers write their artifacts to",
+        hint="set [artifacts] url to a folder that every machine reaches, the same for all (is it mounted?); "
+        "if that folder is lost: shardgen verify RUN_DIR --requeue",
+    )

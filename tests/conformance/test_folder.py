@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from sqlalchemy import event
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.plan import Plan
+from shardgen.errors import PlanConflict
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.place import Place
+from shardgen.recognising import claim_folder
+
+CONTEXT = multiprocessing.get_context("spawn")
+PROCESSES = 4
+
+
+def test_the_first_folder_stays_the_runs(manifest: Manifest) -> None:
+    assert manifest.artifact_folder() is None
+    assert manifest.claim_artifact_folder("a" * 32) == "a" * 32
+    assert manifest.claim_artifact_folder("b" * 32) == "a" * 32
+    assert manifest.artifact_folder() == "a" * 32
+    manifest.replace_artifact_folder("b" * 32)
+    assert manifest.artifact_folder() == "b" * 32
+
+
+def claim(place: Place, plan: Plan, root: Path, start: Barrier, answers: Queue[tuple[str, str]]) -> None:
+    """In a process of its own, as on a machine of its own: whether it may work, and where."""
+    store = ArtifactStore(root)
+    with Manifest(place, plan) as manifest:
+        start.wait(60)
+        try:
+            claim_folder(store, manifest)
+        except PlanConflict as error:
+            answers.put(("refused", error.hint))
+        else:
+            answers.put(("works", root.name))
+
+
+def claimed_at_once(place: Place, plan: Plan, roots: list[Path]) -> list[tuple[str, str]]:
+    start, answers = CONTEXT.Barrier(len(roots)), CONTEXT.Queue()
+    processes = [CONTEXT.Process(target=claim, args=(place, plan, root, start, answers)) for root in roots]
+    for process in processes:
+        process.start()
+    found = [answers.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    return sorted(found)
+
+
+def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
+    manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
+) -> None:
+    found = claimed_at_once(place, plan, [tmp_path / f"machine-{number}" for number in range(PROCESSES)])
+    assert [answer for answer, _ in found] == ["refused"] * (PROCESSES - 1) + ["works"]
+    assert "[artifacts] url" in found[0][1]
+    assert manifest.artifact_folder() == ArtifactStore(tmp_path / found[-1][1]).identity()
+
+
+def test_machines_that_start_at_once_with_one_folder_all_work(
+    manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
+) -> None:
+    found = claimed_at_once(place, plan, [tmp_path / "shared"] * PROCESSES)
+    assert found == [("works", "shared")] * PROCESSES
+    assert manifest.artifact_folder() == ArtifactStore(tmp_path / "shared").identity()
+
+
+def test_a_worker_that_starts_asks_the_manifest_once(manifest: Manifest, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    claim_folder(store, manifest)
+    asked: list[str] = []
+
+    @event.listens_for(manifest._database.engine, "before_cursor_execute")
+    def _asked(_c: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    claim_folder(store, manifest)
+    assert len([one for one in asked if "artifact_folder" in one]) == 1

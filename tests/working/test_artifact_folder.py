@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from shardgen.artifacts.listing import list_files
+from shardgen.artifacts.store import IDENTITY, ArtifactStore, publish_file
+from shardgen.diagnosing import Verdict, diagnose
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
+from shardgen.finishing import check_run, merge_run, put_back
+from shardgen.manifest.leases import NoLease
+from shardgen.rebuilding import rebuild
+from shardgen.recognising import claim_folder, is_recognised
+from shardgen.rundir import RunDirectory
+from tests.artifacts.attempts import WORKERS, single
+from tests.conformance.conftest import identity
+from tests.runs import shardgen
+
+
+def start_worker(run: RunDirectory) -> None:
+    """What a worker does with the artifact folder at its start."""
+    with run.manifest(run.plan()) as manifest:
+        claim_folder(ArtifactStore(run.artifacts), manifest)
+
+
+def store_slice(run: RunDirectory) -> list[Path]:
+    """Artifacts with receipts for one slice."""
+    plan = run.plan()
+    paths = []
+    with run.manifest(plan) as manifest:
+        manifest.register(identity(WORKERS["a"]))
+        lease = manifest.lease(WORKERS["a"], run.settings.lease_policy)
+        assert not isinstance(lease, NoLease)
+        for batch in manifest.pending_batches(lease):
+            (receipt,) = single(batch, fence=lease.fence).publish(plan, run.artifacts)
+            manifest.record(lease, receipt)
+            paths.append(run.artifacts / receipt.artifact.name)
+    return paths
+
+
+def elsewhere(run: RunDirectory, folder: Path) -> RunDirectory:
+    """The same run, seen from where another folder lies under the artifacts' name."""
+    settings = run.settings
+    artifacts = settings.artifacts.model_copy(update={"url": str(folder)})
+    return RunDirectory(path=run.path, settings=settings.model_copy(update={"artifacts": artifacts}))
+
+
+def test_a_folder_is_recognised_under_any_path_and_as_a_copy(run: RunDirectory, tmp_path: Path) -> None:
+    start_worker(run)
+    start_worker(run)
+    run.artifacts.rename(tmp_path / "moved")
+    start_worker(elsewhere(run, tmp_path / "moved"))
+    shutil.copytree(tmp_path / "moved", tmp_path / "copied")
+    start_worker(elsewhere(run, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("other", ["absent", "empty", "another run's"])
+def test_any_other_folder_is_refused_and_left_as_it_was(
+    run: RunDirectory, tmp_path: Path, other: str
+) -> None:
+    start_worker(run)
+    folder = tmp_path / "other"
+    if other != "absent":
+        folder.mkdir()
+    if other == "another run's":
+        ArtifactStore(folder).make_identity()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PlanConflict, match="not the folder that this run's workers") as caught:
+        start_worker(elsewhere(run, folder))
+    assert str(folder) in str(caught.value)
+    assert "a folder that every machine reaches" in caught.value.hint
+    assert sorted(tmp_path.rglob("*")) == before
+    start_worker(run)
+
+
+def test_an_identity_that_nobody_has_claimed_yet_is_kept(run: RunDirectory) -> None:
+    """As a kill between the two leaves it, or another run in the same folder."""
+    made = ArtifactStore(run.artifacts).make_identity()
+    start_worker(run)
+    assert ArtifactStore(run.artifacts).identity() == made
+    with run.manifest(run.plan()) as manifest:
+        assert manifest.artifact_folder() == made
+
+
+def test_two_that_make_an_identity_at_once_get_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first: list[str] = []
+
+    def late(path: Path, data: bytes, **options: object) -> bool:
+        with monkeypatch.context() as patched:
+            patched.setattr("shardgen.artifacts.store.publish_file", publish_file)
+            first.append(ArtifactStore(tmp_path / "shared").make_identity())
+        return publish_file(path, data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("shardgen.artifacts.store.publish_file", late)
+    assert ArtifactStore(tmp_path / "shared").make_identity() == first[0]
+    assert len(first[0]) == 32
+
+
+@pytest.mark.parametrize("content", [b"", b"0123\n", b"\xff" * 33, b"g" * 32 + b"\n"])
+def test_a_damaged_identity_is_named_and_nothing_is_taken_for_it(run: RunDirectory, content: bytes) -> None:
+    start_worker(run)
+    path = run.artifacts / IDENTITY
+    path.chmod(stat.S_IRUSR | stat.S_IWUSR)
+    path.write_bytes(content)
+    with pytest.raises(ArtifactCorrupt, match="does not hold") as caught:
+        start_worker(run)
+    assert f"rm {path}" in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_read_is_a_failing_disk_and_no_other_folder(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_worker(run)
+    original = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == IDENTITY:
+            raise OSError(5, os.strerror(5), str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(StorageFailed):
+        start_worker(run)
+
+
+def test_neither_it_nor_its_half_written_copy_is_a_stranger(run: RunDirectory) -> None:
+    start_worker(run)
+    (run.artifacts / f".{IDENTITY}.0123abcd").write_bytes(b"half")
+    assert list_files(run.artifacts, run.plan().layout).strangers == ()
+
+
+def test_a_merge_from_another_folder_does_not_ask_to_have_everything_made_again(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    start_worker(run)
+    store_slice(run)
+    with pytest.raises(PlanConflict, match="not the folder"):
+        merge_run(elsewhere(run, tmp_path / "other"), None, allow_dead_letters=False)
+
+
+def test_verify_says_first_that_the_folder_is_another(run: RunDirectory, tmp_path: Path) -> None:
+    start_worker(run)
+    count = len(store_slice(run))
+    assert check_run(run).findings == ()
+    found = check_run(elsewhere(run, tmp_path / "other")).findings
+    assert len(found) == count + 1
+    assert found[0].batch is None
+    assert "not the folder that this run's workers" in found[0].fact
+
+
+def test_after_a_requeue_of_all_that_is_lost_a_new_folder_is_the_runs(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    start_worker(run)
+    paths = store_slice(run)
+    shutil.rmtree(run.artifacts)
+    with pytest.raises(PlanConflict):
+        start_worker(run)
+    bad = check_run(run).bad_batches
+    assert len(bad) == len(paths)
+    assert put_back(run, bad).batches == bad
+    start_worker(run)
+    assert check_run(run).findings == ()
+
+
+def test_a_folder_put_back_without_its_identity_is_the_runs_once_it_was_read(run: RunDirectory) -> None:
+    start_worker(run)
+    store_slice(run)
+    (run.artifacts / IDENTITY).unlink()
+    with pytest.raises(PlanConflict):
+        start_worker(run)
+    checked = shardgen("verify", run.path, "--requeue")
+    assert checked.returncode == 21
+    assert "not the folder" in checked.stdout
+    assert "requeued 0 batches" in checked.stderr
+    start_worker(run)
+    assert shardgen("verify", run.path).returncode == 0
+
+
+def test_marks_of_a_requeue_are_not_written_where_no_rebuild_would_look(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    start_worker(run)
+    store_slice(run)
+    settings = run.path / "shardgen.toml"
+    text = settings.read_text(encoding="utf-8").replace('url = "artifacts"', f'url = "{tmp_path}/other"')
+    settings.write_text(text, encoding="utf-8")
+    refused = shardgen("requeue", run.path, "--batch", "0")
+    assert refused.returncode == 10, refused.stderr
+    assert not (tmp_path / "other").exists()
+    with run.manifest(run.plan()) as manifest:
+        assert manifest.recorded_among([BatchIndex(0)]) == [BatchIndex(0)]
+
+
+def test_a_rebuilt_manifest_knows_the_folder_that_it_was_made_from(run: RunDirectory, tmp_path: Path) -> None:
+    start_worker(run)
+    store_slice(run)
+    (run.path / "manifest.sqlite").unlink()
+    rebuild(run)
+    with pytest.raises(PlanConflict):
+        start_worker(elsewhere(run, tmp_path / "other"))
+    start_worker(run)
+
+
+def test_a_folder_without_an_identity_can_be_rebuilt_from_and_is_left_as_it_is(run: RunDirectory) -> None:
+    store_slice(run)
+    (run.path / "manifest.sqlite").unlink()
+    rebuild(run)
+    assert not (run.artifacts / IDENTITY).exists()
+    with run.manifest(run.plan()) as manifest:
+        assert is_recognised(ArtifactStore(run.artifacts), manifest)
+
+
+def test_doctor_says_that_the_folder_is_another(run: RunDirectory) -> None:
+    start_worker(run)
+
+    def verdicts() -> list[Verdict]:
+        return [line.verdict for line in diagnose(run.path) if "not the folder" in line.fact]
+
+    assert verdicts() == []
+    shutil.rmtree(run.artifacts)
+    assert verdicts() == [Verdict.FAILS]
