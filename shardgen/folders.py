@@ -1,4 +1,4 @@
-"""How files and folders are made: never writable for everybody, whatever the umask is, and no file a program."""
+"""How files and folders are made: never writable for everybody, whatever the umask, and no file a program."""
 
 from __future__ import annotations
 
