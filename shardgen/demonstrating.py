@@ -17,6 +17,7 @@ from shardgen.config import FILE_NAME, settings_text
 from shardgen.domain.plan import ImageFormat, Plan
 from shardgen.domain.worker import ShownState
 from shardgen.errors import InputMissing, PlanConflict
+from shardgen.folders import make_folders
 from shardgen.imaging.codec import encode
 from shardgen.reporting import Report
 from shardgen.rundir import RunDirectory
@@ -44,7 +45,7 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
     """
     foregrounds, backgrounds = folder / "foregrounds", folder / "backgrounds"
     for made, pictures in ((foregrounds, _foregrounds()), (backgrounds, _backgrounds())):
-        made.mkdir(parents=True, exist_ok=True)
+        make_folders(made)
         for name, pixels in pictures.items():
             publish_file(made / f"{name}.png", encode(pixels, ImageFormat.PNG, 100))
     return foregrounds, backgrounds
@@ -92,7 +93,7 @@ def prepare(folder: Path) -> RunDirectory:
             f"{folder}: not empty, and not an earlier demo", hint="name another folder: shardgen demo DIR"
         )
     foregrounds, backgrounds = write_photographs(folder)
-    run_dir.mkdir(exist_ok=True)
+    make_folders(run_dir)
     text = settings_text(
         foregrounds=foregrounds.resolve(),
         backgrounds=backgrounds.resolve(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from shardgen.artifacts.store import publish_file
 from shardgen.config import FILE_NAME, settings_text
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
+from shardgen.folders import make_folders
 
 
 def initialise(run_dir: Path, *, foregrounds: Path, backgrounds: Path, weights: str = "nyu") -> Path:
@@ -28,7 +29,7 @@ def initialise(run_dir: Path, *, foregrounds: Path, backgrounds: Path, weights: 
             ) from None
     path = run_dir / FILE_NAME
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_folders(run_dir)
     except FileExistsError:
         raise InputMissing(f"{run_dir}: a file, not a folder", hint="name another RUN_DIR") from None
     except OSError as error:

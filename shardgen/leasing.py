@@ -22,6 +22,7 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed
 from shardgen.folder.files import DiskFolder, FolderFiles
 from shardgen.folder.notices import worker_folder
+from shardgen.folders import FILE_MODE, make_folders
 from shardgen.gathering import FolderView
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
@@ -221,8 +222,8 @@ def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder
     @contextmanager
     def alone(wait: bool) -> Iterator[bool]:  # noqa: FBT001 - called with one argument only
         path = run.artifacts.parent / "publishing.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        make_folders(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -17,8 +17,8 @@ class Irregular(OSError):
     """Not a regular file, a link that is not to be followed, or larger than anything of ours."""
 
 
-def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
-    """Read a whole file of at most `limit` bytes. Raises OSError, or Irregular, which is one.
+def open_regular(path: Path, *, follow: bool = True) -> int:
+    """Open a regular file for reading. Raises OSError, or Irregular, which is one; returns a descriptor.
 
     A named pipe or a device is refused without waiting for it, and with `follow=False` so is a link.
     """
@@ -31,15 +31,24 @@ def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
     except OSError as error:
         if error.errno == errno.ELOOP and not follow:
             raise Irregular(errno.ELOOP, "a link, which is not followed", str(path)) from error
+        if error.errno == errno.ENXIO:
+            raise Irregular(errno.ENXIO, "not a regular file", str(path)) from error
         raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise Irregular(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
+    """Read a whole regular file of at most `limit` bytes; errors as `open_regular`, also for a larger one."""
+    descriptor = open_regular(path, follow=follow)
     try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise Irregular(errno.EINVAL, "not a regular file", str(path))
         parts: list[bytes] = []
-        found = limit + 1 if status.st_size > limit else 0
+        found = limit + 1 if os.fstat(descriptor).st_size > limit else 0
         while found <= limit and (part := os.read(descriptor, min(_PIECE_BYTES, limit + 1 - found))):
             parts.append(part)
             found += len(part)

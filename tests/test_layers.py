@@ -38,7 +38,8 @@ def _layer(parts: tuple[str, ...]) -> str:
     if len(parts) > 1:
         return parts[0]
     stem = parts[0].removesuffix(".py")
-    return stem if stem in ("errors", "config", "urls", "caches", "reading", "__init__") else "verb"
+    own = ("errors", "config", "folders", "urls", "caches", "reading", "__init__")
+    return stem if stem in own else "verb"
 
 
 def _may_import(layer: str, other: str) -> bool:
@@ -50,14 +51,15 @@ def _may_import(layer: str, other: str) -> bool:
         "urls": {"errors"},
         "caches": set(),
         "reading": set(),
+        "folders": set(),
         "config": {"domain", "errors", "reading", "urls"},
-        "depth": {"domain", "errors", "caches", "reading"},
-        "folder": {"domain", "errors", "reading"},
-        "verb": {"domain", "errors", "config", "caches", "reading", *MIDDLE},
+        "depth": {"domain", "errors", "caches", "folders", "reading"},
+        "folder": {"domain", "errors", "folders", "reading"},
+        "verb": {"domain", "errors", "config", "caches", "folders", "reading", *MIDDLE},
         "cli": {"verb", "domain", "errors", "config", *MIDDLE},
         "__main__": {"cli"},
     }
-    return other in allowed.get(layer, {"domain", "errors", "reading"})
+    return other in allowed.get(layer, {"domain", "errors", "folders", "reading"})
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

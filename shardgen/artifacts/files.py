@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from shardgen.errors import ShardgenError, StorageFailed
+from shardgen.folders import FILE_MODE, FOLDER_MODE
 
-# Before the umask: never for everybody to write, whatever it is, and no file is a program.
-FILE_MODE = 0o664
-FOLDER_MODE = 0o775
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",

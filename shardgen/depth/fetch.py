@@ -19,6 +19,7 @@ from shardgen.caches import CACHE_VARIABLE, cache_folder
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
+from shardgen.folders import FILE_MODE, make_folders
 
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
@@ -75,7 +76,7 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
         return read_untrusted(path)
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        make_folders(path.parent)
     with _network_errors(released, path):
         _download(released, part, on_progress or _ignore_progress)
     try:
@@ -171,7 +172,7 @@ def _where_it_starts(
 
 def _open_part(part: Path) -> int:
     """A link that somebody put there is not followed: what it leads to would be overwritten."""
-    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664)
+    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):

@@ -7,6 +7,7 @@ limits of time and memory, is read by the process that needs it.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,8 +19,9 @@ from shardgen.depth.weights_file import WeightsFile, read_weights, refused
 from shardgen.errors import ShardgenError
 
 LIMIT_VARIABLE = "SHARDGEN_TRIAL_SECONDS"
-BASE_SECONDS = 60.0
-BYTES_A_SECOND = 4 << 20  # hashing and reading are a hundred times as fast on an idle machine
+BASE_SECONDS = 60  # of CPU time
+BYTES_A_SECOND = 4 << 20  # hashing and reading are a hundred times as fast
+PATIENCE = 5  # seconds by the clock for each of CPU time: disks and neighbours may be slow
 MEMORY_BYTES = 6 << 30  # of addresses: the largest network that is read takes half of it
 _REFUSED = 3  # the trial's exit code when it ended well, with one of our own errors
 
@@ -30,28 +32,30 @@ def read_untrusted(path: Path) -> WeightsFile:
         size_bytes = path.stat().st_size
     except (OSError, ValueError):
         size_bytes = 0  # the reader says what is wrong
-    seconds = _limit_seconds(size_bytes)
+    seconds = _cpu_seconds(size_bytes)
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         # -P: nothing in the folder that the command was typed in is taken for a module
-        [sys.executable, "-P", "-m", "shardgen.depth.trial", os.path.abspath(path), f"{seconds:.0f}"],  # noqa: PTH100
+        [sys.executable, "-P", "-m", "shardgen.depth.trial", os.path.abspath(path), str(seconds)],  # noqa: PTH100
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as trial:
         try:
-            code = trial.wait(seconds)
+            code = trial.wait(PATIENCE * seconds)
         except subprocess.TimeoutExpired:
-            raise refused(path, [f"damaged HDF5: reading it did not end in {seconds:g} s"]) from None
+            raise refused(path, [f"damaged HDF5: reading it did not end in {PATIENCE * seconds} s"]) from None
         finally:
             trial.kill()  # also after Ctrl-C; of one that has ended nothing is left to kill
+    if code == -signal.SIGXCPU:
+        raise refused(path, [f"damaged HDF5: reading it did not end in {seconds} s of CPU time"])
     if code not in (0, _REFUSED):
         raise refused(path, [f"damaged HDF5: a process that read it ended with {_named(code)}"])
     return read_weights(path)
 
 
-def _limit_seconds(size_bytes: int) -> float:
+def _cpu_seconds(size_bytes: int) -> int:
     given = os.environ.get(LIMIT_VARIABLE, "")
-    base = float(given) if given.isascii() and given.isdigit() else BASE_SECONDS
+    base = int(given) if re.fullmatch("[1-9][0-9]{0,6}", given) else BASE_SECONDS
     return base + size_bytes // BYTES_A_SECOND
 
 

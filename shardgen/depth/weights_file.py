@@ -87,7 +87,7 @@ def read_weights(path: Path) -> WeightsFile:
             hint="shardgen weights fetch nyu",
         ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise InputMissing(f"{path}: no such weights file: that is none", hint="shardgen weights fetch nyu")
+        raise InputMissing(f"{path}: not a file, so not a weights file", hint="shardgen weights fetch nyu")
     if status.st_size > MAX_FILE_BYTES:
         raise refused(path, [f"{status.st_size:,} bytes (at most {MAX_FILE_BYTES:,})"])
     try:

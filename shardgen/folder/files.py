@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from shardgen.folders import FILE_MODE, make_folders
 from shardgen.reading import read_regular
 
 _MAX_NOTICE_BYTES = 1 << 24
@@ -48,8 +49,8 @@ class DiskFolder:
     def write(self, path: str, data: bytes) -> None:
         """Create, write, sync; FileExistsError for a name that is visible already."""
         target = self._root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        make_folders(target.parent)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         try:
             view = memoryview(data)
             while view:

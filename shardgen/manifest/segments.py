@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
 from shardgen.errors import ShardgenError, StorageFailed
+from shardgen.folders import make_folders
 from shardgen.manifest.backend import Access
 from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.sqlite import open_engine, transaction
@@ -47,7 +48,7 @@ class SegmentIndex:
     def __init__(self, path: Path) -> None:
         refuse_untrusted(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
         except OSError as error:
             raise StorageFailed(
                 f"{path.parent}: cannot be made ({error.strerror})",

@@ -24,6 +24,7 @@ from shardgen.errors import (
     ShardgenError,
     StorageFailed,
 )
+from shardgen.folders import make_folders
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
@@ -63,7 +64,7 @@ class SqliteFile(Backend):
         """Fill a file under another name, then give it its own."""
         refuse_untrusted(self.path)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(self.path.parent)
             with self.alone(), staged_file(self.path, on_step=on_step) as staged:
                 database = SqliteDatabase(staged, Access.CREATE)
                 try:
@@ -112,7 +113,7 @@ class SqliteDatabase(Database):
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
     except OSError as error:
         raise StorageFailed(
             f"{folder}: cannot be made ({error.strerror})",

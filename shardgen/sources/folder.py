@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shardgen.errors import InputMissing, InvalidSettings, StorageFailed
+from shardgen.reading import Irregular, open_regular, read_regular
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
 _MASK_MARK = ".mask"
 _HASH_STEP_BYTES = 1 << 20
+MAX_FILE_BYTES = 2 << 30  # 200 megapixels of 16-bit RGBA without compression are 1.6 GB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
 
     `with_masks` tells mask files from photographs. Raises InputMissing for a folder that is not there.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InputMissing(
             f"{folder}: the folder of {what} is not there",
             hint=f"give the right folder with --{what} or in shardgen.toml under [sources]",
@@ -87,7 +89,9 @@ def refuse_nested(foregrounds: Path, backgrounds: Path) -> None:
 def read_file(folder: Path, name: str) -> bytes:
     """Read a source file; raises InputMissing when it or its folder is gone, else StorageFailed."""
     try:
-        return (folder / name).read_bytes()
+        return read_regular(folder / name, limit=MAX_FILE_BYTES)
+    except Irregular as error:
+        raise _irregular(folder, name, error) from error
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise _missing(folder, name, error) from error
     except OSError as error:
@@ -100,9 +104,11 @@ def hash_file(folder: Path, name: str) -> str:
     """Sha256 of a source file, 64 hexadecimal digits; errors as `read_file`."""
     digest = hashlib.sha256()
     try:
-        with (folder / name).open("rb") as file:
+        with os.fdopen(open_regular(folder / name), "rb") as file:
             while part := file.read(_HASH_STEP_BYTES):
                 digest.update(part)
+    except Irregular as error:
+        raise _irregular(folder, name, error) from error
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise _missing(folder, name, error) from error
     except OSError as error:
@@ -112,8 +118,19 @@ def hash_file(folder: Path, name: str) -> str:
     return digest.hexdigest()
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder above it that may not be looked into
+        return False
+
+
+def _irregular(folder: Path, name: str, error: Irregular) -> InputMissing:
+    return InputMissing(f"{folder / name}: {error.strerror}", hint="take it out of the folder")
+
+
 def _missing(folder: Path, name: str, error: OSError) -> InputMissing:
-    if not folder.is_dir():
+    if not _is_folder(folder):
         return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new place")
     return InputMissing(f"{folder / name}: {error.strerror}", hint="put the file back, or let it be read")
 

@@ -21,6 +21,7 @@ from shardgen.estimating import given_threads
 from shardgen.planfile import parse_plan, read_plan
 from shardgen.requeueing import read_marks
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.sources.folder import hash_file, list_folder, read_file
 from tests.fuzzing.guarded import time_limit
 from tests.plans import make_plan
 
@@ -225,3 +226,26 @@ def test_a_mark_that_is_no_file_stops_a_rebuild(tmp_path: Path, make: str) -> No
     with time_limit(10), pytest.raises(ArtifactCorrupt, match="0001-0123abcd") as caught:
         read_marks(make_plan(), ArtifactStore(tmp_path))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("verb", [read_file, hash_file])
+def test_a_named_pipe_among_the_photographs_is_not_waited_for(
+    tmp_path: Path, verb: Callable[[Path, str], object]
+) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with time_limit(10), pytest.raises(InputMissing, match="not a regular file") as caught:
+        verb(tmp_path, "a.jpg")
+    assert caught.value.hint
+
+
+def test_a_photograph_of_any_size_is_not_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"")
+    os.truncate(tmp_path / "a.jpg", 1 << 42)
+    with time_limit(10), pytest.raises(InputMissing, match="more than"):
+        read_file(tmp_path, "a.jpg")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_folder_with_a_name_that_no_folder_has_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputMissing, match="not there"):
+        list_folder(tmp_path / name, what="foregrounds", with_masks=True)
