@@ -18,6 +18,7 @@ from shardgen import __version__
 from shardgen.cores import usable_cores
 from shardgen.depth import device, fetch, gpus
 from shardgen.errors import ShardgenError
+from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
@@ -51,6 +52,7 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
         subject="libraries",
         fact=f"OpenCV {OPENCV_VERSION}, SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
     )
+    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
     yield _device()
     memory = psutil.virtual_memory()
     yield Line(
@@ -110,6 +112,14 @@ def _run(run_dir: Path) -> Iterator[Line]:
             verdict=Verdict.FACT if there else Verdict.FAILS,
             hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
         )
+    if is_on_drive(run_dir):
+        is_sqlite = run.settings.manifest_url().startswith("sqlite:")
+        yield Line(
+            subject="run directory",
+            fact='on Google Drive, so [manifest] url must be "folder:" or a database server',
+            verdict=Verdict.LOOK if is_sqlite else Verdict.FACT,
+            hint="other runtimes cannot see a SQLite file on this one's disk" if is_sqlite else "",
+        )
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
     else:
@@ -133,7 +143,7 @@ def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     writable = os.access(existing, os.W_OK)
     verdict = Verdict.FAILS if refused or not writable else Verdict.LOOK if free < 5e9 else Verdict.FACT
     hint = (
-        "put the manifest on a local disk"
+        'put the manifest on a local disk; for several machines: "folder:" or a database server'
         if refused
         else ""
         if writable
