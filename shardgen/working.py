@@ -42,6 +42,8 @@ from shardgen.suspecting import SuspectMaker
 
 PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
+# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell.
+_ECHO_SECONDS = 1.0
 
 
 class Ending(StrEnum):
@@ -98,6 +100,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._received_at = -math.inf
         self.event = self._event = threading.Event()
         # Only `run` names itself: a worker that a shell started must outlive it.
         self._parent = os.environ.get(PARENT_VARIABLE, "")
@@ -108,8 +111,11 @@ class StopRequest:
             signal.signal(number, self._received)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
+        since, self._received_at = time.monotonic() - self._received_at, time.monotonic()
         if self._event.is_set():
-            os._exit(128 + number)
+            if since > _ECHO_SECONDS:
+                os._exit(128 + number)
+            return
         self.signal_number = number
         self._event.set()
 
