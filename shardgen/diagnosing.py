@@ -22,6 +22,7 @@ from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
 
 
@@ -99,6 +100,8 @@ def _weights() -> Iterator[Line]:
 def _run(run_dir: Path) -> Iterator[Line]:
     try:
         run = RunDirectory.open(run_dir)
+        if is_on_drive(run_dir):
+            yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
         folders = [run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())]
         backend, artifacts = run.place.backend, run.artifacts
     except ShardgenError as error:
@@ -112,27 +115,25 @@ def _run(run_dir: Path) -> Iterator[Line]:
             verdict=Verdict.FACT if there else Verdict.FAILS,
             hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
         )
-    if is_on_drive(run_dir):
-        is_sqlite = run.settings.manifest_url().startswith("sqlite:")
-        yield Line(
-            subject="run directory",
-            fact='on Google Drive, so [manifest] url must be "folder:" or a database server',
-            verdict=Verdict.LOOK if is_sqlite else Verdict.FACT,
-            hint="other runtimes cannot see a SQLite file on this one's disk" if is_sqlite else "",
-        )
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
     else:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
     try:
-        plan = run.plan()
-        with run.manifest(plan, read_only=True) as manifest:
-            overview = manifest.overview()
-        pending = plan.samples - overview.stored - overview.dead
-        yield Line(subject="plan", fact=f"{plan.samples:,} samples, {pending:,} pending")
+        found = report(run)
+        yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
     except ShardgenError as error:
         yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
+
+
+def _on_drive(*, is_sqlite: bool) -> Line:
+    return Line(
+        subject="run directory",
+        fact='on Google Drive, so [manifest] url must be "folder:" or a database server',
+        verdict=Verdict.LOOK if is_sqlite else Verdict.FACT,
+        hint="other runtimes cannot see a SQLite file on this one's disk" if is_sqlite else "",
+    )
 
 
 def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
