@@ -29,8 +29,8 @@ from shardgen.processes import gone, host_id
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sharing import Say, Share
+from shardgen.stopping import PARENT_VARIABLE
 from shardgen.vigil import Vigil
-from shardgen.working import PARENT_VARIABLE
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest

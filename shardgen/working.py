@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import FrameType
 
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import Composer
@@ -38,12 +37,10 @@ from shardgen.planning import ensure_manifest
 from shardgen.processes import gone, new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
+from shardgen.stopping import PARENT_VARIABLE, StopRequest
 from shardgen.suspecting import SuspectMaker
 
-PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
-# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell.
-_ECHO_SECONDS = 1.0
 
 
 class Ending(StrEnum):
@@ -93,45 +90,6 @@ class _Makers:
     pipeline: Pipeline
     suspect: SuspectMaker
     leases: Leases
-
-
-class StopRequest:
-    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._received_at = -math.inf
-        self.event = self._event = threading.Event()
-        # Only `run` names itself: a worker that a shell started must outlive it.
-        self._parent = os.environ.get(PARENT_VARIABLE, "")
-
-    def install(self) -> None:
-        """Take SIGINT and SIGTERM; only the main thread may."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._received)
-
-    def _received(self, number: int, _frame: FrameType | None) -> None:
-        since, self._received_at = time.monotonic() - self._received_at, time.monotonic()
-        if self._event.is_set():
-            if since > _ECHO_SECONDS:
-                os._exit(128 + number)
-            return
-        self.signal_number = number
-        self._event.set()
-
-    def notice_lost_parent(self) -> None:
-        """Stop when the `run` that started this process is gone."""
-        if not self._event.is_set() and self._parent and str(os.getppid()) != self._parent:
-            self.signal_number = signal.SIGTERM
-            self._event.set()
-
-    def is_set(self) -> bool:
-        """Whether to stop."""
-        return self._event.is_set()
-
-    def wait(self, seconds: float) -> bool:
-        """Sleep, but wake up when asked to stop; returns `is_set`."""
-        return self._event.wait(seconds)
 
 
 class Worker:

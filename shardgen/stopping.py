@@ -1,0 +1,56 @@
+"""Stopping: the wish that a worker ends, from a signal or because the `run` that started it is gone."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
+# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell.
+_ECHO_SECONDS = 1.0
+
+
+class StopRequest:
+    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once.
+
+    Not one within a second of the first: that is its echo.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._received_at = -math.inf
+        self.event = self._event = threading.Event()
+        # Only `run` names itself: a worker that a shell started must outlive it.
+        self._parent = os.environ.get(PARENT_VARIABLE, "")
+
+    def install(self) -> None:
+        """Take SIGINT and SIGTERM; only the main thread may."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._received)
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            if time.monotonic() - self._received_at > _ECHO_SECONDS:
+                os._exit(128 + number)
+            return
+        self._received_at = time.monotonic()
+        self.signal_number = number
+        self._event.set()
+
+    def notice_lost_parent(self) -> None:
+        """Stop when the `run` that started this process is gone."""
+        if not self._event.is_set() and self._parent and str(os.getppid()) != self._parent:
+            self.signal_number = signal.SIGTERM
+            self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but wake up when asked to stop; returns `is_set`."""
+        return self._event.wait(seconds)
