@@ -376,6 +376,7 @@ batch = 32              # (plan) samples per checkpoint: what a crash can cost
 # A file relative to this one, on this machine's own disk, never a network's. For several machines a database
 # on a PostgreSQL server, with its password from the environment only:  url = "${{SHARDGEN_MANIFEST}}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
+# For machines that share nothing but this folder, on a Google Drive, say:  url = "folder:"
 url = "sqlite:///manifest.sqlite"
 
 [artifacts]

@@ -19,10 +19,12 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.cores import usable_cores
 from shardgen.depth import device, fetch, gpus
 from shardgen.errors import ShardgenError
+from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.recognising import is_recognised
+from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
 
 
@@ -53,6 +55,7 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
         subject="libraries",
         fact=f"OpenCV {OPENCV_VERSION}, SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
     )
+    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
     yield _device()
     memory = psutil.virtual_memory()
     yield Line(
@@ -99,6 +102,8 @@ def _weights() -> Iterator[Line]:
 def _run(run_dir: Path) -> Iterator[Line]:
     try:
         run = RunDirectory.open(run_dir)
+        if is_on_drive(run_dir):
+            yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
         folders = [run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())]
         backend, artifacts = run.place.backend, run.artifacts
     except ShardgenError as error:
@@ -118,12 +123,12 @@ def _run(run_dir: Path) -> Iterator[Line]:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
     try:
-        plan = run.plan()
-        with run.manifest(plan, read_only=True) as manifest:
-            overview = manifest.overview()
+        found = report(run)
+        yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
+        if run.is_shared_folder:
+            return
+        with run.manifest(found.plan, read_only=True) as manifest:
             is_ours = is_recognised(ArtifactStore(artifacts), manifest)
-        pending = plan.samples - overview.stored - overview.dead
-        yield Line(subject="plan", fact=f"{plan.samples:,} samples, {pending:,} pending")
         if not is_ours:
             yield Line(
                 subject="artifacts",
@@ -135,6 +140,15 @@ def _run(run_dir: Path) -> Iterator[Line]:
         yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
 
 
+def _on_drive(*, is_sqlite: bool) -> Line:
+    return Line(
+        subject="run directory",
+        fact='on Google Drive, so [manifest] url must be "folder:" or a database server',
+        verdict=Verdict.LOOK if is_sqlite else Verdict.FACT,
+        hint="other runtimes cannot see a SQLite file on this one's disk" if is_sqlite else "",
+    )
+
+
 def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
     free = psutil.disk_usage(str(existing)).free
@@ -143,7 +157,7 @@ def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     writable = os.access(existing, os.W_OK)
     verdict = Verdict.FAILS if refused or not writable else Verdict.LOOK if free < 5e9 else Verdict.FACT
     hint = (
-        "put the manifest on a local disk"
+        'put the manifest on a local disk; for several machines: "folder:" or a database server'
         if refused
         else ""
         if writable

@@ -9,10 +9,21 @@ from shardgen.config import FILE_NAME, settings_text
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
 from shardgen.folders import make_folders
 
+# Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
+_SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
 
-def initialise(run_dir: Path, *, foregrounds: Path, backgrounds: Path, weights: str = "nyu") -> Path:
+
+def initialise(
+    run_dir: Path,
+    *,
+    foregrounds: Path,
+    backgrounds: Path,
+    weights: str = "nyu",
+    shared_folder: bool = False,
+) -> Path:
     """Write `RUN_DIR/shardgen.toml`, the source folders as absolute paths. Returns its path.
 
+    With `shared_folder` the run directory itself is what the workers share: `[manifest] url = "folder:"`.
     Raises InputMissing when a source folder is not there, PlanConflict when there are settings already.
     """
     for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
@@ -37,7 +48,10 @@ def initialise(run_dir: Path, *, foregrounds: Path, backgrounds: Path, weights: 
             f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
         ) from error
     text = settings_text(
-        foregrounds=foregrounds.resolve(), backgrounds=backgrounds.resolve(), weights=weights
+        foregrounds=foregrounds.resolve(),
+        backgrounds=backgrounds.resolve(),
+        weights=weights,
+        changes=_SHARED_FOLDER if shared_folder else None,
     )
     if not publish_file(path, text.encode()):
         raise PlanConflict(

@@ -24,12 +24,12 @@ from shardgen.errors import (
     TransientError,
     WorkersFailed,
 )
-from shardgen.halting import PARENT_VARIABLE
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone, host_id
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sharing import Say, Share
+from shardgen.stopping import PARENT_VARIABLE
 from shardgen.vigil import Vigil
 
 _TICK_SECONDS = 0.25

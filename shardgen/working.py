@@ -25,7 +25,6 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.folder.files import FolderFiles
-from shardgen.halting import PARENT_VARIABLE, StopRequest
 from shardgen.heartbeat import Heartbeat, Pulse, Say
 from shardgen.leasing import LeaseOptions, Leases, leases_for
 from shardgen.making import Abandoned, BatchMaker, Stages
@@ -39,6 +38,7 @@ from shardgen.processes import gone, new_identity
 from shardgen.recognising import claim_folder
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
+from shardgen.stopping import PARENT_VARIABLE, StopRequest
 from shardgen.suspecting import SuspectMaker
 
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed

@@ -12,7 +12,8 @@ from shardgen.cli.render import say
 
 HELP = """Write a commented shardgen.toml into RUN_DIR.
 
-Makes the directory if needed; never overwrites an existing shardgen.toml.
+Makes the directory if needed; never overwrites an existing shardgen.toml. On a mounted Google Drive
+--shared-folder is set by itself.
 
 \b
 Example:
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
+    *,
     foregrounds: Annotated[
         Path, typer.Option("--foregrounds", metavar="DIR", help="Folder of foreground photographs.")
     ],
@@ -33,9 +35,21 @@ def init(
         Path, typer.Option("--backgrounds", metavar="DIR", help="Folder of background photographs.")
     ],
     run_dir: RunDir = HERE,
+    shared_folder: Annotated[
+        bool,
+        typer.Option(
+            "--shared-folder", help="RUN_DIR is a folder that several machines share, with nothing else."
+        ),
+    ] = False,
 ) -> None:
     """Call the verb."""
+    from shardgen.hosted import is_on_drive
     from shardgen.initialising import initialise
 
-    path = initialise(run_dir, foregrounds=foregrounds, backgrounds=backgrounds)
+    on_drive = is_on_drive(run_dir)
+    path = initialise(
+        run_dir, foregrounds=foregrounds, backgrounds=backgrounds, shared_folder=shared_folder or on_drive
+    )
+    if on_drive and not shared_folder:
+        say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
     say(f"wrote {path}; look through it, then: shardgen plan {run_dir}")

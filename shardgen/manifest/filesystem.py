@@ -23,14 +23,17 @@ def mount_table() -> Mounts:
 
 
 def file_system_of(path: Path, mounts: Mounts | None = None) -> str:
-    """The type of the file system that a path is (or would be) on: that of its longest mount point."""
+    """The type of the file system that a path is (or would be) on: that of its longest mount point.
+
+    Of several mounts at one point the last is the one that is seen.
+    """
     resolved = path.resolve()
     holding = [
-        (len(Path(point).parts), kind)
-        for point, kind in (mount_table() if mounts is None else mounts)
+        (len(Path(point).parts), order, kind)
+        for order, (point, kind) in enumerate(mount_table() if mounts is None else mounts)
         if resolved.is_relative_to(point)
     ]
-    return max(holding, default=(0, "unknown"))[1]
+    return max(holding, default=(0, 0, "unknown"))[2]
 
 
 def has_trusted_locks(file_system: str) -> bool:
@@ -45,5 +48,5 @@ def refuse_untrusted(path: Path, mounts: Mounts | None = None) -> None:
         raise ManifestMismatch(
             f"{path}: on a file system of type {kind}, where SQLite gets damaged",
             hint='[manifest] url = "sqlite:////home/me/run.sqlite" puts it on this machine\'s own disk; '
-            'for several machines: "postgresql+psycopg://host/database"',
+            'for several machines: "postgresql+psycopg://host/database", or "folder:" without a server',
         )

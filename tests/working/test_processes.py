@@ -13,6 +13,7 @@ import pytest
 
 from shardgen.reporting import Report, report
 from shardgen.rundir import RunDirectory
+from shardgen.stopping import StopRequest
 from tests.runs import make_run, plan_run, shardgen, start
 from tests.stopping import stop_outside_a_commit
 
@@ -58,14 +59,20 @@ def wait_for_a_receipt(run: RunDirectory, timeout: float = 240.0, *, held: bool 
     raise AssertionError("nothing was ever stored")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "times"),
+    [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)],
+    ids=["SIGTERM", "SIGINT", "a notebook's SIGINT and its echo"],
+)
 def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]], number: signal.Signals
+    long_run: RunDirectory, processes: list[subprocess.Popen[str]], number: signal.Signals, times: int
 ) -> None:
     worker = start(["worker", long_run.path])
     processes.append(worker)
     wait_for_a_receipt(long_run)
-    worker.send_signal(number)
+    for _ in range(times):
+        worker.send_signal(number)
+        time.sleep(0.05)
     assert worker.wait(120) == 128 + number
     found = report(long_run)
     assert 0 < found.stored < SAMPLES
@@ -195,3 +202,22 @@ def slow(self, images, *, between=None):
 DepthEstimator.estimate = slow
 work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)), say=print)
 """
+
+
+def test_a_second_signal_ends_a_worker_at_once_and_an_echo_of_the_first_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    ended: list[int] = []
+    monkeypatch.setattr("shardgen.stopping.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("shardgen.stopping.os._exit", ended.append)
+    stop = StopRequest()
+    stop._received(signal.SIGINT, None)
+    assert stop.is_set()
+    for _ in range(3):
+        now[0] += 0.3
+        stop._received(signal.SIGINT, None)
+    assert ended == []
+    now[0] += 0.3
+    stop._received(signal.SIGINT, None)
+    assert ended == [130]

@@ -1,20 +1,28 @@
-"""Halt: the wish to stop a worker, from a signal or because the `run` that started it is gone."""
+"""Stopping: the wish that a worker ends, from a signal or because the `run` that started it is gone."""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
+# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell.
+_ECHO_SECONDS = 1.0
 
 
 class StopRequest:
-    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
+    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once.
+
+    Not one within a second of the first: that is its echo.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._received_at = -math.inf
         self.event = self._event = threading.Event()
         # Only `run` names itself: a worker that a shell started must outlive it.
         self._parent = os.environ.get(PARENT_VARIABLE, "")
@@ -26,7 +34,10 @@ class StopRequest:
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         if self._event.is_set():
-            os._exit(128 + number)
+            if time.monotonic() - self._received_at > _ECHO_SECONDS:
+                os._exit(128 + number)
+            return
+        self._received_at = time.monotonic()
         self.signal_number = number
         self._event.set()
 

@@ -1,0 +1,375 @@
+"""The notebooks of `examples/`, every cell from top to bottom, with a folder in the place of Google Drive."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from shardgen.config import settings_text
+from tests.photographs import write_photographs
+from tests.runs import SETTINGS, sha256_of, shardgen
+from tests.test_examples import assert_parses
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ROOT / "tests" / "colab" / "packages"
+WORKER, WATCH = (ROOT / "examples" / f"colab_{name}.ipynb" for name in ("worker", "watch"))
+each_notebook = pytest.mark.parametrize("path", [WORKER, WATCH], ids=lambda path: path.stem)
+# A segment is several batches, and nobody waits for others' claims longer than a moment.
+QUICK = {
+    "folder.segment_seconds": "2",
+    "folder.segment_batches": "2",
+    "folder.settle_seconds": "0",
+    "folder.silent_seconds": "60",
+    "folder.scan_seconds": "0.5",
+    "manifest.url": '"folder:"',
+}
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def sources(path: Path) -> list[str]:
+    return [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def cell_with(path: Path, text: str) -> str:
+    (found,) = [source for source in sources(path) if text in source]
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Colab:
+    """One account's runtime: its own disk, its own mount of the one Drive, its own kernel."""
+
+    disk: Path
+    drive: Path
+    pictures: list[bytes] = field(default_factory=list)
+
+    @property
+    def journal(self) -> Path:
+        return self.disk / "journal"
+
+    def environment(self) -> dict[str, str]:
+        self.disk.mkdir(exist_ok=True)
+        self.journal.touch()
+        own = {
+            name: str(self.disk / name.lower())
+            for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "XDG_CACHE_HOME", "JUPYTER_CONFIG_DIR")
+        }
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("SHARDGEN")}
+        return (
+            inherited
+            | own
+            | {
+                "PYTHONPATH": str(PACKAGES),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "FAKE_DRIVE": str(self.drive),
+                "FAKE_JOURNAL": str(self.journal),
+                "COLAB_RELEASE_TAG": "release-colab_20260819",
+            }
+        )
+
+    def notebook(self, path: Path, **settings: object) -> Any:
+        """The notebook with other settings, as its reader fills in the form."""
+        notebook = read(path)
+        (cell,) = [cell for cell in notebook.cells if "# @title Settings" in cell.source]
+        for name, value in {"MOUNT": str(self.disk / "drive"), "LOCAL": str(self.disk), **settings}.items():
+            cell.source, count = re.subn(
+                rf"^{name} = .*?  # @param", f"{name} = {value!r}  # @param", cell.source, flags=re.MULTILINE
+            )
+            assert count == 1, name
+        return notebook
+
+    def run_all(self, notebook: Any, *, after_cell: Any = lambda _source: None) -> str:
+        """Run every cell; an error in one is raised. Returns what was printed."""
+        client = NotebookClient(notebook, timeout=120, kernel_name="python3")
+        with client.setup_kernel(env=self.environment(), cwd=str(self.disk)):
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+                if cell.cell_type == "code":
+                    after_cell(cell.source)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+        outputs = [output for cell in code for output in cell.outputs]
+        self.pictures = [
+            base64.b64decode(output.data["image/png"])
+            for output in outputs
+            if output.output_type == "display_data" and "image/png" in output.data
+        ]
+        return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """What the owner's notebook and a watcher's two looks printed, and what Drive holds after them."""
+
+    owner: Colab
+    watcher: Colab
+    shared: Path
+    worked: str
+    too_early: str
+    watched: str
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("colab")
+    drive = folder / "drive of all"
+    shared = drive / "MyDrive" / "our people"
+    write_photographs(shared)
+    owner = Colab(disk=folder / "owner", drive=drive)
+    watcher = Colab(disk=folder / "watcher", drive=drive)
+    early: list[str] = []
+
+    def owners_part(source: str) -> None:
+        if "!shardgen init" in source:
+            toml = shared / "run" / "shardgen.toml"
+            settings = tomllib.loads(toml.read_text(encoding="utf-8"))
+            assert settings["manifest"]["url"] == "folder:"
+            assert settings["shards"]["slice_batches"] == 256
+            text = settings_text(
+                foregrounds=Path(settings["sources"]["foregrounds"]),
+                backgrounds=Path(settings["sources"]["backgrounds"]),
+                weights="small",
+                changes=SETTINGS | QUICK,
+            )
+            toml.write_text(text, encoding="utf-8")
+        elif "!shardgen plan" in source:
+            early.append(watcher.run_all(watcher.notebook(WATCH, FOLDER="MyDrive/our people")))
+
+    notebook = owner.notebook(
+        WORKER, FOLDER="MyDrive/our people", OWNER=True, NAME="anna", DEADLINE="10m", END_RUNTIME=True
+    )
+    worked = owner.run_all(notebook, after_cell=owners_part)
+    watched = watcher.run_all(watcher.notebook(WATCH, FOLDER="MyDrive/our people"))
+    return Story(
+        owner=owner, watcher=watcher, shared=shared, worked=worked, too_early=early[0], watched=watched
+    )
+
+
+# The notebooks as files
+
+
+@each_notebook
+def test_a_notebook_is_valid_and_carries_no_outputs(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+    for cell in notebook.cells:
+        assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.colab.name == path.name
+
+
+@each_notebook
+def test_the_badge_opens_this_very_notebook_as_soon_as_the_project_has_an_address(path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    repository = project.get("urls", {}).get("Repository", "")
+    target = "https://colab.research.google.com/"
+    if repository:
+        target = repository.replace("https://github.com/", f"{target}github/")
+        target += f"/blob/main/examples/{path.name}"
+    image = "https://colab.research.google.com/assets/colab-badge.svg"
+    assert read(path).cells[0].source.startswith(f"[![Open in Colab]({image})]({target})")
+
+
+@each_notebook
+def test_every_command_of_a_notebook_parses(path: Path) -> None:
+    lines = [
+        line for source in sources(path) for line in re.findall(r"^ *!shardgen (.*)$", source, re.MULTILINE)
+    ]
+    assert lines
+    for line in lines:
+        words = line.replace("{DEADLINE}", "11h").replace("{WEIGHTS}", "nyu")
+        assert_parses(shlex.split(words))
+
+
+@each_notebook
+def test_a_command_replaces_its_shell_so_that_the_stop_button_reaches_it(path: Path) -> None:
+    for source in sources(path):
+        for line in re.findall(r"^ *!(.*)$", source, re.MULTILINE):
+            assert not re.search(r"[;&|]", line), line
+
+
+# Installing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """How the install cell ended where shardgen was not importable: pip's arguments, and its constraints."""
+
+    code: int
+    stderr: str
+    arguments: list[str]
+    constraints: list[str]
+
+
+def install(path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: str = "") -> Installed:
+    """Run the cell in a Python without its packages, with a pip that only writes down what it is asked."""
+    fakes, shared, disk = folder / "fakes", folder / "shared", folder / "disk"
+    (fakes / "pip").mkdir(parents=True)
+    (fakes / "pip" / "__init__.py").touch()
+    script = f"import json, sys; open({str(folder / 'asked')!r}, 'w').write(json.dumps(sys.argv[1:]))\n"
+    (fakes / "pip" / "__main__.py").write_text(script, encoding="utf-8")
+    for name, version in (
+        *(("tensorflow", "2.20.0"), ("numpy", "2.1.3"), ("protobuf", "5.29.6"), ("keras", "3.13.2")),
+        *(("opencv-python", "5.0.0.93"), ("opencv-contrib-python", "4.14.0.94"), ("rich", "13.9.4")),
+    ):
+        info = fakes / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    shared.mkdir()
+    disk.mkdir()
+    for age, wheel in enumerate(wheels):
+        (shared / wheel).touch()
+        os.utime(shared / wheel, (age, age))
+    names = f"SHARED, LOCAL, SOURCE = Path({str(shared)!r}), {str(disk)!r}, {source!r}"
+    given = f"from pathlib import Path\n{names}\n"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", given + cell_with(path, "find_spec")],
+        env={"PYTHONPATH": str(fakes)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=disk,
+    )
+    asked, pins = folder / "asked", disk / "preinstalled.txt"
+    return Installed(
+        code=done.returncode,
+        stderr=done.stderr,
+        arguments=json.loads(asked.read_text(encoding="utf-8")) if asked.exists() else [],
+        constraints=pins.read_text(encoding="utf-8").splitlines(),
+    )
+
+
+@each_notebook
+def test_installing_takes_the_newest_wheel_and_holds_what_colab_has(path: Path, tmp_path: Path) -> None:
+    found = install(
+        path, tmp_path, wheels=("shardgen-0.2.0-py3-none-any.whl", "shardgen-0.1.9-py3-none-any.whl")
+    )
+    assert found.code == 0, found.stderr
+    assert found.arguments == [
+        *("install", "--quiet", "--constraint", str(tmp_path / "disk" / "preinstalled.txt")),
+        str(tmp_path / "shared" / "shardgen-0.1.9-py3-none-any.whl"),
+    ]
+    assert found.constraints == [
+        "keras==3.13.2",
+        "numpy==2.1.3",
+        "opencv-contrib-python==4.14.0.94",
+        "opencv-python==5.0.0.93",
+        "protobuf==5.29.6",
+        "tensorflow==2.20.0",
+    ]
+
+
+@each_notebook
+def test_installing_takes_the_named_source_before_any_wheel(path: Path, tmp_path: Path) -> None:
+    address = "git+https://example.org/shardgen.git"
+    found = install(path, tmp_path, wheels=("shardgen-0.1.0-py3-none-any.whl",), source=address)
+    assert (found.code, found.arguments[-1]) == (0, address)
+
+
+@each_notebook
+def test_installing_from_nowhere_says_what_is_needed(path: Path, tmp_path: Path) -> None:
+    found = install(path, tmp_path)
+    assert found.arguments == []
+    assert "SOURCE is empty" in found.stderr
+
+
+# From top to bottom
+
+
+@pytest.mark.slow
+def test_the_workers_notebook_makes_everything_and_ends_its_runtime_after_the_upload(story: Story) -> None:
+    assert "is there already" in story.worked
+    assert "the worker ended well" in story.worked
+    assert "planned 48   stored 48   dead letters 0   pending 0" in story.worked
+    asked = story.owner.journal.read_text(encoding="utf-8").splitlines()
+    assert asked == [f"mount {story.owner.disk / 'drive'}", "flush", "unassign"]
+    assert not (story.owner.disk / "drive").exists()
+
+
+@pytest.mark.slow
+def test_a_look_before_anything_is_made_merges_nothing_and_fails_nowhere(story: Story) -> None:
+    assert "planned 48   stored 0   dead letters 0   pending 48" in story.too_early
+    assert "48 samples are pending: too early to merge" in story.too_early
+
+
+@pytest.mark.slow
+def test_the_watchers_notebook_shows_and_keeps_a_whole_zip(story: Story) -> None:
+    assert "planned 48   stored 48   dead letters 0   pending 0" in story.watched
+    (kept,) = story.shared.glob("*.zip")
+    digest = sha256_of(kept)
+    assert kept.name == f"our people-{digest[:12]}.zip"
+    assert digest in story.watched
+    assert sha256_of(story.watcher.disk / "our people.zip") == digest
+    with zipfile.ZipFile(kept) as archive:
+        assert archive.testzip() is None
+        images = [name for name in archive.namelist() if "/" in name]
+        assert len(images) == 3 * 48
+        assert len(archive.read("labels.csv").splitlines()) == 1 + 48
+        sheet = archive.read("contact_sheet.png")
+    assert story.watcher.pictures == [sheet]
+    assert cv2.imdecode(np.frombuffer(sheet, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+@pytest.mark.slow
+def test_the_shared_folder_holds_the_run_and_no_database(story: Story) -> None:
+    assert sorted(path.name for path in (story.shared / "run").iterdir()) == [
+        "plan.json",
+        "shardgen.toml",
+        "workers",
+    ]
+    assert not [path for path in story.shared.rglob("*") if "sqlite" in path.name]
+    assert all(path.name.startswith("anna-") for path in (story.shared / "run" / "workers").iterdir())
+
+
+@pytest.mark.slow
+def test_a_colleague_joins_over_a_shortcut_and_makes_what_is_left(story: Story, tmp_path: Path) -> None:
+    drive = tmp_path / "drive of all"
+    others = drive / "of anna"
+    shutil.copytree(story.shared, others)
+    (drive / "MyDrive").mkdir()
+    (drive / "MyDrive" / "people").symlink_to(others, target_is_directory=True)
+    ben = Colab(disk=tmp_path / "ben", drive=drive)
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "operator")}
+    undone = shardgen("requeue", others / "run", "--batch", "3", environment=environment)
+    assert undone.returncode == 0, undone.stderr
+    said = ben.run_all(ben.notebook(WORKER, NAME="ben"))
+    assert "made 4 samples; 0 of 48 are pending" in said
+    assert "the worker ended well" in said
+    assert ben.journal.read_text(encoding="utf-8").splitlines()[-1] == "flush"
+    again = shardgen("merge", others / "run", "-o", tmp_path / "again.zip", environment=environment)
+    assert again.returncode == 0, again.stderr
+    (kept,) = story.shared.glob("*.zip")
+    assert sha256_of(tmp_path / "again.zip") == sha256_of(kept)
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_visible_is_explained(tmp_path: Path) -> None:
+    drive = tmp_path / "drive of all"
+    (drive / "MyDrive").mkdir(parents=True)
+    colab = Colab(disk=tmp_path / "carl", drive=drive)
+    with pytest.raises(CellExecutionError, match="is not visible") as caught:
+        colab.run_all(colab.notebook(WORKER))
+    assert "shortcut" in str(caught.value)
