@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.composing import Composer
-from shardgen.config import settings_text
 from shardgen.demonstrating import write_photographs
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -39,6 +38,7 @@ from shardgen.pipeline import Pipeline
 from shardgen.planning import make_plan
 from shardgen.processes import new_identity
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.template import settings_text
 from tests.legacy_weights import write_legacy_weights
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import publish_file
-from shardgen.config import FILE_NAME, settings_text
+from shardgen.config import FILE_NAME
 from shardgen.domain.plan import ImageFormat, Plan
 from shardgen.domain.worker import ShownState
 from shardgen.errors import InputMissing, PlanConflict
@@ -23,6 +23,7 @@ from shardgen.reporting import Report
 from shardgen.rundir import RunDirectory
 from shardgen.running import RunOptions, run_workers
 from shardgen.sharing import Wanted, settle_workers
+from shardgen.template import settings_text
 
 WEIGHTS = "small"
 _SETTINGS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardgen.artifacts.store import publish_file
-from shardgen.config import FILE_NAME, settings_text
+from shardgen.config import FILE_NAME
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
 from shardgen.folders import make_folders
+from shardgen.template import settings_text
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}

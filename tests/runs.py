@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardgen.config import settings_text
 from shardgen.domain.steps import Step
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.template import settings_text
 from tests.photographs import write_photographs
 
 SETTINGS = {

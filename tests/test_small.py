@@ -9,10 +9,10 @@ import pytest
 from shardgen import demonstrating
 from shardgen.artifacts.stats import Statistics
 from shardgen.caches import CACHE_VARIABLE
-from shardgen.config import settings_text
 from shardgen.dataset_card import dataset_card
 from shardgen.depth.shipped import SHIPPED
 from shardgen.domain.plan import Plan
+from shardgen.template import settings_text
 from tests.legacy_weights import write_legacy_weights
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run, sha256_of

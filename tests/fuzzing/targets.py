@@ -18,7 +18,7 @@ from shardgen.artifacts.labels import LabelRows
 from shardgen.artifacts.member_table import MemberTable
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.config import FILE_NAME, read_settings, settings_differences, settings_text
+from shardgen.config import FILE_NAME, read_settings, settings_differences
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
@@ -31,6 +31,7 @@ from shardgen.merging import MergeInputs, merge
 from shardgen.planfile import parse_plan
 from shardgen.requeueing import read_marks
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.template import settings_text
 from shardgen.verifying import verify_zip, wrong_members
 from tests.artifacts.made_runs import WORKER, batch_content, make_run, sums_of_image
 from tests.legacy_weights import LegacyNetwork
