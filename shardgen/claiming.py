@@ -19,7 +19,7 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.folder import notices
 from shardgen.folder.files import FolderFiles
 from shardgen.folder.notices import Kind, NoticeName
-from shardgen.gathering import FolderView, SeenClaim, seconds_or_none
+from shardgen.gathering import FolderView, OnSegment, SeenClaim, seconds_or_none
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone
@@ -87,13 +87,13 @@ class FolderWork:
 
     # the thread that looks through the folder
 
-    def tick(self) -> None:
+    def tick(self, *, on_segment: OnSegment = lambda _count: None) -> None:
         """Look, take over what others have made, publish what is due, prepare the next slice.
 
         Trouble with the folder is said once and tried again at the next tick.
         """
         try:
-            self._view.gather()
+            self._view.gather(on_segment=on_segment)
             self._adopt()
             self._publisher.publish()
             with self._lock:

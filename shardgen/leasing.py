@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
-from shardgen.errors import InputMissing, ShardgenError, StorageFailed
+from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
 from shardgen.folder.files import DiskFolder, FolderFiles
 from shardgen.folder.notices import worker_folder
 from shardgen.folders import FILE_MODE, make_folders
@@ -36,6 +36,10 @@ _UPLOAD_LOOK_SECONDS = 2.0
 
 class Leases(ABC):
     """Whom a worker asks for slices."""
+
+    @abstractmethod
+    def start(self, *, on_look: Callable[[], None]) -> None:
+        """Get ready to lease; `on_look` is called while that takes long."""
 
     @abstractmethod
     def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
@@ -74,6 +78,9 @@ class DatabaseLeases(Leases):
         self._worker = worker
         self._shard = shard
         self._begun: Lease | None = None
+
+    def start(self, *, on_look: Callable[[], None]) -> None:
+        """Nothing to do: the manifest is open."""
 
     def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
         """From the manifest."""
@@ -117,9 +124,10 @@ class FolderLeases(Leases):
         self._again = threading.Event()
         self._thread = threading.Thread(target=self._look, name="folder", daemon=True)
 
-    def start(self) -> None:
+    def start(self, *, on_look: Callable[[], None]) -> None:
         """Look once, at the length that it takes, then go on looking."""
-        self._work.tick()
+        self._say("looking through the shared folder")
+        self._work.tick(on_segment=lambda _count: on_look())
         self._thread.start()
 
     def _look(self) -> None:
@@ -130,6 +138,8 @@ class FolderLeases(Leases):
                 return
             try:
                 self._work.tick()
+            except TransientError as error:
+                self._say(f"{error}; looking again in {self._policy.scan.total_seconds():g} s")
             except ShardgenError as error:
                 self._failure = error
                 return
@@ -272,9 +282,6 @@ def leases_for(
     try:
         desk = desk_for(run, view, manifest, worker_folder(identity.id))
         work = FolderWork(desk, identity, shard=options.shard, say=say)
-        leases = FolderLeases(work, identity.id, policy, say=say)
-        say("looking through the shared folder")
-        leases.start()
-        yield leases
+        yield FolderLeases(work, identity.id, policy, say=say)
     finally:
         index.close()

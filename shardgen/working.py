@@ -106,6 +106,7 @@ class Worker:
         self._started = time.monotonic()
         self._batches_started = 0
         self._lease: Lease | None = None
+        self._has_joined = False  # a shared folder, where leaving takes a word
         self._abandon = threading.Event()
         self.identity: WorkerIdentity = new_identity(options.name)
         self.stop = StopRequest()
@@ -130,6 +131,8 @@ class Worker:
                 Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse) as heartbeat,
                 leases_for(self._run, plan, manifest, options, say=self._say) as leases,
             ):
+                self._has_joined = self._run.is_shared_folder
+                leases.start(on_look=heartbeat.progress)
                 heartbeat.hear(leases.reports)
                 try:
                     ending = self._work(plan, manifest, heartbeat, leases)
@@ -142,6 +145,7 @@ class Worker:
                         WorkerReport(state=WorkerState.STOPPED, samples_done=heartbeat.samples_done)
                     )
                     leases.leave(stopping=self.stop.event)
+                    self._has_joined = False
                 return WorkOutcome(
                     ending=Ending.STOPPED if self.stop.is_set() else ending,
                     samples_done=heartbeat.samples_done,
@@ -155,8 +159,8 @@ class Worker:
 
     @property
     def holds_nothing(self) -> bool:
-        """Whether no slice is leased: while starting up, and while waiting."""
-        return self._lease is None
+        """Whether nobody would miss a word: no slice is leased, and no shared folder has a claim of ours."""
+        return self._lease is None and not self._has_joined
 
     def give_up(self) -> None:
         """From another thread, with the process about to end: release what is held, and say that it ended."""

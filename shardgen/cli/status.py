@@ -50,8 +50,10 @@ def status(
         return
     from rich.live import Live
 
+    # A shared folder is looked through as seldom as its workers do.
+    wait = run.settings.folder.scan_seconds if run.is_shared_folder else _WATCH_SECONDS
     with Live(console=render.stdout(), auto_refresh=False) as live:
         while True:
             with contextlib.suppress(TransientError):  # a busy manifest: the next look is soon
                 live.update(render.status_view(report(run)), refresh=True)
-            time.sleep(_WATCH_SECONDS)
+            time.sleep(wait)
