@@ -154,6 +154,12 @@ def manifest_bytes(place: Place) -> int:
         database.close()
 
 
+def written_bytes(folder: Path, plan: Plan) -> int:
+    """Of the artifacts that are there; 0 if some are missing."""
+    sizes = [path.stat().st_size for path in folder.glob("shard-*/*.zip")]
+    return sum(sizes) if len(sizes) == plan.layout.batch_count else 0
+
+
 def write_artifacts(folder: Path, plan: Plan) -> int:
     """One whole artifact for each batch, without the cost of syncing it. Returns their bytes."""
     written = 0

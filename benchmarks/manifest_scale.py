@@ -15,21 +15,23 @@ one batch. By the clock on the wall, commits to the disk included.
 Growth: runs of 4e5 and 1e7 samples, whose receipts are simulated, and a plan of 1e9. Planning is without its
 sources: from the inventory to plan.json and the manifest on disk. Merge's planning is all that it does before
 it copies the first byte: reading every receipt in order and adding up the sums. Rebuild reads whole
-artifacts, of 96 tiny images each; they were just written, so from the page cache. Both in CPU-seconds of this
-process, which a busy machine changes little; on a server by the clock on the wall. A growth of 1 is that of
-the data.
+artifacts, of 96 tiny images each. All in CPU-seconds of this process, which a busy machine changes little; on
+a server by the clock on the wall, but a rebuild on one that is started here in CPU-seconds of both. A growth
+of 1 is that of the data. With --artifacts those of a rebuild stay in that folder, and are taken from there if
+they are there already: to write those of 1e7 samples takes as long as to rebuild from them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -37,9 +39,18 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import psutil
 from sqlalchemy import URL, make_url
 
-from benchmarks.filled import SETTINGS, Scale, fill, manifest_bytes, slice_count, write_artifacts
+from benchmarks.filled import (
+    SETTINGS,
+    Scale,
+    fill,
+    manifest_bytes,
+    slice_count,
+    write_artifacts,
+    written_bytes,
+)
 from benchmarks.status import simulated_receipt
 from shardgen.artifacts.store import publish_file
 from shardgen.config import Settings
@@ -70,6 +81,16 @@ _READY_SECONDS = 600.0
 class DurableServer(Server):
     """Like the tests' server, but it syncs what it commits, as SQLite does beside it."""
 
+    def cpu_seconds(self) -> float:
+        """What it has used since its start, all its processes together, those that have ended included."""
+        pid = int((self.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        first = psutil.Process(pid)
+        seconds = first.cpu_times().children_user + first.cpu_times().children_system
+        for one in (first, *first.children()):
+            with suppress(psutil.NoSuchProcess):
+                seconds += one.cpu_times().user + one.cpu_times().system
+        return float(seconds)
+
     def start(self) -> None:
         """Start it, and wait until it lets one in."""
         options = f"-k {self.folder} -h 127.0.0.1 -p {self.port}"
@@ -85,6 +106,7 @@ class Where:
 
     folder: Path
     server: URL | None
+    long_clock: Callable[[], float] = time.process_time  # a server's CPU-seconds come in hundredths
 
     def timed(self, call: Callable[[], object]) -> float:
         """CPU-seconds that it takes; with a server, which works elsewhere, seconds."""
@@ -94,7 +116,7 @@ class Where:
         return clock() - began
 
     @contextmanager
-    def new_run(self) -> Iterator[tuple[RunDirectory, Place]]:
+    def new_run(self, artifacts: Path | None = None) -> Iterator[tuple[RunDirectory, Place]]:
         """A run directory with settings only, and the place of its manifest, which is not made yet."""
         with ExitStack() as stack:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
@@ -102,7 +124,9 @@ class Where:
             if self.server is not None:
                 url = stack.enter_context(new_schema(self.server))
             os.environ["SHARDGEN_MANIFEST"] = url
-            (path / "shardgen.toml").write_text(SETTINGS, encoding="utf-8")
+            folder = json.dumps(str(artifacts or "artifacts"))
+            text = f"{SETTINGS}[artifacts]\nurl = {folder}\n"
+            (path / "shardgen.toml").write_text(text, encoding="utf-8")
             run = RunDirectory.open(path)
             yield run, run.place
 
@@ -298,19 +322,24 @@ def measure_growth(where: Where) -> None:
 # rebuild
 
 
-def measure_rebuild(where: Where, scales: Sequence[Scale]) -> None:
-    """Print how long a rebuild of each size takes."""
+def measure_rebuild(where: Where, scales: Sequence[Scale], *, kept: Path | None = None) -> None:
+    """Print how long a rebuild of each size takes; the artifacts are kept in a folder, if one is named."""
     print(
         f"\n{'samples':>12} {'artifacts':>9} {'MB':>7} {'rebuild s':>9} {'ms an artifact':>14} {'growth':>6}"
     )
     before: tuple[int, float] | None = None
     for scale in scales:
         plan = scale.plan()
-        with where.new_run() as (run, _):
+        folder = None if kept is None else kept.resolve() / str(plan.samples)
+        with where.new_run(folder) as (run, _):
             publish_file(run.path / FILE_NAME, plan.canonical_json)
-            size = write_artifacts(run.artifacts, plan)
-            seconds = where.timed(partial(rebuild, run))
+            size = written_bytes(run.artifacts, plan) or write_artifacts(run.artifacts, plan)
+            began = where.long_clock()
+            _, found = rebuild(run)
+            seconds = where.long_clock() - began
         count = plan.layout.batch_count
+        if found.batches != count:
+            raise RuntimeError(f"{found.batches} of {count} batches were found again: {found.refused[:3]}")
         growth = "-" if before is None else f"{seconds / before[1] / (count / before[0]):.2f}"
         print(
             f"{plan.samples:>12,} {count:>9,} {size / 1e6:>7,.0f} {seconds:>9.1f} "
@@ -321,18 +350,22 @@ def measure_rebuild(where: Where, scales: Sequence[Scale]) -> None:
 
 
 @contextmanager
-def _server(options: argparse.Namespace) -> Iterator[URL | None]:
-    if options.url:
-        yield make_url(options.url).set(drivername="postgresql+psycopg")
-        return
-    if not options.postgres:
-        yield None
-        return
-    server = DurableServer()
-    try:
-        yield server.url
-    finally:
-        server.remove()
+def _where(options: argparse.Namespace) -> Iterator[Where]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
+        if options.url:
+            url = make_url(options.url).set(drivername="postgresql+psycopg")
+            yield Where(folder=folder, server=url, long_clock=time.perf_counter)
+        elif options.postgres:
+            server = DurableServer()
+            stack.callback(server.remove)
+
+            def clock() -> float:
+                return time.process_time() + server.cpu_seconds()
+
+            yield Where(folder=folder, server=server.url, long_clock=clock)
+        else:
+            yield Where(folder=folder, server=None)
 
 
 def main() -> None:
@@ -344,21 +377,22 @@ def main() -> None:
     parser.add_argument("--postgres", action="store_true", help="start a PostgreSQL server for this")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement of a rate")
     parser.add_argument("--folder", type=Path, help="where to write; else the system's temporary folder")
+    parser.add_argument("--artifacts", type=Path, help="where rebuilds' artifacts stay for the next time")
     parser.add_argument("--full", action="store_true", help="rebuild 1e7 samples, too: 5 GB of artifacts")
     for part in ("rates", "growth", "rebuild"):
         parser.add_argument(f"--{part}", action="store_true", help="only this, and others that are named")
     options = parser.parse_args()
     everything = not (options.rates or options.growth or options.rebuild)
     began = time.perf_counter()
-    with _server(options) as server, tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        where = Where(folder=Path(folder), server=server)
-        print("SQLite" if server is None else "PostgreSQL")
+    with _where(options) as where:
+        print("SQLite" if where.server is None else "PostgreSQL")
         if options.rates or everything:
             measure_rates(where, options.seconds)
         if options.growth or everything:
             measure_growth(where)
         if options.rebuild or everything:
-            measure_rebuild(where, [TENTH, SMALL, *([LARGE] if options.full else [])])
+            scales = [TENTH, SMALL, *([LARGE] if options.full else [])]
+            measure_rebuild(where, scales, kept=options.artifacts)
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 
 
