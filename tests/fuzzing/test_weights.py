@@ -271,6 +271,17 @@ def test_a_layer_of_another_kind_is_one_clear_error(change: Callable[[dict[str, 
     assert len(str(caught.value)) < 20_000
 
 
+@pytest.mark.parametrize("epsilon", [math.inf, math.nan, -1.0, 0.0, 1.0, 10**400])
+def test_an_epsilon_that_all_layers_share_is_looked_at_all_the_same(epsilon: float) -> None:
+    def change(layers: dict[str, Any]) -> None:
+        for layer in layers.values():
+            if layer["class_name"] == "BatchNormalization":
+                layer["config"]["epsilon"] = epsilon
+
+    with pytest.raises(ConfigRefused, match=r"epsilon|too large"):
+        read_model_config(configuration(change))
+
+
 def test_two_names_that_claim_ten_million_layers_take_neither_time_nor_memory() -> None:
     document = network().model_config()
     concat = next(layer for layer in document["config"]["layers"] if layer["name"] == "conv2_block1_concat")
