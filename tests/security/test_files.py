@@ -166,10 +166,12 @@ def test_a_link_in_the_place_of_an_unfinished_download_is_not_written_through(
     victim.write_text("mine")
     cache.mkdir()
     monkeypatch.setenv("SHARDGEN_CACHE", str(cache))
-    for target in (victim, tmp_path / "nowhere"):
+    whole = tmp_path / "whole"
+    whole.write_bytes(server.content)
+    for target, size_bytes in ((victim, None), (tmp_path / "nowhere", None), (whole, len(server.content))):
         (cache / "nyu.h5.part").symlink_to(target)
         with pytest.raises(StorageFailed, match="link"):
-            fetching.fetch(server.released())
+            fetching.fetch(server.released(size_bytes))
         (cache / "nyu.h5.part").unlink()
     assert victim.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
