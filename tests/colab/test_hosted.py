@@ -12,6 +12,7 @@ from shardgen.config import read_settings
 from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.manifest import filesystem
 from shardgen.manifest.filesystem import file_system_of
+from tests.runs import make_run, plan_run
 
 COLAB = [("/", "overlay"), ("/content", "ext4"), ("/content/drive", "fuse.drive")]
 
@@ -160,3 +161,17 @@ def test_doctor_says_what_a_run_directory_on_drive_needs(
     )
     settings.write_text(text, encoding="utf-8")
     assert looked_at(people)["run directory"].verdict is diagnosing.Verdict.FACT
+
+
+def test_doctor_finds_nothing_wrong_with_a_planned_shared_folder_on_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
+    run = make_run(tmp_path, changes={"manifest.url": '"folder:"'})
+    plan_run(run)
+    put_on_drive(monkeypatch, run.path)
+    found = looked_at(run.path)
+    assert found["run directory"].verdict is diagnosing.Verdict.FACT
+    assert str(tmp_path / "cache") in found["manifest"].fact
+    assert found["plan"].fact == "48 samples, 48 pending"
+    assert [line for line in found.values() if line.verdict is diagnosing.Verdict.FAILS] == []
