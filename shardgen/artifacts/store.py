@@ -26,6 +26,7 @@ MAX_MARK_BYTES = 1 << 28  # names 30 million batches
 IDENTITY = "folder-id"
 _MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
 _IDENTITY = re.compile(r"[0-9a-f]{32}\n")
+_MAX_IDENTITY_BYTES = 1 << 10
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -44,9 +45,11 @@ class ArtifactStore:
         """
         path = self.root / IDENTITY
         try:
-            text = path.read_bytes().decode("ascii", errors="replace")
+            text = read_regular(path, limit=_MAX_IDENTITY_BYTES).decode("ascii", errors="replace")
         except FileNotFoundError:
             return None
+        except Irregular as error:
+            raise ArtifactCorrupt(f"{path}: {error.strerror}", hint=f"move {path} away") from error
         except OSError as error:
             raise storage_error(error, path) from error
         if _IDENTITY.fullmatch(text) is None:

@@ -33,6 +33,13 @@ class _Stdout(Console):
         raise BrokenPipeError
 
 
+class _Bar(Progress):
+    def stop(self) -> None:
+        """Rich before 14 prints an empty line here even for a bar that is not shown."""
+        if not self.disable:
+            super().stop()
+
+
 def stdout() -> Console:
     """Where results go."""
     return _Stdout(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
@@ -61,7 +68,7 @@ def print_json(document: object) -> None:
 
 def progress_bar(what: str) -> Progress:
     """A bar with a count on stderr; silent where stderr is no terminal."""
-    return Progress(
+    return _Bar(
         TextColumn("{task.description}") if what == "samples" else TextColumn(what),
         BarColumn(),
         MofNCompleteColumn(),

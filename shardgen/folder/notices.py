@@ -23,12 +23,13 @@ REQUEUE = "requeue"
 NOTICES = "notices-"
 SEGMENTS = "shard-"
 _PER_FOLDER = 400  # Drive's mount gets slow, and then fails, in folders of some thousand entries
-_DOUBLED = re.compile(r" \(\d+\)(?=\.[a-z]+$)")
+_DOUBLED = re.compile(r" \([0-9]+\)(?=\.[a-z]+$)")
+# At most 15 digits, as in an artifact's name: a fence above that could never be granted again.
 _NOTICE = re.compile(
-    r"(?P<number>\d{6,})\.(?P<kind>claim|ended|done|beat)"
-    r"(?:\.(?P<shard>\d{5,})-(?P<slice>\d{5,})\.f(?P<fence>\d{4,}))?\.json"
+    r"(?P<number>[0-9]{6,15})\.(?P<kind>claim|ended|done|beat)"
+    r"(?:\.(?P<shard>[0-9]{5,15})-(?P<slice>[0-9]{5,15})\.f(?P<fence>[0-9]{4,15}))?\.json"
 )
-_REQUEUE = re.compile(r"(?P<generation>\d{4,})-(?P<random>[0-9a-z]{8})\.json")
+_REQUEUE = re.compile(r"(?P<generation>[0-9]{4,15})-(?P<random>[0-9a-z]{8})\.json")
 _FOLDER = re.compile(r"[A-Za-z0-9_.-]{1,120}")
 
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.domain.sample import recipe_of
 from shardgen.errors import ShardgenError
+from shardgen.folder import notices
+from shardgen.folder.notices import decoded, encoded
 from shardgen.imaging.codec import decode
 from shardgen.merging import MergeInputs, merge
 from shardgen.planfile import parse_plan
@@ -163,6 +166,22 @@ def _mark_seeds() -> list[bytes]:
     return [json.dumps(mark, sort_keys=True, separators=(",", ":")).encode()]
 
 
+def _notice(data: bytes, _folder: Path) -> object:
+    """Whatever a worker of another machine, or Drive's mount, leaves in a shared folder."""
+    kinds = (notices.Notice, notices.Done, notices.Beat, notices.Requeue)
+    return [decoded(kind, data) for kind in kinds]
+
+
+def _notice_seeds() -> list[bytes]:
+    ref = notices.SegmentRef(path="workers/w/shard-00000/x.zip", size_bytes=9, sha256="0" * 64)
+    named: dict[str, Any] = {"fingerprint": PLAN.fingerprint, "written_at": 1.5}
+    beat = notices.Beat(
+        **named, worker="w", host="h", pid=1, process_started=1.0, started_at=1.0, state="working"
+    )
+    requeue = notices.Requeue(fingerprint=PLAN.fingerprint, generation=1, batches=(0, 1))
+    return [encoded(one) for one in (notices.Done(**named, segments=(ref,)), beat, requeue)]
+
+
 def _model_config(data: bytes, _folder: Path) -> object:
     try:
         config = read_model_config(data.decode("utf-8", "replace"))
@@ -211,6 +230,7 @@ TARGETS = {
     "receipt": Target(read=_receipt, seeds=_receipt_seeds),
     "zip": Target(read=_zip, seeds=zip_seeds, is_zip=True),
     "mark": Target(read=_mark, seeds=_mark_seeds),
+    "notice": Target(read=_notice, seeds=_notice_seeds),
     "model-config": Target(read=_model_config, seeds=_model_config_seeds),
     "photograph": Target(read=_photograph, seeds=photograph_seeds),
 }

@@ -15,13 +15,14 @@ import pytest
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import list_files
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, staged_artifact
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import IDENTITY, ArtifactStore
 from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, ShardIndex
 from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind
 from shardgen.errors import ArtifactCorrupt, EncodeFailed
 from shardgen.finishing import image_sums
+from shardgen.folder.notices import NoticeName, is_requeue
 from shardgen.rebuilding import rebuild
 from shardgen.rundir import RunDirectory
 from shardgen.sweeping import sweep
@@ -230,3 +231,30 @@ def test_the_artifact_folder_itself_may_be_a_link(run: RunDirectory, tmp_path: P
     receipt, *_ = single(0).publish(run.plan(), run.artifacts)
     assert receipt.record.batch == BatchIndex(0)
     assert ArtifactStore(run.artifacts).read(receipt.artifact)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "000001.claim.00000-00000.f" + "9" * 16 + ".json",
+        "000001.claim.00000-" + "9" * 100 + ".f0001.json",
+        "9" * 200 + ".beat.json",
+        "\u0660" * 6 + ".beat.json",
+    ],
+)
+def test_a_notice_with_a_number_that_nobody_wrote_is_a_strangers(name: str) -> None:
+    assert NoticeName.parse(name) is None
+
+
+def test_a_requeue_of_a_generation_that_nobody_wrote_is_a_strangers() -> None:
+    assert not is_requeue("9" * 16 + "-00000000.json")
+
+
+@pytest.mark.parametrize("make", [as_pipe, as_sparse_file], ids=["pipe", "sparse"])
+def test_the_name_of_an_artifact_folder_is_neither_waited_for_nor_read_whole(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    make(tmp_path / IDENTITY)
+    with time_limit(10), pytest.raises(ArtifactCorrupt, match="folder-id") as caught:
+        ArtifactStore(tmp_path).identity()
+    assert caught.value.hint

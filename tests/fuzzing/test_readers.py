@@ -17,7 +17,7 @@ from tests.fuzzing.mutating import damaged, rearranged, refielded
 from tests.fuzzing.targets import TARGETS
 
 EXAMPLES = int(os.environ.get("SHARDGEN_FUZZ_EXAMPLES", "0"))
-JSON = ("plan", "receipt", "mark", "model-config")
+JSON = ("plan", "receipt", "mark", "notice", "model-config")
 ZIPS = tuple(name for name, target in TARGETS.items() if target.is_zip)
 
 

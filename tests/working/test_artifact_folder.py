@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
 from shardgen.finishing import check_run, merge_run, put_back
 from shardgen.manifest.leases import NoLease
+from shardgen.reading import read_regular
 from shardgen.rebuilding import rebuild
 from shardgen.recognising import claim_folder, is_recognised
 from shardgen.rundir import RunDirectory
@@ -118,14 +120,13 @@ def test_a_folder_that_cannot_be_read_is_a_failing_disk_and_no_other_folder(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start_worker(run)
-    original = Path.read_bytes
 
-    def fail(path: Path) -> bytes:
+    def fail(path: Path, **options: Any) -> bytes:
         if path.name == IDENTITY:
             raise OSError(5, os.strerror(5), str(path))
-        return original(path)
+        return read_regular(path, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr("shardgen.artifacts.store.read_regular", fail)
     with pytest.raises(StorageFailed):
         start_worker(run)
 
