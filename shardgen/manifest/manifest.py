@@ -330,8 +330,8 @@ class Manifest:
         return self._read(lambda connection: shared.fence_here(connection, place))
 
     def unavailable(self) -> dict[Slice, str]:
-        """The slices that are leased, done or blocked on this machine, with that state."""
-        return self._read(shared.unavailable)
+        """The slices that are leased (and renewed), done or blocked on this machine, with that state."""
+        return self._read(lambda connection: shared.unavailable(connection, self._now(connection)))
 
     # what an operator reads and undoes
 

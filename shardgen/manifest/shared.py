@@ -7,9 +7,10 @@ receipts of what they have made and of what others have published.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from itertools import groupby
 
-from sqlalchemy import Connection, and_, insert, not_, select, update
+from sqlalchemy import Connection, and_, insert, not_, or_, select, update
 
 from shardgen.domain.claims import Slice
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
@@ -17,6 +18,7 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest import suspicion
+from shardgen.manifest.instants import to_seconds
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
 from shardgen.manifest.rebuilt import slice_row
 from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
@@ -135,11 +137,12 @@ def fence_here(connection: Connection, place: Slice) -> Fence:
     return Fence(connection.execute(query).scalar_one_or_none() or 0)
 
 
-def unavailable(connection: Connection) -> dict[Slice, str]:
-    """The slices that this machine's workers need not, or may not, claim: their state."""
-    rows = connection.execute(
-        select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state).where(
-            SLICE.c.state.in_(["leased", "done", "blocked"])
-        )
-    )
+def unavailable(connection: Connection, now: datetime) -> dict[Slice, str]:
+    """The slices that this machine's workers need not, or may not, claim: their state.
+
+    One that is leased to nobody who renews it is free: whoever claims it takes it over.
+    """
+    is_held = and_(SLICE.c.state == "leased", SLICE.c.expires_at > to_seconds(now))
+    query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state)
+    rows = connection.execute(query.where(or_(is_held, SLICE.c.state.in_(["done", "blocked"]))))
     return {(ShardIndex(shard), SliceIndex(slice_)): state for shard, slice_, state in rows}

@@ -17,7 +17,7 @@ from shardgen.artifacts.archive import ArtifactHeader, build_artifact
 from shardgen.artifacts.names import ArtifactName, random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.claiming import Clocks, FolderWork
-from shardgen.domain.claims import FolderPolicy
+from shardgen.domain.claims import FolderPolicy, undone_up_to
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
@@ -52,7 +52,7 @@ POLICY = FolderPolicy(
 )
 SMALL = make_plan(backgrounds=2, foregrounds=2, grid=(4, 2), shard_size=16, slice_batches=4, batch=2)
 MEMORY = Path("/dev/shm")  # noqa: S108 - these tests are not about fsync
-_LONGEST = 60 * 86400.0
+_LONGEST = 3 * 86400.0
 
 
 @cache
@@ -200,10 +200,13 @@ class Worker:
         world.made[batch] = world.made.get(batch, 0) + 1
 
     def _check_finished(self) -> None:
-        """Nobody ends content while a batch is nowhere, as far as it can see."""
+        """Nobody ends content while a batch is nowhere, as far as it sees; one just undone may be."""
         here = {receipt.record.batch for receipt in self.manifest.receipts()}
         nowhere = [
-            batch for place in self.view.slices() for batch in self.view.missing(place) if batch not in here
+            batch
+            for place in self.view.slices()
+            for batch in self.view.missing(place)
+            if batch not in here and batch not in self.view.undone
         ]
         assert not nowhere, nowhere
 
@@ -316,6 +319,21 @@ class World:
         assert digest is not None
         return digest, view
 
+    def undone_winners(self, view: FolderView) -> list[BatchIndex]:
+        """Winners from before a requeue whose mark has not gone with its machine."""
+        marks = [
+            notices.decoded(notices.Requeue, file.data)
+            for (path, _), file in self.cloud.files.items()
+            if path.startswith(notices.REQUEUE)
+        ]
+        return [
+            batch
+            for mark in marks
+            if mark is not None
+            for batch in mark.undone
+            if view.winners[batch].fence <= undone_up_to(mark.generation)
+        ]
+
     @property
     def duplicated(self) -> int:
         """Batches that were made more often than once, each time counted."""
@@ -324,7 +342,7 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happens from outside, `after` so many seconds; `which` chooses among those it may hit."""
+    """Something from outside, `after` so many seconds; `which` chooses among those whom it may hit."""
 
     after: float
     kind: str
