@@ -70,6 +70,10 @@ class RunDirectory:
             )
         return self.path / url
 
+    def check_places(self) -> None:
+        """Raise InvalidSettings for places of manifest or artifacts that this version does not know."""
+        _ = self.place.backend, self.artifacts
+
     def foregrounds(self, given: GivenFolders) -> Path:
         """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
         return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
