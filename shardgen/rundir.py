@@ -71,8 +71,16 @@ class RunDirectory:
         return self.path / url
 
     def check_places(self) -> None:
-        """Raise InvalidSettings for places of manifest or artifacts that this version does not know."""
-        _ = self.place.backend, self.artifacts
+        """Look at the places of manifest and artifacts before anything is written.
+
+        Raises InvalidSettings for one that this version does not know, InputMissing for a file in the way.
+        """
+        _ = self.place.backend
+        if self.artifacts.exists() and not self.artifacts.is_dir():
+            raise InputMissing(
+                f"{self.artifacts}: a file, where the folder of artifacts belongs",
+                hint="move it away, or name another folder: [artifacts] url",
+            )
 
     def foregrounds(self, given: GivenFolders) -> Path:
         """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""

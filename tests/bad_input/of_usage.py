@@ -11,6 +11,7 @@ def _misuse(name: str, line: str, *says: str, hint: str = "", start: str = "new"
         name=name,
         arguments=arguments,
         code=2,
+        from_the_start=True,
         says=says,
         start=start,
         hints=(hint or f"shardgen {arguments[0]} --help",),

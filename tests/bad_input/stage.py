@@ -93,8 +93,10 @@ def _full(folder: Path, free_bytes: int) -> None:
         shutil.copytree(folder, kept, symlinks=True)
         files = [path for path in kept.rglob("*") if path.is_file()]
         used = sum(-(-path.stat().st_size // _PAGE) * _PAGE for path in files)
-        _mount("none", folder, "tmpfs", 0, f"size={used + max(free_bytes, _PAGE)}")
+        _mount("none", folder, "tmpfs", 0, f"size={used + free_bytes + _PAGE}")
         shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+    free = shutil.disk_usage(folder).free - free_bytes
+    (folder / ".filler").write_bytes(bytes(max(free, 0)))
 
 
 def _powerless() -> None:

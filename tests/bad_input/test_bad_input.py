@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.bad_input import of_settings, of_usage
+from tests.bad_input import of_records, of_settings, of_sources, of_usage, of_weights, of_work, on_disks
 from tests.bad_input.case import Case, Stage, boxes, judge
 
 CASES: list[Case] = [
     *of_usage.CASES,
+    *of_sources.CASES,
+    *of_records.CASES,
+    *of_weights.CASES,
+    *of_work.CASES,
+    *on_disks.CASES,
     *of_settings.CASES,
 ]
 
