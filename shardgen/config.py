@@ -280,8 +280,12 @@ def read_settings(run_dir: Path) -> Settings:
             hint=f"move it away, then: shardgen init {run_dir} --foregrounds DIR --backgrounds DIR",
         ) from None
     except OSError as error:
+        is_forbidden = isinstance(error, PermissionError)
         raise InputMissing(
-            f"{path}: cannot be read ({error.strerror})", hint=f"let this user read {path}, a text file"
+            f"{path}: cannot be read ({error.strerror})",
+            hint=f"chmod u+r {path}"
+            if is_forbidden
+            else "put a text file there, as `shardgen init` writes it",
         ) from error
     try:
         document = parse_toml(text)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import ComposedSample, Composer, source_reader
-from shardgen.cores import usable_cores
 from shardgen.config import FILE_NAME as SETTINGS
+from shardgen.cores import usable_cores
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem

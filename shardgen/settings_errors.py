@@ -46,8 +46,13 @@ def problems_in(error: ValidationError, defaults: Defaults) -> Iterator[tuple[st
         if detail["type"] == "extra_forbidden":
             yield _unknown([str(part) for part in location], defaults)
             continue
-        subject = _subject(location)
         message = _message(detail)
+        if detail["type"] == "value_error" and len(location) == 1:
+            # A rule of a whole table, which may be about one key of it.
+            key, _, rest = message.partition(": ")
+            if key in defaults[str(location[0])]:
+                location, message = [location[0], key], rest
+        subject = _subject(location)
         if subject == "[depth] micro_batch":
             message = f'must be "auto" or a number from 1 to 1024{message[message.rindex(" (found") :]}'
         if subject in said:

@@ -66,10 +66,10 @@ CASES = [
     _refused(
         "settings that are a photograph", _written(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"), "UTF-8", hint="UTF-8"
     ),
-    _refused("settings nested without end", _written("x = " + "[" * 100_000), "nested", hint="shardgen init"),
+    _refused("settings nested without end", _written("x = " + "[" * 20_000), "nested", hint="shardgen init"),
     _refused(
-        "a number of a hundred thousand digits",
-        _written("[shards]\nsize = " + "9" * 100_000),
+        "a number of many digits",
+        _written("[shards]\nsize = " + "9" * 20_000),
         "digits",
         hint="shardgen init",
     ),
@@ -111,9 +111,9 @@ CASES = [
     ),
     _refused(
         "more samples than can be counted",
-        _set("compose", "grid", "[1000000, 1000000]"),
-        "samples",
-        hint="grid",
+        _set("compose", "grid", "[10000, 10000]"),
+        "places",
+        hint="fewer sources",
     ),
     _refused(
         "quality in a wrong unit", _set("output", "image_quality", "0.25"), "[output] image_quality", "0.25"
@@ -159,7 +159,7 @@ CASES = [
         "[depth]",
         "weights",
         "random:0",
-        hint="correct shardgen.toml",
+        hint="weights = ",
     ),
     _refused(
         "16-bit depth as JPEG",
@@ -184,7 +184,7 @@ CASES = [
         _set("sources", "foregrounds", '"~nobody-here/x"'),
         "[sources] foregrounds",
         "nobody-here",
-        hint="~",
+        hint="whole path",
     ),
     _refused(
         "a micro-batch of nothing", _set("depth", "micro_batch", "0"), "[depth] micro_batch", "1024", "0"

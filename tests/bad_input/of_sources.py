@@ -133,7 +133,7 @@ CASES = [
         arrange=lambda box: (box / BACKGROUNDS).rename(box / "moved"),
         says=("scenes",),
         hints=("--backgrounds",),
-        allowed=("people/manifest.sqlite",),
+        allowed=("people/manifest.sqlite", "people/artifacts"),
     ),
     Case(
         name="a photograph that changed after the plan",
@@ -143,7 +143,7 @@ CASES = [
         arrange=lambda box: (box / PHOTO).write_bytes((box / PHOTO).read_bytes() + b"\0"),
         says=("background-000.jpg", "bytes"),
         hints=("plan anew",),
-        allowed=("people/manifest.sqlite",),
+        allowed=("people/manifest.sqlite", "people/artifacts"),
     ),
     Case(
         name="a photograph that is gone after the plan",

@@ -48,8 +48,8 @@ CASES = [
         code=31,
         start="planned",
         condition=read_only(RUN),
-        says=("manifest.sqlite",),
-        hints=("permissions",),
+        says=("people/artifacts", "Read-only"),
+        hints=("writable",),
     ),
     Case(
         name="merge to a read-only disk",
@@ -137,10 +137,10 @@ CASES = [
     Case(
         name="init below a file",
         arguments=("init", "people/below", *INIT[2:]),
-        code=31,
+        code=11,
         arrange=_file_for_run,
-        says=("people/below", "Not a directory"),
-        hints=("folder",),
+        says=("people/below", "a file"),
+        hints=("another name",),
     ),
     Case(
         name="settings that may not be read",
@@ -189,6 +189,7 @@ CASES = [
         arrange=lambda box: (box / RUN / "manifest.sqlite").chmod(0o444),
         says=("manifest.sqlite",),
         hints=("permissions",),
+        allowed=("people/artifacts",),
     ),
     Case(
         name="a photograph that may not be read",
