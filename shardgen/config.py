@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,12 +37,12 @@ from shardgen.domain.plan import (
 )
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.reading import parse_toml, read_regular
+from shardgen.settings_errors import problems_in
 from shardgen.urls import expanded
 
 FILE_NAME = "shardgen.toml"
 MAX_BYTES = 1 << 16
 _MAX_PROBLEMS = 20  # named in one message
-_MAX_SHOWN = 100  # characters of a wrong value
 
 Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -266,7 +265,8 @@ def read_settings(run_dir: Path) -> Settings:
     """Read `RUN_DIR/shardgen.toml`. Raises InputMissing, or InvalidSettings for all wrong keys at once."""
     path = run_dir / FILE_NAME
     try:
-        text = read_regular(path, limit=MAX_BYTES).decode()
+        # Some editors put a mark before the first line.
+        text = read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(
             f"{path}: there is no such file, so this is not a run directory",
@@ -274,9 +274,18 @@ def read_settings(run_dir: Path) -> Settings:
         ) from None
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"{path}: not UTF-8 text ({error.reason})", hint="save it as UTF-8") from error
-    except OSError as error:
+    except IsADirectoryError:
         raise InputMissing(
-            f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
+            f"{path}: a folder, not a file",
+            hint=f"move it away, then: shardgen init {run_dir} --foregrounds DIR --backgrounds DIR",
+        ) from None
+    except OSError as error:
+        is_forbidden = isinstance(error, PermissionError)
+        raise InputMissing(
+            f"{path}: cannot be read ({error.strerror})",
+            hint=f"chmod u+r {path}"
+            if is_forbidden
+            else "put a text file there, as `shardgen init` writes it",
         ) from error
     try:
         document = parse_toml(text)
@@ -294,38 +303,9 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
         # JSON mode is strict about types ("5" is no number) yet knows lists as tuples and strings as enums.
         return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        problems = list(_problems(error))
+        problems = list(problems_in(error, Settings().model_dump(mode="json")))
         more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
         raise InvalidSettings(
             f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,
-            hint=next(
-                (hint for _, hint in problems if hint), f"correct {FILE_NAME} and run the command again"
-            ),
+            hint=next((hint for _, hint in problems if hint), f"correct {FILE_NAME}, then run it again"),
         ) from error
-
-
-def _problems(error: ValidationError) -> Iterator[tuple[str, str]]:
-    for detail in error.errors(include_url=False):
-        location = [str(part) for part in detail["loc"]]
-        table, rest = (f"[{location[0]}] " if len(location) > 1 else ""), location[1:] or location
-        key = f"{table}{'.'.join(rest)}".strip() if location else ""
-        if detail["type"] == "extra_forbidden":
-            known = list(_known_keys(location[:-1]))
-            close = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(known)}"
-            yield f"{key}: unknown {'key' if len(location) > 1 else 'table or key'}", hint
-            continue
-        message = detail["msg"].removeprefix("Value error, ")
-        found = detail["input"]
-        # A manifest's URL may hold a password, and in the wrong place no rule has looked at it yet.
-        is_shown = isinstance(found, str | int | float | bool) and location[:1] != ["manifest"]
-        shown = f" (found {repr(found)[:_MAX_SHOWN]})" if is_shown else ""
-        yield f"{key}: {message}{shown}" if key else message, ""
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    fields = Settings.model_fields
-    if not location:
-        return list(fields)
-    annotation = fields[location[0]].annotation if location[0] in fields else None
-    return list(cast("type[_Table]", annotation).model_fields) if annotation is not None else []

@@ -43,7 +43,9 @@ def initialise(
     try:
         make_folders(run_dir)
     except FileExistsError:
-        raise InputMissing(f"{run_dir}: a file, not a folder", hint="name another RUN_DIR") from None
+        raise InputMissing(
+            f"{run_dir}: a file, not a folder", hint="give the new run directory another name"
+        ) from None
     except OSError as error:
         raise StorageFailed(
             f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
@@ -57,6 +59,6 @@ def initialise(
     if not publish_file(path, text.encode()):
         raise PlanConflict(
             f"{path}: there are settings here already",
-            hint=f"edit that file and run `shardgen plan {run_dir}`, or name another RUN_DIR",
+            hint=f"edit that file and run `shardgen plan {run_dir}`, or name a new run directory",
         )
     return path

@@ -111,6 +111,11 @@ def merge(
     ArtifactCorrupt. The same plan and artifacts give the same bytes.
     """
     survey = survey_receipts(inputs.plan, inputs.source)
+    if survey.dead == inputs.plan.samples:
+        raise RunHasHoles(
+            f"all {survey.dead:,} samples are dead letters, so there is nothing to merge",
+            hint="shardgen dead-letters RUN_DIR says why; then shardgen requeue RUN_DIR --dead-letters",
+        )
     if survey.dead and not inputs.allow_dead_letters:
         raise RunHasHoles(
             f"{survey.dead:,} of {inputs.plan.samples:,} samples are dead letters",

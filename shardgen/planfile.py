@@ -71,8 +71,10 @@ def read_plan(run_dir: Path) -> Plan | None:
         text = read_regular(path, limit=MAX_BYTES)
     except FileNotFoundError:
         return None
+    except IsADirectoryError:
+        raise InputMissing(f"{path}: a folder, not a file", hint=f"move it away; {_RESTORE}") from None
     except OSError as error:
         raise InputMissing(
-            f"{path}: cannot be read ({error.strerror})", hint="check its permissions"
+            f"{path}: cannot be read ({error.strerror})", hint=f"let this user read it: chmod u+r {path}"
         ) from error
     return parse_plan(text, where=str(path))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.composing import ComposedSample, Composer, source_reader
+from shardgen.config import FILE_NAME as SETTINGS
 from shardgen.cores import usable_cores
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.identifiers import SampleIndex
@@ -79,6 +80,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     existing = read_plan(run.path)
     if existing is not None:
         run.check_settings(existing)
+    run.check_places()
     settings = run.settings
     weights = find_weights(run, on_download=events.on_download)
     check_input_size(weights.topology, settings.depth.input)
@@ -98,7 +100,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
         output=settings.output_plan,
         shards=settings.shards_plan,
     )
-    _refuse_absurd(plan)
+    _refuse_absurd(run, plan)
     if existing is not None and existing != plan:
         raise PlanConflict(
             f"{run.path}: not what was planned here: {'; '.join(differences(existing, plan)[:20])}",
@@ -136,11 +138,11 @@ def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:
     return create_manifest(run.place, plan, artifacts_exist=artifacts_exist)
 
 
-def _refuse_absurd(plan: Plan) -> None:
+def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:
     problem = plan_problem(plan)
     if problem is not None:
         raise InvalidSettings(
-            f"such a plan cannot be made: {problem}",
+            f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",
             hint="change that in shardgen.toml, or use fewer sources",
         )
 

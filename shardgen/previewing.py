@@ -34,6 +34,8 @@ class PreviewRequest:
 def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice, say: Say) -> Path:
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
     plan = run.plan()
+    path = request.output or run.path / PNG_NAME
+    _refuse_unwritable(path)
     composer = Composer(plan, run.foregrounds(request.folders), run.backgrounds(request.folders))
     estimator = load_for_plan(run, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
@@ -51,9 +53,14 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
         say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
-    path = request.output or run.path / PNG_NAME
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputMissing(f"{path}: not a file that can be written", hint="name a PNG in an existing folder")
     path.unlink(missing_ok=True)
     publish_file(path, sheet_maker(plan)(drawn))
     return path
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Say before the network is loaded that the picture could not be written there."""
+    if not path.parent.is_dir():
+        raise InputMissing(f"{path.parent}: there is no such folder", hint=f"mkdir -p {path.parent}")
+    if path.is_dir():
+        raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.caches import index_folder
+from shardgen.config import FILE_NAME as SETTINGS
 from shardgen.config import Settings, read_settings, settings_differences
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
@@ -70,6 +71,18 @@ class RunDirectory:
             )
         return self.path / url
 
+    def check_places(self) -> None:
+        """Look at the places of manifest and artifacts before anything is written.
+
+        Raises InvalidSettings for one that this version does not know, InputMissing for a file in the way.
+        """
+        _ = self.place.backend
+        if self.artifacts.exists() and not self.artifacts.is_dir():
+            raise InputMissing(
+                f"{self.artifacts}: a file, where the folder of artifacts belongs",
+                hint="move it away, or name another folder: [artifacts] url",
+            )
+
     def foregrounds(self, given: GivenFolders) -> Path:
         """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
         return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
@@ -89,13 +102,15 @@ class RunDirectory:
                 f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
                 hint=f"add --{kind} DIR, or set [sources] {kind}",
             )
-        return self.path / _with_home(setting, where=f"[sources] {kind}")
+        return self.path / _with_home(setting, where=f"{self.path / SETTINGS}: [sources] {kind}")
 
     def weights_file(self) -> Path | None:
         """The file that `[depth] weights` names (relative to the run directory), if it names one."""
         if self.settings.weights_name != "file":
             return None
-        return self.path / _with_home(self.settings.depth.weights, where="[depth] weights")
+        return self.path / _with_home(
+            self.settings.depth.weights, where=f"{self.path / SETTINGS}: [depth] weights"
+        )
 
     def plan(self) -> Plan:
         """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.

@@ -14,6 +14,7 @@ from shardgen.folders import FILE_MODE, FOLDER_MODE
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
+    errno.EFBIG: "raise the limit for the size of a file (ulimit -f), or choose another folder",
     errno.EROFS: "mount that disk writable, or choose another folder",
     errno.EACCES: "give this user the right to write there, or choose another folder",
     errno.EPERM: "give this user the right to write there, or choose another folder",

@@ -63,7 +63,7 @@ def _shardgen(
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="shardgen")
     except USAGE_ERROR as error:
         code = _usage(error)
     except ShardgenError as error:
@@ -100,10 +100,18 @@ def _usage(error: Exception) -> int:
         print(error)  # noqa: T201 - the help that was missing
         return 2
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    path = context.command_path if context is not None else "shardgen"
+    path = context.command_path if context is not None else _command_typed()
     _say(f"error: {_one_line(message)}")
     _say(f"hint: {path} --help")
     return 2
+
+
+def _command_typed() -> str:
+    """The command that the line names, for an error that comes before anybody has read so far."""
+    named = sys.argv[1] if len(sys.argv) > 1 else ""
+    return (
+        f"shardgen {named}" if named in {command.name for command in app.registered_commands} else "shardgen"
+    )
 
 
 def _deliberate(error: ShardgenError) -> int:

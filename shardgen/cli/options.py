@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated
@@ -94,10 +95,19 @@ def parse_gpus(text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_rate(rate: float | None) -> float | None:
+    """A finite number of samples per second above 0."""
+    if rate is not None and not (rate > 0 and math.isfinite(rate)):
+        raise typer.BadParameter(f"{rate:g} is not a number of samples per second", param_hint="--rate")
+    return rate
+
+
 def parse_duration(text: str) -> float:
     """Seconds of `11h`, `1h30m`, `90m`, `45s` or a plain number of seconds."""
     match = _DURATION.fullmatch(text.strip())
     if not text.strip() or match is None:
-        raise typer.BadParameter(f"{text!r} is not a duration such as 11h, 1h30m or 45s")
+        raise typer.BadParameter(
+            f"{text!r} is not a duration such as 11h, 1h30m or 45s", param_hint="--deadline"
+        )
     hours, minutes, seconds = (float(match[part] or 0) for part in "hms")
     return hours * 3600 + minutes * 60 + seconds

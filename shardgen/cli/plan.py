@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir
+from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, parse_rate
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import Plan
 from shardgen.rundir import GivenFolders, RunDirectory
@@ -45,7 +45,7 @@ def plan(
         typer.Option(
             "--rate",
             metavar="N",
-            min=1e-6,
+            callback=parse_rate,
             help="Samples per second of all workers together.",
             show_default=False,
         ),

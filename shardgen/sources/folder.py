@@ -21,8 +21,8 @@ MAX_FILE_BYTES = 2 << 30  # 200 megapixels of 16-bit RGBA without compression ar
 class Listing:
     """The files of a folder, names relative to it with '/', each tuple sorted by UTF-8 bytes.
 
-    `masks` are files like `NAME.mask.png`; `others` are not photographs by their suffix; `unnameable` are
-    names that are not UTF-8, made printable.
+    `masks` are files like `NAME.mask.png`; `others` are not photographs by their suffix, or no files but
+    pipes and the like; `unnameable` are names that are not UTF-8, made printable.
     """
 
     photographs: tuple[str, ...]
@@ -52,7 +52,8 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
         except UnicodeEncodeError:
             unnameable.append(os.fsencode(name).decode("utf-8", "backslashreplace"))
             continue
-        if PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        is_pipe = (folder / name).exists() and not (folder / name).is_file()  # to read one may take forever
+        if is_pipe or PurePosixPath(name).suffix.lower() not in SUFFIXES:
             others.append(name)
         elif with_masks and stem_of(name).lower().endswith(_MASK_MARK):
             masks.append(name)

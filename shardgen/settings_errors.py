@@ -1,0 +1,110 @@
+"""What pydantic found wrong with the settings, in the words of `shardgen.toml`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+_MAX_SHOWN = 100  # characters of a wrong value
+_INDEXES = ("first", "second", "third", "fourth")
+_MESSAGES = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text in quotes",
+    "tuple_type": "must be a list of two numbers, as in [5, 4]",
+    "too_long": "must be a list of two numbers, as in [5, 4]",
+    "missing": "is missing: the list needs two numbers, as in [5, 4]",
+    "finite_number": "must be a finite number",
+    "model_type": "must be a table",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
+}
+
+
+Defaults = Mapping[str, Mapping[str, object]]
+
+
+def problems_in(error: ValidationError, defaults: Defaults) -> Iterator[tuple[str, str]]:
+    """Each problem as `[table] key: what is wrong (found …)`, with a hint or "".
+
+    `defaults` are the values of all tables' keys as JSON, which is TOML for them.
+    """
+    said: set[str] = set()
+    for detail in error.errors(include_url=False):
+        # A value that may be a word or a number is a problem for each of both, at a place of its own.
+        location = [*detail["loc"][:2], *(part for part in detail["loc"][2:] if isinstance(part, int))]
+        if detail["type"] == "extra_forbidden":
+            yield _unknown([str(part) for part in location], defaults)
+            continue
+        message = _message(detail)
+        if detail["type"] == "value_error" and len(location) == 1:
+            # A rule of a whole table, which may be about one key of it.
+            key, _, rest = message.partition(": ")
+            if key in defaults[str(location[0])]:
+                location, message = [location[0], key], rest
+        subject = _subject(location)
+        if subject == "[depth] micro_batch":
+            message = f'must be "auto" or a number from 1 to 1024{message[message.rindex(" (found") :]}'
+        if subject in said:
+            continue
+        said.add(subject)
+        yield f"{subject}: {message}" if subject else message, _example(location, defaults)
+
+
+def _example(location: Sequence[int | str], defaults: Defaults) -> str:
+    """The line that `init` writes for the key."""
+    if len(location) < 2:
+        return ""
+    table, key = str(location[0]), str(location[1])
+    value = json.dumps(defaults[table][key] or "DIR", ensure_ascii=False)
+    return f"under [{table}] write, for example: {key} = {value}"
+
+
+def _unknown(location: list[str], defaults: Defaults) -> tuple[str, str]:
+    *table, name = location
+    known = list(defaults[table[0]]) if table else list(defaults)
+    close = difflib.get_close_matches(name, known, n=1)
+    homes = [f"[{home}]" for home, keys in defaults.items() if name in keys]
+    if close:
+        hint = f"did you mean `{close[0]}`?"
+    elif homes:
+        hint = f"`{name}` belongs under {' or '.join(homes)}"
+    else:
+        hint = f"known here: {', '.join(known)}"
+    return (f"[{table[0]}] {name}: unknown key" if table else f"{name}: unknown table or key"), hint
+
+
+def _subject(location: Sequence[int | str]) -> str:
+    if not location:
+        return ""
+    table, *rest = location
+    if not rest:
+        return f"[{table}]"
+    key, *index = rest
+    place = f" ({_INDEXES[index[0]]} number)" if index and isinstance(index[0], int) else ""
+    return f"[{table}] {key}{place}"
+
+
+def _message(detail: ErrorDetails) -> str:
+    """What must be, and what is there instead."""
+    context = {name: _number(value) for name, value in detail.get("ctx", {}).items()}
+    template = _MESSAGES.get(detail["type"])
+    text = template.format(**context) if template else detail["msg"].removeprefix("Value error, ")
+    found = detail["input"]
+    # A manifest's URL may hold a password, and in the wrong place no rule has looked at it yet.
+    is_shown = isinstance(found, str | int | float | bool) and detail["loc"][:1] != ("manifest",)
+    return f"{text} (found {json.dumps(found, ensure_ascii=False)[:_MAX_SHOWN]})" if is_shown else text
+
+
+def _number(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) and value < 1e6 else value

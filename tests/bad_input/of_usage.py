@@ -1,0 +1,59 @@
+"""Rows of what is typed wrongly: exit code 2, and a hint to the help of that very command."""
+
+from __future__ import annotations
+
+from tests.bad_input.case import Case
+
+
+def _misuse(name: str, line: str, *says: str, hint: str = "", start: str = "new") -> Case:
+    arguments = tuple(line.split())
+    return Case(
+        name=name,
+        arguments=arguments,
+        code=2,
+        from_the_start=True,
+        says=says,
+        start=start,
+        hints=(hint or f"shardgen {arguments[0]} --help",),
+    )
+
+
+CASES = [
+    _misuse("a command that is not there", "statsu people", "statsu", "status", hint="shardgen --help"),
+    _misuse("an option that is not there", "run people --worker 2", "--worker", "--workers"),
+    _misuse("an argument too many", "status people scenes", "scenes"),
+    _misuse("a word for a shard", "worker people --shard first", "--shard", "integer"),
+    _misuse("a negative shard", "worker people --shard -1", "--shard", "0"),
+    _misuse("a device that is not there", "worker people --device tpu", "--device", "tpu", "cpu"),
+    _misuse("a negative deadline", "worker people --deadline -5m", "--deadline", "-5m", "11h"),
+    _misuse("a deadline in an unknown unit", "worker people --deadline 2days", "2days", "11h"),
+    _misuse("a deadline that is no time at all", "worker people --deadline h", "--deadline", "'h'", "11h"),
+    _misuse("a grace that is not a number", "worker people --grace nan", "--grace", "0"),
+    _misuse("no workers", "run people --workers 0", "--workers", "1"),
+    _misuse("GPUs with a comma too many", "run people --gpus 0,,2", "--gpus", "''"),
+    _misuse("a rate of nothing", "plan people --rate 0", "--rate", "0"),
+    _misuse("a rate of NaN", "plan people --rate nan", "--rate", "nan"),
+    _misuse("a rate without end", "plan people --rate inf", "--rate", "inf"),
+    _misuse("a preview of nothing", "preview people --samples 0", "--samples", "1"),
+    _misuse("two things to requeue", "requeue people --batch 1 --blocked", "--batch", start="planned"),
+    _misuse("a document that is watched", "status people --json --watch", "--json", "--watch"),
+    _misuse("weights of an unknown name", "weights fetch nyuu", "nyuu", "nyu", hint="weights fetch --help"),
+    _misuse("a folder option without its folder", "init new --foregrounds", "--foregrounds"),
+    _misuse("an option that is left out", "init new --foregrounds cut-outs", "--backgrounds"),
+    Case(
+        name="a batch that the plan does not have",
+        arguments=("requeue", "people", "--batch", "999999"),
+        code=12,
+        start="planned",
+        says=("999999", "0 to 11"),
+        hints=("shardgen dead-letters people",),
+    ),
+    Case(
+        name="a zip that is to be requeued",
+        arguments=("verify", "people/dataset.zip", "--requeue"),
+        code=2,
+        start="finished",
+        says=("--requeue", "zip"),
+        hints=("shardgen verify",),
+    ),
+]

@@ -1,0 +1,91 @@
+"""Rows of weights files: none, none at all, cut, of another network, or another than the plan's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+
+from shardgen.depth.shipped import SHIPPED
+from tests.bad_input.case import RUN, Case
+
+
+def _own(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    """Settings that name `own.h5`, and that file."""
+
+    def arrange(box: Path) -> None:
+        path = box / RUN / "shardgen.toml"
+        text = path.read_text(encoding="utf-8").replace('weights = "small"', 'weights = "../own.h5"')
+        path.write_text(text, encoding="utf-8")
+        make(box / "own.h5")
+
+    return arrange
+
+
+def _other_network(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = '{"class_name": "Sequential", "config": {"layers": []}}'
+        file.create_group("model_weights").attrs["layer_names"] = []
+
+
+def _no_topology(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = []
+
+
+def _refused(
+    label: str, make: Callable[[Path], object], *says: str, code: int = 17, hint: str = "fetch nyu"
+) -> Case:
+    return Case(
+        name=label,
+        arguments=("plan", RUN),
+        code=code,
+        arrange=_own(make),
+        says=("own.h5", *says),
+        hints=(hint,),
+    )
+
+
+CASES = [
+    _refused("weights that are not there", lambda _path: None, code=11),
+    _refused("weights that are a folder", lambda path: path.mkdir(), code=11),
+    _refused("weights that are empty", lambda path: path.touch(), "empty"),
+    _refused("weights that are a web page", lambda path: path.write_bytes(b"<!DOCTYPE html>"), "web page"),
+    _refused(
+        "weights that are a photograph", lambda path: path.write_bytes(b"\xff\xd8\xff\xe0" * 100), "not HDF5"
+    ),
+    _refused(
+        "weights cut short",
+        lambda path: path.write_bytes(SHIPPED["small"].read_bytes()[:50_000]),
+        "truncated",
+    ),
+    _refused("weights of another network", _other_network, hint="DenseDepth"),
+    _refused("weights without a topology", _no_topology, "model_config", hint="model.save"),
+    Case(
+        name="a look at weights that are none",
+        arguments=("weights", "check", "people/shardgen.toml"),
+        code=17,
+        says=("shardgen.toml", "not HDF5"),
+        hints=("fetch nyu",),
+    ),
+    Case(
+        name="other weights than the plan's",
+        arguments=("plan", RUN),
+        code=10,
+        start="planned",
+        arrange=_own(lambda path: shutil.copy(SHIPPED["small"], path)),
+        says=("small -> file",),
+        hints=("undo",),
+    ),
+    Case(
+        name="weights from a network that is not there",
+        arguments=("weights", "fetch", "nyu"),
+        code=33,
+        environment={"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
+        says=("nyu",),
+        hints=("nyu.h5",),
+        allowed=("cache",),
+    ),
+]

@@ -1,0 +1,271 @@
+"""Rows of folders and disks that cannot be written or read; nothing half-written may stay."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bad_input.case import POWERLESS, RUN, Case, Condition, full, read_only
+
+
+def _folder_instead(name: str) -> Callable[[Path], object]:
+    def arrange(box: Path) -> None:
+        (box / RUN / name).unlink()
+        (box / RUN / name).mkdir()
+
+    return arrange
+
+
+def _file_for_run(box: Path) -> None:
+    shutil.rmtree(box / RUN)
+    (box / RUN).write_text("a file\n", encoding="utf-8")
+
+
+INIT = ("init", "new", "--foregrounds", "cut-outs", "--backgrounds", "scenes")
+SMALL = Condition(kind="small-files", arguments=(512,))
+
+CASES = [
+    Case(
+        name="init on a read-only disk",
+        arguments=INIT,
+        code=31,
+        condition=read_only("."),
+        says=("new", "Read-only"),
+        hints=("write",),
+    ),
+    Case(
+        name="plan on a read-only disk",
+        arguments=("plan", RUN),
+        code=31,
+        condition=read_only(RUN),
+        says=("plan.json", "Read-only"),
+        hints=("writable",),
+    ),
+    Case(
+        name="worker on a read-only disk",
+        arguments=("worker", RUN),
+        code=31,
+        start="planned",
+        condition=read_only(RUN),
+        says=("people/artifacts", "Read-only"),
+        hints=("writable",),
+    ),
+    Case(
+        name="merge to a read-only disk",
+        arguments=("merge", RUN),
+        code=31,
+        start="finished",
+        condition=read_only(RUN),
+        says=("dataset.zip", "Read-only"),
+        hints=("another folder",),
+    ),
+    Case(
+        name="status on a read-only disk",
+        arguments=("status", RUN),
+        code=0,
+        start="finished",
+        condition=read_only(RUN),
+    ),
+    Case(
+        name="verify on a read-only disk",
+        arguments=("verify", RUN),
+        code=0,
+        start="finished",
+        condition=read_only(RUN),
+    ),
+    Case(
+        name="init on a full disk",
+        arguments=("init", RUN, *INIT[2:]),
+        code=31,
+        condition=full(RUN),
+        arrange=lambda box: (box / RUN / "shardgen.toml").unlink(),
+        says=("shardgen.toml", "No space"),
+        hints=("free",),
+    ),
+    Case(
+        name="plan on a full disk",
+        arguments=("plan", RUN),
+        code=31,
+        condition=full(RUN),
+        says=("plan.json", "No space"),
+        hints=("free",),
+    ),
+    Case(
+        name="a manifest on a full disk",
+        arguments=("plan", RUN),
+        code=31,
+        condition=full(RUN, free_bytes=12_000),
+        says=("manifest.sqlite", "full"),
+        hints=("free",),
+        allowed=("people/plan.json", "people/manifest.sqlite"),
+    ),
+    Case(
+        name="merge to a full disk",
+        arguments=("merge", RUN, "-o", "scenes/new.zip"),
+        code=31,
+        start="finished",
+        condition=full("scenes"),
+        says=("new.zip", "bytes free"),
+        hints=("-o",),
+    ),
+    Case(
+        name="a quota for files",
+        arguments=("init", "new", *INIT[2:]),
+        code=31,
+        condition=SMALL,
+        says=("shardgen.toml", "File too large"),
+        hints=("limit",),
+        allowed=("new",),
+    ),
+    Case(
+        name="a run directory that is a file",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_file_for_run,
+        says=("people",),
+        hints=("shardgen init",),
+    ),
+    Case(
+        name="init into a file",
+        arguments=("init", RUN, *INIT[2:]),
+        code=11,
+        arrange=_file_for_run,
+        says=("people", "a file"),
+        hints=("another name",),
+    ),
+    Case(
+        name="init below a file",
+        arguments=("init", "people/below", *INIT[2:]),
+        code=11,
+        arrange=_file_for_run,
+        says=("people/below", "a file"),
+        hints=("another name",),
+    ),
+    Case(
+        name="settings that may not be read",
+        arguments=("plan", RUN),
+        code=11,
+        condition=POWERLESS,
+        arrange=lambda box: (box / RUN / "shardgen.toml").chmod(0),
+        says=("shardgen.toml", "Permission"),
+        hints=("chmod",),
+    ),
+    Case(
+        name="a run directory that may not be written",
+        arguments=("plan", RUN),
+        code=31,
+        condition=POWERLESS,
+        arrange=lambda box: (box / RUN).chmod(0o555),
+        says=("plan.json", "Permission"),
+        hints=("right to write",),
+    ),
+    Case(
+        name="a plan that may not be read",
+        arguments=("status", RUN),
+        code=11,
+        start="planned",
+        condition=POWERLESS,
+        arrange=lambda box: (box / RUN / "plan.json").chmod(0),
+        says=("plan.json", "Permission"),
+        hints=("chmod u+r",),
+    ),
+    Case(
+        name="a manifest that may not be read",
+        arguments=("status", RUN),
+        code=31,
+        start="planned",
+        condition=POWERLESS,
+        arrange=lambda box: (box / RUN / "manifest.sqlite").chmod(0),
+        says=("manifest.sqlite",),
+        hints=("permissions",),
+    ),
+    Case(
+        name="a manifest that may not be written",
+        arguments=("worker", RUN),
+        code=31,
+        start="planned",
+        condition=POWERLESS,
+        arrange=lambda box: (box / RUN / "manifest.sqlite").chmod(0o444),
+        says=("manifest.sqlite",),
+        hints=("permissions",),
+        allowed=("people/artifacts",),
+    ),
+    Case(
+        name="a photograph that may not be read",
+        arguments=("plan", RUN),
+        code=11,
+        condition=POWERLESS,
+        arrange=lambda box: (box / "scenes/background-000.jpg").chmod(0),
+        says=("background-000.jpg", "Permission"),
+        hints=("read",),
+    ),
+    Case(
+        name="a folder of photographs that may not be read",
+        arguments=("plan", RUN),
+        code=11,
+        condition=POWERLESS,
+        arrange=lambda box: (box / "scenes").chmod(0),
+        says=("scenes", "Permission"),
+        hints=("read",),
+    ),
+    Case(
+        name="artifacts that are a file",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=lambda box: (box / RUN / "artifacts").write_text("x"),
+        says=("artifacts",),
+        hints=("artifacts",),
+    ),
+    Case(
+        name="a plan that is a folder",
+        arguments=("status", RUN),
+        code=11,
+        start="planned",
+        arrange=_folder_instead("plan.json"),
+        says=("plan.json", "folder"),
+        hints=("move",),
+    ),
+    Case(
+        name="a manifest that is a folder",
+        arguments=("status", RUN),
+        code=11,
+        start="planned",
+        arrange=_folder_instead("manifest.sqlite"),
+        says=("manifest.sqlite",),
+        hints=("shardgen",),
+    ),
+    Case(
+        name="a zip below a folder that is not there",
+        arguments=("merge", RUN, "-o", "no/where.zip"),
+        code=11,
+        start="finished",
+        says=("no",),
+        hints=("mkdir -p no",),
+    ),
+    Case(
+        name="a zip that is a folder",
+        arguments=("run", RUN, "-o", "scenes"),
+        code=10,
+        start="finished",
+        says=("scenes",),
+        hints=("-o",),
+    ),
+    Case(
+        name="a zip that is not ours",
+        arguments=("merge", RUN, "-o", "holiday.zip"),
+        code=10,
+        start="finished",
+        arrange=lambda box: shutil.make_archive(str(box / "holiday"), "zip", box / "scenes"),
+        says=("holiday.zip",),
+        hints=("-o",),
+    ),
+    Case(
+        name="a picture below a folder that is not there",
+        arguments=("preview", RUN, "-o", "no/sheet.png"),
+        code=11,
+        start="planned",
+        says=("no",),
+        hints=("mkdir -p no",),
+    ),
+]
