@@ -26,6 +26,7 @@ from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Upsampling
 from training.rendering import render_samples
 from training.scenes import FAR
+from training.standing_out import CLEARLY, demo_composites, ratios
 from training.textures import held_out_bank, photograph
 
 INPUT_SIZE = (640, 480)
@@ -177,7 +178,15 @@ def main() -> None:
     few = on_scenes({"this network": variants["this network"]}, FEW)
     rows = on_scenes(variants, options.scenes) | {f"this network, the first {FEW}": few["this network"]}
     print(f"{options.scenes} rendered scenes with unseen textures:\n\n{table(rows)}\n")
-    print(f"stereo_motorcycle:\n\n{table(on_motorcycle(variants))}")
+    print(f"stereo_motorcycle:\n\n{table(on_motorcycle(variants))}\n")
+    composites = demo_composites()
+    print(f"{len(composites.masks)} composites of the demo:\n")
+    print("| | stands out | clearly | median |\n|---|---|---|---|")
+    for name, estimate in variants.items():
+        found = ratios(estimate, composites)
+        print(
+            f"| {name} | {(found > 1).mean():.0%} | {(found > CLEARLY).mean():.0%} | {np.median(found):.2f} |"
+        )
     if options.picture:
         picture(variants["this network"], options.picture)
 

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-HEIGHT, WIDTH = 160, 96  # pixels of a drawn cut-out before its edges are trimmed
-PEOPLE_SHARE = 0.7
+HEIGHT, WIDTH = 160, 96  # what a cut-out is drawn on, before its edges are trimmed
+DETAIL = 2  # pixels per unit of it
+PEOPLE_SHARE = 0.5
+WHOLE_PERSON_SHARE, CROPPED_SHARE = 0.55, 0.5
 SKIN = ((236, 188, 160), (198, 134, 100), (141, 85, 56), (90, 56, 40))
 Image = NDArray[np.uint8]
 
@@ -22,17 +24,42 @@ class CutOut:
     mask: Image
 
 
-def draw_cut_outs(random: np.random.Generator, textures: list[Image], count: int) -> list[CutOut]:
-    """Cut-outs dressed in these textures."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wardrobe:
+    """What cut-outs are dressed in: textures, and photographs of any size, uint8 (h, w, 3) RGB."""
+
+    textures: list[Image]
+    photographs: list[Image]
+
+
+def draw_cut_outs(random: np.random.Generator, wardrobe: Wardrobe, count: int) -> list[CutOut]:
+    """Cut-outs dressed in these."""
     return [
-        _person(random, textures) if random.random() < PEOPLE_SHARE else _blob(random, textures)
+        _person(random, wardrobe) if random.random() < PEOPLE_SHARE else _blob(random, wardrobe)
         for _ in range(count)
     ]
 
 
-def _dress(random: np.random.Generator, textures: list[Image]) -> Image:
-    texture = textures[random.integers(len(textures))]
-    return np.asarray(cv2.resize(texture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
+def _enlarged(image: Image) -> Image:
+    """A drawing at full detail."""
+    size = (WIDTH * DETAIL, HEIGHT * DETAIL)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _cloth(random: np.random.Generator, wardrobe: Wardrobe) -> Image:
+    """A texture, or a part of a photograph with its own colours and sharpness."""
+    if random.random() < 0.5:
+        return _enlarged(wardrobe.textures[random.integers(len(wardrobe.textures))])
+    return _detail(random, wardrobe, random.uniform(0.15, 0.5))
+
+
+def _detail(random: np.random.Generator, wardrobe: Wardrobe, share: float) -> Image:
+    """A part of a photograph whose sides are that share of its."""
+    photograph = wardrobe.photographs[random.integers(len(wardrobe.photographs))]
+    height, width = (max(2, round(side * share)) for side in photograph.shape[:2])
+    top = random.integers(photograph.shape[0] - height + 1)
+    left = random.integers(photograph.shape[1] - width + 1)
+    return _enlarged(photograph[top : top + height, left : left + width])
 
 
 def _trimmed(pixels: Image, mask: Image) -> CutOut:
@@ -41,9 +68,15 @@ def _trimmed(pixels: Image, mask: Image) -> CutOut:
     return CutOut(pixels=np.ascontiguousarray(pixels[cut]), mask=np.ascontiguousarray(mask[cut]))
 
 
-def _person(random: np.random.Generator, textures: list[Image]) -> CutOut:
+def _blank() -> tuple[Image, Image]:
+    """Nothing yet: a mask and its pixels."""
+    mask = np.zeros((HEIGHT * DETAIL, WIDTH * DETAIL), np.uint8)
+    return mask, np.zeros((*mask.shape, 3), np.uint8)
+
+
+def _person(random: np.random.Generator, wardrobe: Wardrobe) -> CutOut:
     """Head, hair, trunk, arms and legs (or a skirt), each in its own cloth, lit from one side."""
-    pixels, mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask, pixels = _blank()
     middle = WIDTH // 2
     skin = np.clip(np.array(SKIN[random.integers(len(SKIN))]) + random.normal(0, 10, 3), 0, 255)
     shoulders, hips = int(random.integers(13, 20)), int(random.integers(10, 16))
@@ -51,14 +84,15 @@ def _person(random: np.random.Generator, textures: list[Image]) -> CutOut:
     sway = int(random.integers(-4, 5))
 
     def lay(part: Image, cloth: Image) -> None:
-        pixels[part > 0] = cloth[part > 0]
-        mask[part > 0] = 255
+        is_part = _enlarged(part) > 127
+        pixels[is_part] = cloth[is_part]
+        mask[is_part] = 255
 
     def blank() -> Image:
         return np.zeros((HEIGHT, WIDTH), np.uint8)
 
     skin_cloth = np.broadcast_to(skin.astype(np.uint8), pixels.shape)
-    trousers, coat = _dress(random, textures), _dress(random, textures)
+    trousers, coat = _cloth(random, wardrobe), _cloth(random, wardrobe)
     legs = blank()
     if random.random() < 0.25:
         hem = random.integers(115, 150)
@@ -120,32 +154,43 @@ def _person(random: np.random.Generator, textures: list[Image]) -> CutOut:
         -1,
     )
     lay(hair, np.broadcast_to(random.integers(10, 120, 3).astype(np.uint8), pixels.shape))
-    light = np.linspace(random.uniform(0.6, 1.2), random.uniform(0.6, 1.2), WIDTH)
+    light = np.linspace(random.uniform(0.6, 1.2), random.uniform(0.6, 1.2), WIDTH * DETAIL)
     lit = np.clip(pixels * light[None, :, None], 0, 255).astype(np.uint8)
     return _maybe_half(random, _trimmed(lit, mask))
 
 
 def _maybe_half(random: np.random.Generator, person: CutOut) -> CutOut:
     """Portraits end at the waist or the knee; the data set pastes them all the same."""
-    if random.random() < 0.7:
+    if random.random() < WHOLE_PERSON_SHARE:
         return person
     height = round(len(person.mask) * random.uniform(0.35, 0.8))
     return _trimmed(person.pixels[:height], person.mask[:height])
 
 
-def _blob(random: np.random.Generator, textures: list[Image]) -> CutOut:
-    """A smooth closed outline of any proportions: an animal, a cup, a bunch of flowers."""
+def _blob(random: np.random.Generator, wardrobe: Wardrobe) -> CutOut:
+    """A smooth closed outline of any proportions: an animal, a cup; often cut straight by its photograph."""
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     radius = np.ones_like(angles)
     for wave in range(1, 6):
         radius += random.normal(0, 0.25 / wave) * np.cos(wave * angles + random.uniform(0, 2 * np.pi))
     radius = np.clip(radius, 0.3, None)
     points = np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
-    points *= np.array([WIDTH, HEIGHT]) / (2.1 * np.abs(points).max(0))
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.fillPoly(mask, [np.round(points + np.array([WIDTH / 2, HEIGHT / 2])).astype(np.int32)], 255)
-    whole = _trimmed(_dress(random, textures), mask)
-    size = (round(WIDTH * random.uniform(0.6, 1.6)), round(WIDTH * random.uniform(0.6, 1.6)))
+    middle = np.array([WIDTH, HEIGHT]) * DETAIL / 2
+    points *= middle / (1.05 * np.abs(points).max(0))
+    mask = np.zeros((HEIGHT * DETAIL, WIDTH * DETAIL), np.uint8)
+    cv2.fillPoly(mask, [np.round(points + middle).astype(np.int32)], 255)
+    pixels = _detail(random, wardrobe, random.uniform(0.3, 0.9))
+    if random.random() < CROPPED_SHARE:
+        kept = round(mask.shape[0] * random.uniform(0.6, 0.9))
+        mask, pixels = mask[:kept], pixels[:kept]
+    if random.random() < CROPPED_SHARE / 2:
+        kept = round(mask.shape[1] * random.uniform(0.6, 0.9))
+        mask, pixels = mask[:, :kept], pixels[:, :kept]
+    whole = _trimmed(pixels, mask)
+    size = (
+        round(WIDTH * DETAIL * random.uniform(0.6, 1.6)),
+        round(WIDTH * DETAIL * random.uniform(0.6, 1.6)),
+    )
     return CutOut(
         pixels=np.asarray(cv2.resize(whole.pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8),
         mask=np.asarray(cv2.resize(whole.mask, size, interpolation=cv2.INTER_NEAREST), np.uint8),

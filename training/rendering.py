@@ -9,12 +9,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.scenes import FAR, Camera, Face, Scene, draw_scene
+from training.people import CutOut
+from training.scenes import FAR, Backdrop, Camera, Face, Pasted, Scene, draw_scene
 from training.textures import SIDE, TextureBank
 
 NEAR_PLANE = 0.05  # metres
 NEAREST_OUTPUT = 100.0  # the formula's: 10 cm
-PASTED_FARTHEST = 7.0  # metres: someone pasted into the sky stands nowhere, yet in front of it
+PASTED_FARTHEST = 5.0  # metres: someone pasted into the sky stands nowhere, yet in front of it
+PASTED_STEP = 1.15  # nearer than what it hides, where the floor at its lowest row is not
+SOLID = 128  # of a mask's levels
 Image = NDArray[np.uint8]
 Plane = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -42,19 +45,37 @@ def render_samples(bank: TextureBank, *, seed: int, count: int, size: tuple[int,
 
 def render(random: np.random.Generator, bank: TextureBank, size: tuple[int, int]) -> tuple[Image, Plane]:
     """One random scene: its picture, and what the network should put out for it."""
-    scene = draw_scene(random, bank)
+    canvas = _drawn(random, bank, draw_scene(random, bank), size)
+    return np.asarray(canvas.picture, np.uint8), canvas.output()
+
+
+def _drawn(random: np.random.Generator, bank: TextureBank, scene: Scene, size: tuple[int, int]) -> _Canvas:
     canvas = _Canvas(scene.camera, size)
     canvas.draw_sky(scene, bank.textures[random.integers(len(bank.textures))])
     tints = random.normal(1, 0.12, (len(scene.faces), 1)) * random.normal(1, 0.03, (len(scene.faces), 3))
     canvas.draw_faces(scene, bank, tints)
-    canvas.light(scene)
+    if scene.backdrop is None:
+        canvas.light(scene)
+    else:
+        canvas.lay_backdrop(scene.backdrop, bank)
     for person in sorted(scene.standing, key=lambda one: -one.z):
         canvas.stand(person.cut_out, bank, (person.x, person.z, person.height), mirrored=person.is_mirrored)
     canvas.veil(scene, random)
+    if scene.is_pasted_last:
+        canvas.picture = _photographed(random, canvas.picture)
     for pasted in scene.pasted:
-        place = (pasted.left, pasted.bottom, pasted.height)
-        canvas.paste(pasted.cut_out, bank, place, mirrored=pasted.is_mirrored)
-    return _photographed(random, canvas.picture), canvas.output()
+        canvas.paste(pasted, bank)
+    if not scene.is_pasted_last:
+        canvas.picture = _photographed(random, canvas.picture)
+    return canvas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Laid:
+    """How a cut-out is laid."""
+
+    is_mirrored: bool
+    is_soft: bool = False
 
 
 class _Canvas:
@@ -199,6 +220,16 @@ class _Canvas:
         light = np.where(is_floor, 1 - shadow, np.float32(1))
         self.picture = cv2.multiply(self.picture, cv2.merge([light] * 3), dtype=cv2.CV_8U)
 
+    def lay_backdrop(self, backdrop: Backdrop, bank: TextureBank) -> None:
+        """A part of a photograph over the whole picture."""
+        photograph = bank.photographs[backdrop.photograph]
+        height, width = photograph.shape[:2]
+        top, left = int(backdrop.top * height), int(backdrop.left * width)
+        part = photograph[top:, left:][: int(backdrop.height * height), : int(backdrop.width * width)]
+        shrinks = part.shape[0] > self._height and part.shape[1] > self._width
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        self.picture = cv2.resize(part, (self._width, self._height), interpolation=method)
+
     def light(self, scene: Scene) -> None:
         """Falls off with the distance from a lamp."""
         factor = 4
@@ -227,50 +258,80 @@ class _Canvas:
         (column, bottom), (_, top) = ((self._lens @ point / point[2])[:2] for point in (foot, head))
         if bottom - top < 4:
             return
-        self._lay(bank, cut_out, (column, bottom, bottom - top), 1 / foot[2], (mirrored, True))
+        source, nearness = bank.cut_outs[cut_out], np.float32(1 / foot[2])
+        wide = (bottom - top) * source.mask.shape[1] / source.mask.shape[0]
+        laid = self._cut(source, (column, bottom, bottom - top, wide), _Laid(is_mirrored=mirrored))
+        if laid is None:
+            return
+        area, pixels, alpha = laid
+        is_seen = (alpha >= SOLID) & (self.nearness[area] < nearness)
+        cv2.copyTo(pixels, is_seen.view(np.uint8), self.picture[area])
+        self.nearness[area][is_seen] = nearness
 
-    def paste(
-        self, cut_out: int, bank: TextureBank, place: tuple[float, float, float], *, mirrored: bool
-    ) -> None:
-        """A cut-out over everything; its depth is that of where its lowest row would stand."""
-        left, bottom, tall = (value * self._height for value in place)
-        mask = bank.cut_outs[cut_out].mask
-        column = left + tall * mask.shape[1] / mask.shape[0] / 2
-        row = min(int(bottom), self._height - 1)
-        at = min(max(int(column), 0), self._width - 1)
-        floor = float(self._floor_plane @ (at, row, 1))
-        behind = float(np.median(self.nearness[max(0, row - 2) : row + 1, max(0, at - 3) : at + 4]))
-        nearness = max(floor, behind, 1 / PASTED_FARTHEST)
-        self._lay(bank, cut_out, (column, bottom, tall), nearness, (mirrored, False))
+    def paste(self, pasted: Pasted, bank: TextureBank) -> Image:
+        """A cut-out over everything, as far as where its lowest row would stand; returns its mask (H, W).
 
-    def _lay(
-        self, bank: TextureBank, cut_out: int, place: tuple[float, float, float], nearness: float,
-        options: tuple[bool, bool],
-    ) -> None:  # fmt: skip
-        column, bottom, tall = place
-        is_mirrored, is_hidden_by_nearer = options
-        source = bank.cut_outs[cut_out]
-        high = round(tall)
-        wide = max(2, round(tall * source.mask.shape[1] / source.mask.shape[0]))
+        It is nearer than most of what it hides, and never farther than PASTED_FARTHEST.
+        """
+        left, bottom, tall = (value * self._height for value in (pasted.left, pasted.bottom, pasted.height))
+        mask = bank.cut_outs[pasted.cut_out].mask
+        wide = tall * pasted.stretch * mask.shape[1] / mask.shape[0]
+        options = _Laid(is_mirrored=pasted.is_mirrored, is_soft=pasted.is_soft)
+        place = (left + wide / 2, bottom, tall, wide)
+        whole = np.zeros((self._height, self._width), np.uint8)
+        laid = self._cut(bank.cut_outs[pasted.cut_out], place, options)
+        if laid is None:
+            return whole
+        area, pixels, alpha = laid
+        at = min(max(int(left + wide / 2), 0), self._width - 1)
+        floor = float(self._floor_plane @ (at, min(int(bottom), self._height - 1), 1))
+        is_solid = alpha >= SOLID
+        hidden = self.nearness[area][is_solid][::3]
+        behind = (
+            float(np.partition(hidden, int(0.8 * len(hidden)))[int(0.8 * len(hidden))]) if len(hidden) else 0
+        )
+        self._blend(area, pixels, alpha, is_soft=pasted.is_soft)
+        self.nearness[area][is_solid] = max(floor, PASTED_STEP * behind, 1 / PASTED_FARTHEST)
+        whole[area][is_solid] = 255
+        return whole
+
+    def _blend(self, area: tuple[slice, slice], pixels: Image, alpha: Image, *, is_soft: bool) -> None:
+        target = self.picture[area]
+        if not is_soft:
+            cv2.copyTo(pixels, cv2.threshold(alpha, SOLID - 1, 255, cv2.THRESH_BINARY)[1], target)
+            return
+        share = cv2.merge([alpha] * 3)
+        over = cv2.multiply(pixels, share, scale=1 / 255)
+        self.picture[area] = cv2.add(over, cv2.multiply(target, cv2.bitwise_not(share), scale=1 / 255))
+
+    def _cut(
+        self, source: CutOut, place: tuple[float, float, float, float], options: _Laid
+    ) -> tuple[tuple[slice, slice], Image, Image] | None:
+        """The area of a cut-out in the picture, its pixels and its alpha there; None if outside."""
+        column, bottom, tall, across = place
+        high, wide = max(2, round(tall)), max(2, round(across))
         left, top = round(column - wide / 2), round(bottom) - high
         inside_x = slice(max(0, -left), min(wide, self._width - left))
         inside_y = slice(max(0, -top), min(high, self._height - top))
         if inside_x.stop <= inside_x.start or inside_y.stop <= inside_y.start or high > 4 * self._height:
-            return
-        pixels = cv2.resize(source.pixels, (wide, high), interpolation=cv2.INTER_AREA)
-        mask: AnyArray = cv2.resize(source.mask, (wide, high), interpolation=cv2.INTER_NEAREST)
-        if is_mirrored:
-            pixels, mask = pixels[:, ::-1], mask[:, ::-1]
-        pixels = np.ascontiguousarray(pixels[inside_y, inside_x])
-        mask = np.ascontiguousarray(mask[inside_y, inside_x])
+            return None
+        shrinks = high < source.mask.shape[0] and wide < source.mask.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pixels: AnyArray = cv2.resize(source.pixels, (wide, high), interpolation=method)
+        alpha: AnyArray = cv2.resize(source.mask, (wide, high), interpolation=method)
+        if options.is_soft:
+            alpha = cv2.blur(alpha, (3, 3))
+        if options.is_mirrored:
+            pixels, alpha = pixels[:, ::-1], alpha[:, ::-1]
         area = (
             slice(top + inside_y.start, top + inside_y.stop),
             slice(left + inside_x.start, left + inside_x.stop),
         )
-        if is_hidden_by_nearer:
-            mask &= np.where(nearness > self.nearness[area], np.uint8(255), np.uint8(0))
-        cv2.copyTo(pixels, mask, self.picture[area])
-        self.nearness[area][mask > 0] = nearness
+        return (
+            area,
+            np.ascontiguousarray(pixels[inside_y, inside_x]),
+            np.ascontiguousarray(alpha[inside_y, inside_x]),
+        )
 
     def veil(self, scene: Scene, random: np.random.Generator) -> None:
         """Fog; the farther, the thicker."""

@@ -11,6 +11,10 @@ from training.textures import TextureBank
 
 STREET_SCALE = 4.0  # streets are modelled at a quarter of their size: the output's range ends at 10 m
 FAR = 10.0  # metres; the network's output is 1 there
+ROOM_SHARE, STREET_SHARE = 0.5, 0.3  # the others are photographs with a guessed depth
+PASTED_COUNTS = (0.12, 0.63, 0.2, 0.05)  # shares of scenes with none to three
+WHOLE_SHARE = 0.75  # of what is pasted; the others leave the picture
+PASTED_LAST_SHARE = 0.6
 Vector = NDArray[np.float64]
 
 
@@ -54,18 +58,40 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pasted:
-    """A cut-out laid over the finished picture: its left and lowest edge and height, in image heights."""
+    """A cut-out laid over the finished picture: its left and lowest edge and height, in image heights.
+
+    `stretch` widens it, as a canvas of another shape than the network's input does; `is_soft` blends its
+    edge.
+    """
 
     cut_out: int
     left: float
     bottom: float
     height: float
     is_mirrored: bool
+    stretch: float = 1.0
+    is_soft: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backdrop:
+    """A part of a photograph: its left and upper edge and sides as shares of the photograph's."""
+
+    photograph: int
+    left: float
+    top: float
+    width: float
+    height: float
 
 
 @dataclass(slots=True, kw_only=True)
 class Scene:
-    """Everything that is drawn; `shadows` are footprints (n, 3) on the floor. `sky` is None in rooms."""
+    """Everything that is drawn; `shadows` are footprints (n, 3) on the floor. `sky` is None in rooms.
+
+    A `backdrop` is laid over all faces, which then are only the depth that a photograph most likely has.
+    What is pasted lies over the finished photograph where `is_pasted_last`, else it is photographed with the
+    scene.
+    """
 
     camera: Camera
     faces: list[Face] = field(default_factory=list)
@@ -78,10 +104,12 @@ class Scene:
     ambient: float = 0.5
     fog: float = 0.0
     clouds: float = 0.0
+    backdrop: Backdrop | None = None
+    is_pasted_last: bool = False
 
 
 def draw_scene(random: np.random.Generator, bank: TextureBank) -> Scene:
-    """A room or a street."""
+    """A room, a street or a photograph with a guessed depth."""
     return _Builder(random, bank).draw()
 
 
@@ -92,27 +120,49 @@ class _Builder:
         self._random = random
         # A scene has few materials, as real ones have.
         self._materials = random.integers(len(bank.textures), size=10)
-        self._cut_outs = len(bank.cut_outs)
+        self._cut_outs = bank.cut_outs
+        self._photographs = len(bank.photographs)
         self._yaw = 0.0
         self._floor = 0.0
 
     def draw(self) -> Scene:
         random = self._random
-        is_room = random.random() < 0.62
-        if is_room:
-            camera = self._camera(height=random.uniform(0.8, 1.8), pitch=random.normal(8, 9))
-        else:
+        kind = random.random()
+        is_street = ROOM_SHARE <= kind < ROOM_SHARE + STREET_SHARE
+        if is_street:
             camera = self._camera(height=random.uniform(1.3, 2.4) / STREET_SCALE, pitch=random.normal(3, 6))
-        scene = Scene(camera=camera)
+        else:
+            camera = self._camera(height=random.uniform(0.8, 1.8), pitch=random.normal(8, 9))
+        scene = Scene(camera=camera, is_pasted_last=bool(random.random() < PASTED_LAST_SHARE))
         self._floor = camera.height
-        self._yaw = random.uniform(-0.8, 0.8) if is_room else random.normal(0, 0.25)
-        if is_room:
+        self._yaw = random.normal(0, 0.25) if is_street else random.uniform(-0.8, 0.8)
+        if is_street:
+            self._street(scene)
+        elif kind < ROOM_SHARE:
             self._room(scene)
         else:
-            self._street(scene)
+            self._photograph(scene)
         scene.ambient = random.uniform(0.35, 0.9)
-        self._people(scene, scale=1.0 if is_room else STREET_SCALE)
+        if scene.backdrop is None:
+            self._standing(scene, scale=STREET_SCALE if is_street else 1.0)
+        self._pasted(scene)
         return scene
+
+    def _photograph(self, scene: Scene) -> None:
+        """Edges without a step in depth, and in front of them what is pasted: the only certain step."""
+        random = self._random
+        width, height = random.uniform(0.4, 1, 2)
+        scene.backdrop = Backdrop(
+            photograph=int(random.integers(self._photographs)),
+            left=float(random.uniform(0, 1 - width)),
+            top=float(random.uniform(0, 1 - height)),
+            width=float(width),
+            height=float(height),
+        )
+        scene.faces.append(self._face((-30, self._floor, -30), (60, 0, 0), (0, 0, 60), is_open=1))
+        if random.random() < 0.7:
+            ahead = float(random.uniform(2.5, 12))
+            scene.faces.append(self._face((-30, self._floor - 20, ahead), (60, 0, 0), (0, 20, 0), is_open=1))
 
     def _camera(self, *, height: float, pitch: float) -> Camera:
         random = self._random
@@ -337,26 +387,40 @@ class _Builder:
         light = random.uniform(90, 255)
         return np.clip([light * random.uniform(0.5, 1), light * random.uniform(0.7, 1), light], 0, 255)
 
-    def _people(self, scene: Scene, *, scale: float) -> None:
+    def _standing(self, scene: Scene, *, scale: float) -> None:
         random = self._random
         for _ in range(random.integers(0, 4)):
             scene.standing.append(
                 Standing(
-                    cut_out=int(random.integers(self._cut_outs)),
+                    cut_out=int(random.integers(len(self._cut_outs))),
                     x=float(random.normal(0, 1.5)),
                     z=float(random.uniform(1.2, 8)),
                     height=float(random.uniform(1.5, 1.9) / scale),
                     is_mirrored=bool(random.integers(2)),
                 )
             )
-        for _ in range(random.choice(4, p=(0.35, 0.45, 0.15, 0.05))):
-            height = float(random.uniform(0.2, 0.75))
+
+    def _pasted(self, scene: Scene) -> None:
+        """Mostly one and whole inside the picture, as the data set places them."""
+        random = self._random
+        for _ in range(random.choice(4, p=PASTED_COUNTS)):
+            cut_out = int(random.integers(len(self._cut_outs)))
+            high, wide = self._cut_outs[cut_out].mask.shape
+            stretch, height = random.uniform(0.8, 1.45), random.uniform(0.2, 0.9)
+            height = min(height, 1.2 * high / (wide * stretch))
+            width = height * stretch * wide / high
+            if random.random() < WHOLE_SHARE:
+                left, bottom = random.uniform(0, 4 / 3 - width), random.uniform(height, 1)
+            else:
+                left, bottom = random.uniform(-width / 2, 4 / 3 - width / 2), random.uniform(height / 2, 1.3)
             scene.pasted.append(
                 Pasted(
-                    cut_out=int(random.integers(self._cut_outs)),
-                    left=float(random.uniform(-0.1, 1.2)),
-                    bottom=float(random.uniform(height, 1.02)),
-                    height=height,
+                    cut_out=cut_out,
+                    left=float(left),
+                    bottom=float(bottom),
+                    height=float(height),
                     is_mirrored=bool(random.integers(2)),
+                    stretch=float(stretch),
+                    is_soft=bool(random.integers(2)),
                 )
             )

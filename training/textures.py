@@ -12,7 +12,7 @@ import skimage.data
 from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
-from training.people import CutOut, draw_cut_outs
+from training.people import CutOut, Wardrobe, draw_cut_outs
 
 SIDE = 128  # pixels of a texture
 # The held-out photographs are the demo's backgrounds and others; stereo_motorcycle is in neither set.
@@ -26,16 +26,17 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextureBank:
-    """What a scene is dressed with: uint8 (SIDE, SIDE, 3) RGB textures, and cut-outs."""
+    """What a scene is dressed with: uint8 RGB textures (SIDE, SIDE, 3), cut-outs, photographs (h, w, 3)."""
 
     textures: list[Image]
     cut_outs: list[CutOut]
+    photographs: list[Image]
 
 
 @cache
 def training_bank() -> TextureBank:
     """The textures to train with."""
-    return _bank(TRAINING_PHOTOGRAPHS, seed=1, texture_count=1200, cut_out_count=300)
+    return _bank(TRAINING_PHOTOGRAPHS, seed=1, texture_count=1200, cut_out_count=400)
 
 
 @cache
@@ -64,7 +65,9 @@ def _bank(names: tuple[str, ...], *, seed: int, texture_count: int, cut_out_coun
     shares = np.array([share for share, _ in makers])
     chosen = random.choice(len(makers), size=texture_count, p=shares / shares.sum())
     textures = [makers[which][1](random) for which in chosen]
-    return TextureBank(textures=textures, cut_outs=draw_cut_outs(random, textures, cut_out_count))
+    wardrobe = Wardrobe(textures=textures, photographs=photographs)
+    cut_outs = draw_cut_outs(random, wardrobe, cut_out_count)
+    return TextureBank(textures=textures, cut_outs=cut_outs, photographs=photographs)
 
 
 def _at_most(pixels: Image, side: int) -> Image:

@@ -1,6 +1,6 @@
 """Train the small network on rendered scenes.
 
-    python -m training.train FOLDER [--stages 128x96:1800x16,256x192:900x16,640x480:540x8]
+    python -m training.train FOLDER [--stages 128x96:3200x16,256x192:1000x16,640x480:270x8]
 
 FOLDER keeps the checkpoint: the same command goes on where it stopped. After each checkpoint it holds
 `last.h5`, and `best.h5`, that of the lowest validation loss at the last stage's size.
@@ -31,7 +31,7 @@ from training.network import SMALL, build_model, tensors_of
 from training.rendering import Samples, render_samples
 from training.textures import TextureBank, training_bank
 
-STAGES = "128x96:1800x16,256x192:900x16,640x480:540x8"
+STAGES = "128x96:3200x16,256x192:1000x16,640x480:270x8"
 RATE, LAST_RATE = 2e-3, 1e-5
 SWAP_SHARE, FLIP_SHARE = 0.25, 0.5
 VALIDATION_SEED, FIRST_SEED = 900_000, 1_000_000

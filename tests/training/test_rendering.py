@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from training.people import CutOut
-from training.rendering import PASTED_FARTHEST, _Canvas, render_samples
-from training.scenes import FAR, Camera, Face, Scene
+from training.rendering import PASTED_FARTHEST, PASTED_STEP, _Canvas, render_samples
+from training.scenes import FAR, Camera, Face, Pasted, Scene
 from training.textures import (
     HELD_OUT_PHOTOGRAPHS,
     SIDE,
@@ -18,7 +20,8 @@ SIZE = (128, 96)
 CAMERA = Camera(height=1.4, pitch=0.2, roll=0.05, focal=1.0)
 GREY = np.full((SIDE, SIDE, 3), 120, np.uint8)
 BLOCK = CutOut(pixels=np.full((40, 20, 3), 200, np.uint8), mask=np.full((40, 20), 255, np.uint8))
-BANK = TextureBank(textures=[GREY], cut_outs=[BLOCK])
+PHOTOGRAPH = np.full((50, 60, 3), 90, np.uint8)
+BANK = TextureBank(textures=[GREY], cut_outs=[BLOCK], photographs=[PHOTOGRAPH])
 Vector = NDArray[np.float64]
 
 
@@ -100,20 +103,44 @@ def test_a_nearer_face_hides_a_farther_one_whichever_is_drawn_first() -> None:
 
 
 @pytest.mark.parametrize("bottom", [0.55, 0.7, 0.95])
-def test_a_pasted_cut_out_is_as_far_as_the_floor_at_its_lowest_row(bottom: float) -> None:
+def test_a_pasted_cut_out_is_where_its_lowest_row_would_stand_or_in_front_of_most_it_hides(
+    bottom: float,
+) -> None:
     camera = Camera(height=1.4, pitch=0.25, roll=0, focal=1.0)
     canvas = drawn(floor(camera), camera=camera)
     row = int(bottom * SIZE[1])
     expected = float(canvas.nearness[row, 64])
-    canvas.paste(0, BANK, (0.6, bottom, 0.3), mirrored=False)
+    hidden = np.quantile(canvas.nearness[row - int(0.3 * SIZE[1]) : row, 64], 0.8)
+    canvas.paste(pasted_at(bottom), BANK)
     pasted = canvas.nearness[row - 10, int(0.7 * SIZE[1])]
-    assert pasted == pytest.approx(max(expected, 1 / PASTED_FARTHEST), rel=0.1)
+    assert pasted == pytest.approx(max(expected, PASTED_STEP * hidden, 1 / PASTED_FARTHEST), rel=0.1)
+
+
+def pasted_at(bottom: float) -> Pasted:
+    return Pasted(cut_out=0, left=0.6, bottom=bottom, height=0.3, is_mirrored=False)
+
+
+def test_a_soft_edge_blends_and_a_hard_one_does_not() -> None:
+    rim = np.full((40, 20), 255, np.uint8)
+    rim[:, :10] = 100
+    bank = TextureBank(
+        textures=[GREY], cut_outs=[CutOut(pixels=BLOCK.pixels, mask=rim)], photographs=[PHOTOGRAPH]
+    )
+    wall = face((-5, -5, 2.5), (10, 0, 0), (0, 10, 0))
+    level = Camera(height=1.4, pitch=0, roll=0, focal=1.0)
+    colours = {}
+    for is_soft in (False, True):
+        canvas = drawn(wall, camera=level)
+        before = canvas.picture.copy()
+        canvas.paste(replace(pasted_at(0.7), is_soft=is_soft), bank)
+        colours[is_soft] = int((canvas.picture != before).any(axis=2).sum())
+    assert colours[True] > colours[False] > 0
 
 
 def test_a_cut_out_pasted_above_the_horizon_is_in_front_of_the_sky() -> None:
     camera = Camera(height=1.4, pitch=0.0, roll=0, focal=1.0)
     canvas = drawn(floor(camera), camera=camera)
-    canvas.paste(0, BANK, (0.6, 0.35, 0.3), mirrored=False)
+    canvas.paste(pasted_at(0.35), BANK)
     assert canvas.nearness[20, int(0.7 * SIZE[1])] == pytest.approx(1 / PASTED_FARTHEST)
 
 
@@ -134,7 +161,7 @@ def test_a_standing_cut_out_is_hidden_by_what_is_nearer_only() -> None:
 def test_the_same_seed_gives_the_same_pictures_and_a_longer_series_begins_with_them() -> None:
     random = np.random.default_rng(0)
     textures = [random.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for _ in range(4)]
-    bank = TextureBank(textures=textures, cut_outs=[BLOCK])
+    bank = TextureBank(textures=textures, cut_outs=[BLOCK], photographs=[PHOTOGRAPH])
     first = render_samples(bank, seed=3, count=4, size=SIZE)
     again = render_samples(bank, seed=3, count=6, size=SIZE)
     other = render_samples(bank, seed=4, count=4, size=SIZE)

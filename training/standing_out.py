@@ -1,0 +1,72 @@
+"""How often a cut-out stands out in the depth of a composite: nearer inside its outline than right around it.
+
+Measured on the composites of `shardgen demo`, whose photographs are real. Nobody knows their depth, but
+somebody who is pasted in front of a scene should not melt into it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.composing import Composer
+from shardgen.demonstrating import prepare
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.planning import make_plan
+from shardgen.rundir import GivenFolders
+
+CLEARLY = 1.1  # times the nearness (1 / depth) of what is around
+_EDGE, _RING = 5, 17  # pixels of 320x240: left out on both sides of the outline; how wide "around" is
+
+Images = NDArray[np.uint8]
+Depth = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composites:
+    """`images` uint8 (B, 480, 640, 3) RGB; `masks` bool (B, 240, 320), what is pasted."""
+
+    images: Images
+    masks: NDArray[np.bool_]
+
+
+def demo_composites() -> Composites:
+    """Every composite of the demo."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(Path(folder) / "demo")
+        plan = make_plan(run, GivenFolders()).plan
+        composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+        made = [composer.compose(SampleIndex(sample)) for sample in range(plan.samples)]
+    masks = [cv2.resize(one.canvas.mask, (320, 240), interpolation=cv2.INTER_AREA) >= 128 for one in made]
+    return Composites(images=np.stack([one.network_input for one in made]), masks=np.stack(masks))
+
+
+def nearness_ratio(depth: Depth, mask: NDArray[np.bool_]) -> float:
+    """The median of 1 / depth inside an outline over that around it; both float32 or bool (240, 320)."""
+    pasted = mask.astype(np.uint8)
+    inside = cv2.erode(pasted, _square(_EDGE)) > 0
+    around = (cv2.dilate(pasted, _square(_EDGE + _RING)) > 0) & (cv2.dilate(pasted, _square(_EDGE)) == 0)
+    nearness = 1 / depth
+    return float(np.median(nearness[inside]) / np.median(nearness[around]))
+
+
+def ratios(estimate: Callable[[Images], Depth], composites: Composites) -> NDArray[np.float64]:
+    """Of each composite: above 1 it stands out, above CLEARLY clearly."""
+    found = [
+        nearness_ratio(depth, mask)
+        for at in range(0, len(composites.images), 8)
+        for depth, mask in zip(
+            estimate(composites.images[at : at + 8]), composites.masks[at : at + 8], strict=True
+        )
+    ]
+    return np.asarray(found)
+
+
+def _square(margin: int) -> NDArray[np.uint8]:
+    return np.ones((2 * margin + 1, 2 * margin + 1), np.uint8)
