@@ -76,6 +76,8 @@ class RunDirectory:
 
         Raises InvalidSettings for one that this version does not know, InputMissing for a file in the way.
         """
+        if self.is_shared_folder:
+            return  # both are on this machine's own disk, by the plan that is not made yet
         _ = self.place.backend
         if self.artifacts.exists() and not self.artifacts.is_dir():
             raise InputMissing(

@@ -81,6 +81,7 @@ class Machine:
         self._booted = -1000 * draw("boot", number)
         self.worker: Worker | None = None
         self.ended: list[WorkerId] = []
+        self.finished_at = 0.0
         (self.disk / "manifest.sqlite").write_bytes(_template(world.plan))
 
     def monotonic(self) -> float:
@@ -151,6 +152,7 @@ class Worker:
                 yield LEASES.heartbeat.total_seconds()
                 continue
             yield from self._make_slice(granted)
+        self.machine.finished_at = world.now
         while self.work.leave():
             yield 60.0
         self._check_finished()
