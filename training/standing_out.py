@@ -51,7 +51,8 @@ def nearness_ratio(depth: Depth, mask: NDArray[np.bool_]) -> float:
     """How much nearer an outline's inside is than what is left and right of it in the same rows.
 
     The median over rows of the medians of 1 / depth, inside over around; float32 and bool (240, 320). Row by
-    row, so that a floor below is no merit: to a ramp from top to bottom this is 1. 1.0 where nothing compares.
+    row, so that a floor below is no merit: to a ramp from top to bottom this is 1. Also 1.0 where nothing
+    compares.
     """
     pasted = mask.astype(np.uint8)
     inside = cv2.erode(pasted, _square(_EDGE)) > 0
