@@ -19,7 +19,8 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.folder import notices
 from shardgen.folder.files import FolderFiles
 from shardgen.folder.notices import Kind, NoticeName
-from shardgen.gathering import FolderView, OnSegment, SeenClaim, seconds_or_none
+from shardgen.folder.seen import SeenClaim
+from shardgen.gathering import FolderView, OnSegment, seconds_or_none
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone
@@ -155,8 +156,8 @@ class FolderWork:
         gap = min(_LONGEST_BEAT_GAP, self._policy.silent.total_seconds() / 4)
         if not now and self._clocks.monotonic() - self._state.beat_at < gap:
             return
-        self._state.beat_at = self._clocks.monotonic()
         report, identity = self._state.report, self._identity
+        claims = [own.claim for own in (self._state.held, self._state.next) if own is not None]
         self._write(
             self._name(Kind.BEAT),
             notices.Beat(
@@ -173,8 +174,10 @@ class FolderWork:
                 note=report.note.partition("\n")[0][:200],
                 lag_seconds=seconds_or_none(self._view.lag_seconds),
                 slowest_lag_seconds=seconds_or_none(self._view.slowest_lag_seconds),
+                claims=tuple((claim.shard, claim.slice, claim.fence) for claim in claims),
             ),
         )
+        self._state.beat_at = self._clocks.monotonic()  # one that failed is tried again at the next look
 
     # claims
 

@@ -10,11 +10,11 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.receipt_json import parse_receipt_json, receipt_json
-from shardgen.domain.claims import Claim, Slice, undone_up_to, winning_order
+from shardgen.domain.claims import Slice, undone_up_to, winning_order
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
@@ -23,6 +23,7 @@ from shardgen.examining import examine, receipt_of_artifact, receipts_of
 from shardgen.folder import notices
 from shardgen.folder.files import FolderFiles
 from shardgen.folder.notices import Kind, NoticeName, decoded, original_name
+from shardgen.folder.seen import SeenClaim, SeenWorker
 from shardgen.manifest.segments import IndexedSegment, SegmentIndex
 
 ELSEWHERE_DETAIL = "the text stayed on the machine that gave it up"
@@ -32,37 +33,6 @@ _LAGS = 200  # files whose delay is remembered
 
 OnSegment = Callable[[int], None]
 """Called with the number of segments read so far."""
-
-
-@dataclass(slots=True, kw_only=True)
-class SeenWorker:
-    """A worker as its own folder shows it; `news` is when something new of it was last seen (monotonic).
-
-    `is_gone`: it was a process of this host, and has ended.
-    """
-
-    folder: str
-    news: float
-    beat: notices.Beat | None = None
-    beat_number: int = -1
-    names: set[str] = field(default_factory=set)
-    is_gone: bool = False
-    written_at: float = 0.0  # the latest instant that one of its files tells, by its own clock
-
-    @property
-    def has_stopped(self) -> bool:
-        """Whether it said that it ended."""
-        return self.beat is not None and self.beat.state in ("stopped", "hung", "dead")
-
-
-@dataclass(slots=True, kw_only=True)
-class SeenClaim:
-    """A claim and what became of it; `done_at` is when its `done` was first seen (monotonic)."""
-
-    claim: Claim
-    is_ended: bool = False
-    has_segments: bool = False
-    done_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -98,6 +68,7 @@ class FolderView:
         self._monotonic = monotonic
         self._wall = wall
         self._segments: dict[str, list[Receipt]] = {}
+        self._begun: set[tuple[str, Slice]] = set()
         self._marks: set[str] = set()
         self._retries: dict[str, _Retry] = {}
         self._lags: deque[float] = deque(maxlen=_LAGS)
@@ -206,7 +177,10 @@ class FolderView:
         self.fences[bare.place] = max(bare.fence, self.fences.get(bare.place, 0))
         is_news = self._is_news(worker, path)
         if seen is None:
-            seen = known[bare.key] = SeenClaim(claim=bare)
+            has_segments = (worker.folder, bare.place) in self._begun
+            seen = known[bare.key] = SeenClaim(claim=bare, has_segments=has_segments)
+        if name.kind is Kind.CLAIM:
+            seen.number = name.number
         if name.kind is Kind.ENDED:
             seen.is_ended = True
         elif name.kind is Kind.DONE and seen.done_at is None:
@@ -291,9 +265,10 @@ class FolderView:
         first = receipts[0]
         place = first.shard, first.slice
         self.fences[place] = max(first.fence, self.fences.get(place, 0))
+        maker = notices.worker_folder(first.worker)
+        self._begun.add((maker, place))
         for seen in list(self.claims.get(place, {}).values()):
-            if seen.claim.worker == notices.worker_folder(first.worker):
-                seen.has_segments = True
+            seen.has_segments |= seen.claim.worker == maker
         self._compete(receipts, self.winners)
 
     def _compete(self, receipts: Iterable[Receipt], winners: dict[BatchIndex, Receipt]) -> None:
@@ -307,17 +282,23 @@ class FolderView:
 
     # what follows
 
-    def is_live(self, seen: SeenClaim, silent_seconds: float) -> bool:
-        """Whether somebody may be at work on this claim, or its bytes on their way."""
+    def stands(self, seen: SeenClaim) -> bool:
+        """Whether a claim is neither ended nor given up; of a silent worker it may stand for ever."""
         if seen.is_ended:
             return False
-        now = self._monotonic()
-        if seen.done_at is not None and now - seen.done_at >= silent_seconds:
-            return False  # it was said to be done, and what it made has never arrived
         worker = self.workers.get(seen.claim.worker)
-        if worker is None:
-            return True
-        return not worker.has_stopped and not worker.is_gone and now - worker.news < silent_seconds
+        if seen.done_at is not None:
+            return seen.claim.fence > undone_up_to(self.generations.get(seen.claim.place, 0))
+        return worker is None or not (worker.has_stopped or worker.is_gone or worker.has_given_up(seen))
+
+    def is_live(self, seen: SeenClaim, silent_seconds: float) -> bool:
+        """Whether somebody may be at work on this claim, or its bytes on their way."""
+        if not self.stands(seen):
+            return False
+        if seen.done_at is not None:  # what it made may arrive later than the word that its worker stopped
+            return self._monotonic() - seen.done_at < silent_seconds
+        worker = self.workers.get(seen.claim.worker)
+        return worker is None or self._monotonic() - worker.news < silent_seconds
 
     def rivals(self, place: Slice, own_folder: str, silent_seconds: float) -> list[SeenClaim]:
         """Others' live claims on a slice."""
@@ -353,7 +334,8 @@ class FolderView:
     @property
     def duplicated_batches(self) -> int:
         """How many batches were made more often than once, each time counted, in this view."""
-        made = [one.record.batch for receipts in self._segments.values() for one in receipts]
+        attempts = {original_name(path): receipts for path, receipts in self._segments.items()}
+        made = [one.record.batch for receipts in attempts.values() for one in receipts]
         return len(made) - len(set(made))
 
     # as merge and verify see it

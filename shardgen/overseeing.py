@@ -11,7 +11,8 @@ from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardSt
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
-from shardgen.gathering import FolderView, SeenWorker
+from shardgen.folder.seen import SeenWorker
+from shardgen.gathering import FolderView
 from shardgen.leasing import opened_view
 from shardgen.rundir import RunDirectory
 
@@ -87,7 +88,7 @@ def _slices(
             counts["done"] += 1
         elif busy.get(place) == "blocked":
             counts["blocked"] += 1
-        elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if not seen.is_ended):
+        elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if view.stands(seen)):
             counts["leased"] += 1
         elif any(not seen.is_ended for seen in claims):
             counts["expired"] += 1
@@ -147,7 +148,7 @@ def _place_of(view: FolderView, folder: str) -> Slice | None:
         seen.claim
         for claims in view.claims.values()
         for seen in claims.values()
-        if seen.claim.worker == folder and not seen.is_ended and seen.done_at is None
+        if seen.claim.worker == folder and view.stands(seen) and seen.done_at is None
     ]
     first = min(own, key=lambda claim: claim.written_at, default=None)
     return None if first is None else (ShardIndex(first.shard), SliceIndex(first.slice))

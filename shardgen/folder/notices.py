@@ -117,7 +117,10 @@ class Done(_Content):
 
 
 class Beat(_Content):
-    """What a worker says of itself, for people to read."""
+    """What a worker says of itself, for people to read; and its claims: (shard, slice, fence).
+
+    An earlier claim that a beat does not name is given up, whatever became of the notice that said so.
+    """
 
     worker: str
     host: str
@@ -130,6 +133,7 @@ class Beat(_Content):
     note: str = ""
     lag_seconds: float | None = None
     slowest_lag_seconds: float | None = None
+    claims: tuple[tuple[int, int, int], ...] | None = None
 
 
 class Requeue(BaseModel):

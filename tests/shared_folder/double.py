@@ -11,7 +11,7 @@ import hashlib
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 Seconds = float
@@ -21,7 +21,8 @@ Seconds = float
 class Faults:
     """How bad the drive is: delays in seconds, shares of files or of calls."""
 
-    median_lag: Seconds = 0.0
+    median_lag: Seconds = 0.0  # from the write until another machine sees it
+    uploading: float = 0.25  # the part of a lag that a file needs to leave its machine
     longest_lag: Seconds = 1800.0
     spread: float = 1.0  # of the logarithm; 1.0 puts one file in a hundred at ten times the median
     stuck: float = 0.0  # files that take the longest lag
@@ -37,6 +38,7 @@ class Faults:
 class _File:
     data: bytes
     writer: str
+    written_at: Seconds
     uploaded_at: Seconds
     fate: float
     is_doomed: bool
@@ -52,6 +54,27 @@ class Cloud:
     files: dict[tuple[str, str], _File] = field(default_factory=dict)
     is_healed: bool = False
     calls: int = 0
+    _inside: dict[str, dict[str, list[tuple[str, str]]]] = field(default_factory=dict)
+    _lags: dict[tuple[str, str], Seconds] = field(default_factory=dict)
+
+    def put(self, path: str, file: _File) -> None:
+        """Keep a file, and know it under each folder that it lies in."""
+        self.files[path, file.writer] = file
+        parts = path.split("/")
+        for depth in range(len(parts)):
+            inside = self._inside.setdefault("/".join(parts[:depth]), {})
+            inside.setdefault(parts[depth], []).append((path, file.writer))
+
+    def inside(self, folder: str) -> Iterator[list[tuple[str, _File]]]:
+        """For each entry of a folder: the file, or the files below it."""
+        for keys in list(self._inside.get(folder, {}).values()):
+            yield [(path, self.files[path, writer]) for path, writer in keys if (path, writer) in self.files]
+
+    def named(self, path: str) -> list[_File]:
+        """The files of a name: machines that do not see each other's may both write one."""
+        folder, _, name = path.rpartition("/")
+        keys = self._inside.get(folder, {}).get(name, [])
+        return [self.files[key] for key in keys if key in self.files and key[0] == path]
 
     def draw(self, *words: object) -> float:
         """A number in [0, 1) that these words alone decide."""
@@ -59,7 +82,12 @@ class Cloud:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
 
     def lag(self, path: str, machine: str) -> Seconds:
-        """How long after its upload this machine sees a file."""
+        """How long after it was written this machine sees a file."""
+        if (path, machine) not in self._lags:
+            self._lags[path, machine] = self._lag(path, machine)
+        return self._lags[path, machine]
+
+    def _lag(self, path: str, machine: str) -> Seconds:
         faults = self.faults
         if self.draw("stuck", path, machine) < faults.stuck:
             return faults.longest_lag
@@ -84,6 +112,7 @@ class Eyes:
     def __init__(self, cloud: Cloud, machine: str) -> None:
         self._cloud = cloud
         self._machine = machine
+        self._known: dict[tuple[str, str], tuple[Seconds, list[str]]] = {}
 
     def write(self, path: str, data: bytes) -> None:
         """A name that this machine sees is refused; one that it does not see yet is not."""
@@ -92,13 +121,17 @@ class Eyes:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         cloud, now = self._cloud, self._cloud.now()
         is_cut = not cloud.is_healed and cloud.draw("torn", path, cloud.calls) < cloud.faults.failing_calls
-        delay = 0.0 if cloud.is_healed else cloud.lag(path, "upload") / 4
-        cloud.files[path, self._machine] = _File(
-            data=data[: len(data) // 2] if is_cut else data,
-            writer=self._machine,
-            uploaded_at=now + delay,
-            fate=cloud.draw("fate", path),
-            is_doomed=not cloud.is_healed and not path.startswith("requeue/"),
+        delay = 0.0 if cloud.is_healed else cloud.lag(path, "upload") * cloud.faults.uploading
+        cloud.put(
+            path,
+            _File(
+                data=data[: len(data) // 2] if is_cut else data,
+                writer=self._machine,
+                written_at=now,
+                uploaded_at=now + delay,
+                fate=cloud.draw("fate", path),
+                is_doomed=not cloud.is_healed and not path.startswith("requeue/"),
+            ),
         )
         if is_cut:
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
@@ -114,7 +147,7 @@ class Eyes:
     def names(self, folder: str) -> list[str]:
         """The names in a folder, perhaps of an earlier moment."""
         self._may_fail("names", folder)
-        cloud, prefix = self._cloud, f"{folder}/"
+        cloud, below = self._cloud, folder.count("/") + 1
         late = 0.0
         if (
             not cloud.is_healed
@@ -124,12 +157,14 @@ class Eyes:
             if cloud.draw("blind", folder, self._machine, cloud.calls) < 0.3:
                 return []
         names: set[str] = set()
-        for path, writer in list(cloud.files):
-            if not path.startswith(prefix):
-                continue
-            rest = path[len(prefix) :].split("/")
-            for shown in self._shown(path, cloud.files[path, writer], late):
-                names.add(rest[0] if len(rest) > 1 else shown.rpartition("/")[2])
+        for entry in cloud.inside(folder):
+            for path, file in entry:
+                shown = self._shown(path, file, late)
+                parts = path.split("/")
+                if shown and len(parts) > below + 1:
+                    names.add(parts[below])
+                    break
+                names.update(one.rpartition("/")[2] for one in shown)
         return sorted(names)
 
     def is_uploaded(self, path: str) -> bool | None:
@@ -144,32 +179,39 @@ class Eyes:
             number = errno.EIO if cloud.calls % 2 else errno.ENOTCONN
             raise OSError(number, os.strerror(number), str(words[-1]))
 
-    def _is_lost(self, file: _File) -> bool:
-        return file.is_doomed and file.writer != self._machine and file.fate < self._cloud.faults.lost
-
-    def _visible_at(self, path: str, file: _File) -> Seconds:
-        if file.writer == self._machine:
-            return 0.0
-        if self._cloud.is_healed:
-            return file.uploaded_at
-        return file.uploaded_at + self._cloud.lag(path, self._machine)
-
     def _shown(self, path: str, file: _File, late: Seconds = 0.0) -> list[str]:
         """The paths under which this machine sees a file now."""
-        if self._is_lost(file) or self._visible_at(path, file) > self._cloud.now() - (
-            late if file.writer != self._machine else 0.0
-        ):
+        if file.writer == self._machine:
+            return [path]
+        if self._cloud.is_healed:
+            at, shown = file.uploaded_at, self._names_of(path, file)
+        else:
+            key = path, file.writer
+            if key not in self._known:
+                self._known[key] = self._visible_at(path, file), self._names_of(path, file)
+            at, shown = self._known[key]
+        return shown if at <= self._cloud.now() - late else []
+
+    def _visible_at(self, path: str, file: _File) -> Seconds:
+        return max(file.uploaded_at, file.written_at + self._cloud.lag(path, self._machine))
+
+    def _names_of(self, path: str, file: _File) -> list[str]:
+        faults = self._cloud.faults
+        if not file.is_doomed:
+            return [path]
+        if file.fate < faults.lost:
             return []
-        doubling = self._cloud.draw("doubled", path)
-        if file.writer == self._machine or not file.is_doomed or doubling >= self._cloud.faults.doubled:
+        doubling = self._cloud.draw("doubled", path) if faults.doubled else 1.0
+        if doubling >= faults.doubled:
             return [path]
         stem, _, suffix = path.rpartition(".")
         double = f"{stem} (1).{suffix}"
-        return [double] if doubling < self._cloud.faults.doubled / 2 else [path, double]
+        return [double] if doubling < faults.doubled / 2 else [path, double]
 
     def _seen(self, path: str) -> _File | None:
-        for (stored, _), file in self._cloud.files.items():
-            if stored == path.replace(" (1).", ".") and path in self._shown(stored, file):
+        stored = path.replace(" (1).", ".")
+        for file in self._cloud.named(stored):
+            if path in self._shown(stored, file):
                 return file
         return None
 

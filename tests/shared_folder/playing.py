@@ -13,7 +13,7 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact
+from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName, random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.claiming import Clocks, FolderWork
@@ -129,6 +129,7 @@ class Worker:
         self.manifest.register(self.identity)
         self.is_alive = True
         self.made = 0
+        self.busy_seconds = 0.0
         self.life = self._live()
 
     def close(self) -> None:
@@ -146,6 +147,7 @@ class Worker:
         yield world.start_seconds
         while True:
             granted = self.work.lease(self.identity.id, LEASES, ended=self.machine.ended)
+            world.look_soon(self)
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     break
@@ -158,18 +160,24 @@ class Worker:
         self._check_finished()
 
     def _make_slice(self, lease: Lease) -> Iterator[float]:
-        seconds = self.machine.world.batch_seconds
+        world = self.machine.world
         with suppress(LeaseLost):
-            while batches := self.work.portion(lease, batch_seconds=seconds if self.made else 0.0):
+            while batches := self._portion(lease):
                 for batch in batches:
+                    seconds = world.seconds_for(self, batch)
                     yield seconds
                     self._make(lease, batch)
+                    self.busy_seconds += seconds
             self.work.ended(is_complete=batches is not None)
         self.manifest.release(lease)
 
+    def _portion(self, lease: Lease) -> list[BatchIndex] | None:
+        self.machine.world.look_soon(self)
+        return self.work.portion(lease, batch_seconds=self.busy_seconds / self.made if self.made else 0.0)
+
     def _make(self, lease: Lease, batch: BatchIndex) -> None:
         world = self.machine.world
-        content = batch_content(world.plan, batch)
+        content = world.content(batch)
         if world.is_salted:  # attempts that can be told apart, as on other devices
             members = [(name, data + self.identity.id.encode()) for name, data in content.members]
             content = replace(content, members=members)
@@ -200,6 +208,8 @@ class Worker:
         self.manifest.record(lease, receipt)
         self.made += 1
         world.made[batch] = world.made.get(batch, 0) + 1
+        if world.made[batch] == 1:
+            world.last_new_at = world.now
 
     def _check_finished(self) -> None:
         """Nobody ends content while a batch is nowhere, as far as it sees; one just undone may be."""
@@ -227,8 +237,10 @@ class World:
     skew: float = 3600.0
     is_salted: bool = False
     make_view: type[FolderView] = FolderView
+    longest: float = _LONGEST
     now: float = 0.0
     made: dict[int, int] = field(default_factory=dict)
+    last_new_at: float = 0.0
     requeued: dict[BatchIndex, int] = field(default_factory=dict)
     machines: list[Machine] = field(default_factory=list)
 
@@ -255,6 +267,19 @@ class World:
     def _push(self, seconds: float, what: str, whom: Worker | Event) -> None:
         heapq.heappush(self._queue, (self.now + seconds, next(self._order), what, whom))
 
+    def look_soon(self, worker: Worker) -> None:
+        """As the thread that looks does between its rounds, when it is woken."""
+        self._push(0.0, "look", worker)
+
+    def seconds_for(self, worker: Worker, batch: BatchIndex) -> float:
+        """How long a worker takes for a batch."""
+        del worker, batch
+        return self.batch_seconds
+
+    def content(self, batch: BatchIndex) -> BatchContent:
+        """What is made of a batch."""
+        return batch_content(self.plan, batch)
+
     def plan_events(self, events: Sequence[Event]) -> None:
         for event in events:
             self._push(event.after, "event", event)
@@ -263,12 +288,13 @@ class World:
         """Until nothing more happens."""
         while self._queue:
             self.now, _, what, whom = heapq.heappop(self._queue)
-            assert self.now < _LONGEST, "this run never ends"
+            assert self.now < self.longest, "this run never ends"
             if isinstance(whom, Event):
                 whom.happen(self)
-            elif whom.is_alive and what == "tick":
+            elif whom.is_alive and what != "step":
                 whom.tick()
-                self._push(self.policy.scan.total_seconds(), "tick", whom)
+                if what == "tick":
+                    self._push(self.policy.scan.total_seconds(), "tick", whom)
             elif whom.is_alive:
                 try:
                     self._push(next(whom.life), "step", whom)

@@ -1,0 +1,46 @@
+"""A worker that sees its shared folder late.
+
+    python -m tests.shared_folder.late_worker RUN RECORDS MACHINE LAG SEED PACE
+
+It says that its host is MACHINE, so that others cannot look for its process, and takes PACE seconds longer
+for every batch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import shardgen.processes
+from shardgen.domain.steps import BatchStep, Step
+from shardgen.rundir import RunDirectory
+from shardgen.working import Ending, WorkerOptions, work
+from tests.shared_folder.double import Faults
+from tests.shared_folder.mounted import LateFolder, Records
+
+
+def faults_of(lag: float) -> Faults:
+    """A median lag in seconds; the longest is ten times that."""
+    return Faults(median_lag=lag, longest_lag=10 * lag)
+
+
+def main() -> None:
+    """Work; the exit code is 0 when nothing is left."""
+    run_dir, records_dir, machine, lag, seed, pace = sys.argv[1:]
+    shardgen.processes.host_id = lambda: machine
+    records = Records(Path(records_dir), seed=int(seed), faults=faults_of(float(lag)))
+    options = WorkerOptions(name=machine, files=LateFolder(Path(run_dir), records, machine))
+
+    def on_step(step: Step) -> None:
+        if step is BatchStep.RECORDED:
+            time.sleep(float(pace))
+
+    run = RunDirectory.open(Path(run_dir))
+    outcome = work(run, options, say=lambda line: print(line, file=sys.stderr, flush=True), on_step=on_step)
+    os._exit(0 if outcome.ending is Ending.FINISHED else 1)
+
+
+if __name__ == "__main__":
+    main()
