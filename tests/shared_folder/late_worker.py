@@ -38,7 +38,12 @@ def main() -> None:
             time.sleep(float(pace))
 
     run = RunDirectory.open(Path(run_dir))
-    outcome = work(run, options, say=lambda line: print(line, file=sys.stderr, flush=True), on_step=on_step)
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    outcome = work(run, options, say=say, on_step=on_step)
+    sys.stderr.flush()
     os._exit(0 if outcome.ending is Ending.FINISHED else 1)
 
 

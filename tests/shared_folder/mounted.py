@@ -1,4 +1,4 @@
-"""A shared folder between real processes: a real folder, whose files each machine sees after a lag of its own."""
+"""A shared folder between real processes: a real one, whose files each machine sees late, in its own way."""
 
 from __future__ import annotations
 
