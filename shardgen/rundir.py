@@ -44,7 +44,10 @@ class RunDirectory:
     @property
     def is_shared_folder(self) -> bool:
         """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
-        return self.settings.manifest_url() == SHARED_FOLDER
+        try:
+            return self.settings.manifest_url() == SHARED_FOLDER
+        except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
+            return False
 
     @property
     def index(self) -> Path | None:

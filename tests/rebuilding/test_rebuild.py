@@ -366,7 +366,7 @@ class FailingReads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, batches: set[int], number: int) -> None:
 
-        def read(path: Path, *, limit: int, follow: bool) -> bytes:
+        def read(path: Path, *, limit: int, follow: bool = True) -> bytes:
             name = ArtifactName.parse(f"{path.parent.name}/{path.name}")
             if name is not None and name.batches[0] in batches:
                 if number == errno.ENOENT:
