@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import publish_file
 from shardgen.composing import Composer
 from shardgen.domain.receipt import ImageKind
@@ -18,6 +19,7 @@ from shardgen.planning import spread_samples
 from shardgen.rundir import GivenFolders, RunDirectory
 
 PNG_NAME = "preview.png"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 Say = Callable[[str], None]
 
@@ -35,8 +37,10 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
     plan = run.plan()
     path = request.output or run.path / PNG_NAME
+    foregrounds, backgrounds = run.foregrounds(request.folders), run.backgrounds(request.folders)
     _refuse_unwritable(path)
-    composer = Composer(plan, run.foregrounds(request.folders), run.backgrounds(request.folders))
+    _refuse_loss(path, foregrounds, backgrounds)
+    composer = Composer(plan, foregrounds, backgrounds)
     estimator = load_for_plan(run, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
     for number in spread_samples(plan.samples, request.samples):
@@ -56,6 +60,24 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     path.unlink(missing_ok=True)
     publish_file(path, sheet_maker(plan)(drawn))
     return path
+
+
+def _refuse_loss(path: Path, *sources: Path) -> None:
+    """Refuse to replace what no preview made, and to put one among the photographs of the plan."""
+    other_name = "choose another name with -o, such as -o preview.png"
+    for folder in sources:
+        if folder.resolve() in path.resolve().parents:
+            raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
+    if path.exists() and not (path.is_file() and _start_of(path) == _PNG_START):
+        raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PNG_START))
+    except OSError as error:
+        raise storage_error(error, path) from error
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -28,7 +28,7 @@ from shardgen.folder.files import FolderFiles
 from shardgen.heartbeat import Heartbeat, Pulse, Say
 from shardgen.leasing import LeaseOptions, Leases, leases_for
 from shardgen.making import Abandoned, BatchMaker, Stages
-from shardgen.manifest.leases import NoLease
+from shardgen.manifest.leases import NoLease, check_shard
 from shardgen.manifest.manifest import Manifest
 from shardgen.patience import patiently
 from shardgen.pipeline import Pipeline
@@ -114,6 +114,7 @@ class Worker:
     def work(self) -> WorkOutcome:
         """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
         plan = self._run.plan()
+        check_shard(plan.layout, self._options.limits.shard)
         if self._run.is_shared_folder:
             ensure_manifest(self._run, plan)  # this machine's own index
         with self._run.manifest(plan) as manifest:

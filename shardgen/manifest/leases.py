@@ -13,7 +13,7 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import ManifestBusy
+from shardgen.errors import InvalidSettings, ManifestBusy
 from shardgen.manifest import suspicion
 from shardgen.manifest.instants import to_seconds
 from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
@@ -25,6 +25,15 @@ Holder = tuple[ShardIndex, SliceIndex, Fence, WorkerId]
 
 
 _ATTEMPTS = 1_000  # in one transaction; a death that blocks a slice takes one, too
+
+
+def check_shard(layout: Layout, shard: ShardIndex | None) -> None:
+    """Raise InvalidSettings unless the plan has that shard, or none is named."""
+    if shard is not None and not 0 <= shard < layout.shard_count:
+        raise InvalidSettings(
+            f"shard {shard}: the plan's shards are 0 to {layout.shard_count - 1}",
+            hint="shardgen status RUN_DIR lists them",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

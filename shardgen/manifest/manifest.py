@@ -17,7 +17,6 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
-from shardgen.errors import InvalidSettings
 from shardgen.manifest import folder, leases, lookups, receipts, schema, shared, suspicion, workers
 from shardgen.manifest.backend import Access, Body, Happened, Result
 from shardgen.manifest.instants import from_seconds
@@ -173,11 +172,7 @@ class Manifest:
 
         `shard` narrows to one shard.
         """
-        if shard is not None and not 0 <= shard < self._layout.shard_count:
-            raise InvalidSettings(
-                f"shard {shard}: the plan's shards are 0 to {self._layout.shard_count - 1}",
-                hint="shardgen status RUN_DIR lists them",
-            )
+        leases.check_shard(self._layout, shard)
 
         def take(connection: Connection) -> Lease | NoLease:
             now = self._now(connection)

@@ -72,7 +72,8 @@ class Case:
 
     `start` names the box that is copied: `new` has settings and photographs, `planned` a plan, `finished` a
     data set. `lists` are parts of the `  - ` lines above the error. `allowed` are beginnings of names that
-    may change. With code 0 there is neither error nor hint, and `check` looks at what was made.
+    may change; only what `prints` findings or a plan before its error has words on stdout. With code 0
+    there is neither error nor hint, and `check` looks at what was made.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)
     from_the_start: bool = False
     peak_bytes: int = 0
+    prints: bool = False
     allowed: tuple[str, ...] = ()
     check: Callable[[Outcome], object] = lambda _outcome: None
 
@@ -112,6 +114,7 @@ def judge(case: Case, outcome: Outcome) -> None:
     listed = "\n".join(line for line in lines if line.startswith("  - "))
     _assert_parts("list", listed, case.lists, told)
     if case.code != 0:
+        assert case.prints or not outcome.stdout, f"stdout is for results{told}"
         assert not outcome.changes(*case.allowed), outcome.changes(*case.allowed)
     if case.peak_bytes:
         assert outcome.peak_bytes < case.peak_bytes, f"{outcome.peak_bytes:,} bytes{told}"

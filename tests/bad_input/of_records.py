@@ -130,6 +130,27 @@ CASES = [
         "manifest.sqlite",
         hint="shardgen plan people",
     ),
+    _status("an empty manifest", 11, _manifest(b""), "manifest.sqlite", hint="shardgen plan people"),
+    Case(
+        name="an artifact cut short",
+        arguments=("merge", RUN, "-o", "again.zip"),
+        code=21,
+        start="finished",
+        arrange=lambda box: _artifact(box).write_bytes(_artifact(box).read_bytes()[:100]),
+        says=("is 100 bytes",),
+        hints=("shardgen verify people --requeue",),
+    ),
+    Case(
+        name="artifacts that are elsewhere",
+        arguments=("merge", RUN, "-o", "again.zip"),
+        code=10,
+        start="finished",
+        arrange=lambda box: (box / RUN / "shardgen.toml").write_text(
+            (box / RUN / "shardgen.toml").read_text().replace('url = "artifacts"', 'url = "elsewhere"')
+        ),
+        says=("people/elsewhere",),
+        hints=("[artifacts] url",),
+    ),
     Case(
         name="nothing planned yet",
         arguments=("worker", RUN),
@@ -192,6 +213,7 @@ CASES = [
     ),
     Case(
         name="a zip without its end",
+        prints=True,
         arguments=("verify", "people/dataset.zip"),
         code=21,
         start="finished",
@@ -201,6 +223,7 @@ CASES = [
     ),
     Case(
         name="somebody else's zip",
+        prints=True,
         arguments=("verify", "holiday.zip"),
         code=21,
         arrange=lambda box: shutil.make_archive(str(box / "holiday"), "zip", box / BACKGROUNDS),
@@ -209,6 +232,7 @@ CASES = [
     ),
     Case(
         name="an empty zip",
+        prints=True,
         arguments=("verify", "holiday.zip"),
         code=21,
         arrange=lambda box: (box / "holiday.zip").write_bytes(b""),
@@ -217,6 +241,7 @@ CASES = [
     ),
     Case(
         name="a zip that unpacks to much",
+        prints=True,
         arguments=("verify", "bomb.zip"),
         code=21,
         arrange=_bomb_zip,

@@ -242,6 +242,15 @@ CASES = [
         hints=("undo", "new directory"),
     ),
     Case(
+        name="a plan over a changed setting",
+        arguments=("plan", RUN),
+        code=10,
+        start="planned",
+        arrange=_set("compose", "grid", "[4, 4]"),
+        says=("grid: 3x2 -> 4x4",),
+        hints=("undo", "new directory"),
+    ),
+    Case(
         name="settings that are a folder",
         arguments=("plan", RUN),
         code=11,

@@ -54,7 +54,8 @@ def png(width: int, height: int, *, rows: int | None = None) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", data) + part(b"IEND", b"")
 
 
-def _tiny(box: Path) -> None:
+def tiny(box: Path) -> None:
+    """One photograph of each kind, of one pixel."""
     random = np.random.default_rng(1)
     _empty(FOREGROUNDS)(box)
     _empty(BACKGROUNDS)(box)
@@ -101,6 +102,14 @@ CASES = [
         code=11,
         arrange=_empty(FOREGROUNDS),
         says=("cut-outs", "no photographs"),
+        hints=("JPEG",),
+    ),
+    Case(
+        name="no backgrounds",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_empty(BACKGROUNDS),
+        says=("scenes", "no photographs"),
         hints=("JPEG",),
     ),
     Case(
@@ -216,7 +225,7 @@ CASES = [
         name="one pixel",
         arguments=("plan", RUN),
         code=0,
-        arrange=_tiny,
+        arrange=tiny,
         check=_names("foregrounds", "dot.png"),
     ),
     Case(
