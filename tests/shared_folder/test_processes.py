@@ -40,8 +40,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lag", [None, 2.0], ids=["plain", "late"])
-def test_of_three_workers_one_is_lost_with_its_disk_and_no_sample(tmp_path: Path, undisturbed: str) -> None:
-    proof = prove(tmp_path, lag=None, undisturbed=undisturbed)
+def test_of_three_workers_one_is_lost_with_its_disk_and_no_sample(
+    tmp_path: Path, undisturbed: str, lag: float | None
+) -> None:
+    proof = prove(tmp_path, lag=lag, undisturbed=undisturbed)
     assert proof.lost == 0
     assert proof.is_equal
     assert proof.made >= proof.batches + proof.gone
