@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
+from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
 from shardgen.config import Settings
 from shardgen.domain.identifiers import WorkerId
@@ -99,3 +100,14 @@ def test_the_artifacts_of_the_benchmark_are_whole(run: RunDirectory) -> None:
     assert write_artifacts(run.artifacts, plan) > 0
     found = rebuild(run)[1]
     assert (found.stored, found.refused) == (plan.samples, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ["undisturbed", "lost"])
+def test_workers_that_see_each_other_late_make_little_twice(scene: str) -> None:
+    plan = make_plan(backgrounds=3, foregrounds=6, grid=(5, 4), shard_size=120, slice_batches=15, batch=2)
+    outcome = play(Case(drive="60s", scene=scene, skew=3600, seed=1, workers=3, plan=plan))
+    assert outcome.batches == 180
+    assert outcome.again - outcome.lost <= 8, outcome
+    assert (outcome.lost > 0) == (scene == "lost"), outcome
+    assert outcome.lost <= 3 + 3, outcome
