@@ -15,6 +15,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
 from shardgen.folder.files import FolderFiles
+from shardgen.folder.notices import original_name
 from shardgen.leasing import desk_for, opened_view
 from shardgen.merging import ReceiptSource
 from shardgen.publishing import Publisher
@@ -41,7 +42,7 @@ class SegmentStore(ArtifactStore):
         """Fill a buffer of `ref.size_bytes` with the segment's bytes, whose sha256 must be the index's."""
         again = "nothing is lost: run the command again when the folder shows it whole"
         try:
-            data = self._folder.read(ref.name)
+            data = self._read_any(ref.name)
         except FileNotFoundError as error:
             raise ArtifactMissing(
                 f"{ref.name}: was seen before and is not visible now", hint=again
@@ -54,6 +55,17 @@ class SegmentStore(ArtifactStore):
                 hint=f"{again}; or shardgen verify RUN_DIR --requeue",
             )
         buffer[:] = data
+
+    def _read_any(self, path: str) -> bytes:
+        """Read it under its name, or under another that Drive's mount has given to it since."""
+        try:
+            return self._folder.read(path)
+        except FileNotFoundError:
+            folder, _, name = path.rpartition("/")
+            for other in self._folder.names(folder):
+                if other != name and original_name(other) == original_name(name):
+                    return self._folder.read(f"{folder}/{other}")
+            raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.claims import next_generation
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
@@ -66,7 +67,7 @@ def _requeue_in_folder(run: RunDirectory, plan: Plan, choice: RequeueChoice) -> 
             wanted = tuple(batch for batch, one in view.winners.items() if one.record.dead_letters)
         batches = tuple(sorted({batch for batch in wanted if batch in view.winners}))
         if batches:
-            generation = view.generation + 1
+            generation = next_generation(view.fences.values(), view.generation)
             mark = notices.Requeue(fingerprint=plan.fingerprint, generation=generation, batches=batches)
             path = notices.requeue_path(generation, random_part())
             try:

@@ -67,6 +67,14 @@ def undone_up_to(generation: int) -> Fence:
     return Fence(generation * GENERATION)
 
 
+def next_generation(seen: Iterable[int], generation: int) -> int:
+    """The generation of a new requeue: above that of the last one and of every fence that is seen.
+
+    A fence may be seen before the mark of the requeue that it comes from.
+    """
+    return max((*(fence // GENERATION for fence in seen), generation)) + 1
+
+
 def winning_order(fence: int, worker: str, random: str) -> tuple[int, str, str]:
     """Sorts the attempts at a batch: the smallest wins."""
     return -fence, worker, random

@@ -142,7 +142,7 @@ class Requeue(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     fingerprint: str
-    generation: int = Field(ge=1, le=10**9)
+    generation: int = Field(ge=1, lt=10**9)  # the fences after it have at most 15 digits
     batches: tuple[int, ...]
 
     @property
