@@ -17,7 +17,7 @@ from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artif
 from shardgen.artifacts.names import ArtifactName, random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.claiming import Clocks, FolderWork
-from shardgen.domain.claims import FolderPolicy, undone_up_to
+from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
@@ -395,7 +395,7 @@ class Event:
             return
         batches = sorted(worker.view.winners)
         chosen = tuple(batches[(self.which + step) % len(batches)] for step in (0, 1))
-        generation = worker.view.generation + 1
+        generation = next_generation(worker.view.fences.values(), worker.view.generation)
         mark = notices.Requeue(
             fingerprint=world.plan.fingerprint, generation=generation, batches=tuple(sorted(set(chosen)))
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.domain.claims import GENERATION, Claim
+from shardgen.domain.claims import GENERATION, Claim, next_fence, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.folder import notices
 from shardgen.folder.notices import Kind, NoticeName
@@ -168,6 +168,16 @@ def test_claims_that_nobody_holds_do_not_keep_everybody_waiting(folder: Path) ->
         world.start_worker(world.add_machine())
     world.play()
     assert world.is_whole()
+
+
+def test_a_requeue_goes_above_attempts_whose_own_requeue_is_not_seen_yet() -> None:
+    assert next_generation([], 0) == 1
+    assert next_generation([7], 2) == 3
+    fence = next_fence([7], 3)
+    assert fence > undone_up_to(3)
+    generation = next_generation([7, fence], 1)
+    assert undone_up_to(generation) >= fence
+    assert next_fence([7, fence], generation) > undone_up_to(generation)
 
 
 def test_of_two_claims_the_lower_fence_the_earlier_and_the_smaller_name_goes_first() -> None:

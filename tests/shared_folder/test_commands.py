@@ -164,6 +164,18 @@ def test_a_segment_that_disappears_is_no_loss_of_what_was_seen(copied: Machines)
     assert copied.on("first", "merge").returncode == 0
 
 
+def test_a_segment_whose_name_changes_after_it_was_seen_is_merged_all_the_same(
+    copied: Machines, undisturbed: str
+) -> None:
+    path = copied.segments()[0]
+    other = path.with_name(f"{path.stem} (1).zip")
+    path.rename(other)
+    assert copied.status("another")["samples"]["stored"] == 48
+    other.rename(path)
+    assert copied.merged("another") == undisturbed
+    assert copied.status("another")["shared_folder"]["duplicated_batches"] == 0
+
+
 def test_sweep_is_refused(made: Machines) -> None:
     refused = made.on("first", "sweep", "--yes")
     assert refused.returncode == 13
