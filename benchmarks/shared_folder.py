@@ -41,7 +41,8 @@ from shardgen.folder import notices
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Faults
-from tests.shared_folder.playing import MEMORY, Event, Worker, World
+from tests.shared_folder.machines import MEMORY, Worker
+from tests.shared_folder.playing import Event, World
 
 GOAL = 0.02
 GOAL_DRIVE = "60s"

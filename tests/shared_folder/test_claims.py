@@ -17,7 +17,8 @@ from shardgen.gathering import FolderView
 from shardgen.manifest.segments import SegmentIndex
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults
-from tests.shared_folder.playing import MEMORY, POLICY, SMALL, World
+from tests.shared_folder.machines import MEMORY
+from tests.shared_folder.playing import POLICY, SMALL, World
 
 SILENT = POLICY.silent.total_seconds()
 PLACE = (ShardIndex(0), SliceIndex(1))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shardgen.artifacts.archive import member_bytes, read_artifact
 from shardgen.artifacts.names import ArtifactName
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import ArtifactCorrupt
 from shardgen.examining import examine
@@ -20,7 +21,8 @@ from shardgen.folder.files import DiskFolder, FolderFiles
 from shardgen.folder.notices import Requeue
 from shardgen.gathering import FolderView
 from tests.shared_folder.double import Cloud, Faults
-from tests.shared_folder.playing import MEMORY, POLICY, Event, World
+from tests.shared_folder.machines import MEMORY
+from tests.shared_folder.playing import POLICY, Event, World
 
 NO_FAULTS = Faults()
 
@@ -113,6 +115,8 @@ def play(seed: int, faults: Faults, events: list[Event], *, workers: int, is_sal
         if not is_salted:
             assert first == undisturbed()
         assert not world.undone_winners(view)
+        if not faults.lost and not faults.cut:  # or somebody has what nobody else will ever have
+            assert world.disagreeing() == []
 
 
 def started(folder: Path, faults: Faults, workers: int, **options: object) -> World:
@@ -143,6 +147,24 @@ def test_a_view_that_trusts_names_is_noticed(folder: Path) -> None:
     world.play()
     with pytest.raises(ArtifactCorrupt):
         world.merged()
+
+
+class HastyView(FolderView):
+    """Of two attempts it keeps the one that it saw first."""
+
+    def _compete(self, receipts: Iterable[Receipt], winners: dict[BatchIndex, Receipt]) -> None:
+        super()._compete([one for one in receipts if one.record.batch not in winners], winners)
+
+
+@pytest.mark.parametrize("view", [FolderView, HastyView])
+def test_views_that_saw_attempts_in_another_order_agree_unless_the_first_wins(
+    folder: Path, view: type[FolderView]
+) -> None:
+    world = started(folder, Faults(median_lag=300.0), 3, is_salted=True, make_view=view)
+    world.play()
+    world.finish()
+    assert world.duplicated > 0
+    assert bool(world.disagreeing()) == (view is HastyView)
 
 
 class ForgetfulView(FolderView):
