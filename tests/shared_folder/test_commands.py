@@ -276,3 +276,55 @@ def test_sigterm_publishes_what_is_made_and_gives_the_slice_back(tmp_path: Path)
     seen = machines.status("first")
     assert seen["shared_folder"]["waiting_batches"] == 0
     assert sum(shard["slices"]["leased"] for shard in seen["shards"]) == 0
+
+
+AUDITED = """
+import os, sys
+from pathlib import Path
+
+shared = os.path.realpath(os.environ["SHARED"])
+wrong = []
+
+def path_of(thing):
+    if isinstance(thing, int):
+        try:
+            return os.readlink(f"/proc/self/fd/{thing}")
+        except OSError:
+            return ""
+    return os.path.abspath(os.fsdecode(thing)) if isinstance(thing, (str, bytes, os.PathLike)) else ""
+
+def inside(thing):
+    return path_of(thing).startswith(shared + "/")
+
+def hook(event, args):
+    if event.startswith("fcntl."):
+        if inside(args[0]):
+            wrong.append((event, path_of(args[0])))
+    elif event in ("os.rename", "os.link", "os.symlink", "os.remove", "os.rmdir", "os.truncate"):
+        if any(inside(one) for one in args if not isinstance(one, int)):
+            wrong.append((event, args))
+    elif event == "open" and inside(args[0]):
+        flags = args[2]
+        if flags & (os.O_WRONLY | os.O_RDWR) and not flags & os.O_EXCL:
+            wrong.append((event, args))
+
+sys.addaudithook(hook)
+end = os._exit
+os._exit = lambda code: end(code if not wrong else (print(wrong, file=sys.stderr), 99)[1])
+from shardgen.cli.app import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_does_nothing_to_the_folder_but_make_new_files(tmp_path: Path) -> None:
+    machines = planned(tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-c", AUDITED, "worker", str(machines.run.path)],
+        env={**os.environ, "SHARDGEN_CACHE": str(tmp_path / "first"), "SHARED": str(machines.run.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert ran.returncode == 0, ran.stderr
