@@ -38,11 +38,11 @@ SLICE_BATCHES = 64
 SEGMENT_BATCHES = 16
 KILLED_AFTER = 2 * SEGMENT_BATCHES + 8  # batches: two segments are published, half of the third waits
 PLAN = {
-    "compose.grid": "[16, 16]",
+    "compose.grid": "[16, 8]",
     "shards.size": "768",
     "shards.slice_batches": str(SLICE_BATCHES),
     "shards.batch": "2",
-}
+}  # 1,536 samples in 2 shards, of 6 slices each
 PLAIN_SECONDS = 2.0  # what stands for a lag where there is none
 PATIENCE_SECONDS = 3600.0
 
