@@ -36,6 +36,7 @@ def demo(
     from shardgen import demonstrating
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
+    from shardgen.cli.status_view import status_view
     from shardgen.finishing import check_zip, merge_run
     from shardgen.reporting import report
     from shardgen.rundir import GivenFolders
@@ -62,7 +63,7 @@ def demo(
             "twice, none was lost."
         )
     step("Status: planned = stored + dead letters + pending, always.")
-    out.print(render.status_view(report(run)))
+    out.print(status_view(report(run)))
     step("Merge: one zip with labels, a contact sheet and the statistics of the pixels as stored.")
     result = merge_run(run, folder / "demo.zip", allow_dead_letters=False)
     out.print(render.merge_view(result))
@@ -70,7 +71,8 @@ def demo(
     found = check_zip(result.path, decode=True)
     for one in found.findings:
         render.echo(f"{one.subject}: {one.fact}")
-    out.print(f"read {found.samples} samples: {len(found.findings) or 'no'} findings")
+    findings = render.counted(len(found.findings), "finding") if found.findings else "no findings"
+    out.print(f"read {found.samples} samples: {findings}")
     sheet = demonstrating.extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")

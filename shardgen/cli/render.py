@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from shardgen.cli.printable import printable, printable_json
-from shardgen.reporting import Report
 
 if TYPE_CHECKING:
     from shardgen.merging import MergeResult
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
-def _text(line: str) -> Text:
+def text(line: str) -> Text:
+    """A line with no order to the terminal in it, neither rich's nor the terminal's own."""
     return Text(printable(line))
 
 
@@ -63,7 +63,8 @@ def echo(line: str) -> None:
 
 def print_json(document: object) -> None:
     """A JSON document on stdout."""
-    print(printable_json(json.dumps(document, ensure_ascii=False, indent=2)))  # noqa: T201
+    knows_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(printable_json(json.dumps(document, ensure_ascii=not knows_unicode, indent=2)))  # noqa: T201
 
 
 def progress_bar(what: str) -> Progress:
@@ -85,8 +86,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool =
     for place, column in enumerate(columns):
         result.add_column(column, justify="left" if left or place == 0 else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(_text(cell) for cell in row))
+        result.add_row(*(text(cell) for cell in row))
     return result
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 finding`, `2 findings`, `1,000 batches`."""
+    plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
 
 
 def duration(seconds: float | None) -> str:
@@ -111,106 +118,6 @@ def size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} bytes"
 
 
-def status_view(report: Report) -> RenderableType:
-    """The report as a person reads it."""
-    plan, layout = report.plan, report.plan.layout
-    parts: list[RenderableType] = [
-        _text(
-            f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
-            f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
-        )
-    ]
-    if plan.depth.weights.is_random:
-        parts.append(
-            _text(f"NOT DEPTH: the weights are {plan.depth.weights.name}, so depth images are noise")
-        )
-    rate = f"{report.rate:.2f} samples/s" if report.rate else "nothing is being made now"
-    parts += [_text(f"rate {rate}   to go {duration(report.eta_seconds)}"), _text("")]
-    rows = []
-    for shard in report.overview.shards:
-        samples, slices = layout.shard_samples(shard.shard), shard.slices
-        pending = len(samples) - shard.stored - shard.dead
-        counts = (
-            slices.never_leased,
-            slices.open,
-            slices.leased,
-            slices.expired,
-            slices.done,
-            slices.blocked,
-        )
-        rows.append(
-            [
-                f"{shard.shard}",
-                f"{samples.start}-{samples.stop - 1}",
-                *(f"{count:,}" for count in (shard.stored, shard.dead, pending, *counts)),
-            ]
-        )
-    heads = ["shard", "samples", "stored", "dead", "pending"]
-    heads += ["never leased", "open", "leased", "expired", "done", "blocked"]
-    parts.append(table(heads, rows))
-    if report.workers:
-        parts += [_text(""), _workers(report)]
-    for blocked in report.overview.blocked:
-        parts.append(_text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
-    parts += [_text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
-    return Group(*parts)
-
-
-def _folder_lines(report: Report) -> list[str]:
-    """What is special about a shared folder: everything is as old as its files are late."""
-    news = report.folder
-    if news is None:
-        return []
-    lag = "no worker has seen another's files yet"
-    if news.lag_seconds is not None:
-        lag = (
-            f"workers see each other's files after {duration(news.lag_seconds)}, "
-            f"at most {duration(news.slowest_lag_seconds)}, by their clocks"
-        )
-    lines = ["", f"shared folder, as it is seen from here; {lag}"]
-    if news.waiting:
-        lines.append(f"{news.waiting:,} batches are made on this machine and not in the folder yet")
-    if news.arriving:
-        lines.append(f"{news.arriving:,} files are not whole yet: still arriving, or cut short")
-    if news.duplicated:
-        lines.append(f"{news.duplicated:,} batches were made twice; one attempt at each counts")
-    return lines + [f"trouble: {trouble}" for trouble in news.troubles]
-
-
-def _workers(report: Report) -> Table:
-    return table(
-        ["worker", "shard/slice", "state", "last beat", "samples", "samples/s"],
-        [
-            [
-                one.row.identity.id,
-                "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
-                one.state.value + _first_line(one.row.note),
-                f"{duration(one.last_beat_seconds)} ago",
-                f"{one.row.samples_done:,}",
-                f"{one.row.samples_per_second:.2f}",
-            ]
-            for one in report.workers
-        ],
-    )
-
-
-def _first_line(note: str) -> str:
-    return f" ({note.partition(chr(10))[0]})" if note else ""
-
-
-def mixture_lines(report: Report) -> list[str]:
-    """A remark when the run was made by more than one kind of device, version or micro-batch."""
-    if not report.mixture:
-        return []
-    lines = ["mixture: batches were made in different ways; depth may differ by 1 grey level between them"]
-    lines += [
-        f"  {part['batches']} batches: {part['device_model']}, TensorFlow {part['tensorflow']}, "
-        f"OpenCV {part['opencv']}, {part['precision']}, micro-batch {part['micro_batch']}"
-        for part in report.mixture
-    ]
-    return lines
-
-
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
     rows = []
@@ -219,8 +126,8 @@ def merge_view(result: MergeResult) -> RenderableType:
         std = ", ".join(f"{value:.4f}" for value in part.std)
         rows.append([kind.value, f"{part.images:,}", mean, std])
     return Group(
-        _text(f"{result.path}   {size(result.size_bytes)}"),
-        _text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),
-        _text(""),
+        text(f"{result.path}   {size(result.size_bytes)}"),
+        text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),
+        text(""),
         table(["images", "count", "mean", "std"], rows),
     )

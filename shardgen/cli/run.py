@@ -24,6 +24,7 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
+from shardgen.cli.status_view import mixture_lines
 from shardgen.reporting import Report
 from shardgen.rundir import GivenFolders, RunDirectory
 
@@ -103,7 +104,7 @@ def run(
         options = RunOptions(shares=shares, folders=given)
         with LiveProgress() as live:
             found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
-    for line in render.mixture_lines(found):
+    for line in mixture_lines(found):
         render.say(line)
     merge_and_show(directory, output, allow_dead_letters=allow_dead_letters)
 
@@ -116,6 +117,7 @@ class LiveProgress:
         self._task = self._bar.add_task("samples", total=None)
         self._is_terminal = sys.stderr.isatty()
         self._next_line = 0.0
+        self._shown = -1
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -139,6 +141,8 @@ class LiveProgress:
         self._bar.update(
             self._task, completed=done, total=found.plan.samples, description=f"samples  {rate}{dead}"
         )
-        if not self._is_terminal and (time.monotonic() >= self._next_line or not found.pending):
+        is_last = not found.pending and self._shown != done
+        if not self._is_terminal and (time.monotonic() >= self._next_line or is_last):
+            self._shown = done
             self._next_line = time.monotonic() + _LINE_SECONDS
             self.say(f"{done:,} of {found.plan.samples:,} samples{dead}  {rate}".rstrip())

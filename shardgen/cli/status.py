@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from contextlib import nullcontext, suppress
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir
+from shardgen.cli.status_view import next_step, status_view
 
 HELP = """Show what is stored and pending, who works, how long to go.
 
@@ -20,6 +22,7 @@ Example:
   shardgen status people --watch
 """
 _WATCH_SECONDS = 2.0
+_FILE_SECONDS = 30.0  # in a file, a pipe or a notebook every look stays
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +34,7 @@ def status(
     *,
     run_dir: RunDir = HERE,
     json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep it on the screen until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until Ctrl-C.")] = False,
 ) -> None:
     """Call the verb and show the report."""
     from shardgen.errors import TransientError
@@ -46,14 +49,22 @@ def status(
         if json:
             render.print_json(found.as_json())
         else:
-            render.stdout().print(render.status_view(found))
+            render.stdout().print(status_view(found))
+            if line := next_step(found, run_dir):
+                render.say(line)
         return
     from rich.live import Live
 
+    console = render.stdout()
     # A shared folder is looked through as seldom as its workers do.
-    wait = run.settings.folder.scan_seconds if run.is_shared_folder else _WATCH_SECONDS
-    with Live(console=render.stdout(), auto_refresh=False) as live:
+    least = run.settings.folder.scan_seconds if run.is_shared_folder else 0.0
+    wait = max(least, _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS)
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
-            with contextlib.suppress(TransientError):  # a busy manifest: the next look is soon
-                live.update(render.status_view(report(run)), refresh=True)
+            with suppress(TransientError):  # a busy manifest: the next look is soon
+                view = status_view(report(run))
+                if live is None:
+                    console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
+                else:
+                    live.update(view, refresh=True)
             time.sleep(wait)
