@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -261,6 +262,15 @@ def settings_differences(plan: Plan, settings: Settings) -> list[str]:
     return lines
 
 
+def _other_run(run_dir: Path) -> str:
+    """Who leaves out the run directory, or names the folder above it, is told the run directories there."""
+    with suppress(OSError):
+        if found := sorted(str(path.parent) for path in run_dir.glob(f"*/{FILE_NAME}")):
+            more = f" (or {len(found) - 1} others)" if found[1:] else ""
+            return f"name the run directory: {found[0]}{more}"
+    return f"shardgen init {run_dir} --foregrounds DIR --backgrounds DIR"
+
+
 def read_settings(run_dir: Path) -> Settings:
     """Read `RUN_DIR/shardgen.toml`. Raises InputMissing, or InvalidSettings for all wrong keys at once."""
     path = run_dir / FILE_NAME
@@ -269,8 +279,7 @@ def read_settings(run_dir: Path) -> Settings:
         text = read_regular(path, limit=MAX_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise InputMissing(
-            f"{path}: there is no such file, so this is not a run directory",
-            hint=f"shardgen init {run_dir} --foregrounds DIR --backgrounds DIR",
+            f"{path}: there is no such file, so this is not a run directory", hint=_other_run(run_dir)
         ) from None
     except UnicodeDecodeError as error:
         raise InvalidSettings(f"{path}: not UTF-8 text ({error.reason})", hint="save it as UTF-8") from error

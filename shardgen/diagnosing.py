@@ -6,6 +6,7 @@ import os
 import platform
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,11 +17,11 @@ import sqlalchemy
 
 from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.caches import CACHE_VARIABLE, cache_folder
 from shardgen.cores import usable_cores
 from shardgen.depth import device, fetch, gpus
-from shardgen.errors import ShardgenError
+from shardgen.errors import ShardgenError, missing_opencv
 from shardgen.hosted import hosted_runtime, is_on_drive
-from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.recognising import is_recognised
@@ -53,8 +54,9 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     )
     yield Line(
         subject="libraries",
-        fact=f"OpenCV {OPENCV_VERSION}, SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
+        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
     )
+    yield _opencv()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
     yield _device()
     memory = psutil.virtual_memory()
@@ -67,6 +69,15 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     yield from _weights()
     if run_dir is not None:
         yield from _run(run_dir)
+
+
+def _opencv() -> Line:
+    try:
+        from shardgen.imaging.codec import OPENCV_VERSION  # noqa: PLC0415 - what is looked at may not load
+    except ImportError as error:
+        unfit = missing_opencv(error)
+        return Line(subject="OpenCV", fact=str(unfit), verdict=Verdict.FAILS, hint=unfit.hint)
+    return Line(subject="OpenCV", fact=OPENCV_VERSION)
 
 
 def _device() -> Line:
@@ -96,6 +107,14 @@ def _weights() -> Iterator[Line]:
             subject=f"weights {name}",
             fact=str(path) if there else "not fetched",
             hint="" if there else f"shardgen weights fetch {name}",
+        )
+    folder = cache_folder()
+    if not _takes_files(_nearest(folder)):
+        yield Line(
+            subject="cache",
+            fact=f"{folder}: cannot be written",
+            verdict=Verdict.LOOK,
+            hint=f"export {CACHE_VARIABLE}=DIR, a folder of yours: weights are fetched into it",
         )
 
 
@@ -149,8 +168,22 @@ def _on_drive(*, is_sqlite: bool) -> Line:
     )
 
 
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in it; that one has no name and is gone at once."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+
+
 def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
-    existing = next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+    existing = _nearest(path)
     free = psutil.disk_usage(str(existing)).free
     kind = file_system_of(existing)
     refused = sqlite and not has_trusted_locks(kind)

@@ -85,6 +85,16 @@ class MachineUnfit(OperatorError):
     exit_code = 18
 
 
+def missing_opencv(error: ImportError) -> MachineUnfit:
+    """What the failed import of OpenCV means: it is not there, or a library of the system is not."""
+    if isinstance(error, ModuleNotFoundError):
+        return MachineUnfit("OpenCV is not installed", hint="pip install opencv-python")
+    return MachineUnfit(
+        f"OpenCV cannot be loaded: {error}",
+        hint="on Debian or Ubuntu, as root: apt-get install -y libgl1 libglib2.0-0",
+    )
+
+
 class CorruptionError(ShardgenError):
     """Bytes disagree with the record; never retried, never repaired silently. Exit codes 20-29."""
 

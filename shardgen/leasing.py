@@ -263,6 +263,10 @@ class LeaseOptions:
     files: FolderFiles | None = None
 
 
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
+
+
 @contextmanager
 def leases_for(
     run: RunDirectory, plan: Plan, manifest: Manifest, options: LeaseOptions, *, say: Say
@@ -276,7 +280,7 @@ def leases_for(
     say(
         f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk costs "
         f"what it made since its last segment, {policy.segment_batches} batches or "
-        f"{policy.segment.total_seconds() / 60:g} minutes of work, and those 3"
+        f"{_time(policy.segment.total_seconds())} of work, and those 3"
     )
     view, index = open_view(run, plan, files=options.files)
     try:

@@ -28,8 +28,8 @@ from shardgen.cli import (
     weights,
     worker,
 )
-from shardgen.cli.printable import printable
-from shardgen.errors import MachineUnfit, ShardgenError, Stopped
+from shardgen.cli.printable import escape_unencodable, printable
+from shardgen.errors import ShardgenError, Stopped, missing_opencv
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -62,6 +62,7 @@ def _shardgen(
 
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
+    escape_unencodable(sys.stdout, sys.stderr)
     try:
         code = app(standalone_mode=False, prog_name="shardgen")
     except USAGE_ERROR as error:
@@ -71,7 +72,7 @@ def main() -> None:
     except ImportError as error:
         if error.name != "cv2":
             raise
-        code = _deliberate(_missing_library(error))
+        code = _deliberate(missing_opencv(error))
     except Stopped as stopped:
         _say("stopped; the same command goes on where it was")
         code = 128 + stopped.number
@@ -101,6 +102,8 @@ def _usage(error: Exception) -> int:
         return 2
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     path = context.command_path if context is not None else _command_typed()
+    if (typed := _typed_value(getattr(error, "param", None))) and typed not in message:
+        message = f"{message} (typed: {typed})"
     _say(f"error: {_one_line(message)}")
     _say(f"hint: {path} --help")
     return 2
@@ -114,10 +117,19 @@ def _command_typed() -> str:
     )
 
 
+def _typed_value(parameter: object) -> str:
+    """What the command line gives to an option."""
+    words = [piece for word in sys.argv for piece in (word.split("=", 1) if word[:2] == "--" else [word])]
+    named = [place for place, word in enumerate(words[:-1]) if word in getattr(parameter, "opts", ())]
+    return words[named[-1] + 1][:100] if named else ""
+
+
 def _deliberate(error: ShardgenError) -> int:
-    for problem in getattr(error, "problems", ()):
-        _say(f"  - {_one_line(problem)}")
-    _say(f"error: {_one_line(str(error))}")
+    message = _one_line(str(error))
+    for problem in map(_one_line, getattr(error, "problems", ())):
+        if problem not in message:
+            _say(f"  - {problem}")
+    _say(f"error: {message}")
     if error.hint:
         _say(f"hint: {_one_line(_with_run_dir(error.hint))}")
     return error.exit_code
@@ -130,12 +142,3 @@ def _one_line(text: str) -> str:
 def _with_run_dir(hint: str) -> str:
     """Fill in the directory that the user named, so that the hint can be pasted."""
     return hint.replace("RUN_DIR", str(options.named_run_dir))
-
-
-def _missing_library(error: ImportError) -> MachineUnfit:
-    if isinstance(error, ModuleNotFoundError):
-        return MachineUnfit("OpenCV is not installed", hint="pip install opencv-python")
-    return MachineUnfit(
-        f"OpenCV cannot be loaded: {error}",
-        hint="on Debian or Ubuntu: apt-get install -y libgl1 libglib2.0-0",
-    )

@@ -12,6 +12,7 @@ from shardgen.cli import render
 HELP = """Look at this machine for what would fail later.
 
 Versions, devices, memory, disks, weights; of a run directory its sources, manifest and artifacts too.
+
 \b
 Example:
   shardgen doctor people

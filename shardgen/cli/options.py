@@ -72,7 +72,7 @@ AllowDeadLetters = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
-_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 
 
 def parse_device(text: str) -> str:
@@ -103,7 +103,7 @@ def parse_rate(rate: float | None) -> float | None:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `11h`, `1h30m`, `90m`, `45s` or a plain number of seconds."""
+    """Seconds of `11h`, `1h30m`, `90m` or `45s`: a number alone might mean hours or seconds."""
     match = _DURATION.fullmatch(text.strip())
     if not text.strip() or match is None:
         raise typer.BadParameter(

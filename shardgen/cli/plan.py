@@ -72,14 +72,20 @@ def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:
     with render.progress_bar("reading sources") as bar:
         files = bar.add_task("files", total=None)
         download = bar.add_task("download", total=None, visible=False)
+        fetching = [run.settings.depth.weights]
+
+        def on_download(done: int, total: int | None) -> None:
+            if fetching:
+                much = f", {render.size(total)}" if total else ""
+                render.say(f"fetching the {fetching.pop()} weights{much}: once for this user and machine")
+            bar.update(download, completed=done, total=total, visible=True)
+
         planned = make_plan(
             run,
             given,
             events=PlanEvents(
                 on_file=lambda _name: bar.advance(files),
-                on_download=lambda done, total: bar.update(
-                    download, completed=done, total=total, visible=True
-                ),
+                on_download=on_download,
             ),
         )
     for line in planned.inventory.warnings:
@@ -96,6 +102,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
     columns, rows = plan.compose.grid
     flips = f" x {plan.flip_count} flips ({plan.compose.flips.value})" if plan.flip_count > 1 else ""
     slices = sum(layout.slice_count(shard) for shard in _shards(plan))
+    batches = render.counted(layout.batch_count, "batch")
     facts = [
         ("samples", f"{plan.samples:,}"),
         (
@@ -108,7 +115,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
             f"{layout.shard_count:,} of {min(plan.shards.size, plan.samples):,} samples"
             + (f", the last of {len(_last_shard(plan)):,}" if layout.shard_count > 1 else ""),
         ),
-        ("slices, batches", f"{slices:,} slices, {layout.batch_count:,} batches of {plan.shards.batch}"),
+        ("slices, batches", f"{render.counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("network", _network(plan)),
         ("bytes expected", _bytes(planned)),
         ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),

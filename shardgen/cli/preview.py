@@ -13,6 +13,7 @@ from shardgen.cli.render import echo, say
 HELP = """Draw a contact sheet of samples spread over the plan.
 
 Look at it before hours are spent on all of them; samples are made just as a worker makes them.
+
 \b
 Example:
   shardgen preview people --samples 20 -o preview.png

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
+from typing import TextIO
 
 # Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
 # lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
 _ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escape_unencodable(*streams: TextIO) -> None:
+    r"""Let a terminal that only knows ASCII, say, show `\xe9` for what it cannot show."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def printable(text: str) -> str:

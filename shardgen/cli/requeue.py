@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli.options import HERE, RunDir
-from shardgen.cli.render import say
+from shardgen.cli.render import counted, echo, say
 
 HELP = """Put batches back to be made again.
 
@@ -47,10 +47,13 @@ def requeue(
     choice = RequeueChoice(batches=batches, dead_letters=dead_letters, blocked=blocked)
     done = requeue(RunDirectory.open(run_dir), choice)
     if done.batches:
-        typer.echo(f"requeued {len(done.batches)} batches, {done.samples} samples")
+        echo(f"requeued {counted(len(done.batches), 'batch')}, {counted(done.samples, 'sample')}")
     elif done.unblocked_slices:
-        typer.echo(f"opened {done.unblocked_slices} blocked slices")
+        echo(f"opened {counted(done.unblocked_slices, 'blocked slice')}")
+    elif batch:
+        echo("nothing to requeue: what is not made yet is pending already")
     else:
-        typer.echo("nothing to requeue")
+        echo("nothing to requeue: there are no " + ("dead letters" if dead_letters else "blocked slices"))
+    if not (done.batches or done.unblocked_slices):
         return
     say(f"to make them: shardgen worker {run_dir}")

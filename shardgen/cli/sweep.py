@@ -10,7 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir
 
-HELP = """Remove files that nothing will ever use; without --yes, list.
+HELP = """List files that nothing will ever use, or remove them.
 
 Takes artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
 takes what a lease could still publish, the marks of a requeue, or a file that may be somebody else's.
@@ -40,18 +40,20 @@ def sweep(
     found = sweep(RunDirectory.open(run_dir), remove=yes)
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
-    render.echo(f"{done} {len(found.orphans):,} orphans, {total}")
+    render.echo(f"{done} {render.counted(len(found.orphans), 'orphan')}, {total}")
     _show([orphan.path for orphan in found.orphans])
     pending = sum(orphan.is_pending for orphan in found.orphans)
     if pending:
-        render.echo(f"  {pending:,} of them hold batches that are still pending; those are made again anyway")
+        whose = "holds batches that are" if pending == 1 else "hold batches that are"
+        render.echo(f"  {pending:,} of them {whose} still pending; those are made again anyway")
     if found.zips:
-        render.echo(f"{done} {len(found.zips):,} unfinished zips of merges that are dead")
+        render.echo(f"{done} {render.counted(len(found.zips), 'unfinished zip')} of merges that are dead")
         _show([path.name for path in found.zips])
     if found.live:
-        render.echo(f"kept {len(found.live):,} files that a lease could still publish")
+        render.echo(f"kept {render.counted(len(found.live), 'file')} that a lease could still publish")
     if found.strangers:
-        render.echo(f"left {len(found.strangers):,} files that are not, or may not be, this run's")
+        strangers = render.counted(len(found.strangers), "file")
+        render.echo(f"left {strangers} that may be somebody else's")
         _show(found.strangers)
     if not yes and (found.orphans or found.zips):
         render.say(f"to remove them: shardgen sweep {run_dir} --yes")

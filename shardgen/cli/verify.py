@@ -81,15 +81,19 @@ def verify(
     else:
         for one in found.findings:
             render.echo(f"{one.subject}: {one.fact}")
-        render.echo(f"read {found.samples:,} samples: {len(found.findings) or 'no'} findings")
+        findings = render.counted(len(found.findings), "finding") if found.findings else "no findings"
+        render.echo(f"read {render.counted(found.samples, 'sample')}: {findings}")
     requeued = put_back(RunDirectory.open(subject), found.bad_batches) if requeue else None
     if not found.findings:
         return
     if requeued is not None:
-        render.say(f"requeued {len(requeued.batches)} batches, {requeued.samples} samples")
+        batches = render.counted(len(requeued.batches), "batch")
+        render.say(f"requeued {batches}, {render.counted(requeued.samples, 'sample')}")
         hint = f"shardgen worker {subject} makes them again"
     elif subject.is_file():
-        hint = "verify its run directory, then merge it again"
+        hint = (
+            f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {subject}"
+        )
     else:
         hint = f"shardgen verify {subject} --requeue puts exactly the bad batches back"
-    raise ArtifactCorrupt(f"{subject}: {len(found.findings)} findings", hint=hint)
+    raise ArtifactCorrupt(f"{subject}: {render.counted(len(found.findings), 'finding')}", hint=hint)

@@ -13,15 +13,16 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Fetch and check DenseDepth weights files."
 )
 
-FETCH_HELP = """Download DenseDepth weights into the user's cache folder and check them.
+FETCH_HELP = """Download weights into the cache folder and check them.
 
-An interrupted download goes on where it stopped; a file that is there already is only checked.
+The cache folder is ~/.cache/shardgen, or $SHARDGEN_CACHE. An interrupted download goes on where it stopped;
+a file that is there already is only checked.
 
 \b
 Example:
   shardgen weights fetch nyu
 """
-CHECK_HELP = """Report on a weights file: its structure, its network, what is wrong with it.
+CHECK_HELP = """Say what is in a weights file, or what is wrong with it.
 
 \b
 Example:

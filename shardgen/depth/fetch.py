@@ -221,7 +221,7 @@ def _network_errors(released: ReleasedWeights, path: Path) -> Iterator[None]:
         raise DownloadFailed(
             f"{released.url}: {reason or type(error).__name__}",
             hint=f"run it again to resume; without a network, download {released.url} elsewhere "
-            f"and put it at {path}",
+            f'and put it at {path}, or try things out with [depth] weights = "small"',
         ) from error
     except OSError as error:
         raise StorageFailed(f"{path}: {error.strerror or error}", hint="free some disk space") from error

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.caches import cache_folder
 from shardgen.depth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
 from shardgen.depth.topology import TensorKey, Topology, tensor_shapes
 from shardgen.errors import InputMissing, WeightsRefused
@@ -124,9 +125,15 @@ def refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefuse
         shown += f"; and {len(problems) - PROBLEMS_IN_MESSAGE:,} more"
     return WeightsRefused(
         f"{path}: {shown}",
-        hint=hint or "delete the file and run: shardgen weights fetch nyu",
+        hint=hint or _fetch_instead(path),
         problems=tuple(problem[:300] for problem in problems),
     )
+
+
+def _fetch_instead(path: Path) -> str:
+    if path.parent == cache_folder():
+        return f"rm {path}, then shardgen weights fetch nyu"
+    return "a DenseDepth weights file is needed; shardgen weights fetch nyu fetches the released one"
 
 
 def _refuse_foreign_content(path: Path, head: bytes) -> None:
