@@ -1,0 +1,191 @@
+"""A newcomer's folder in every state that a shown command needs, and the shell that they type it into.
+
+The photographs are small; `people/shardgen.toml` gets the small network and small images. All else is real.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from shardgen.template import settings_text
+from tests.photographs import write_photographs
+from tests.poison import environment
+from tests.runs import SETTINGS
+
+DEAD_LETTERS = (5, 70)
+PATIENCE_SECONDS = 240.0
+
+
+class State(StrEnum):
+    """How far the newcomer is."""
+
+    PHOTOGRAPHS = "photographs"  # `cut-outs` and `scenes`
+    INITIALISED = "initialised"
+    PLANNED = "planned"
+    MADE = "made"  # with `people.zip`
+    DEAD = "dead"  # two samples were given up
+    DAMAGED = "damaged"  # a bit of an artifact has flipped
+    LOST = "lost"  # the manifest is gone
+    WEIGHTS = "weights"  # a file `nyu.h5`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a command said, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Desk:
+    """A folder to type commands in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def environment(self) -> dict[str, str]:
+        """The shell's: this environment's programs first, an own cache folder, and no way to any server."""
+        given = dict(os.environ)
+        return given | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}",
+            "SHARDGEN_CACHE": str(self.folder / "cache"),
+            "https_proxy": "http://127.0.0.1:9",  # the port of `discard`, where nobody listens
+            "no_proxy": "",
+        }
+
+    def type(self, line: str, *, more: Mapping[str, str] | None = None) -> Said:
+        """Type a line into a shell and wait for its end."""
+        ran = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env=self.environment() | dict(more or {}),
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+        return Said(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+
+    def type_and_stop(self, line: str, *, after: str) -> Said:
+        """The same, but press Ctrl-C when this text has come."""
+        said = self.folder / "said.txt"
+        with said.open("w", encoding="utf-8") as out:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {line}"],
+                cwd=self.folder,
+                env=self.environment(),
+                stdout=out,
+                stderr=subprocess.PIPE,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while after not in said.read_text(encoding="utf-8"):
+                assert process.poll() is None, f"{line} has ended"
+                assert time.monotonic() < deadline, f"{line} never said {after}"
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        return Said(code=process.returncode, out=said.read_text(encoding="utf-8"), err=err)
+
+
+class Desks:
+    """Makes each state once, by the commands that lead to it, and hands out copies."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._copies = 0
+
+    def at(self, state: State) -> Desk:
+        """A desk of one's own in this state."""
+        kept = self._folder / state
+        if not kept.exists():
+            desk = self._make(state)
+            desk.folder.rename(kept)
+        return self._copy_of(kept)
+
+    def _copy_of(self, kept: Path) -> Desk:
+        self._copies += 1
+        return Desk(Path(shutil.copytree(kept, self._folder / f"desk-{self._copies}")))
+
+    def _make(self, state: State) -> Desk:
+        if state is State.PHOTOGRAPHS:
+            desk = Desk(self._folder / "first")
+            foregrounds, backgrounds = write_photographs(desk.folder, foregrounds=2, backgrounds=4)
+            foregrounds.rename(desk.folder / "cut-outs")
+            backgrounds.rename(desk.folder / "scenes")
+            return desk
+        before = {State.INITIALISED: State.PHOTOGRAPHS, State.PLANNED: State.INITIALISED}
+        before |= {State.MADE: State.PLANNED, State.DEAD: State.PLANNED, State.WEIGHTS: State.PHOTOGRAPHS}
+        desk = self.at(before.get(state, State.MADE))
+        _ADVANCES[state](desk)
+        return desk
+
+
+def _initialise(desk: Desk) -> None:
+    assert desk.type("shardgen init people --foregrounds cut-outs --backgrounds scenes").code == 0
+    shrink(desk)
+
+
+def shrink(desk: Desk) -> None:
+    """Put the small network and small images into the settings: 96 samples in 24 batches."""
+    settings = desk.folder / "people" / "shardgen.toml"
+    assert settings.is_file()
+    text = settings_text(
+        foregrounds=Path("../cut-outs"), backgrounds=Path("../scenes"), weights="small", changes=SETTINGS
+    )
+    settings.write_text(text, encoding="utf-8")
+
+
+def _plan(desk: Desk) -> None:
+    assert desk.type("shardgen plan people").code == 0
+
+
+def _run(desk: Desk) -> None:
+    assert desk.type("shardgen run people -o people.zip").code == 0
+
+
+def _lose_samples(desk: Desk) -> None:
+    said = desk.type("shardgen worker people", more=environment("raise", *DEAD_LETTERS))
+    assert said.code == 0, said.err
+
+
+def _flip_a_bit(desk: Desk) -> None:
+    victim = min((desk.folder / "people" / "artifacts").glob("shard-*/*.zip"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    victim.write_bytes(content)
+
+
+def _lose_the_manifest(desk: Desk) -> None:
+    for path in (desk.folder / "people").glob("manifest.sqlite*"):
+        path.unlink()
+
+
+def _bring_weights(desk: Desk) -> None:
+    import shardgen  # noqa: PLC0415 - only to find its folder
+
+    shipped = Path(shardgen.__file__).parent / "depth" / "small.h5"
+    shutil.copyfile(shipped, desk.folder / "nyu.h5")
+
+
+_ADVANCES = {
+    State.INITIALISED: _initialise,
+    State.PLANNED: _plan,
+    State.MADE: _run,
+    State.DEAD: _lose_samples,
+    State.DAMAGED: _flip_a_bit,
+    State.LOST: _lose_the_manifest,
+    State.WEIGHTS: _bring_weights,
+}

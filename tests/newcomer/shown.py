@@ -1,0 +1,101 @@
+"""What comes of every command that the help and the README show, typed where a newcomer would type it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.newcomer.desks import Desk, Desks, Said, State
+
+READS_NOTHING = State.PHOTOGRAPHS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A command: where it is typed, its exit code, what it says on either stream, what lies there afterwards.
+
+    With `stops_after` Ctrl-C is pressed when that text has come.
+    """
+
+    at: State
+    code: int = 0
+    says: str
+    leaves: str = ""
+    stops_after: str = ""
+
+    def check(self, desks: Desks, line: str) -> None:
+        """Type it and look."""
+        desk = desks.at(self.at)
+        said = self._type(desk, line)
+        assert said.code == self.code, said
+        assert self.says in said.out + said.err, said
+        assert "Traceback" not in said.err, said
+        if self.code not in (0, 130):
+            lines = said.err.splitlines()
+            assert [line.split(":")[0] for line in lines[-2:]] == ["error", "hint"], said
+        if self.leaves:
+            assert Path(desk.folder / self.leaves).exists(), self.leaves
+
+    def _type(self, desk: Desk, line: str) -> Said:
+        if self.stops_after:
+            return desk.type_and_stop(line, after=self.stops_after)
+        return desk.type(line)
+
+
+SHOWN = {
+    "shardgen init people --foregrounds cut-outs --backgrounds scenes": Shown(
+        at=State.PHOTOGRAPHS, says="then: shardgen plan people", leaves="people/shardgen.toml"
+    ),
+    "shardgen plan people": Shown(at=State.INITIALISED, says="planned;", leaves="people/plan.json"),
+    "shardgen plan people --rate 6.4": Shown(
+        at=State.INITIALISED, says="15 s at 6.4 samples/s", leaves="people/plan.json"
+    ),
+    "shardgen preview people": Shown(
+        at=State.PLANNED, says="people/preview.png", leaves="people/preview.png"
+    ),
+    "shardgen preview people --samples 20 -o preview.png": Shown(
+        at=State.PLANNED, says="preview.png", leaves="preview.png"
+    ),
+    "shardgen run people": Shown(
+        at=State.PLANNED, says="96 samples stored, 0 dead letters", leaves="people/dataset.zip"
+    ),
+    "shardgen run people -o people.zip": Shown(
+        at=State.PLANNED, says="shardgen verify people.zip", leaves="people.zip"
+    ),
+    # No GPU is a newcomer's most likely answer, and these machines' too.
+    "shardgen run people --gpus 0,2": Shown(at=State.PLANNED, code=18, says="there is no GPU 0"),
+    "shardgen worker people": Shown(at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"),
+    "shardgen worker people --deadline 11h": Shown(
+        at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"
+    ),
+    "shardgen status people": Shown(at=State.DEAD, says="dead letters 2"),
+    "shardgen status people --watch": Shown(
+        at=State.MADE, code=130, says="stopped", stops_after="planned 96   stored 96"
+    ),
+    "shardgen merge people -o people.zip": Shown(
+        at=State.MADE, says="96 samples stored", leaves="people.zip"
+    ),
+    "shardgen verify people": Shown(at=State.MADE, says="read 96 samples: no findings"),
+    "shardgen verify people.zip": Shown(at=State.MADE, says="read 96 samples: no findings"),
+    "shardgen verify people --requeue": Shown(at=State.DAMAGED, code=21, says="requeued 1 batch, 4 samples"),
+    "shardgen requeue people --batch 17 --batch 18": Shown(
+        at=State.MADE, says="requeued 2 batches, 8 samples"
+    ),
+    "shardgen requeue people --dead-letters": Shown(at=State.DEAD, says="requeued 2 batches, 8 samples"),
+    "shardgen requeue people --blocked": Shown(at=State.DEAD, says="there are no blocked slices"),
+    "shardgen dead-letters people": Shown(at=State.DEAD, says="70"),
+    "shardgen dead-letters people --details": Shown(at=State.DEAD, says="Traceback (most recent call last)"),
+    "shardgen rebuild people": Shown(
+        at=State.LOST, says="rebuilt from 24 of 24 batches", leaves="people/manifest.sqlite"
+    ),
+    "shardgen sweep people": Shown(at=State.MADE, says="would remove 0 orphans"),
+    "shardgen sweep people --yes": Shown(at=State.MADE, says="removed 0 orphans"),
+    "shardgen doctor people": Shown(at=State.MADE, says="96 samples, 0 pending"),
+    "shardgen weights fetch nyu": Shown(at=READS_NOTHING, code=33, says="densedepth/nyu.h5"),
+    "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),
+    "shardgen demo": Shown(at=READS_NOTHING, says="[6/6] Verify", leaves="shardgen-demo/contact_sheet.png"),
+    "shardgen demo shardgen-demo": Shown(
+        at=READS_NOTHING, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"
+    ),
+}
+SLOW = ("shardgen demo",)  # the beginnings of what takes half a minute or more

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.newcomer.desks import Desk, Desks, Said, State
+
+NEEDS_OPENCV = (
+    "shardgen plan people",
+    "shardgen preview people",
+    "shardgen run people",
+    "shardgen worker people",
+    "shardgen merge people",
+    "shardgen verify people",
+    "shardgen demo",
+)
+NEEDS_NONE = (
+    "shardgen --help",
+    "shardgen init other --foregrounds cut-outs --backgrounds scenes",
+    "shardgen status people",
+    "shardgen dead-letters people",
+    "shardgen sweep people",
+    "shardgen requeue people --dead-letters",
+)
+
+
+def without_libgl(desk: Desk, line: str) -> Said:
+    """The loader finds an empty file where OpenCV asks for its library, and really fails."""
+    libraries = desk.folder / "libraries"
+    libraries.mkdir(exist_ok=True)
+    (libraries / "libGL.so.1").touch()
+    return desk.type(line, more={"LD_LIBRARY_PATH": str(libraries)})
+
+
+@pytest.mark.parametrize("line", NEEDS_OPENCV)
+def test_a_machine_without_opencvs_library_is_told_what_to_install(desks: Desks, line: str) -> None:
+    desk = desks.at(State.PLANNED)
+    before = sorted(path for path in desk.folder.rglob("*") if path.is_file())
+    said = without_libgl(desk, line)
+    error, hint = said.err.splitlines()[-2:]
+    assert said.code == 18, said
+    assert error.startswith("error: OpenCV cannot be loaded: "), said
+    assert "libGL.so.1" in error
+    assert hint == "hint: on Debian or Ubuntu, as root: apt-get install -y libgl1 libglib2.0-0"
+    after = sorted(path for path in desk.folder.rglob("*") if path.is_file())
+    assert [path for path in after if path.name != "libGL.so.1"] == before
+
+
+@pytest.mark.parametrize("line", NEEDS_NONE)
+def test_what_needs_no_pixels_works_without_it(desks: Desks, line: str) -> None:
+    said = without_libgl(desks.at(State.PLANNED), line)
+    assert said.code == 0, said
+
+
+def test_doctor_names_the_missing_library_and_goes_on(desks: Desks) -> None:
+    said = without_libgl(desks.at(State.PLANNED), "shardgen doctor people")
+    assert said.code == 19, said
+    assert "apt-get install -y libgl1 libglib2.0-0" in said.out
+    assert "96 samples, 96 pending" in said.out
+
+
+def test_doctor_says_where_weights_could_not_be_kept(desks: Desks) -> None:
+    nowhere = "/proc/nowhere/cache"
+    said = desks.at(State.PHOTOGRAPHS).type("shardgen doctor", more={"SHARDGEN_CACHE": nowhere})
+    assert f"{nowhere}: cannot be written" in said.out
+    assert "export SHARDGEN_CACHE=DIR" in said.out
+
+
+@pytest.mark.parametrize("line", ["plan people", "status people", "status people --json", "doctor people"])
+def test_a_terminal_that_knows_only_ascii_gets_its_answer(desks: Desks, line: str) -> None:
+    desk = desks.at(State.PLANNED)
+    (desk.folder / "people").rename(desk.folder / "été")
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    said = desk.type(f"shardgen {line.replace('people', 'été')}", more=ascii_only)
+    assert said.code == 0, said
+    assert (said.out + said.err).isascii()
+
+
+def test_status_needs_no_more_than_the_80_columns_of_a_terminal(desks: Desks) -> None:
+    desk = desks.at(State.PLANNED)
+    wide = on_a_terminal(desk, "shardgen status people", columns=110)
+    assert "never leased" in wide
+    assert "12 never leased" not in wide
+    narrow = on_a_terminal(desk, "shardgen status people", columns=60)
+    assert "slices" in narrow
+    assert "never leased" in narrow
+    assert all(len(line) <= 60 for line in narrow.splitlines())
+    rows = [line.split() for line in narrow.splitlines()]
+    assert ["0", "0-19", "0", "0", "20", "3", "never", "leased"] in rows, narrow
+
+
+def on_a_terminal(desk: Desk, line: str, *, columns: int) -> str:
+    """What a terminal of so many columns shows."""
+    said = desk.type(
+        f'script --quiet --return --command "{line}" typescript',
+        more={"COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    assert said.code == 0, said
+    text = Path(desk.folder / "typescript").read_text(encoding="utf-8")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
+    return "\n".join(one for one in text.splitlines() if not one.startswith("Script "))
+
+
+def test_a_reader_that_has_seen_enough_ends_nothing_badly(desks: Desks) -> None:
+    said = desks.at(State.PLANNED).type("set -o pipefail; shardgen status people | head -1")
+    assert said.code in (0, 141), said
+    assert said.out.startswith("planned 96")
+    assert said.err == "" or said.err.startswith("to go on: shardgen run people")
+
+
+def test_who_leaves_out_the_run_directory_is_told_its_name(desks: Desks) -> None:
+    said = desks.at(State.PLANNED).type("shardgen status")
+    assert said.code == 11, said
+    assert said.err.splitlines()[-1] == "hint: name the run directory: people"

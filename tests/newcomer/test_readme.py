@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.newcomer.desks import Desk, Desks, State, shrink
+from tests.newcomer.shown import SHOWN
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = [
+    [command.strip() for line in block.splitlines() for command in line.split(" && ")]
+    for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+]
+IN_TEXT = [
+    command.strip()
+    for code in re.findall(
+        r"`((?:shardgen|python3?|apt-get|export|du|mv|rm|\.) [^`]*)`",
+        re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL),
+    )
+    for command in code.replace("\n", " ").split(" && ")
+]
+COMMANDS = list(dict.fromkeys([command for block in BLOCKS for command in block] + IN_TEXT))
+OWN_DATA_SET = next(block for block in BLOCKS if block[0].startswith("shardgen init"))
+
+# Beginnings of commands that no test types, and why.
+EXCUSED = {
+    "apt-get ": "needs root; a machine that lacks the libraries is played in test_bare_machine.py",
+    "python3 -m venv .venv": "`.ci/run` begins with it",
+    ". .venv/bin/activate": "`.ci/run` begins with it",
+    'python -m pip install -e ".[': "`.ci/run` begins with it",
+    "python -m pytest": "is what is running now",
+    "python -m ruff ": "`.ci/run` does it",
+    "python -m mypy": "`.ci/run` does it",
+    "python -m tests.chaos ": "tests/chaos plays the same for a shorter time",
+    "python -m benchmarks.": "minutes to hours; below their options are compared with those that they have",
+    "du -sh .venv": "measures an installation",
+    "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/working have a real one",
+}
+NAMES = {"shardgen run"}  # the head of a row in a table
+
+
+def test_every_command_of_the_readme_is_typed_by_a_test_or_excused() -> None:
+    typed = {*OWN_DATA_SET, *SHOWN, *NAMES}
+    untyped = [one for one in COMMANDS if one not in typed and not one.startswith(tuple(EXCUSED))]
+    assert untyped == [], "say in shown.py where they are typed and what comes of it"
+    for beginning in EXCUSED:
+        assert any(one.startswith(beginning) for one in COMMANDS), f"{beginning!r} is excused for nothing"
+
+
+@pytest.mark.slow
+def test_ones_own_data_set_is_made_by_the_commands_in_their_order(desks: Desks) -> None:
+    desk = desks.at(State.PHOTOGRAPHS)
+    for command in OWN_DATA_SET:
+        said = desk.type(command)
+        assert said.code == 0, said
+        if command.startswith("shardgen init"):
+            shrink(desk)
+    assert "read 96 samples: no findings" in said.out
+    assert (desk.folder / "people" / "preview.png").is_file()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Where a row of the table "It stopped" is met, and the command and exit code that show it."""
+
+    at: State
+    seen_by: str = ""
+    code: int = 0
+
+
+TROUBLES = {
+    "the terminal or machine is gone": Trouble(
+        at=State.PLANNED, seen_by="timeout -s KILL 7 shardgen run people || exit 9", code=9
+    ),
+    "nothing seems to move": Trouble(at=State.MADE),
+    "`samples are pending` (exit 14)": Trouble(at=State.PLANNED, seen_by="shardgen merge people", code=14),
+    "`dead letters` (exit 15)": Trouble(at=State.DEAD, seen_by="shardgen merge people", code=15),
+    # To block a slice takes minutes of deaths: tests/working/test_poison.py has them.
+    "`blocked slices`": Trouble(at=State.PLANNED),
+    "bytes disagree (exit 20-29)": Trouble(at=State.DAMAGED, seen_by="shardgen verify people", code=21),
+    "`there is no manifest`, or it is damaged": Trouble(
+        at=State.LOST, seen_by="shardgen status people", code=11
+    ),
+    "the disk fills up with left-overs of kills": Trouble(
+        at=State.DEAD, seen_by="shardgen requeue people --dead-letters"
+    ),
+    "`error:` of another kind": Trouble(at=State.MADE),
+}
+ROWS = {
+    cells[1].strip(): cells[3]
+    for line in README.partition("| you see |")[2].partition("\n\n")[0].splitlines()
+    if len(cells := line.split("|")) == 5 and not cells[1].startswith("---")
+}
+
+
+def test_the_table_of_troubles_has_these_rows() -> None:
+    assert set(ROWS) == set(TROUBLES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", sorted(ROWS))
+def test_after_the_remedy_the_same_command_makes_the_whole_data_set(desks: Desks, seen: str) -> None:
+    trouble = TROUBLES[seen]
+    desk = desks.at(trouble.at)
+    if trouble.seen_by:
+        assert desk.type(trouble.seen_by).code == trouble.code
+    for command in re.findall(r"`(shardgen [^`]+)`", ROWS[seen]):
+        _type(desk, command)
+    if "--yes" in ROWS[seen]:
+        assert "removed 2 orphans" in desk.type("shardgen sweep people --yes").out
+    assert desk.type("shardgen run people").code == 0
+    assert "read 96 samples: no findings" in desk.type("shardgen verify people/dataset.zip").out
+
+
+def _type(desk: Desk, command: str) -> None:
+    if command.endswith("--watch"):
+        desk.type_and_stop(command, after="planned 96")
+        return
+    said = desk.type(command)
+    assert said.code == (21 if command.endswith("--requeue") else 0), said
+
+
+BENCHMARKS = sorted(one for one in COMMANDS if one.startswith("python -m benchmarks."))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_the_benchmarks_have_the_options_that_are_shown(command: str) -> None:
+    module, *options = command.split()[2:]
+    said = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    for option in options:
+        if option.startswith("--"):
+            assert re.search(rf"{option}\b", said.stdout), option
+
+
+def test_ci_installs_and_tests_as_the_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    script = script.replace("$work/venv", ".venv").replace("--quiet ", "").replace('".venv', ".venv")
+    block = next(block for block in BLOCKS if "python -m pytest" in block)
+    lines = [re.sub(r'venv"$|activate"$', lambda end: end[0][:-1], line) for line in script.splitlines()]
+    places = [lines.index(command) for command in block]
+    assert places == sorted(places)
