@@ -102,7 +102,7 @@ def _usage(error: Exception) -> int:
         return 2
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     path = context.command_path if context is not None else _command_typed()
-    if (typed := _typed_value(getattr(error, "param", None))) and typed not in message:
+    if (typed := _typed_value(getattr(error, "param", None))) and repr(typed) not in message:
         message = f"{message} (typed: {typed})"
     _say(f"error: {_one_line(message)}")
     _say(f"hint: {path} --help")

@@ -58,12 +58,15 @@ CASES = [
     ),
     _misuse("more workers than can be", "run people --workers 99999", "--workers", "256"),
     Case(
-        name="no run directory typed, and none here",
+        name="no run directory typed, but one is in this folder",
         arguments=("status",),
         code=11,
         says=("shardgen.toml", "not a run directory"),
-        hints=("shardgen init .",),
+        hints=("name the run directory: people",),
     ),
+    _misuse("a number that is none", "worker people --max-batches x", "--max-batches", "typed: x"),
+    _misuse("a number after a sign of equality", "worker people --shard=x", "--shard", "typed: x"),
+    _misuse("a deadline without a unit", "worker people --deadline 11", "--deadline", "11h"),
     Case(
         name="verify of a folder that is no run",
         arguments=("verify", "scenes"),

@@ -89,7 +89,7 @@ def test_verify_names_a_flipped_bit_and_requeue_makes_the_same_bytes_again(tmp_p
     merged = shardgen("merge", run.path)
     assert 20 <= merged.returncode < 30
     assert (run.path / "dataset.zip").read_bytes() == before
-    assert "requeued 1 batches, 4 samples" in shardgen("verify", run.path, "--requeue").stderr
+    assert "requeued 1 batch, 4 samples" in shardgen("verify", run.path, "--requeue").stderr
     assert len(list((run.artifacts / "requeued").glob("*.json"))) == 1
     incomplete = shardgen("merge", run.path)
     assert incomplete.returncode == 14

@@ -308,19 +308,19 @@ def test_the_command_lists_and_removes_only_with_yes(run: RunDirectory) -> None:
     listed = shardgen("sweep", run.path)
     assert listed.returncode == 0, listed.stderr
     expected = [
-        f"would remove 1 orphans, {size / 1000:.1f} kB",
+        f"would remove 1 orphan, {size / 1000:.1f} kB",
         f"  {stray.artifact.name}",
-        "  1 of them hold batches that are still pending; those are made again anyway",
-        "would remove 1 unfinished zips of merges that are dead",
+        "  1 of them holds batches that are still pending; those are made again anyway",
+        "would remove 1 unfinished zip of merges that are dead",
         "  .dataset.zip.0123abcd.part",
-        "kept 1 files that a lease could still publish",
-        "left 1 files that are not, or may not be, this run's",
+        "kept 1 file that a lease could still publish",
+        "left 1 file that may be somebody else's",
         "  notes.txt",
     ]
     assert listed.stdout.splitlines() == expected
     assert f"shardgen sweep {run.path} --yes" in listed.stderr
     assert files(run) == sorted([stray.artifact.name, live.artifact.name, "notes.txt"])
     removed = shardgen("sweep", run.path, "--yes")
-    assert removed.stdout.splitlines()[0] == f"removed 1 orphans, {size / 1000:.1f} kB"
+    assert removed.stdout.splitlines()[0] == f"removed 1 orphan, {size / 1000:.1f} kB"
     assert files(run) == sorted([live.artifact.name, "notes.txt"])
     assert not (run.path / ".dataset.zip.0123abcd.part").exists()
