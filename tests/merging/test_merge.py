@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stream_unzip import stream_unzip
 
 from shardgen.artifacts import bodies, finalzip
 from shardgen.artifacts.files import DiskFiles
@@ -91,6 +92,19 @@ def test_a_merged_zip_holds_every_sample_in_order_and_opens_with_zipfile(
     assert (result.size_bytes, result.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert (result.samples_stored, result.dead_letters) == (120, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "out.zip"]
+
+
+@pytest.mark.parametrize("is_zip64", [False, True])
+def test_a_merged_zip_can_be_read_from_its_first_byte_to_its_last_without_a_directory(
+    tmp_path: Path, *, is_zip64: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_zip64:
+        monkeypatch.setattr(finalzip, "ZipLimits", lambda: ZipLimits(offset=5000, members=10))
+    result = merge_run(make_run(PLAN, tmp_path / "artifacts"), tmp_path / "out.zip")
+    with zipfile.ZipFile(result.path) as archive, result.path.open("rb") as file:
+        members = stream_unzip(iter(lambda: file.read(1000), b""))
+        found = {name.decode(): b"".join(pieces) for name, _, pieces in members}
+        assert found == {name: archive.read(name) for name in archive.namelist()}
 
 
 @pytest.mark.parametrize(("command", "arguments"), [("unzip", ["-tqq"]), ("7z", ["t"])])
