@@ -161,9 +161,9 @@ def test_an_error_of_the_server_says_what_to_put_where(server: Server, cache: Pa
     server.status = status
     with pytest.raises(DownloadFailed) as caught:
         fetch(server.released())
-    assert caught.value.hint.endswith(
-        f"download {server.released().url} elsewhere and put it at {cache / 'nyu.h5'}"
-    )
+    by_hand = f"download {server.released().url} elsewhere and put it at {cache / 'nyu.h5'}"
+    assert by_hand in caught.value.hint
+    assert caught.value.hint.endswith('or try things out with [depth] weights = "small"')
 
 
 def test_without_a_network_the_hint_says_what_to_download_and_where_to_put_it(cache: Path) -> None:
