@@ -82,10 +82,11 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
         run.check_settings(existing)
     run.check_places()
     settings = run.settings
-    weights = find_weights(run, on_download=events.on_download)
-    check_input_size(weights.topology, settings.depth.input)
+    # Photographs first: what is wrong with them is the user's to mend, with or without a network.
     reader = source_reader(settings.compose.canvas)
     inventory = scan(folders, settings.sources.mask, reader, threads=usable_cores(), on_file=events.on_file)
+    weights = find_weights(run, on_download=events.on_download)
+    check_input_size(weights.topology, settings.depth.input)
     plan = Plan(
         sources=inventory.sources,
         compose=settings.compose_plan,

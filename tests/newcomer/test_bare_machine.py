@@ -114,3 +114,13 @@ def test_who_leaves_out_the_run_directory_is_told_its_name(desks: Desks) -> None
     said = desks.at(State.PLANNED).type("shardgen status")
     assert said.code == 11, said
     assert said.err.splitlines()[-1] == "hint: name the run directory: people"
+
+
+def test_photographs_are_checked_before_weights_are_fetched(desks: Desks) -> None:
+    desk = desks.at(State.PHOTOGRAPHS)
+    assert desk.type("shardgen init people --foregrounds cut-outs --backgrounds scenes").code == 0
+    (desk.folder / "cut-outs" / "notes.png").write_text("none")
+    assert desk.type("shardgen plan people").code == 16
+    (desk.folder / "cut-outs" / "notes.png").unlink()
+    assert desk.type("shardgen plan people").code == 33
+    assert not (desk.folder / "people" / "plan.json").exists()
