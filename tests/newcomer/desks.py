@@ -81,8 +81,9 @@ class Desk:
         """The same, but press Ctrl-C when this text has come."""
         said = self.folder / "said.txt"
         with said.open("w", encoding="utf-8") as out:
+            # A shell in the background would hand down that SIGINT is ignored.
             process = subprocess.Popen(
-                ["bash", "-c", f"exec {line}"],
+                ["env", "--default-signal=INT", "bash", "-c", f"exec {line}"],
                 cwd=self.folder,
                 env=self.environment(),
                 stdout=out,
@@ -90,13 +91,17 @@ class Desk:
                 text=True,
                 stdin=subprocess.DEVNULL,
             )
-            deadline = time.monotonic() + PATIENCE_SECONDS
-            while after not in said.read_text(encoding="utf-8"):
-                assert process.poll() is None, f"{line} has ended"
-                assert time.monotonic() < deadline, f"{line} never said {after}"
-                time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            try:
+                deadline = time.monotonic() + PATIENCE_SECONDS
+                while after not in said.read_text(encoding="utf-8"):
+                    assert process.poll() is None, f"{line} has ended"
+                    assert time.monotonic() < deadline, f"{line} never said {after}"
+                    time.sleep(0.1)
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=60)
+            finally:
+                process.kill()
+                process.communicate()
         return Said(code=process.returncode, out=said.read_text(encoding="utf-8"), err=err)
 
 
