@@ -268,6 +268,8 @@ def _other_run(run_dir: Path) -> str:
         if found := sorted(str(path.parent) for path in run_dir.glob(f"*/{FILE_NAME}")):
             more = f" (or {len(found) - 1} others)" if found[1:] else ""
             return f"name the run directory: {found[0]}{more}"
+    if run_dir.is_dir() and run_dir != Path():
+        return "check the name; a new one: shardgen init NEW_DIR --foregrounds DIR --backgrounds DIR"
     return f"shardgen init {run_dir} --foregrounds DIR --backgrounds DIR"
 
 

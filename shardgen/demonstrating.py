@@ -89,6 +89,8 @@ def _extra_missing(error: ImportError) -> InputMissing:
 def prepare(folder: Path) -> RunDirectory:
     """Make the demo's photographs and run directory; an earlier demo there is gone on with."""
     run_dir = folder / "run"
+    if folder.exists() and not folder.is_dir():
+        raise PlanConflict(f"{folder}: a file, not a folder", hint="name another folder: shardgen demo DIR")
     if folder.exists() and any(folder.iterdir()) and not (run_dir / FILE_NAME).is_file():
         raise PlanConflict(
             f"{folder}: not empty, and not an earlier demo", hint="name another folder: shardgen demo DIR"

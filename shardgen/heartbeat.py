@@ -72,6 +72,12 @@ class Pulse:
     exit_process: Callable[[int], None] = os._exit
 
 
+def _in_a_line(error: BaseException) -> str:
+    """What the error says; of one that nobody foresaw, its kind too."""
+    kind = "" if isinstance(error, ShardgenError) else f"{type(error).__name__}: "
+    return kind + " ".join(str(error).split())
+
+
 class Heartbeat:
     """Beats in a thread of its own; used as a context manager around a worker's life."""
 
@@ -113,7 +119,7 @@ class Heartbeat:
     ) -> None:
         self._ended.set()
         self._thread.join(timeout=5)
-        note = "" if error is None else f"{kind.__name__ if kind else ''}: {error}"[:500]
+        note = "" if error is None else _in_a_line(error)[:500]
         self._tell(WorkerReport(state=WorkerState.STOPPED, samples_done=self._report.samples_done, note=note))
 
     @property

@@ -165,7 +165,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
         raise RunIncomplete(
             f"{pending:,} of {plan.samples:,} samples are pending "
             f"({missing:,} of {batch_count:,} batches, the first is {first})",
-            hint="shardgen worker RUN_DIR",
+            hint="shardgen run RUN_DIR",
         )
     if plan.samples != stored + dead or dead != dead_on_record:
         raise ReceiptConflict(

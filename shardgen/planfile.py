@@ -32,7 +32,10 @@ for _value in (
 _PLAN = TypeAdapter(Plan)
 
 
-def parse_plan(text: str | bytes, *, where: str) -> Plan:
+_OTHER_COPY = "use another copy of it"
+
+
+def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Plan:
     """Check a plan's JSON; `where` names it in errors. Raises ManifestMismatch or ManifestCorrupt.
 
     A plan that reads is one that could have been made here: its numbers stay within what planning allows,
@@ -41,7 +44,7 @@ def parse_plan(text: str | bytes, *, where: str) -> Plan:
     try:
         document = parse_json(text)
     except ValueError as error:
-        raise ManifestCorrupt(f"{where}: not JSON ({error})", hint=_RESTORE) from error
+        raise ManifestCorrupt(f"{where}: not JSON ({error})", hint=hint) from error
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found > PLAN_FORMAT:
         raise ManifestMismatch(
@@ -52,16 +55,16 @@ def parse_plan(text: str | bytes, *, where: str) -> Plan:
         plan = _PLAN.validate_json(text, strict=True)
     except (ValidationError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ManifestCorrupt(f"{where}: not a plan ({reason})", hint=_RESTORE) from error
+        raise ManifestCorrupt(f"{where}: not a plan ({reason})", hint=hint) from error
     if plan.canonical_json != (text.encode() if isinstance(text, str) else text):
-        raise ManifestCorrupt(f"{where}: not in canonical form, so it was edited by hand", hint=_RESTORE)
+        raise ManifestCorrupt(f"{where}: not in canonical form, so it was edited by hand", hint=hint)
     problem = plan_problem(plan)
     if problem is not None:
-        raise ManifestCorrupt(f"{where}: not a plan ({problem})", hint=_RESTORE)
+        raise ManifestCorrupt(f"{where}: not a plan ({problem})", hint=hint)
     return plan
 
 
-_RESTORE = "restore it from another copy of the run directory, or plan again in a new directory"
+_RESTORE = "move it away; then `shardgen plan RUN_DIR` writes it again from the same photographs and settings"
 
 
 def read_plan(run_dir: Path) -> Plan | None:
@@ -72,9 +75,9 @@ def read_plan(run_dir: Path) -> Plan | None:
     except FileNotFoundError:
         return None
     except IsADirectoryError:
-        raise InputMissing(f"{path}: a folder, not a file", hint=f"move it away; {_RESTORE}") from None
+        raise InputMissing(f"{path}: a folder, not a file", hint=_RESTORE) from None
     except OSError as error:
         raise InputMissing(
             f"{path}: cannot be read ({error.strerror})", hint=f"let this user read it: chmod u+r {path}"
         ) from error
-    return parse_plan(text, where=str(path))
+    return parse_plan(text, where=str(path), hint=_RESTORE)

@@ -12,6 +12,7 @@ from shardgen.domain.worker import ShownState, WorkerRow
 from shardgen.processes import gone
 from shardgen.rundir import RunDirectory
 
+_MAKING = {ShownState.WORKING, ShownState.SUSPECT}
 _NOT_HOLDING = {ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED}
 
 
@@ -51,7 +52,7 @@ class Report:
     @property
     def rate(self) -> float:
         """Samples per second of the workers that work now, each over its last ten minutes."""
-        return sum(one.row.samples_per_second for one in self.workers if one.state is ShownState.WORKING)
+        return sum(one.row.samples_per_second for one in self.workers if one.state in _MAKING)
 
     @property
     def eta_seconds(self) -> float | None:

@@ -41,6 +41,7 @@ from shardgen.sources.checking import check_against_plan
 from shardgen.stopping import PARENT_VARIABLE, StopRequest
 from shardgen.suspecting import SuspectMaker
 
+_ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
 
 
@@ -219,7 +220,6 @@ class Worker:
             raise Abandoned
 
     def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
-        policy = self._run.settings.lease_policy
         while True:
             if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
                 makers.leases.stop_claiming()
@@ -229,7 +229,7 @@ class Worker:
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
                 heartbeat.now_is(WorkerState.WAITING)
-                if self.stop.wait(min(policy.heartbeat.total_seconds(), self._seconds_left())):
+                if self.stop.wait(min(_ASK_AGAIN_SECONDS, self._seconds_left())):
                     return Ending.STOPPED
                 continue
             self._lease = granted

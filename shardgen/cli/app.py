@@ -50,14 +50,21 @@ for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERAT
 app.add_typer(weights.app, name="weights")
 
 
+def _version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it
+    if is_wanted:
+        typer.echo(f"shardgen {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _shardgen(
     *,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version),
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"shardgen {__version__}")
-        raise typer.Exit
+    del version
 
 
 def main() -> None:
@@ -141,4 +148,4 @@ def _one_line(text: str) -> str:
 
 def _with_run_dir(hint: str) -> str:
     """Fill in the directory that the user named, so that the hint can be pasted."""
-    return hint.replace("RUN_DIR", str(options.named_run_dir))
+    return hint.replace("RUN_DIR", options.typed(options.named_run_dir))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir
+from shardgen.cli.options import HERE, Json, RunDir, typed
 
 HELP = """List the samples that were given up, and why.
 
@@ -67,4 +67,4 @@ def dead_letters(
     render.stdout().print(render.table(heads, cells))
     if total > len(rows):
         render.say(f"{len(rows)} of {total} shown; --limit {total} shows all")
-    render.say(f"to try them again: shardgen requeue {run_dir} --dead-letters")
+    render.say(f"to try them again: shardgen requeue {typed(run_dir)} --dead-letters")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir
+from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.cli.render import say
 
 HELP = """Write a commented shardgen.toml into RUN_DIR.
@@ -52,4 +52,4 @@ def init(
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
-    say(f"wrote {path}; look through it, then: shardgen plan {run_dir}")
+    say(f"wrote {path}; look through it, then: shardgen plan {typed(run_dir)}")

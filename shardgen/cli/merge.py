@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir
+from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
 from shardgen.rundir import RunDirectory
 
 HELP = """Assemble the final zip with labels and statistics.
@@ -46,4 +46,4 @@ def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters
             on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
         )
     render.stdout().print(render.merge_view(result))
-    render.say(f"to check every byte of it: shardgen verify {result.path}")
+    render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")

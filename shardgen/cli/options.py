@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +14,16 @@ HERE = Path()
 named_run_dir = HERE  # what hints put in the place of RUN_DIR
 
 
-def _remember(path: Path) -> Path:
+def remember(path: Path) -> Path:
+    """Keep the run directory that was typed for the hints."""
     global named_run_dir  # noqa: PLW0603 - the door's own memory of one command line
     named_run_dir = path
     return path
+
+
+def typed(path: Path) -> str:
+    """The path as it must be typed into a shell."""
+    return shlex.quote(str(path))
 
 
 RunDir = Annotated[
@@ -26,7 +33,7 @@ RunDir = Annotated[
         envvar="SHARDGEN_RUN",
         help="The run directory; left out, $SHARDGEN_RUN or the current folder.",
         show_default=False,
-        callback=_remember,
+        callback=remember,
     ),
 ]
 

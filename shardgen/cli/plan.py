@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, parse_rate
+from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, parse_rate, typed
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import Plan
 from shardgen.rundir import GivenFolders, RunDirectory
@@ -29,7 +29,7 @@ Example:
 """
 
 
-_ASK_RATE = "say how fast with --rate N (6.4 samples/s was one V100); status knows better once work runs"
+_ASK_RATE = "an estimate: --rate N, samples per second (6.4 was one V100); status knows it once work runs"
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def plan(
             "--rate",
             metavar="N",
             callback=parse_rate,
-            help="Samples per second of all workers together.",
+            help="Estimate the time for so many samples a second, of all workers together.",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +62,8 @@ def plan(
         render.say(
             f"NOT DEPTH: the weights are {planned.plan.depth.weights.name}: depth images will be noise"
         )
-    render.say(f"planned; look before you leap: shardgen preview {run_dir}; then: shardgen run {run_dir}")
+    named = typed(run_dir)
+    render.say(f"planned; look before you leap: shardgen preview {named}; then: shardgen run {named}")
 
 
 def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, RunDir
+from shardgen.cli.options import HERE, RunDir, typed
 
 HELP = """Make a lost manifest again from plan.json and the artifacts.
 
@@ -58,4 +58,4 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
             f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "
             f"If they can be made readable, do that first, move the new manifest away and rebuild again"
         )
-    render.say(f"to go on: shardgen run {run_dir}, or shardgen worker {run_dir}")
+    render.say(f"to go on: shardgen {'run' if pending else 'merge'} {typed(run_dir)}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir
+from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.cli.render import counted, echo, say
 
 HELP = """Put batches back to be made again.
@@ -56,4 +56,4 @@ def requeue(
         echo("nothing to requeue: there are no " + ("dead letters" if dead_letters else "blocked slices"))
     if not (done.batches or done.unblocked_slices):
         return
-    say(f"to make them: shardgen worker {run_dir}")
+    say(f"to make them: shardgen run {typed(run_dir)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -56,7 +54,13 @@ def _pace(report: Report) -> str:
         return f"rate {report.rate:.2f} samples/s   to go {duration(report.eta_seconds)}"
     if not report.pending:
         return "all is made"
+    if _is_anybody_at_work(report):
+        return "the rate is not known yet"
     return "nothing is being made now"
+
+
+def _is_anybody_at_work(report: Report) -> bool:
+    return any(one.state in _AT_WORK for one in report.workers)
 
 
 def _shards(report: Report) -> _Fitting:
@@ -125,9 +129,9 @@ def _first_line(note: str) -> str:
     return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
-def next_step(report: Report, run_dir: Path) -> str:
-    """What to type next, where nobody is at work; empty where somebody is."""
-    if any(one.state in _AT_WORK for one in report.workers):
+def next_step(report: Report, run_dir: str) -> str:
+    """What to type next, where nobody is at work; empty where somebody is. `run_dir` as a shell reads it."""
+    if _is_anybody_at_work(report):
         return ""
     if report.overview.blocked_total:
         return f"when the cause is mended: shardgen requeue {run_dir} --blocked"
@@ -135,7 +139,7 @@ def next_step(report: Report, run_dir: Path) -> str:
         return f"to go on: shardgen {'worker' if report.folder else 'run'} {run_dir}"
     if report.dead:
         return f"next: shardgen dead-letters {run_dir}"
-    return f"next: shardgen merge {run_dir}"
+    return f"to assemble the zip, if that is not done yet: shardgen merge {run_dir}"
 
 
 def mixture_lines(report: Report) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, RunDir
+from shardgen.cli.options import HERE, RunDir, typed
 
 HELP = """List files that nothing will ever use, or remove them.
 
@@ -56,7 +56,7 @@ def sweep(
         render.echo(f"left {strangers} that may be somebody else's")
         _show(found.strangers)
     if not yes and (found.orphans or found.zips):
-        render.say(f"to remove them: shardgen sweep {run_dir} --yes")
+        render.say(f"to remove them: shardgen sweep {typed(run_dir)} --yes")
 
 
 def _show(names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Json
+from shardgen.cli.options import Json, remember, typed
 
 HELP = """Read every byte again and name what is wrong.
 
@@ -37,6 +37,7 @@ def verify(
             envvar="SHARDGEN_RUN",
             help="A run directory or a finished zip.",
             show_default=False,
+            callback=remember,
         ),
     ] = Path(),
     requeue: Annotated[
@@ -89,11 +90,16 @@ def verify(
     if requeued is not None:
         batches = render.counted(len(requeued.batches), "batch")
         render.say(f"requeued {batches}, {render.counted(requeued.samples, 'sample')}")
-        hint = f"shardgen worker {subject} makes them again"
-    elif subject.is_file():
-        hint = (
-            f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {subject}"
-        )
+        hint = f"they are pending now: shardgen run {typed(subject)}"
     else:
-        hint = f"shardgen verify {subject} --requeue puts exactly the bad batches back"
+        hint = _remedy(subject, found.samples)
     raise ArtifactCorrupt(f"{subject}: {render.counted(len(found.findings), 'finding')}", hint=hint)
+
+
+def _remedy(subject: Path, samples: int) -> str:
+    name = typed(subject)
+    if subject.is_dir():
+        return f"shardgen verify {name} --requeue puts exactly the bad batches back"
+    if samples:
+        return f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {name}"
+    return "name a run directory, or a zip that `shardgen merge` wrote"

@@ -16,6 +16,7 @@ from shardgen.cli.options import (
     RunDir,
     parse_device,
     parse_duration,
+    typed,
 )
 from shardgen.cli.render import say
 
@@ -96,12 +97,12 @@ def worker(
         case Ending.FINISHED:
             code = 0
         case Ending.LIMIT:
-            say(f"{prefix}the limit is reached; go on with: shardgen worker {run_dir}")
+            say(f"{prefix}the limit is reached; go on with: shardgen worker {typed(run_dir)}")
             code = 0
         case Ending.BLOCKED:
             raise RunIncomplete(
                 f"{left:,} samples are pending in {outcome.overview.blocked_total} blocked slices",
-                hint=f"shardgen status {run_dir} says why; then shardgen requeue {run_dir} --blocked",
+                hint="shardgen status RUN_DIR says why; then shardgen requeue RUN_DIR --blocked",
             )
         case Ending.STOPPED:
             code = 128 + (outcome.signal_number or 15)
