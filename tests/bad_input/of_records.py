@@ -80,13 +80,23 @@ def _status(label: str, code: int, arrange: Callable[[Path], object], *says: str
 
 CASES = [
     _status("a plan of a newer version", 13, _plan(_newer_plan), "plan.json", "99", hint="upgrade shardgen"),
-    _status("half a plan", 23, _plan(lambda data: data[:200]), "plan.json", "JSON", hint="another copy"),
-    _status("an empty plan", 23, _plan(lambda _data: b""), "plan.json", hint="another copy"),
     _status(
-        "another document for a plan", 23, _plan(lambda _data: b"[1, 2]"), "plan.json", hint="another copy"
+        "half a plan", 23, _plan(lambda data: data[:200]), "plan.json", "JSON", hint="shardgen plan people"
+    ),
+    _status("an empty plan", 23, _plan(lambda _data: b""), "plan.json", hint="shardgen plan people"),
+    _status(
+        "another document for a plan",
+        23,
+        _plan(lambda _data: b"[1, 2]"),
+        "plan.json",
+        hint="shardgen plan people",
     ),
     _status(
-        "a plan nested without end", 23, _plan(lambda _data: b"[" * 200_000), "plan.json", hint="another copy"
+        "a plan nested without end",
+        23,
+        _plan(lambda _data: b"[" * 200_000),
+        "plan.json",
+        hint="shardgen plan people",
     ),
     _status(
         "a plan edited by hand",
@@ -94,7 +104,7 @@ CASES = [
         _plan(lambda data: data.replace(b",", b", ", 1)),
         "plan.json",
         "edited",
-        hint="another copy",
+        hint="shardgen plan people",
     ),
     _status(
         "a manifest of a newer version",
@@ -183,7 +193,7 @@ CASES = [
         code=14,
         start="planned",
         says=("48 of 48", "pending"),
-        hints=("shardgen worker people",),
+        hints=("shardgen run people",),
     ),
     Case(
         name="a rebuild beside a manifest",

@@ -72,7 +72,7 @@ CASES = [
         arguments=("verify", "scenes"),
         code=11,
         says=("scenes/shardgen.toml", "not a run directory"),
-        hints=("shardgen init scenes",),
+        hints=("check the name", "shardgen init NEW_DIR"),
     ),
     Case(
         name="a GPU that is not there",

@@ -94,7 +94,7 @@ def test_verify_names_a_flipped_bit_and_requeue_makes_the_same_bytes_again(tmp_p
     incomplete = shardgen("merge", run.path)
     assert incomplete.returncode == 14
     assert "4 of 48 samples are pending" in incomplete.stderr
-    assert f"hint: shardgen worker {run.path}" in incomplete.stderr
+    assert f"hint: shardgen run {run.path}" in incomplete.stderr
     assert shardgen("run", run.path).returncode == 0
     assert (run.path / "dataset.zip").read_bytes() == before
 
