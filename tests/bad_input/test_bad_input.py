@@ -35,7 +35,18 @@ def templates(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return boxes(stage, tmp_path_factory.mktemp("boxes") / "made")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        # A whole run, or much memory, takes seconds.
+        pytest.param(
+            case,
+            id=case.name,
+            marks=[pytest.mark.slow] if not case.code or case.peak_bytes or case.allowed else [],
+        )
+        for case in CASES
+    ],
+)
 def test_the_command_says_what_is_wrong_what_to_type_and_changes_nothing(
     case: Case, stage: Stage, templates: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_every_planned_sample_is_in_the_labels(finished: RunDirectory) -> None:
         assert len([name for name in archive.namelist() if "/" in name]) == 3 * 48
 
 
+@pytest.mark.slow
 def test_verify_names_a_flipped_bit_and_requeue_makes_the_same_bytes_again(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     assert shardgen("run", run.path).returncode == 0
@@ -99,6 +100,7 @@ def test_verify_names_a_flipped_bit_and_requeue_makes_the_same_bytes_again(tmp_p
     assert (run.path / "dataset.zip").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_preview_draws_a_contact_sheet(finished: RunDirectory, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
     done = shardgen("preview", finished.path, "--samples", "4", "-o", picture)
@@ -107,6 +109,7 @@ def test_preview_draws_a_contact_sheet(finished: RunDirectory, tmp_path: Path) -
     assert cv2.imread(str(picture)) is not None
 
 
+@pytest.mark.slow
 def test_planning_twice_is_harmless_and_a_changed_setting_is_refused_with_the_difference(
     finished: RunDirectory,
 ) -> None:
@@ -126,6 +129,7 @@ def test_planning_twice_is_harmless_and_a_changed_setting_is_refused_with_the_di
         settings.write_text(text)
 
 
+@pytest.mark.slow
 def test_a_machine_with_only_settings_gets_its_plan_from_the_manifest(
     finished: RunDirectory, tmp_path: Path
 ) -> None:
@@ -201,6 +205,7 @@ def test_run_goes_on_after_a_kill_in_the_middle_of_making_the_manifest(tmp_path:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_lost_manifest_beside_artifacts_is_no_fresh_start(finished: RunDirectory) -> None:
     manifest = finished.path / "manifest.sqlite"
     kept = manifest.read_bytes()

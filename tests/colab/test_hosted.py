@@ -142,6 +142,7 @@ def test_doctor_names_the_hosted_runtime(
     assert looked_at(tmp_path / "people")["hosted runtime"].fact == "Google Colab"
 
 
+@pytest.mark.slow
 def test_doctor_says_what_a_run_directory_on_drive_needs(
     tmp_path: Path, cut_outs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def _create_four_times_at_once(place: Place, plan: Plan) -> None:
     assert [process.exitcode for process in processes] == [0] * 4
 
 
+@pytest.mark.slow
 def test_four_processes_that_create_it_at_once_create_it_once(place: Place, plan: Plan) -> None:
     _create_four_times_at_once(place, plan)
     with Manifest(place, plan, read_only=True) as manifest:
@@ -93,6 +94,7 @@ def test_a_failed_creation_leaves_nothing(place: Place, plan: Plan, monkeypatch:
     assert in_database(place, lambda connection: inspect(connection).get_table_names()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
     place: Place, plan: Plan, monkeypatch: pytest.MonkeyPatch, processes: int

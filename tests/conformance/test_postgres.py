@@ -171,6 +171,7 @@ def make_small_plan() -> Plan:
     return make_plan(shard_size=50, batch=8, slice_batches=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", list(Cut))
 def test_a_wire_cut_around_any_commit_changes_nothing_of_what_follows(
     server: Server, own_place: Place, undisturbed: list[list[Any]], cut: Cut
@@ -193,6 +194,7 @@ def _through(place: Place, proxy: Proxy) -> str:
     return make_url(place.url).set(port=proxy.port).render_as_string(hide_password=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "question", ["is_granted", "is_recorded", "has_ended", "are_given_up", "are_free", "are_unblocked"]
 )
@@ -276,6 +278,7 @@ def _terminate_one(url: URL) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_thirty_two_workers_stay_under_a_servers_usual_hundred_connections(
     server: Server, own_place: Place
 ) -> None:

@@ -45,6 +45,7 @@ def test_threads_set_after_tensorflow_started_are_refused(cpu: Device) -> None:
         device.prepare("cpu", intra_op=3)
 
 
+@pytest.mark.slow
 def test_preparing_sets_the_threads_and_prints_nothing() -> None:
     program = (
         "from shardgen.depth import device; device.prepare('cpu', intra_op=1, inter_op=1)\n"

@@ -328,6 +328,7 @@ def read_in_a_child(path: Path) -> int:
 
 @fuzz(60)
 @given(seed=st.integers(0, 2**31))
+@pytest.mark.slow
 def test_a_file_damaged_at_any_byte_raises_nothing_but_our_own_errors(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:

@@ -98,4 +98,3 @@ SHOWN = {
         at=READS_NOTHING, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"
     ),
 }
-SLOW = ("shardgen demo",)  # the beginnings of what takes half a minute or more

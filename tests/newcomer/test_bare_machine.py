@@ -54,6 +54,7 @@ def test_what_needs_no_pixels_works_without_it(desks: Desks, line: str) -> None:
     assert said.code == 0, said
 
 
+@pytest.mark.slow
 def test_doctor_names_the_missing_library_and_goes_on(desks: Desks) -> None:
     said = without_libgl(desks.at(State.PLANNED), "shardgen doctor people")
     assert said.code == 19, said
@@ -61,6 +62,7 @@ def test_doctor_names_the_missing_library_and_goes_on(desks: Desks) -> None:
     assert "96 samples, 96 pending" in said.out
 
 
+@pytest.mark.slow
 def test_doctor_says_where_weights_could_not_be_kept(desks: Desks) -> None:
     nowhere = "/proc/nowhere/cache"
     said = desks.at(State.PHOTOGRAPHS).type("shardgen doctor", more={"SHARDGEN_CACHE": nowhere})
@@ -68,6 +70,7 @@ def test_doctor_says_where_weights_could_not_be_kept(desks: Desks) -> None:
     assert "export SHARDGEN_CACHE=DIR" in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["plan people", "status people", "status people --json", "doctor people"])
 def test_a_terminal_that_knows_only_ascii_gets_its_answer(desks: Desks, line: str) -> None:
     desk = desks.at(State.PLANNED)
@@ -116,6 +119,7 @@ def test_who_leaves_out_the_run_directory_is_told_its_name(desks: Desks) -> None
     assert said.err.splitlines()[-1] == "hint: name the run directory: people"
 
 
+@pytest.mark.slow
 def test_photographs_are_checked_before_weights_are_fetched(desks: Desks) -> None:
     desk = desks.at(State.PHOTOGRAPHS)
     assert desk.type("shardgen init people --foregrounds cut-outs --backgrounds scenes").code == 0

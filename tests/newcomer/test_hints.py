@@ -48,6 +48,7 @@ def test_the_demo_needs_a_folder(desks: Desks) -> None:
     assert "shardgen demo DIR" in hint_of(desk, "shardgen demo people.zip", code=10)
 
 
+@pytest.mark.slow
 def test_the_hint_of_verify_names_the_run_directory_that_was_typed(desks: Desks) -> None:
     assert "shardgen plan people" in hint_of(desks.at(State.LOST), "shardgen verify people", code=11)
 
@@ -62,6 +63,7 @@ def test_a_name_with_spaces_can_be_pasted_back(desks: Desks, line: str) -> None:
         assert "my set" in shlex.split(shown.partition(";")[0])
 
 
+@pytest.mark.slow
 def test_nobody_is_told_to_wait_for_nothing(desks: Desks) -> None:
     """The second worker has nothing to do, and ends soon after the first."""
     desk = desks.at(State.INITIALISED)

@@ -8,7 +8,7 @@ import typer
 
 from shardgen.cli.app import app
 from tests.newcomer.desks import Desks
-from tests.newcomer.shown import SHOWN, SLOW
+from tests.newcomer.shown import SHOWN
 from tests.newcomer.test_readme import COMMANDS
 
 
@@ -44,9 +44,6 @@ def test_nothing_is_typed_that_nobody_shows() -> None:
     assert set(SHOWN) <= shown
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(one, marks=[pytest.mark.slow] if one.startswith(SLOW) else []) for one in SHOWN],
-)
+@pytest.mark.parametrize("command", SHOWN)
 def test_every_shown_command_does_what_it_shows(desks: Desks, command: str) -> None:
     SHOWN[command].check(desks, command)

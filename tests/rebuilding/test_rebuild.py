@@ -473,6 +473,7 @@ def test_what_a_higher_fence_supersedes_is_not_even_read(
     assert len(read) == 12
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDirectory) -> None:
     publish(lost, single(0, dead=(2,)), single(0, fence=2, dead=(1,)), single(1), single(3))
     victim = lost.artifacts / str(single(3).name(lost.plan()))

@@ -93,6 +93,7 @@ def test_the_workers_of_a_status_with_evil_names(run: RunDirectory, flags: list[
     assert gives_no_orders(said), ascii(said)
 
 
+@pytest.mark.slow
 def test_the_details_of_dead_letters(run: RunDirectory) -> None:
     lease = lease_of(run, "a", MovableClock())
     receipt = publish(run, lease, 0, dead=(1,))

@@ -92,6 +92,7 @@ def copied(made: Machines, tmp_path: Path) -> Machines:
     return Machines(folder=tmp_path / "copy", run=RunDirectory.open(tmp_path / "copy" / "run"))
 
 
+@pytest.mark.slow
 def test_every_machine_sees_and_merges_the_same_bytes(made: Machines, undisturbed: str) -> None:
     first, other = made.status("first"), made.status("another")
     assert first["samples"] == other["samples"] == {
@@ -102,6 +103,7 @@ def test_every_machine_sees_and_merges_the_same_bytes(made: Machines, undisturbe
     assert made.merged("first") == made.merged("another") == undisturbed
 
 
+@pytest.mark.slow
 def test_the_folder_holds_nothing_but_files_with_one_writer(made: Machines) -> None:
     names = {path.name for path in made.run.path.iterdir()}
     assert names <= {"shardgen.toml", "plan.json", "workers"}
@@ -135,6 +137,7 @@ def test_a_damaged_segment_is_found_put_back_and_made_again(copied: Machines, un
     assert copied.merged("first") == copied.merged("another") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_machine_that_never_read_a_segment_does_not_count_it_while_it_is_cut_short(
     copied: Machines, undisturbed: str
 ) -> None:
@@ -151,6 +154,7 @@ def test_a_machine_that_never_read_a_segment_does_not_count_it_while_it_is_cut_s
     assert copied.merged("another") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_segment_that_disappears_is_no_loss_of_what_was_seen(copied: Machines) -> None:
     assert copied.status("first")["samples"]["stored"] == 48
     path = copied.segments()[0]
@@ -164,6 +168,7 @@ def test_a_segment_that_disappears_is_no_loss_of_what_was_seen(copied: Machines)
     assert copied.on("first", "merge").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_segment_whose_name_changes_after_it_was_seen_is_merged_all_the_same(
     copied: Machines, undisturbed: str
 ) -> None:
@@ -176,6 +181,7 @@ def test_a_segment_whose_name_changes_after_it_was_seen_is_merged_all_the_same(
     assert copied.status("another")["shared_folder"]["duplicated_batches"] == 0
 
 
+@pytest.mark.slow
 def test_sweep_is_refused(made: Machines) -> None:
     refused = made.on("first", "sweep", "--yes")
     assert refused.returncode == 13

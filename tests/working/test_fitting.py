@@ -59,6 +59,7 @@ def test_cores_are_split_between_workers(run: RunDirectory) -> None:
     assert [share.threads for share in alone] == [usable_cores() if limited else 0]
 
 
+@pytest.mark.slow
 def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[4096, 4096]"})
     plan_run(run)

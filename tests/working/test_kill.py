@@ -141,6 +141,7 @@ def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
     assert sha256_of(run.path / "dataset.zip") == undisturbed_sha256
 
 
+@pytest.mark.slow
 def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from shardgen.domain.steps import BatchStep;"

@@ -59,6 +59,7 @@ def wait_for_a_receipt(run: RunDirectory, timeout: float = 240.0, *, held: bool 
     raise AssertionError("nothing was ever stored")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "times"),
     [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGINT, 2)],
@@ -104,6 +105,7 @@ def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
     assert shardgen("verify", long_run.path).returncode == 0
 
 
+@pytest.mark.slow
 def test_run_survives_a_killed_worker_and_makes_everything(
     long_run: RunDirectory, processes: list[subprocess.Popen[str]]
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_worker_stops_at_its_limit_and_says_what_is_left(long_run: RunDirector
     assert [shard.stored for shard in shards] == [0, 24, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_deadline_that_has_no_room_for_a_batch_makes_none(long_run: RunDirectory) -> None:
     done = shardgen("worker", long_run.path, "--deadline", "0.01s")
     assert done.returncode == 0, done.stderr
@@ -163,6 +166,7 @@ def test_a_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
     long_run: RunDirectory, processes: list[subprocess.Popen[str]]
 ) -> None:
