@@ -48,7 +48,7 @@ def check_against_plan(
         if len(problems) > _SHOWN:
             shown.append(f"… and {len(problems) - _SHOWN:,} more")
         raise PlanConflict(
-            "the source folders are not those of the plan:\n  " + "\n  ".join(shown),
+            f"the source folders are not those of the plan: {'; '.join(shown)}",
             hint="copy the photographs that the plan was made of, or plan anew in a new directory",
         )
 
