@@ -135,6 +135,13 @@ CASES = [
         hints=("another name",),
     ),
     Case(
+        name="init with a photograph for a folder",
+        arguments=("init", "new", "--foregrounds", "cut-outs", "--backgrounds", "scenes/background-000.jpg"),
+        code=11,
+        says=("scenes/background-000.jpg: a file, not a folder of backgrounds",),
+        hints=("--backgrounds DIR",),
+    ),
+    Case(
         name="init below a file",
         arguments=("init", "people/below", *INIT[2:]),
         code=11,
