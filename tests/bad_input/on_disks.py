@@ -308,6 +308,14 @@ CASES = [
         hints=("-o preview.png",),
     ),
     Case(
+        name="a picture by the name of another format",
+        arguments=("preview", RUN, "-o", "two sheets.jpg"),
+        code=12,
+        start="planned",
+        says=("two sheets.jpg: the picture is a PNG",),
+        hints=("-o 'two sheets.png'",),
+    ),
+    Case(
         name="a picture below a folder that is not there",
         arguments=("preview", RUN, "-o", "no/sheet.png"),
         code=11,
