@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -20,13 +21,19 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.caches import CACHE_VARIABLE, cache_folder
 from shardgen.cores import usable_cores
 from shardgen.depth import device, fetch, gpus
-from shardgen.errors import ShardgenError, missing_opencv
+from shardgen.depth.shipped import SHIPPED
+from shardgen.depth.weights_file import HDF5_SIGNATURE
+from shardgen.domain.plan import Plan
+from shardgen.errors import InputMissing, ShardgenError, missing_opencv
 from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.recognising import is_recognised
 from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.sources.checking import COPY_THEM, size_problems
+
+_SHOWN = 3  # of the photographs that are not as planned
 
 
 class Verdict(StrEnum):
@@ -68,7 +75,9 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     )
     yield from _weights()
     if run_dir is not None:
-        yield from _run(run_dir)
+        named = shlex.quote(str(run_dir))
+        for line in _run(run_dir):
+            yield replace(line, hint=line.hint.replace("RUN_DIR", named))
 
 
 def _opencv() -> Line:
@@ -102,12 +111,20 @@ def _device() -> Line:
 def _weights() -> Iterator[Line]:
     for name, released in fetch.RELEASED.items():
         path = fetch.cached_path(released)
-        there = path.is_file()
-        yield Line(
-            subject=f"weights {name}",
-            fact=str(path) if there else "not fetched",
-            hint="" if there else f"shardgen weights fetch {name}",
-        )
+        fetch_them = f"shardgen weights fetch {name}"
+        if not path.is_file():
+            yield Line(subject=f"weights {name}", fact="not fetched", hint=fetch_them)
+        elif problem := _weights_problem(path):
+            yield Line(
+                subject=f"weights {name}",
+                fact=f"{path}: {problem}",
+                verdict=Verdict.FAILS,
+                hint=f"rm {shlex.quote(str(path))}, then {fetch_them}",
+            )
+        else:
+            yield Line(subject=f"weights {name}", fact=str(path))
+    for name in SHIPPED:
+        yield Line(subject=f"weights {name}", fact="in the package")
     folder = cache_folder()
     if not _takes_files(_nearest(folder)):
         yield Line(
@@ -118,12 +135,22 @@ def _weights() -> Iterator[Line]:
         )
 
 
+def _weights_problem(path: Path) -> str:
+    """What the first bytes of a weights file tell; no more of it is read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(HDF5_SIGNATURE))
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if head == HDF5_SIGNATURE else f"not HDF5 (it starts with {head!r})"
+
+
 def _run(run_dir: Path) -> Iterator[Line]:
     try:
         run = RunDirectory.open(run_dir)
         if is_on_drive(run_dir):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
-        folders = [run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())]
+        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
         backend, artifacts = run.place.backend, run.artifacts
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
@@ -142,6 +169,8 @@ def _run(run_dir: Path) -> Iterator[Line]:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
     try:
+        if all(folder.is_dir() for folder in folders):
+            yield from _photographs(*folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
         if run.is_shared_folder:
@@ -156,7 +185,33 @@ def _run(run_dir: Path) -> Iterator[Line]:
                 hint="set [artifacts] url to the folder that the others use; is it mounted?",
             )
     except ShardgenError as error:
-        yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
+        is_lost = isinstance(error, InputMissing) and _holds_artifacts(artifacts)
+        yield Line(
+            subject="plan",
+            fact=f"{error}, but there are artifacts" if is_lost else str(error),
+            verdict=Verdict.FAILS if is_lost else Verdict.LOOK,
+            hint=error.hint,
+        )
+
+
+def _photographs(foregrounds: Path, backgrounds: Path, plan: Plan) -> Iterator[Line]:
+    """A line if planned photographs are gone or of another size; their content is not read."""
+    problems = size_problems(foregrounds, backgrounds, plan.sources)
+    if problems:
+        more = f"; … and {len(problems) - _SHOWN:,} more" if problems[_SHOWN:] else ""
+        yield Line(
+            subject="sources",
+            fact=f"{len(problems):,} not as planned: {'; '.join(problems[:_SHOWN])}{more}",
+            verdict=Verdict.FAILS,
+            hint=COPY_THEM,
+        )
+
+
+def _holds_artifacts(folder: Path) -> bool:
+    try:
+        return any(True for _ in ArtifactStore(folder).names())
+    except ShardgenError:
+        return False
 
 
 def _on_drive(*, is_sqlite: bool) -> Line:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -20,7 +22,7 @@ from shardgen.depth.topology import Topology
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
-from shardgen.errors import InvalidSettings
+from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.manifest import Manifest
 from shardgen.rundir import RunDirectory
 
@@ -75,7 +77,20 @@ def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) ->
             f'[depth] weights = "{name}": this version does not know such weights',
             hint='weights = "nyu", "kitti", "small", "random:64" or a file',
         )
+    _refuse_unknown_word(run.settings.depth.weights, path)
     return read_untrusted(path)
+
+
+def _refuse_unknown_word(setting: str, path: Path) -> None:
+    """Who writes a bare word, and has no file of that name, means one of the names."""
+    if Path(setting).suffix or "/" in setting or os.path.lexists(path):
+        return
+    near = difflib.get_close_matches(setting, [*fetch.RELEASED, *SHIPPED, "random:64"], n=1)
+    meant = f'did you mean "{near[0]}"? ' if near else ""
+    raise InputMissing(
+        f"{path}: no such weights file",
+        hint=f"{meant}weights is nyu, kitti, small, random:N or a file's path",
+    )
 
 
 def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:

@@ -29,6 +29,11 @@ def initialise(
     """
     for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
         if not folder.is_dir():
+            if folder.exists():
+                raise InputMissing(
+                    f"{folder}: a file, not a folder of {kind}",
+                    hint=f"name the folder that it is in: --{kind} DIR",
+                )
             raise InputMissing(
                 f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
             )

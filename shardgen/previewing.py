@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import publish_file
 from shardgen.composing import Composer
 from shardgen.domain.receipt import ImageKind
-from shardgen.errors import DepthNotFinite, InputMissing, PlanConflict, SampleError
+from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
 from shardgen.estimating import DeviceChoice, load_for_plan
 from shardgen.finishing import sheet_maker
 from shardgen.imaging.outputs import encode_sample
@@ -40,6 +41,7 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     foregrounds, backgrounds = run.foregrounds(request.folders), run.backgrounds(request.folders)
     _refuse_unwritable(path)
     _refuse_loss(path, foregrounds, backgrounds)
+    _refuse_other_name(path)
     composer = Composer(plan, foregrounds, backgrounds)
     estimator = load_for_plan(run, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
@@ -70,6 +72,15 @@ def _refuse_loss(path: Path, *sources: Path) -> None:
             raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
     if path.exists() and not (path.is_file() and _start_of(path) == _PNG_START):
         raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
+
+
+def _refuse_other_name(path: Path) -> None:
+    """Refuse a name that promises another format than the one that is written."""
+    if path.suffix.lower() != ".png":
+        raise InvalidSettings(
+            f"{path}: the picture is a PNG, so its name must end in .png",
+            hint=f"-o {shlex.quote(str(path.with_suffix('.png')))}",
+        )
 
 
 def _start_of(path: Path) -> bytes:

@@ -238,14 +238,14 @@ class Plan:
 
 
 def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
-    """What changed between two values of the plan's types, a readable line each (`grid: 5x4 -> 4x4`)."""
+    """What changed between two values of the plan's types, a readable line each (`shards.size: 9 -> 8`)."""
     lines: list[str] = []
     if is_dataclass(old) and type(old) is type(new):
         for field in fields(old):
             if field.name == "samples":
                 continue
             before, after = getattr(old, field.name), getattr(new, field.name)
-            name = f"{prefix}.{field.name}" if prefix and is_dataclass(before) else field.name
+            name = f"{prefix}.{field.name}" if prefix else field.name
             lines += differences(before, after, prefix=name)
         return lines
     if isinstance(old, tuple) and isinstance(new, tuple) and any(is_dataclass(entry) for entry in old + new):

@@ -12,6 +12,7 @@ from shardgen.sources.folder import hash_file
 
 _THREADS = 4  # reading and hashing; both release the interpreter
 _SHOWN = 20  # lines
+COPY_THEM = "copy the photographs that the plan was made of, or plan anew in a new directory"
 
 
 def check_against_plan(
@@ -31,9 +32,9 @@ def check_against_plan(
                 f"{folder}: the folder of {what} is not there",
                 hint=f"give this machine's folder with --{what}",
             )
-    files = list(_planned_files(foregrounds, backgrounds, sources))
-    problems = [problem for folder, what, file in files if (problem := _size_problem(folder, what, file))]
+    problems = size_problems(foregrounds, backgrounds, sources)
     if not problems:
+        files = list(_planned_files(foregrounds, backgrounds, sources))
 
         def hash_problem(planned: tuple[Path, str, _File]) -> str:
             folder, what, file = planned
@@ -48,9 +49,14 @@ def check_against_plan(
         if len(problems) > _SHOWN:
             shown.append(f"… and {len(problems) - _SHOWN:,} more")
         raise PlanConflict(
-            "the source folders are not those of the plan:\n  " + "\n  ".join(shown),
-            hint="copy the photographs that the plan was made of, or plan anew in a new directory",
+            f"the source folders are not those of the plan: {'; '.join(shown)}", hint=COPY_THEM
         )
+
+
+def size_problems(foregrounds: Path, backgrounds: Path, sources: Sources) -> list[str]:
+    """Planned files that are gone or of another size, a line each; none of them is opened."""
+    files = _planned_files(foregrounds, backgrounds, sources)
+    return [problem for folder, what, file in files if (problem := _size_problem(folder, what, file))]
 
 
 _File = Foreground | Background | MaskFile

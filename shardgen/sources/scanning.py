@@ -105,7 +105,8 @@ def scan(
 
     `on_file` hears of each as it is done.
 
-    Raises SourcesRefused naming every problem, InputMissing for a missing or empty folder.
+    Raises SourcesRefused naming every problem, and what was left out by its name; InputMissing for a missing
+    or empty folder.
     """
     refuse_nested(folders.foregrounds, folders.backgrounds)
     foreground_files = list_folder(folders.foregrounds, what="foregrounds", with_masks=True)
@@ -132,11 +133,12 @@ def scan(
         *(problem for outcome in foregrounds for problem in outcome.problems),
         *(problem for outcome in backgrounds for problem in outcome.problems),
     ]
+    left_out = [*_left_out("foregrounds", foreground_files), *_left_out("backgrounds", background_files)]
     if problems:
         raise SourcesRefused(
             f"{_counted(len(problems), 'problem')} in the source folders",
             hint="repair or remove these files, then plan again",
-            problems=tuple(problems),
+            problems=(*problems, *left_out),
         )
     sources = Sources(
         mask=mask,
@@ -149,8 +151,7 @@ def scan(
             *_duplicates("foregrounds", sources.foregrounds),
             *_duplicates("backgrounds", sources.backgrounds),
             *_masks_of_nothing(foreground_files),
-            *_left_out("foregrounds", foreground_files),
-            *_left_out("backgrounds", background_files),
+            *left_out,
         ),
         notes=tuple(
             [note for outcome in foregrounds for note in outcome.notes]
@@ -160,7 +161,9 @@ def scan(
 
 
 def _check_background(folder: Path, name: str, decode: Callable[[bytes], Photo]) -> _Checked[Background]:
-    data = read_file(folder, name)
+    problems: list[str] = []
+    if (data := _read(folder, "backgrounds", name, problems)) is None:
+        return _Checked(entry=None, problems=tuple(problems))
     try:
         photo = decode(data)
     except SampleError as error:
@@ -176,18 +179,19 @@ def _check_background(folder: Path, name: str, decode: Callable[[bytes], Photo])
 def _check_foreground(
     folder: Path, listing: Listing, name: str, mask: MaskMode, reader: Reader[Photo]
 ) -> _Checked[Foreground]:
-    data = read_file(folder, name)
     problems: list[str] = []
-    photo = _decoded(reader, "foregrounds", name, data, problems)
+    data = _read(folder, "foregrounds", name, problems)
+    photo = None if data is None else _decoded(reader, "foregrounds", name, data, problems)
     mask_photo, mask_file = None, None
     mask_names = listing.mask_names(name) if mask in (MaskMode.AUTO, MaskMode.FILE) else []
     if len(mask_names) > 1:
         problems.append(f"foregrounds/{name}: more than one mask file ({', '.join(mask_names)})")
     elif mask_names:
-        mask_data = read_file(folder, mask_names[0])
-        mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
-        mask_photo = _decoded(reader, "foregrounds", mask_names[0], mask_data, problems)
-    if photo is None or problems:
+        mask_data = _read(folder, "foregrounds", mask_names[0], problems)
+        if mask_data is not None:
+            mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
+            mask_photo = _decoded(reader, "foregrounds", mask_names[0], mask_data, problems)
+    if data is None or photo is None or problems:
         return _Checked(entry=None, problems=tuple(problems))
     try:
         placed = reader.cut_out(photo, mask, mask_photo)
@@ -207,6 +211,18 @@ def _check_foreground(
         ),
         notes=_notes("foregrounds", name, photo),
     )
+
+
+def _read(folder: Path, what: str, name: str, problems: list[str]) -> bytes | None:
+    """A file's bytes; None for one that this user may not read, which is a problem among others."""
+    try:
+        return read_file(folder, name)
+    except InputMissing as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        reason = error.__cause__.strerror
+        problems.append(f"{what}/{name}: cannot be read ({reason}) (give this user the right to read it)")
+        return None
 
 
 def _decoded(reader: Reader[Photo], what: str, name: str, data: bytes, problems: list[str]) -> Photo | None:

@@ -242,6 +242,15 @@ CASES = [
         hints=("undo", "new directory"),
     ),
     Case(
+        name="a quality that was changed after the plan",
+        arguments=("worker", RUN),
+        code=10,
+        start="planned",
+        arrange=_set("output", "image_quality", "50"),
+        says=(": output.image_quality: ", " -> 50"),
+        hints=("undo", "new directory"),
+    ),
+    Case(
         name="a plan over a changed setting",
         arguments=("plan", RUN),
         code=10,

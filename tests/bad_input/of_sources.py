@@ -150,7 +150,7 @@ CASES = [
         code=10,
         start="planned",
         arrange=lambda box: (box / PHOTO).write_bytes((box / PHOTO).read_bytes() + b"\0"),
-        says=("background-000.jpg", "bytes"),
+        says=("those of the plan: backgrounds/background-000.jpg: ", "bytes"),
         hints=("plan anew",),
         allowed=("people/manifest.sqlite", "people/artifacts"),
     ),

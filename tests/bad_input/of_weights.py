@@ -12,13 +12,22 @@ from shardgen.depth.shipped import SHIPPED
 from tests.bad_input.case import RUN, Case
 
 
+def _named(weights: str) -> Callable[[Path], object]:
+    """Settings that name these weights."""
+
+    def arrange(box: Path) -> None:
+        path = box / RUN / "shardgen.toml"
+        text = path.read_text(encoding="utf-8").replace('weights = "small"', f'weights = "{weights}"')
+        path.write_text(text, encoding="utf-8")
+
+    return arrange
+
+
 def _own(make: Callable[[Path], object]) -> Callable[[Path], object]:
     """Settings that name `own.h5`, and that file."""
 
     def arrange(box: Path) -> None:
-        path = box / RUN / "shardgen.toml"
-        text = path.read_text(encoding="utf-8").replace('weights = "small"', 'weights = "../own.h5"')
-        path.write_text(text, encoding="utf-8")
+        _named("../own.h5")(box)
         make(box / "own.h5")
 
     return arrange
@@ -63,6 +72,22 @@ CASES = [
     ),
     _refused("weights of another network", _other_network, hint="DenseDepth"),
     _refused("weights without a topology", _no_topology, "model_config", hint="model.save"),
+    Case(
+        name="weights of a name mistyped",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_named("nyuu"),
+        says=("people/nyuu: no such weights file",),
+        hints=('did you mean "nyu"? weights is nyu, kitti, small, random:N or a file\'s path',),
+    ),
+    Case(
+        name="weights of a name that is like none",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_named("resnet"),
+        says=("people/resnet: no such weights file",),
+        hints=("hint: weights is nyu, kitti, small, random:N or a file's path",),
+    ),
     Case(
         name="a look at weights that are none",
         arguments=("weights", "check", "people/shardgen.toml"),

@@ -25,6 +25,14 @@ def _file_for_run(box: Path) -> None:
 INIT = ("init", "new", "--foregrounds", "cut-outs", "--backgrounds", "scenes")
 SMALL = Condition(kind="small-files", arguments=(512,))
 
+
+def _two_that_may_not_be_read(box: Path) -> None:
+    (box / "cut-outs/foreground-000.png").chmod(0)
+    (box / "scenes/background-000.jpg").chmod(0)
+    (box / "scenes/nothing.png").touch()
+    (box / "scenes/movie.heic").write_bytes(b"x")
+
+
 CASES = [
     Case(
         name="init on a read-only disk",
@@ -135,6 +143,13 @@ CASES = [
         hints=("another name",),
     ),
     Case(
+        name="init with a photograph for a folder",
+        arguments=("init", "new", "--foregrounds", "cut-outs", "--backgrounds", "scenes/background-000.jpg"),
+        code=11,
+        says=("scenes/background-000.jpg: a file, not a folder of backgrounds",),
+        hints=("--backgrounds DIR",),
+    ),
+    Case(
         name="init below a file",
         arguments=("init", "people/below", *INIT[2:]),
         code=11,
@@ -194,11 +209,17 @@ CASES = [
     Case(
         name="a photograph that may not be read",
         arguments=("plan", RUN),
-        code=11,
+        code=16,
         condition=POWERLESS,
-        arrange=lambda box: (box / "scenes/background-000.jpg").chmod(0),
-        says=("background-000.jpg", "Permission"),
-        hints=("read",),
+        arrange=_two_that_may_not_be_read,
+        lists=(
+            "foregrounds/foreground-000.png: cannot be read (Permission denied) (give this user the right to",
+            "backgrounds/background-000.jpg: cannot be read (Permission denied) (give this user the right to",
+            "backgrounds/nothing.png: empty file",
+            "backgrounds: 1 file left out, not photographs by name: movie.heic",
+        ),
+        says=("3 problems in the source folders",),
+        hints=("plan again",),
     ),
     Case(
         name="a folder of photographs that may not be read",
@@ -299,6 +320,14 @@ CASES = [
         start="planned",
         says=("manifest.sqlite", "not replaced"),
         hints=("-o preview.png",),
+    ),
+    Case(
+        name="a picture by the name of another format",
+        arguments=("preview", RUN, "-o", "two sheets.jpg"),
+        code=12,
+        start="planned",
+        says=("two sheets.jpg: the picture is a PNG",),
+        hints=("-o 'two sheets.png'",),
     ),
     Case(
         name="a picture below a folder that is not there",

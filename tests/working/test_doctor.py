@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.depth.fetch import RELEASED, cached_path
+from shardgen.depth.shipped import SHIPPED
+from shardgen.diagnosing import Line, Verdict, diagnose
+from shardgen.rundir import RunDirectory
+from tests.runs import make_run, plan_run, shardgen
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
+    run = make_run(tmp_path / "two words", backgrounds=5)
+    plan_run(run)
+    return run
+
+
+def failing(run_dir: Path | None) -> list[Line]:
+    return [line for line in diagnose(run_dir) if line.verdict is Verdict.FAILS]
+
+
+def line_of(run_dir: Path | None, subject: str) -> Line:
+    found = [line for line in diagnose(run_dir) if line.subject == subject]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_photographs_that_are_gone_or_of_another_size_fail(run: RunDirectory) -> None:
+    assert failing(run.path) == []
+    sources = run.path.parent / "sources"
+    (sources / "backgrounds" / "background-001.png").unlink()
+    with (sources / "foregrounds" / "foreground-000.png").open("ab") as file:
+        file.write(b"!")
+    [line] = failing(run.path)
+    assert line.subject == "sources"
+    assert line.fact.startswith("2 not as planned: foregrounds/foreground-000.png: ")
+    assert " bytes (plan: " in line.fact
+    assert line.fact.endswith("; backgrounds/background-001.png: No such file or directory")
+    assert "copy the photographs" in line.hint
+    for path in (sources / "backgrounds").iterdir():
+        path.unlink()
+    [line] = failing(run.path)
+    assert line.fact.startswith("6 not as planned: ")
+    assert line.fact.endswith("; … and 3 more")
+    assert line.fact.count("backgrounds/") == 2
+
+
+def test_a_planned_photograph_of_other_content_is_not_read(run: RunDirectory) -> None:
+    path = run.path.parent / "sources" / "backgrounds" / "background-000.jpg"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert failing(run.path) == []
+
+
+@pytest.mark.parametrize("name", sorted(RELEASED))
+def test_cached_weights_that_are_not_hdf5_fail(run: RunDirectory, name: str) -> None:
+    path = cached_path(RELEASED[name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("hello", encoding="utf-8")
+    [line] = failing(run.path)
+    assert line.subject == f"weights {name}"
+    assert line.fact == f"{path}: not HDF5 (it starts with b'hello')"
+    assert line.hint == f"rm {path}, then shardgen weights fetch {name}"
+    path.write_bytes(SHIPPED["small"].read_bytes()[:100])
+    assert failing(run.path) == []
+
+
+def test_the_weights_in_the_package_are_listed() -> None:
+    assert line_of(None, "weights small").fact == "in the package"
+
+
+def test_a_lost_manifest_fails_only_where_artifacts_are(run: RunDirectory) -> None:
+    (run.path / "manifest.sqlite").unlink()
+    assert line_of(run.path, "plan").verdict is Verdict.LOOK
+    plan_run(run)
+    done = shardgen("worker", run.path, "--max-batches", "1", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert list(ArtifactStore(run.artifacts).names())
+    assert failing(run.path) == []
+    (run.path / "manifest.sqlite").unlink()
+    [line] = failing(run.path)
+    assert line.fact.endswith("manifest.sqlite: there is no manifest, but there are artifacts")
+    assert f"shardgen rebuild {shlex.quote(str(run.path))}" in line.hint
+
+
+def test_hints_name_the_run_directory_as_a_shell_takes_it(run: RunDirectory) -> None:
+    (run.path / "manifest.sqlite").unlink()
+    quoted = shlex.quote(str(run.path))
+    assert " " in str(run.path)
+    assert line_of(run.path, "plan").hint.startswith(f"shardgen plan {quoted}; ")
+    assert not [line for line in diagnose(run.path) if "RUN_DIR" in line.hint]
