@@ -56,9 +56,6 @@ SHOWN = {
     "shardgen preview people --samples 20 -o preview.png": Shown(
         at=State.PLANNED, says="preview.png", leaves="preview.png"
     ),
-    "shardgen run people": Shown(
-        at=State.PLANNED, says="96 samples stored, 0 dead letters", leaves="people/dataset.zip"
-    ),
     "shardgen run people -o people.zip": Shown(
         at=State.PLANNED, says="shardgen verify people.zip", leaves="people.zip"
     ),
@@ -74,6 +71,9 @@ SHOWN = {
     ),
     "shardgen merge people -o people.zip": Shown(
         at=State.MADE, says="96 samples stored", leaves="people.zip"
+    ),
+    "shardgen merge people -o people.zip --allow-dead-letters": Shown(
+        at=State.DEAD, says="94 samples stored, 2 dead letters", leaves="people.zip"
     ),
     "shardgen verify people": Shown(at=State.MADE, says="read 96 samples: no findings"),
     "shardgen verify people.zip": Shown(at=State.MADE, says="read 96 samples: no findings"),
