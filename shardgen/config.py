@@ -243,7 +243,7 @@ class Settings(_Table):
 
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:
-    """Where the settings would give another plan than this one (`compose.grid: 5x4 -> 4x4`); sources are not read."""
+    """Where the settings would give another plan (`compose.grid: 5x4 -> 4x4`); sources are not read."""
     depth = settings.depth
     lines = differences(plan.compose, settings.compose_plan, prefix="compose")
     lines += differences(plan.output, settings.output_plan, prefix="output")
