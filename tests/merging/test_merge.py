@@ -207,7 +207,7 @@ def test_a_gap_is_refused_with_the_number_of_pending_samples(tmp_path: Path) -> 
         RunIncomplete, match=r"16 of 120 samples are pending.*2 of 17 batches.*first is 3"
     ) as raised:
         merge_run(run, tmp_path / "out.zip")
-    assert "shardgen worker" in raised.value.hint
+    assert "shardgen run" in raised.value.hint
     assert not (tmp_path / "out.zip").exists()
 
 

@@ -44,6 +44,7 @@ def test_nothing_is_typed_that_nobody_shows() -> None:
     assert set(SHOWN) <= shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SHOWN)
 def test_every_shown_command_does_what_it_shows(desks: Desks, command: str) -> None:
     SHOWN[command].check(desks, command)

@@ -196,6 +196,7 @@ def test_a_lost_index_is_made_again(copied: Machines, undisturbed: str) -> None:
     assert copied.merged("first") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_worker_with_a_limit_publishes_and_releases(tmp_path: Path) -> None:
     machines = planned(tmp_path)
     ran = machines.on("first", "worker", "--max-batches", "2")

@@ -16,11 +16,7 @@ from shardgen.rundir import RunDirectory
 from tests.kill_at import REQUEUED_BATCHES, VERB_OF, step_name
 from tests.runs import die_at, sha256_of, shardgen
 
-WORKER_STEPS = [
-    # Starting TensorFlow twice a step takes ten seconds: the fast suite has the step between file and row.
-    pytest.param(step, marks=[] if step is BatchStep.PUBLISHED else [pytest.mark.slow], id=step_name(step))
-    for step in (*BatchStep, *LeaseStep)
-]
+WORKER_STEPS = [pytest.param(step, id=step_name(step)) for step in (*BatchStep, *LeaseStep)]
 OTHER_STEPS = [
     pytest.param(step, id=step_name(step))
     for kind in get_args(Step)
@@ -57,6 +53,7 @@ def assert_merges_to(run: RunDirectory, sha256: str) -> None:
         assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", WORKER_STEPS)
 def test_a_worker_killed_at_any_step_resumes_to_the_same_zip(
     run: RunDirectory, undisturbed_sha256: str, step: BatchStep | LeaseStep
