@@ -220,6 +220,9 @@ class Worker:
             raise Abandoned
 
     def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
+        pause = self._run.settings.lease_policy.heartbeat.total_seconds()
+        if not self._run.is_shared_folder:  # where to ask is to look through all of it
+            pause = min(pause, _ASK_AGAIN_SECONDS)
         while True:
             if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
                 makers.leases.stop_claiming()
@@ -229,7 +232,7 @@ class Worker:
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
                 heartbeat.now_is(WorkerState.WAITING)
-                if self.stop.wait(min(_ASK_AGAIN_SECONDS, self._seconds_left())):
+                if self.stop.wait(min(pause, self._seconds_left())):
                     return Ending.STOPPED
                 continue
             self._lease = granted
