@@ -74,10 +74,13 @@ class Trouble:
     code: int = 0
 
 
+# As soon as something is stored.
+KILLED = (
+    "shardgen run people & until ls people/artifacts/shard-*/*.zip >seen 2>&1; do sleep 0.05; done; "
+    "kill -KILL $!; exit 9"
+)
 TROUBLES = {
-    "the terminal or machine is gone": Trouble(
-        at=State.PLANNED, seen_by="timeout -s KILL 7 shardgen run people || exit 9", code=9
-    ),
+    "the terminal or machine is gone": Trouble(at=State.PLANNED, seen_by=KILLED, code=9),
     "nothing seems to move": Trouble(at=State.MADE),
     "`samples are pending` (exit 14)": Trouble(at=State.PLANNED, seen_by="shardgen merge people", code=14),
     "`dead letters` (exit 15)": Trouble(at=State.DEAD, seen_by="shardgen merge people", code=15),
