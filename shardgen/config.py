@@ -270,7 +270,7 @@ def _other_run(run_dir: Path) -> str:
             return f"name the run directory: {found[0]}{more}"
     if run_dir.is_dir() and run_dir != Path():
         return "check the name; a new one: shardgen init NEW_DIR --foregrounds DIR --backgrounds DIR"
-    return f"shardgen init {run_dir} --foregrounds DIR --backgrounds DIR"
+    return "shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR"
 
 
 def read_settings(run_dir: Path) -> Settings:
@@ -288,7 +288,7 @@ def read_settings(run_dir: Path) -> Settings:
     except IsADirectoryError:
         raise InputMissing(
             f"{path}: a folder, not a file",
-            hint=f"move it away, then: shardgen init {run_dir} --foregrounds DIR --backgrounds DIR",
+            hint="move it away, then: shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR",
         ) from None
     except OSError as error:
         is_forbidden = isinstance(error, PermissionError)

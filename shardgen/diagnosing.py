@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
@@ -75,9 +75,7 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     )
     yield from _weights()
     if run_dir is not None:
-        named = shlex.quote(str(run_dir))
-        for line in _run(run_dir):
-            yield replace(line, hint=line.hint.replace("RUN_DIR", named))
+        yield from _run(run_dir)
 
 
 def _opencv() -> Line:
@@ -119,7 +117,7 @@ def _weights() -> Iterator[Line]:
                 subject=f"weights {name}",
                 fact=f"{path}: {problem}",
                 verdict=Verdict.FAILS,
-                hint=f"rm {shlex.quote(str(path))}, then {fetch_them}",
+                hint=f"rm -f {shlex.quote(str(path))}; {fetch_them}",
             )
         else:
             yield Line(subject=f"weights {name}", fact=str(path))

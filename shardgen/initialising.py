@@ -64,6 +64,6 @@ def initialise(
     if not publish_file(path, text.encode()):
         raise PlanConflict(
             f"{path}: there are settings here already",
-            hint=f"edit that file and run `shardgen plan {run_dir}`, or name a new run directory",
+            hint="edit that file and run `shardgen plan RUN_DIR`, or name a new run directory",
         )
     return path

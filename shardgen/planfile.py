@@ -30,13 +30,12 @@ for _value in (
     with_config(ConfigDict(extra="forbid"))(_value)
 
 _PLAN = TypeAdapter(Plan)
-
-
 _OTHER_COPY = "use another copy of it"
+_RESTORE = "move it away; then `shardgen plan RUN_DIR` writes it again from the same photographs and settings"
 
 
 def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Plan:
-    """Check a plan's JSON; `where` names it in errors. Raises ManifestMismatch or ManifestCorrupt.
+    """Check a plan's JSON; `where` and `hint` go into its errors. Raises ManifestMismatch or ManifestCorrupt.
 
     A plan that reads is one that could have been made here: its numbers stay within what planning allows,
     and its sources' names inside their folders.
@@ -62,9 +61,6 @@ def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Pla
     if problem is not None:
         raise ManifestCorrupt(f"{where}: not a plan ({problem})", hint=hint)
     return plan
-
-
-_RESTORE = "move it away; then `shardgen plan RUN_DIR` writes it again from the same photographs and settings"
 
 
 def read_plan(run_dir: Path) -> Plan | None:

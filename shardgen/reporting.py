@@ -50,6 +50,11 @@ class Report:
         return self.plan.samples - self.stored - self.dead
 
     @property
+    def is_anybody_at_work(self) -> bool:
+        """Whether a worker is there that may hold a slice, or will."""
+        return any(one.state not in _NOT_HOLDING for one in self.workers)
+
+    @property
     def rate(self) -> float:
         """Samples per second of the workers that work now, each over its last ten minutes."""
         return sum(one.row.samples_per_second for one in self.workers if one.state in _MAKING)

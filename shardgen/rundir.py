@@ -61,9 +61,7 @@ class RunDirectory:
         """The artifact folder; of a shared folder this machine's own, where batches wait for a segment."""
         if self.is_shared_folder:
             if self.index is None:
-                raise InputMissing(
-                    f"{self.path}: nothing is planned here yet", hint=f"shardgen plan {self.path}"
-                )
+                raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
             return self.index / "artifacts"
         url = self.settings.artifacts.url
         if "://" in url:
@@ -126,9 +124,7 @@ class RunDirectory:
         if plan is None:
             backend = self.place.backend
             if not backend.is_there():
-                raise InputMissing(
-                    f"{self.path}: nothing is planned here yet", hint=f"shardgen plan {self.path}"
-                )
+                raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
             plan = parse_plan(read_stored_plan(self.place), where=f"{backend.shown}: its plan")
         self.check_settings(plan)
         return plan

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 
 from shardgen.domain.plan import Plan
@@ -274,16 +273,16 @@ def run_workers(
         on_look(found, {})
     if not found.pending:
         return found
-    raise _incomplete(run.path, found, workers.exit_codes)
+    raise _incomplete(found, workers.exit_codes)
 
 
-def _incomplete(path: Path, found: Report, exit_codes: Sequence[int]) -> RunIncomplete | WorkersFailed:
+def _incomplete(found: Report, exit_codes: Sequence[int]) -> RunIncomplete | WorkersFailed:
     blocked = found.overview.blocked_total
     what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
     if blocked:
         return RunIncomplete(
             f"{what}, in {blocked} blocked slices",
-            hint=f"shardgen status {path} says why; then shardgen requeue {path} --blocked",
+            hint="shardgen status RUN_DIR says why; then shardgen requeue RUN_DIR --blocked",
         )
     codes = ", ".join(str(code) for code in sorted(set(exit_codes))) or "0"
     if any(0 < code < 30 for code in exit_codes):
@@ -293,5 +292,5 @@ def _incomplete(path: Path, found: Report, exit_codes: Sequence[int]) -> RunInco
         )
     return WorkersFailed(
         f"{what}; workers kept ending (exit code {codes})",
-        hint=f"their messages are above; shardgen doctor {path} looks for what is wrong",
+        hint="their messages are above; shardgen doctor RUN_DIR looks for what is wrong",
     )

@@ -12,6 +12,7 @@ from shardgen.depth.device import describe_cpu
 from shardgen.depth.gpus import Gpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
+from shardgen.domain.wording import counted
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.rundir import RunDirectory
@@ -104,7 +105,7 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
         shared = ",".join(chosen[number % workers].name for number in range(wanted.workers))
         fewer = f" (not {wanted.workers}: one a GPU; to share: --gpus {shared})"
     places = ", ".join(f"worker-{number} on {share.gpu}" for number, share in enumerate(shares))
-    say(f"{_counted(workers, 'worker')}{fewer}: {places}{_threads_each(threads)}")
+    say(f"{counted(workers, 'worker')}{fewer}: {places}{_threads_each(threads)}")
     return shares
 
 
@@ -131,7 +132,7 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
     threads = _threads(workers, wanted.threads_per_worker)
     fewer = f" (not {asked}: memory)" if workers < asked else ""
     say(
-        f"{_counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
+        f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
         f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
         f"{_threads_each(threads)}"
     )
@@ -151,8 +152,4 @@ def _threads_each(threads: Sequence[int]) -> str:
     if not any(threads):
         return ""
     low, high = min(threads), max(threads)
-    return f", {_counted(low, 'thread')} each" if low == high else f", {low} or {high} threads each"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return f", {counted(low, 'thread')} each" if low == high else f", {low} or {high} threads each"

@@ -138,14 +138,9 @@ def _deliberate(error: ShardgenError) -> int:
             _say(f"  - {problem}")
     _say(f"error: {message}")
     if error.hint:
-        _say(f"hint: {_one_line(_with_run_dir(error.hint))}")
+        _say(f"hint: {_one_line(options.with_run_dir(error.hint))}")
     return error.exit_code
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
-
-
-def _with_run_dir(hint: str) -> str:
-    """Fill in the directory that the user named, so that the hint can be pasted."""
-    return hint.replace("RUN_DIR", options.typed(options.named_run_dir))

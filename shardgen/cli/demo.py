@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.options import remember
 
 HELP = """Show the whole story on real photographs.
 
@@ -45,6 +46,7 @@ def demo(
     step = _steps(out.print)
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = demonstrating.prepare(folder)
+    remember(run.path)
     step("Plan: every photograph is read and cut out (grabcut); what will be made, how big.")
     planned = make_plan_with_progress(run, GivenFolders())
     out.print(plan_view(planned, None))
@@ -71,8 +73,7 @@ def demo(
     found = check_zip(result.path, decode=True)
     for one in found.findings:
         render.echo(f"{one.subject}: {one.fact}")
-    findings = render.counted(len(found.findings), "finding") if found.findings else "no findings"
-    out.print(f"read {found.samples} samples: {findings}")
+    render.echo(render.verified(found.samples, len(found.findings)))
     sheet = demonstrating.extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.options import remember, with_run_dir
 
 HELP = """Look at this machine for what would fail later.
 
@@ -33,9 +34,11 @@ def doctor(
     """Call the verb; exit code 19 when something would fail."""
     from shardgen.diagnosing import Verdict, diagnose
 
+    if run_dir is not None:
+        remember(run_dir)
     lines = list(diagnose(run_dir))
     rows = [
-        [line.subject, line.verdict.value, line.fact + (f"\n{line.hint}" if line.hint else "")]
+        [line.subject, line.verdict.value, line.fact + (f"\n{with_run_dir(line.hint)}" if line.hint else "")]
         for line in lines
     ]
     render.stdout().print(render.table(["what", "", "fact"], rows, left=True))

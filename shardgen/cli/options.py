@@ -26,6 +26,11 @@ def typed(path: Path) -> str:
     return shlex.quote(str(path))
 
 
+def with_run_dir(hint: str) -> str:
+    """The hint with the run directory that was named, so that it can be pasted."""
+    return hint.replace("RUN_DIR", typed(named_run_dir))
+
+
 RunDir = Annotated[
     Path,
     typer.Argument(

@@ -13,6 +13,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, parse_rate, typed
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import Plan
+from shardgen.domain.wording import counted
 from shardgen.rundir import GivenFolders, RunDirectory
 
 if TYPE_CHECKING:
@@ -72,21 +73,12 @@ def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:
 
     with render.progress_bar("reading sources") as bar:
         files = bar.add_task("files", total=None)
-        download = bar.add_task("download", total=None, visible=False)
-        fetching = [run.settings.depth.weights]
-
-        def on_download(done: int, total: int | None) -> None:
-            if fetching:
-                much = f", {render.size(total)}" if total else ""
-                render.say(f"fetching the {fetching.pop()} weights{much}: once for this user and machine")
-            bar.update(download, completed=done, total=total, visible=True)
-
         planned = make_plan(
             run,
             given,
             events=PlanEvents(
                 on_file=lambda _name: bar.advance(files),
-                on_download=on_download,
+                on_download=render.add_download(bar, run.settings.depth.weights, visible=False),
             ),
         )
     for line in planned.inventory.warnings:
@@ -103,7 +95,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
     columns, rows = plan.compose.grid
     flips = f" x {plan.flip_count} flips ({plan.compose.flips.value})" if plan.flip_count > 1 else ""
     slices = sum(layout.slice_count(shard) for shard in _shards(plan))
-    batches = render.counted(layout.batch_count, "batch")
+    batches = counted(layout.batch_count, "batch")
     facts = [
         ("samples", f"{plan.samples:,}"),
         (
@@ -116,7 +108,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
             f"{layout.shard_count:,} of {min(plan.shards.size, plan.samples):,} samples"
             + (f", the last of {len(_last_shard(plan)):,}" if layout.shard_count > 1 else ""),
         ),
-        ("slices, batches", f"{render.counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
+        ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("network", _network(plan)),
         ("bytes expected", _bytes(planned)),
         ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
@@ -129,7 +121,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
 
 def _network(plan: Plan) -> str:
     depth, weights = plan.depth, plan.depth.weights
-    activations = f"{weights.activations} activation{'s' if weights.activations > 1 else ''} per up block"
+    activations = f"{counted(weights.activations, 'activation')} per up block"
     parts = [f"{depth.model} {weights.name}", f"decoder width {weights.decoder_width}", activations]
     parts += [f"{depth.upsampling.value} upsampling", depth.precision.value, f"sha256 {weights.sha256[:12]}…"]
     return ", ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shardgen.cli.printable import printable, printable_json
+from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
     from shardgen.merging import MergeResult
@@ -90,10 +91,24 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool =
     return result
 
 
-def counted(count: int, thing: str) -> str:
-    """`1 finding`, `2 findings`, `1,000 batches`."""
-    plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"
-    return f"{count:,} {thing if count == 1 else plural}"
+def verified(samples: int, findings: int) -> str:
+    """What a verification has found: `read 96 samples: no findings`."""
+    return f"read {counted(samples, 'sample')}: {counted(findings, 'finding') if findings else 'no findings'}"
+
+
+def add_download(bar: Progress, name: str, *, visible: bool = True) -> Callable[[int, int | None], None]:
+    """Add a download to a bar, or say it once where there is no terminal.
+
+    Call what it returns with the bytes on disk and the bytes expected (None: not known).
+    """
+    task = bar.add_task(f"fetching {name}", total=None, visible=visible)
+
+    def on_download(done: int, total: int | None) -> None:
+        if bar.disable and bar.tasks[task].completed == 0:
+            say(f"fetching the {name} weights" + (f", {size(total)}" if total else ""))
+        bar.update(task, completed=done, total=total, visible=True)
+
+    return on_download
 
 
 def duration(seconds: float | None) -> str:

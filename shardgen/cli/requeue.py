@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from shardgen.cli.options import HERE, RunDir, typed
-from shardgen.cli.render import counted, echo, say
+from shardgen.cli.render import echo, say
+from shardgen.domain.wording import counted
 
 HELP = """Put batches back to be made again.
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir, typed
+from shardgen.cli.options import HERE, Json, RunDir, with_run_dir
 from shardgen.cli.status_view import next_step, status_view
 
 HELP = """Show what is stored and pending, who works, how long to go.
@@ -50,8 +50,8 @@ def status(
             render.print_json(found.as_json())
         else:
             render.stdout().print(status_view(found))
-            if line := next_step(found, typed(run_dir)):
-                render.say(line)
+            if line := next_step(found):
+                render.say(with_run_dir(line))
         return
     from rich.live import Live
 

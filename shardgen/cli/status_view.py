@@ -7,13 +7,10 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from shardgen.cli.render import duration, table, text
-from shardgen.domain.worker import ShownState
 from shardgen.reporting import Report
 
 _ANY_WIDTH = 10_000
-_AT_WORK = frozenset(
-    {ShownState.STARTING, ShownState.WORKING, ShownState.WAITING, ShownState.SUSPECT, ShownState.STALLED}
-)
+_SLICES = ("never_leased", "open", "leased", "expired", "done", "blocked")
 
 
 def status_view(report: Report) -> RenderableType:
@@ -53,14 +50,10 @@ def _pace(report: Report) -> str:
     if report.rate:
         return f"rate {report.rate:.2f} samples/s   to go {duration(report.eta_seconds)}"
     if not report.pending:
-        return "all is made"
-    if _is_anybody_at_work(report):
+        return "nothing is pending"
+    if report.is_anybody_at_work:
         return "the rate is not known yet"
     return "nothing is being made now"
-
-
-def _is_anybody_at_work(report: Report) -> bool:
-    return any(one.state in _AT_WORK for one in report.workers)
 
 
 def _shards(report: Report) -> _Fitting:
@@ -69,20 +62,13 @@ def _shards(report: Report) -> _Fitting:
     for shard in report.overview.shards:
         samples, slices = report.plan.layout.shard_samples(shard.shard), shard.slices
         pending = len(samples) - shard.stored - shard.dead
-        counts = {
-            "never leased": slices.never_leased,
-            "open": slices.open,
-            "leased": slices.leased,
-            "expired": slices.expired,
-            "done": slices.done,
-            "blocked": slices.blocked,
-        }
+        counts = {name.replace("_", " "): getattr(slices, name) for name in _SLICES}
         row = [f"{shard.shard}", f"{samples.start}-{samples.stop - 1}"]
         row += [f"{count:,}" for count in (shard.stored, shard.dead, pending)]
         wide.append([*row, *(f"{count:,}" for count in counts.values())])
         narrow.append([*row, ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)])
     heads = ["shard", "samples", "stored", "dead", "pending"]
-    states = ["never leased", "open", "leased", "expired", "done", "blocked"]
+    states = [name.replace("_", " ") for name in _SLICES]
     in_words = table([*heads, "slices"], narrow)
     in_words.columns[-1].justify = "left"
     return _Fitting(table([*heads, *states], wide), in_words)
@@ -129,17 +115,17 @@ def _first_line(note: str) -> str:
     return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
-def next_step(report: Report, run_dir: str) -> str:
-    """What to type next, where nobody is at work; empty where somebody is. `run_dir` as a shell reads it."""
-    if _is_anybody_at_work(report):
+def next_step(report: Report) -> str:
+    """What to type next, where nobody is at work; empty where somebody is."""
+    if report.is_anybody_at_work:
         return ""
     if report.overview.blocked_total:
-        return f"when the cause is mended: shardgen requeue {run_dir} --blocked"
+        return "when the cause is mended: shardgen requeue RUN_DIR --blocked"
     if report.pending:
-        return f"to go on: shardgen {'worker' if report.folder else 'run'} {run_dir}"
+        return f"to go on: shardgen {'worker' if report.folder else 'run'} RUN_DIR"
     if report.dead:
-        return f"next: shardgen dead-letters {run_dir}"
-    return f"to assemble the zip, if that is not done yet: shardgen merge {run_dir}"
+        return "next: shardgen dead-letters RUN_DIR"
+    return "to assemble the zip, if that is not done yet: shardgen merge RUN_DIR"
 
 
 def mixture_lines(report: Report) -> list[str]:

@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.domain.wording import counted
 
 HELP = """List files that nothing will ever use, or remove them.
 
@@ -40,19 +41,19 @@ def sweep(
     found = sweep(RunDirectory.open(run_dir), remove=yes)
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
-    render.echo(f"{done} {render.counted(len(found.orphans), 'orphan')}, {total}")
+    render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")
     _show([orphan.path for orphan in found.orphans])
     pending = sum(orphan.is_pending for orphan in found.orphans)
     if pending:
         whose = "holds batches that are" if pending == 1 else "hold batches that are"
         render.echo(f"  {pending:,} of them {whose} still pending; those are made again anyway")
     if found.zips:
-        render.echo(f"{done} {render.counted(len(found.zips), 'unfinished zip')} of merges that are dead")
+        render.echo(f"{done} {counted(len(found.zips), 'unfinished zip')} of merges that are dead")
         _show([path.name for path in found.zips])
     if found.live:
-        render.echo(f"kept {render.counted(len(found.live), 'file')} that a lease could still publish")
+        render.echo(f"kept {counted(len(found.live), 'file')} that a lease could still publish")
     if found.strangers:
-        strangers = render.counted(len(found.strangers), "file")
+        strangers = counted(len(found.strangers), "file")
         render.echo(f"left {strangers} that may be somebody else's")
         _show(found.strangers)
     if not yes and (found.orphans or found.zips):

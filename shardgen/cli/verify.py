@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import Json, remember, typed
+from shardgen.domain.wording import counted
 
 HELP = """Read every byte again and name what is wrong.
 
@@ -82,18 +83,17 @@ def verify(
     else:
         for one in found.findings:
             render.echo(f"{one.subject}: {one.fact}")
-        findings = render.counted(len(found.findings), "finding") if found.findings else "no findings"
-        render.echo(f"read {render.counted(found.samples, 'sample')}: {findings}")
+        render.echo(render.verified(found.samples, len(found.findings)))
     requeued = put_back(RunDirectory.open(subject), found.bad_batches) if requeue else None
     if not found.findings:
         return
     if requeued is not None:
-        batches = render.counted(len(requeued.batches), "batch")
-        render.say(f"requeued {batches}, {render.counted(requeued.samples, 'sample')}")
+        batches = counted(len(requeued.batches), "batch")
+        render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
         hint = f"they are pending now: shardgen run {typed(subject)}"
     else:
         hint = _remedy(subject, found.samples)
-    raise ArtifactCorrupt(f"{subject}: {render.counted(len(found.findings), 'finding')}", hint=hint)
+    raise ArtifactCorrupt(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
 
 
 def _remedy(subject: Path, samples: int) -> str:

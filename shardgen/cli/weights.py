@@ -41,10 +41,7 @@ def fetch(
     if name not in RELEASED:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(RELEASED)}")
     with render.progress_bar(f"fetching {name}") as bar:
-        task = bar.add_task("fetching", total=None)
-        weights = download(
-            RELEASED[name], on_progress=lambda done, total: bar.update(task, completed=done, total=total)
-        )
+        weights = download(RELEASED[name], on_progress=render.add_download(bar, name))
     render.echo(f"{cached_path(RELEASED[name])}")
     render.echo(f"sha256 {weights.sha256}")
 

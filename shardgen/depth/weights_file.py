@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ def refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefuse
 
 def _fetch_instead(path: Path) -> str:
     if path.parent == cache_folder():
-        return f"rm {path}, then shardgen weights fetch nyu"
+        return f"rm -f {shlex.quote(str(path))}; shardgen weights fetch {path.name.partition('.')[0]}"
     return "a DenseDepth weights file is needed; shardgen weights fetch nyu fetches the released one"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from shardgen.domain.plan import Background, Foreground, MaskFile, MaskMode, Sources
+from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, SampleError, SourcesRefused
 from shardgen.sources.folder import Listing, list_folder, masked_stem, read_file, refuse_nested, stem_of
 
@@ -136,7 +137,7 @@ def scan(
     left_out = [*_left_out("foregrounds", foreground_files), *_left_out("backgrounds", background_files)]
     if problems:
         raise SourcesRefused(
-            f"{_counted(len(problems), 'problem')} in the source folders",
+            f"{counted(len(problems), 'problem')} in the source folders",
             hint="repair or remove these files, then plan again",
             problems=(*problems, *left_out),
         )
@@ -252,7 +253,7 @@ def _entries(outcomes: Iterable[_Checked[Source]]) -> tuple[Source, ...]:
 def _refuse_empty(folder: Path, listing: Listing, *, what: str) -> None:
     if listing.photographs or listing.unnameable:
         return
-    found = f" ({_counted(len(listing.others), 'other file')})" if listing.others else ""
+    found = f" ({counted(len(listing.others), 'other file')})" if listing.others else ""
     raise InputMissing(
         f"{folder}: no photographs in the folder of {what}{found}",
         hint="put JPEG, PNG, WebP, BMP or TIFF files into it, or give another folder",
@@ -287,8 +288,4 @@ def _left_out(what: str, listing: Listing) -> list[str]:
     if not listing.others:
         return []
     shown = ", ".join(listing.others[:_NAMED_OTHERS]) + (", …" if listing.others[_NAMED_OTHERS:] else "")
-    return [f"{what}: {_counted(len(listing.others), 'file')} left out, not photographs by name: {shown}"]
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return [f"{what}: {counted(len(listing.others), 'file')} left out, not photographs by name: {shown}"]

@@ -183,19 +183,6 @@ def test_misuse_is_one_error_line_and_one_hint_line(
     assert re.match(r"hint: \S.*", lines[1])
 
 
-def test_a_missing_opencv_library_is_an_error_and_a_hint(tmp_path: Path) -> None:
-    broken = tmp_path / "cv2"
-    broken.mkdir()
-    (broken / "__init__.py").write_text(
-        "raise ImportError('libGL.so.1: cannot open shared object file', name='cv2')\n"
-    )
-    run = make_run(tmp_path)
-    done = shardgen("plan", run.path, environment={"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 18, done.stderr
-    assert done.stderr.splitlines()[0].startswith("error: OpenCV cannot be loaded: libGL.so.1")
-    assert "libgl1" in done.stderr.splitlines()[1]
-
-
 @pytest.mark.slow
 def test_run_goes_on_after_a_kill_in_the_middle_of_making_the_manifest(tmp_path: Path) -> None:
     run = make_run(tmp_path)

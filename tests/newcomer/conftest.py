@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.newcomer.desks import Desks
+from tests.newcomer.terminals import Terminals
 
 
 @pytest.fixture(scope="session")
-def desks(tmp_path_factory: pytest.TempPathFactory) -> Desks:
+def terminals(tmp_path_factory: pytest.TempPathFactory) -> Terminals:
     """Where newcomers type."""
-    return Desks(tmp_path_factory.mktemp("newcomers"))
+    return Terminals(tmp_path_factory.mktemp("newcomers"))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.newcomer.desks import Desk, Desks, Said, State
-
-READS_NOTHING = State.PHOTOGRAPHS
+from tests.newcomer.terminals import Said, State, Terminal, Terminals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +21,10 @@ class Shown:
     leaves: str = ""
     stops_after: str = ""
 
-    def check(self, desks: Desks, line: str) -> None:
+    def check(self, terminals: Terminals, line: str) -> None:
         """Type it and look."""
-        desk = desks.at(self.at)
-        said = self._type(desk, line)
+        terminal = terminals.at(self.at)
+        said = self._type(terminal, line)
         assert said.code == self.code, said
         assert self.says in said.out + said.err, said
         assert "Traceback" not in said.err, said
@@ -34,12 +32,12 @@ class Shown:
             lines = said.err.splitlines()
             assert [line.split(":")[0] for line in lines[-2:]] == ["error", "hint"], said
         if self.leaves:
-            assert Path(desk.folder / self.leaves).exists(), self.leaves
+            assert Path(terminal.folder / self.leaves).exists(), self.leaves
 
-    def _type(self, desk: Desk, line: str) -> Said:
+    def _type(self, terminal: Terminal, line: str) -> Said:
         if self.stops_after:
-            return desk.type_and_stop(line, after=self.stops_after)
-        return desk.type(line)
+            return terminal.type_and_stop(line, after=self.stops_after)
+        return terminal.type(line)
 
 
 SHOWN = {
@@ -91,10 +89,12 @@ SHOWN = {
     "shardgen sweep people": Shown(at=State.MADE, says="would remove 0 orphans"),
     "shardgen sweep people --yes": Shown(at=State.MADE, says="removed 0 orphans"),
     "shardgen doctor people": Shown(at=State.MADE, says="96 samples, 0 pending"),
-    "shardgen weights fetch nyu": Shown(at=READS_NOTHING, code=33, says="densedepth/nyu.h5"),
+    "shardgen weights fetch nyu": Shown(at=State.PHOTOGRAPHS, code=33, says="densedepth/nyu.h5"),
     "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),
-    "shardgen demo": Shown(at=READS_NOTHING, says="[6/6] Verify", leaves="shardgen-demo/contact_sheet.png"),
+    "shardgen demo": Shown(
+        at=State.PHOTOGRAPHS, says="[6/6] Verify", leaves="shardgen-demo/contact_sheet.png"
+    ),
     "shardgen demo shardgen-demo": Shown(
-        at=READS_NOTHING, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"
+        at=State.PHOTOGRAPHS, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"
     ),
 }

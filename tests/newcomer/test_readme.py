@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.newcomer.desks import Desk, Desks, State, shrink
 from tests.newcomer.shown import SHOWN
+from tests.newcomer.terminals import State, Terminal, Terminals, shrink
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,15 +54,15 @@ def test_every_command_of_the_readme_is_typed_by_a_test_or_excused() -> None:
 
 
 @pytest.mark.slow
-def test_ones_own_data_set_is_made_by_the_commands_in_their_order(desks: Desks) -> None:
-    desk = desks.at(State.PHOTOGRAPHS)
+def test_ones_own_data_set_is_made_by_the_commands_in_their_order(terminals: Terminals) -> None:
+    terminal = terminals.at(State.PHOTOGRAPHS)
     for command in OWN_DATA_SET:
-        said = desk.type(command)
+        said = terminal.type(command)
         assert said.code == 0, said
         if command.startswith("shardgen init"):
-            shrink(desk)
+            shrink(terminal)
     assert "read 96 samples: no findings" in said.out
-    assert (desk.folder / "people" / "preview.png").is_file()
+    assert (terminal.folder / "people" / "preview.png").is_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,25 +113,25 @@ def test_the_table_of_troubles_has_these_rows() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seen", sorted(ROWS))
-def test_after_the_remedy_the_same_command_makes_the_whole_data_set(desks: Desks, seen: str) -> None:
+def test_after_the_remedy_the_same_command_makes_the_whole_data_set(terminals: Terminals, seen: str) -> None:
     trouble = TROUBLES[seen]
-    desk = desks.at(trouble.at)
+    terminal = terminals.at(trouble.at)
     if trouble.seen_by:
-        assert desk.type(trouble.seen_by).code == trouble.code
+        assert terminal.type(trouble.seen_by).code == trouble.code
     for command in re.findall(r"`(shardgen [^`]+)`", ROWS[seen]):
         if "--allow-dead-letters" not in command:  # the other way out
-            _type(desk, command)
+            _type(terminal, command)
     if "--yes" in ROWS[seen]:
-        assert "removed 2 orphans" in desk.type("shardgen sweep people --yes").out
-    assert desk.type("shardgen run people").code == 0
-    assert "read 96 samples: no findings" in desk.type("shardgen verify people/dataset.zip").out
+        assert "removed 2 orphans" in terminal.type("shardgen sweep people --yes").out
+    assert terminal.type("shardgen run people").code == 0
+    assert "read 96 samples: no findings" in terminal.type("shardgen verify people/dataset.zip").out
 
 
-def _type(desk: Desk, command: str) -> None:
+def _type(terminal: Terminal, command: str) -> None:
     if command.endswith("--watch"):
-        desk.type_and_stop(command, after="planned 96")
+        terminal.type_and_stop(command, after="planned 96")
         return
-    said = desk.type(command)
+    said = terminal.type(command)
     assert said.code == (21 if command.endswith("--requeue") else 0), said
 
 
@@ -157,8 +157,8 @@ def test_the_benchmarks_have_the_options_that_are_shown(command: str) -> None:
 
 def test_ci_installs_and_tests_as_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    script = script.replace("$work/venv", ".venv").replace("--quiet ", "").replace('".venv', ".venv")
+    script = re.sub(r'"\$work/(venv[^"]*)"', r".\1", script).replace(" --quiet", "")
+    lines = script.splitlines()
     block = next(block for block in BLOCKS if "python -m pytest" in block)
-    lines = [re.sub(r'venv"$|activate"$', lambda end: end[0][:-1], line) for line in script.splitlines()]
     places = [lines.index(command) for command in block]
     assert places == sorted(places)

@@ -7,8 +7,8 @@ import pytest
 import typer
 
 from shardgen.cli.app import app
-from tests.newcomer.desks import Desks
 from tests.newcomer.shown import SHOWN
+from tests.newcomer.terminals import State, Terminals
 from tests.newcomer.test_readme import COMMANDS
 
 
@@ -34,6 +34,13 @@ def test_every_command_has_examples_of_its_own_on_lines_of_their_own(name: str) 
     assert "\n\n\b\nExample:\n" in HELP[name]  # or the paragraph is filled, and the example with it
 
 
+@pytest.mark.parametrize("line", ["shardgen --help", "shardgen weights --help"])
+def test_the_lists_of_commands_cut_no_sentence_off(terminals: Terminals, line: str) -> None:
+    said = terminals.at(State.PHOTOGRAPHS).type(line)
+    assert "Commands:" in said.out
+    assert "..." not in said.out.partition("Commands:")[2]
+
+
 def test_every_example_of_the_help_is_typed_by_a_test() -> None:
     untyped = [one for examples in EXAMPLES.values() for one in examples if one not in SHOWN]
     assert untyped == [], "say in shown.py where they are typed and what comes of it"
@@ -46,5 +53,5 @@ def test_nothing_is_typed_that_nobody_shows() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SHOWN)
-def test_every_shown_command_does_what_it_shows(desks: Desks, command: str) -> None:
-    SHOWN[command].check(desks, command)
+def test_every_shown_command_does_what_it_shows(terminals: Terminals, command: str) -> None:
+    SHOWN[command].check(terminals, command)

@@ -16,6 +16,7 @@ import pytest
 
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.claims import GENERATION
+from shardgen.domain.wording import counted
 from shardgen.rundir import RunDirectory
 from tests.runs import at_step, make_run, sha256_of, shardgen
 
@@ -128,7 +129,7 @@ def test_a_damaged_segment_is_found_put_back_and_made_again(copied: Machines, un
     found = copied.on("first", "verify", "--requeue")
     assert found.returncode == 21, found.stderr
     assert path.name in found.stdout
-    assert f"requeued {len(name.batches)} batch" in found.stderr
+    assert f"requeued {counted(len(name.batches), 'batch')}, " in found.stderr
     assert copied.status("another")["samples"]["pending"] == 4 * len(name.batches)
     ran = copied.on("second", "worker")
     assert ran.returncode == 0, ran.stderr

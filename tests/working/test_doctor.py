@@ -65,7 +65,7 @@ def test_cached_weights_that_are_not_hdf5_fail(run: RunDirectory, name: str) -> 
     [line] = failing(run.path)
     assert line.subject == f"weights {name}"
     assert line.fact == f"{path}: not HDF5 (it starts with b'hello')"
-    assert line.hint == f"rm {path}, then shardgen weights fetch {name}"
+    assert line.hint == f"rm -f {shlex.quote(str(path))}; shardgen weights fetch {name}"
     path.write_bytes(SHIPPED["small"].read_bytes()[:100])
     assert failing(run.path) == []
 
@@ -85,12 +85,12 @@ def test_a_lost_manifest_fails_only_where_artifacts_are(run: RunDirectory) -> No
     (run.path / "manifest.sqlite").unlink()
     [line] = failing(run.path)
     assert line.fact.endswith("manifest.sqlite: there is no manifest, but there are artifacts")
-    assert f"shardgen rebuild {shlex.quote(str(run.path))}" in line.hint
+    assert "shardgen rebuild RUN_DIR" in line.hint
 
 
 def test_hints_name_the_run_directory_as_a_shell_takes_it(run: RunDirectory) -> None:
     (run.path / "manifest.sqlite").unlink()
-    quoted = shlex.quote(str(run.path))
     assert " " in str(run.path)
-    assert line_of(run.path, "plan").hint.startswith(f"shardgen plan {quoted}; ")
-    assert not [line for line in diagnose(run.path) if "RUN_DIR" in line.hint]
+    said = "".join(shardgen("doctor", run.path).stdout.split())
+    assert f"shardgenplan{shlex.quote(str(run.path))};".replace(" ", "") in said
+    assert "RUN_DIR" not in said

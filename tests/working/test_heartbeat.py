@@ -10,7 +10,7 @@ import pytest
 
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, ManifestMismatch
+from shardgen.errors import LeaseLost, ManifestMismatch, PlanConflict
 from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
@@ -180,3 +180,17 @@ def test_the_rate_counts_the_last_ten_minutes_only() -> None:
         now += 60
         window.add(600)
     assert window.per_second() == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "note"),
+    [
+        (PlanConflict("not those of\n  the plan: a.png", hint="copy them"), "not those of the plan: a.png"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_worker_that_ends_by_an_error_notes_it_in_a_line(world: World, error: Exception, note: str) -> None:
+    with contextlib.suppress(type(error)), world.heartbeat:
+        raise error
+    row = world.manifest.overview().workers[0]
+    assert (row.state, row.note) == (WorkerState.STOPPED, note)

@@ -47,7 +47,7 @@ class Said:
     err: str
 
 
-class Desk:
+class Terminal:
     """A folder to type commands in."""
 
     def __init__(self, folder: Path) -> None:
@@ -105,47 +105,47 @@ class Desk:
         return Said(code=process.returncode, out=said.read_text(encoding="utf-8"), err=err)
 
 
-class Desks:
+class Terminals:
     """Makes each state once, by the commands that lead to it, and hands out copies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._copies = 0
 
-    def at(self, state: State) -> Desk:
-        """A desk of one's own in this state."""
+    def at(self, state: State) -> Terminal:
+        """A terminal of one's own in this state."""
         kept = self._folder / state
         if not kept.exists():
-            desk = self._make(state)
-            desk.folder.rename(kept)
+            terminal = self._make(state)
+            terminal.folder.rename(kept)
         return self._copy_of(kept)
 
-    def _copy_of(self, kept: Path) -> Desk:
+    def _copy_of(self, kept: Path) -> Terminal:
         self._copies += 1
-        return Desk(Path(shutil.copytree(kept, self._folder / f"desk-{self._copies}")))
+        return Terminal(Path(shutil.copytree(kept, self._folder / f"terminal-{self._copies}")))
 
-    def _make(self, state: State) -> Desk:
+    def _make(self, state: State) -> Terminal:
         if state is State.PHOTOGRAPHS:
-            desk = Desk(self._folder / "first")
-            foregrounds, backgrounds = write_photographs(desk.folder, foregrounds=2, backgrounds=4)
-            foregrounds.rename(desk.folder / "cut-outs")
-            backgrounds.rename(desk.folder / "scenes")
-            return desk
+            terminal = Terminal(self._folder / "first")
+            foregrounds, backgrounds = write_photographs(terminal.folder, foregrounds=2, backgrounds=4)
+            foregrounds.rename(terminal.folder / "cut-outs")
+            backgrounds.rename(terminal.folder / "scenes")
+            return terminal
         before = {State.INITIALISED: State.PHOTOGRAPHS, State.PLANNED: State.INITIALISED}
         before |= {State.MADE: State.PLANNED, State.DEAD: State.PLANNED, State.WEIGHTS: State.PHOTOGRAPHS}
-        desk = self.at(before.get(state, State.MADE))
-        _ADVANCES[state](desk)
-        return desk
+        terminal = self.at(before.get(state, State.MADE))
+        _ADVANCES[state](terminal)
+        return terminal
 
 
-def _initialise(desk: Desk) -> None:
-    assert desk.type("shardgen init people --foregrounds cut-outs --backgrounds scenes").code == 0
-    shrink(desk)
+def _initialise(terminal: Terminal) -> None:
+    assert terminal.type("shardgen init people --foregrounds cut-outs --backgrounds scenes").code == 0
+    shrink(terminal)
 
 
-def shrink(desk: Desk) -> None:
+def shrink(terminal: Terminal) -> None:
     """Put the small network and small images into the settings: 96 samples in 24 batches."""
-    settings = desk.folder / "people" / "shardgen.toml"
+    settings = terminal.folder / "people" / "shardgen.toml"
     assert settings.is_file()
     text = settings_text(
         foregrounds=Path("../cut-outs"), backgrounds=Path("../scenes"), weights="small", changes=SETTINGS
@@ -153,36 +153,36 @@ def shrink(desk: Desk) -> None:
     settings.write_text(text, encoding="utf-8")
 
 
-def _plan(desk: Desk) -> None:
-    assert desk.type("shardgen plan people").code == 0
+def _plan(terminal: Terminal) -> None:
+    assert terminal.type("shardgen plan people").code == 0
 
 
-def _run(desk: Desk) -> None:
-    assert desk.type("shardgen run people -o people.zip").code == 0
+def _run(terminal: Terminal) -> None:
+    assert terminal.type("shardgen run people -o people.zip").code == 0
 
 
-def _lose_samples(desk: Desk) -> None:
-    said = desk.type("shardgen worker people", more=environment("raise", *DEAD_LETTERS))
+def _lose_samples(terminal: Terminal) -> None:
+    said = terminal.type("shardgen worker people", more=environment("raise", *DEAD_LETTERS))
     assert said.code == 0, said.err
 
 
-def _flip_a_bit(desk: Desk) -> None:
-    victim = min((desk.folder / "people" / "artifacts").glob("shard-*/*.zip"))
+def _flip_a_bit(terminal: Terminal) -> None:
+    victim = min((terminal.folder / "people" / "artifacts").glob("shard-*/*.zip"))
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 0x10
     victim.write_bytes(content)
 
 
-def _lose_the_manifest(desk: Desk) -> None:
-    for path in (desk.folder / "people").glob("manifest.sqlite*"):
+def _lose_the_manifest(terminal: Terminal) -> None:
+    for path in (terminal.folder / "people").glob("manifest.sqlite*"):
         path.unlink()
 
 
-def _bring_weights(desk: Desk) -> None:
+def _bring_weights(terminal: Terminal) -> None:
     import shardgen  # noqa: PLC0415 - only to find its folder
 
     shipped = Path(shardgen.__file__).parent / "depth" / "small.h5"
-    shutil.copyfile(shipped, desk.folder / "nyu.h5")
+    shutil.copyfile(shipped, terminal.folder / "nyu.h5")
 
 
 _ADVANCES = {

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from shardgen.cli import render
+from shardgen.cli.status_view import next_step, status_view
+from shardgen.domain.identifiers import ShardIndex, WorkerId
+from shardgen.domain.overview import Overview, ShardState, SliceCounts
+from shardgen.domain.worker import ShownState, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.reporting import Report, ShownWorker
+from tests.plans import make_plan
+
+PLAN = make_plan(backgrounds=1, foregrounds=1, grid=(5, 4), shard_size=100)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def report(*workers: tuple[ShownState, float], stored: int = 5) -> Report:
+    """A run of one shard, with workers in these states at these rates."""
+    slices = SliceCounts(never_leased=0, open=1, leased=0, expired=0, done=0, blocked=0)
+    shard = ShardState(shard=ShardIndex(0), stored=stored, dead=0, slices=slices)
+    return Report(
+        plan=PLAN,
+        overview=Overview(
+            fingerprint=PLAN.fingerprint, taken_at=NOW, shards=(shard,), blocked=(), workers=(), mixture=()
+        ),
+        workers=tuple(
+            ShownWorker(
+                row=WorkerRow(
+                    identity=WorkerIdentity(id=WorkerId("w"), host="here", pid=7, process_started=1.0),
+                    state=WorkerState.WORKING,
+                    shard=None,
+                    slice=None,
+                    lease_expires_at=None,
+                    started_at=NOW,
+                    last_beat_at=NOW,
+                    last_progress_at=NOW,
+                    samples_done=0,
+                    samples_per_second=rate,
+                    note="",
+                ),
+                state=state,
+                last_beat_seconds=0.0,
+            )
+            for state, rate in workers
+        ),
+    )
+
+
+def pace(found: Report) -> str:
+    console = render.stdout()
+    with console.capture() as capture:
+        console.print(status_view(found))
+    return capture.get().splitlines()[1]
+
+
+@pytest.mark.parametrize("state", [ShownState.WORKING, ShownState.SUSPECT])
+def test_who_makes_samples_counts_for_the_rate(state: ShownState) -> None:
+    assert pace(report((state, 2.5), (ShownState.DEAD, 9.0))).startswith("rate 2.50 samples/s   to go 6 s")
+
+
+@pytest.mark.parametrize(
+    "state", [ShownState.STARTING, ShownState.WORKING, ShownState.SUSPECT, ShownState.WAITING]
+)
+def test_who_is_at_work_is_not_nothing(state: ShownState) -> None:
+    found = report((state, 0.0))
+    assert pace(found) == "the rate is not known yet"
+    assert next_step(found) == ""
+
+
+@pytest.mark.parametrize("state", [ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED])
+def test_where_nobody_is_at_work_it_says_what_to_type(state: ShownState) -> None:
+    found = report((state, 0.0))
+    assert pace(found) == "nothing is being made now"
+    assert next_step(found) == "to go on: shardgen run RUN_DIR"
+    done = report((state, 0.0), stored=PLAN.samples)
+    assert pace(done) == "nothing is pending"
+    assert next_step(done).endswith("shardgen merge RUN_DIR")
+
+
+def test_a_download_without_a_terminal_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with render.progress_bar("fetching nyu") as bar:
+        on_download = render.add_download(bar, "nyu")
+        on_download(10, 173_000_000)
+        on_download(20, 173_000_000)
+    assert capsys.readouterr().err == "fetching the nyu weights, 173.0 MB\n"
