@@ -14,10 +14,12 @@ from tests.runs import make_run, plan_run, shardgen
 SAMPLES = 2 * 2 * 2 * 6  # in shards of 20, slices of 8, batches of 4
 
 
+SHORT_LEASES = {"lease.seconds": "6", "lease.heartbeat_seconds": "1", "lease.stall_seconds": "12"}
+
+
 @pytest.fixture
 def planned(tmp_path: Path) -> RunDirectory:
-    changes = {"lease.seconds": "6", "lease.heartbeat_seconds": "1", "lease.stall_seconds": "12"}
-    run = make_run(tmp_path, changes=changes)
+    run = make_run(tmp_path, changes=SHORT_LEASES)
     plan_run(run)
     return run
 
@@ -85,10 +87,13 @@ def test_neighbours_that_share_a_deadly_photograph_are_all_found_and_no_innocent
 
 @pytest.mark.slow
 def test_a_network_that_always_raises_blocks_slices_says_why_and_gives_up_soon(
-    planned: RunDirectory, undisturbed_zip: Path
+    tmp_path: Path, undisturbed_zip: Path
 ) -> None:
+    planned = make_run(tmp_path, changes=SHORT_LEASES | {"lease.max_attempts": "2"})
+    plan_run(planned)
     done = shardgen("run", planned.path, environment=poison.environment("broken", 0), timeout=900)
     assert done.returncode == 14, done.stderr
+    assert done.stderr.count("starts again") == 3 * 2 - 1
     assert "3 slices in a row were blocked and nothing was made" in done.stderr
     assert letters(planned) == []
     shown = shardgen("status", planned.path)
