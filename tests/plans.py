@@ -45,9 +45,9 @@ def make_plan(
                     name=f"fg_{i:03}.png",
                     bytes=500 + i,
                     sha256=f"{i + 4096:064x}",
-                    width=120 + i,
+                    width=120 + i % 400,
                     height=200,
-                    placed_width=120 + i,
+                    placed_width=120 + i % 400,
                     placed_height=200,
                     mask=MaskMode.ALPHA,
                 )

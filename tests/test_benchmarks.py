@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
+from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
 from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
 from shardgen.config import Settings
@@ -18,6 +19,7 @@ from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
 from shardgen.merging import survey_receipts
+from shardgen.planfile import parse_plan
 from shardgen.rebuilding import rebuild
 from shardgen.rundir import RunDirectory
 from tests.invariants import counter_faults
@@ -92,6 +94,12 @@ def test_a_manifest_filled_in_bulk_is_like_one_that_workers_made(tmp_path: Path)
         assert manifest.overview().mixture[0][1] == plan.layout.batch_count
     assert not counter_faults(place, plan)
     assert manifest_bytes(place) > 10_000
+
+
+@pytest.mark.parametrize("scale", [TENTH, SMALL, LARGE, HUGE], ids=lambda one: f"{one.samples:,}")
+def test_the_commands_read_the_plans_of_every_size(scale: Scale) -> None:
+    plan = scale.plan()
+    assert parse_plan(plan.canonical_json, where="here", hint="none") == plan
 
 
 def test_the_artifacts_of_the_benchmark_are_whole(run: RunDirectory) -> None:
