@@ -17,7 +17,7 @@ from shardgen.artifacts.archive import (
     member_bytes,
     read_whole,
 )
-from shardgen.artifacts.names import ArtifactName, random_part
+from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.claims import FolderPolicy, Slice
 from shardgen.domain.identifiers import BatchIndex
@@ -119,21 +119,9 @@ class Publisher:
 
     def _write(self, receipts: Sequence[Receipt]) -> None:
         view, first = self.desk.view, receipts[0]
-        header = ArtifactHeader(
-            fingerprint=view.plan.fingerprint,
-            shard=first.shard,
-            slice=first.slice,
-            fence=first.fence,
-            worker=first.worker,
-        )
+        header = ArtifactHeader.of(view.plan.fingerprint, first)
         data, _ = build_artifact(header, [self._content(receipt) for receipt in receipts])
-        name = ArtifactName(
-            shard=first.shard,
-            batches=range(first.record.batch, receipts[-1].record.batch + 1),
-            fence=first.fence,
-            worker=first.worker[-8:],
-            random=random_part(),
-        )
+        name = ArtifactName.of(first, range(first.record.batch, receipts[-1].record.batch + 1))
         path = f"{WORKERS}/{self.desk.own_folder}/{name}"
         view.files.write(path, data)
         # Read again: only what is whole there is published. What is not goes there under another name.

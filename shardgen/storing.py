@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
-from shardgen.artifacts.names import ArtifactName, random_part
+from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
@@ -45,14 +45,10 @@ class BatchStore:
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
-        data, receipt = build_artifact(self._header(lease), [self._content(made)])
-        name = ArtifactName(
-            shard=lease.shard,
-            batches=range(made.batch, made.batch + 1),
-            fence=lease.fence,
-            worker=lease.worker[-8:],
-            random=random_part(),
+        data, receipt = build_artifact(
+            ArtifactHeader.of(self._plan.fingerprint, lease), [self._content(made)]
         )
+        name = ArtifactName.of(lease, range(made.batch, made.batch + 1))
         artifact = self._store.publish(name, data, on_step=on_step)
         record = Receipt(
             shard=lease.shard,
@@ -63,15 +59,6 @@ class BatchStore:
             record=receipt.batches[0],
         )
         patiently(lambda: self._manifest.record(lease, record), say=self._say)
-
-    def _header(self, lease: Lease) -> ArtifactHeader:
-        return ArtifactHeader(
-            fingerprint=self._plan.fingerprint,
-            shard=lease.shard,
-            slice=lease.slice,
-            fence=lease.fence,
-            worker=lease.worker,
-        )
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]

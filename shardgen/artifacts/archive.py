@@ -7,7 +7,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
+from shardgen.artifacts.names import Attempt
 from shardgen.artifacts.receipt_json import parse_receipt_json, receipt_json
 from shardgen.artifacts.zip_records import (
     END_RECORDS_MAX,
@@ -38,6 +40,17 @@ class ArtifactHeader:
     slice: SliceIndex
     fence: Fence
     worker: WorkerId
+
+    @classmethod
+    def of(cls, fingerprint: str, attempt: Attempt) -> Self:
+        """The header of an artifact of that plan with batches of this attempt."""
+        return cls(
+            fingerprint=fingerprint,
+            shard=attempt.shard,
+            slice=attempt.slice,
+            fence=attempt.fence,
+            worker=attempt.worker,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

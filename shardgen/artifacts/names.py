@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
+from typing import Protocol, Self
 
-from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
 
 _RANDOM = re.compile(r"[0-9a-z]{8}")
@@ -15,6 +16,22 @@ _NAME = re.compile(
     r"shard-(?P<shard>[0-9]{5,15})/batch-(?P<first>[0-9]{8,15})(?:-(?P<last>[0-9]{8,15}))?"
     r"\.f(?P<fence>[0-9]{4,15})\.(?P<worker>[0-9a-z]{8})\.(?P<random>[0-9a-z]{8})\.zip"
 )
+
+
+class Attempt(Protocol):
+    """Whose work a batch is: a lease says so, and later its receipt."""
+
+    @property
+    def shard(self) -> ShardIndex: ...  # noqa: D102 - what the name says
+
+    @property
+    def slice(self) -> SliceIndex: ...  # noqa: D102
+
+    @property
+    def fence(self) -> Fence: ...  # noqa: D102
+
+    @property
+    def worker(self) -> WorkerId: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +64,17 @@ class ArtifactName:
             return None
         slice_ = layout.slice_of_batch(first)
         return slice_ if last in layout.slice_batch_range(self.shard, slice_) else None
+
+    @classmethod
+    def of(cls, attempt: Attempt, batches: range) -> Self:
+        """A new name, as no two artifacts share one, for these batches of an attempt."""
+        return cls(
+            shard=attempt.shard,
+            batches=batches,
+            fence=attempt.fence,
+            worker=attempt.worker[-8:],
+            random=random_part(),
+        )
 
     @classmethod
     def parse(cls, name: str) -> ArtifactName | None:
