@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--install", action="store_true", help="make the missing ones there, with pip")
     parser.add_argument("--only", default="", help="names, as in shardgen,litdata")
     parser.add_argument("--patience", type=float, default=40.0, help="seconds of silence until it hangs")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     parser.add_argument("--keep", type=Path, help="a folder for what the commands leave, to look at")
     return parser
 

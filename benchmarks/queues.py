@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="make the missing ones there, with pip")
     parser.add_argument("--only", default="", help="names, as in shardgen,huey")
     parser.add_argument("--patience", type=float, default=8.0, help="seconds until nothing more will happen")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Diagnose: what this machine has, and what would fail later."""
+"""Diagnose: what this machine has, and which problems it has."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class FolderLeases(Leases):
         self._thread = threading.Thread(target=self._look, name="folder", daemon=True)
 
     def start(self, *, on_look: Callable[[], None]) -> None:
-        """Look once, at the length that it takes, then go on looking."""
+        """Scan once (however long it takes), then start the scanning thread."""
         self._say("looking through the shared folder")
         self._work.tick(on_segment=lambda _count: on_look())
         self._thread.start()

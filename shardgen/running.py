@@ -220,9 +220,7 @@ class _Workers:
                 seat.given_up = 0
                 continue
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            self._say(
-                f"[worker-{seat.number}] {how}" + ("; its slice is free for the others" if freed else "")
-            )
+            self._say(f"[worker-{seat.number}] {how}" + ("; another worker takes over" if freed else ""))
             self._decide(
                 seat, code, held_a_slice=(freed > 0 and not innocent) or code == SliceFailed.exit_code
             )

@@ -59,18 +59,18 @@ url = "sqlite:///manifest.sqlite"
 url = "artifacts"       # a folder, relative to this file, that every worker and merge can reach
 
 [lease]
-seconds = 120           # a silent worker's slice is free for others after this long
+seconds = 120           # after this long, others may take over a silent worker's slice
 heartbeat_seconds = 30  # how often a worker renews; at most a third of the above
 stall_seconds = 600     # a worker without progress for this long gives up its slice
 max_attempts = 6        # deaths without progress before a slice is blocked
 
 [folder]
-# Only for [manifest] url = "folder:", where this directory itself is all that machines share.
-segment_seconds = 300   # a worker publishes what it has made this often: what a lost machine can cost
-segment_batches = 32    # or when it has made so many batches
-settle_seconds = 180    # so long a worker looks for others' older claims on the slice that it has begun
-silent_seconds = 3600   # so long without a new file of a worker, and others may make its slice
-scan_seconds = 60       # how often the folder is looked through
+# Only for [manifest] url = "folder:", where machines share this directory and nothing else.
+segment_seconds = 300   # a worker publishes its batches this often: what a lost machine can cost
+segment_batches = 32    # or after this many batches
+settle_seconds = 180    # how long a worker checks for others' older claims on the slice it has begun
+silent_seconds = 3600   # After this long without a new file, others may take over a worker's slice
+scan_seconds = 60       # how often a worker scans the folder
 """
 
 

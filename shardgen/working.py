@@ -170,7 +170,7 @@ class Worker:
         with self._run.manifest(plan) as manifest:
             lease = self._lease
             if lease is not None and manifest.release(lease):
-                self._say("the work in hand did not end in time; its slice is free for others")
+                self._say("the current batch did not end in time; another worker takes over")
             manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
 
     def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat, leases: Leases) -> Ending:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,11 @@ from shardgen.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {command.name: command for command in app.registered_commands}
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*.md")),
+]
 
 
 def _example_lines(text: str) -> list[str]:
@@ -40,12 +46,37 @@ def test_the_readme_shows_every_command_but_the_rare_ones() -> None:
             assert f"shardgen {name}" in readme, name
 
 
-def test_the_readmes_settings_and_files_exist() -> None:
+def test_the_readme_is_short_and_so_is_its_picture() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert (ROOT / link).exists(), link
-    for module in re.findall(r"python -m (benchmarks\.\w+)", readme):
+    assert len(readme.splitlines()) <= 130
+    (picture,) = re.findall(r"!\[[^]]*\]\(([^)]+)\)", readme)
+    assert (ROOT / picture).stat().st_size <= 200_000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for link, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target.read_text(encoding="utf-8")), f"{link}#{anchor}"
+    for module in re.findall(r"python -m (benchmarks\.\w+)", text):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_product_on_a_page_is_right(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\n", " ").replace("\N{MULTIPLICATION SIGN}", "x")
+    number = r"[\d,]+(?: [a-z]+| \([a-z]+\))*"
+    for product, result in re.findall(rf"((?:{number} x )+{number}) = ([\d,]+)", text):
+        factors = [int(one) for one in re.findall(r"\d+", product.replace(",", ""))]
+        assert math.prod(factors) == int(result.replace(",", "")), product
+
+
+def _anchors(text: str) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""Tables for a terminal and for a README."""
+"""Tables for a terminal and for docs/benchmarks.md."""
 
 from __future__ import annotations
 

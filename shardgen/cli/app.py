@@ -41,8 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Make large image data sets (composites, masks, depth maps) on machines that come and go, without "
     "losing one sample.",
-    epilog="Try `shardgen demo` first; then init, plan, preview, run. If something stopped: the same command "
-    "again.",
+    epilog="Start with `shardgen demo`; then init, plan, preview, run. If something stopped, run the same "
+    "command again.",
 )
 _OPERATORS = (dead_letters, requeue, sweep, rebuild)
 for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
@@ -81,7 +81,7 @@ def main() -> None:
             raise
         code = _deliberate(missing_opencv(error))
     except Stopped as stopped:
-        _say("stopped; the same command goes on where it was")
+        _say("stopped; run the same command again to continue")
         code = 128 + stopped.number
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
@@ -92,7 +92,7 @@ def main() -> None:
         code = 141
     except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         _say(traceback.format_exc().rstrip())
-        _say("error: that is a bug in shardgen; nothing recorded is lost")
+        _say("error: this is a bug in shardgen; nothing recorded is lost")
         _say("hint: report the traceback above; running the command again is safe")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -27,8 +27,8 @@ def dead_letters(
     *,
     run_dir: RunDir = HERE,
     json: Json = False,
-    details: Annotated[bool, typer.Option("--details", help="With the whole text and traceback.")] = False,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="At most so many.")] = 1000,
+    details: Annotated[bool, typer.Option("--details", help="Show the whole text and traceback.")] = False,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 1000,
 ) -> None:
     """Read the manifest."""
     from shardgen.domain.sample import recipe_of

@@ -14,8 +14,8 @@ from shardgen.cli.options import remember
 
 HELP = """Show the whole story on real photographs.
 
-Plan, two workers, one of them killed half-way, merge, verify.
-Needs the extra: pip install -e ".[demo]"; no network. 96 samples, about two minutes on two cores.
+Plans, starts two workers, kills one of them half-way, merges, verifies.
+Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
 
 \b
 Example:
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A new folder, or that of an earlier demo.")
+        Path, typer.Argument(metavar="DIR", help="A new folder, or the folder of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
     """Call one verb after the other, saying what each shows."""
@@ -47,22 +47,21 @@ def demo(
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = demonstrating.prepare(folder)
     remember(run.path)
-    step("Plan: every photograph is read and cut out (grabcut); what will be made, how big.")
+    step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
     planned = make_plan_with_progress(run, GivenFolders())
     out.print(plan_view(planned, None))
     out.print(
         f"The depth network of this demo is the one that ships ({demonstrating.WEIGHTS}), trained on "
         "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
-    step("Work: two workers, one core each; half-way one of them is killed, as a lost runtime is.")
+    step("Work: two workers, one core each; kill one of them half-way, like a lost runtime.")
     with LiveProgress() as live:
         killer = demonstrating.work(
             run, planned.plan, say=live.say, on_look=lambda found: live.look(found, {})
         )
     if killer.taken_over_after is not None:
         out.print(
-            "Its slice was free at once and the other worker took it over: at most 3 batches were made\n"
-            "twice, none was lost."
+            "The other worker took over its slice at once: at most 3 batches were made twice, none was lost."
         )
     step("Status: planned = stored + dead letters + pending, always.")
     out.print(status_view(report(run)))
@@ -78,7 +77,7 @@ def demo(
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
     took = render.duration(time.monotonic() - began)
-    out.print(f"done in {took}; your own photographs next: shardgen init --help")
+    out.print(f"done in {took}. Next, with your own photographs: shardgen init --help")
     if found.findings:
         raise typer.Exit(21)
 

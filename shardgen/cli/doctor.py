@@ -10,9 +10,9 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import remember, with_run_dir
 
-HELP = """Look at this machine for what would fail later.
+HELP = """Check this machine for problems before you start.
 
-Versions, devices, memory, disks, weights; of a run directory its sources, manifest and artifacts too.
+Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts.
 
 \b
 Example:
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def doctor(
     run_dir: Annotated[
         Path | None,
-        typer.Argument(metavar="RUN_DIR", help="Look at this run directory too.", show_default=False),
+        typer.Argument(metavar="RUN_DIR", help="Check this run directory too.", show_default=False),
     ] = None,
 ) -> None:
     """Call the verb; exit code 19 when something would fail."""

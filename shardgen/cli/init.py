@@ -12,8 +12,8 @@ from shardgen.cli.render import say
 
 HELP = """Write a commented shardgen.toml into RUN_DIR.
 
-Makes the directory if needed; never overwrites an existing shardgen.toml. On a mounted Google Drive
---shared-folder is set by itself.
+Makes the directory if needed; never overwrites an existing shardgen.toml. Sets --shared-folder by itself on a
+mounted Google Drive.
 
 \b
 Example:
@@ -37,9 +37,7 @@ def init(
     run_dir: RunDir = HERE,
     shared_folder: Annotated[
         bool,
-        typer.Option(
-            "--shared-folder", help="RUN_DIR is a folder that several machines share, with nothing else."
-        ),
+        typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
     ] = False,
 ) -> None:
     """Call the verb."""
@@ -52,4 +50,4 @@ def init(
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
-    say(f"wrote {path}; look through it, then: shardgen plan {typed(run_dir)}")
+    say(f"wrote {path}\nNext: read it through, then `shardgen plan {typed(run_dir)}`.")

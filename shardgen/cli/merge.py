@@ -12,8 +12,8 @@ from shardgen.rundir import RunDirectory
 
 HELP = """Assemble the final zip with labels and statistics.
 
-Refuses while samples are pending. The zip appears under its name only when it is whole; the same run gives
-the same bytes every time.
+Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the same
+bytes every time.
 
 \b
 Example:

@@ -36,7 +36,7 @@ RunDir = Annotated[
     typer.Argument(
         metavar="RUN_DIR",
         envvar="SHARDGEN_RUN",
-        help="The run directory; left out, $SHARDGEN_RUN or the current folder.",
+        help="The run directory; by default $SHARDGEN_RUN, else the current folder.",
         show_default=False,
         callback=remember,
     ),
@@ -47,8 +47,8 @@ Foregrounds = Annotated[
     typer.Option(
         "--foregrounds",
         metavar="DIR",
-        help="Folder of foreground photographs on this machine, instead of the settings' "
-        "(or $SHARDGEN_FOREGROUNDS).",
+        help="Folder of foreground photographs on this machine; overrides $SHARDGEN_FOREGROUNDS and the "
+        "settings.",
         show_default=False,
     ),
 ]
@@ -57,8 +57,8 @@ Backgrounds = Annotated[
     typer.Option(
         "--backgrounds",
         metavar="DIR",
-        help="Folder of background photographs on this machine, instead of the settings' "
-        "(or $SHARDGEN_BACKGROUNDS).",
+        help="Folder of background photographs on this machine; overrides $SHARDGEN_BACKGROUNDS and the "
+        "settings.",
         show_default=False,
     ),
 ]
@@ -67,7 +67,7 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|gpu",
-        help="Where the network runs; gpu without a usable one is an error.",
+        help="Where the network runs; gpu fails if no GPU is usable.",
     ),
 ]
 Output = Annotated[
@@ -79,7 +79,7 @@ Output = Annotated[
 AllowDeadLetters = Annotated[
     bool,
     typer.Option(
-        "--allow-dead-letters", help="Merge although some samples were given up; the zip lists them."
+        "--allow-dead-letters", help="Merge even if some samples were given up; the zip lists them."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 HELP = """Check every source, print what will be made, write the plan.
 
-Says how much, how big and how long.
-Fetches missing nyu/kitti weights. Twice is harmless; nothing is made yet.
+Prints how many samples, how many bytes and how long.
+Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
 
 \b
 Example:
@@ -30,7 +30,7 @@ Example:
 """
 
 
-_ASK_RATE = "an estimate: --rate N, samples per second (6.4 was one V100); status knows it once work runs"
+_ASK_RATE = "unknown; add --rate N (a V100 made 6.4 samples/s), or run `status` once workers run"
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def plan(
             "--rate",
             metavar="N",
             callback=parse_rate,
-            help="Estimate the time for so many samples a second, of all workers together.",
+            help="Estimate the time at N samples per second, all workers together.",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,7 @@ def plan(
             f"NOT DEPTH: the weights are {planned.plan.depth.weights.name}: depth images will be noise"
         )
     named = typed(run_dir)
-    render.say(f"planned; look before you leap: shardgen preview {named}; then: shardgen run {named}")
+    render.say(f"Next: `shardgen preview {named}` (check the pictures), then `shardgen run {named}`.")
 
 
 def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:

@@ -12,7 +12,7 @@ from shardgen.cli.render import echo, say
 
 HELP = """Draw a contact sheet of samples spread over the plan.
 
-Look at it before hours are spent on all of them; samples are made just as a worker makes them.
+Look at it before you spend hours on all of them. Makes samples exactly as a worker does.
 
 \b
 Example:
@@ -28,11 +28,13 @@ def register(app: typer.Typer) -> None:
 def preview(
     *,
     run_dir: RunDir = HERE,
-    samples: Annotated[int, typer.Option("--samples", metavar="N", min=1, max=400, help="How many.")] = 20,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=1, max=400, help="How many samples to draw.")
+    ] = 20,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="PNG", help="The picture.", show_default="RUN_DIR/preview.png"
+            "-o", "--output", metavar="PNG", help="The picture to write.", show_default="RUN_DIR/preview.png"
         ),
     ] = None,
     device: Device = "auto",

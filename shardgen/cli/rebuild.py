@@ -9,8 +9,8 @@ from shardgen.cli.options import HERE, RunDir, typed
 
 HELP = """Make a lost manifest again from plan.json and the artifacts.
 
-Reads every artifact, takes those that are whole, and forgets no requeue. What was being made when the
-manifest was lost is made again; texts of dead letters are lost. Refused while there is a manifest.
+Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when the
+manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a manifest.
 
 \b
 Example:
@@ -58,4 +58,4 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
             f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "
             f"If they can be made readable, do that first, move the new manifest away and rebuild again"
         )
-    render.say(f"to go on: shardgen {'run' if pending else 'merge'} {typed(run_dir)}")
+    render.say(f"to continue: shardgen {'run' if pending else 'merge'} {typed(run_dir)}")

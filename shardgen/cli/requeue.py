@@ -12,7 +12,7 @@ from shardgen.domain.wording import counted
 
 HELP = """Put batches back to be made again.
 
-Refused while a worker holds one of their slices. The old artifacts stay on disk and count no more.
+Refuses while a worker holds one of their slices. The old artifacts stay on disk but no longer count.
 
 \b
 Example:
@@ -30,10 +30,10 @@ def requeue(
     *,
     run_dir: RunDir = HERE,
     batch: Annotated[
-        list[int] | None, typer.Option("--batch", metavar="N", help="A batch's number; may be repeated.")
+        list[int] | None, typer.Option("--batch", metavar="N", help="A batch number; repeat for more.")
     ] = None,
     dead_letters: Annotated[
-        bool, typer.Option("--dead-letters", help="Every batch that has a dead letter.")
+        bool, typer.Option("--dead-letters", help="Every batch with a dead letter.")
     ] = False,
     blocked: Annotated[bool, typer.Option("--blocked", help="Every blocked slice.")] = False,
 ) -> None:
@@ -43,7 +43,7 @@ def requeue(
     from shardgen.rundir import RunDirectory
 
     if sum((bool(batch), dead_letters, blocked)) != 1:
-        raise typer.BadParameter("say which: --batch N, --dead-letters or --blocked (one of them)")
+        raise typer.BadParameter("choose one: --batch N, --dead-letters or --blocked")
     batches = tuple(BatchIndex(number) for number in batch or ())
     choice = RequeueChoice(batches=batches, dead_letters=dead_letters, blocked=blocked)
     done = requeue(RunDirectory.open(run_dir), choice)
@@ -52,7 +52,7 @@ def requeue(
     elif done.unblocked_slices:
         echo(f"opened {counted(done.unblocked_slices, 'blocked slice')}")
     elif batch:
-        echo("nothing to requeue: what is not made yet is pending already")
+        echo("nothing to requeue: these batches are not made yet, so they are already pending")
     else:
         echo("nothing to requeue: there are no " + ("dead letters" if dead_letters else "blocked slices"))
     if not (done.batches or done.unblocked_slices):

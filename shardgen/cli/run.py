@@ -30,8 +30,8 @@ from shardgen.rundir import GivenFolders, RunDirectory
 
 HELP = """Plan if needed, make everything on this machine, merge.
 
-If anything stops it, run it again: it goes on where it was. Dead workers are started again, later and later.
-There is one worker for each GPU, else one on the CPU, where --workers 2 splits the cores.
+If anything stops it, run it again: it continues where it stopped. Restarts dead workers, waiting longer each
+time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores.
 
 \b
 Example:
@@ -57,7 +57,7 @@ def run(
             min=1,
             max=256,
             help="Worker processes; on a CPU they share the cores.",
-            show_default="one a GPU, else 1",
+            show_default="one per GPU, else 1",
         ),
     ] = None,
     gpus: Annotated[
@@ -65,7 +65,7 @@ def run(
         typer.Option(
             "--gpus",
             metavar="0,2",
-            help="The workers' GPUs, as nvidia-smi numbers them, or UUIDs; one named twice is shared.",
+            help="GPUs for the workers, by nvidia-smi number or UUID; name one twice to share it.",
             show_default="all, or $CUDA_VISIBLE_DEVICES",
         ),
     ] = None,

@@ -13,9 +13,9 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir, with_run_dir
 from shardgen.cli.status_view import next_step, status_view
 
-HELP = """Show what is stored and pending, who works, how long to go.
+HELP = """Show what is stored and pending, who works, and time left.
 
-Reads only; safe at any time, from any number of terminals.
+Only reads; safe at any time, from any number of terminals.
 
 \b
 Example:
@@ -34,7 +34,7 @@ def status(
     *,
     run_dir: RunDir = HERE,
     json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Call the verb and show the report."""
     from shardgen.errors import TransientError

@@ -85,9 +85,9 @@ def _folder_lines(report: Report) -> list[str]:
             f"workers see each other's files after {duration(news.lag_seconds)}, "
             f"at most {duration(news.slowest_lag_seconds)}, by their clocks"
         )
-    lines = ["", f"shared folder, as it is seen from here; {lag}"]
+    lines = ["", f"shared folder, as seen from here; {lag}"]
     if news.waiting:
-        lines.append(f"{news.waiting:,} batches are made on this machine and not in the folder yet")
+        lines.append(f"{news.waiting:,} batches made on this machine are not in the folder yet")
     if news.arriving:
         lines.append(f"{news.arriving:,} files are not whole yet: still arriving, or cut short")
     if news.duplicated:
@@ -120,12 +120,12 @@ def next_step(report: Report) -> str:
     if report.is_anybody_at_work:
         return ""
     if report.overview.blocked_total:
-        return "when the cause is mended: shardgen requeue RUN_DIR --blocked"
+        return "once the cause is fixed: shardgen requeue RUN_DIR --blocked"
     if report.pending:
-        return f"to go on: shardgen {'worker' if report.folder else 'run'} RUN_DIR"
+        return f"to continue: shardgen {'worker' if report.folder else 'run'} RUN_DIR"
     if report.dead:
         return "next: shardgen dead-letters RUN_DIR"
-    return "to assemble the zip, if that is not done yet: shardgen merge RUN_DIR"
+    return "to make the zip, if you have not yet: shardgen merge RUN_DIR"
 
 
 def mixture_lines(report: Report) -> list[str]:

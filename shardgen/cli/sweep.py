@@ -13,8 +13,8 @@ from shardgen.domain.wording import counted
 
 HELP = """List files that nothing will ever use, or remove them.
 
-Takes artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
-takes what a lease could still publish, the marks of a requeue, or a file that may be somebody else's.
+Finds artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
+touches what a lease could still publish, the marks of a requeue, or a file that may be somebody else's.
 
 \b
 Example:

@@ -14,8 +14,8 @@ from shardgen.domain.wording import counted
 HELP = """Read every byte again and name what is wrong.
 
 Repairs nothing.
-A run directory is checked against its manifest, a zip against nothing but itself. Exit code 20-29 when
-something is wrong.
+Checks a run directory against its manifest, a zip against itself alone. Exits with 20-29 if something is
+wrong.
 
 \b
 Example:
@@ -46,9 +46,7 @@ def verify(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Of a zip: check structure and CRCs, but do not decode every image again."
-        ),
+        typer.Option("--quick", help="For a zip: check structure and CRCs, without decoding every image."),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -15,8 +15,8 @@ app = typer.Typer(
 
 FETCH_HELP = """Download weights into the cache folder and check them.
 
-The cache folder is ~/.cache/shardgen, or $SHARDGEN_CACHE. An interrupted download goes on where it stopped;
-a file that is there already is only checked.
+The cache folder is ~/.cache/shardgen, or $SHARDGEN_CACHE. Resumes an interrupted download; only checks a file
+that is already there.
 
 \b
 Example:
@@ -32,7 +32,7 @@ Example:
 
 @app.command("fetch", help=FETCH_HELP)
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="nyu|kitti", help="Which of the released networks.")] = "nyu",
+    name: Annotated[str, typer.Argument(metavar="nyu|kitti", help="Which released network.")] = "nyu",
 ) -> None:
     """Call the downloader."""
     from shardgen.depth.fetch import RELEASED, cached_path

@@ -23,8 +23,8 @@ from shardgen.cli.render import say
 HELP = """Make samples of the planned run until nothing is left.
 
 Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
-at any time. Ctrl-C finishes the batch in hand and gives the slice back; a second one stops at once. A killed
-worker loses at most three batches of work and nothing that is stored.
+at any time. Ctrl-C finishes the current batch and gives the slice back; a second Ctrl-C stops at once. A
+killed worker loses at most three batches of work and nothing that is stored.
 
 \b
 Example:
@@ -53,7 +53,7 @@ def worker(
         typer.Option(
             "--deadline",
             metavar="11h",
-            help="Stop in time: no batch is begun that would not be done so long after the start.",
+            help="Stop after this long (for example 11h). Finishes the current batch first.",
             show_default=False,
         ),
     ] = None,
@@ -97,7 +97,7 @@ def worker(
         case Ending.FINISHED:
             code = 0
         case Ending.LIMIT:
-            say(f"{prefix}the limit is reached; go on with: shardgen worker {typed(run_dir)}")
+            say(f"{prefix}the limit is reached; to continue: shardgen worker {typed(run_dir)}")
             code = 0
         case Ending.BLOCKED:
             raise RunIncomplete(

@@ -1,4 +1,4 @@
-"""Our own lines of the README's two tables, measured as the benchmarks do."""
+"""Our own lines of the two tables in docs/benchmarks.md, measured as the benchmarks do."""
 
 from __future__ import annotations
 

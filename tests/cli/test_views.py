@@ -73,7 +73,7 @@ def test_who_is_at_work_is_not_nothing(state: ShownState) -> None:
 def test_where_nobody_is_at_work_it_says_what_to_type(state: ShownState) -> None:
     found = report((state, 0.0))
     assert pace(found) == "nothing is being made now"
-    assert next_step(found) == "to go on: shardgen run RUN_DIR"
+    assert next_step(found) == "to continue: shardgen run RUN_DIR"
     done = report((state, 0.0), stored=PLAN.samples)
     assert pace(done) == "nothing is pending"
     assert next_step(done).endswith("shardgen merge RUN_DIR")

@@ -36,7 +36,7 @@ def test_shards_slices_and_batches_tile_the_samples(
 
 
 def test_the_reference_data_set_is_408040_samples_in_5_shards() -> None:
-    plan = make_plan(backgrounds=202, foregrounds=101)
+    plan = make_plan(backgrounds=101, foregrounds=101, flips=Flips.FOREGROUNDS)
     layout = plan.layout
     assert plan.samples == 408_040
     assert [len(layout.shard_samples(ShardIndex(s))) for s in range(layout.shard_count)] == [

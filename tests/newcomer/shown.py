@@ -42,9 +42,11 @@ class Shown:
 
 SHOWN = {
     "shardgen init people --foregrounds cut-outs --backgrounds scenes": Shown(
-        at=State.PHOTOGRAPHS, says="then: shardgen plan people", leaves="people/shardgen.toml"
+        at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
     ),
-    "shardgen plan people": Shown(at=State.INITIALISED, says="planned;", leaves="people/plan.json"),
+    "shardgen plan people": Shown(
+        at=State.INITIALISED, says="Next: `shardgen preview people`", leaves="people/plan.json"
+    ),
     "shardgen plan people --rate 6.4": Shown(
         at=State.INITIALISED, says="15 s at 6.4 samples/s", leaves="people/plan.json"
     ),

@@ -110,7 +110,7 @@ def test_a_reader_that_has_seen_enough_ends_nothing_badly(terminals: Terminals) 
     said = terminals.at(State.PLANNED).type("set -o pipefail; shardgen status people | head -1")
     assert said.code in (0, 141), said
     assert said.out.startswith("planned 96")
-    assert said.err == "" or said.err.startswith("to go on: shardgen run people")
+    assert said.err == "" or said.err.startswith("to continue: shardgen run people")
 
 
 def test_who_leaves_out_the_run_directory_is_told_its_name(terminals: Terminals) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.template import settings_text
 from tests.newcomer.shown import SHOWN
 from tests.newcomer.terminals import State, Terminal, Terminals, shrink
+from tests.photographs import write_photographs
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BENCHMARKS_PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 BLOCKS = [
     [command.strip() for line in block.splitlines() for command in line.split(" && ")]
     for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -21,7 +24,7 @@ IN_TEXT = [
     command.strip()
     for code in re.findall(
         r"`((?:shardgen|python3?|apt-get|export|du|mv|rm|\.) [^`]*)`",
-        re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL),
+        re.sub(r"^```.*?^```", "", README + BENCHMARKS_PAGE, flags=re.MULTILINE | re.DOTALL),
     )
     for command in code.replace("\n", " ").split(" && ")
 ]
@@ -63,6 +66,26 @@ def test_ones_own_data_set_is_made_by_the_commands_in_their_order(terminals: Ter
             shrink(terminal)
     assert "read 96 samples: no findings" in said.out
     assert (terminal.folder / "people" / "preview.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_readmes_arithmetic_is_what_plan_prints(tmp_path: Path) -> None:
+    stated = re.search(
+        r"(\d+) backgrounds x (\d+) people x 2 \(mirrored\) x 20 places = (\S+) samples, (.+?) \(one V100\)",
+        README.replace("\n", " ").replace("\N{MULTIPLICATION SIGN}", "x"),
+    )
+    assert stated is not None
+    backgrounds, people, samples, time = stated.groups()
+    write_photographs(tmp_path, foregrounds=int(people), backgrounds=int(backgrounds))
+    text = settings_text(
+        foregrounds=Path("../foregrounds"), backgrounds=Path("../backgrounds"), weights="small"
+    )
+    settings = tmp_path / "people" / "shardgen.toml"
+    settings.parent.mkdir()
+    settings.write_text(text, encoding="utf-8")
+    said = Terminal(tmp_path).type("shardgen plan people --rate 6.4")
+    facts = dict(re.findall(r"^(\S+(?: \S+)*) {2,}(\S.*?) *$", said.out, re.MULTILINE))
+    assert (facts["samples"], facts["time"]) == (samples, time), said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
