@@ -98,6 +98,18 @@ def test_every_exit_code_is_documented() -> None:
     assert codes | {EXIT_HUNG} <= documented
 
 
+def test_the_documented_answers_of_a_server_are_those_of_the_code() -> None:
+    from shardgen.manifest.postgres_errors import ANSWERS  # noqa: PLC0415
+
+    text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    row = r"^\| (\w{2,5}) \| (.+) \| (waits|says so at once) \| (\d+) \|$"
+    assert re.findall(row, text, re.MULTILINE) == [
+        (one.code, one.fact, "waits" if one.passes else "says so at once", str(one.kind.exit_code))
+        for one in ANSWERS
+    ]
+    assert [one.code for one in ANSWERS] == sorted({one.code for one in ANSWERS})
+
+
 def test_glossary_words_are_the_codes_words() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     for word in ("plan", "sample", "shard", "slice", "batch", "lease", "fence", "artifact", "receipt"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -70,6 +72,7 @@ def _shardgen(
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
     escape_unencodable(sys.stdout, sys.stderr)
+    _show_what_is_logged()
     try:
         code = app(standalone_mode=False, prog_name="shardgen")
     except USAGE_ERROR as error:
@@ -96,6 +99,19 @@ def main() -> None:
         _say("hint: report the traceback above; running the command again is safe")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):  # nobody may be listening any more, which must not stop the work
+            _say(_one_line(record.getMessage()))
+
+
+def _show_what_is_logged() -> None:
+    """What shardgen itself has to say while it waits; a library's own messages are left alone."""
+    ours = logging.getLogger("shardgen")
+    ours.handlers = [_OnStderr()]
+    ours.propagate = False
 
 
 def _say(line: str) -> None:

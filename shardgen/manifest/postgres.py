@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -10,22 +11,23 @@ from typing import Any, Generic
 
 from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.postgres_errors import (
+    answer_of,
     cut_off,
     is_lost_connection,
-    is_undone,
     passes_by_itself,
     translated,
-    unreachable,
+    waiting_for,
 )
 
 _RECONNECT_SECONDS = 30.0  # how long one transaction tries to get through: a server restarts in less
 _OPEN_SECONDS = 10.0  # the same while a command starts, and a person waits
+_SILENT_SECONDS = 2.0  # what passes sooner is not worth a line
 _PAUSES = wait_random_exponential(multiplier=0.1, max=2)  # seconds; at random, so that not all come at once
 # A connection to a machine that vanished must fail, not wait for ever.
 _CONNECT_ARGUMENTS = {
@@ -53,6 +55,7 @@ _IS_ALONE = text(
     " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND classid = 0 AND objid = :key AND objsubid = 1 AND granted"
 )
+_LOG = logging.getLogger(__name__)
 _CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)")
 
 
@@ -67,7 +70,7 @@ class PostgresServer(Backend):
         """Always: only a look at the server could tell, and not finding one is no proof."""
         return True
 
-    def open(self, access: Access) -> Database:
+    def open(self, access: Access) -> PostgresDatabase:
         """Connect once, so that a wrong address or user is said at the start."""
         database = PostgresDatabase(self._engine(), self.shown, reads_only=access is Access.READ)
         try:
@@ -80,9 +83,9 @@ class PostgresServer(Backend):
     @contextmanager
     def alone(self) -> Iterator[StillAlone]:
         """One rebuild or sweep at a time, by an advisory lock that ends with the connection."""
-        engine = self._engine()
+        database = self.open(Access.WRITE)  # which waits for a session, and keeps it for what follows
         try:
-            with _translating(self.shown), engine.connect() as connection:
+            with _translating(self.shown), database.engine.connect() as connection:
                 self._refuse_company(connection, _TRY_TO_BE_ALONE)
                 connection.commit()  # the lock is the session's; an open transaction would hold back others
 
@@ -96,7 +99,7 @@ class PostgresServer(Backend):
 
                 yield still_alone
         finally:
-            engine.dispose()  # the lock ends with the session, which may have been cut before
+            database.close()  # the lock ends with the session, which may have been cut before
 
     def refuse_existing(self) -> None:
         """Raise ManifestMismatch when the schema has any table."""
@@ -113,9 +116,9 @@ class PostgresServer(Backend):
 
     def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
         """All of it in one transaction: the server keeps nothing of one that does not commit."""
-        engine = self._engine()
+        database = self.open(Access.WRITE)
         try:
-            with _translating(self.shown), engine.begin() as connection:
+            with _translating(self.shown), database.engine.begin() as connection:
                 # The lock is this transaction's own: whatever ends the one undoes the other.
                 self._refuse_company(connection, _TRY_TO_BE_ALONE_UNTIL_COMMIT)
                 _hold_for_upgrade(connection)
@@ -126,7 +129,7 @@ class PostgresServer(Backend):
             on_step(RebuildStep.LINKED)
             on_step(RebuildStep.SYNCED)
         finally:
-            engine.dispose()
+            database.close()
 
     def _refuse_company(self, connection: Connection, attempt: TextClause) -> None:
         if not connection.execute(attempt, {"key": _ALONE}).scalar_one():
@@ -154,6 +157,7 @@ class PostgresDatabase(Database):
     def __init__(self, engine: Engine, shown: str, *, reads_only: bool = False) -> None:
         super().__init__(engine, shown)
         self._reads_only = reads_only
+        self._waits_for = ""
 
     def check(self) -> None:
         """Connect, and fail soon if that is impossible."""
@@ -173,20 +177,32 @@ class PostgresDatabase(Database):
         )
 
     def _run(self, attempt: _Transaction[Result], *, seconds: float) -> Result:
+        def say(state: RetryCallState) -> None:
+            if state.outcome is not None and (error := state.outcome.exception()) is not None:
+                self._say(_cause(error), seconds, waited=state.seconds_since_start or 0.0)
+
         retrying = Retrying(
-            retry=retry_if_exception(_passes), wait=_PAUSES, stop=stop_after_delay(seconds), reraise=True
+            retry=retry_if_exception(lambda error: passes_by_itself(_cause(error))),
+            wait=_PAUSES,
+            stop=stop_after_delay(seconds),
+            before_sleep=say,
+            reraise=True,
         )
         try:
-            return retrying(attempt)
-        except _NoConnection as error:
-            cause = error.__cause__ or error
-            if passes_by_itself(cause):
-                raise unreachable(cause, self.shown, seconds) from cause
-            raise translated(cause, self.shown, connecting=True) from cause
-        except DBAPIError as error:
-            if is_lost_connection(error):
-                raise unreachable(error, self.shown, seconds) from error
-            raise translated(error, self.shown) from error
+            result = retrying(attempt)
+        except (_NoConnection, DBAPIError) as error:
+            cause = _cause(error)
+            waited = seconds if passes_by_itself(cause) else None
+            raise translated(cause, self.shown, after=waited) from cause
+        self._waits_for = ""
+        return result
+
+    def _say(self, error: BaseException, seconds: float, *, waited: float) -> None:
+        """Say once what is waited for, by however many threads, until something comes through."""
+        fact = answer_of(error).fact
+        if waited >= _SILENT_SECONDS and fact != self._waits_for:
+            self._waits_for = fact
+            _LOG.warning("%s", waiting_for(error, self.shown, seconds))
 
     def now(self, connection: Connection) -> float:
         """The server's clock, at this moment and not at the transaction's beginning."""
@@ -201,10 +217,8 @@ class _NoConnection(Exception):
     """No session could be had; the cause says why."""
 
 
-def _passes(error: BaseException) -> bool:
-    if isinstance(error, _NoConnection):
-        return error.__cause__ is not None and passes_by_itself(error.__cause__)
-    return isinstance(error, DBAPIError) and (is_lost_connection(error) or is_undone(error))
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ or error if isinstance(error, _NoConnection) else error
 
 
 def _nothing(_connection: Connection) -> None:
@@ -254,8 +268,10 @@ class _Transaction(Generic[Result]):
             try:
                 connection.execute(_BEGIN)
                 result = self._body(connection)
-            except BaseException:
+            except BaseException as error:
                 transaction.rollback()
+                if isinstance(error, DBAPIError) and answer_of(error).elsewhere:
+                    connection.invalidate()  # behind the same name another server may answer next time
                 raise
             try:
                 transaction.commit()
@@ -295,6 +311,8 @@ def _connector(shown: str) -> Callable[..., object]:
 def _translating(shown: str) -> Iterator[None]:
     try:
         yield
+    except _NoConnection as error:
+        raise translated(_cause(error), shown) from error
     except DBAPIError as error:
         raise cut_off(error, shown) if is_lost_connection(error) else translated(error, shown) from error
 

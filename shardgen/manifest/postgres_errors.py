@@ -1,6 +1,9 @@
-"""What an error of PostgreSQL means for the manifest; decided on SQLSTATE codes, where there are any."""
+"""What an answer of PostgreSQL means for the manifest: one table, by SQLSTATE."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -14,144 +17,235 @@ from shardgen.errors import (
     StorageFailed,
 )
 
-# While it connects, the driver gives the server's words only. These do not pass by themselves; with others,
-# such as those of a server that starts, ends or is full, waiting too long beats giving up too soon.
-_LASTING_WORDS = ("authentication", "password", "does not exist", "pg_hba.conf", "permission", "role")
-# The driver's own words for what does not pass by itself either: options that the URL gives, or leaves out.
-_UNUSABLE = ("connection option", "mode value", "certificate", "does not support SSL")
-_LOST = (
-    "08",  # connection exceptions
-    "57P01",  # an administrator ended the session, or the server shuts down
-    "57P02",  # the server crashed
-    "57P03",  # it cannot be connected to now
-    "57P05",  # it ended an idle session
-    "25P03",  # it ended a session that was idle in a transaction
-    "53300",  # too many connections
-)
-_UNDONE = ("40001", "40P01")  # serialization failure, deadlock: the server has rolled back
-_READ_ONLY = "25006"  # a standby that has not been promoted
 
-_OPTIONS = "check the options that [manifest] url gives behind its ?"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A SQLSTATE, or how several begin; what it means, and what a person types when it stays so.
 
-_Meaning = tuple[type[ShardgenError], str, str]
-_FULL: _Meaning = (
-    StorageFailed,
-    "the server's disk is full or failing",
-    "free some space on the server, then run the command again; nothing recorded is lost",
+    One that `passes` is waited for, as long as the caller has promised. `ends_session` says that the session
+    is gone, and with it whatever was not committed; `elsewhere`, that another session may get another answer.
+    """
+
+    code: str
+    fact: str
+    kind: type[ShardgenError]
+    hint: str
+    passes: bool = False
+    ends_session: bool = False
+    elsewhere: bool = False
+
+
+_REACH = "check that the server runs and that this machine can reach it; then run the command again"
+_LOOK = "run the command again; if it stays so, look at pg_stat_activity for a session that waits"
+_ROOM = "free some space on the server, then run the command again; nothing recorded is lost"
+_RESTORE = "restore it, or rebuild into a new database"
+_AGAIN = "run the command again"
+
+ANSWERS = (
+    Answer(code="08", fact="no connection", kind=ManifestBusy, hint=_REACH, passes=True, ends_session=True),
+    Answer(
+        code="22023",
+        fact="the server cannot be connected to like that",
+        kind=InvalidSettings,
+        hint="check the options that [manifest] url gives behind its ?",
+    ),
+    Answer(
+        code="23",
+        fact="its rows contradict its rules",
+        kind=ManifestCorrupt,
+        hint="keep a copy of it and report this; artifacts and plan.json are untouched",
+    ),
+    Answer(
+        code="25006",
+        fact="the server is read-only (a failover, or a standby)",
+        kind=ManifestBusy,
+        hint="name the primary server in [manifest] url, or end default_transaction_read_only for this user",
+        passes=True,
+        elsewhere=True,
+    ),
+    Answer(
+        code="25P03",
+        fact="the server ended a session that was idle in a transaction",
+        kind=ManifestBusy,
+        hint=_AGAIN,
+        passes=True,
+        ends_session=True,
+    ),
+    Answer(
+        code="25P04",
+        fact="the server ended a transaction that took too long (transaction_timeout)",
+        kind=ManifestBusy,
+        hint="raise transaction_timeout for this user, then run the command again",
+        passes=True,
+        ends_session=True,
+    ),
+    Answer(
+        code="28",
+        fact="the server refuses this user",
+        kind=InvalidSettings,
+        hint="check the user and the password ($PGPASSWORD, or the variable that [manifest] url names)",
+    ),
+    Answer(
+        code="3D000",
+        fact="there is no such database",
+        kind=InputMissing,
+        hint="create it on the server (createdb NAME), or check [manifest] url",
+    ),
+    Answer(
+        code="40001", fact="other transactions came in between", kind=ManifestBusy, hint=_AGAIN, passes=True
+    ),
+    Answer(
+        code="40P01", fact="transactions waited for each other", kind=ManifestBusy, hint=_AGAIN, passes=True
+    ),
+    Answer(
+        code="42",
+        fact="not this shardgen's manifest",
+        kind=ManifestMismatch,
+        hint="check [manifest] url in shardgen.toml; each run needs a database (or a schema) of its own",
+    ),
+    Answer(
+        code="42501",
+        fact="this user may not do that there",
+        kind=ManifestMismatch,
+        hint="let the user connect to that database, and create and change tables in it",
+    ),
+    Answer(code="53", fact="the server is short of resources", kind=ManifestBusy, hint=_LOOK, passes=True),
+    Answer(code="53100", fact="the server's disk is full", kind=StorageFailed, hint=_ROOM),
+    Answer(
+        code="53300",
+        fact="the server is full: all its connections are taken",
+        kind=ManifestBusy,
+        hint="raise max_connections on the server (or this user's or database's CONNECTION LIMIT), or start "
+        "fewer workers; then run the command again",
+        passes=True,
+        ends_session=True,
+    ),
+    Answer(code="55P03", fact="another session holds a lock", kind=ManifestBusy, hint=_LOOK, passes=True),
+    Answer(
+        code="57014",
+        fact="the server cancelled a statement (statement_timeout)",
+        kind=ManifestBusy,
+        hint="raise statement_timeout for this user, then run the command again",
+        passes=True,
+    ),
+    Answer(
+        code="57P",
+        fact="the server ended the session",
+        kind=ManifestBusy,
+        hint=_REACH,
+        passes=True,
+        ends_session=True,
+    ),
+    Answer(
+        code="57P03",
+        fact="the server lets nobody in yet (it starts, stops or recovers)",
+        kind=ManifestBusy,
+        hint=_REACH,
+        passes=True,
+        ends_session=True,
+    ),
+    Answer(code="58", fact="the server's disk or system fails", kind=StorageFailed, hint=_ROOM),
+    Answer(code="XX000", fact="an internal error of the server", kind=ManifestBusy, hint=_AGAIN, passes=True),
+    Answer(code="XX001", fact="the database is damaged", kind=ManifestCorrupt, hint=_RESTORE),
+    Answer(code="XX002", fact="the database is damaged", kind=ManifestCorrupt, hint=_RESTORE),
 )
-_BUSY: _Meaning = (
-    ManifestBusy,
-    "held by another session, or short of resources, for too long",
-    "run the command again; if it stays so, look at pg_stat_activity for a session that waits",
+_BY_CODE = {answer.code: answer for answer in ANSWERS}
+_NO_CODE = _BY_CODE["08"]
+_OTHER = _BY_CODE["42"]
+
+# While it connects, the driver passes on the words and drops the code. These are PostgreSQL's own texts, from
+# where they begin, and only those that it never says for another reason. A server that speaks another
+# language, and every text that is not here, is waited for: waiting too long beats giving up too soon.
+_SERVERS_WORDS = (
+    (r"sorry, too many clients already", "53300"),
+    (r"remaining connection slots are reserved for ", "53300"),
+    (r'too many connections for (?:role|database) "', "53300"),
+    (r"the database system is ", "57P03"),
+    (r'(?:password|Peer|certificate) authentication failed for user "', "28"),
+    (r'role "[^\n]*" (?:does not exist|is not permitted to log in)', "28"),
+    (r"no pg_hba\.conf entry for ", "28"),
+    (r"pg_hba\.conf rejects connection for ", "28"),
+    (r"connection requires a valid client certificate", "28"),
+    (r'database "[^\n]*" does not exist', "3D000"),
+    (r'permission denied for database "', "42501"),
+    (r'unrecognized configuration parameter "', "22023"),
+    (r'invalid value for parameter "', "22023"),
 )
-_FOREIGN: _Meaning = (
-    ManifestMismatch,
-    "not this shardgen's manifest",
-    "check [manifest] url in shardgen.toml; each run needs a database (or a schema) of its own",
+# libpq's and psycopg's, of what the URL asks for or leaves out; looked for outside quoted names.
+_DRIVERS_WORDS = (
+    (r"no password supplied", "28"),
+    (r"session is read-only|server is in hot standby mode", "25006"),
+    (r"connection option|invalid \S+ value|invalid port number|certificate|does not support SSL", "22023"),
 )
-_MEANINGS: dict[str, _Meaning] = {
-    "3D000": (
-        InputMissing,
-        "there is no such database",
-        "create it on the server (createdb NAME), or check [manifest] url",
-    ),
-    "28": (
-        InvalidSettings,
-        "the server refuses this user",
-        "check the user and the password ($PGPASSWORD, or the variable that [manifest] url names)",
-    ),
-    "42501": (
-        ManifestMismatch,
-        "this user may not do that there",
-        "let the user create and change tables in that database",
-    ),
-    _READ_ONLY: (
-        ManifestMismatch,
-        "a read-only server (a standby?)",
-        "name the primary server in [manifest] url",
-    ),
-    "23": (
-        ManifestCorrupt,
-        "its rows contradict its rules",
-        "keep a copy of it and report this; artifacts and plan.json are untouched",
-    ),
-    "XX001": (ManifestCorrupt, "the database is damaged", "restore it, or rebuild into a new database"),
-    "XX002": (ManifestCorrupt, "the database is damaged", "restore it, or rebuild into a new database"),
-    "55P03": _BUSY,
-    "57014": _BUSY,
-    "53100": _FULL,
-    "58030": _FULL,
-    "53": _BUSY,
-    "42": _FOREIGN,
-}
+_QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 
 
 def code_of(error: BaseException) -> str:
     """The SQLSTATE, or ""."""
-    original = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(original, "sqlstate", None) or ""
+    return getattr(_original(error), "sqlstate", None) or ""
+
+
+def _original(error: BaseException) -> BaseException | None:
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(_original(error)).split())
+
+
+def answer_of(error: BaseException) -> Answer:
+    """What the server or the driver means."""
+    code = code_of(error)
+    if code:
+        found = next((_BY_CODE[code[:end]] for end in (5, 3, 2) if code[:end] in _BY_CODE), _OTHER)
+    elif isinstance(error, DBAPIError):
+        found = (
+            _NO_CODE  # in the middle of a session the driver itself speaks: it could not send, or not read
+        )
+    else:
+        found = _answer_from_words(str(error))
+    return found
+
+
+def _answer_from_words(text: str) -> Answer:
+    """Of a failed attempt to connect, which may speak of several addresses: one that passes is enough."""
+    bare = _QUOTED.sub("", text)
+    heard = [_BY_CODE[code] for words, code in _SERVERS_WORDS if re.search(rf"FATAL:\s+(?:{words})", text)]
+    heard += [_BY_CODE[code] for words, code in _DRIVERS_WORDS if re.search(words, bare)]
+    return next((answer for answer in heard if answer.passes), heard[0] if heard else _NO_CODE)
 
 
 def is_lost_connection(error: DBAPIError) -> bool:
     """Whether the session is gone, and with it whatever was not committed."""
-    code = code_of(error)
-    # Without a code the driver itself speaks: it could not send, or not read. SQLAlchemy notices that only
-    # of connections that its pool has handed out, not of one that it is still setting up.
-    silent = not code and isinstance(error, OperationalError)
-    return error.connection_invalidated or silent or code.startswith(_LOST)
+    # Without a code only what SQLAlchemy calls operational is the wire's. It notices that by itself only of
+    # connections that its pool has handed out, not of one that it is still setting up.
+    is_mute = not code_of(error)
+    by_answer = answer_of(error).ends_session and (not is_mute or isinstance(error, OperationalError))
+    return error.connection_invalidated or by_answer
 
 
-def is_undone(error: DBAPIError) -> bool:
-    """Whether the server has rolled the transaction back in favour of another; to be run again."""
-    return code_of(error) in _UNDONE
+def passes_by_itself(error: BaseException) -> bool:
+    """Whether the same may succeed soon, begun anew."""
+    if isinstance(error, DBAPIError):
+        return is_lost_connection(error) or (bool(code_of(error)) and answer_of(error).passes)
+    return answer_of(error).passes
 
 
-def passes_by_itself(connecting: BaseException) -> bool:
-    """Whether a failed attempt to connect may succeed soon: nobody answers, or nobody is let in yet."""
-    code, text = code_of(connecting), str(connecting)
-    if code:
-        return code.startswith(_LOST)
-    is_refused = "FATAL" in text and any(words in text for words in _LASTING_WORDS)
-    return not is_refused and not any(words in text for words in ("no password supplied", *_UNUSABLE))
+def translated(error: BaseException, shown: str, *, after: float | None = None) -> ShardgenError:
+    """The deliberate error for one of the driver's; `after` so many seconds of waiting."""
+    answer = answer_of(error)
+    waited = "" if after is None else f"gave up after {after:.0f} s: "
+    return answer.kind(f"{shown}: {waited}{answer.fact} ({_said(error)})", hint=answer.hint)
 
 
-def translated(error: BaseException, shown: str, *, connecting: bool = False) -> ShardgenError:
-    """The deliberate error for one of the driver's."""
-    code = code_of(error)
-    original = error.orig if isinstance(error, DBAPIError) else error
-    said = " ".join(str(original).split())
-    if not code and connecting:
-        if "FATAL" not in said and any(words in said for words in _UNUSABLE):
-            return InvalidSettings(f"{shown}: cannot be connected to like that ({said})", hint=_OPTIONS)
-        code = _code_from_words(said)
-    for known in (code, code[:2]):
-        if known in _MEANINGS:
-            kind, fact, hint = _MEANINGS[known]
-            return kind(f"{shown}: {fact} ({said})", hint=hint)
-    kind, fact, hint = _FOREIGN if code else _BUSY
-    return kind(f"{shown}: {fact} ({said})", hint=hint)
+def waiting_for(error: BaseException, shown: str, seconds: float) -> str:
+    """One line for who waits."""
+    return f"{shown}: {answer_of(error).fact}; trying again for up to {seconds:.0f} s ({_said(error)})"
 
 
-def _code_from_words(said: str) -> str:
-    """The server's refusal, as far as its words tell; a user who reads another language sees them anyway."""
-    if "does not exist" in said and "database" in said:
-        return "3D000"
-    return "28"
-
-
-def cut_off(error: DBAPIError, shown: str) -> ManifestBusy:
+def cut_off(error: BaseException, shown: str) -> ManifestBusy:
     """The error of what cannot be begun anew by itself after its connection is gone."""
-    said = " ".join(str(error.orig).split())
     return ManifestBusy(
-        f"{shown}: the connection was cut in the middle ({said})",
+        f"{shown}: the connection was cut in the middle ({_said(error)})",
         hint="run the command again; a rebuild that then finds a manifest there had come through",
-    )
-
-
-def unreachable(error: BaseException, shown: str, seconds: float) -> ManifestBusy:
-    """The error of a server that did not come back."""
-    said = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
-    return ManifestBusy(
-        f"{shown}: no connection for {seconds:.0f} s ({said})",
-        hint="look whether the server runs and this machine can reach it; then run the command again",
     )
