@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from shardgen.domain.claims import Claim, FolderPolicy, Slice, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
@@ -20,7 +20,7 @@ from shardgen.folder import notices
 from shardgen.folder.files import FolderFiles
 from shardgen.folder.notices import Kind, NoticeName
 from shardgen.folder.seen import SeenClaim
-from shardgen.gathering import FolderView, OnSegment, seconds_or_none
+from shardgen.gathering import FolderView, OnLook, seconds_or_none, unheard
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.processes import gone
@@ -52,14 +52,18 @@ class _State:
     number: int = 0
     held: _Own | None = None
     next: _Own | None = None
-    report: WorkerReport = field(default_factory=lambda: WorkerReport(state=WorkerState.STARTING))
+    told: WorkerState | None = None
     beat_at: float = float("-inf")
     wants_more: bool = True
+    has_left: bool = False
     trouble: str = ""
 
 
 class FolderWork:
-    """One worker's part in a shared folder. `tick` is called by one thread, the rest by the worker's."""
+    """One worker's part in a shared folder. `tick` is called by one thread, the rest by the worker's.
+
+    `reports` is called by any, and never waits: who watches for hangs must not hang with the folder.
+    """
 
     def __init__(
         self,
@@ -79,6 +83,8 @@ class FolderWork:
         self._shard = shard
         self._clocks = clocks or Clocks()
         self._say = say
+        self._on_look = desk.on_look
+        self._report = WorkerReport(state=WorkerState.STARTING)
         self._publisher = Publisher(desk)
         self._state = _State()
         self._began = self._clocks.wall()
@@ -88,18 +94,19 @@ class FolderWork:
 
     # the thread that looks through the folder
 
-    def tick(self, *, on_segment: OnSegment = lambda _count: None) -> None:
+    def tick(self, *, on_look: OnLook = unheard) -> None:
         """Look, take over what others have made, publish what is due, prepare the next slice.
 
         Trouble with the folder is said once and tried again at the next tick.
         """
         try:
-            self._view.gather(on_segment=on_segment)
+            self._view.gather(on_look=on_look)
             self._adopt()
-            self._publisher.publish()
+            self._publisher.publish(on_look=on_look)
             with self._lock:
-                self._beat()
-                self._prepare()
+                if not self._state.has_left:  # a late look must not follow the goodbye
+                    self._beat(self._report)
+                    self._prepare()
         except OSError as error:
             self._have_trouble(f"the shared folder: {error.strerror or error}; trying again")
         else:
@@ -151,12 +158,13 @@ class FolderWork:
     def _notice(self) -> notices.Notice:
         return notices.Notice(fingerprint=self._view.plan.fingerprint, written_at=self._clocks.wall())
 
-    def _beat(self, *, now: bool = False) -> None:
-        """Show life now and then: a live worker must never look silent."""
+    def _beat(self, report: WorkerReport) -> None:
+        """Show life now and then, and every change of state at once: a live worker must never look silent."""
         gap = min(_LONGEST_BEAT_GAP, self._policy.silent.total_seconds() / 4)
-        if not now and self._clocks.monotonic() - self._state.beat_at < gap:
+        is_early = self._clocks.monotonic() - self._state.beat_at < gap
+        if is_early and report.state is self._state.told:
             return
-        report, identity = self._state.report, self._identity
+        identity = self._identity
         claims = [own.claim for own in (self._state.held, self._state.next) if own is not None]
         self._write(
             self._name(Kind.BEAT),
@@ -178,6 +186,7 @@ class FolderWork:
             ),
         )
         self._state.beat_at = self._clocks.monotonic()  # one that failed is tried again at the next look
+        self._state.told = report.state
 
     # claims
 
@@ -311,15 +320,12 @@ class FolderWork:
             if own is None:
                 return
             tell = self._done if is_complete else self._end
-            self._quietly(lambda: self._publisher.publish(everything=True))
+            self._quietly(lambda: self._publisher.publish(everything=True, on_look=self._on_look))
             self._quietly(lambda: tell(own))
 
     def reports(self, report: WorkerReport) -> None:
         """What the next beat says."""
-        with self._lock:
-            if report.state is not self._state.report.state:
-                self._state.beat_at = float("-inf")  # at the next tick
-            self._state.report = report
+        self._report = report
 
     def stop_claiming(self) -> None:
         """No slice after the one in hand."""
@@ -333,20 +339,27 @@ class FolderWork:
         """Publish everything, give up all claims, say goodbye; returns the batches that stay unpublished."""
         with self._lock:
             self.stop_claiming()
-            self.ended(is_complete=False)
+            own, self._state.held = self._state.held, None
             self._manifest.forget_undone(self._view.undone)
-            self._quietly(lambda: self._publisher.publish(everything=True))
-            self._state.report = replace(self._state.report, state=WorkerState.STOPPED)
-            self._quietly(lambda: self._beat(now=True))
+            self._quietly(lambda: self._publisher.publish(everything=True, on_look=self._on_look))
+            if own is not None:
+                self._quietly(lambda: self._end(own))
+            self._quietly(lambda: self._beat(replace(self._report, state=WorkerState.STOPPED, note="")))
+            self._state.has_left = True
         return len(self._manifest.unpublished())
 
-    def not_uploaded(self) -> list[str]:
+    def not_uploaded(self, *, on_look: OnLook = unheard) -> list[str]:
         """Own segments that have not left this machine yet; none where that cannot be known."""
-        paths = [ref.path for refs in self._publisher.published.values() for ref in refs]
-        return [path for path in paths if self._files.is_uploaded(path) is False]
+        waiting = []
+        for path in [ref.path for refs in self._publisher.published.values() for ref in refs]:
+            on_look("files to be uploaded")
+            if self._files.is_uploaded(path) is False:
+                waiting.append(path)
+        return waiting
 
     def _quietly(self, call: Callable[[], object]) -> None:
         """The folder may be away for a while; what is not told is found out by others' patience."""
+        self._on_look("writing to the shared folder")
         try:
             call()
         except OSError as error:

@@ -29,10 +29,15 @@ from shardgen.manifest.segments import IndexedSegment, SegmentIndex
 ELSEWHERE_DETAIL = "the text stayed on the machine that gave it up"
 _FIRST_RETRY_SECONDS = 30.0  # of a file that is not whole yet; then twice as long each time
 _LONGEST_RETRY_SECONDS = 1800.0
+_LOOKING = "looking through the shared folder"
 _LAGS = 200  # files whose delay is remembered
 
-OnSegment = Callable[[int], None]
-"""Called with the number of segments read so far."""
+OnLook = Callable[[str], None]
+"""Called whenever something slow got a step further, with what that is."""
+
+
+def unheard(_what: str) -> None:
+    """For callers whom nobody watches."""
 
 
 @dataclass(slots=True)
@@ -73,17 +78,22 @@ class FolderView:
         self._retries: dict[str, _Retry] = {}
         self._lags: deque[float] = deque(maxlen=_LAGS)
         self._looks = 0
+        self._on_look: OnLook = unheard
         for found in index.all():
             self._take_indexed(found)
 
     # looking
 
-    def gather(self, *, on_segment: OnSegment = lambda _count: None) -> None:
-        """Look through the whole folder once more. Raises OSError only when not even its root can be read."""
+    def gather(self, *, on_look: OnLook = unheard) -> None:
+        """Look through the whole folder once more. Raises OSError only when not even its root can be read.
+
+        `on_look` is called after each listing and each file.
+        """
         self.troubles = []
+        self._on_look = on_look
         self._gather_requeues()
         for folder in notices.worker_folders(self.files.names(notices.WORKERS)):
-            self._gather_worker(folder, on_segment)
+            self._gather_worker(folder)
         self._looks += 1
 
     def _names(self, folder: str) -> list[str]:
@@ -92,6 +102,8 @@ class FolderView:
         except OSError as error:
             self.troubles.append(f"{folder}: {error.strerror or error}")
             return []
+        finally:
+            self._on_look(_LOOKING)
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -99,6 +111,8 @@ class FolderView:
         except OSError as error:
             self.troubles.append(f"{path}: {error.strerror or error}")
             return None
+        finally:
+            self._on_look(_LOOKING)
 
     def _is_due(self, path: str) -> bool:
         retry = self._retries.get(path)
@@ -140,7 +154,7 @@ class FolderView:
                 place = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
                 self.generations[place] = max(mark.generation, self.generations.get(place, 0))
 
-    def _gather_worker(self, folder: str, on_segment: OnSegment) -> None:
+    def _gather_worker(self, folder: str) -> None:
         now = self._monotonic()
         worker = self.workers.get(folder)
         if worker is None:
@@ -150,7 +164,7 @@ class FolderView:
         for part in self._names(root):
             path = f"{root}/{part}"
             if part.startswith(notices.SEGMENTS):
-                self._gather_segments(worker, path, on_segment)
+                self._gather_segments(worker, path)
             elif part.startswith(notices.NOTICES):
                 for name in self._names(path):
                     parsed = NoticeName.parse(name)
@@ -213,7 +227,7 @@ class FolderView:
         if is_news and self._looks:  # what was there before the first look may be of any age
             self._lags.append(max(0.0, self._wall() - written_at))
 
-    def _gather_segments(self, worker: SeenWorker, folder: str, on_segment: OnSegment) -> None:
+    def _gather_segments(self, worker: SeenWorker, folder: str) -> None:
         shard = folder.rpartition("/")[2]
         for file in self._names(folder):
             path = f"{folder}/{file}"
@@ -228,7 +242,6 @@ class FolderView:
                 self._retry_later(path)
                 continue
             self.take_segment(path, name, data)
-            on_segment(len(self._segments))
 
     def take_segment(self, path: str, name: ArtifactName, data: bytes) -> list[Receipt] | None:
         """Let a segment's bytes count if it is whole; None: not yet, its bytes may still be arriving."""

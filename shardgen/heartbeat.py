@@ -27,6 +27,9 @@ _WINDOW_SECONDS = 600.0
 _FROZEN_BEATS = 5
 _MIN_BEAT_GAP_SECONDS = 1.0  # between the extra beats that follow receipts
 
+_JOIN_SECONDS = 5.0  # for a beat under way at the end; one that lands later changes nothing
+_LAST_WORD_SECONDS = 60.0  # for the note of a hung process, whose manifest may hang, too
+
 _STACK_CALLS = 10  # innermost calls of each thread
 _STACKS_CHARACTERS = 8_000
 
@@ -105,6 +108,7 @@ class Heartbeat:
         self._last_look = self._last_progress
         self._last_said = -math.inf  # the first batch shows at once that it works
         self._progressed = True
+        self._waits_for = ""
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
         self._listener: Callable[[WorkerReport], None] = lambda _report: None
@@ -118,7 +122,7 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=_JOIN_SECONDS)
         note = "" if error is None else _in_a_line(error)[:500]
         self._tell(WorkerReport(state=WorkerState.STOPPED, samples_done=self._report.samples_done, note=note))
 
@@ -143,6 +147,24 @@ class Heartbeat:
 
     def progress(self) -> None:
         """Some stage has finished something."""
+        self._waits_for = ""
+        self._note_progress()
+
+    def waits(self, what: str) -> None:
+        """The worker waits for something outside, and has looked again; `what` is for people.
+
+        Such a wait may last: until the next progress the time from one look to the next may be
+        `LeasePolicy.wait`, whatever a batch takes. A look that does not return is a hang all the same.
+        """
+        self._waits_for = what
+        self._note_progress()
+
+    def say_waiting(self, line: str) -> None:
+        """Say what is waited for; for those that say a line at each look."""
+        self.waits(line)
+        self._say(line)
+
+    def _note_progress(self) -> None:
         self._last_progress = self._pulse.monotonic()
         self._progressed = True
 
@@ -185,9 +207,12 @@ class Heartbeat:
             raise LeaseLost("the slice was taken over", hint="nothing to do: its new holder finishes it")
 
     def _current(self) -> WorkerReport:
-        report = replace(self._report, progressed=self._progressed)
+        report, what = replace(self._report, progressed=self._progressed), self._waits_for
         self._progressed = False
-        return report
+        if not what:
+            return report
+        is_starting = report.state is WorkerState.STARTING
+        return replace(report, state=report.state if is_starting else WorkerState.WAITING, note=what)
 
     def _tell(self, report: WorkerReport) -> None:
         self._last_beat = self._pulse.monotonic()
@@ -216,7 +241,7 @@ class Heartbeat:
         self._last_look = now
         silent = now - self._last_progress
         limit = self._stall_limit_seconds()
-        if self._report.state is not WorkerState.WAITING and silent >= limit:
+        if silent >= limit:
             self._give_up(silent)
             return
         self._tell(self._current())
@@ -237,16 +262,22 @@ class Heartbeat:
     def _stall_limit_seconds(self) -> float:
         if self._report.state is WorkerState.STARTING:
             return START_LIMIT.total_seconds()
+        if self._waits_for or self._report.state is WorkerState.WAITING:
+            return max(self._policy.wait.total_seconds(), _SLOWEST_BATCHES * self._slowest_batch)
         return max(self._policy.stall.total_seconds(), _SLOWEST_BATCHES * self._slowest_batch)
 
     def _give_up(self, silent: float) -> None:
-        note = f"no stage has finished anything for {silent:.0f} s"
+        waiting = f" (waiting: {self._waits_for})" if self._waits_for else ""
+        note = f"no stage has finished anything for {silent:.0f} s{waiting}"
         stacks = _stacks()  # before anything else moves
         try:
             self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
             self._say("hint: start it again; its stacks follow, for a report")
             faulthandler.dump_traceback(file=2, all_threads=True)
-            self._tell(replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}"))
+            ended = replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}")
+            last_word = threading.Thread(target=self._tell, args=(ended,), name="last word", daemon=True)
+            last_word.start()
+            last_word.join(_LAST_WORD_SECONDS)
         finally:
             self._pulse.exit_process(EXIT_HUNG)  # whatever else goes wrong, a hung process must not stay
 

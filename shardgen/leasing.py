@@ -7,9 +7,9 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.store import ArtifactStore
@@ -23,7 +23,7 @@ from shardgen.errors import InputMissing, ShardgenError, StorageFailed, Transien
 from shardgen.folder.files import DiskFolder, FolderFiles
 from shardgen.folder.notices import worker_folder
 from shardgen.folders import FILE_MODE, make_folders
-from shardgen.gathering import FolderView
+from shardgen.gathering import FolderView, OnLook, unheard
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.segments import SEGMENTS_NAME, SegmentIndex
@@ -32,14 +32,17 @@ from shardgen.rundir import RunDirectory
 
 _UPLOAD_LIMIT_SECONDS = 1800.0
 _UPLOAD_LOOK_SECONDS = 2.0
+_LOCK_LIMIT_SECONDS = 1800.0
+_LOCK_LOOK_SECONDS = 0.5
+_LAST_LOOK_SECONDS = 60.0
 
 
 class Leases(ABC):
     """Whom a worker asks for slices."""
 
     @abstractmethod
-    def start(self, *, on_look: Callable[[], None]) -> None:
-        """Get ready to lease; `on_look` is called while that takes long."""
+    def start(self) -> None:
+        """Get ready to lease."""
 
     @abstractmethod
     def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
@@ -79,7 +82,7 @@ class DatabaseLeases(Leases):
         self._shard = shard
         self._begun: Lease | None = None
 
-    def start(self, *, on_look: Callable[[], None]) -> None:
+    def start(self) -> None:
         """Nothing to do: the manifest is open."""
 
     def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
@@ -114,7 +117,10 @@ class DatabaseLeases(Leases):
 class FolderLeases(Leases):
     """Slices of a run in a shared folder, which a thread of its own looks through."""
 
-    def __init__(self, work: FolderWork, worker: WorkerId, policy: FolderPolicy, *, say: Say) -> None:
+    def __init__(
+        self, work: FolderWork, worker: WorkerId, policy: FolderPolicy, *, say: Say, on_look: OnLook
+    ) -> None:
+        self._on_look = on_look
         self._work = work
         self._worker = worker
         self._policy = policy
@@ -124,10 +130,10 @@ class FolderLeases(Leases):
         self._again = threading.Event()
         self._thread = threading.Thread(target=self._look, name="folder", daemon=True)
 
-    def start(self, *, on_look: Callable[[], None]) -> None:
+    def start(self) -> None:
         """Scan once (however long it takes), then start the scanning thread."""
         self._say("looking through the shared folder")
-        self._work.tick(on_segment=lambda _count: on_look())
+        self._work.tick(on_look=self._on_look)
         self._thread.start()
 
     def _look(self) -> None:
@@ -182,8 +188,7 @@ class FolderLeases(Leases):
         """Publish everything, and wait until it has left this machine where that can be known."""
         self._ended.set()
         self._again.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=60)
+        self._wait_for_last_look()
         left = self._work.leave()
         if left:
             raise StorageFailed(
@@ -192,12 +197,19 @@ class FolderLeases(Leases):
             )
         self._wait_for_upload(stopping)
 
+    def _wait_for_last_look(self) -> None:
+        deadline = time.monotonic() + _LAST_LOOK_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._on_look("the last look through the shared folder")
+            self._thread.join(timeout=1)
+
     def _wait_for_upload(self, stopping: threading.Event) -> None:
-        waiting, deadline = self._work.not_uploaded(), time.monotonic() + _UPLOAD_LIMIT_SECONDS
+        deadline = time.monotonic() + _UPLOAD_LIMIT_SECONDS
+        waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
             self._say(f"waiting until {len(waiting)} files are uploaded; keep this machine until then")
         while waiting and time.monotonic() < deadline and not stopping.wait(_UPLOAD_LOOK_SECONDS):
-            waiting = self._work.not_uploaded()
+            waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
             self._say(f"warning: {len(waiting)} files are not uploaded yet; keep this machine until they are")
 
@@ -230,17 +242,12 @@ def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder
     """What a process needs to publish from this machine."""
 
     @contextmanager
-    def alone(wait: bool) -> Iterator[bool]:  # noqa: FBT001 - called with one argument only
+    def alone(on_look: OnLook | None) -> Iterator[bool]:
         path = run.artifacts.parent / "publishing.lock"
         make_folders(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+            yield _is_locked(descriptor, on_look)
         finally:
             os.close(descriptor)
 
@@ -254,13 +261,34 @@ def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder
     )
 
 
+def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
+    """Lock it; False when another process has it and nobody is to be told of the wait."""
+    deadline = time.monotonic() + _LOCK_LIMIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_look is None:
+                return False
+        else:
+            return True
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"another process of this machine publishes for {_time(_LOCK_LIMIT_SECONDS)}")
+        on_look("another process of this machine publishes")
+        time.sleep(_LOCK_LOOK_SECONDS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseOptions:
-    """Who leases and what narrows it; through which eyes it sees a shared folder, if not the disk's."""
+    """Who leases and what narrows it; through which eyes it sees a shared folder, if not the disk's.
+
+    `on_look` is told what the worker's thread waits for, at every look.
+    """
 
     identity: WorkerIdentity
     shard: ShardIndex | None = None
     files: FolderFiles | None = None
+    on_look: OnLook = unheard
 
 
 def _time(seconds: float) -> str:
@@ -284,8 +312,8 @@ def leases_for(
     )
     view, index = open_view(run, plan, files=options.files)
     try:
-        desk = desk_for(run, view, manifest, worker_folder(identity.id))
+        desk = replace(desk_for(run, view, manifest, worker_folder(identity.id)), on_look=options.on_look)
         work = FolderWork(desk, identity, shard=options.shard, say=say)
-        yield FolderLeases(work, identity.id, policy, say=say)
+        yield FolderLeases(work, identity.id, policy, say=say, on_look=options.on_look)
     finally:
         index.close()

@@ -80,7 +80,8 @@ class BatchMaker:
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, say=stages.say)
+        say = stages.heartbeat.say_waiting  # it says nothing but what it waits for
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest, say=say)
         self._micro_batch = stages.estimator.micro_batch
         self._encoders = ThreadPoolExecutor(stages.threads or usable_cores(), "encode")
 

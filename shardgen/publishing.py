@@ -23,11 +23,17 @@ from shardgen.domain.claims import FolderPolicy, Slice
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.folder.notices import WORKERS, SegmentRef
-from shardgen.gathering import FolderView
+from shardgen.gathering import FolderView, OnLook, unheard
 from shardgen.manifest.manifest import Manifest
 
-Alone = Callable[[bool], AbstractContextManager[bool]]
-"""Keeps this machine's other processes from publishing; told whether to wait, it tells whether it does."""
+_LOCK_LOOK_SECONDS = 1.0
+_PUBLISHING = "publishing what is made"
+
+Alone = Callable[[OnLook | None], AbstractContextManager[bool]]
+"""Keeps this machine's other processes from publishing; tells whether it does.
+
+It waits if it is given whom to tell so at each look, until TimeoutError.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,7 @@ class Desk:
     """What one process needs to publish: its view, this machine's manifest and its checkpoints.
 
     Only one process of a machine publishes at a time: `alone` is held meanwhile, or nothing is done.
+    `on_look` is told what the worker's thread waits for, at every look: no such wait is a hang.
     """
 
     view: FolderView
@@ -44,6 +51,7 @@ class Desk:
     policy: FolderPolicy
     monotonic: Callable[[], float] = time.monotonic
     alone: Alone | None = None
+    on_look: OnLook = unheard
 
 
 class Publisher:
@@ -54,16 +62,32 @@ class Publisher:
         self.published: dict[Slice, list[SegmentRef]] = {}
         self._waiting_since: dict[BatchIndex, float] = {}
         self._lock = threading.Lock()
+        self._steps = 0  # of whichever thread publishes
 
-    def publish(self, *, everything: bool = False) -> int:
-        """Publish what is due; returns how many batches. OSError: the rest waits for the next time."""
-        with self._lock:
+    def publish(self, *, everything: bool = False, on_look: OnLook = unheard) -> int:
+        """Publish what is due; returns how many batches. OSError: the rest waits for the next time.
+
+        `on_look` is called with each file that is written, by whichever thread, and while another process
+        of this machine publishes; but not while a file is being written: that may be a hang.
+        """
+        on_look(_PUBLISHING)
+        self._acquire(on_look)
+        try:
             if self.desk.alone is None:
-                return self._publish(everything=everything)
-            with self.desk.alone(everything) as is_alone:
-                return self._publish(everything=everything) if is_alone else 0
+                return self._publish(everything=everything, on_look=on_look)
+            with self.desk.alone(on_look if everything else None) as is_alone:
+                return self._publish(everything=everything, on_look=on_look) if is_alone else 0
+        finally:
+            self._lock.release()
 
-    def _publish(self, *, everything: bool) -> int:
+    def _acquire(self, on_look: OnLook) -> None:
+        seen = self._steps
+        while not self._lock.acquire(timeout=_LOCK_LOOK_SECONDS):
+            if self._steps != seen:  # the other thread's publishing goes on
+                seen = self._steps
+                on_look(_PUBLISHING)
+
+    def _publish(self, *, everything: bool, on_look: OnLook) -> int:
         desk = self.desk
         now = desk.monotonic()
         waiting = desk.manifest.unpublished()
@@ -75,7 +99,7 @@ class Publisher:
                 len(run) >= desk.policy.segment_batches or now - oldest >= desk.policy.segment.total_seconds()
             )
             if everything or is_due:
-                count += self._publish_run(run)
+                count += self._publish_run(run, on_look)
         return count
 
     def _segments(self, waiting: Sequence[BatchIndex]) -> Iterator[range]:
@@ -95,7 +119,7 @@ class Publisher:
             yield range(waiting[start], waiting[stop - 1] + 1)
             start = stop
 
-    def _publish_run(self, run: range) -> int:
+    def _publish_run(self, run: range, on_look: OnLook) -> int:
         """Publish these batches, in one segment for each attempt that they come from."""
         undone = self.desk.view.undone
         receipts = [
@@ -111,6 +135,8 @@ class Publisher:
                 self.desk.manifest.note_published([batch], self.desk.view.winners[batch].artifact)
             for part in _consecutive(wanted):
                 self._write(part)
+                self._steps += 1
+                on_look(_PUBLISHING)
                 count += len(part)
         return count
 

@@ -50,7 +50,9 @@ class SuspectMaker:
         return True
 
     def _note_batch(self, lease: Lease, batch: BatchIndex) -> None:
-        patiently(lambda: self._stages.manifest.note_batch(lease, batch), say=self._stages.say)
+        patiently(
+            lambda: self._stages.manifest.note_batch(lease, batch), say=self._stages.heartbeat.say_waiting
+        )
         self._stages.on_step(SuspectStep.BATCH_NOTED)
 
     def _make_one_by_one(self, lease: Lease, batch: BatchIndex, suspicion: Suspicion) -> bool:
@@ -127,12 +129,14 @@ class SuspectMaker:
     def _make_noted(self, lease: Lease, sample: SampleIndex) -> Made:
         stages = self._stages
         stages.heartbeat.check_lease()
-        patiently(lambda: stages.manifest.note_sample(lease, sample), say=stages.say)
+        patiently(lambda: stages.manifest.note_sample(lease, sample), say=stages.heartbeat.say_waiting)
         stages.on_step(SuspectStep.SAMPLE_NOTED)
         result = self._maker.make_alone(sample)
         stages.heartbeat.progress()
         is_made = isinstance(result, EncodedSample)
-        given_up = patiently(lambda: stages.manifest.note_pass(lease, sample, made=is_made), say=stages.say)
+        given_up = patiently(
+            lambda: stages.manifest.note_pass(lease, sample, made=is_made), say=stages.heartbeat.say_waiting
+        )
         for dead in given_up:
             stages.say(f"sample {dead} ended its process three times alone and is given up")
         stages.on_step(SuspectStep.SURVIVAL_NOTED)

@@ -126,15 +126,16 @@ class Worker:
             policy = self._run.settings.lease_policy
             # `run` shows the progress of all its workers itself.
             pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
+            heartbeat = Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse)
             options = LeaseOptions(
-                identity=self.identity, shard=self._options.limits.shard, files=self._options.files
+                identity=self.identity,
+                shard=self._options.limits.shard,
+                files=self._options.files,
+                on_look=heartbeat.waits,
             )
-            with (
-                Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse) as heartbeat,
-                leases_for(self._run, plan, manifest, options, say=self._say) as leases,
-            ):
+            with heartbeat, leases_for(self._run, plan, manifest, options, say=self._say) as leases:
                 self._has_joined = self._run.is_shared_folder
-                leases.start(on_look=heartbeat.progress)
+                leases.start()
                 heartbeat.hear(leases.reports)
                 try:
                     ending = self._work(plan, manifest, heartbeat, leases)
@@ -142,7 +143,7 @@ class Worker:
                     ending = Ending.STOPPED
                 finally:
                     heartbeat.holds(None)
-                    self._release(manifest)
+                    self._release(manifest, heartbeat)
                     leases.reports(
                         WorkerReport(state=WorkerState.STOPPED, samples_done=heartbeat.samples_done)
                     )
@@ -227,7 +228,7 @@ class Worker:
             if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
                 makers.leases.stop_claiming()
                 return Ending.LIMIT
-            granted = patiently(lambda: self._lease_one(manifest, makers.leases), say=self._say)
+            granted = patiently(lambda: self._lease_one(manifest, makers.leases), say=heartbeat.say_waiting)
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
@@ -315,9 +316,9 @@ class Worker:
         deadline = self._options.limits.deadline_seconds
         return math.inf if deadline is None else max(0.0, deadline - (time.monotonic() - self._started))
 
-    def _release(self, manifest: Manifest) -> None:
+    def _release(self, manifest: Manifest, heartbeat: Heartbeat) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None and patiently(lambda: manifest.release(lease), say=self._say):
+        if lease is not None and patiently(lambda: manifest.release(lease), say=heartbeat.say_waiting):
             self._on_step(LeaseStep.RELEASED)
 
 

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 
+WAIT_LIMIT = timedelta(minutes=15)  # a look at something slow, or the writing of one file in a shared folder
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
@@ -27,3 +29,8 @@ class LeasePolicy:
     heartbeat: timedelta
     stall: timedelta
     max_attempts: int
+
+    @property
+    def wait(self) -> timedelta:
+        """How long a worker that waits may take from one look to the next; it looks at every heartbeat."""
+        return max(WAIT_LIMIT, self.stall, 2 * self.heartbeat)

@@ -90,7 +90,11 @@ class WorkerRow:
             return ShownState.DEAD
         if self.holds_expired_lease(now) or now - self.last_beat_at >= policy.duration:
             return ShownState.EXPIRED
-        limit = START_LIMIT if self.state is WorkerState.STARTING else policy.stall
-        if self.state is not WorkerState.WAITING and now - self.last_progress_at >= limit:
+        limit = policy.stall
+        if self.state is WorkerState.STARTING:
+            limit = START_LIMIT
+        elif self.state is WorkerState.WAITING:
+            limit = policy.wait
+        if now - self.last_progress_at >= limit:
             return ShownState.STALLED
         return ShownState(self.state.value)

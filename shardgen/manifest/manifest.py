@@ -121,7 +121,7 @@ class Manifest:
         self._write(lambda connection: workers.register(connection, identity, self._now(connection)))
 
     def beat(self, worker: WorkerId, report: WorkerReport) -> None:
-        """Write down what a worker says of itself."""
+        """Write down what a worker says of itself; after an end, which is final, nothing."""
         self._write(lambda connection: workers.beat(connection, worker, report, self._now(connection)))
 
     def set_device(self, worker: WorkerId, device: str) -> None:

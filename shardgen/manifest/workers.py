@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, delete, or_, select, union, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, or_, select, union, update
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.worker import (
@@ -51,7 +51,7 @@ def register(connection: Connection, identity: WorkerIdentity, now: datetime) ->
 
 
 def beat(connection: Connection, worker: WorkerId, report: WorkerReport, now: datetime) -> None:
-    """Write down what a worker says of itself."""
+    """Write down what a worker says of itself; the first word of its end stands, whatever lands after it."""
     seconds = to_seconds(now)
     values: dict[str, object] = {
         "state": report.state.value,
@@ -62,7 +62,12 @@ def beat(connection: Connection, worker: WorkerId, report: WorkerReport, now: da
     }
     if report.progressed:
         values["last_progress_at"] = seconds
-    connection.execute(update(WORKER).where(WORKER.c.id == worker).values(values))
+    connection.execute(update(WORKER).where(WORKER.c.id == worker, not_ended()).values(values))
+
+
+def not_ended() -> ColumnElement[bool]:
+    """Of workers whose row does not say that they ended."""
+    return WORKER.c.state.not_in([state.value for state in ENDED_STATES])
 
 
 def known(connection: Connection) -> set[WorkerId]:
@@ -79,9 +84,7 @@ def set_device(connection: Connection, worker: WorkerId, device: str) -> None:
 
 def alive_on_host(connection: Connection, host: str) -> list[WorkerIdentity]:
     """The workers of one host that have not said that they ended, or hold a slice all the same."""
-    unfinished = or_(
-        WORKER.c.state.not_in([state.value for state in ENDED_STATES]), WORKER.c.lease_expires_at.is_not(None)
-    )
+    unfinished = or_(not_ended(), WORKER.c.lease_expires_at.is_not(None))
     rows = connection.execute(select(WORKER).where(WORKER.c.host == host, unfinished))
     return [_identity(row) for row in rows.mappings()]
 

@@ -146,6 +146,20 @@ def test_clean_releases_are_no_deaths(manifest: Manifest, lease: Take) -> None:
         manifest.release(held)
 
 
+@pytest.mark.parametrize("end", [WorkerState.STOPPED, WorkerState.HUNG, WorkerState.DEAD])
+def test_the_end_of_a_worker_is_final(manifest: Manifest, clock: MovableClock, end: WorkerState) -> None:
+    manifest.register(identity("w"))
+    if end is WorkerState.DEAD:
+        manifest.free_slices_of([WorkerId("w")], POLICY)
+    else:
+        manifest.beat(WorkerId("w"), WorkerReport(state=end, note="as it ended"))
+    before = manifest.overview().workers
+    clock.forward(30)
+    for late in (WorkerState.WORKING, WorkerState.WAITING, WorkerState.STOPPED):
+        manifest.beat(WorkerId("w"), WorkerReport(state=late, samples_done=8, progressed=True))
+    assert manifest.overview().workers == before
+
+
 def test_freeing_a_dead_workers_slices_counts_one_death_and_marks_it_dead(
     manifest: Manifest, lease: Take
 ) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ManifestMismatch, PlanConflict
@@ -133,6 +136,79 @@ def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
             time.sleep(0.01)
         with pytest.raises(ManifestMismatch):
             heartbeat.check_lease()
+
+
+class StuckManifest:
+    """The real one, whose next beat of a state waits until the test lets it land, however late."""
+
+    def __init__(self, manifest: Manifest, state: WorkerState) -> None:
+        self._manifest = manifest
+        self._state = state
+        self.is_stuck = threading.Event()
+        self.lands = threading.Event()
+
+    def beat(self, worker: WorkerId, report: WorkerReport) -> None:
+        if report.state is self._state:
+            self.is_stuck.set()
+            assert self.lands.wait(60)
+        self._manifest.beat(worker, report)
+
+
+def test_a_beat_that_lands_after_the_end_changes_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardgen.heartbeat._JOIN_SECONDS", 0.05)
+    stuck = StuckManifest(world.manifest, WorkerState.STARTING)
+    policy = replace(POLICY, heartbeat=timedelta(milliseconds=10))
+    with Heartbeat(stuck, world.worker.id, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
+        assert stuck.is_stuck.wait(60)
+    assert world.shown() is ShownState.STOPPED
+    stuck.lands.set()
+    heartbeat._thread.join(60)
+    assert not heartbeat._thread.is_alive()
+    assert world.shown() is ShownState.STOPPED
+
+
+def test_a_hung_process_ends_although_its_manifest_hangs_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardgen.heartbeat._LAST_WORD_SECONDS", 0.05)
+    stuck = StuckManifest(world.manifest, WorkerState.HUNG)
+    world.heartbeat._manifest = stuck  # type: ignore[assignment]
+    world.forward(15 * 60)
+    world.heartbeat.beat_once()
+    assert stuck.is_stuck.is_set()
+    assert world.exits == [EXIT_HUNG]
+    stuck.lands.set()
+
+
+def test_a_wait_that_looks_again_is_no_stall_and_is_told(world: World) -> None:
+    world.lease()
+    for _ in range(3):
+        world.forward(POLICY.stall.total_seconds() + 3600)
+        world.heartbeat.say_waiting("the database is locked; trying again")
+        world.heartbeat.beat_once()
+    row = world.manifest.overview().workers[0]
+    assert (row.state, row.note) == (WorkerState.WAITING, "the database is locked; trying again")
+    world.heartbeat.progress()
+    world.heartbeat.beat_once()
+    row = world.manifest.overview().workers[0]
+    assert (world.exits, row.state, row.note) == ([], WorkerState.WORKING, "")
+
+
+@pytest.mark.parametrize("how", ["by its state", "by what it says"])
+def test_a_wait_that_does_not_look_again_is_a_hang(world: World, how: str) -> None:
+    if how == "by its state":
+        world.heartbeat.now_is(WorkerState.WAITING)
+    else:
+        world.heartbeat.now_is(WorkerState.WORKING)
+        world.heartbeat.waits("a file")
+    world.forward(POLICY.wait.total_seconds() - 1)
+    world.heartbeat.beat_once()
+    assert world.exits == []
+    world.forward(1)
+    world.heartbeat.beat_once()
+    assert world.exits == [EXIT_HUNG]
 
 
 def test_starting_up_has_fifteen_minutes(world: World) -> None:

@@ -52,7 +52,7 @@ class Maker:
         self.stages = SimpleNamespace(
             plan=plan,
             manifest=manifest,
-            heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None),
+            heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None, say_waiting=print),
             say=lambda _line: None,
             on_step=lambda _step: None,
             is_stopping=lambda: False,

@@ -1,0 +1,231 @@
+"""A worker that waits is no worker that hangs: the real watchdog and leases on a clock that a test moves."""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from shardgen import leasing
+from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
+from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.errors import StorageFailed
+from shardgen.folder.files import DiskFolder
+from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse
+from shardgen.leasing import LeaseOptions, Leases, leases_for, opened_view
+from shardgen.manifest.leases import NoLease
+from shardgen.planning import ensure_manifest
+from shardgen.rundir import RunDirectory
+from tests.artifacts.attempts import WORKERS, single
+from tests.conformance.conftest import identity
+from tests.plans import make_plan
+
+POLICY = LeasePolicy(
+    duration=timedelta(seconds=120),
+    heartbeat=timedelta(seconds=30),  # by `World.forward`: no thread beats
+    stall=timedelta(seconds=60),
+    max_attempts=6,
+)
+WAIT = WAIT_LIMIT.total_seconds()
+
+
+class SlowFolder(DiskFolder):
+    """A folder on a disk, whose calls take as long as a test says."""
+
+    def __init__(self, root: Path, forward: Callable[[float], None]) -> None:
+        super().__init__(root)
+        self.forward = forward
+        self.listing = self.writing = 0.0
+        self.uploading = 0.0  # until that instant nothing has left the machine
+        self.now: Callable[[], float] = lambda: 0.0
+
+    def write(self, path: str, data: bytes) -> None:
+        self.forward(self.writing)
+        super().write(path, data)
+
+    def names(self, folder: str) -> list[str]:
+        self.forward(self.listing)
+        return super().names(folder)
+
+    def is_uploaded(self, path: str) -> bool | None:
+        del path
+        return self.now() >= self.uploading
+
+
+class World:
+    """A worker of a shared folder with a slice made and nothing published yet."""
+
+    def __init__(self, run: RunDirectory, stack: ExitStack) -> None:
+        self.now = 1000.0
+        self.exits: list[int] = []
+        self.said: list[str] = []
+        self.run = run
+        self.files = SlowFolder(run.path, self.forward)
+        self.files.now = lambda: self.now
+        plan = run.plan()
+        self.manifest = stack.enter_context(run.manifest(plan))
+        me = identity(WORKERS["a"])
+        self.manifest.register(me)
+        pulse = Pulse(monotonic=lambda: self.now, exit_process=self.exits.append)
+        self.heartbeat = Heartbeat(self.manifest, me.id, POLICY, say=self.said.append, pulse=pulse)
+        options = LeaseOptions(identity=me, files=self.files, on_look=self.heartbeat.waits)
+        self.leases: Leases = stack.enter_context(
+            leases_for(run, plan, self.manifest, options, say=self.said.append)
+        )
+        self.heartbeat.hear(self.leases.reports)
+
+    def make_slice(self) -> None:
+        """As the pipeline does."""
+        self.leases.start()
+        self.heartbeat.now_is(WorkerState.WORKING)
+        granted = self.leases.lease(POLICY, gone=())
+        assert not isinstance(granted, NoLease)
+        for batch in self.manifest.pending_batches(granted):
+            (receipt,) = single(batch, fence=granted.fence).publish(self.run.plan(), self.run.artifacts)
+            self.manifest.record(granted, receipt)
+        self.heartbeat.progress()
+
+    @property
+    def note(self) -> str:
+        """What its row says."""
+        return self.manifest.overview().workers[0].note
+
+    def forward(self, seconds: float) -> None:
+        """Let time pass, with a beat every half minute."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + 30.0)
+            self.heartbeat.beat_once()
+
+    def wait(self, seconds: float) -> bool:
+        """As `Event.wait`, of a worker that nobody stops."""
+        self.forward(seconds)
+        return False
+
+    def leave(self) -> None:
+        self.leases.leave(stopping=self)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
+    plan = make_plan(shard_size=50, batch=8, slice_batches=3)
+    path = tmp_path / "run"
+    path.mkdir()
+    settings = '[compose]\nflips = "none"\n[manifest]\nurl = "folder:"\n[folder]\nsegment_batches = 1\n'
+    (path / "shardgen.toml").write_text(settings, encoding="utf-8")
+    (path / "plan.json").write_bytes(plan.canonical_json)
+    monkeypatch.setattr(RunDirectory, "check_settings", lambda *_: None)
+    run = RunDirectory.open(path)
+    ensure_manifest(run, plan)
+    monkeypatch.setattr(leasing.FolderLeases, "_look", lambda _self: None)  # one thread moves the clock
+    with ExitStack() as stack:
+        made = World(run, stack)
+        clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.forward)
+        monkeypatch.setattr(leasing, "time", clock)
+        monkeypatch.setattr(leasing, "_UPLOAD_LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(leasing, "_LOCK_LOOK_SECONDS", 30.0)
+        yield made
+
+
+def test_a_wait_for_the_upload_is_no_hang(world: World) -> None:
+    world.make_slice()
+    world.files.uploading = world.now + 1500
+    world.leave()
+    assert world.exits == []
+    assert world.now >= world.files.uploading
+    assert world.note == "files to be uploaded"
+
+
+def test_a_look_at_the_upload_that_never_returns_is_a_hang(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.make_slice()
+    monkeypatch.setattr(world.files, "is_uploaded", lambda _path: world.forward(WAIT + 30))
+    world.leave()
+    assert world.exits[0] == EXIT_HUNG
+    assert "files to be uploaded" in world.note
+
+
+def test_a_folder_that_is_slow_to_look_through_is_no_hang(world: World) -> None:
+    for number in range(12):
+        (world.run.path / f"workers/other-{number}").mkdir(parents=True)
+    world.files.listing = 100.0
+    world.leases.start()
+    assert world.now > 1000 + WAIT
+    assert world.exits == []
+
+
+@pytest.mark.parametrize(("seconds", "exits"), [(WAIT - 30, []), (WAIT + 30, [EXIT_HUNG])])
+def test_a_write_has_its_limit_for_each_file(world: World, seconds: float, exits: list[int]) -> None:
+    world.make_slice()
+    world.files.writing = seconds
+    world.leave()
+    assert world.exits[:1] == exits
+
+
+def test_a_beat_does_not_wait_for_a_write_that_is_stuck(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a folder that hangs would stop the watchdog, which is there for that."""
+    world.make_slice()
+    is_stuck, goes_on = threading.Event(), threading.Event()
+
+    def write(_path: str, _data: bytes) -> None:
+        is_stuck.set()
+        goes_on.wait(60)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(world.files, "write", write)
+    with ThreadPoolExecutor() as threads:
+        ended = threads.submit(world.leases.ended, is_complete=True)
+        assert is_stuck.wait(60)
+        beat = threads.submit(world.heartbeat.beat_once)
+        wait([beat], timeout=10)
+        beat_done = beat.done()
+        goes_on.set()
+        ended.result()
+    assert beat_done
+
+
+def test_nothing_that_comes_late_follows_the_goodbye(world: World) -> None:
+    world.make_slice()
+    world.leave()
+    world.leases.reports(WorkerReport(state=WorkerState.WORKING))
+    assert isinstance(world.leases, leasing.FolderLeases)
+    world.leases._work.tick()  # as a look that was under way
+    with opened_view(world.run, world.run.plan()) as view:
+        assert [worker.has_stopped for worker in view.workers.values()] == [True]
+
+
+@pytest.mark.parametrize("seconds", [1500.0, 2500.0])
+def test_a_wait_for_another_process_that_publishes_is_no_hang_and_ends(world: World, seconds: float) -> None:
+    world.make_slice()
+    other = (world.run.artifacts.parent / "publishing.lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    began, notes = world.now, set[str]()
+
+    def sleep(pause: float) -> None:
+        world.forward(pause)
+        notes.add(world.note)
+        if world.now - began > seconds:
+            other.close()
+
+    leasing.time.sleep = sleep  # type: ignore[assignment]
+    if seconds < 1800:
+        world.leave()
+        assert world.manifest.unpublished() == []
+    else:
+        with pytest.raises(StorageFailed, match="3 batches are made"):
+            world.leave()
+        assert any("publishes for 30 minutes" in line for line in world.said)
+    other.close()
+    assert world.exits == []
+    assert "another process of this machine publishes" in notes
