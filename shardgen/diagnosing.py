@@ -169,12 +169,16 @@ def _run(run_dir: Path) -> Iterator[Line]:
     else:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
+    yield from _planned(run, folders, artifacts)
+
+
+def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> Iterator[Line]:
     try:
         if all(folder.is_dir() for folder in folders):
             yield from _photographs(*folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
-        if run.is_shared_folder and not backend.is_there():
+        if run.is_shared_folder and not run.place.backend.is_there():
             return
         with run.manifest(found.plan, read_only=True) as manifest:
             yield from _records(manifest)
@@ -203,7 +207,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
 
 
 def _records(manifest: Manifest) -> Iterator[Line]:
-    """Whether the manifest is undamaged and agrees with itself, as far as that can be told in some seconds."""
+    """Whether the manifest is undamaged and agrees with itself, as far as some seconds can tell."""
     damage = manifest.damage(seconds=_RECORDS_SECONDS)
     if damage.facts:
         fact = f"{manifest.shown}: the database is damaged: {'; '.join(damage.facts)}"

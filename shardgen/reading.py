@@ -62,7 +62,7 @@ def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
 
 
 def how_to_read(error: OSError, path: Path, *, otherwise: str) -> str:
-    """What to do about a file that could not be read; `otherwise`: when what lies there is no file of ours."""
+    """What to do about a file that could not be read; `otherwise` when what lies there is none of ours."""
     if isinstance(error, PermissionError):
         return f"let this user read it: chmod u+r {shlex.quote(str(path))}"
     if error.errno in _FAILING:

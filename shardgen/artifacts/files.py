@@ -158,7 +158,7 @@ class DiskFiles:
 
 
 def storage_error(error: OSError, subject: object) -> ShardgenError:
-    """Turn a failed file call into the deliberate error for it: what is no file of ours is no failing disk."""
+    """Turn a failed file call into the deliberate error for it; what is no file of ours is no bad disk."""
     if isinstance(error, Irregular):
         return ArtifactCorrupt(f"{subject}: {error.strerror}", hint="put the file itself back in its place")
     fact = os.strerror(error.errno) if error.errno else str(error)

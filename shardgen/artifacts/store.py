@@ -40,7 +40,7 @@ class ArtifactStore:
         self._real_folders: set[str] = set()
 
     def refuse_links(self) -> None:
-        """Raise ArtifactCorrupt for a link in the place of any of its folders: nothing is read through one."""
+        """Raise ArtifactCorrupt for a link in the place of one of its folders: nothing is read through it."""
         for name in (STAGING, REQUEUED, *(path.name for path in self.root.glob("shard-*"))):
             self._refuse_link(name)
 
@@ -282,7 +282,7 @@ def _was_swept(staged: Path, target: Path) -> bool:
 
 
 def linked_folder(folder: Path) -> ArtifactCorrupt:
-    """The error of a link in the place of a folder. The artifact folder itself may be a link; what is in it stays in it."""
+    """The error of a link in a folder's place. The artifact folder may be one; what is in it stays in it."""
     return ArtifactCorrupt(
         f"{folder}: is a link, which is not followed",
         hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",

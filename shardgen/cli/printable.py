@@ -8,7 +8,7 @@ import os
 import re
 import select
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 # Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
 # lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
@@ -23,7 +23,7 @@ class Outlet(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         """Write what the other side takes, waiting for it if need be; all of it is taken once it failed."""
         try:
             while self.failure is None:

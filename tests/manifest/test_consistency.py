@@ -17,7 +17,7 @@ from shardgen.manifest import consistency
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.manifest.tables import DEAD_LETTER, METADATA, PROVENANCE, RECEIPT, SHARD
+from shardgen.manifest.tables import METADATA, RECEIPT, SHARD
 from tests.conformance.conftest import POLICY, MovableClock, Servers, finish, new_place, receipt_for
 from tests.invariants import counter_faults
 
@@ -66,7 +66,10 @@ def by_hand(place: Place) -> Iterator[Connection]:
 
 
 def _sql(statement: str) -> Sabotage:
-    return lambda connection: connection.execute(text(statement)) and None
+    def execute(connection: Connection) -> None:
+        connection.execute(text(statement))
+
+    return execute
 
 
 def _copy_receipt(batch: int) -> Sabotage:
@@ -108,16 +111,11 @@ SABOTAGES = {
     "a slice beyond the plan": _sql("UPDATE slice SET slice = 7 WHERE shard = 1 AND slice = 1"),
     "a shard deleted": _sql("DELETE FROM shard WHERE shard = 2"),
     "a shard beyond the plan": _sql("UPDATE shard SET shard = 9 WHERE shard = 0"),
-    "a dead letter without a receipt": lambda connection: (
-        connection.execute(
-            insert(DEAD_LETTER), {"sample": 119, "batch": 16, "reason": "compose", "detail": ""}
-        )
-        and None
+    "a dead letter without a receipt": _sql(
+        "INSERT INTO dead_letter (sample, batch, reason, detail) VALUES (119, 16, 'compose', '')"
     ),
     "a dead letter deleted": _sql("DELETE FROM dead_letter"),
-    "a provenance miscounted": lambda connection: (
-        connection.execute(update(PROVENANCE).values(batches=PROVENANCE.c.batches + 2)) and None
-    ),
+    "a provenance miscounted": _sql("UPDATE provenance SET batches = batches + 2"),
 }
 
 
