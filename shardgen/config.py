@@ -37,7 +37,7 @@ from shardgen.domain.plan import (
     differences,
 )
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.reading import parse_toml, read_regular
+from shardgen.reading import how_to_read, parse_toml, read_regular
 from shardgen.settings_errors import problems_in
 from shardgen.urls import expanded
 
@@ -291,12 +291,9 @@ def read_settings(run_dir: Path) -> Settings:
             hint="move it away, then: shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR",
         ) from None
     except OSError as error:
-        is_forbidden = isinstance(error, PermissionError)
+        other = "put a text file there, as `shardgen init` writes it"
         raise InputMissing(
-            f"{path}: cannot be read ({error.strerror})",
-            hint=f"chmod u+r {path}"
-            if is_forbidden
-            else "put a text file there, as `shardgen init` writes it",
+            f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=other)
         ) from error
     try:
         document = parse_toml(text)

@@ -24,15 +24,18 @@ from shardgen.depth import device, fetch, gpus
 from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
-from shardgen.errors import InputMissing, ShardgenError, missing_opencv
+from shardgen.errors import CorruptionError, InputMissing, ShardgenError, missing_opencv
 from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
+from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.manifest.tables import REBUILD
 from shardgen.recognising import is_recognised
 from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sources.checking import COPY_THEM, size_problems
 
+_RECORDS_SECONDS = 5.0
 _SHOWN = 3  # of the photographs that are not as planned
 
 
@@ -166,15 +169,24 @@ def _run(run_dir: Path) -> Iterator[Line]:
     else:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
+    yield from _planned(run, folders, artifacts)
+
+
+def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> Iterator[Line]:
     try:
         if all(folder.is_dir() for folder in folders):
             yield from _photographs(*folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
-        if run.is_shared_folder:
+        if run.is_shared_folder and not run.place.backend.is_there():
             return
         with run.manifest(found.plan, read_only=True) as manifest:
-            is_ours = is_recognised(ArtifactStore(artifacts), manifest)
+            yield from _records(manifest)
+            if run.is_shared_folder:
+                return
+            store = ArtifactStore(artifacts)
+            store.refuse_links()
+            is_ours = is_recognised(store, manifest)
         if not is_ours:
             yield Line(
                 subject="artifacts",
@@ -182,6 +194,8 @@ def _run(run_dir: Path) -> Iterator[Line]:
                 verdict=Verdict.FAILS,
                 hint="set [artifacts] url to the folder that the others use; is it mounted?",
             )
+    except CorruptionError as error:
+        yield Line(subject="records", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
     except ShardgenError as error:
         is_lost = isinstance(error, InputMissing) and _holds_artifacts(artifacts)
         yield Line(
@@ -190,6 +204,20 @@ def _run(run_dir: Path) -> Iterator[Line]:
             verdict=Verdict.FAILS if is_lost else Verdict.LOOK,
             hint=error.hint,
         )
+
+
+def _records(manifest: Manifest) -> Iterator[Line]:
+    """Whether the manifest is undamaged and agrees with itself, as far as some seconds can tell."""
+    damage = manifest.damage(seconds=_RECORDS_SECONDS)
+    if damage.facts:
+        fact = f"{manifest.shown}: the database is damaged: {'; '.join(damage.facts)}"
+        yield Line(subject="records", fact=fact, verdict=Verdict.FAILS, hint=REBUILD)
+        return
+    audit = manifest.audit(seconds=_RECORDS_SECONDS)
+    audit.refuse(manifest.shown)
+    is_cut = not (damage.is_complete and audit.is_complete)
+    fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks at all of it"
+    yield Line(subject="records", fact=fact if is_cut else "undamaged, and agree with each other")
 
 
 def _photographs(foregrounds: Path, backgrounds: Path, plan: Plan) -> Iterator[Line]:

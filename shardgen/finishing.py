@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import InputMissing
+from shardgen.errors import InputMissing, ReceiptConflict, RunIncomplete
 from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
+from shardgen.manifest.manifest import Manifest
 from shardgen.merging import Images, MakeContactSheet, MergeInputs, MergeResult, OnProgress, merge
 from shardgen.recognising import adopt_folder, is_recognised
 from shardgen.recorded import opened_records
@@ -25,6 +26,7 @@ from shardgen.rundir import RunDirectory
 from shardgen.verifying import Finding, Verification, verify_run, verify_zip
 
 ZIP_NAME = "dataset.zip"
+_DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 30 s for that
 
 
 def sheet_maker(plan: Plan) -> MakeContactSheet:
@@ -58,7 +60,8 @@ def merge_run(
 ) -> MergeResult:
     """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`.
 
-    Raises PlanConflict, too, when the run's workers write to another artifact folder.
+    Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
+    when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
     plan = run.plan()
     with opened_records(run, plan, refuse_other=True) as recorded:
@@ -69,7 +72,12 @@ def merge_run(
             make_contact_sheet=sheet_maker(plan),
             allow_dead_letters=allow_dead_letters,
         )
-        return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
+        try:
+            return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
+        except (RunIncomplete, ReceiptConflict):
+            if isinstance(recorded.source, Manifest):
+                recorded.source.refuse_contradictions()
+            raise
 
 
 def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
@@ -96,27 +104,61 @@ def check_zip(
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
-    """Verify every artifact of a run directory against its receipt; also whether the folder is the run's."""
+    """Verify a run directory: its manifest against itself and the plan, every artifact against its receipt.
+
+    Also whether the folder is the run's. Raises ArtifactCorrupt for a link in the place of a shard's folder.
+    """
     plan = run.plan()
     if run.is_shared_folder:
         with opened_records(run, plan) as recorded:
-            return verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
+            found = verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
+        if not run.place.backend.is_there():  # this machine has not worked on it
+            return found
+        with run.manifest(plan, read_only=True) as manifest:
+            return _with_manifest(manifest, lambda: found)
     store = ArtifactStore(run.artifacts)
+    store.refuse_links()
     with run.manifest(plan, read_only=True) as manifest:
-        found = verify_run(plan, manifest, store, on_progress=on_progress)
-        if is_recognised(store, manifest):
+        found = _with_manifest(manifest, lambda: verify_run(plan, manifest, store, on_progress=on_progress))
+        if found.is_damaged or is_recognised(store, manifest):
             return found
     stranger = Finding(subject=str(store.root), fact="is not the folder that this run's workers write to")
     return replace(found, findings=(stranger, *found.findings))
 
 
+def _with_manifest(manifest: Manifest, verify: Callable[[], Verification]) -> Verification:
+    """Look at the manifest first; of a damaged one nothing is believed, so nothing more is compared."""
+    damage = manifest.damage(seconds=_DAMAGE_SECONDS)
+    remarks = (
+        ()
+        if damage.is_complete
+        else (f"looked for damage in {manifest.shown} for {_DAMAGE_SECONDS:g} s only",)
+    )
+    if damage.facts:
+        wrong = (Finding(subject=manifest.shown, fact=fact, in_manifest=True) for fact in damage.facts)
+        return Verification(samples=0, findings=tuple(wrong), is_damaged=True, remarks=remarks)
+    contradictions = tuple(
+        Finding(subject=one.subject, fact=one.fact, in_manifest=True)
+        for one in manifest.audit().contradictions
+    )
+    found = verify()
+    return replace(found, findings=contradictions + found.findings, remarks=remarks)
+
+
 def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
-    """Requeue batches that were found bad; what is left is whole here, so this becomes the run's folder."""
-    if run.is_shared_folder:
-        return requeue(run, RequeueChoice(batches=tuple(batches)))
+    """Put the manifest's records right, then requeue batches that were found bad.
+
+    What is left is whole in this artifact folder, so this becomes the run's.
+    """
     plan = run.plan()
+    mended = 0
+    if not run.is_shared_folder or run.place.backend.is_there():
+        with run.manifest(plan) as manifest:
+            mended = manifest.mend()
+    if run.is_shared_folder:
+        return replace(requeue(run, RequeueChoice(batches=tuple(batches))), mended=mended)
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
         done = requeue_batches(plan, manifest, store, batches)
         adopt_folder(store, manifest)
-    return done
+    return replace(done, mended=mended)

@@ -27,6 +27,7 @@ from shardgen.gathering import FolderView, OnLook, unheard
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.segments import SEGMENTS_NAME, SegmentIndex
+from shardgen.manifest.slices import contradictory
 from shardgen.publishing import Desk
 from shardgen.rundir import RunDirectory
 
@@ -95,7 +96,11 @@ class DatabaseLeases(Leases):
         if self._begun == lease:
             return []
         self._begun = lease
-        return self._manifest.pending_batches(lease)
+        batches = self._manifest.pending_batches(lease)
+        if not batches:  # given back it would be leased again and again, and never be done
+            where = f"shard {lease.shard} slice {lease.slice}"
+            raise contradictory(where, "is not done, but all its batches have receipts")
+        return batches
 
     def ended(self, *, is_complete: bool) -> None:
         """Nothing to do: the last receipt, or a release, ends a lease."""

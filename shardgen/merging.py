@@ -142,7 +142,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
         if record.batch < expected or record.batch >= plan.layout.batch_count:
             raise ReceiptConflict(
                 f"batch {record.batch}: its receipt is out of place",
-                hint="move the manifest away, then: shardgen rebuild RUN_DIR",
+                hint="shardgen verify RUN_DIR --requeue",
             )
         if record.batch > expected and first_missing is None:
             first_missing = expected
@@ -171,7 +171,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
         raise ReceiptConflict(
             f"planned {plan.samples:,} samples, but receipts say {stored:,} stored and {dead:,} dead, "
             f"and {dead_on_record:,} dead letters are recorded",
-            hint="shardgen verify RUN_DIR",
+            hint="shardgen verify RUN_DIR --requeue",
         )
     return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=_added(page))
 
@@ -205,7 +205,7 @@ def stored_count(plan: Plan, receipt: Receipt) -> int:
     if not is_consistent:
         raise ReceiptConflict(
             f"batch {record.batch}: its receipt contradicts itself or the plan",
-            hint="shardgen verify RUN_DIR",
+            hint="shardgen verify RUN_DIR --requeue",
         )
     return count
 

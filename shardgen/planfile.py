@@ -10,7 +10,7 @@ from shardgen.domain import plan as domain
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import PLAN_FORMAT, Plan
 from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch
-from shardgen.reading import parse_json, read_regular
+from shardgen.reading import how_to_read, parse_json, read_regular
 
 FILE_NAME = "plan.json"
 MAX_BYTES = 1 << 28  # a photograph takes about 250 bytes
@@ -74,6 +74,6 @@ def read_plan(run_dir: Path) -> Plan | None:
         raise InputMissing(f"{path}: a folder, not a file", hint=_RESTORE) from None
     except OSError as error:
         raise InputMissing(
-            f"{path}: cannot be read ({error.strerror})", hint=f"let this user read it: chmod u+r {path}"
+            f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=_RESTORE)
         ) from error
     return parse_plan(text, where=str(path), hint=_RESTORE)

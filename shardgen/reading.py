@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import stat
 import tomllib
 from pathlib import Path
 
 _PIECE_BYTES = 1 << 20
+_FAILING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _MAX_DOTS = 200  # in one line of TOML
 
 
@@ -57,6 +59,15 @@ def read_regular(path: Path, *, limit: int, follow: bool = True) -> bytes:
     if found > limit:
         raise Irregular(errno.EFBIG, f"more than {limit:,} bytes", str(path))
     return b"".join(parts)
+
+
+def how_to_read(error: OSError, path: Path, *, otherwise: str) -> str:
+    """What to do about a file that could not be read; `otherwise` when what lies there is none of ours."""
+    if isinstance(error, PermissionError):
+        return f"let this user read it: chmod u+r {shlex.quote(str(path))}"
+    if error.errno in _FAILING:
+        return "check that disk or mount, then run the command again"
+    return otherwise
 
 
 def parse_json(data: str | bytes) -> object:

@@ -24,11 +24,12 @@ from shardgen.rundir import RunDirectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requeued:
-    """What a requeue changed."""
+    """What a requeue changed; `mended` counts records of the manifest that were put right before."""
 
     batches: tuple[BatchIndex, ...]
     samples: int
     unblocked_slices: int
+    mended: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ from shardgen.vigil import Vigil
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest
+_AUDIT_SECONDS = 5.0  # of a manifest, before workers start
 _LONGEST_WAIT_SECONDS = 60.0
 _FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker is given up
 _STOP_MARGIN_SECONDS = 15.0
@@ -260,15 +261,18 @@ def run_workers(
     """Make everything that is pending with worker processes; returns the last report.
 
     Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
-    changed, WorkersFailed when workers kept failing.
+    changed, WorkersFailed when workers kept failing, ManifestCorrupt when the manifest contradicts itself.
     """
     with run.manifest(plan) as manifest:
+        manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
         found = make_report(run, plan, manifest.overview())
         workers = _Workers(run, plan, options, say=say)
         if found.pending:
             workers.work(manifest, on_look)
         found = make_report(run, plan, manifest.overview())
         on_look(found, {})
+        if found.pending:
+            manifest.refuse_contradictions()  # because of one, workers may never make what is left
     if not found.pending:
         return found
     raise _incomplete(found, workers.exit_codes)

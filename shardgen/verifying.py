@@ -38,19 +38,27 @@ Raises SampleError, before it takes memory for an image of another size.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that is wrong: in which file, what, and which batch to put back (None in a zip)."""
+    """One thing that is wrong: where, what, and which batch to put back (None in a zip and a manifest)."""
 
     subject: str
     fact: str
     batch: BatchIndex | None = None
+    in_manifest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was read, and what was wrong with it."""
+    """What was read, and what was wrong with it.
+
+    `pending` samples are planned and not made yet, so nothing of them was read; None for a zip, and of a
+    damaged manifest, whose artifacts are not read at all. `remarks` say what was looked at in part only.
+    """
 
     samples: int
     findings: tuple[Finding, ...]
+    pending: int | None = None
+    is_damaged: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def bad_batches(self) -> tuple[BatchIndex, ...]:
@@ -86,20 +94,27 @@ def verify_run(
     *,
     on_progress: OnProgress = lambda _done, _planned: None,
 ) -> Verification:
-    """Read every artifact that a receipt names again, and compare it with the receipt to the byte."""
+    """Read every artifact that a receipt names again, and compare it with the receipt to the byte.
+
+    Receipts of batches that the plan does not have are passed over: no artifact is theirs.
+    """
     findings: list[Finding] = []
-    samples, previous = 0, -1
+    samples, dead, previous = 0, 0, -1
     for name, group in groupby(source.receipts(), attrgetter("artifact.name")):
-        receipts = list(group)
+        receipts = [receipt for receipt in group if receipt.record.batch < plan.layout.batch_count]
+        if not receipts:
+            continue
         for receipt in receipts:
             batch = receipt.record.batch
             if batch <= previous:
                 findings.append(Finding(subject=name, fact="has a second receipt", batch=batch))
             previous = batch
         findings += _check_artifact(plan, store, receipts)
-        samples += len(stored_samples(plan, receipts))
+        stored = len(stored_samples(plan, receipts))
+        samples += stored
+        dead += sum(len(plan.layout.batch_samples(receipt.record.batch)) for receipt in receipts) - stored
         on_progress(samples, plan.samples)
-    return Verification(samples=samples, findings=tuple(findings))
+    return Verification(samples=samples, findings=tuple(findings), pending=plan.samples - samples - dead)
 
 
 def _check_artifact(plan: Plan, store: ArtifactStore, receipts: Sequence[Receipt]) -> Iterator[Finding]:

@@ -8,16 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
-from shardgen.errors import ShardgenError, StorageFailed
+from shardgen.errors import ArtifactCorrupt, ShardgenError, StorageFailed
 from shardgen.folders import FILE_MODE, FOLDER_MODE
+from shardgen.reading import Irregular
 
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
     errno.EFBIG: "raise the limit for the size of a file (ulimit -f), or choose another folder",
     errno.EROFS: "mount that disk writable, or choose another folder",
-    errno.EACCES: "give this user the right to write there, or choose another folder",
-    errno.EPERM: "give this user the right to write there, or choose another folder",
+    errno.EACCES: "give this user the right to read and write there, or choose another folder",
+    errno.EPERM: "give this user the right to read and write there, or choose another folder",
     errno.EIO: "check the disk (dmesg); everything recorded so far is kept",
 }
 
@@ -157,7 +158,9 @@ class DiskFiles:
 
 
 def storage_error(error: OSError, subject: object) -> ShardgenError:
-    """Turn a failed file call into the deliberate error for it."""
+    """Turn a failed file call into the deliberate error for it; what is no file of ours is no bad disk."""
+    if isinstance(error, Irregular):
+        return ArtifactCorrupt(f"{subject}: {error.strerror}", hint="put the file itself back in its place")
     fact = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
     return StorageFailed(f"{subject}: {fact}", hint=hint)

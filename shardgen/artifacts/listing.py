@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.names import ArtifactName, staged_artifact
-from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING
+from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING, linked_folder
 from shardgen.domain.layout import Layout
 
 
@@ -31,7 +31,10 @@ class Listing:
 
 
 def list_files(root: Path, layout: Layout) -> Listing:
-    """List the artifact folder; marks of requeues and its identity are neither artifacts nor strangers."""
+    """List the artifact folder; marks of requeues and its identity are neither artifacts nor strangers.
+
+    Raises ArtifactCorrupt for a link in the place of one of its folders.
+    """
     files: list[FoundFile] = []
     strangers: list[str] = []
     for path in _below(root):
@@ -46,7 +49,9 @@ def list_files(root: Path, layout: Layout) -> Listing:
 
 
 def staged_names(root: Path, layout: Layout) -> Iterator[ArtifactName]:
-    """What the files in the staging folder were to become."""
+    """What the files in the staging folder were to become. Raises ArtifactCorrupt for a link in its place."""
+    if (root / STAGING).is_symlink():
+        raise linked_folder(root / STAGING)
     for entry in _entries(root / STAGING):
         name = staged_artifact(entry.name, layout)
         if name is not None and name.slice_in(layout) is not None:
@@ -59,6 +64,8 @@ def _below(root: Path) -> Iterator[str]:
         # The identity may have been left half written by a kill, under a name that begins with a dot.
         if entry.name == REQUEUED or entry.name.removeprefix(".").startswith(IDENTITY):
             continue
+        if is_ours and entry.is_symlink():
+            raise linked_folder(Path(entry.path))
         if not is_ours or not entry.is_dir(follow_symlinks=False):
             yield entry.name
             continue

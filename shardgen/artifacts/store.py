@@ -37,6 +37,20 @@ class ArtifactStore:
         self.root = root
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
+        self._real_folders: set[str] = set()
+
+    def refuse_links(self) -> None:
+        """Raise ArtifactCorrupt for a link in the place of one of its folders: nothing is read through it."""
+        for name in (STAGING, REQUEUED, *(path.name for path in self.root.glob("shard-*"))):
+            self._refuse_link(name)
+
+    def _refuse_link(self, folder: str) -> None:
+        """Look once at each folder, as every artifact is read through one."""
+        if folder not in self._real_folders:
+            path = self.root / folder
+            if path.is_symlink():
+                raise linked_folder(path)
+            self._real_folders.add(folder)
 
     def identity(self) -> str | None:
         """What tells this folder from every other, under whatever path; None when it has nothing of that.
@@ -108,6 +122,7 @@ class ArtifactStore:
 
     def requeued(self) -> Iterator[tuple[str, bytes]]:
         """Every requeued mark: its name and its bytes."""
+        self._refuse_link(REQUEUED)
         for path in sorted((self.root / REQUEUED).glob("*.json")):
             if _MARK_NAME.fullmatch(path.name):
                 name = f"{REQUEUED}/{path.name}"
@@ -126,8 +141,7 @@ class ArtifactStore:
         Raises ArtifactCorrupt for a link in the place of a shard's folder.
         """
         for folder in sorted(path for path in self.root.glob("shard-*") if path.is_dir()):
-            if folder.is_symlink():
-                raise _elsewhere(folder)
+            self._refuse_link(folder.name)
             for file in sorted(path.name for path in folder.iterdir()):
                 name = ArtifactName.parse(f"{folder.name}/{file}")
                 if name is not None:
@@ -146,6 +160,7 @@ class ArtifactStore:
         StorageFailed, with the OSError as its cause, also when the file is gone.
         """
         path = self.root / str(name)
+        self._refuse_link(path.parent.name)
         try:
             return read_regular(path, limit=MAX_ARTIFACT_BYTES, follow=False)
         except Irregular as error:
@@ -158,6 +173,7 @@ class ArtifactStore:
         path = f"{self.root}/{ref.name}"
         if not is_artifact_name(ref.name):
             raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name")
+        self._refuse_link(ref.name.partition("/")[0])
         try:
             descriptor = self._files.open(path, follow=False)
             try:
@@ -208,8 +224,8 @@ class ArtifactStore:
         if folder != self.root:
             self._make_durable(self.root)
         is_new = self._files.make_folder(folder)
-        if not is_new and folder != self.root and folder.is_symlink():
-            raise _elsewhere(folder)
+        if not is_new and folder != self.root:
+            self._refuse_link(folder.name)
         self._files.fsync_folder(folder.parent)
         self._durable_folders.add(folder)
 
@@ -265,8 +281,8 @@ def _was_swept(staged: Path, target: Path) -> bool:
     return staged.parent.is_dir() and target.parent.is_dir() and not staged.exists()
 
 
-def _elsewhere(folder: Path) -> ArtifactCorrupt:
-    """The artifact folder itself may be a link; what is in it stays in it."""
+def linked_folder(folder: Path) -> ArtifactCorrupt:
+    """The error of a link in a folder's place. The artifact folder may be one; what is in it stays in it."""
     return ArtifactCorrupt(
         f"{folder}: is a link, which is not followed",
         hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",

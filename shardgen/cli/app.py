@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -30,8 +30,8 @@ from shardgen.cli import (
     weights,
     worker,
 )
-from shardgen.cli.printable import escape_unencodable, printable
-from shardgen.errors import ShardgenError, Stopped, missing_opencv
+from shardgen.cli.printable import Outlet, open_outlets, printable
+from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -71,7 +71,7 @@ def _shardgen(
 
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
-    escape_unencodable(sys.stdout, sys.stderr)
+    outlet = open_outlets()
     _show_what_is_logged()
     try:
         code = app(standalone_mode=False, prog_name="shardgen")
@@ -89,16 +89,27 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
         code = 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; a second failure at interpreter exit would print a traceback.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         _say(traceback.format_exc().rstrip())
         _say("error: this is a bug in shardgen; nothing recorded is lost")
         _say("hint: report the traceback above; running the command again is safe")
         code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    sys.exit(code if outlet is None else _delivered(outlet, code))
+
+
+def _delivered(outlet: Outlet, code: int) -> int:
+    """The exit code, once all output is written; that it could not be counts only if all else went well."""
+    sys.stdout.flush()
+    if outlet.failure is None:
+        return code
+    if outlet.has_lost_its_reader:
+        return code or 128 + signal.SIGPIPE
+    what = f"the output cannot be written ({outlet.failure.strerror})"
+    if code:
+        _say(what)
+        return code
+    return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
 
 
 class _OnStderr(logging.Handler):

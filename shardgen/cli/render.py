@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from shardgen.cli.printable import printable, printable_json
+from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
@@ -28,12 +28,6 @@ def text(line: str) -> Text:
     return Text(printable(line))
 
 
-class _Stdout(Console):
-    def on_broken_pipe(self) -> None:
-        """Whoever read our output has gone; rich would end the process with 1 here."""
-        raise BrokenPipeError
-
-
 class _Bar(Progress):
     def stop(self) -> None:
         """Rich before 14 prints an empty line here even for a bar that is not shown."""
@@ -43,7 +37,14 @@ class _Bar(Progress):
 
 def stdout() -> Console:
     """Where results go."""
-    return _Stdout(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+def is_heard() -> bool:
+    """Whether what was printed so far has reached somebody."""
+    sys.stdout.flush()
+    outlet = outlet_of(sys.stdout)
+    return outlet is None or outlet.failure is None
 
 
 def stderr() -> Console:

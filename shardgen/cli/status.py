@@ -60,7 +60,7 @@ def status(
     least = run.settings.folder.scan_seconds if run.is_shared_folder else 0.0
     wait = max(least, _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS)
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
+        while render.is_heard():
             with suppress(TransientError):  # a busy manifest: the next look is soon
                 view = status_view(report(run))
                 if live is None:

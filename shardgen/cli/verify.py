@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,15 @@ from shardgen.cli import render
 from shardgen.cli.options import Json, remember, typed
 from shardgen.domain.wording import counted
 
+if TYPE_CHECKING:
+    from shardgen.requeueing import Requeued
+    from shardgen.verifying import Verification
+
 HELP = """Read every byte again and name what is wrong.
 
 Repairs nothing.
-Checks a run directory against its manifest, a zip against itself alone. Exits with 20-29 if something is
-wrong.
+Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
+itself alone. Exits with 20-29 if something is wrong.
 
 \b
 Example:
@@ -42,7 +46,11 @@ def verify(
         ),
     ] = Path(),
     requeue: Annotated[
-        bool, typer.Option("--requeue", help="Put exactly the bad batches back to be made again.")
+        bool,
+        typer.Option(
+            "--requeue",
+            help="Put exactly the bad batches back to be made again; put the manifest's counters right.",
+        ),
     ] = False,
     quick: Annotated[
         bool,
@@ -51,7 +59,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.errors import ArtifactCorrupt, InputMissing
+    from shardgen.errors import InputMissing
     from shardgen.finishing import check_run, check_zip, put_back
     from shardgen.rundir import RunDirectory
 
@@ -69,35 +77,51 @@ def verify(
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:
             found = check_run(RunDirectory.open(subject), on_progress=on_progress)
+    _show(found, json=json, is_zip=subject.is_file())
+    requeued = None
+    if requeue and not found.is_damaged:
+        requeued = put_back(RunDirectory.open(subject), found.bad_batches)
+    _refuse(subject, found, requeued)
+
+
+def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
     if json:
-        render.print_json(
-            {
-                "samples": found.samples,
-                "findings": [
-                    {"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings
-                ],
-            }
-        )
+        pending = {} if is_zip else {"pending": found.pending}
+        findings = [{"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings]
+        render.print_json({"samples": found.samples, **pending, "findings": findings})
     else:
         for one in found.findings:
             render.echo(f"{one.subject}: {one.fact}")
         render.echo(render.verified(found.samples, len(found.findings)))
-    requeued = put_back(RunDirectory.open(subject), found.bad_batches) if requeue else None
+        if found.pending:
+            render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
+    for remark in found.remarks:
+        render.say(remark)
+
+
+def _refuse(subject: Path, found: Verification, requeued: Requeued | None) -> None:
+    """Raise ManifestCorrupt or ArtifactCorrupt if something was wrong, with what to do now."""
+    from shardgen.errors import ArtifactCorrupt, ManifestCorrupt
+    from shardgen.manifest.tables import REBUILD
+
     if not found.findings:
         return
     if requeued is not None:
+        if requeued.mended:
+            render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
         batches = counted(len(requeued.batches), "batch")
         render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
-        hint = f"they are pending now: shardgen run {typed(subject)}"
+        hint = f"make what is pending, then merge: shardgen run {typed(subject)}"
     else:
-        hint = _remedy(subject, found.samples)
-    raise ArtifactCorrupt(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
+        hint = REBUILD if found.is_damaged else _remedy(subject, found.samples)
+    kind = ManifestCorrupt if all(one.in_manifest for one in found.findings) else ArtifactCorrupt
+    raise kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
 
 
 def _remedy(subject: Path, samples: int) -> str:
     name = typed(subject)
     if subject.is_dir():
-        return f"shardgen verify {name} --requeue puts exactly the bad batches back"
+        return f"shardgen verify {name} --requeue puts exactly the bad batches back, and the manifest right"
     if samples:
         return f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {name}"
     return "name a run directory, or a zip that `shardgen merge` wrote"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
@@ -27,6 +28,14 @@ class Access(StrEnum):
     READ = "read"
     WRITE = "write"
     CREATE = "create"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What a database found wrong with its own bytes; not `is_complete`: its time ran out before the end."""
+
+    facts: tuple[str, ...] = ()
+    is_complete: bool = True
 
 
 class Database(ABC):
@@ -52,6 +61,11 @@ class Database(ABC):
     @abstractmethod
     def now(self, connection: Connection) -> float:
         """UTC seconds since 1970 by the clock that leases expire by."""
+
+    def damage(self, *, seconds: float) -> Damage:
+        """Look for damage, so many seconds at most; nothing on a server, which watches its own files."""
+        del seconds
+        return Damage()
 
     @abstractmethod
     def hold_for_upgrade(self, connection: Connection) -> None:

@@ -16,7 +16,14 @@ from shardgen.domain.worker import WorkerState
 from shardgen.errors import InvalidSettings, ManifestBusy
 from shardgen.manifest import suspicion
 from shardgen.manifest.instants import to_seconds
-from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
+from shardgen.manifest.slices import (
+    contradictory,
+    held,
+    hide_from_worker,
+    lease_lost,
+    missing_slice,
+    move,
+)
 from shardgen.manifest.suspicion import Death
 from shardgen.manifest.tables import RUN, SHARD, SLICE, WORKER
 
@@ -99,6 +106,7 @@ def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -
             freed = _lowest(connection, request, same, passing=False)
             if freed is not None:
                 return _grant(connection, request, freed, deaths=freed.deaths)
+    _refuse_miscounted(connection)
     raise ManifestBusy(
         f"{_ATTEMPTS} times another worker was quicker", hint="run the command again, with fewer workers"
     )
@@ -184,7 +192,24 @@ def _nothing(connection: Connection, request: LeaseRequest) -> NoLease | None:
     if request.shard is not None:
         query = query.where(SHARD.c.shard == request.shard)
     leased, blocked, free = connection.execute(query).one()
+    if leased and not free:  # whoever waits for a slice that nobody has waits for ever
+        _refuse_miscounted(connection)
     return None if free else NoLease(leased=int(leased or 0), blocked=int(blocked or 0))
+
+
+def _refuse_miscounted(connection: Connection) -> None:
+    """Raise ManifestCorrupt when the shards count other open or leased slices than there are."""
+    counts = [
+        (func.sum(SHARD.c[f"slices_{state}"]), select(func.count()).where(SLICE.c.state == state))
+        for state in ("open", "leased")
+    ]
+    # In one statement, which sees one moment only, whatever others commit meanwhile.
+    query = select(*(one for total, rows in counts for one in (total, rows.scalar_subquery())))
+    opened, open_rows, leased, leased_rows = connection.execute(query).one()
+    if (int(opened or 0), int(leased or 0)) != (open_rows, leased_rows):
+        raise contradictory(
+            "shards", f"count {opened} open and {leased} leased slices, have {open_rows} and {leased_rows}"
+        )
 
 
 def _death(
@@ -325,7 +350,9 @@ def fence_of_unheld_slice(
     Raises ManifestBusy while a worker holds it.
     """
     same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    row = connection.execute(select(SLICE).where(*same).with_for_update()).mappings().one()
+    row = connection.execute(select(SLICE).where(*same).with_for_update()).mappings().one_or_none()
+    if row is None:
+        raise missing_slice(shard, slice_)
     if row["state"] == "leased":
         if row["expires_at"] > to_seconds(now):
             raise ManifestBusy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -17,13 +18,25 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
-from shardgen.manifest import folder, leases, lookups, receipts, schema, shared, suspicion, workers
-from shardgen.manifest.backend import Access, Body, Happened, Result
+from shardgen.errors import ManifestCorrupt
+from shardgen.manifest import (
+    consistency,
+    folder,
+    leases,
+    lookups,
+    receipts,
+    schema,
+    shared,
+    suspicion,
+    workers,
+)
+from shardgen.manifest.backend import Access, Body, Damage, Happened, Result
+from shardgen.manifest.consistency import Audit, Contradiction
 from shardgen.manifest.instants import from_seconds
 from shardgen.manifest.leases import Holder, LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
 from shardgen.manifest.place import Place
-from shardgen.manifest.tables import RUN
+from shardgen.manifest.tables import REBUILD, RUN
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
 
@@ -86,7 +99,9 @@ class Manifest:
 
     def _check(self, connection: Connection) -> None:
         schema.check_revision(connection, where=self._database.shown)
-        found = connection.execute(select(RUN.c.fingerprint)).scalar_one()
+        found = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
+        if found is None:
+            raise ManifestCorrupt(f"{self._database.shown}: names no plan", hint=REBUILD)
         if found != self._plan.fingerprint:
             raise schema.other_plan(self._database.shown, found, self._plan.fingerprint)
 
@@ -99,6 +114,11 @@ class Manifest:
     def close(self) -> None:
         """Give back the connections."""
         self._database.close()
+
+    @property
+    def shown(self) -> str:
+        """For messages: the file, or the server and the database."""
+        return self._database.shown
 
     def now(self) -> datetime:
         """The manifest's clock: the one that leases expire by."""
@@ -327,6 +347,47 @@ class Manifest:
     def unavailable(self) -> dict[Slice, str]:
         """The slices that are leased (and renewed), done or blocked on this machine, with that state."""
         return self._read(lambda connection: shared.unavailable(connection, self._now(connection)))
+
+    # whether it can be believed
+
+    def damage(self, *, seconds: float) -> Damage:
+        """What the database finds wrong with its own file, in so many seconds at most."""
+        return self._database.damage(seconds=seconds)
+
+    def audit(self, *, seconds: float | None = None) -> Audit:
+        """Compare counters, slices, receipts, dead letters and the plan; ends early when the time is over."""
+        layout = self._layout
+        looks: list[Body[list[Contradiction]]] = [
+            lambda connection: consistency.find_strays(connection, layout),
+            *(
+                partial(consistency.find_contradictions, layout=layout, shards=page)
+                for page in consistency.pages(layout)
+            ),
+            consistency.find_miscounted_provenances,
+        ]
+        began = time.monotonic()
+        found: list[Contradiction] = []
+        for look in looks:
+            if seconds is not None and time.monotonic() - began > seconds:
+                return Audit(contradictions=tuple(found), is_complete=False)
+            found += self._read(look)
+        return Audit(contradictions=tuple(found))
+
+    def refuse_contradictions(self, *, seconds: float | None = None) -> None:
+        """Raise ManifestCorrupt when its records contradict each other or the plan."""
+        self.audit(seconds=seconds).refuse(self.shown)
+
+    def mend(self) -> int:
+        """Make counters and slices what the receipts say; the plan's alone stay. Returns how many were wrong.
+
+        Workers may be at work. Shard by shard: after a death in between it is done again.
+        """
+        layout = self._layout
+        mended = self._write(lambda connection: consistency.remove_stray_receipts(connection, layout))
+        for page in consistency.pages(layout):
+            mended += self._write(partial(consistency.mend, layout=layout, shards=page))
+        mended += self._write(lambda connection: consistency.remove_stray_shards(connection, layout))
+        return mended + self._write(consistency.recount_provenances)
 
     # what an operator reads and undoes
 

@@ -25,8 +25,8 @@ from shardgen.domain.receipt import (
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import suspicion
 from shardgen.manifest.inserting import insert_unless_there
-from shardgen.manifest.slices import held, hide_from_worker, lease_lost, move
-from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE
+from shardgen.manifest.slices import held, hide_from_worker, lease_lost, missing_slice, move
+from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
 
 
 def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> list[BatchIndex]:
@@ -175,6 +175,8 @@ def read_page(connection: Connection, *, start: BatchIndex, limit: int) -> list[
 
 
 def _receipt(row: RowMapping, provenances: dict[int, Provenance], dead: Sequence[DeadLetter]) -> Receipt:
+    with decoding(f"the receipt of batch {row['batch']}"):
+        sums, provenance = _sums_from_json(row["sums"]), provenances[row["provenance"]]
     return Receipt(
         shard=ShardIndex(row["shard"]),
         slice=SliceIndex(row["slice"]),
@@ -188,17 +190,17 @@ def _receipt(row: RowMapping, provenances: dict[int, Provenance], dead: Sequence
             members_start=row["members_start"],
             members_stop=row["members_stop"],
             members_sha256=row["members_sha256"],
-            sums=_sums_from_json(row["sums"]),
+            sums=sums,
             dead_letters=tuple(dead),
-            provenance=provenances[row["provenance"]],
+            provenance=provenance,
         ),
     )
 
 
 def _dead_letter(row: RowMapping) -> DeadLetter:
-    return DeadLetter(
-        sample=SampleIndex(row["sample"]), reason=DeadLetterReason(row["reason"]), detail=row["detail"]
-    )
+    with decoding(f"dead letter {row['sample']}"):
+        reason = DeadLetterReason(row["reason"])
+    return DeadLetter(sample=SampleIndex(row["sample"]), reason=reason, detail=row["detail"])
 
 
 def read_dead_letters(connection: Connection, *, start: SampleIndex, limit: int) -> list[DeadLetter]:
@@ -255,7 +257,9 @@ def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[Ba
 def _reopen(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
     """Count one batch more to do; a done slice is open again (a blocked one stays blocked)."""
     same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one()
+    state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one_or_none()
+    if state is None:
+        raise missing_slice(shard, slice_)
     new = "open" if state == "done" else state
     connection.execute(update(SLICE).where(*same).values(state=new, batches_left=SLICE.c.batches_left + 1))
     if new != state:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, and_, update
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
-from shardgen.errors import LeaseLost
+from shardgen.errors import LeaseLost, ManifestCorrupt
 from shardgen.manifest.tables import SHARD, SLICE, WORKER
 
 
@@ -29,6 +29,19 @@ def lease_lost(lease: Lease) -> LeaseLost:
         f"shard {lease.shard} slice {lease.slice}: lease with fence {lease.fence} was taken over",
         hint="nothing to do: the slice's new holder finishes it",
     )
+
+
+def contradictory(where: str, fact: str) -> ManifestCorrupt:
+    """The error of records that cannot both be true, for whoever cannot go on because of them."""
+    return ManifestCorrupt(
+        f"{where}: {fact}: the manifest contradicts itself",
+        hint="shardgen verify RUN_DIR --requeue puts it right; no artifact is lost",
+    )
+
+
+def missing_slice(shard: ShardIndex, slice_: SliceIndex) -> ManifestCorrupt:
+    """The error of a receipt whose slice is not there."""
+    return contradictory(f"shard {shard} slice {slice_}", "has a receipt, but no row")
 
 
 def move(connection: Connection, shard: ShardIndex, changes: Mapping[str, int]) -> None:

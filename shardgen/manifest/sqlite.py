@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardgen.domain.steps import OnStep, RebuildStep
@@ -25,11 +25,14 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.folders import make_folders
-from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
+from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.filesystem import refuse_untrusted
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
+from shardgen.manifest.tables import REBUILD
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
+_DAMAGE_SHOWN = 3
+_CLOCK_STEPS = 1_000  # of SQLite's machine, between two looks at the clock
 _STALE_JOURNAL = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 
 
@@ -102,6 +105,17 @@ class SqliteDatabase(Database):
         with transaction(self.engine) as connection:
             return body(connection)
 
+    def damage(self, *, seconds: float) -> Damage:
+        """Look through the whole file (PRAGMA quick_check); meanwhile nobody can commit.
+
+        SQLite before 3.43 looks at the clock between two tables only.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            return self.transact(lambda connection: _quick_check(connection, deadline))
+        except ManifestCorrupt as error:
+            return Damage(facts=(str(error).removeprefix(f"{self.shown}: "),))
+
     def now(self, connection: Connection) -> float:
         """This host's clock: a jump of it causes an early takeover at worst, and that is harmless."""
         del connection
@@ -109,6 +123,22 @@ class SqliteDatabase(Database):
 
     def hold_for_upgrade(self, connection: Connection) -> None:
         """Nothing to do: BEGIN IMMEDIATE holds the whole file already."""
+
+
+def _quick_check(connection: Connection, deadline: float) -> Damage:
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"not SQLite's own connection: {driver!r}")
+    driver.set_progress_handler(lambda: time.monotonic() > deadline, _CLOCK_STEPS)
+    try:
+        found = connection.exec_driver_sql(f"PRAGMA quick_check({_DAMAGE_SHOWN})").scalars().all()
+    except OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return Damage(is_complete=False)
+    finally:
+        driver.set_progress_handler(None, 0)
+    return Damage(facts=tuple(" ".join(str(fact).split()) for fact in found if fact != "ok"))
 
 
 def _make_folder(folder: Path) -> None:
@@ -229,12 +259,12 @@ _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_CORRUPT: (
         ManifestCorrupt,
         "the database is damaged",
-        "move it away, keep artifacts/ and plan.json, then: shardgen rebuild RUN_DIR",
+        REBUILD,
     ),
     sqlite3.SQLITE_CONSTRAINT: (
         ManifestCorrupt,
         "its rows contradict its rules",
-        "keep a copy of it and report this; artifacts and plan.json are untouched",
+        "shardgen verify RUN_DIR --requeue puts them right; no artifact is lost",
     ),
 }
 
@@ -245,6 +275,8 @@ def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     code = getattr(error.orig, "sqlite_errorcode", None)
     name = getattr(error.orig, "sqlite_errorname", type(error).__name__)
     # An extended code says more than the plain one in its low byte.
+    if code is None and isinstance(error.orig, sqlite3.OperationalError):
+        code = sqlite3.SQLITE_CORRUPT  # the module itself speaks: a text that it has read is no UTF-8
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
     if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not Path(unquote(database)).exists():
         kind, fact, hint = _GONE  # one thread's connection is opened after the others'

@@ -11,7 +11,7 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion
 from shardgen.manifest.slices import held, lease_lost
-from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE
+from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE, decoding
 
 _DETAIL_CHARACTERS = 16_000  # the stacks of three hung processes; the newest are kept
 
@@ -35,21 +35,22 @@ def read_suspicion(connection: Connection, lease: Lease) -> Suspicion:
     found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease))).mappings()
     letters = select(DEAD_LETTER.c.sample).join(RECEIPT, RECEIPT.c.batch == DEAD_LETTER.c.batch)
     letters = letters.where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
-    return Suspicion(
-        deaths=deaths,
-        dead_letters=frozenset(SampleIndex(one) for one in connection.execute(letters).scalars()),
-        batch=None if batch is None else BatchIndex(batch),
-        samples={
-            SampleIndex(one["sample"]): SuspectSample(
-                sample=SampleIndex(one["sample"]),
-                deaths=one["deaths"],
-                state=SuspectState(one["state"]),
-                reason=None if one["reason"] is None else DeadLetterReason(one["reason"]),
-                detail=one["detail"],
-            )
-            for one in found
-        },
-    )
+    with decoding(f"what is suspected in shard {lease.shard} slice {lease.slice}"):
+        return Suspicion(
+            deaths=deaths,
+            dead_letters=frozenset(SampleIndex(one) for one in connection.execute(letters).scalars()),
+            batch=None if batch is None else BatchIndex(batch),
+            samples={
+                SampleIndex(one["sample"]): SuspectSample(
+                    sample=SampleIndex(one["sample"]),
+                    deaths=one["deaths"],
+                    state=SuspectState(one["state"]),
+                    reason=None if one["reason"] is None else DeadLetterReason(one["reason"]),
+                    detail=one["detail"],
+                )
+                for one in found
+            },
+        )
 
 
 def _of_slice(one: Lease | Death) -> tuple[ColumnElement[bool], ...]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sqlalchemy import REAL, Column, Double, Integer, MetaData, Table, Text
 from sqlalchemy.types import BigInteger, TypeEngine
 
+from shardgen.errors import ManifestCorrupt
+
 METADATA = MetaData()
+REBUILD = "move the manifest away, keep artifacts/ and plan.json, then: shardgen rebuild RUN_DIR"
 
 # STRICT tables in SQLite take INTEGER, REAL and TEXT only; every instant is UTC seconds since 1970.
 _INT: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")
@@ -130,3 +136,14 @@ MICRO_BATCH = Table(
     Column("micro_batch", _INT, nullable=False),
     Column("shrunk_to", _INT),  # what memory sufficed for when it once ran out
 )
+
+
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Make values of rows: what no version of ours has written there is ManifestCorrupt, not a bug."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise ManifestCorrupt(
+            f"the manifest is damaged: {what} cannot be read ({type(error).__name__}: {error})", hint=REBUILD
+        ) from error

@@ -17,7 +17,7 @@ from shardgen.domain.worker import (
 )
 from shardgen.manifest.inserting import insert_unless_there
 from shardgen.manifest.instants import from_seconds, to_seconds
-from shardgen.manifest.tables import MICRO_BATCH, RECEIPT, SLICE, WORKER
+from shardgen.manifest.tables import MICRO_BATCH, RECEIPT, SLICE, WORKER, decoding
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # ended workers' rows, in seconds: the table stays small however long the run
 
@@ -143,6 +143,11 @@ def _identity(row: RowMapping) -> WorkerIdentity:
 
 
 def _row(row: RowMapping) -> WorkerRow:
+    with decoding(f"the row of worker {row['id']}"):
+        return _decoded(row)
+
+
+def _decoded(row: RowMapping) -> WorkerRow:
     expires = row["lease_expires_at"]
     return WorkerRow(
         identity=_identity(row),
