@@ -170,8 +170,8 @@ def test_a_run_with_a_wide_micro_batch_that_was_killed_gives_the_zip_of_an_undis
 ) -> None:
     settings = run.path / "shardgen.toml"
     text = settings.read_text(encoding="utf-8")
-    assert "micro_batch = 2\n" in text
-    settings.write_text(text.replace("micro_batch = 2\n", "micro_batch = 8\n"), encoding="utf-8")
+    assert text.count("micro_batch = 2") == 1
+    settings.write_text(text.replace("micro_batch = 2", "micro_batch = 8"), encoding="utf-8")
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(run.path, undisturbed)
     for nth in (2, 4):
