@@ -3,9 +3,9 @@
     python -m benchmarks.determinism [--rounds 20] [--weights random:64 small] [--threads 1x1 2x1 2x2]
 
 Two processes at once, so that both cores of a small machine are busy, each run the network `rounds` times for
-every micro-batch, arithmetic and number of threads (INTRAxINTER: inside one operation, and operations at once;
-a worker with threads of its own has Nx1, a lone one as many of both as there are cores). The last column
-counts the different outputs over all numbers of threads. `TF_ENABLE_ONEDNN_OPTS=1` tries the other library.
+every micro-batch, arithmetic and number of threads. INTRAxINTER: threads inside an operation, and operations
+at once; a worker with threads of its own has Nx1, a lone one as many of both as there are cores. The last
+column counts the different outputs over all of them. `TF_ENABLE_ONEDNN_OPTS=1` tries the other library.
 """
 
 from __future__ import annotations

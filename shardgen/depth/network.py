@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,6 +47,9 @@ def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[
     """
     import tensorflow as tf
 
+    # Its rewritten sums (AddN) begin with whichever input's memory is free first: the last bits would hang on
+    # timing. Set here, for the whole process, so that no graph is traced without it.
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     graph = _Graph(weights, shape)
     width, height = shape.input_size
     signature = [tf.TensorSpec([shape.micro_batch, height, width, 3], tf.uint8)]
@@ -164,7 +169,7 @@ class _Graph:
             y = tf.matmul(tf.reshape(tf.cast(x, tf.float32), (-1, channels)), taps)
             y = tf.pad(tf.reshape(y, (batch, height, width, 9)), [[0, 0], [1, 1], [1, 1], [0, 0]])
             shifted = [y[:, tap // 3 :, tap % 3 :, tap][:, :height, :width] for tap in range(9)]
-            return tf.add_n(shifted) + bias
+            return functools.reduce(operator.add, shifted) + bias  # one after the other, unlike tf.add_n
 
         return run
 

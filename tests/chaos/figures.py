@@ -12,6 +12,7 @@ class Figures:
 
     seed: int
     seconds: float
+    micro_batch: int
     planned: int = 0
     stored: int = 0
     dead: int = 0
@@ -35,7 +36,7 @@ class Figures:
             f"{self.redone['kill'] / kills:.2f} on average, {self.worst_kill} at most" if kills else "-"
         )
         rows = [
-            ("seed, seconds", f"{self.seed}, {self.seconds:.0f}"),
+            ("seed, seconds, micro-batch", f"{self.seed}, {self.seconds:.0f}, {self.micro_batch}"),
             ("kills", f"{kills}, with a noted sample: {self.counts['deaths of a noted sample']}"),
             ("spared for the sake of one", f"{self.counts['kills spared']}"),
             ("killed or stalled inside a commit", f"{self.counts['stopped inside a commit']}"),

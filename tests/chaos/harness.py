@@ -26,7 +26,15 @@ from tests.chaos.faults import CALLS, FULL_DISK, order_fault
 from tests.chaos.figures import Figures
 from tests.chaos.operating import Operator, batches_to_requeue
 from tests.chaos.postgres_backdoor import PostgresBackdoor
-from tests.chaos.schedule import ON_A_FILE, WITH_A_SERVER, WITH_SESSIONS, Event, EventKind, make_schedule
+from tests.chaos.schedule import (
+    ON_A_FILE,
+    WITH_A_SERVER,
+    WITH_SESSIONS,
+    Event,
+    EventKind,
+    make_schedule,
+    micro_batch_of,
+)
 from tests.chaos.server_faults import ServerFaults
 from tests.invariants import counter_faults, zip_faults
 from tests.postgres import Server
@@ -74,7 +82,9 @@ class Chaos:
         self._began = time.monotonic()
         self._stored = 0
         self._write = say
-        self.figures = Figures(seed=options.seed, seconds=options.seconds)
+        self.figures = Figures(
+            seed=options.seed, seconds=options.seconds, micro_batch=micro_batch_of(options.seed)
+        )
         self._undisturbed = self._make_undisturbed()
         self._run = self._plan_run()
         self._plan: Plan = self._run.plan()
@@ -123,6 +133,7 @@ class Chaos:
             self._folder,
             changes={
                 "compose.grid": f"[20, {rows}]",
+                "depth.micro_batch": str(self.figures.micro_batch),
                 "shards.size": "1000",
                 "shards.slice_batches": "4",
                 "shards.batch": "8",

@@ -40,6 +40,7 @@ MEAN_GAP_SECONDS = {
 ON_A_FILE = tuple(kind for kind in EventKind if kind not in (EventKind.CUT, EventKind.RESTART))
 WITH_SESSIONS = (*ON_A_FILE, EventKind.CUT)
 WITH_A_SERVER = (*WITH_SESSIONS, EventKind.RESTART)
+_MICRO_BATCHES = (1, 2, 4, 8, 32)
 _START_UP_SECONDS = 5.0  # before that nobody has a lease
 
 
@@ -55,6 +56,11 @@ class Event:
     def random(self) -> random.Random:
         """The event's own source of randomness: the same however the run went before."""
         return random.Random(self.seed)  # noqa: S311
+
+
+def micro_batch_of(seed: int) -> int:
+    """How many images the network takes at once in a run of this seed."""
+    return random.Random(f"micro-batch {seed}").choice(_MICRO_BATCHES)  # noqa: S311
 
 
 def make_schedule(seed: int, seconds: float, kinds: Collection[EventKind] = tuple(EventKind)) -> list[Event]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import VARIABLE, Chaos, ChaosOptions
-from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule
+from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule, micro_batch_of
 from tests.chaos.worker import UNPUBLISHED
 from tests.postgres import Server, new_schema
 
@@ -15,6 +15,8 @@ def test_the_same_seed_gives_the_same_schedule_with_every_kind_of_misfortune() -
     assert make_schedule(5, 120) != make_schedule(6, 120)
     assert {event.kind for event in make_schedule(5, 60)} == set(EventKind)
     assert {event.kind for event in make_schedule(5, 60, ON_A_FILE)} == set(ON_A_FILE)
+    assert micro_batch_of(5) == micro_batch_of(5)
+    assert {micro_batch_of(seed) for seed in range(40)} == {1, 2, 4, 8, 32}
 
 
 @pytest.mark.slow

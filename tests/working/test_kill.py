@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -160,3 +162,24 @@ def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "TOO MANY" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_with_a_wide_micro_batch_that_was_killed_gives_the_zip_of_an_undisturbed_one(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    settings = run.path / "shardgen.toml"
+    text = settings.read_text(encoding="utf-8")
+    assert text.count("micro_batch = 2") == 1
+    settings.write_text(text.replace("micro_batch = 2", "micro_batch = 8"), encoding="utf-8")
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(run.path, undisturbed)
+    for nth in (2, 4):
+        die_at("worker", run.path, BatchStep.LINKED, nth=nth)
+    for path in (run.path, undisturbed):
+        done = shardgen("worker", path)
+        assert done.returncode == 0, done.stderr
+        assert "micro-batch 8" in done.stderr
+    merged = shardgen("merge", undisturbed)
+    assert merged.returncode == 0, merged.stderr
+    assert_merges_to(run, sha256_of(undisturbed / "dataset.zip"))

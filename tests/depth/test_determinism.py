@@ -1,0 +1,99 @@
+"""The same input gives the same bits: in every process, however busy the machine, at every micro-batch."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorflow.python.eager import context  # the only way to the graph that really runs
+
+from benchmarks.determinism import MICRO_BATCHES, Case, Threads, different_outputs
+from shardgen.depth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.tapped_convolution import low_resolution_pays, winograd_pays
+from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.domain.plan import Upsampling
+from tests.legacy_weights import LegacyNetwork
+
+SMALL_SIZE, WIDE_SIZE = (96, 64), (320, 192)
+# Sums of more than two terms, by TensorFlow's and oneDNN's names. A sum of two has one order only.
+UNORDERED = ("AddN", "AccumulateN", "Sum", "Mean")
+
+
+@pytest.fixture(scope="module")
+def wide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose decoder goes all three ways: tiles, taps at the low resolution, rows last."""
+    network = LegacyNetwork(width=640, blocks=(1, 2, 1, 3), growth=12, stem=24, seed=4)
+    return network.write(tmp_path_factory.mktemp("wide") / "wide.h5")
+
+
+def shape_of(
+    micro_batch: int,
+    arithmetic: Arithmetic,
+    *,
+    size: tuple[int, int] = SMALL_SIZE,
+    upsampling: Upsampling = Upsampling.ALIGNED,
+) -> GraphShape:
+    return GraphShape(micro_batch=micro_batch, input_size=size, upsampling=upsampling, arithmetic=arithmetic)
+
+
+def operations(weights: WeightsFile, shape: GraphShape) -> set[str]:
+    """The kinds of operations of a graph after TensorFlow has optimised it."""
+    width, height = shape.input_size
+    with context.collect_graphs(optimized=True) as graphs:
+        build_network(weights, shape)(np.zeros((shape.micro_batch, height, width, 3), np.uint8))
+    found = {node.op for graph in graphs for node in graph.node}
+    return found | {
+        node.op for graph in graphs for function in graph.library.function for node in function.node_def
+    }
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+@pytest.mark.parametrize(
+    ("upsampling", "micro_batch"),
+    [
+        pytest.param(*case, marks=[] if case in ((Upsampling.ALIGNED, 8), (Upsampling.HALF_PIXEL, 2)) else
+                     pytest.mark.slow)
+        for case in product(Upsampling, MICRO_BATCHES)
+    ],
+)  # fmt: skip
+def test_no_sum_of_an_optimised_graph_has_an_order_that_is_not_fixed(
+    narrow: WeightsFile, arithmetic: Arithmetic, upsampling: Upsampling, micro_batch: int
+) -> None:
+    found = operations(narrow, shape_of(micro_batch, arithmetic, upsampling=upsampling))
+    assert "ResizeBilinear" in found  # it is the graph of the network, with rows upsampled last
+    assert {name for name in found if any(sums in name for sums in UNORDERED)} == set()
+
+
+@pytest.mark.usefixtures("cpu")
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_nor_has_that_of_a_wide_decoder(wide_file: Path, arithmetic: Arithmetic) -> None:
+    assert winograd_pays(height=12, width=20, incoming=640 + 28, outgoing=320)
+    assert low_resolution_pays(height=48, width=80, incoming=160, outgoing=80)
+    found = operations(read_weights(wide_file), shape_of(1, arithmetic, size=WIDE_SIZE))
+    assert {"ResizeBilinear", "Transpose"} <= found
+    assert {name for name in found if any(sums in name for sums in UNORDERED)} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [Threads(1, 1), Threads(2, 2), Threads(4, 4)], ids=str)
+def test_two_processes_that_keep_both_cores_busy_give_one_output(wide_file: Path, threads: Threads) -> None:
+    cases = [
+        Case(weights="small", shape=shape_of(micro_batch, arithmetic))
+        for micro_batch, arithmetic in product(MICRO_BATCHES, Arithmetic)
+    ]
+    cases += [
+        Case(weights=str(wide_file), shape=shape_of(2, arithmetic, size=WIDE_SIZE))
+        for arithmetic in Arithmetic
+    ]
+    found = different_outputs(cases, threads, rounds=20)
+    assert {case: len(outputs) for case, outputs in zip(cases, found, strict=True) if len(outputs) > 1} == {}
+
+
+@pytest.mark.slow
+def test_how_many_operations_run_at_once_does_not_change_a_bit() -> None:
+    cases = [Case(weights="small", shape=shape_of(8, arithmetic)) for arithmetic in Arithmetic]
+    one, several = (different_outputs(cases, Threads(2, inter), rounds=5) for inter in (1, 2))
+    assert one == several
