@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -149,13 +150,34 @@ def test_a_backup_beside_a_commit_that_is_under_way_leaves_its_journal_alone(
     assert _stored(run, tmp_path / "before.sqlite") == 0
 
 
-def _die_inside_a_large_commit(path: Path) -> None:
+def _begin_a_large_commit(path: Path) -> sqlite3.Connection:
+    """Changed pages are in the file already, and what they were is in the journal."""
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA cache_size = 1")  # so that changed pages reach the file before the commit
+    connection.execute("PRAGMA cache_size = 1")
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("UPDATE shard SET stored = 77")
-    connection.execute("CREATE TABLE large AS SELECT randomblob(500) FROM dead_letter")
+    connection.execute("UPDATE shard SET slices_open = slices_open")
+    connection.execute("CREATE TABLE large (content)")
     connection.executemany("INSERT INTO large VALUES (?)", [(b"x" * 500,)] * 2_000)
+    return connection
+
+
+def test_a_backup_waits_for_a_commit_whose_pages_are_half_in_the_file(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    target = tmp_path / "copy.sqlite"
+    backup = threading.Thread(target=back_up, args=(run, target))
+    with closing(_begin_a_large_commit(run.place.path)) as writer:
+        backup.start()
+        backup.join(0.5)
+        assert backup.is_alive()
+        writer.execute("COMMIT")
+        backup.join()
+    with closing(sqlite3.connect(target)) as copy:
+        assert copy.execute("SELECT count(*) FROM large").fetchone() == (2_000,)
+
+
+def _die_inside_a_large_commit(path: Path) -> None:
+    _begin_a_large_commit(path).execute("UPDATE shard SET stored = 77")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
