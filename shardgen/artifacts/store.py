@@ -240,6 +240,22 @@ def publish_file(path: Path, data: bytes, *, files: Files | None = None) -> bool
         raise storage_error(error, path) from error
 
 
+def give_name(files: Files, staged: Path, target: Path) -> bool:
+    """Let a synced file have its name in one step; False, changing nothing, when the name exists already."""
+    try:
+        files.link(staged, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # Without links nothing refuses an existing name atomically: of an artifact its random part does.
+        if target.exists():
+            return False
+        files.rename(staged, target)
+    return True
+
+
 def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
     """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent.
 
@@ -255,18 +271,8 @@ def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: 
         finally:
             files.close(descriptor)
         on_step(BatchStep.STAGED)
-        try:
-            files.link(staged, target)
-        except FileExistsError:
+        if not give_name(files, staged, target):
             return False
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # Without links nothing refuses an existing name atomically: the name's random part does.
-            if target.exists():
-                return False
-            files.rename(staged, target)
-            is_staged = False
         on_step(BatchStep.LINKED)
     finally:
         if is_staged:

@@ -13,6 +13,7 @@ import typer
 
 from shardgen import __version__
 from shardgen.cli import (
+    backup,
     dead_letters,
     demo,
     doctor,
@@ -46,7 +47,7 @@ app = typer.Typer(
     epilog="Start with `shardgen demo`; then init, plan, preview, run. If something stopped, run the same "
     "command again.",
 )
-_OPERATORS = (dead_letters, requeue, sweep, rebuild)
+_OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
 for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
     module.register(app)
 app.add_typer(weights.app, name="weights")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -97,3 +98,10 @@ class Backend(ABC):
     @abstractmethod
     def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
         """Make a new manifest, there all at once or not: `create` makes its tables, `fill` its rows."""
+
+    @abstractmethod
+    def copy_to(self, target: Path) -> None:
+        """Copy one moment of it into an empty file, whoever writes meanwhile; not durable yet.
+
+        Raises InvalidSettings where that is another program's work, ManifestCorrupt for a damaged one.
+        """

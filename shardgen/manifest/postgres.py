@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic
 
 from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, inspect, text
@@ -14,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shardgen.domain.steps import OnStep, RebuildStep
-from shardgen.errors import InputMissing, ManifestBusy, ManifestMismatch, ShardgenError
+from shardgen.errors import InputMissing, InvalidSettings, ManifestBusy, ManifestMismatch, ShardgenError
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.postgres_errors import (
     answer_of,
@@ -131,6 +134,22 @@ class PostgresServer(Backend):
         finally:
             database.close()
 
+    def copy_to(self, target: Path) -> None:
+        """Refuse: the server's own program does that, during a run too; the hint is the line to type."""
+        query = self._url.query
+        named = {
+            "host": self._url.host or query.get("host"),
+            "port": self._url.port or query.get("port"),
+            "username": self._url.username,
+            "dbname": self._url.database,
+            "schema": "".join(re.findall(r"search_path=([\w.]+)", str(query.get("options", "")))),
+        }
+        words = [word for name, value in named.items() if value for word in (f"--{name}", str(value))]
+        raise InvalidSettings(
+            f"{self.shown}: a database on a server is copied by pg_dump, not by shardgen",
+            hint=shlex.join(["pg_dump", "--format=custom", *words, "--file", str(target)]),
+        )
+
     def _refuse_company(self, connection: Connection, attempt: TextClause) -> None:
         if not connection.execute(attempt, {"key": _ALONE}).scalar_one():
             raise ManifestBusy(
@@ -182,7 +201,7 @@ class PostgresDatabase(Database):
                 self._say(_cause(error), seconds, waited=state.seconds_since_start or 0.0)
 
         retrying = Retrying(
-            retry=retry_if_exception(lambda error: passes_by_itself(_cause(error))),
+            retry=retry_if_exception(_passes),
             wait=_PAUSES,
             stop=stop_after_delay(seconds),
             before_sleep=say,
@@ -215,6 +234,10 @@ class PostgresDatabase(Database):
 
 class _NoConnection(Exception):
     """No session could be had; the cause says why."""
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, (_NoConnection, DBAPIError)) and passes_by_itself(_cause(error))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -62,6 +62,21 @@ class SqliteFile(Backend):
     def refuse_existing(self) -> None:
         """Raise ManifestMismatch for a file that is not empty, and for a journal."""
         refuse_existing(self.path)
+
+    def copy_to(self, target: Path) -> None:
+        """Copy it while its writers wait, then read the copy through."""
+        database = SqliteDatabase(self.path, Access.READ)
+        try:
+            database.transact(lambda connection: _copy(connection, target), reading=True)
+            with closing(sqlite3.connect(target)) as copy:
+                found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.Error as error:
+            raise explained(error, target) from error
+        finally:
+            database.close()
+        if found != "ok":
+            kind, fact, hint = _MEANINGS[sqlite3.SQLITE_CORRUPT]
+            raise kind(f"{self.path}: {fact} ({found})", hint=hint)
 
     def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
         """Fill a file under another name, then give it its own."""
@@ -149,6 +164,20 @@ def _make_folder(folder: Path) -> None:
             f"{folder}: cannot be made ({error.strerror})",
             hint="check [manifest] url in shardgen.toml and the folder's permissions",
         ) from error
+
+
+def _copy(connection: Connection, target: Path) -> None:
+    """All pages in one step: in several, each commit of another process would start the copy anew."""
+    connection.exec_driver_sql(
+        "SELECT count(*) FROM sqlite_schema"
+    )  # waits for a writer, then keeps others out
+    source = connection.connection.driver_connection
+    if not isinstance(source, sqlite3.Connection):
+        raise TypeError(f"not a connection to SQLite: {source!r}")
+    with closing(sqlite3.connect(target)) as copy:
+        copy.execute("PRAGMA journal_mode=OFF")  # nobody needs half a copy, nor a journal of it
+        copy.execute("PRAGMA synchronous=OFF")
+        source.backup(copy)
 
 
 def _finish_interrupted_commit(path: Path) -> None:
@@ -270,14 +299,19 @@ _MEANINGS: dict[int, _Meaning] = {
 
 
 def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
-    """The deliberate error for a database error; decided on SQLite's codes, never on message text."""
+    """The deliberate error for a database error."""
     database = (engine.url.database or "").removeprefix("file:")
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    name = getattr(error.orig, "sqlite_errorname", type(error).__name__)
+    return explained(error.orig or error, Path(unquote(database)), shown=database)
+
+
+def explained(error: BaseException, path: Path, *, shown: str = "") -> ShardgenError:
+    """The deliberate error for one of the driver's; decided on SQLite's codes, never on message text."""
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
     # An extended code says more than the plain one in its low byte.
     if code is None and isinstance(error.orig, sqlite3.OperationalError):
         code = sqlite3.SQLITE_CORRUPT  # the module itself speaks: a text that it has read is no UTF-8
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not Path(unquote(database)).exists():
+    if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not path.exists():
         kind, fact, hint = _GONE  # one thread's connection is opened after the others'
-    return kind(f"{database}: {fact} ({name}: {error.orig})", hint=hint)
+    return kind(f"{shown or path}: {fact} ({name}: {error})", hint=hint)

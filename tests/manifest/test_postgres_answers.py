@@ -13,7 +13,14 @@ import psycopg
 import pytest
 from sqlalchemy import URL, Connection, text
 
-from shardgen.errors import InputMissing, InvalidSettings, ManifestBusy, ManifestMismatch, ShardgenError
+from shardgen.errors import (
+    InputMissing,
+    InvalidSettings,
+    LeaseLost,
+    ManifestBusy,
+    ManifestMismatch,
+    ShardgenError,
+)
 from shardgen.manifest import postgres
 from shardgen.manifest.backend import Access
 from shardgen.manifest.postgres import PostgresDatabase, PostgresServer
@@ -233,6 +240,18 @@ def test_every_answer_does_what_the_table_says(opened: PostgresDatabase, answer:
         assert answer.fact in str(caught.value)
         assert caught.value.hint == answer.hint
         assert len(calls) == 1
+
+
+def test_what_is_no_answer_of_the_server_is_not_waited_for(opened: PostgresDatabase) -> None:
+    calls: list[int] = []
+
+    def body(_connection: Connection) -> None:
+        calls.append(1)
+        raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost):
+        opened.transact(body)
+    assert len(calls) == 1
 
 
 Refusal = tuple[Callable[[URL], URL], type[ShardgenError], str]

@@ -90,6 +90,10 @@ SHOWN = {
     ),
     "shardgen sweep people": Shown(at=State.MADE, says="would remove 0 orphans"),
     "shardgen sweep people --yes": Shown(at=State.MADE, says="removed 0 orphans"),
+    "shardgen backup people": Shown(at=State.MADE, says="people/manifest-"),
+    "shardgen backup people -o people.sqlite": Shown(
+        at=State.MADE, says="to put it back", leaves="people.sqlite"
+    ),
     "shardgen doctor people": Shown(at=State.MADE, says="96 samples, 0 pending"),
     "shardgen weights fetch nyu": Shown(at=State.PHOTOGRAPHS, code=33, says="densedepth/nyu.h5"),
     "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),

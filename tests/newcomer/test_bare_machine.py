@@ -22,6 +22,7 @@ NEEDS_NONE = (
     "shardgen status people",
     "shardgen dead-letters people",
     "shardgen sweep people",
+    "shardgen backup people",
     "shardgen requeue people --dead-letters",
 )
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_a_fleet_outlives_a_full_server(
     """Full when the workers start: they are started again; full in the middle of their work: they wait."""
     url = postgres_server.loopback_url.set(username="crew", database="crew")
     monkeypatch.setenv("SHARDGEN_MANIFEST", url.render_as_string(hide_password=False))
-    run = make_run(tmp_path, changes={"manifest.url": '"${SHARDGEN_MANIFEST}"', "compose.grid": "[10, 8]"})
+    run = make_run(tmp_path, changes={"manifest.url": '"${SHARDGEN_MANIFEST}"', "compose.grid": "[10, 16]"})
     planned = shardgen("plan", run.path)
     assert planned.returncode == 0, planned.stderr
     process = subprocess.Popen(
@@ -63,7 +64,9 @@ def test_a_fleet_outlives_a_full_server(
         wait_for("the server is full.*trying again")
         wait_for("ended with exit code 30")
         administrator.execute(b"ALTER ROLE crew CONNECTION LIMIT -1")
-        wait_for("samples made")
+        while not report(run).stored:
+            assert process.poll() is None, "".join(said)
+            time.sleep(0.1)
         administrator.execute(b"ALTER ROLE crew CONNECTION LIMIT 0")
         administrator.execute(
             b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'crew'"

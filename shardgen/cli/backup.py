@@ -1,0 +1,55 @@
+"""`shardgen backup`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, RunDir, typed
+
+HELP = """Copy the manifest to another file, also while workers run.
+
+The copy is the record at one moment. It is read through, and appears under its name only when it is whole.
+For a database on a server it says which line to type instead.
+
+\b
+Example:
+  shardgen backup people
+  shardgen backup people -o people.sqlite
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("backup", help=HELP)(backup)
+
+
+def backup(
+    *,
+    run_dir: RunDir = HERE,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="The copy to write; an existing file is not replaced.",
+            show_default="RUN_DIR/manifest-<time>.sqlite",
+        ),
+    ] = None,
+) -> None:
+    """Call the verb."""
+    from shardgen.backing_up import back_up
+    from shardgen.rundir import RunDirectory
+
+    run = RunDirectory.open(run_dir)
+    made = back_up(run, output)
+    manifest = run.place.path
+    render.echo(f"{made}   {render.size(made.stat().st_size)}")
+    render.say(
+        f"to put it back: stop the workers, move {typed(manifest)} away (and its -journal, if there is one), "
+        f"then: cp {typed(made)} {typed(manifest)}"
+    )
