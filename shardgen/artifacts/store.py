@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from shardgen.artifacts.files import DiskFiles, Files, storage_error
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
@@ -30,8 +31,20 @@ _MAX_IDENTITY_BYTES = 1 << 10
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+class ArtifactReader(Protocol):
+    """Who has the bytes of recorded artifacts, for those who only read them."""
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the artifact's bytes after its size and sha256 passed."""
+        ...
+
+    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
+        ...
+
+
 class ArtifactStore:
-    """Artifacts under one folder, each written once and never changed."""
+    """Artifacts under one folder, each written once and never changed: an ArtifactReader that writes, too."""
 
     def __init__(self, root: Path, *, files: Files | None = None) -> None:
         self.root = root
