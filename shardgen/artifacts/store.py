@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from shardgen.artifacts.files import DiskFiles, Files, storage_error
+from shardgen.artifacts.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
 from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
@@ -71,6 +71,10 @@ class ArtifactStore:
                 hint=f"rm {path}; then shardgen verify RUN_DIR --requeue",
             )
         return text.rstrip()
+
+    def refuse_unusable(self) -> None:
+        """Raise InputMissing when files can neither be written in the folder nor the folder be made."""
+        refuse_unusable_folder(self.root, makes=1, otherwise="correct [artifacts] url in shardgen.toml")
 
     def make_identity(self) -> str:
         """The same, made at random and durable if there was none; of two at once both get the same."""
