@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shardgen.artifacts.files import DiskFiles
+from shardgen.artifacts.files import DiskFiles, refuse_unusable_folder
 from shardgen.artifacts.output import refuse_foreign_output
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import InputMissing, ReceiptConflict, RunIncomplete
+from shardgen.errors import ReceiptConflict, RunIncomplete
 from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.imaging.sheet import SheetSample, contact_sheet
@@ -83,11 +83,10 @@ def merge_run(
 def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
     """Say before hours of work, not after them, that the zip could not be written there.
 
-    Raises InputMissing for a folder that is not there, PlanConflict for a file that is not this plan's zip.
+    Raises InputMissing for a folder that cannot be written, PlanConflict for a file that is not this plan's.
     """
     path = output or run.path / ZIP_NAME
-    if not path.parent.is_dir():
-        raise InputMissing(f"{path.parent}: there is no such folder", hint=f"mkdir -p {path.parent}")
+    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
     refuse_foreign_output(path, plan.fingerprint, files=DiskFiles())
 
 

@@ -30,7 +30,7 @@ from shardgen.artifacts.output import (
     staged_beside,
 )
 from shardgen.artifacts.stats import Statistics, statistics, stats_json
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.dataset_card import dataset_card
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
@@ -69,7 +69,7 @@ class MergeInputs:
 
     plan: Plan
     source: ReceiptSource
-    store: ArtifactStore
+    store: ArtifactReader
     make_contact_sheet: MakeContactSheet | None
     allow_dead_letters: bool = False
     digest: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardgen.artifacts.files import storage_error
+from shardgen.artifacts.files import refuse_unusable_folder, storage_error
 from shardgen.artifacts.store import publish_file
 from shardgen.composing import Composer
 from shardgen.domain.receipt import ImageKind
@@ -93,7 +93,6 @@ def _start_of(path: Path) -> bytes:
 
 def _refuse_unwritable(path: Path) -> None:
     """Say before the network is loaded that the picture could not be written there."""
-    if not path.parent.is_dir():
-        raise InputMissing(f"{path.parent}: there is no such folder", hint=f"mkdir -p {path.parent}")
+    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
     if path.is_dir():
         raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")

@@ -18,7 +18,7 @@ from shardgen.artifacts.archive import (
     read_whole,
 )
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.domain.claims import FolderPolicy, Slice
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ArtifactRef, Receipt
@@ -46,7 +46,7 @@ class Desk:
 
     view: FolderView
     manifest: Manifest
-    checkpoints: ArtifactStore
+    checkpoints: ArtifactReader
     own_folder: str
     policy: FolderPolicy
     monotonic: Callable[[], float] = time.monotonic

@@ -10,13 +10,24 @@ from shardgen.manifest.manifest import Manifest
 def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
     """For a worker, before it does anything: the folder of the run's first worker is the run's.
 
-    Raises PlanConflict when this is another: what is written there no other machine would find.
+    Raises PlanConflict when this is another: what is written there no other machine would find; InputMissing
+    when no worker has ever written and none could.
     """
+    refuse_unusable_at_first(store, manifest)
     known = manifest.artifact_folder()
     if known is None:
         known = manifest.claim_artifact_folder(store.make_identity())
     if store.identity() != known:
         raise _other(store)
+
+
+def refuse_unusable_at_first(store: ArtifactStore, manifest: Manifest) -> None:
+    """Raise InputMissing for a folder that no worker has ever written to and none could.
+
+    Once one has, it may come back (a disk that is not mounted), and is no setting to correct.
+    """
+    if manifest.artifact_folder() is None:
+        store.refuse_unusable()
 
 
 def refuse_other_folder(store: ArtifactStore, manifest: Manifest) -> None:

@@ -7,10 +7,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from shardgen.artifacts.files import storage_error
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import ArtifactReader, ArtifactStore
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
@@ -25,21 +24,24 @@ from shardgen.rundir import RunDirectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Receipts in batch order, and the store that has the artifacts that they name."""
+    """Receipts in batch order, and who reads the artifacts that they name."""
 
     source: ReceiptSource
-    store: ArtifactStore
+    store: ArtifactReader
 
 
-class SegmentStore(ArtifactStore):
-    """Reads the segments of a shared folder; a name is their path from there."""
+class SegmentReader:
+    """Reads the segments of a shared folder; a name is their path from there. An ArtifactReader."""
 
     def __init__(self, files: FolderFiles) -> None:
-        super().__init__(Path())
         self._folder = files
 
     def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
         """Fill a buffer of `ref.size_bytes` with the segment's bytes, whose sha256 must be the index's."""
+        buffer[:] = self.read(ref)
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the segment's bytes, whose sha256 must be the index's."""
         again = "nothing is lost: run the command again when the folder shows it whole"
         try:
             data = self._read_any(ref.name)
@@ -54,7 +56,7 @@ class SegmentStore(ArtifactStore):
                 f"{ref.name}: not the bytes that were whole before ({len(data)} of {ref.size_bytes} bytes)",
                 hint=f"{again}; or shardgen verify RUN_DIR --requeue",
             )
-        buffer[:] = data
+        return data
 
     def _read_any(self, path: str) -> bytes:
         """Read it under its name, or under another that Drive's mount has given to it since."""
@@ -83,7 +85,7 @@ def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False)
         return
     publish_waiting(run, plan)
     with opened_view(run, plan) as view:
-        yield Recorded(source=view, store=SegmentStore(view.files))
+        yield Recorded(source=view, store=SegmentReader(view.files))
 
 
 def publish_waiting(run: RunDirectory, plan: Plan) -> int:

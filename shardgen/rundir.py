@@ -6,13 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.caches import index_folder
+from shardgen.artifacts.files import refuse_unusable_folder
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.caches import CACHE_VARIABLE, cache_folder, index_folder
 from shardgen.config import FILE_NAME as SETTINGS
 from shardgen.config import Settings, read_settings, settings_differences
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.place import SHARED_FOLDER, Place
+from shardgen.manifest.sqlite import SqliteFile
 from shardgen.planfile import FILE_NAME, parse_plan, read_plan
 
 
@@ -70,21 +73,25 @@ class RunDirectory:
                 f"[artifacts] url: {scheme}:// is not known, this version knows folders only",
                 hint='url = "artifacts"',
             )
-        return self.path / url
+        return self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
 
     def check_places(self) -> None:
         """Look at the places of manifest and artifacts before anything is written.
 
-        Raises InvalidSettings for one that this version does not know, InputMissing for a file in the way.
+        Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
+        written.
         """
         if self.is_shared_folder:
-            return  # both are on this machine's own disk, by the plan that is not made yet
-        _ = self.place.backend
-        if self.artifacts.exists() and not self.artifacts.is_dir():
-            raise InputMissing(
-                f"{self.artifacts}: a file, where the folder of artifacts belongs",
-                hint="move it away, or name another folder: [artifacts] url",
+            # Both are on this machine's own disk, by the plan that is not made yet.
+            refuse_unusable_folder(
+                cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
             )
+            return
+        backend = self.place.backend
+        if isinstance(backend, SqliteFile):
+            other = "correct [manifest] url in shardgen.toml"
+            refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
+        ArtifactStore(self.artifacts).refuse_unusable()
 
     def foregrounds(self, given: GivenFolders) -> Path:
         """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""

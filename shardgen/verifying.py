@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from shardgen.artifacts.archive import member_bytes, read_artifact
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.artifacts.zip_records import Entry
 from shardgen.artifacts.zipcheck import ZipCheck
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -90,7 +90,7 @@ def verify_zip(
 def verify_run(
     plan: Plan,
     source: ReceiptSource,
-    store: ArtifactStore,
+    store: ArtifactReader,
     *,
     on_progress: OnProgress = lambda _done, _planned: None,
 ) -> Verification:
@@ -117,7 +117,7 @@ def verify_run(
     return Verification(samples=samples, findings=tuple(findings), pending=plan.samples - samples - dead)
 
 
-def _check_artifact(plan: Plan, store: ArtifactStore, receipts: Sequence[Receipt]) -> Iterator[Finding]:
+def _check_artifact(plan: Plan, store: ArtifactReader, receipts: Sequence[Receipt]) -> Iterator[Finding]:
     ref = receipts[0].artifact
     for receipt in receipts:
         if receipt.artifact != ref:

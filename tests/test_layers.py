@@ -82,6 +82,29 @@ def test_imports_go_one_way(path: Path) -> None:
             assert top in (*sys.stdlib_module_names, "shardgen"), f"{path.name} imports {top}"
 
 
+def test_nothing_inherits_methods_of_a_class_that_works() -> None:
+    """Who reads through a class that also writes gets its writers, and they act on another folder."""
+    classes = [
+        node
+        for path in _modules()
+        if path.name != "errors.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    named = {node.name: node for node in classes}
+    inheriting = {
+        f"{node.name}({base})": [
+            method.name
+            for method in named[base].body
+            if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
+        ]
+        for node in classes
+        for base in map(ast.unparse, node.bases)
+        if base in named and not {"ABC", "Protocol"} & set(map(ast.unparse, named[base].bases))
+    }
+    assert {name: methods for name, methods in inheriting.items() if methods} == {}
+
+
 def test_tensorflow_is_imported_inside_functions_only() -> None:
     for path in _modules():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.archive import RECEIPT_NAME, read_artifact
 from shardgen.artifacts.member_table import KINDS, MemberColumns, MemberTable
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.artifacts.zip_records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -85,7 +85,7 @@ class BodyReader:
     the sink may count before `flush` has returned.
     """
 
-    def __init__(self, store: ArtifactStore, table: MemberTable, sink: BodySink) -> None:
+    def __init__(self, store: ArtifactReader, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink

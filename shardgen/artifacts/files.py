@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from itertools import takewhile
 from pathlib import Path
+from shlex import quote
 from typing import Protocol
 
-from shardgen.errors import ArtifactCorrupt, ShardgenError, StorageFailed
+from shardgen.errors import ArtifactCorrupt, InputMissing, ShardgenError, StorageFailed
 from shardgen.folders import FILE_MODE, FOLDER_MODE
 from shardgen.reading import Irregular
 
@@ -155,6 +157,42 @@ class DiskFiles:
     def free_bytes(self, folder: Path) -> int:
         """Tell how many bytes this user may still write there."""
         return shutil.disk_usage(folder).free
+
+
+def refuse_unusable_folder(folder: Path, *, makes: int | None, otherwise: str) -> None:
+    """Raise InputMissing unless files can be written in a folder, once missing levels of it are made.
+
+    `makes` is how many levels the caller would make, None: all; `otherwise` says where another can be named.
+    A disk that is mounted read-only passes: that may be another in a moment, and each write says it.
+    """
+    try:
+        folders = (folder, *folder.parents)
+        missing = list(takewhile(lambda one: not one.exists(), folders))
+        there = folders[len(missing)]
+        dangling = next((one for one in missing if one.is_symlink()), None)
+        is_read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)
+    except OSError as error:
+        raise InputMissing(
+            f"{folder}: cannot be looked at ({error.strerror})",
+            hint=f"correct its permissions, or {otherwise}",
+        ) from error
+    if dangling is not None:
+        raise InputMissing(
+            f"{dangling}: a link to {dangling.resolve()}, where there is nothing",
+            hint=f"mkdir -p {quote(str(dangling.resolve()))}, or {otherwise}",
+        )
+    if not there.is_dir():
+        raise InputMissing(f"{there}: a file, where a folder belongs", hint=f"move it away, or {otherwise}")
+    if makes is not None and len(missing) > makes:
+        wanted = missing[makes]
+        raise InputMissing(
+            f"{wanted}: there is no such folder", hint=f"mkdir -p {quote(str(wanted))}, or {otherwise}"
+        )
+    if not os.access(there, os.W_OK | os.X_OK) and not is_read_only:
+        raise InputMissing(
+            f"{there}: this user may not write there",
+            hint=f"chmod u+wx {quote(str(there))}, or {otherwise}",
+        )
 
 
 def storage_error(error: OSError, subject: object) -> ShardgenError:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.artifacts.files import DiskFiles, Files, storage_error
+from shardgen.artifacts.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 from shardgen.artifacts.names import random_part
 from shardgen.artifacts.zip_records import (
     CENTRAL,
@@ -25,7 +25,7 @@ from shardgen.artifacts.zip_records import (
     read_end,
     read_entries,
 )
-from shardgen.errors import InputMissing, PlanConflict, StorageFailed
+from shardgen.errors import PlanConflict, StorageFailed
 
 LABELS = "labels.csv"
 STATS = "stats.json"
@@ -107,9 +107,8 @@ def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files | None
 
 
 def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files | None = None) -> None:
-    """StorageFailed when the disk of `output` has too little room, InputMissing without its folder."""
-    if not output.parent.is_dir():
-        raise InputMissing(f"{output.parent}: is not a folder", hint=f"mkdir -p {output.parent}")
+    """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
+    refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
     try:
         free = (files or DiskFiles()).free_bytes(output.parent)
     except OSError as error:

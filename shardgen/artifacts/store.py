@@ -9,8 +9,9 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from shardgen.artifacts.files import DiskFiles, Files, storage_error
+from shardgen.artifacts.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
 from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
@@ -30,8 +31,20 @@ _MAX_IDENTITY_BYTES = 1 << 10
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
+class ArtifactReader(Protocol):
+    """Who has the bytes of recorded artifacts, for those who only read them."""
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the artifact's bytes after its size and sha256 passed."""
+        ...
+
+    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
+        ...
+
+
 class ArtifactStore:
-    """Artifacts under one folder, each written once and never changed."""
+    """Artifacts under one folder, each written once and never changed: an ArtifactReader that writes, too."""
 
     def __init__(self, root: Path, *, files: Files | None = None) -> None:
         self.root = root
@@ -72,6 +85,10 @@ class ArtifactStore:
                 hint=f"rm {path}; then shardgen verify RUN_DIR --requeue",
             )
         return text.rstrip()
+
+    def refuse_unusable(self) -> None:
+        """Raise InputMissing when files can neither be written in the folder nor the folder be made."""
+        refuse_unusable_folder(self.root, makes=1, otherwise="correct [artifacts] url in shardgen.toml")
 
     def make_identity(self) -> str:
         """The same, made at random and durable if there was none; of two at once both get the same."""

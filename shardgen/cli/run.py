@@ -76,9 +76,11 @@ def run(
     backgrounds: Backgrounds = None,
 ) -> None:
     """Call the verbs one after the other."""
+    from shardgen.artifacts.store import ArtifactStore
     from shardgen.estimating import given_threads
     from shardgen.finishing import refuse_output
     from shardgen.planning import ensure_manifest
+    from shardgen.recognising import refuse_unusable_at_first
     from shardgen.reporting import report
     from shardgen.running import RunOptions, run_workers
     from shardgen.sharing import Wanted, choose_gpus, settle_workers
@@ -97,6 +99,8 @@ def run(
         render.stdout().print(plan_view(planned, None))
     plan = directory.plan()
     ensure_manifest(directory, plan)
+    with directory.manifest(plan, read_only=True) as manifest:
+        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest)
     refuse_output(directory, plan, output)
     found = report(directory)
     if found.pending:

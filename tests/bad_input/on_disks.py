@@ -22,6 +22,31 @@ def _file_for_run(box: Path) -> None:
     (box / RUN).write_text("a file\n", encoding="utf-8")
 
 
+def _setting(before: str, after: str) -> Callable[[Path], object]:
+    def arrange(box: Path) -> None:
+        path = box / RUN / "shardgen.toml"
+        text = path.read_text(encoding="utf-8")
+        assert before in text
+        path.write_text(text.replace(before, after), encoding="utf-8")
+
+    return arrange
+
+
+def _artifacts_at(url: str, make: Callable[[Path], object] | None) -> Callable[[Path], object]:
+    """Another artifact folder, and what lies at `store`."""
+
+    def arrange(box: Path) -> None:
+        _setting('url = "artifacts"', f'url = "{url}"')(box)
+        if make is not None:
+            make(box / RUN / "store")
+
+    return arrange
+
+
+def _link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "gone")
+
+
 INIT = ("init", "new", "--foregrounds", "cut-outs", "--backgrounds", "scenes")
 SMALL = Condition(kind="small-files", arguments=(512,))
 
@@ -169,11 +194,11 @@ CASES = [
     Case(
         name="a run directory that may not be written",
         arguments=("plan", RUN),
-        code=31,
+        code=11,
         condition=POWERLESS,
         arrange=lambda box: (box / RUN).chmod(0o555),
-        says=("plan.json", "Permission"),
-        hints=("right to write",),
+        says=("people: this user may not write there",),
+        hints=("chmod u+wx people",),
     ),
     Case(
         name="a plan that may not be read",
@@ -235,8 +260,72 @@ CASES = [
         arguments=("plan", RUN),
         code=11,
         arrange=lambda box: (box / RUN / "artifacts").write_text("x"),
-        says=("artifacts",),
-        hints=("artifacts",),
+        says=("people/artifacts: a file",),
+        hints=("[artifacts] url",),
+    ),
+    *(
+        Case(
+            name=f"{command} with artifacts {name}",
+            arguments=(command, RUN),
+            code=11,
+            start="new" if command == "plan" else "planned",
+            arrange=_artifacts_at(url, make),
+            says=says,
+            hints=(hint, "[artifacts] url in shardgen.toml"),
+        )
+        for command in ("plan", "worker", "run")
+        for name, url, make, says, hint in (
+            (
+                "below a folder that is missing",
+                "store/people",
+                None,
+                ("people/store: there is no",),
+                "mkdir -p",
+            ),
+            ("below a file", "store/people", Path.touch, ("people/store: a file",), "move it away"),
+            (
+                "on a link to nothing",
+                "store",
+                _link_to_nothing,
+                ("people/store: a link", "/gone"),
+                "mkdir -p",
+            ),
+        )
+    ),
+    Case(
+        name="artifacts in a folder that may not be written",
+        arguments=("worker", RUN),
+        code=11,
+        start="planned",
+        condition=POWERLESS,
+        arrange=_artifacts_at("store/people", lambda path: path.mkdir(0o555)),
+        says=("people/store: this user may not write there",),
+        hints=("chmod u+wx", "[artifacts] url"),
+    ),
+    Case(
+        name="a manifest below a file",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_setting("sqlite:///manifest.sqlite", "sqlite:///shardgen.toml/manifest.sqlite"),
+        says=("people/shardgen.toml: a file",),
+        hints=("[manifest] url",),
+    ),
+    Case(
+        name="a cache that is a file",
+        arguments=("plan", RUN),
+        code=11,
+        arrange=_setting("sqlite:///manifest.sqlite", "folder:"),
+        environment={"SHARDGEN_CACHE": "people/shardgen.toml"},
+        says=("people/shardgen.toml: a file",),
+        hints=("SHARDGEN_CACHE",),
+    ),
+    Case(
+        name="run into a zip below a file",
+        arguments=("run", RUN, "-o", "people/plan.json/new.zip"),
+        code=11,
+        start="planned",
+        says=("people/plan.json: a file",),
+        hints=("-o",),
     ),
     Case(
         name="a plan that is a folder",

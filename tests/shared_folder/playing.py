@@ -19,7 +19,7 @@ from shardgen.domain.plan import Plan
 from shardgen.folder import notices
 from shardgen.gathering import FolderView
 from shardgen.merging import MergeInputs, merge
-from shardgen.recorded import SegmentStore
+from shardgen.recorded import SegmentReader
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults
@@ -149,7 +149,7 @@ class World:
         inputs = MergeInputs(
             plan=self.plan,
             source=view,
-            store=SegmentStore(view.files),
+            store=SegmentReader(view.files),
             make_contact_sheet=None,
             digest=True,
         )
