@@ -29,7 +29,6 @@ from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.manifest.tables import REBUILD
 from shardgen.recognising import is_recognised
 from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
@@ -209,10 +208,7 @@ def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> 
 def _records(manifest: Manifest) -> Iterator[Line]:
     """Whether the manifest is undamaged and agrees with itself, as far as some seconds can tell."""
     damage = manifest.damage(seconds=_RECORDS_SECONDS)
-    if damage.facts:
-        fact = f"{manifest.shown}: the database is damaged: {'; '.join(damage.facts)}"
-        yield Line(subject="records", fact=fact, verdict=Verdict.FAILS, hint=REBUILD)
-        return
+    damage.refuse(manifest.shown)
     audit = manifest.audit(seconds=_RECORDS_SECONDS)
     audit.refuse(manifest.shown)
     is_cut = not (damage.is_complete and audit.is_complete)

@@ -21,6 +21,8 @@ from shardgen.manifest.manifest import Manifest
 from shardgen.reading import Irregular, read_regular
 from shardgen.rundir import RunDirectory
 
+_DAMAGE_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
@@ -47,7 +49,8 @@ class Swept:
 def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
     """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest.
 
-    Raises ManifestBusy beside a rebuild, and when it could not keep others away to the end.
+    Raises ManifestBusy beside a rebuild, and when it could not keep others away to the end; ManifestCorrupt
+    when the manifest is damaged or contradicts itself.
     """
     plan = run.plan()
     if run.is_shared_folder:
@@ -63,6 +66,8 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             # A manifest rebuilt between our look and the removal could name what we remove.
             still_alone = stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
+        manifest.refuse_damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        manifest.refuse_contradictions()
         swept = find_orphans(plan, manifest, store)
         swept.zips = left_by_killed_merges(run.path)
         on_step(SweepStep.LISTED)

@@ -13,6 +13,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine
 
 from shardgen.domain.steps import OnStep
+from shardgen.errors import ManifestCorrupt
+from shardgen.manifest.tables import REBUILD
 
 Result = TypeVar("Result")
 Body = Callable[[Connection], Result]
@@ -37,6 +39,11 @@ class Damage:
 
     facts: tuple[str, ...] = ()
     is_complete: bool = True
+
+    def refuse(self, where: str) -> None:
+        """Raise ManifestCorrupt, if anything was found."""
+        if self.facts:
+            raise ManifestCorrupt(f"{where}: {'; '.join(self.facts)}", hint=REBUILD)
 
 
 class Database(ABC):

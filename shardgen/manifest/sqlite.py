@@ -153,7 +153,8 @@ def _quick_check(connection: Connection, deadline: float) -> Damage:
         return Damage(is_complete=False)
     finally:
         driver.set_progress_handler(None, 0)
-    return Damage(facts=tuple(" ".join(str(fact).split()) for fact in found if fact != "ok"))
+    facts = (" ".join(str(fact).split()) for fact in found if fact != "ok")
+    return Damage(facts=tuple(f"the database is damaged ({fact})" for fact in facts))
 
 
 def _make_folder(folder: Path) -> None:
