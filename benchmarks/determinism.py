@@ -74,7 +74,9 @@ def digests(cases: Sequence[Case], threads: Threads, rounds: int) -> list[list[s
             0, 256, (case.shape.micro_batch, height, width, 3), dtype=np.uint8
         )
         network = build_network(loaded[case.weights], case.shape)
-        found.append([hashlib.sha256(np.asarray(network(images))).hexdigest() for _ in range(rounds)])
+        found.append(
+            [hashlib.sha256(np.asarray(network(images)).tobytes()).hexdigest() for _ in range(rounds)]
+        )
     return found
 
 
