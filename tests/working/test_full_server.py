@@ -40,7 +40,7 @@ def test_a_fleet_outlives_a_full_server(
     """Full when the workers start: they are started again; full in the middle of their work: they wait."""
     url = postgres_server.loopback_url.set(username="crew", database="crew")
     monkeypatch.setenv("SHARDGEN_MANIFEST", url.render_as_string(hide_password=False))
-    run = make_run(tmp_path, changes={"manifest.url": '"${SHARDGEN_MANIFEST}"', "compose.grid": "[10, 16]"})
+    run = make_run(tmp_path, changes={"manifest.url": '"${SHARDGEN_MANIFEST}"', "compose.grid": "[10, 8]"})
     planned = shardgen("plan", run.path)
     assert planned.returncode == 0, planned.stderr
     process = subprocess.Popen(
