@@ -49,12 +49,11 @@ def by_hand(run: RunDirectory, statement: str) -> None:
         connection.execute(statement)
 
 
-def damage(run: RunDirectory) -> None:
-    """2,000 random bytes in the middle, where rows lie."""
-    path = run.path / "manifest.sqlite"
-    with path.open("r+b") as file:
-        file.seek(path.stat().st_size // 2)
-        file.write(random.Random(7).randbytes(2000))  # noqa: S311
+def damage(run: RunDirectory, *, start: int, size: int) -> None:
+    """Random bytes inside the file."""
+    with (run.path / "manifest.sqlite").open("r+b") as file:
+        file.seek(start)
+        file.write(random.Random(7).randbytes(size))  # noqa: S311
 
 
 def failing(run: RunDirectory) -> list[tuple[str, str]]:
@@ -123,7 +122,8 @@ def test_after_deleted_receipts_the_run_ends_with_the_same_zip(tmp_path: Path) -
 
 
 def test_a_damaged_manifest_is_found_by_whoever_reads_it(worked: RunDirectory) -> None:
-    damage(worked)
+    size = (worked.path / "manifest.sqlite").stat().st_size
+    damage(worked, start=size // 2, size=2000)
     found = check_run(worked)
     assert found.is_damaged
     assert all(one.in_manifest for one in found.findings)
@@ -133,10 +133,11 @@ def test_a_damaged_manifest_is_found_by_whoever_reads_it(worked: RunDirectory) -
     assert "shardgen rebuild RUN_DIR" in hint
     with pytest.raises(ManifestCorrupt, match="damaged"):
         sweep(worked, remove=True)
-    for command in ("status", "verify", "merge"):
+    for command in ("verify", "status", "run"):
         done = shardgen(command, worked.path)
         assert done.returncode == 23, (command, done.stderr)
         assert f"then: shardgen rebuild {worked.path}" in done.stderr
+        damage(worked, start=4096, size=size - 4096)  # where every command reads
     manifest = worked.path / "manifest.sqlite"
     manifest.rename(manifest.with_suffix(".damaged"))
     rebuild(worked)
@@ -205,7 +206,8 @@ READERS: dict[str, Callable[[RunDirectory], object]] = {
 def test_a_folder_of_the_artifacts_that_is_a_link_is_not_read_through(
     worked: RunDirectory, tmp_path: Path, folder: str, reader: str
 ) -> None:
-    ArtifactStore(worked.artifacts).publish_requeued(Fence(0), b"{}")
+    mark = {"fingerprint": worked.plan().fingerprint, "fence": 0, "batches": []}
+    ArtifactStore(worked.artifacts).publish_requeued(Fence(0), json.dumps(mark).encode())
     (worked.artifacts / folder).rename(tmp_path / "elsewhere")
     (worked.artifacts / folder).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactCorrupt, match="is a link, which is not followed") as caught:
