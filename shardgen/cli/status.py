@@ -60,11 +60,13 @@ def status(
     least = run.settings.folder.scan_seconds if run.is_shared_folder else 0.0
     wait = max(least, _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS)
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while render.is_heard():
+        while True:
             with suppress(TransientError):  # a busy manifest: the next look is soon
                 view = status_view(report(run))
                 if live is None:
                     console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
                 else:
                     live.update(view, refresh=True)
+            if not render.is_heard():
+                return
             time.sleep(wait)
