@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -28,8 +33,9 @@ from shardgen.cli import (
     weights,
     worker,
 )
-from shardgen.cli.printable import escape_unencodable, printable
+from shardgen.cli.printable import escape_unencodable, outlive_terminal, printable
 from shardgen.errors import ShardgenError, Stopped, missing_opencv
+from shardgen.stopping import stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -70,8 +76,10 @@ def _shardgen(
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
     escape_unencodable(sys.stdout, sys.stderr)
+    outlive_terminal()
     try:
-        code = app(standalone_mode=False, prog_name="shardgen")
+        with _ending_by_signals():
+            code = app(standalone_mode=False, prog_name="shardgen")
     except USAGE_ERROR as error:
         code = _usage(error)
     except ShardgenError as error:
@@ -86,6 +94,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
         code = 130
+    except _EndedBySignal as ended:
+        _say("stopped")
+        code = ended.exit_code
     except BrokenPipeError:
         # Whoever read our output has gone; a second failure at interpreter exit would print a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,6 +107,35 @@ def main() -> None:
         _say("hint: report the traceback above; running the command again is safe")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _EndedBySignal(BaseException):
+    """Raised in the main thread, so that what a command has half done is removed as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end any command like Ctrl-C; `worker` and `run` have handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise _EndedBySignal(number)
+
+    previous = {
+        number: signal.signal(number, end) for number in stopping_signals() if number != signal.SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

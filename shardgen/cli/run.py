@@ -31,7 +31,8 @@ from shardgen.rundir import GivenFolders, RunDirectory
 HELP = """Plan if needed, make everything on this machine, merge.
 
 If anything stops it, run it again: it goes on where it was. Dead workers are started again, later and later.
-There is one worker for each GPU, else one on the CPU, where --workers 2 splits the cores.
+There is one worker for each GPU, else one on the CPU, where --workers 2 splits the cores. A closed terminal
+stops it like Ctrl-C: put `nohup` in front to let it go on.
 
 \b
 Example:
