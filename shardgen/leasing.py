@@ -91,8 +91,9 @@ class DatabaseLeases(Leases):
         del batch_seconds
         if self._begun == lease:
             return []
+        batches = self._manifest.pending_batches(lease)
         self._begun = lease
-        return self._manifest.pending_batches(lease)
+        return batches
 
     def ended(self, *, is_complete: bool) -> None:
         """Nothing to do: the last receipt, or a release, ends a lease."""

@@ -202,6 +202,11 @@ _GONE: _Meaning = (
     "deleted or moved away while it was in use",
     "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
 )
+_AWAY: _Meaning = (
+    StorageFailed,
+    "its folder is not there now",
+    "mount it, or put it back; then run the command again",
+)
 _BUSY: _Meaning = (
     ManifestBusy,
     f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
@@ -248,4 +253,6 @@ def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
     if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not Path(unquote(database)).exists():
         kind, fact, hint = _GONE  # one thread's connection is opened after the others'
+    if kind is ManifestGone and not Path(unquote(database)).parent.is_dir():
+        kind, fact, hint = _AWAY  # a mount comes back; a file that was deleted from its folder does not
     return kind(f"{database}: {fact} ({name}: {error.orig})", hint=hint)
