@@ -33,19 +33,33 @@ def cpu_quota(cgroups: Path, membership: Path) -> float | None:
 
     None: no limit. Of both versions, `cgroups` is where they are mounted and `membership` /proc/self/cgroup.
     """
+    quotas = [
+        _quota_v2(folder) if version == 2 else _quota_v1(folder)
+        for version, folder in control_groups("cpu", cgroups, membership)
+    ]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def control_groups(
+    controller: str, cgroups: Path | None = None, membership: Path | None = None
+) -> Iterator[tuple[int, Path]]:
+    """The control groups (version, folder) that limit this process, from its own up to the root.
+
+    Not all of them need be there: inside a container only its own group may be visible, as the root.
+    """
+    cgroups, membership = cgroups or _CGROUPS, membership or _MEMBERSHIP
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    quotas = []
+        return
     for line in lines:
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
-            quotas += [_quota_v2(folder) for folder in _upwards(cgroups, path)]
-        elif "cpu" in controllers.split(","):
-            for mount in {"cpu", controllers}:
-                quotas += [_quota_v1(folder) for folder in _upwards(cgroups / mount, path)]
-    return min((quota for quota in quotas if quota is not None), default=None)
+            for root in (cgroups, cgroups / "unified"):  # the latter where both versions are mounted
+                yield from ((2, folder) for folder in _upwards(root, path))
+        elif controller in controllers.split(","):
+            for mount in sorted({controller, controllers}):
+                yield from ((1, folder) for folder in _upwards(cgroups / mount, path))
 
 
 def _upwards(mount: Path, path: str) -> Iterator[Path]:

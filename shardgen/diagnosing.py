@@ -29,6 +29,7 @@ from shardgen.hosted import hosted_runtime, is_on_drive
 from shardgen.manifest.filesystem import file_system_of, has_trusted_locks
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.memory import available_memory
 from shardgen.recognising import is_recognised
 from shardgen.reporting import report
 from shardgen.rundir import GivenFolders, RunDirectory
@@ -68,12 +69,13 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     yield _opencv()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
     yield _device()
-    memory = psutil.virtual_memory()
+    memory = available_memory()
     yield Line(
         subject="memory",
-        fact=f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free",
-        verdict=Verdict.LOOK if memory.available < 3e9 else Verdict.FACT,
-        hint="the full network needs about 3 GB a worker" if memory.available < 3e9 else "",
+        fact=f"{memory.free / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+        + ("" if memory.limit is None else ", the limit of this container"),
+        verdict=Verdict.LOOK if memory.free < 3e9 else Verdict.FACT,
+        hint="the full network needs about 3 GB a worker" if memory.free < 3e9 else "",
     )
     yield from _weights()
     if run_dir is not None:

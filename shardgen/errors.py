@@ -165,6 +165,12 @@ class WorkersFailed(TransientError):
     exit_code = 34
 
 
+class WorkerHung(TransientError):
+    """A worker finished nothing for so long that it, or the `run` that started it, ended it."""
+
+    exit_code = 35
+
+
 class SliceFailed(TransientError):
     """A slice cannot be made for a reason that no sample explains; tried too often, it is blocked."""
 

@@ -24,6 +24,7 @@ from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.manifest import Manifest
+from shardgen.memory import available_memory
 from shardgen.rundir import RunDirectory
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
@@ -141,7 +142,8 @@ def agree_micro_batch(
 
 def free_bytes() -> int:
     """Memory that this process may still take, with what it has taken already."""
-    return int(psutil.virtual_memory().available) + int(psutil.Process().memory_info().rss)
+    memory = available_memory()
+    return min(memory.total, memory.free + int(psutil.Process().memory_info().rss))
 
 
 def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
@@ -179,6 +181,6 @@ def remember_shrinking(
     """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
     now = estimator.micro_batch
     if now < before:
-        say(f"out of memory: micro-batch {now} instead of {before} from now on")
         if manifest is not None:
             manifest.shrink_micro_batch(estimator.device_model, now)
+        say(f"out of memory: micro-batch {now} instead of {before} from now on")

@@ -18,10 +18,10 @@ from typing import Self
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, ShardgenError, TransientError
+from shardgen.errors import LeaseLost, ShardgenError, TransientError, WorkerHung
 from shardgen.manifest.manifest import Manifest
 
-EXIT_HUNG = 35
+EXIT_HUNG = WorkerHung.exit_code
 _SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
 _WINDOW_SECONDS = 600.0
 _FROZEN_BEATS = 5
@@ -109,6 +109,7 @@ class Heartbeat:
         self._last_said = -math.inf  # the first batch shows at once that it works
         self._progressed = True
         self._waits_for = ""
+        self._is_heard = True
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
         self._listener: Callable[[WorkerReport], None] = lambda _report: None
@@ -220,7 +221,17 @@ class Heartbeat:
         try:
             self._manifest.beat(self._worker, report)
         except TransientError as error:
-            self._say(f"heartbeat: {error}; trying again at the next beat")
+            self._unheard(error)
+        else:
+            if not self._is_heard:
+                self._is_heard = True
+                self._say("heartbeat: the manifest answers again")
+
+    def _unheard(self, error: TransientError) -> None:
+        """Said once: whoever waits for the manifest says how long."""
+        if self._is_heard:
+            self._is_heard = False
+            self._say(f"heartbeat: {error}; trying again at each beat")
 
     def _run(self) -> None:
         interval = min(self._policy.heartbeat.total_seconds(), self._policy.stall.total_seconds() / 4)
@@ -257,7 +268,7 @@ class Heartbeat:
                 if self._lease is lease:
                     self._lost.set()
         except TransientError as error:
-            self._say(f"lease not renewed: {error}; trying again at the next beat")
+            self._unheard(error)
 
     def _stall_limit_seconds(self) -> float:
         if self._report.state is WorkerState.STARTING:

@@ -95,7 +95,6 @@ class DatabaseLeases(Leases):
         del batch_seconds
         if self._begun == lease:
             return []
-        self._begun = lease
         batches = self._manifest.pending_batches(lease)
         if not batches:  # given back it would be leased again and again, and never be done
             where = f"shard {lease.shard} slice {lease.slice}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +27,7 @@ from shardgen.heartbeat import Heartbeat, Say
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.imaging.outputs import encode_sample
 from shardgen.manifest.manifest import Manifest
+from shardgen.patience import Patience
 from shardgen.storing import BatchStore, Made, MadeBatch
 
 DepthMap = NDArray[np.float32]
@@ -51,6 +52,7 @@ class Stages:
     is_stopping: Callable[[], bool] = lambda: False
     on_step: OnStep = ignore_step
     threads: int = 0
+    patience: Patience = field(default_factory=lambda: Patience(limit_seconds=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +82,7 @@ class BatchMaker:
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
-        say = stages.heartbeat.say_waiting  # it says nothing but what it waits for
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, say=say)
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.patience)
         self._micro_batch = stages.estimator.micro_batch
         self._encoders = ThreadPoolExecutor(stages.threads or usable_cores(), "encode")
 
@@ -96,9 +97,8 @@ class BatchMaker:
     def compose(self, batch: BatchIndex) -> Composed:
         """Make the composites of a batch."""
         began = time.monotonic()
-        samples = self.stages.composer.compose_batch(
-            [SampleIndex(sample) for sample in self.stages.plan.layout.batch_samples(batch)]
-        )
+        wanted = [SampleIndex(sample) for sample in self.stages.plan.layout.batch_samples(batch)]
+        samples = self.stages.patience(lambda: self.stages.composer.compose_batch(wanted))
         self._passed(BatchStep.COMPOSED)
         return Composed(batch=batch, samples=samples, began=began)
 
@@ -146,7 +146,7 @@ class BatchMaker:
         So its bytes are those that it has among its neighbours.
         """
         try:
-            composed = self.stages.composer.compose(sample)
+            composed = self.stages.patience(lambda: self.stages.composer.compose(sample))
         except SampleError as error:
             return error
         layout, micro_batch = self.stages.plan.layout, self.stages.estimator.micro_batch
@@ -164,7 +164,9 @@ class BatchMaker:
         """What makes batches; a micro-batch that has become smaller is remembered for all workers."""
         stages = self.stages
         estimator, now = stages.estimator, stages.estimator.micro_batch
-        remember_shrinking(estimator, self._micro_batch, stages.manifest, say=stages.say)
+        stages.patience(
+            lambda: remember_shrinking(estimator, self._micro_batch, stages.manifest, say=stages.say)
+        )
         self._micro_batch = now
         return Provenance(
             device_model=estimator.device_model,

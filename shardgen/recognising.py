@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.errors import PlanConflict
+from shardgen.errors import PlanConflict, StorageFailed
 from shardgen.manifest.manifest import Manifest
 
 
 def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
     """For a worker, before it does anything: the folder of the run's first worker is the run's.
 
-    Raises PlanConflict when this is another: what is written there no other machine would find; InputMissing
-    when no worker has ever written and none could.
+    Raises PlanConflict when this is another: what is written there no other machine would find; StorageFailed
+    when it is not there now; InputMissing when no worker has ever written and none could.
     """
     refuse_unusable_at_first(store, manifest)
     known = manifest.artifact_folder()
     if known is None:
         known = manifest.claim_artifact_folder(store.make_identity())
-    if store.identity() != known:
-        raise _other(store)
+    if store.identity() == known:
+        return
+    if not store.root.is_dir():
+        raise StorageFailed(
+            f"{store.root}: the folder that this run's workers write their artifacts to is not there",
+            hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
+        )
+    raise _other(store)
 
 
 def refuse_unusable_at_first(store: ArtifactStore, manifest: Manifest) -> None:

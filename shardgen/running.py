@@ -3,42 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerState
 from shardgen.errors import (
+    DepthBackendUnavailable,
+    DownloadFailed,
+    InputMissing,
+    ManifestBusy,
     ManifestGone,
+    PlanConflict,
     RunIncomplete,
     SliceFailed,
     Stopped,
+    StorageFailed,
     TransientError,
+    WorkerHung,
     WorkersFailed,
 )
 from shardgen.manifest.manifest import Manifest
+from shardgen.memory import KernelKills
 from shardgen.processes import gone, host_id
 from shardgen.reporting import Report, make_report
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.sharing import Say, Share
-from shardgen.stopping import PARENT_VARIABLE
+from shardgen.stopping import PARENT_VARIABLE, stopping_signals
 from shardgen.vigil import Vigil
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest
 _AUDIT_SECONDS = 5.0  # of a manifest, before workers start
 _LONGEST_WAIT_SECONDS = 60.0
-_FRUITLESS_STARTS = 5  # ends in a row without a slice in hand, before a worker is given up
+_GIVE_UP_SECONDS = 600.0  # of trouble without a stored sample
 _STOP_MARGIN_SECONDS = 15.0
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
 _MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
+# Where a mount is away, its folder looks like another one, or like none.
+_LOST_FOLDER = (PlanConflict.exit_code, InputMissing.exit_code)
+_MEANINGS: Mapping[int, type[TransientError]] = {
+    ManifestBusy.exit_code: ManifestBusy,
+    StorageFailed.exit_code: StorageFailed,
+    DepthBackendUnavailable.exit_code: DepthBackendUnavailable,
+    DownloadFailed.exit_code: DownloadFailed,
+    WorkerHung.exit_code: WorkerHung,
+    SliceFailed.exit_code: SliceFailed,
+    **dict.fromkeys(_LOST_FOLDER, StorageFailed),
+}
+_LESS_MEMORY = "set [depth] micro_batch = 1, use fewer --workers, or give it more memory"
+_LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
 
 OnLook = Callable[[Report, Mapping[int, int]], None]
 """Called with a fresh report and the pids of the running workers by their number."""
@@ -51,6 +74,26 @@ class RunOptions:
     shares: tuple[Share, ...]
     folders: GivenFolders = field(default_factory=GivenFolders)
     grace_seconds: float = 25.0
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """How long there has been trouble without a stored sample since."""
+
+    monotonic: Callable[[], float]
+    since: float | None = None
+
+    def is_too_long(self) -> bool:
+        """There is trouble now: whether `run` should give up."""
+        now = self.monotonic()
+        if self.since is None:
+            self.since = now
+        return now - self.since >= _GIVE_UP_SECONDS
+
+    def end(self) -> None:
+        """Something was made, or a slice answers for its own deaths."""
+        self.since = None
 
 
 @dataclass(slots=True)
@@ -61,8 +104,11 @@ class _Seat:
     share: Share
     process: subprocess.Popen[str] | None = None
     start_at: float = 0.0
-    fruitless: int = 0
+    fruitless: int = 0  # ends in a row without a slice in hand
     given_up: int | None = None
+    is_lasting: bool = False  # given up for what a person must change
+    last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
+    relay: threading.Thread | None = None
 
 
 class _Workers:
@@ -75,17 +121,22 @@ class _Workers:
         self._say = say
         self._seats = [_Seat(number=number, share=share) for number, share in enumerate(options.shares)]
         self._signals: list[int] = []
-        self._look_again_at = 0.0
+        self._looked = self._look_again_at = -math.inf
         self._host = host_id()
         self._vigil = Vigil(self._host, run.settings.lease_policy)
-        self._stored = 0
+        self._monotonic = options.monotonic
+        self._quiet = _Quiet(options.monotonic)
+        self._blind = _Quiet(options.monotonic)  # the manifest cannot be read or written
+        self._stored = -1
+        self._has_made = False
         self._blocked = sys.maxsize
+        self._last: _Seat | None = None  # of the seats that were given up
+        self._kernel = KernelKills()
+        self._killed_for = ""  # why the kernel probably killed a worker
 
     def work(self, manifest: Manifest, on_look: OnLook) -> None:
         """Keep workers going until all of them have ended; raises Stopped after a signal."""
-        previous = {
-            number: signal.signal(number, self._received) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        previous = {number: signal.signal(number, self._received) for number in stopping_signals()}
         try:
             self._watch(manifest, on_look)
         finally:
@@ -95,50 +146,92 @@ class _Workers:
         if self._signals:
             raise Stopped(self._signals[0])
 
-    @property
-    def exit_codes(self) -> list[int]:
-        """Of the workers that were not started again."""
-        return [seat.given_up for seat in self._seats if seat.given_up]
+    def incomplete(self, found: Report) -> RunIncomplete | TransientError:
+        """The error of a run that ends with samples pending."""
+        what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
+        blocked = found.overview.blocked_total
+        if blocked:
+            if self._killed_for:
+                return RunIncomplete(
+                    f"{what}, in {blocked} blocked slices; workers were killed, {self._killed_for}",
+                    hint=f"{_LESS_MEMORY}; then shardgen requeue RUN_DIR --blocked",
+                )
+            return RunIncomplete(
+                f"{what}, in {blocked} blocked slices",
+                hint="shardgen status RUN_DIR says why; then shardgen requeue RUN_DIR --blocked",
+            )
+        codes = sorted({seat.given_up for seat in self._seats if seat.given_up})
+        shown = ", ".join(map(str, codes)) or "0"
+        if any(seat.is_lasting for seat in self._seats):
+            return RunIncomplete(
+                f"{what}; workers ended with exit code {shown}",
+                hint="their messages are above; put that right, then run the command again",
+            )
+        code, words = (0, {}) if self._last is None else (self._last.given_up or 0, self._last.last_words)
+        lasted = f" for {_GIVE_UP_SECONDS / 60:g} minutes" if code else ""
+        if code == -signal.SIGKILL and self._killed_for:
+            words = {"error": f"killed, {self._killed_for}", "hint": _LESS_MEMORY}
+        reason = f": {words['error']}" if "error" in words else ""
+        return _MEANINGS.get(code, WorkersFailed)(
+            f"{what}; workers kept ending (exit code {shown}){lasted}{reason}",
+            hint=words.get("hint")
+            or "their messages are above; shardgen doctor RUN_DIR looks for what is wrong",
+        )
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
 
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
-        looked = 0.0
         troubles = 0
         while not self._signals:
-            now = time.monotonic()
-            if now < self._look_again_at:
+            if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
                 continue
             try:
-                self._reap(manifest)
-                if now - looked >= _LOOK_SECONDS:
-                    looked = now
-                    found = make_report(self._run, self._plan, manifest.overview())
-                    on_look(found, self._pids())
-                    if (not found.pending and not self._pids()) or self._looks_hopeless(found):
-                        return
-                    self._credit(found)
-                    self._kill_silent(found, manifest)
-                    troubles = 0
+                if self._look(manifest, on_look):
+                    return
             except ManifestGone:
                 raise
             except TransientError as error:
-                wait = min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
+                if self._blind.is_too_long():
+                    raise _gave_up(error) from error
+                if not troubles:
+                    self._say(f"{error}; looking again for {_GIVE_UP_SECONDS / 60:g} minutes")
+                self._look_again_at = self._monotonic() + min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
                 troubles += 1
-                self._say(f"{error}; looking again in {wait:g} s")
-                self._look_again_at = now + wait
                 continue
-            self._start_due(now)
+            if troubles:
+                self._say("the manifest answers again")
+            troubles = 0
+            self._blind.end()
+            self._start_due()
             if all(seat.given_up is not None for seat in self._seats):
                 return
             time.sleep(_TICK_SECONDS)
+
+    def _look(self, manifest: Manifest, on_look: OnLook) -> bool:
+        """Notice ended workers, and now and then what the manifest shows; whether to end."""
+        self._reap(manifest)
+        now = self._monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        self._kernel.look()
+        found = make_report(self._run, self._plan, manifest.overview())
+        on_look(found, self._pids())
+        if (not found.pending and not self._pids()) or self._looks_hopeless(found):
+            return True
+        self._credit(found)
+        self._kill_silent(found, manifest)
+        return False
 
     def _looks_hopeless(self, found: Report) -> bool:
         """Whether slice after slice gets blocked while nothing is made: then it is hardly the slices."""
         blocked = found.overview.blocked_total
         if found.stored > self._stored:
+            if self._stored >= 0:
+                self._has_made = True
+                self._quiet.end()
             self._stored, self._blocked = found.stored, blocked
         self._blocked = min(self._blocked, blocked)
         if blocked - self._blocked < _BLOCKED_IN_A_ROW:
@@ -176,12 +269,14 @@ class _Workers:
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
 
-    def _start_due(self, now: float) -> None:
+    def _start_due(self) -> None:
+        now = self._monotonic()
         for seat in self._seats:
             if seat.process is None and seat.given_up is None and now >= seat.start_at:
-                seat.process = self._start(seat.number, seat.share)
+                seat.process = self._start(seat)
 
-    def _start(self, number: int, share: Share) -> subprocess.Popen[str]:
+    def _start(self, seat: _Seat) -> subprocess.Popen[str]:
+        number, share = seat.number, seat.share
         options, folders = self._options, self._options.folders
         # -P: nothing in the folder that the command was typed in is taken for a module
         command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
@@ -199,12 +294,16 @@ class _Workers:
             errors="replace",
             process_group=0,  # Ctrl-C reaches this process alone, which forwards it once
         )
-        threading.Thread(target=self._relay, args=(process,), daemon=True).start()
+        seat.last_words = {}
+        seat.relay = threading.Thread(target=self._relay, args=(process, seat.last_words), daemon=True)
+        seat.relay.start()
         return process
 
-    def _relay(self, process: subprocess.Popen[str]) -> None:
+    def _relay(self, process: subprocess.Popen[str], last_words: dict[str, str]) -> None:
         with process.stderr or contextlib.nullcontext(()) as lines:
             for line in lines:
+                if said := _LAST_WORDS.match(line.rstrip()):
+                    last_words[said[1]] = said[2]
                 self._say(line.rstrip())
 
     def _reap(self, manifest: Manifest) -> None:
@@ -221,6 +320,9 @@ class _Workers:
                 seat.given_up = 0
                 continue
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            if code == -signal.SIGKILL and (why := self._kernel.explain()):
+                self._killed_for = why
+                how += f", {why}: {_LESS_MEMORY}"
             self._say(f"[worker-{seat.number}] {how}" + ("; another worker takes over" if freed else ""))
             self._decide(
                 seat, code, held_a_slice=(freed > 0 and not innocent) or code == SliceFailed.exit_code
@@ -231,15 +333,20 @@ class _Workers:
 
         A death in a slice counts against that slice, which is blocked in the end; others count here.
         """
-        if 0 < code < 30:
+        seat.is_lasting = 0 < code < 30 and not (code in _LOST_FOLDER and self._has_made)
+        if held_a_slice:
+            seat.fruitless = 0
+            self._quiet.end()
+        else:
+            seat.fruitless += 1
+        if seat.is_lasting or (not held_a_slice and self._quiet.is_too_long()):
+            if seat.relay is not None:
+                seat.relay.join(timeout=1)  # its last words may still be in the pipe
             seat.given_up = code
-            return
-        seat.fruitless = 0 if held_a_slice else seat.fruitless + 1
-        if seat.fruitless >= _FRUITLESS_STARTS:
-            seat.given_up = code
+            self._last = seat
             return
         wait = min(_LONGEST_WAIT_SECONDS, 2.0**seat.fruitless)
-        seat.start_at = time.monotonic() + wait
+        seat.start_at = self._monotonic() + wait
         self._say(f"[worker-{seat.number}] starts again in {wait:g} s")
 
     def _stop_all(self, number: int) -> None:
@@ -262,6 +369,7 @@ def run_workers(
 
     Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
     changed, WorkersFailed when workers kept failing, ManifestCorrupt when the manifest contradicts itself.
+    changed, or the TransientError that fits when ten minutes of trouble have gone without a stored sample.
     """
     with run.manifest(plan) as manifest:
         manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
@@ -275,24 +383,9 @@ def run_workers(
             manifest.refuse_contradictions()  # because of one, workers may never make what is left
     if not found.pending:
         return found
-    raise _incomplete(found, workers.exit_codes)
+    raise workers.incomplete(found)
 
 
-def _incomplete(found: Report, exit_codes: Sequence[int]) -> RunIncomplete | WorkersFailed:
-    blocked = found.overview.blocked_total
-    what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
-    if blocked:
-        return RunIncomplete(
-            f"{what}, in {blocked} blocked slices",
-            hint="shardgen status RUN_DIR says why; then shardgen requeue RUN_DIR --blocked",
-        )
-    codes = ", ".join(str(code) for code in sorted(set(exit_codes))) or "0"
-    if any(0 < code < 30 for code in exit_codes):
-        return RunIncomplete(
-            f"{what}; workers ended with exit code {codes}",
-            hint="their messages are above; put that right, then run the command again",
-        )
-    return WorkersFailed(
-        f"{what}; workers kept ending (exit code {codes})",
-        hint="their messages are above; shardgen doctor RUN_DIR looks for what is wrong",
-    )
+def _gave_up(error: TransientError) -> TransientError:
+    minutes = f"{_GIVE_UP_SECONDS / 60:g} minutes"
+    return type(error)(f"{error}; that lasted {minutes}, so this run ends", hint=error.hint)

@@ -15,6 +15,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.wording import counted
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.estimating import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
+from shardgen.memory import available_memory
 from shardgen.rundir import RunDirectory
 
 Say = Callable[[str], None]
@@ -112,6 +113,7 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
 def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -> tuple[Share, ...]:
     topology = find_weights(run).topology
     free, asked = free_bytes(), wanted.workers or 1
+    limit = available_memory().shown_limit
     setting = run.settings.depth.micro_batch
     choices = CPU_MICRO_BATCHES if setting == "auto" else (setting,)
     fitting = [min(asked, free // network_bytes(plan, topology, choice)) for choice in choices]
@@ -120,8 +122,10 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
     if workers < 1:
         needed = network_bytes(plan, topology, choices[-1])
         raise MachineUnfit(
-            f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB)",
-            hint="close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
+            f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB{limit})",
+            hint="raise the container's memory limit, or set [depth] micro_batch = 1"
+            if limit
+            else "close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
         )
     if setting == "auto":
         with run.manifest(plan) as manifest:
@@ -134,7 +138,7 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
     say(
         f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
         f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
-        f"{_threads_each(threads)}"
+        f"{limit}{_threads_each(threads)}"
     )
     return tuple(Share(device=wanted.device, threads=count) for count in threads)
 

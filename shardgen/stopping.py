@@ -14,6 +14,16 @@ PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must n
 _ECHO_SECONDS = 1.0
 
 
+def stopping_signals() -> tuple[signal.Signals, ...]:
+    """What asks a command to stop: SIGINT, SIGTERM, and SIGHUP of a terminal that was closed.
+
+    Not SIGHUP where it was ignored before, as `nohup` does: that command is to outlive its terminal.
+    """
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        return (signal.SIGINT, signal.SIGTERM)
+    return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class StopRequest:
     """A wish to stop, from a signal or a lost parent; a second signal ends the process at once.
 
@@ -28,8 +38,8 @@ class StopRequest:
         self._parent = os.environ.get(PARENT_VARIABLE, "")
 
     def install(self) -> None:
-        """Take SIGINT and SIGTERM; only the main thread may."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        """Take the signals that ask to stop; only the main thread may."""
+        for number in stopping_signals():
             signal.signal(number, self._received)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:

@@ -12,14 +12,13 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import DeadLetter, ImageKind, Provenance, Receipt, total_sums
+from shardgen.domain.receipt import ArtifactRef, DeadLetter, ImageKind, Provenance, Receipt, total_sums
 from shardgen.domain.sample import member_name, output_format
 from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
-from shardgen.heartbeat import Say
 from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.manifest import Manifest
-from shardgen.patience import patiently
+from shardgen.patience import Patience
 
 Made = EncodedSample | SampleError
 """A sample as it will be stored, or why it cannot be made."""
@@ -37,19 +36,24 @@ class MadeBatch:
 class BatchStore:
     """Publishes and records; thread-safe."""
 
-    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, *, say: Say) -> None:
+    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, patience: Patience) -> None:
         self._plan = plan
         self._store = store
         self._manifest = manifest
-        self._say = say
+        self._patience = patience
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
         data, receipt = build_artifact(
             ArtifactHeader.of(self._plan.fingerprint, lease), [self._content(made)]
         )
-        name = ArtifactName.of(lease, range(made.batch, made.batch + 1))
-        artifact = self._store.publish(name, data, on_step=on_step)
+
+        def publish() -> ArtifactRef:
+            # A new name for each attempt: one that failed late may have left the file under its own.
+            name = ArtifactName.of(lease, range(made.batch, made.batch + 1))
+            return self._store.publish(name, data, on_step=on_step)
+
+        artifact = self._patience(publish)
         record = Receipt(
             shard=lease.shard,
             slice=lease.slice,
@@ -58,7 +62,7 @@ class BatchStore:
             artifact=artifact,
             record=receipt.batches[0],
         )
-        patiently(lambda: self._manifest.record(lease, record), say=self._say)
+        self._patience(lambda: self._manifest.record(lease, record))
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]

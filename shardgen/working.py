@@ -30,7 +30,7 @@ from shardgen.leasing import LeaseOptions, Leases, leases_for
 from shardgen.making import Abandoned, BatchMaker, Stages
 from shardgen.manifest.leases import NoLease, check_shard
 from shardgen.manifest.manifest import Manifest
-from shardgen.patience import patiently
+from shardgen.patience import Patience
 from shardgen.pipeline import Pipeline
 from shardgen.planfile import FILE_NAME
 from shardgen.planning import ensure_manifest
@@ -109,6 +109,7 @@ class Worker:
         self._lease: Lease | None = None
         self._has_joined = False  # a shared folder, where leaving takes a word
         self._abandon = threading.Event()
+        self._patience = Patience(say=say)
         self.identity: WorkerIdentity = new_identity(options.name)
         self.stop = StopRequest()
 
@@ -135,6 +136,7 @@ class Worker:
             )
             with heartbeat, leases_for(self._run, plan, manifest, options, say=self._say) as leases:
                 self._has_joined = self._run.is_shared_folder
+                self._patience = Patience(say=self._say, between=lambda: self._between_looks(heartbeat))
                 leases.start()
                 heartbeat.hear(leases.reports)
                 try:
@@ -196,6 +198,7 @@ class Worker:
             is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
             threads=options.device.threads,
+            patience=self._patience,
         )
         self._say("ready")
 
@@ -220,6 +223,11 @@ class Worker:
         if self._abandon.is_set():
             raise Abandoned
 
+    def _between_looks(self, heartbeat: Heartbeat) -> None:
+        """Between two attempts at what may pass by itself."""
+        self._between(heartbeat)
+        heartbeat.waits("the manifest or a disk")
+
     def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
         pause = self._run.settings.lease_policy.heartbeat.total_seconds()
         if not self._run.is_shared_folder:  # where to ask is to look through all of it
@@ -228,7 +236,7 @@ class Worker:
             if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
                 makers.leases.stop_claiming()
                 return Ending.LIMIT
-            granted = patiently(lambda: self._lease_one(manifest, makers.leases), say=heartbeat.say_waiting)
+            granted = self._patience(lambda: self._lease_one(manifest, makers.leases))
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
@@ -269,7 +277,7 @@ class Worker:
             raise failure from error
         if complete:
             # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
-            manifest.release(lease)
+            self._patience(lambda: manifest.release(lease))
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
@@ -279,11 +287,13 @@ class Worker:
         """Make a slice portion by portion; False when stopped before all were made."""
         leases, is_made = makers.leases, True
         while is_made:
-            batches = leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
+            batches = self._patience(
+                lambda: leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
+            )
             if not batches:
                 leases.ended(is_complete=batches is not None)
                 return True
-            suspicion = manifest.suspicion(lease)
+            suspicion = self._patience(lambda: manifest.suspicion(lease))
             if suspicion.is_suspect:
                 heartbeat.now_is(WorkerState.SUSPECT)
                 is_made = makers.suspect.make(lease, batches, suspicion)
@@ -295,7 +305,8 @@ class Worker:
     def _fail(self, lease: Lease, manifest: Manifest, error: SliceFailed) -> None:
         """Give the slice back as failed: that is no clean release, or it would fail for ever."""
         with contextlib.suppress(LeaseLost):
-            if manifest.fail(lease, f"worker {self.identity.id}: {error}", self._run.settings.lease_policy):
+            failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
+            if self._patience(lambda: manifest.fail(lease, failure, policy)):
                 self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
         self._lease = None
 
@@ -318,7 +329,10 @@ class Worker:
 
     def _release(self, manifest: Manifest, heartbeat: Heartbeat) -> None:
         lease, self._lease = self._lease, None
-        if lease is not None and patiently(lambda: manifest.release(lease), say=heartbeat.say_waiting):
+        if lease is None:
+            return
+        # Whatever ends the worker, an end of the grace included, must not keep it from this.
+        if self._patience(lambda: manifest.release(lease), between=heartbeat.progress):
             self._on_step(LeaseStep.RELEASED)
 
 
@@ -332,7 +346,7 @@ def work(
 ) -> WorkOutcome:
     """Be a worker in this process, whose main thread must call this; see `Worker`.
 
-    SIGINT and SIGTERM drop the composed batch and finish the one in the network and the one being
+    SIGINT, SIGTERM and SIGHUP drop the composed batch and finish the one in the network and the one being
     published within the grace; past it their work is dropped and the slice released all the same.
     """
     faulthandler.enable()  # a crash in a library shows where it was called from

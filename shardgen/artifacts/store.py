@@ -119,6 +119,9 @@ class ArtifactStore:
                     f"{target}: its staged file was swept away: the slice was taken over",
                     hint="lease another slice",
                 ) from error
+            # When it comes back the shard's folder may be missing; the others are never made twice, as an
+            # empty mount point would be taken for the artifact folder.
+            self._durable_folders.discard(target.parent)
             raise storage_error(error, target) from error
         if not is_new:
             raise ReceiptConflict(

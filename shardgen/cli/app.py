@@ -6,7 +6,11 @@ import contextlib
 import logging
 import signal
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -33,6 +37,7 @@ from shardgen.cli import (
 )
 from shardgen.cli.printable import Outlet, open_outlets, printable
 from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
+from shardgen.stopping import stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -75,7 +80,8 @@ def main() -> None:
     outlet = open_outlets()
     _show_what_is_logged()
     try:
-        code = app(standalone_mode=False, prog_name="shardgen")
+        with _ending_by_signals():
+            code = app(standalone_mode=False, prog_name="shardgen")
     except USAGE_ERROR as error:
         code = _usage(error)
     except ShardgenError as error:
@@ -90,6 +96,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _say("stopped")
         code = 130
+    except _EndedBySignal as ended:
+        _say("stopped")
+        code = ended.exit_code
     except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         _say(traceback.format_exc().rstrip())
         _say("error: this is a bug in shardgen; nothing recorded is lost")
@@ -124,6 +133,35 @@ def _show_what_is_logged() -> None:
     ours = logging.getLogger("shardgen")
     ours.handlers = [_OnStderr()]
     ours.propagate = False
+
+
+class _EndedBySignal(BaseException):
+    """Raised in the main thread, so that what a command has half done is removed as after Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end any command like Ctrl-C; `worker` and `run` have handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        raise _EndedBySignal(number)
+
+    previous = {
+        number: signal.signal(number, end) for number in stopping_signals() if number != signal.SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

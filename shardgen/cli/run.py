@@ -31,7 +31,8 @@ from shardgen.rundir import GivenFolders, RunDirectory
 HELP = """Plan if needed, make everything on this machine, merge.
 
 If anything stops it, run it again: it continues where it stopped. Restarts dead workers, waiting longer each
-time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores.
+time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores. A closed terminal
+stops it like Ctrl-C; put `nohup` in front to let it go on.
 
 \b
 Example:

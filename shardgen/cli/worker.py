@@ -23,8 +23,9 @@ from shardgen.cli.render import say
 HELP = """Make samples of the planned run until nothing is left.
 
 Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
-at any time. Ctrl-C finishes the current batch and gives the slice back; a second Ctrl-C stops at once. A
-killed worker loses at most three batches of work and nothing that is stored.
+at any time. Ctrl-C finishes the current batch and gives the slice back; a second Ctrl-C stops at once. So do
+SIGTERM and a closed terminal; `nohup shardgen worker people &` goes on without one. A killed worker loses at
+most three batches of work and nothing that is stored.
 
 \b
 Example:
@@ -59,7 +60,12 @@ def worker(
     ] = None,
     grace: Annotated[
         float,
-        typer.Option("--grace", metavar="SECONDS", min=0, help="Time to finish after Ctrl-C or SIGTERM."),
+        typer.Option(
+            "--grace",
+            metavar="SECONDS",
+            min=0,
+            help="Time to finish after Ctrl-C, SIGTERM or a closed terminal.",
+        ),
     ] = 25.0,
     device: Device = "auto",
     name: Annotated[

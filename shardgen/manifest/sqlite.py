@@ -262,6 +262,11 @@ _GONE: _Meaning = (
     "deleted or moved away while it was in use",
     "put it back, or: shardgen rebuild RUN_DIR; then run the command again",
 )
+_AWAY: _Meaning = (
+    StorageFailed,
+    "its folder is not there now",
+    "mount it, or put it back; then run the command again",
+)
 _BUSY: _Meaning = (
     ManifestBusy,
     f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
@@ -310,9 +315,11 @@ def explained(error: BaseException, path: Path, *, shown: str = "") -> ShardgenE
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     # An extended code says more than the plain one in its low byte.
-    if code is None and isinstance(error.orig, sqlite3.OperationalError):
+    if code is None and isinstance(error, sqlite3.OperationalError):
         code = sqlite3.SQLITE_CORRUPT  # the module itself speaks: a text that it has read is no UTF-8
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
     if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not path.exists():
         kind, fact, hint = _GONE  # one thread's connection is opened after the others'
+    if kind is ManifestGone and not path.parent.is_dir():
+        kind, fact, hint = _AWAY  # a mount comes back; a file that was deleted from its folder does not
     return kind(f"{shown or path}: {fact} ({name}: {error})", hint=hint)

@@ -233,5 +233,5 @@ def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
     monkeypatch.setattr("shardgen.running.subprocess.Popen", Popen)
     options = RunOptions(shares=(Share(device="cpu", threads=1),))
     workers = running._Workers(run, run.plan(), options, say=lambda _line: None)
-    workers._start(0, options.shares[0])
+    workers._start(workers._seats[0])
     assert started[0][1] == "-P"

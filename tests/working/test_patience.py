@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardgen.errors import (
+    InputMissing,
+    LeaseLost,
+    ManifestBusy,
+    ManifestGone,
+    ShardgenError,
+    StorageFailed,
+)
+from shardgen.patience import Patience
+from shardgen.reporting import report
+from shardgen.rundir import RunDirectory
+from shardgen.running import RunOptions, run_workers
+from shardgen.sharing import Share
+from tests.runs import make_run, plan_run, start
+
+ROOT = Path(__file__).parent.parent.parent
+SAMPLES = 2 * 2 * 2 * 100
+FOLDER = "/mount/artifacts"
+
+
+class World:
+    """A clock that only pauses move, and what was said."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.said: list[str] = []
+        self.pauses = 0
+        self.patience = Patience(
+            say=self.said.append, between=self._between, monotonic=lambda: self.now, sleep=self._sleep
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _between(self) -> None:
+        self.pauses += 1
+
+    def failing(self, error: ShardgenError, *, until: float = float("inf")) -> Callable[[], str]:
+        def call() -> str:
+            if self.now < until:
+                raise error
+            return "done"
+
+        return call
+
+
+@pytest.mark.parametrize("kind", [StorageFailed, ManifestBusy, InputMissing])
+def test_a_worker_waits_two_minutes_for_what_may_pass_and_speaks_twice(kind: type[ShardgenError]) -> None:
+    world = World()
+    assert world.patience(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
+    assert world.said[0] == f"{FOLDER}: away; waiting for it, 2 minutes at most"
+    assert world.said[1].startswith("going on after 10")
+    assert len(world.said) == 2
+    assert world.pauses > 10  # its heartbeat hears of it: a worker that waits does not hang
+
+
+def test_after_two_minutes_the_error_ends_the_worker_and_what_it_still_has_to_say_is_tried_once() -> None:
+    world = World()
+    with pytest.raises(StorageFailed):
+        world.patience(world.failing(StorageFailed("full")))
+    assert 1120 <= world.now < 1126
+    ended = world.now
+    with pytest.raises(ManifestBusy):  # its release, on the same disk
+        world.patience(world.failing(ManifestBusy("locked")))
+    assert world.now == ended
+
+
+@pytest.mark.parametrize("kind", [ManifestGone, LeaseLost])
+def test_what_does_not_pass_is_not_waited_for(kind: type[ShardgenError]) -> None:
+    world = World()
+    with pytest.raises(kind):
+        world.patience(world.failing(kind("gone")))
+    assert (world.now, world.said) == (1000.0, [])
+
+
+@pytest.fixture
+def middling_run(tmp_path: Path) -> RunDirectory:
+    """800 samples in batches of 4: some seconds of work."""
+    run = make_run(tmp_path, changes={"compose.grid": "[10, 10]", "shards.size": "400"})
+    plan_run(run)
+    return run
+
+
+def read_until(worker: subprocess.Popen[str], words: str, said: list[str]) -> None:
+    assert worker.stderr is not None
+    for line in worker.stderr:
+        said.append(line.rstrip())
+        if words in line:
+            return
+    raise AssertionError("\n".join(said))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [".", "artifacts"], ids=["run directory", "artifacts"])
+def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
+    middling_run: RunDirectory, tmp_path: Path, name: str
+) -> None:
+    folder, away, said = (middling_run.path / name).resolve(), tmp_path / "away", list[str]()
+    with start(["worker", middling_run.path]) as worker:
+        try:
+            read_until(worker, "samples made", said)
+            folder.rename(away)
+            read_until(worker, "waiting for it", said)
+            time.sleep(1.5)  # as a person would who mounts it again
+            away.rename(folder)
+            read_until(worker, f"made {SAMPLES} samples", said)
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+    assert sum("waiting for it" in line for line in said) == 1, said
+    assert sum("going on after" in line for line in said) == 1, said
+    found = report(middling_run)
+    assert (found.stored, len(found.workers)) == (SAMPLES, 1)
+    with sqlite3.connect(middling_run.path / "manifest.sqlite") as connection:
+        assert connection.execute("SELECT count(*), sum(deaths) FROM slice WHERE fence > 1").fetchone() == (
+            0,
+            None,
+        )
+
+
+@pytest.mark.slow
+def test_a_full_disk_that_gets_free_costs_no_restart(middling_run: RunDirectory) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ON_A_FULL_DISK, str(middling_run.path), str(SAMPLES)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    if done.returncode == 77:
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "full" in done.stdout or "No space left" in done.stdout
+    assert done.stdout.count("going on after") == 1
+    assert f"made {SAMPLES} samples" in done.stdout
+
+
+ON_A_FULL_DISK = """
+import shutil, sys
+from pathlib import Path
+from tests.bad_input.stage import ImpossibleHereError, _full
+from tests.runs import start
+
+folder = Path(sys.argv[1])
+try:
+    _full(folder, 100_000_000)
+except ImpossibleHereError as error:
+    print(error)
+    sys.exit(77)
+ballast = folder / "ballast"
+ballast.write_bytes(bytes(shutil.disk_usage(folder).free - 400_000))
+with start(["worker", folder]) as worker:
+    for line in worker.stderr:
+        print(line, end="")
+        if "waiting for it" in line:
+            ballast.unlink()
+    sys.exit(worker.wait(60))
+"""
+
+
+@pytest.mark.slow
+def test_run_starts_workers_for_ten_minutes_without_progress_and_ends_with_their_reason(
+    run: RunDirectory,
+) -> None:
+    with run.manifest(run.plan()) as manifest:
+        manifest.claim_artifact_folder("0" * 32)
+    began, said = time.monotonic(), list[str]()
+    options = RunOptions(
+        shares=(Share(device="cpu"),), monotonic=lambda: began + 60 * (time.monotonic() - began)
+    )
+    with pytest.raises(StorageFailed, match=r"kept ending \(exit code 31\) for 10 minutes") as caught:
+        run_workers(run, run.plan(), options, say=said.append)
+    assert f"{run.artifacts}: the folder" in str(caught.value)
+    assert "mount it" in caught.value.hint
+    assert time.monotonic() - began >= 10
+    assert sum("starts again" in line for line in said) >= 2
+
+
+@pytest.mark.slow
+def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
+    from shardgen.recognising import claim_folder  # noqa: PLC0415
+
+    with run.manifest(run.plan()) as manifest:
+        claim_folder(ArtifactStore(run.artifacts), manifest)
+    away = Path(shutil.move(run.artifacts, tmp_path / "away"))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "starts again" in line and sum("starts again" in one for one in said) == 2:
+            away.rename(run.artifacts)
+
+    found = run_workers(run, run.plan(), RunOptions(shares=(Share(device="cpu"),)), say=say)
+    assert found.pending == 0
+    assert sum("starts again" in line for line in said) == 2
+
+
+def test_run_looks_again_for_ten_minutes_and_ends_with_the_manifests_own_trouble(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shardgen.manifest.manifest import Manifest  # noqa: PLC0415
+
+    seen, looks, said = Manifest.overview, list[float](), list[str]()
+    began = time.monotonic()
+
+    def clock() -> float:
+        return began + 500 * (time.monotonic() - began)
+
+    def overview(manifest: Manifest) -> object:
+        looks.append(clock())
+        if len(looks) > 1:
+            raise ManifestBusy("locked", hint="look for a stopped process")
+        return seen(manifest)
+
+    monkeypatch.setattr(Manifest, "overview", overview)
+    options = RunOptions(shares=(Share(device="cpu"),), monotonic=clock)
+    with pytest.raises(ManifestBusy, match="locked; that lasted 10 minutes") as caught:
+        run_workers(run, run.plan(), options, say=said.append)
+    assert caught.value.hint == "look for a stopped process"
+    assert looks[-1] - looks[1] >= 600
+    assert said == ["locked; looking again for 10 minutes"]
