@@ -78,7 +78,8 @@ def start(one_slice: Path, tmp_path: Path) -> Iterator[Start]:
         folder = tmp_path / name
         folder.mkdir()
         arguments = [tmp_path / "run", folder, f"{type(step).__name__}.{step.name}", nth]
-        process = warm.start("tests.halted_worker", [*map(str, arguments), *["unfenced"] * unfenced])
+        words = [*map(str, arguments), *["unfenced"] * unfenced]
+        process = warm.start("tests.halted_worker", words, said=folder / "output")
         started.append(process)
         return Halted(process, folder)
 
