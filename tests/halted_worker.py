@@ -1,12 +1,13 @@
-"""A worker that waits at a step: `python -m tests.halted_worker RUN_DIR FOLDER STEP NTH [unfenced]`.
+"""A worker that waits at a step: `python -m tests.halted_worker RUN_DIR FOLDER STEP NTH [HOW]`.
 
 It makes FOLDER/there when it gets to the step for the nth time, and goes on when FOLDER/go appears. What it
-says is in FOLDER/said.
+says is in FOLDER/said. HOW is `unfenced` (it heeds no fence) or `another-machine` (as which it shows itself).
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> None:
     run_dir, folder, name, nth = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     if sys.argv[5:] == ["unfenced"]:
         take_the_fence_away()
+    if sys.argv[5:] == ["another-machine"]:
+        socket.gethostname = lambda: sys.argv[5]
     passed = 0
 
     def on_step(step: Step) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.domain.steps import Step
 from shardgen.rundir import GivenFolders, RunDirectory
 from shardgen.template import settings_text
+from tests import warm
 from tests.photographs import write_photographs
 
 SETTINGS = {
@@ -58,43 +57,20 @@ def plan_run(run: RunDirectory) -> None:
 def shardgen(
     *arguments: str | Path, environment: dict[str, str] | None = None, timeout: float = 240.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run the real command, as a user would; stdout and stderr are captured."""
-    return subprocess.run(
-        [sys.executable, "-m", "shardgen", *map(str, arguments)],
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    """Run the real command in a process of its own, and wait for it; stdout and stderr are captured."""
+    return warm.run("shardgen", arguments, environment=environment, timeout=timeout)
 
 
-def start(arguments: Sequence[str | Path], *, python: bool = False) -> subprocess.Popen[str]:
-    """Start the real command (or just Python) and leave it running; its stderr can be read line by line."""
-    program = [sys.executable] if python else [sys.executable, "-m", "shardgen"]
-    return subprocess.Popen(
-        [*program, *map(str, arguments)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        stdin=subprocess.DEVNULL,
-    )
+def start(arguments: Sequence[str | Path]) -> warm.Command:
+    """Start the real command and leave it running; its stderr can be read line by line."""
+    return warm.start("shardgen", arguments)
 
 
 def at_step(
     verb: str, run_dir: Path, step: str, *, nth: int = 1, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a verb in a process that kills itself when it passes a step for the nth time; `-`: never."""
-    return subprocess.run(
-        [sys.executable, "-m", "tests.kill_at", verb, str(run_dir), step, str(nth)],
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        cwd=Path(__file__).parent.parent,
-    )
+    return warm.run("tests.kill_at", [verb, run_dir, step, str(nth)], environment=environment)
 
 
 def die_at(

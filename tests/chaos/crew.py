@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from shardgen.domain.plan import Plan
 from shardgen.rundir import RunDirectory
+from tests import warm
 from tests.chaos.backdoors import Backdoor, Row
 from tests.chaos.figures import Figures
 from tests.chaos.history import WorkerHistory, read_history
@@ -23,9 +23,6 @@ from tests.stopping import resume, stop
 
 ROOT = Path(__file__).parent.parent.parent
 DEATHS_ALONE = 2  # of one noted sample; a third would make a dead letter of an innocent one
-# A worker spends most of a short life with imports: these are done once, in a process that runs nothing.
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tensorflow", "cv2", "shardgen.depth.network", "tests.chaos.worker"])
 _RACE_SECONDS = 5.0  # between what an operator does and what a worker sees of it
 _RIDDEN_OUT_SECONDS = 8.0  # a server that is away for less must end nobody
 
@@ -91,7 +88,7 @@ class Crew:
                 broken=self.broken,
                 environment=self.environment,
             )
-            process = _CONTEXT.Process(target=main, args=(part,))
+            process = warm.context().Process(target=main, args=(part,))
             process.start()
             self.members.append(Member(process=process, folder=folder))
             self.figures.counts["starts"] += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +15,9 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ShardgenError
 from shardgen.manifest.manifest import Manifest
 from shardgen.rundir import RunDirectory
+from tests import warm
 from tests.chaos.backdoors import Backdoor
-from tests.chaos.crew import ROOT, Crew
+from tests.chaos.crew import Crew
 from tests.chaos.figures import Figures
 
 BUSY = 30
@@ -83,15 +83,7 @@ class Operator:
 
     def shardgen(self, *arguments: object, timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run the real command."""
-        done = subprocess.run(
-            [sys.executable, "-m", "shardgen", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            check=False,
-            timeout=timeout,
-        )
+        done = warm.run("shardgen", [str(argument) for argument in arguments], timeout=timeout)
         lines = [*done.stdout.splitlines()[-1:], *done.stderr.splitlines()[-2:]]
         self.say(f"shardgen {arguments[0]}: {done.returncode} {' | '.join(lines)[:300]}")
         return done

@@ -20,8 +20,8 @@ def test_the_same_seed_gives_the_same_schedule_with_every_kind_of_misfortune() -
 
 
 @pytest.mark.slow
-def test_two_minutes_of_chaos_lose_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ChaosOptions(seconds=120, seed=1, samples=3200)
+def test_a_minute_of_chaos_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ChaosOptions(seconds=60, seed=1, samples=1600)
     figures = Chaos(tmp_path, options, say=lambda _line: None).run()
     with capsys.disabled():
         print(f"\n{figures.table()}")

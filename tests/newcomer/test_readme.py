@@ -183,5 +183,14 @@ def test_ci_installs_and_tests_as_the_readme_says() -> None:
     script = re.sub(r'"\$work/(venv[^"]*)"', r".\1", script).replace(" --quiet", "")
     lines = script.splitlines()
     block = next(block for block in BLOCKS if block[-1].startswith("python -m pytest "))
-    places = [lines.index(command) for command in block]
+    places = [
+        next(number for number, line in enumerate(lines) if line.startswith(command)) for command in block
+    ]
     assert places == sorted(places)
+    fast = block[-1]
+    assert fast.endswith('-m "not slow"')
+    # Then everything else; a part that ran no test fails, by pytest's exit code 5.
+    rest = fast.replace('"not slow"', "slow")
+    tests = [line for line in lines if "pytest" in line and not line.startswith("#")]
+    assert tests == [f"{fast} --durations=25", f"{rest} --durations=25"]
+    assert "set -euo pipefail" in lines

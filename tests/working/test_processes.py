@@ -16,8 +16,10 @@ from shardgen.rundir import RunDirectory
 from shardgen.stopping import StopRequest
 from tests.runs import make_run, plan_run, shardgen, start
 from tests.stopping import stop_outside_a_commit
+from tests.warm import Command
 
 SAMPLES = 2 * 2 * 2 * 400
+Process = Command | subprocess.Popen[str]
 
 
 @pytest.fixture
@@ -37,9 +39,9 @@ def long_run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[str]]]:
+def processes() -> Iterator[list[Process]]:
     """Processes that a test started; those still running are killed at the end."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Process] = []
     yield started
     for process in started:
         process.kill()
@@ -66,7 +68,7 @@ def wait_for_a_receipt(run: RunDirectory, timeout: float = 240.0, *, held: bool 
     ids=["SIGTERM", "SIGINT", "a notebook's SIGINT and its echo"],
 )
 def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]], number: signal.Signals, times: int
+    long_run: RunDirectory, processes: list[Process], number: signal.Signals, times: int
 ) -> None:
     worker = start(["worker", long_run.path])
     processes.append(worker)
@@ -85,7 +87,7 @@ def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
 
 @pytest.mark.slow
 def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+    long_run: RunDirectory, processes: list[Process]
 ) -> None:
     zombie = start(["worker", long_run.path])
     processes.append(zombie)
@@ -107,7 +109,7 @@ def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
 
 @pytest.mark.slow
 def test_run_survives_a_killed_worker_and_makes_everything(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+    long_run: RunDirectory, processes: list[Process]
 ) -> None:
     parent = start(["run", long_run.path, "--workers", "2"])
     processes.append(parent)
@@ -122,9 +124,7 @@ def test_run_survives_a_killed_worker_and_makes_everything(
 
 
 @pytest.mark.slow
-def test_workers_stop_when_their_run_is_killed(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
-) -> None:
+def test_workers_stop_when_their_run_is_killed(long_run: RunDirectory, processes: list[Process]) -> None:
     parent = start(["run", long_run.path])
     processes.append(parent)
     wait_for_a_receipt(long_run)
@@ -168,11 +168,17 @@ def test_a_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
-    long_run: RunDirectory, processes: list[subprocess.Popen[str]]
+    long_run: RunDirectory, processes: list[Process]
 ) -> None:
     # A lease alone is not enough: asked to stop before its network has work, a worker ends at once.
     in_the_network = long_run.path / "in-the-network"
-    worker = start(["-c", SLOW_WORKER, long_run.path, in_the_network], python=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", SLOW_WORKER, long_run.path, in_the_network],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     processes.append(worker)
     deadline = time.monotonic() + 60
     while not in_the_network.exists():

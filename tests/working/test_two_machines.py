@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,10 +20,10 @@ from tests.invariants import counter_faults, zip_faults
 from tests.photographs import write_photographs
 from tests.postgres import Server, new_schema
 from tests.runs import make_run, sha256_of, shardgen
+from tests.warm import Command, start
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 600.0
 SAMPLES = 2 * 2 * 2 * 20
 SETTINGS = {
@@ -37,12 +34,6 @@ SETTINGS = {
     "lease.heartbeat_seconds": "0.5",
 }
 NEVER = "600"  # seconds of a lease that ends by a look at its process, or not at all
-ON_ANOTHER_HOST = """
-import runpy, socket, sys
-socket.gethostname = lambda: "another-machine"
-sys.argv = sys.argv[1:]
-runpy.run_module("tests.halted_worker", run_name="__main__")
-"""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +45,7 @@ class Machines:
     second: RunDirectory
     sources: Path
     environment: dict[str, str]
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
+    started: list[Command] = field(default_factory=list)
 
     def folders_of(self, run: RunDirectory) -> list[str]:
         """The options by which the second machine says where its photographs are."""
@@ -67,50 +58,42 @@ class Machines:
             f"{self.sources}/backgrounds",
         ]
 
-    def worker(self, run: RunDirectory, *options: str) -> subprocess.Popen[str]:
+    def worker(self, run: RunDirectory, *options: str) -> Command:
         """Start `shardgen worker`."""
-        return self._start(["-m", "shardgen", "worker", run.path, *self.folders_of(run), *options])
+        return self._start("shardgen", "worker", run.path, *self.folders_of(run), *options)
 
     def halted_worker(
         self, run: RunDirectory, step: BatchStep, nth: int, *, on_another_host: bool = False
-    ) -> tuple[subprocess.Popen[str], Path]:
+    ) -> tuple[Command, Path]:
         """Start a worker that waits at a step, and wait until it does; also its folder."""
         folder = self.folder / f"halted-{len(self.started)}"
         folder.mkdir()
-        program = ["-c", ON_ANOTHER_HOST, "halted"] if on_another_host else ["-m", "tests.halted_worker"]
-        process = self._start([*program, run.path, folder, f"{type(step).__name__}.{step.name}", str(nth)])
+        words: list[str | Path] = [run.path, folder, f"{type(step).__name__}.{step.name}", str(nth)]
+        process = self._start("tests.halted_worker", *words, *["another-machine"] * on_another_host)
         self.wait_for((folder / THERE).exists, process)
         return process, folder
 
-    def _start(self, words: list[str | Path]) -> subprocess.Popen[str]:
-        with (self.folder / f"said-{len(self.started)}").open("w", encoding="utf-8") as said:
-            process = subprocess.Popen(
-                [sys.executable, *map(str, words)],
-                env={**os.environ, **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=ROOT,
-            )
+    def _start(self, module: str, *words: str | Path) -> Command:
+        said = self.folder / f"said-{len(self.started)}"
+        process = start(module, words, environment=self.environment, said=said)
         self.started.append(process)
         return process
 
-    def wait_for(self, condition: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    def wait_for(self, condition: Callable[[], bool], *processes: Command) -> None:
         """Wait for a condition; none of these processes may end before."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            ended = [one.args for one in processes if one.poll() is not None]
+            ended = [one.name for one in processes if one.poll() is not None]
             assert not ended or condition(), f"{ended}: {self.said()}"
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.05)
 
-    def row_of(self, process: subprocess.Popen[str]) -> WorkerRow | None:
+    def row_of(self, process: Command) -> WorkerRow | None:
         """What the manifest knows of a worker."""
         rows = [one.row for one in report(self.first).workers]
         return next((row for row in rows if row.identity.pid == process.pid), None)
 
-    def is_at_work(self, process: subprocess.Popen[str]) -> bool:
+    def is_at_work(self, process: Command) -> bool:
         """Whether it has got through its start."""
         row = self.row_of(process)
         return row is not None and row.state is not WorkerState.STARTING
@@ -194,7 +177,7 @@ def machines(
             process.wait()
 
 
-def kill(process: subprocess.Popen[str]) -> None:
+def kill(process: Command) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
 

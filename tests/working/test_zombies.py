@@ -4,8 +4,6 @@ import contextlib
 import hashlib
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import pytest
 
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.rundir import RunDirectory
+from tests import warm
 from tests.halted_worker import GO, SAID, THERE
 from tests.invariants import counter_faults
 from tests.runs import make_run, plan_run, sha256_of, shardgen
@@ -53,7 +52,7 @@ def sha256_of_one_slice(one_slice: Path, tmp_path_factory: pytest.TempPathFactor
 class Halted:
     """A real worker process that waits at a step, and the folder by which it is told to go on."""
 
-    process: subprocess.Popen[bytes]
+    process: warm.Command
     folder: Path
 
     def wait_until_there(self) -> None:
@@ -73,19 +72,14 @@ Start = Callable[..., Halted]
 @pytest.fixture
 def start(one_slice: Path, tmp_path: Path) -> Iterator[Start]:
     shutil.copytree(one_slice, tmp_path / "run")
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[warm.Command] = []
 
     def begin(name: str, step: Step, nth: int, *, unfenced: bool = False) -> Halted:
         folder = tmp_path / name
         folder.mkdir()
         arguments = [tmp_path / "run", folder, f"{type(step).__name__}.{step.name}", nth]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.halted_worker", *map(str, arguments), *["unfenced"] * unfenced],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=Path(__file__).parent.parent.parent,
-        )
+        words = [*map(str, arguments), *["unfenced"] * unfenced]
+        process = warm.start("tests.halted_worker", words, said=folder / "output")
         started.append(process)
         return Halted(process, folder)
 
@@ -100,7 +94,7 @@ def run(start: Start, tmp_path: Path) -> RunDirectory:
     return RunDirectory.open(tmp_path / "run")
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(condition: Callable[[], bool], process: warm.Command) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
         assert process.poll() is None, f"it ended with {process.returncode}"
