@@ -368,8 +368,8 @@ def run_workers(
     """Make everything that is pending with worker processes; returns the last report.
 
     Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
-    changed, WorkersFailed when workers kept failing, ManifestCorrupt when the manifest contradicts itself.
-    changed, or the TransientError that fits when ten minutes of trouble have gone without a stored sample.
+    changed, ManifestCorrupt when the manifest contradicts itself, or the TransientError that fits when ten
+    minutes of trouble have gone without a stored sample.
     """
     with run.manifest(plan) as manifest:
         manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
