@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from shardgen.artifacts.files import DiskFiles
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.lease import Lease
 from shardgen.errors import (
     InputMissing,
     LeaseLost,
@@ -23,6 +31,10 @@ from shardgen.reporting import report
 from shardgen.rundir import RunDirectory
 from shardgen.running import RunOptions, run_workers
 from shardgen.sharing import Share
+from shardgen.storing import BatchStore
+from tests.artifacts.attempts import WORKERS
+from tests.artifacts.made_runs import batch_content
+from tests.plans import make_plan as made_plan
 from tests.runs import make_run, plan_run, start
 
 ROOT = Path(__file__).parent.parent.parent
@@ -83,6 +95,39 @@ def test_what_does_not_pass_is_not_waited_for(kind: type[ShardgenError]) -> None
     with pytest.raises(kind):
         world.patience(world.failing(kind("gone")))
     assert (world.now, world.said) == (1000.0, [])
+
+
+class LateFailure(DiskFiles):
+    """A disk that fails once, when the new name is there already and only its folder is not synced."""
+
+    def __init__(self) -> None:
+        self.failures = 1
+
+    def link(self, source: Path, target: Path) -> None:
+        super().link(source, target)
+        self.failures, fails = 0, self.failures
+        if fails:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, recorded = made_plan(), list[object]()
+    monkeypatch.setattr(BatchStore, "_content", lambda _store, _made: batch_content(plan, 0))
+    store = ArtifactStore(tmp_path, files=LateFailure())
+    manifest = SimpleNamespace(record=lambda _lease, record: recorded.append(record))
+    lease = Lease(
+        shard=ShardIndex(0),
+        slice=SliceIndex(0),
+        worker=WORKERS["a"],
+        fence=Fence(1),
+        expires_at=datetime.max.replace(tzinfo=UTC),
+    )
+    keeper = BatchStore(plan, store, manifest, World().patience)  # type: ignore[arg-type]
+    keeper.keep(lease, SimpleNamespace(batch=BatchIndex(0)), on_step=lambda _step: None)  # type: ignore[arg-type]
+    assert len(recorded) == 1
+    assert len(list(tmp_path.glob("shard-*/*.zip"))) == 2  # one is an orphan
 
 
 @pytest.fixture
@@ -193,7 +238,6 @@ def test_run_starts_workers_for_ten_minutes_without_progress_and_ends_with_their
 def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
     from shardgen.recognising import claim_folder  # noqa: PLC0415
 
     with run.manifest(run.plan()) as manifest:
