@@ -30,6 +30,7 @@ PLAN = make_plan(backgrounds=6, foregrounds=10, shard_size=240, batch=4, slice_b
 
 
 # With these seeds the dying worker dies after four fifths of the run: a slice that came free late would show.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scene", "seed"),
     [

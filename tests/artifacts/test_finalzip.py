@@ -4,6 +4,8 @@ import os
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from shardgen.artifacts.bodies import BodyReader
 from shardgen.artifacts.files import DiskFiles
 from shardgen.artifacts.finalzip import FinalZip, Spool
@@ -65,6 +67,7 @@ def test_the_tail_of_a_zip_beyond_4_gib_is_found_without_its_directory(tmp_path:
     files.close(descriptor)
 
 
+@pytest.mark.slow
 def test_65_535_members_and_more_get_zip64_end_records(tmp_path: Path) -> None:
     plan = make_plan(backgrounds=11, foregrounds=20, grid=(10, 10), batch=500, slice_batches=4)
     assert 3 * plan.samples + 6 >= 65_535

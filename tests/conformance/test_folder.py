@@ -5,6 +5,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pytest
 from sqlalchemy import event
 
 from shardgen.artifacts.store import ArtifactStore
@@ -51,6 +52,7 @@ def claimed_at_once(place: Place, plan: Plan, roots: list[Path]) -> list[tuple[s
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
     manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
 ) -> None:
@@ -60,6 +62,7 @@ def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
     assert manifest.artifact_folder() == ArtifactStore(tmp_path / found[-1][1]).identity()
 
 
+@pytest.mark.slow
 def test_machines_that_start_at_once_with_one_folder_all_work(
     manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ PROFILE = settings(
 )
 
 
+@pytest.mark.slow
 @given(**HISTORIES)
 @settings(PROFILE, max_examples=12)
 def test_a_dozen_histories_end_in_the_same_whole_result(
