@@ -22,10 +22,12 @@ def schedulable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def split_cores(cores: int, workers: int) -> list[int]:
-    """Threads for each worker: all cores and no core twice, but one thread at least."""
-    each, left = divmod(cores, workers)
-    return [max(1, each + (number < left)) for number in range(workers)]
+def threads_each(cores: int, workers: int) -> int:
+    """Threads for each of these workers: the same for all, since their number decides a CPU's last bits.
+
+    Rounded up, so that no core is left idle.
+    """
+    return math.ceil(cores / workers)
 
 
 def cpu_quota(cgroups: Path, membership: Path) -> float | None:

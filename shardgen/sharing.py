@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shardgen.cores import schedulable_cores, split_cores, usable_cores
+from shardgen.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.depth import gpus
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.gpus import Gpu
@@ -98,15 +98,13 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
     # A lone worker may fall back to the CPU if TensorFlow cannot use its GPU. Several would take more memory
     # than anybody has looked for.
     device = "gpu" if workers > 1 or wanted.gpus else wanted.device
-    shares = tuple(
-        Share(device=device, threads=count, gpu=gpu) for count, gpu in zip(threads, chosen, strict=False)
-    )
+    shares = tuple(Share(device=device, threads=threads, gpu=gpu) for gpu in chosen[:workers])
     fewer = ""
     if wanted.workers is not None and workers < wanted.workers:
         shared = ",".join(chosen[number % workers].name for number in range(wanted.workers))
         fewer = f" (not {wanted.workers}: one a GPU; to share: --gpus {shared})"
     places = ", ".join(f"worker-{number} on {share.gpu}" for number, share in enumerate(shares))
-    say(f"{counted(workers, 'worker')}{fewer}: {places}{_threads_each(threads)}")
+    say(f"{counted(workers, 'worker')}{fewer}: {places}{_shown_threads(threads)}")
     return shares
 
 
@@ -127,33 +125,30 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
             if limit
             else "close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
         )
+    threads = _threads(workers, wanted.threads_per_worker)
     if setting == "auto":
         with run.manifest(plan) as manifest:
-            agreed = manifest.agreed_micro_batch(describe_cpu(), micro_batch)
-        if agreed > micro_batch:  # an earlier, smaller crew chose it: fewer workers keep to it
-            workers = max(1, min(workers, free // network_bytes(plan, topology, agreed)))
+            agreed = manifest.agreed_micro_batch(describe_cpu(threads), micro_batch)
+            while workers > (fits := max(1, free // network_bytes(plan, topology, agreed))):
+                workers = fits  # keep to what an earlier crew chose, with fewer workers
+                threads = _threads(workers, wanted.threads_per_worker)
+                agreed = manifest.agreed_micro_batch(describe_cpu(threads), agreed)
         micro_batch = agreed
-    threads = _threads(workers, wanted.threads_per_worker)
     fewer = f" (not {asked}: memory)" if workers < asked else ""
     say(
         f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
         f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
-        f"{limit}{_threads_each(threads)}"
+        f"{limit}{_shown_threads(threads)}"
     )
-    return tuple(Share(device=wanted.device, threads=count) for count in threads)
+    return (Share(device=wanted.device, threads=threads),) * workers
 
 
-def _threads(workers: int, each: int) -> list[int]:
-    if each:
-        return [each] * workers
+def _threads(workers: int, given: int) -> int:
     cores = usable_cores()
-    if workers == 1 and cores == schedulable_cores():
-        return [0]
-    return split_cores(cores, workers)
+    if not given and workers == 1 and cores == schedulable_cores():
+        return 0  # what libraries choose by themselves
+    return given or threads_each(cores, workers)
 
 
-def _threads_each(threads: Sequence[int]) -> str:
-    if not any(threads):
-        return ""
-    low, high = min(threads), max(threads)
-    return f", {counted(low, 'thread')} each" if low == high else f", {low} or {high} threads each"
+def _shown_threads(threads: int) -> str:
+    return f", {counted(threads, 'thread')} each" if threads else ""

@@ -38,7 +38,7 @@ def _layer(parts: tuple[str, ...]) -> str:
     if len(parts) > 1:
         return parts[0]
     stem = parts[0].removesuffix(".py")
-    own = ("errors", "config", "folders", "settings_errors", "urls", "caches", "reading", "__init__")
+    own = ("errors", "config", "folders", "settings_errors", "urls", "caches", "reading", "cores", "__init__")
     return stem if stem in own else "verb"
 
 
@@ -51,12 +51,13 @@ def _may_import(layer: str, other: str) -> bool:
         "urls": {"errors"},
         "caches": set(),
         "reading": set(),
+        "cores": set(),
         "folders": set(),
         "settings_errors": set(),
         "config": {"domain", "errors", "reading", "settings_errors", "urls"},
-        "depth": {"domain", "errors", "caches", "folders", "reading"},
+        "depth": {"domain", "errors", "caches", "cores", "folders", "reading"},
         "folder": {"domain", "errors", "folders", "reading"},
-        "verb": {"domain", "errors", "config", "caches", "folders", "reading", *MIDDLE},
+        "verb": {"domain", "errors", "config", "caches", "cores", "folders", "reading", *MIDDLE},
         "cli": {"verb", "domain", "errors", "config", *MIDDLE},
         "__main__": {"cli"},
     }

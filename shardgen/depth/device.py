@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from shardgen.cores import schedulable_cores
+from shardgen.domain.wording import counted
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -23,7 +25,7 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What the network runs on; `model` (a CPU with its instruction set, or a GPU) decides the bytes."""
+    """What the network runs on; `model` (a GPU, or a CPU with its threads) decides the bytes."""
 
     kind: str
     model: str
@@ -62,7 +64,7 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
         )
     version = str(tf.__version__)
     if not gpus:
-        return Device(kind="cpu", model=describe_cpu(), tensorflow_version=version)
+        return Device(kind="cpu", model=describe_cpu(intra_op), tensorflow_version=version)
     details = tf.config.experimental.get_device_details(gpus[0])
     return Device(kind="gpu", model=str(details.get("device_name", "GPU")), tensorflow_version=version)
 
@@ -116,8 +118,12 @@ def has_bfloat16() -> bool:
     return not cpu_flags().isdisjoint(BFLOAT16_FLAGS)
 
 
-def describe_cpu() -> str:
-    """The CPU's name and widest instruction set, as in `AMD EPYC (avx512_bf16)`: both decide the bytes."""
+def describe_cpu(threads: int = 0) -> str:
+    """The CPU's name, widest instruction set and threads, as in `AMD EPYC (avx512_bf16, 2 threads)`.
+
+    All decide the bytes: by the number of threads inside an operation libraries cut long sums. 0: one for
+    each core, as TensorFlow chooses.
+    """
     flags = cpu_flags()
     instructions = (
         ("amx_bf16", "amx"),
@@ -126,4 +132,5 @@ def describe_cpu() -> str:
         ("avx2", "avx2"),
     )
     best = next((name for flag, name in instructions if flag in flags), "baseline")
-    return f"{_cpu_field('model name') or 'CPU'} ({best})"
+    count = counted(threads or schedulable_cores(), "thread")
+    return f"{_cpu_field('model name') or 'CPU'} ({best}, {count})"

@@ -69,7 +69,7 @@ class DepthEstimator:
 
     @property
     def device_model(self) -> str:
-        """The device's name; of a CPU with its widest instruction set."""
+        """The device's name; of a CPU with its widest instruction set and the number of threads."""
         return self._device.model
 
     @property

@@ -7,6 +7,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+from shardgen.cores import schedulable_cores
 from shardgen.depth import device
 from shardgen.depth.device import Device
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
@@ -14,10 +15,11 @@ from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 
 def test_the_cpu_is_named_with_its_widest_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2", "avx512f", "avx512_bf16"}))
-    assert device.describe_cpu().endswith("(avx512_bf16)")
+    assert device.describe_cpu(1).endswith("(avx512_bf16, 1 thread)")
     assert device.has_bfloat16()
     monkeypatch.setattr(device, "cpu_flags", lambda: frozenset({"avx2", "avx512f"}))
-    assert device.describe_cpu().endswith("(avx512)")
+    assert device.describe_cpu(3).endswith("(avx512, 3 threads)")
+    assert device.describe_cpu() == device.describe_cpu(schedulable_cores())
     assert not device.has_bfloat16()
 
 

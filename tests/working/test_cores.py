@@ -9,18 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardgen import cores
-from shardgen.cores import cpu_quota, schedulable_cores, split_cores, usable_cores
+from shardgen.cores import cpu_quota, schedulable_cores, threads_each, usable_cores
 from shardgen.rundir import GivenFolders
 from tests.runs import make_run
 
 
 @given(cores=st.integers(1, 300), workers=st.integers(1, 300))
-def test_no_core_is_left_over_or_given_twice(cores: int, workers: int) -> None:
-    shares = split_cores(cores, workers)
-    assert len(shares) == workers
-    assert sum(shares) == max(cores, workers)
-    assert max(shares) - min(shares) <= 1
-    assert min(shares) >= 1
+def test_no_core_is_left_over_and_no_worker_has_another_number_of_threads(cores: int, workers: int) -> None:
+    each = threads_each(cores, workers)
+    assert each * workers >= cores
+    assert (each - 1) * workers < cores
 
 
 def test_bound_processes_count_their_own_cores_only() -> None:
@@ -92,7 +90,7 @@ def test_a_quota_limits_the_usable_cores_and_the_threads(
     monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
     monkeypatch.setattr(cores, "_MEMBERSHIP", tmp_path / "membership")
     assert DeviceChoice.from_environment("cpu").threads == 0  # no quota: the libraries' own choice
-    assert _threads(1, 0) == [0]
+    assert _threads(1, 0) == 0
     assert groups(tmp_path, "0::/\n", {"cpu.max": "30000 100000\n"}) == 0.3
     assert usable_cores() == 1
     assert groups(tmp_path, "0::/\n", {"cpu.max": f"{100000 * schedulable_cores() - 1} 100000\n"})
@@ -101,8 +99,8 @@ def test_a_quota_limits_the_usable_cores_and_the_threads(
     groups(tmp_path, "0::/\n", {"cpu.max": "250000 100000\n"})
     assert usable_cores() == 3
     assert DeviceChoice.from_environment("cpu").threads == 3
-    assert _threads(1, 0) == [3]
-    assert _threads(2, 0) == [2, 1]
-    assert _threads(2, 5) == [5, 5]
+    assert _threads(1, 0) == 3
+    assert _threads(2, 0) == 2
+    assert _threads(2, 5) == 5
     monkeypatch.setenv("SHARDGEN_THREADS", "9")
     assert DeviceChoice.from_environment("cpu").threads == 9

@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.cores import schedulable_cores, split_cores, usable_cores
+from shardgen.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.depth.device import Device
 from shardgen.errors import MachineUnfit
 from shardgen.estimating import agree_micro_batch, find_weights
@@ -51,7 +51,7 @@ def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(
 def test_cores_are_split_between_workers(run: RunDirectory) -> None:
     said: list[str] = []
     shares = settle_workers(run, run.plan(), Wanted(workers=2, device="cpu"), (), say=said.append)
-    assert [share.threads for share in shares] == split_cores(usable_cores(), 2)
+    assert [share.threads for share in shares] == [threads_each(usable_cores(), 2)] * 2
     assert " each of " in said[0]
     assert re.search(r", \d+ (?:or \d+ )?threads? each$", said[0])
     alone = settle_workers(run, run.plan(), Wanted(device="cpu"), (), say=said.append)

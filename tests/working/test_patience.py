@@ -36,6 +36,7 @@ from tests.artifacts.attempts import WORKERS
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan as made_plan
 from tests.runs import make_run, plan_run, start
+from tests.warm import Command
 
 ROOT = Path(__file__).parent.parent.parent
 SAMPLES = 2 * 2 * 2 * 100
@@ -138,7 +139,7 @@ def middling_run(tmp_path: Path) -> RunDirectory:
     return run
 
 
-def read_until(worker: subprocess.Popen[str], words: str, said: list[str]) -> None:
+def read_until(worker: Command | subprocess.Popen[str], words: str, said: list[str]) -> None:
     assert worker.stderr is not None
     for line in worker.stderr:
         said.append(line.rstrip())
