@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, sha256_of, shardgen
 from tests.shared_folder.late_worker import faults_of
 from tests.shared_folder.mounted import Records

@@ -53,18 +53,18 @@ from benchmarks.filled import (
 )
 from benchmarks.status import simulated_receipt
 from shardgen.artifacts.store import publish_file
-from shardgen.config import Settings
+from shardgen.coordination.report import report
+from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.merging import survey_receipts
-from shardgen.planfile import FILE_NAME
-from shardgen.processes import new_identity
-from shardgen.rebuilding import rebuild
-from shardgen.reporting import report
-from shardgen.rundir import RunDirectory
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.plan_file import FILE_NAME
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import Settings
 from tests.postgres import Server, new_schema
 
 PROCESSES = (1, 8, 32)

@@ -26,6 +26,7 @@ from pathlib import Path
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
 from shardgen.domain.plan import (
     Background,
@@ -55,7 +56,6 @@ from shardgen.domain.receipt import (
     Receipt,
 )
 from shardgen.domain.sample import member_name, output_format
-from shardgen.merging import MergeInputs, merge
 
 FOREGROUNDS, PLACES = 101, 20
 MEMBER_BYTES = {ImageKind.FGBG: 3000, ImageKind.MASK: 683, ImageKind.DEPTH: 2000}

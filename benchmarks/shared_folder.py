@@ -34,10 +34,10 @@ from pathlib import Path
 
 from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.names import ArtifactName
-from shardgen.config import Settings
+from shardgen.coordination.folder import notices
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.folder import notices
+from shardgen.settings.settings import Settings
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Faults

@@ -18,11 +18,11 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind, KindSums, Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.processes import new_identity
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.plans import make_plan
 
 

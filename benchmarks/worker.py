@@ -24,21 +24,21 @@ import psutil
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.composing import Composer
-from shardgen.demonstrating import write_photographs
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerState
-from shardgen.estimating import DeviceChoice, load_for_plan
-from shardgen.heartbeat import Heartbeat
-from shardgen.making import BatchMaker, Stages
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
-from shardgen.pipeline import Pipeline
-from shardgen.planning import make_plan
-from shardgen.processes import new_identity
-from shardgen.rundir import GivenFolders, RunDirectory
-from shardgen.template import settings_text
+from shardgen.operations.demo import write_photographs
+from shardgen.operations.plan import make_plan
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.template import settings_text
+from shardgen.worker.batch import BatchMaker, Stages
+from shardgen.worker.heartbeat import Heartbeat
+from shardgen.worker.pipeline import Pipeline
 from tests.legacy_weights import write_legacy_weights
 
 

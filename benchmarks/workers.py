@@ -26,9 +26,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.worker import Bench, Spent, measured, planned_run
-from shardgen.estimating import DeviceChoice
-from shardgen.rundir import RunDirectory
-from shardgen.sharing import Wanted, settle_workers
+from shardgen.launch.allocation import Wanted, settle_workers
+from shardgen.recipes.composites.network import DeviceChoice
+from shardgen.settings.run_directory import RunDirectory
 
 _READY = "ready"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.postgres import Server, running_server
 from tests.runs import make_run, plan_run
 

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from shardgen.domain.steps import Step
-from shardgen.rundir import RunDirectory
-from shardgen.working import WorkerOptions, work
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.worker import WorkerOptions, work
 from tests.broken import take_the_fence_away
 
 THERE, GO, SAID = "there", "go", "said"

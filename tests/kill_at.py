@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from shardgen.composing import ComposedSample, Composer
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.steps import (
     BatchStep,
@@ -26,7 +25,8 @@ from shardgen.domain.steps import (
     SweepStep,
 )
 from shardgen.errors import ComposeFailed
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.recipes.composites.composer import ComposedSample, Composer
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
 
 VERB_OF: dict[type, str] = {
     BatchStep: "worker",
@@ -47,13 +47,13 @@ def step_name(step: Step) -> str:
 
 
 def _plan(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.planning import PlanEvents, make_plan  # noqa: PLC0415 - only what the verb needs
+    from shardgen.operations.plan import PlanEvents, make_plan  # noqa: PLC0415 - only what the verb needs
 
     make_plan(run, GivenFolders(), events=PlanEvents(on_step=on_step))
 
 
 def _worker(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.working import WorkerLimits, WorkerOptions, work  # noqa: PLC0415
+    from shardgen.worker.worker import WorkerLimits, WorkerOptions, work  # noqa: PLC0415
 
     # An odd number of batches ends inside a slice, which is then released.
     limits = WorkerLimits(max_batches=3 if sys.argv[3] == step_name(LeaseStep.RELEASED) else None)
@@ -74,14 +74,14 @@ def _make_samples_fail() -> None:
 
 
 def _merge(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.finishing import merge_run  # noqa: PLC0415
+    from shardgen.operations.merge import merge_run  # noqa: PLC0415
 
     merge_run(run, None, allow_dead_letters=False, on_step=on_step)
 
 
 def _requeue(run: RunDirectory, on_step: OnStep) -> None:
     from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
-    from shardgen.requeueing import requeue_batches  # noqa: PLC0415
+    from shardgen.operations.requeue import requeue_batches  # noqa: PLC0415
 
     plan = run.plan()
     with run.manifest(plan) as manifest:
@@ -90,13 +90,13 @@ def _requeue(run: RunDirectory, on_step: OnStep) -> None:
 
 
 def _sweep(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.sweeping import sweep  # noqa: PLC0415
+    from shardgen.operations.sweep import sweep  # noqa: PLC0415
 
     sweep(run, remove=True, on_step=on_step)
 
 
 def _rebuild(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.rebuilding import rebuild  # noqa: PLC0415
+    from shardgen.operations.rebuild import rebuild  # noqa: PLC0415
 
     rebuild(run, on_step=on_step)
 

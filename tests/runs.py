@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.domain.steps import Step
-from shardgen.rundir import GivenFolders, RunDirectory
-from shardgen.template import settings_text
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.template import settings_text
 from tests import warm
 from tests.photographs import write_photographs
 
@@ -49,7 +49,7 @@ def make_run(
 
 def plan_run(run: RunDirectory) -> None:
     """Plan it in this process."""
-    from shardgen.planning import make_plan  # noqa: PLC0415 - keeps OpenCV out of tests that only read
+    from shardgen.operations.plan import make_plan  # noqa: PLC0415 - keeps OpenCV out of tests that only read
 
     make_plan(run, GivenFolders())
 

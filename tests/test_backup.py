@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.backing_up import back_up
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch, PlanConflict
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.rundir import RunDirectory
+from shardgen.operations.backup import back_up
+from shardgen.settings.run_directory import RunDirectory
 from tests.conformance.conftest import POLICY, identity, receipt_for
 from tests.invariants import counter_faults
 from tests.postgres import Server, new_schema
@@ -116,7 +116,7 @@ DIES_BEFORE_THE_NAME = """
 import os, signal, sys
 from pathlib import Path
 from shardgen import backing_up
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 backing_up.give_name = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 backing_up.back_up(RunDirectory.open(Path(sys.argv[1])), Path(sys.argv[2]))
 """

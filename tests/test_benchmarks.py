@@ -11,17 +11,17 @@ from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of,
 from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
 from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
-from shardgen.config import Settings
+from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.merging import survey_receipts
-from shardgen.planfile import parse_plan
-from shardgen.rebuilding import rebuild
-from shardgen.rundir import RunDirectory
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.plan_file import parse_plan
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import Settings
 from tests.invariants import counter_faults
 from tests.plans import make_plan
 

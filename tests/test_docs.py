@@ -81,7 +81,7 @@ def _anchors(text: str) -> set[str]:
 
 def test_every_exit_code_is_documented() -> None:
     from shardgen import errors  # noqa: PLC0415
-    from shardgen.heartbeat import EXIT_HUNG  # noqa: PLC0415
+    from shardgen.worker.heartbeat import EXIT_HUNG  # noqa: PLC0415
 
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
     documented: set[int] = set()

@@ -14,7 +14,7 @@ import typer
 
 from shardgen.cli.app import app
 from shardgen.cli.options import parse_duration
-from shardgen.config import parse_settings
+from shardgen.settings.settings import parse_settings
 from tests.plain_yaml import documents
 
 ROOT = Path(__file__).parent.parent

@@ -23,7 +23,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from shardgen.template import settings_text
+from shardgen.settings.template import settings_text
 from tests.photographs import write_photographs
 from tests.runs import SETTINGS, sha256_of, shardgen
 from tests.test_examples import assert_parses

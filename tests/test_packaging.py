@@ -35,7 +35,7 @@ def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp
         "import shardgen; assert shardgen.__file__.startswith(sys.argv[1]), shardgen.__file__\n"
         "from shardgen.manifest.manifest import create_manifest\n"
         "from shardgen.manifest.place import Place\n"
-        "from shardgen.planfile import parse_plan\n"
+        "from shardgen.settings.plan_file import parse_plan\n"
         "plan = parse_plan(Path(sys.argv[2]).read_bytes(), where='plan')\n"
         "print(create_manifest(Place(url='sqlite:///m.sqlite', run_dir=Path(sys.argv[1])), plan))\n"
     )

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import MetaData, create_engine, select
 
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.postgres import Server
 from tests.runs import make_run, shardgen
 

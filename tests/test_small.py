@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from shardgen import demonstrating
-from shardgen.artifacts.stats import Statistics
-from shardgen.caches import CACHE_VARIABLE
-from shardgen.dataset_card import dataset_card
+from shardgen.dataset.card import dataset_card
+from shardgen.dataset.statistics import Statistics
 from shardgen.depth.shipped import SHIPPED
 from shardgen.domain.plan import Plan
-from shardgen.template import settings_text
+from shardgen.operations import demo as demonstrating
+from shardgen.settings.template import settings_text
+from shardgen.storage.cache import CACHE_VARIABLE
 from tests.legacy_weights import write_legacy_weights
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run, sha256_of

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.config import parse_settings
 from shardgen.errors import InvalidSettings
 from shardgen.manifest.place import Place
+from shardgen.settings.settings import parse_settings
 
 LEFT, RIGHT = "hunter", "zwei"
 

@@ -30,8 +30,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "tensorflow", "cv2", "alembic.command", "psycopg", "shardgen.cli.app", "shardgen.depth.network",
-        "shardgen.finishing", "shardgen.planning", "shardgen.rebuilding", "shardgen.running",
-        "shardgen.verifying", "shardgen.working", "tests.chaos.worker", "tests.halted_worker",
+        "shardgen.operations.merge", "shardgen.operations.plan", "shardgen.operations.rebuild", "shardgen.launch.local",
+        "shardgen.dataset.verify", "shardgen.worker.worker", "tests.chaos.worker", "tests.halted_worker",
         "tests.kill_at",
     ]
 )  # fmt: skip

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.composing import Composer
-from shardgen.demonstrating import prepare
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.planning import make_plan
-from shardgen.rundir import GivenFolders
+from shardgen.operations.demo import prepare
+from shardgen.operations.plan import make_plan
+from shardgen.recipes.composites.composer import Composer
+from shardgen.settings.run_directory import GivenFolders
 
 CLEARLY = 1.1  # times the nearness (1 / depth) of what is around
 _EDGE, _RING = 5, 17  # pixels of 320x240: left out on both sides of the outline; how wide "around" is

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from benchmarks.beside import notes
-from shardgen.composing import ComposedSample, Composer
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.recipes.composites.composer import ComposedSample, Composer
 
 
 def install() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.artifacts.files import storage_error
 from shardgen.artifacts.names import ArtifactName, staged_artifact
 from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING, linked_folder
 from shardgen.domain.layout import Layout
+from shardgen.storage.files import storage_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from shardgen.artifacts.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
 from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
-from shardgen.reading import Irregular, read_regular
+from shardgen.storage.bounded import Irregular, read_regular
+from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 
 STAGING = ".staging"
 REQUEUED = "requeued"

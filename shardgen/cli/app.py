@@ -37,7 +37,7 @@ from shardgen.cli import (
 )
 from shardgen.cli.printable import Outlet, open_outlets, printable
 from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
-from shardgen.stopping import stopping_signals
+from shardgen.worker.stop import stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]

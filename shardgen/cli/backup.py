@@ -42,8 +42,8 @@ def backup(
     ] = None,
 ) -> None:
     """Call the verb."""
-    from shardgen.backing_up import back_up
-    from shardgen.rundir import RunDirectory
+    from shardgen.operations.backup import back_up
+    from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
     made = back_up(run, output)

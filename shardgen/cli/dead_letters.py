@@ -31,10 +31,10 @@ def dead_letters(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 1000,
 ) -> None:
     """Read the manifest."""
+    from shardgen.coordination.recorded import opened_records
+    from shardgen.coordination.report import report
     from shardgen.domain.sample import recipe_of
-    from shardgen.recorded import opened_records
-    from shardgen.reporting import report
-    from shardgen.rundir import RunDirectory
+    from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
     plan = run.plan()

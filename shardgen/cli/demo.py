@@ -34,13 +34,13 @@ def demo(
     ] = Path("shardgen-demo"),
 ) -> None:
     """Call one verb after the other, saying what each shows."""
-    from shardgen import demonstrating
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
     from shardgen.cli.status_view import status_view
-    from shardgen.finishing import check_zip, merge_run
-    from shardgen.reporting import report
-    from shardgen.rundir import GivenFolders
+    from shardgen.coordination.report import report
+    from shardgen.operations import demo as demonstrating
+    from shardgen.operations.merge import check_zip, merge_run
+    from shardgen.settings.run_directory import GivenFolders
 
     out, began = render.stdout(), time.monotonic()
     step = _steps(out.print)

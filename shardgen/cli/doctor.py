@@ -32,7 +32,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Call the verb; exit code 19 when something would fail."""
-    from shardgen.diagnosing import Verdict, diagnose
+    from shardgen.operations.doctor import Verdict, diagnose
 
     if run_dir is not None:
         remember(run_dir)

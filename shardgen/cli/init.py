@@ -41,8 +41,8 @@ def init(
     ] = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.hosted import is_on_drive
-    from shardgen.initialising import initialise
+    from shardgen.machine.hosted import is_on_drive
+    from shardgen.operations.init import initialise
 
     on_drive = is_on_drive(run_dir)
     path = initialise(

@@ -8,7 +8,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 HELP = """Assemble the final zip with labels and statistics.
 
@@ -35,7 +35,7 @@ def merge(
 
 def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters: bool) -> None:
     """Merge with a bar, and print what was made."""
-    from shardgen.finishing import merge_run
+    from shardgen.operations.merge import merge_run
 
     with render.progress_bar("merging") as bar:
         progress = bar.add_task("merging", total=None)

@@ -96,7 +96,7 @@ def parse_device(text: str) -> str:
 
 def parse_gpus(text: str) -> tuple[str, ...]:
     """The names in `0,2` or `GPU-5d5b,MIG-c738`."""
-    from shardgen.depth.gpus import GPU_NAME
+    from shardgen.machine.gpus import GPU_NAME
 
     names = tuple(part.strip() for part in text.split(","))
     wrong = [name for name in names if not GPU_NAME.fullmatch(name)]

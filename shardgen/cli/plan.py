@@ -14,10 +14,10 @@ from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, parse_r
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.wording import counted
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
 
 if TYPE_CHECKING:
-    from shardgen.planning import Planned
+    from shardgen.operations.plan import Planned
 
 HELP = """Check every source, print what will be made, write the plan.
 
@@ -69,7 +69,7 @@ def plan(
 
 def make_plan_with_progress(run: RunDirectory, given: GivenFolders) -> Planned:
     """Plan, with a bar for the sources and for a download; warnings and notes on stderr."""
-    from shardgen.planning import PlanEvents, make_plan
+    from shardgen.operations.plan import PlanEvents, make_plan
 
     with render.progress_bar("reading sources") as bar:
         files = bar.add_task("files", total=None)

@@ -42,10 +42,10 @@ def preview(
     backgrounds: Backgrounds = None,
 ) -> None:
     """Call the verb."""
-    from shardgen.estimating import DeviceChoice
-    from shardgen.previewing import PreviewRequest
-    from shardgen.previewing import preview as make_preview
-    from shardgen.rundir import GivenFolders, RunDirectory
+    from shardgen.operations.preview import PreviewRequest
+    from shardgen.operations.preview import preview as make_preview
+    from shardgen.recipes.composites.network import DeviceChoice
+    from shardgen.settings.run_directory import GivenFolders, RunDirectory
 
     path = make_preview(
         RunDirectory.open(run_dir),

@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:
     """Call the verb."""
-    from shardgen.rebuilding import rebuild
-    from shardgen.rundir import RunDirectory
+    from shardgen.operations.rebuild import rebuild
+    from shardgen.settings.run_directory import RunDirectory
 
     with render.progress_bar("reading artifacts") as bar:
         progress = bar.add_task("reading artifacts", total=None)

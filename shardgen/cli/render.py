@@ -18,7 +18,7 @@ from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
-    from shardgen.merging import MergeResult
+    from shardgen.dataset.merge import MergeResult
 
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 

@@ -39,8 +39,8 @@ def requeue(
 ) -> None:
     """Call the verb."""
     from shardgen.domain.identifiers import BatchIndex
-    from shardgen.requeueing import RequeueChoice, requeue
-    from shardgen.rundir import RunDirectory
+    from shardgen.operations.requeue import RequeueChoice, requeue
+    from shardgen.settings.run_directory import RunDirectory
 
     if sum((bool(batch), dead_letters, blocked)) != 1:
         raise typer.BadParameter("choose one: --batch N, --dead-letters or --blocked")

@@ -25,8 +25,8 @@ from shardgen.cli.options import (
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
-from shardgen.reporting import Report
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.coordination.report import Report
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
 
 HELP = """Plan if needed, make everything on this machine, merge.
 
@@ -78,13 +78,13 @@ def run(
 ) -> None:
     """Call the verbs one after the other."""
     from shardgen.artifacts.store import ArtifactStore
-    from shardgen.estimating import given_threads
-    from shardgen.finishing import refuse_output
-    from shardgen.planning import ensure_manifest
-    from shardgen.recognising import refuse_unusable_at_first
-    from shardgen.reporting import report
-    from shardgen.running import RunOptions, run_workers
-    from shardgen.sharing import Wanted, choose_gpus, settle_workers
+    from shardgen.coordination.artifact_folder import refuse_unusable_at_first
+    from shardgen.coordination.report import report
+    from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
+    from shardgen.launch.local import RunOptions, run_workers
+    from shardgen.operations.merge import refuse_output
+    from shardgen.operations.plan import ensure_manifest
+    from shardgen.recipes.composites.network import given_threads
 
     directory = RunDirectory.open(run_dir)
     wanted = Wanted(

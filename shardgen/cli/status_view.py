@@ -7,7 +7,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from shardgen.cli.render import duration, table, text
-from shardgen.reporting import Report
+from shardgen.coordination.report import Report
 
 _ANY_WIDTH = 10_000
 _SLICES = ("never_leased", "open", "leased", "expired", "done", "blocked")

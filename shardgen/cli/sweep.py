@@ -35,8 +35,8 @@ def sweep(
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.rundir import RunDirectory
-    from shardgen.sweeping import sweep
+    from shardgen.operations.sweep import sweep
+    from shardgen.settings.run_directory import RunDirectory
 
     found = sweep(RunDirectory.open(run_dir), remove=yes)
     done = "removed" if yes else "would remove"

@@ -12,8 +12,8 @@ from shardgen.cli.options import Json, remember, typed
 from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
-    from shardgen.requeueing import Requeued
-    from shardgen.verifying import Verification
+    from shardgen.dataset.verify import Verification
+    from shardgen.operations.requeue import Requeued
 
 HELP = """Read every byte again and name what is wrong.
 
@@ -60,8 +60,8 @@ def verify(
 ) -> None:
     """Call the verb."""
     from shardgen.errors import InputMissing
-    from shardgen.finishing import check_run, check_zip, put_back
-    from shardgen.rundir import RunDirectory
+    from shardgen.operations.merge import check_run, check_zip, put_back
+    from shardgen.settings.run_directory import RunDirectory
 
     if subject.is_file() and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")

@@ -78,9 +78,9 @@ def worker(
     """Call the verb; the exit code tells how it ended."""
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
-    from shardgen.estimating import DeviceChoice
-    from shardgen.rundir import GivenFolders, RunDirectory
-    from shardgen.working import Ending, WorkerLimits, WorkerOptions, work
+    from shardgen.recipes.composites.network import DeviceChoice
+    from shardgen.settings.run_directory import GivenFolders, RunDirectory
+    from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
     options = WorkerOptions(
         name=name,

@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from shardgen.cores import schedulable_cores
 from shardgen.domain.wording import counted
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
+from shardgen.machine.cores import schedulable_cores
 
 DEVICES = ("auto", "cpu", "gpu")
 # Lines of absl's logger, as in "I0000 00:00:1700000000.000000    1 port.cc:153] oneDNN custom ...".

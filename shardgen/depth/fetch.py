@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shardgen.caches import CACHE_VARIABLE, cache_folder
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
-from shardgen.folders import FILE_MODE, make_folders
+from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
+from shardgen.storage.folders import FILE_MODE, make_folders
 
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0

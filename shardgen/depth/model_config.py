@@ -16,7 +16,7 @@ from shardgen.depth.topology import (
     layers_of,
     wiring_problems,
 )
-from shardgen.reading import parse_json
+from shardgen.storage.bounded import parse_json
 
 # Class names after an optional "package>" of a registered custom class.
 KIND_OF_CLASS = {

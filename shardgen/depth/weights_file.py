@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.caches import cache_folder
 from shardgen.depth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
 from shardgen.depth.topology import TensorKey, Topology, tensor_shapes
 from shardgen.errors import InputMissing, WeightsRefused
+from shardgen.storage.cache import cache_folder
 
 PROBLEMS_IN_MESSAGE = 8  # the rest is counted; `problems` of the error has them all
 MAX_PARAMETERS = 250_000_000  # 1 GB in float32; the released network has 42,816,089

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from shardgen.errors import InputMissing, InvalidSettings, StorageFailed
-from shardgen.reading import Irregular, open_regular, read_regular
+from shardgen.storage.bounded import Irregular, open_regular, read_regular
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff"})
 _MASK_MARK = ".mask"

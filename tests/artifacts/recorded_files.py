@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shardgen.artifacts.files import DiskFiles
+from shardgen.storage.files import DiskFiles
 
 
 class RecordedFiles(DiskFiles):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.bodies import BodyReader
-from shardgen.artifacts.files import DiskFiles
-from shardgen.artifacts.finalzip import FinalZip, Spool
-from shardgen.artifacts.member_table import MemberTable
-from shardgen.artifacts.output import PLAN, TAIL_MEMBERS, read_member, read_tail
+from shardgen.dataset.bodies import BodyReader
+from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.merge import stored_samples
+from shardgen.dataset.output import PLAN, TAIL_MEMBERS, read_member, read_tail
+from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
-from shardgen.merging import stored_samples
+from shardgen.storage.files import DiskFiles
 from tests.artifacts.made_runs import image, make_run
 from tests.plans import make_plan
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.artifacts.labels import HEADER, LabelRows, thousandths
-from shardgen.artifacts.stats import statistics, stats_json
+from shardgen.dataset.labels import HEADER, LabelRows, thousandths
+from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import DepthEncoding, Flips, Plan
 from shardgen.domain.receipt import ImageKind, KindSums, Sums

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shardgen.artifacts.member_table import KINDS, MemberColumns, MemberTable
 from shardgen.artifacts.zip_records import Entry, ZipLimits, central_entry, local_header, read_entries
+from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.sample import member_name, output_format

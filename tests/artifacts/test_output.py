@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.files import DiskFiles
-from shardgen.artifacts.output import left_by_killed_merges, remove_left_by_killed_merge, staged_beside
+from shardgen.dataset.output import left_by_killed_merges, remove_left_by_killed_merge, staged_beside
+from shardgen.storage.files import DiskFiles
 
 
 class SweptFiles(DiskFiles):

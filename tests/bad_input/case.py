@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shardgen.template import settings_text
+from shardgen.settings.template import settings_text
 from tests.photographs import write_photographs
 from tests.runs import SETTINGS
 

@@ -181,8 +181,8 @@ def _become_the_command(request: dict[str, Any], stdout: IO[bytes], stderr: IO[b
 def _serve() -> None:
     # Imported here once, so that each forked command does not do it again. None of them starts threads.
     import shardgen.cli.app  # noqa: PLC0415
-    import shardgen.finishing  # noqa: PLC0415
-    import shardgen.planning  # noqa: PLC0415, F401
+    import shardgen.operations.merge  # noqa: PLC0415
+    import shardgen.operations.plan  # noqa: PLC0415, F401
 
     for line in sys.stdin:
         reading, writing = os.pipe()

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from shardgen.domain.plan import Plan
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests import warm
 from tests.chaos.backdoors import Backdoor, Row
 from tests.chaos.figures import Figures

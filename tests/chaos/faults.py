@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from shardgen.artifacts.files import DiskFiles
+from shardgen.storage.files import DiskFiles
 
 CALLS = ("create", "write", "fsync", "link", "unlink", "fsync_folder")
 FULL_DISK = "full-disk"  # the name of an order to all workers, obeyed until it is withdrawn

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.config import read_settings
+from shardgen.coordination.report import report
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestBusy, ShardgenError
-from shardgen.reporting import report
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import read_settings
 from tests.chaos.backdoors import Backdoor, SqliteBackdoor
 from tests.chaos.crew import Crew, Member
 from tests.chaos.faults import CALLS, FULL_DISK, order_fault

@@ -14,7 +14,7 @@ from queue import Empty, Queue
 from shardgen.domain.plan import Plan
 from shardgen.errors import ShardgenError
 from shardgen.manifest.manifest import Manifest
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests import warm
 from tests.chaos.backdoors import Backdoor
 from tests.chaos.crew import Crew

@@ -10,20 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen import working
 from shardgen.artifacts import store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
-from shardgen.composing import ComposedSample, Composer
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
 from shardgen.errors import SampleError
-from shardgen.heartbeat import Say
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.rundir import RunDirectory
+from shardgen.recipes.composites.composer import ComposedSample, Composer
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker import worker as working
+from shardgen.worker.heartbeat import Say
 from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
 

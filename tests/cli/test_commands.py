@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, shardgen
 
 

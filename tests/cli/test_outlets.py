@@ -13,7 +13,7 @@ import pytest
 
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.conformance.conftest import POLICY
 from tests.runs import shardgen

@@ -6,10 +6,10 @@ import pytest
 
 from shardgen.cli import render
 from shardgen.cli.status_view import next_step, status_view
+from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import Overview, ShardState, SliceCounts
 from shardgen.domain.worker import ShownState, WorkerIdentity, WorkerRow, WorkerState
-from shardgen.reporting import Report, ShownWorker
 from tests.plans import make_plan
 
 PLAN = make_plan(backgrounds=1, foregrounds=1, grid=(5, 4), shard_size=100)

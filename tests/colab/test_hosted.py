@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from shardgen import diagnosing
 from shardgen.cli.app import app
-from shardgen.config import read_settings
-from shardgen.hosted import hosted_runtime, is_on_drive
-from shardgen.manifest import filesystem
-from shardgen.manifest.filesystem import file_system_of
+from shardgen.machine import file_systems as filesystem
+from shardgen.machine.file_systems import file_system_of
+from shardgen.machine.hosted import hosted_runtime, is_on_drive
+from shardgen.operations import doctor as diagnosing
+from shardgen.settings.settings import read_settings
 from tests.runs import make_run, plan_run
 
 COLAB = [("/", "overlay"), ("/content", "ext4"), ("/content/drive", "fuse.drive")]

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import event
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.domain.plan import Plan
 from shardgen.errors import PlanConflict
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.place import Place
-from shardgen.recognising import claim_folder
 
 CONTEXT = multiprocessing.get_context("spawn")
 PROCESSES = 4

@@ -10,10 +10,10 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
+from shardgen.machine.processes import gone as processes_gone
+from shardgen.machine.processes import host_id
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.processes import gone as processes_gone
-from shardgen.processes import host_id
 from tests.conformance.conftest import POLICY, MovableClock, finish, identity, receipt_for
 
 Take = Callable[..., Lease]

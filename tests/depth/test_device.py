@@ -7,10 +7,10 @@ import sys
 import pytest
 import tensorflow as tf
 
-from shardgen.cores import schedulable_cores
 from shardgen.depth import device
 from shardgen.depth.device import Device
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
+from shardgen.machine.cores import schedulable_cores
 
 
 def test_the_cpu_is_named_with_its_widest_instructions(monkeypatch: pytest.MonkeyPatch) -> None:

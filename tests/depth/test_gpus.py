@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.depth.gpus import Gpu, list_gpus, named_gpus, parse_listing, visible_gpus
 from shardgen.errors import MachineUnfit
+from shardgen.machine.gpus import Gpu, list_gpus, named_gpus, parse_listing, visible_gpus
 from tests.gpus import put_nvidia_smi
 
 LISTING = """\

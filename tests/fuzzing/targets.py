@@ -15,11 +15,14 @@ import cv2
 import numpy as np
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
-from shardgen.artifacts.labels import LabelRows
-from shardgen.artifacts.member_table import MemberTable
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.config import FILE_NAME, read_settings, settings_differences
+from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.notices import decoded, encoded
+from shardgen.dataset.labels import LabelRows
+from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.dataset.verify import verify_zip, wrong_members
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
@@ -27,15 +30,12 @@ from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.domain.sample import recipe_of
 from shardgen.errors import ShardgenError
-from shardgen.folder import notices
-from shardgen.folder.notices import decoded, encoded
 from shardgen.imaging.codec import decode
-from shardgen.merging import MergeInputs, merge
-from shardgen.planfile import parse_plan
-from shardgen.requeueing import read_marks
-from shardgen.rundir import GivenFolders, RunDirectory
-from shardgen.template import settings_text
-from shardgen.verifying import verify_zip, wrong_members
+from shardgen.operations.requeue import read_marks
+from shardgen.settings.plan_file import parse_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.settings import FILE_NAME, read_settings, settings_differences
+from shardgen.settings.template import settings_text
 from tests.artifacts.made_runs import WORKER, batch_content, make_run, sums_of_image
 from tests.legacy_weights import LegacyNetwork
 from tests.plans import make_plan

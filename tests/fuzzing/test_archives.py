@@ -17,16 +17,16 @@ from shardgen.artifacts.listing import list_files
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, staged_artifact
 from shardgen.artifacts.store import IDENTITY, ArtifactStore
 from shardgen.artifacts.zip_records import Entry
+from shardgen.coordination.folder.notices import NoticeName, is_requeue
+from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, ShardIndex
 from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind
 from shardgen.errors import ArtifactCorrupt, EncodeFailed
-from shardgen.finishing import image_sums
-from shardgen.folder.notices import NoticeName, is_requeue
-from shardgen.rebuilding import rebuild
-from shardgen.rundir import RunDirectory
-from shardgen.sweeping import sweep
-from shardgen.verifying import Verification, verify_zip
+from shardgen.operations.merge import image_sums
+from shardgen.operations.rebuild import rebuild
+from shardgen.operations.sweep import sweep
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.fuzzing.guarded import time_limit
 from tests.fuzzing.mutating import Member, members_of, packed

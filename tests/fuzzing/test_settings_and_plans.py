@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.config import FILE_NAME, read_settings
 from shardgen.domain.limits import MAX_SAMPLES, plan_problem
 from shardgen.domain.plan import Plan
 from shardgen.errors import ArtifactCorrupt, InputMissing, InvalidSettings, ManifestCorrupt
-from shardgen.estimating import given_threads
-from shardgen.planfile import parse_plan, read_plan
-from shardgen.requeueing import read_marks
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.operations.requeue import read_marks
+from shardgen.recipes.composites.network import given_threads
+from shardgen.settings.plan_file import parse_plan, read_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.settings import FILE_NAME, read_settings
 from shardgen.sources.folder import hash_file, list_folder, read_file
 from tests.fuzzing.guarded import time_limit
 from tests.plans import make_plan

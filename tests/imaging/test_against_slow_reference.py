@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shardgen.composing import Composer, source_reader
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Blend, Compose, Flips, MaskMode, Plan
 from shardgen.domain.receipt import ImageKind
@@ -18,6 +17,7 @@ from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.masks import cut_out, halved_to_fit, placed_size
 from shardgen.imaging.outputs import output_images
+from shardgen.recipes.composites.composer import Composer, source_reader
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
 from tests.photographs import blob, colours, write_rgb

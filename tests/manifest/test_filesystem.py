@@ -6,8 +6,8 @@ import pytest
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch
-from shardgen.manifest import filesystem
-from shardgen.manifest.filesystem import has_trusted_locks, refuse_untrusted
+from shardgen.machine import file_systems as filesystem
+from shardgen.machine.file_systems import has_trusted_locks, refuse_untrusted
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from stream_unzip import stream_unzip
 
-from shardgen.artifacts import bodies, finalzip
-from shardgen.artifacts.files import DiskFiles
 from shardgen.artifacts.zip_records import ZipLimits
+from shardgen.dataset import bodies
+from shardgen.dataset import zip_writer as finalzip
+from shardgen.dataset.merge import Images, MergeInputs, MergeResult, merge
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.steps import MergeStep, Step
@@ -30,7 +31,7 @@ from shardgen.errors import (
     RunIncomplete,
     StorageFailed,
 )
-from shardgen.merging import Images, MergeInputs, MergeResult, merge
+from shardgen.storage.files import DiskFiles
 from tests.artifacts.made_runs import MadeRun, image, make_run
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.plans import make_plan

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from shardgen.template import settings_text
+from shardgen.settings.template import settings_text
 from tests import warm
 from tests.photographs import write_photographs
 from tests.poison import environment

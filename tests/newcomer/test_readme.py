@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.template import settings_text
+from shardgen.settings.template import settings_text
 from tests.newcomer.shown import SHOWN
 from tests.newcomer.terminals import State, Terminal, Terminals, shrink
 from tests.photographs import write_photographs

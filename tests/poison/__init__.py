@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.composing import ComposedSample, Composer
 from shardgen.depth.estimator import DepthBatch, DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.recipes.composites.composer import ComposedSample, Composer
 
 VARIABLE = "SHARDGEN_TEST_POISON"  # KIND:SAMPLE[,SAMPLE…]
 

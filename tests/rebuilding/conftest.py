@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 
 @pytest.fixture

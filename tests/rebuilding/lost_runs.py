@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.dataset.verify import verify_run
 from shardgen.domain.receipt import Receipt
-from shardgen.rebuilding import Rebuilt, rebuild
-from shardgen.rundir import RunDirectory
-from shardgen.verifying import verify_run
+from shardgen.operations.rebuild import Rebuilt, rebuild
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import Attempt
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, event
 
-from shardgen.rebuilding import rebuild
-from shardgen.rundir import RunDirectory
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.rebuilding.lost_runs import publish
 

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import URL
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.errors import PlanConflict
-from shardgen.recognising import claim_folder
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
 from tests.postgres import new_schema

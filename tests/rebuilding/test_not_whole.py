@@ -11,8 +11,8 @@ import pytest
 from shardgen.artifacts import archive, zip_records
 from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.plan import Plan
-from shardgen.rebuilding import rebuild
-from shardgen.rundir import RunDirectory
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.rebuilding.lost_runs import found_by, publish, receipts_of
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from shardgen.artifacts.check import LOST_DETAIL
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
@@ -20,13 +21,12 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import RebuildStep, Step
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, ManifestMismatch, StorageFailed
-from shardgen.examining import LOST_DETAIL
 from shardgen.manifest.sqlite import open_engine
 from shardgen.manifest.sqlite_building import alone_in
-from shardgen.reading import read_regular
-from shardgen.rebuilding import Rebuilt, rebuild
-from shardgen.requeueing import requeue_batches
-from shardgen.rundir import RunDirectory
+from shardgen.operations.rebuild import Rebuilt, rebuild
+from shardgen.operations.requeue import requeue_batches
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, Attempt, single
 from tests.rebuilding.lost_runs import found_by, publish, receipts_of
 from tests.runs import shardgen

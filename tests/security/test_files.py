@@ -13,18 +13,18 @@ import pytest
 
 from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore, publish_file
-from shardgen.demonstrating import extract_contact_sheet
+from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth import fetch as fetching
 from shardgen.depth.fetch import ReleasedWeights, cached_path
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
-from shardgen.finishing import ZIP_NAME
-from shardgen.initialising import initialise
-from shardgen.merging import MergeInputs, merge
-from shardgen.rebuilding import rebuild
-from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions
-from shardgen.sharing import Share
+from shardgen.launch.allocation import Share
+from shardgen.launch.local import RunOptions
+from shardgen.operations.demo import extract_contact_sheet
+from shardgen.operations.init import initialise
+from shardgen.operations.merge import ZIP_NAME
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.artifacts.made_runs import MadeRun
 from tests.artifacts.made_runs import make_run as made_run
@@ -220,7 +220,7 @@ def test_a_redirection_never_leaves_https(start: str, end: str, *, is_followed: 
 def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shardgen import running  # noqa: PLC0415 - its Popen is replaced
+    from shardgen.launch import local as running  # noqa: PLC0415 - its Popen is replaced
 
     started: list[list[str]] = []
 
@@ -230,7 +230,7 @@ def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
         def __init__(self, command: list[str], **_options: object) -> None:
             started.append(command)
 
-    monkeypatch.setattr("shardgen.running.subprocess.Popen", Popen)
+    monkeypatch.setattr("shardgen.launch.local.subprocess.Popen", Popen)
     options = RunOptions(shares=(Share(device="cpu", threads=1),))
     workers = running._Workers(run, run.plan(), options, say=lambda _line: None)
     workers._start(workers._seats[0])

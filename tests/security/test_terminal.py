@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from shardgen.cli.printable import printable, printable_json
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
-from shardgen.processes import host_id
-from shardgen.rundir import RunDirectory
+from shardgen.machine.processes import host_id
+from shardgen.settings.run_directory import RunDirectory
 from tests.conformance.conftest import MovableClock
 from tests.fuzzing.mutating import members_of, packed
 from tests.fuzzing.targets import zip_seeds
@@ -127,7 +127,7 @@ def test_the_traceback_of_a_bug(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom shardgen.cli import app\nfrom shardgen import config\n"
         f"def bug(*_):\n    raise RuntimeError({EVIL!r})\n"
-        "config.read_settings = bug\nimport shardgen.rundir as r\nr.read_settings = bug\n"
+        "config.read_settings = bug\nimport shardgen.settings.run_directory as r\nr.read_settings = bug\n"
         "sys.argv = ['shardgen', 'status', '.']\napp.main()\n"
     )
     done = subprocess.run(

@@ -13,10 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-import shardgen.processes
+import shardgen.machine.processes
 from shardgen.domain.steps import BatchStep, Step
-from shardgen.rundir import RunDirectory
-from shardgen.working import Ending, WorkerOptions, work
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.worker import Ending, WorkerOptions, work
 from tests.shared_folder.double import Faults
 from tests.shared_folder.mounted import LateFolder, Records
 
@@ -29,7 +29,7 @@ def faults_of(lag: float) -> Faults:
 def main() -> None:
     """Work; the exit code is 0 when nothing is left."""
     run_dir, records_dir, machine, lag, seed, pace = sys.argv[1:]
-    shardgen.processes.host_id = lambda: machine
+    shardgen.machine.processes.host_id = lambda: machine
     records = Records(Path(records_dir), seed=int(seed), faults=faults_of(float(lag)))
     options = WorkerOptions(name=machine, files=LateFolder(Path(run_dir), records, machine))
 

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact
 from shardgen.artifacts.names import ArtifactName, random_part
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.claiming import Clocks, FolderWork
+from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.claims import Clocks, FolderWork
+from shardgen.coordination.folder.index import SegmentIndex
+from shardgen.coordination.folder.segments import Desk
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.errors import LeaseLost
-from shardgen.folder import notices
-from shardgen.gathering import FolderView
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.manifest.segments import SegmentIndex
-from shardgen.publishing import Desk
 
 if TYPE_CHECKING:
     from tests.shared_folder.playing import World

@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from shardgen.folder.files import DiskFolder
+from shardgen.coordination.folder.files import DiskFolder
 from tests.shared_folder.double import Cloud, Faults
 
 

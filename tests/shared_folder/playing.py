@@ -13,13 +13,13 @@ from pathlib import Path
 
 from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.names import random_part
+from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.view import FolderView
+from shardgen.coordination.recorded import SegmentReader
+from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.folder import notices
-from shardgen.gathering import FolderView
-from shardgen.merging import MergeInputs, merge
-from shardgen.recorded import SegmentReader
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults

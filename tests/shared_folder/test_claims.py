@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.index import SegmentIndex
+from shardgen.coordination.folder.notices import Kind, NoticeName
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import GENERATION, Claim, next_fence, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
-from shardgen.folder import notices
-from shardgen.folder.notices import Kind, NoticeName
-from shardgen.gathering import FolderView
-from shardgen.manifest.segments import SegmentIndex
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults
 from tests.shared_folder.machines import MEMORY

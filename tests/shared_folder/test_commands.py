@@ -17,7 +17,7 @@ import pytest
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.claims import GENERATION
 from shardgen.domain.wording import counted
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import at_step, make_run, sha256_of, shardgen
 
 CHANGES = {

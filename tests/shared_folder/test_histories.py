@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from shardgen.artifacts.archive import member_bytes, read_artifact
+from shardgen.artifacts.check import examine
 from shardgen.artifacts.names import ArtifactName
+from shardgen.coordination.folder.files import DiskFolder, FolderFiles
+from shardgen.coordination.folder.notices import Requeue
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import ArtifactCorrupt
-from shardgen.examining import examine
-from shardgen.folder.files import DiskFolder, FolderFiles
-from shardgen.folder.notices import Requeue
-from shardgen.gathering import FolderView
 from tests.shared_folder.double import Cloud, Faults
 from tests.shared_folder.machines import MEMORY
 from tests.shared_folder.playing import POLICY, Event, World
@@ -252,7 +252,7 @@ def test_a_drive_can_do_nothing_but_write_once_read_and_list() -> None:
 AUDITED = """
 import sys
 from pathlib import Path
-from shardgen.folder.files import DiskFolder
+from shardgen.coordination.folder.files import DiskFolder
 seen = []
 sys.addaudithook(lambda event, _: seen.append(event))
 files = DiskFolder(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.lost_machine import KILLED_AFTER, SEGMENT_BATCHES, prove, undisturbed_sha256
-from shardgen.folder.files import DiskFolder
+from shardgen.coordination.folder.files import DiskFolder
 from tests.shared_folder.double import Faults
 from tests.shared_folder.mounted import LateFolder, Records
 

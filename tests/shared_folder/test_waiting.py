@@ -13,16 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen import leasing
+from shardgen.coordination import leasing
+from shardgen.coordination.folder.files import DiskFolder
+from shardgen.coordination.leasing import LeaseOptions, Leases, leases_for, opened_view
 from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
-from shardgen.folder.files import DiskFolder
-from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse
-from shardgen.leasing import LeaseOptions, Leases, leases_for, opened_view
 from shardgen.manifest.leases import NoLease
-from shardgen.planning import ensure_manifest
-from shardgen.rundir import RunDirectory
+from shardgen.operations.plan import ensure_manifest
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
 from tests.plans import make_plan

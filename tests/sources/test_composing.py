@@ -11,10 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shardgen.composing import CACHE_BYTES, ComposedSample, Composer, _PreparedSources, _Scene, source_reader
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Flips, MaskMode, Plan
 from shardgen.errors import ComposeFailed, InputMissing, PlanConflict, SampleError, SourceUndecodable
+from shardgen.recipes.composites.composer import (
+    CACHE_BYTES,
+    ComposedSample,
+    Composer,
+    _PreparedSources,
+    _Scene,
+    source_reader,
+)
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import write_photographs
 from tests.plans import make_plan

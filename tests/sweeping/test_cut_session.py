@@ -10,8 +10,8 @@ from sqlalchemy import URL
 from shardgen.domain.steps import Step, SweepStep
 from shardgen.errors import ManifestBusy
 from shardgen.manifest.manifest import create_manifest
-from shardgen.rundir import RunDirectory
-from shardgen.sweeping import sweep
+from shardgen.operations.sweep import sweep
+from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
 from tests.postgres import new_schema

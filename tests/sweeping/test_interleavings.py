@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from shardgen import sweeping
 from shardgen.artifacts.listing import Listing, list_files
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
@@ -22,8 +21,9 @@ from shardgen.errors import LeaseLost
 from shardgen.manifest.leases import Holder, NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.requeueing import requeue_batches
-from shardgen.sweeping import find_orphans
+from shardgen.operations import sweep as sweeping
+from shardgen.operations.requeue import requeue_batches
+from shardgen.operations.sweep import find_orphans
 from tests.artifacts.attempts import WORKERS, Attempt, single
 from tests.conformance.conftest import POLICY, MovableClock
 from tests.plans import make_plan

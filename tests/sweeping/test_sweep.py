@@ -18,10 +18,10 @@ from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite_building import alone_in
-from shardgen.reading import read_regular
-from shardgen.requeueing import requeue_batches
-from shardgen.rundir import RunDirectory
-from shardgen.sweeping import Swept, sweep
+from shardgen.operations.requeue import requeue_batches
+from shardgen.operations.sweep import Swept, sweep
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.conformance.conftest import MovableClock, identity
@@ -202,7 +202,7 @@ def test_a_file_that_may_not_be_read_is_no_trouble_and_left(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return read_regular(path, limit=limit, follow=follow)
 
-    monkeypatch.setattr("shardgen.sweeping.read_regular", refuse)
+    monkeypatch.setattr("shardgen.operations.sweep.read_regular", refuse)
     found = sweep(run, remove=True)
     assert (orphans(found), found.strangers) == ([], [other.artifact.name])
 

@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.config import FILE_NAME as SETTINGS
-from shardgen.config import read_settings
-from shardgen.diagnosing import Verdict, diagnose
+from shardgen.coordination.recorded import opened_records
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestCorrupt, RunIncomplete, ShardgenError
-from shardgen.finishing import check_run, merge_run, put_back
-from shardgen.planfile import FILE_NAME, read_plan
-from shardgen.rebuilding import rebuild
-from shardgen.recorded import opened_records
-from shardgen.requeueing import RequeueChoice, requeue
-from shardgen.rundir import RunDirectory
-from shardgen.sweeping import sweep
+from shardgen.operations.doctor import Verdict, diagnose
+from shardgen.operations.merge import check_run, merge_run, put_back
+from shardgen.operations.rebuild import rebuild
+from shardgen.operations.requeue import RequeueChoice, requeue
+from shardgen.operations.sweep import sweep
+from shardgen.settings.plan_file import FILE_NAME, read_plan
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import FILE_NAME as SETTINGS
+from shardgen.settings.settings import read_settings
 from tests.artifacts.attempts import single
 from tests.conformance.conftest import POLICY
 from tests.runs import make_run, sha256_of, shardgen
@@ -148,7 +148,7 @@ def test_a_look_for_damage_ends_when_its_time_is_over(
     worked: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shardgen.manifest.sqlite._CLOCK_STEPS", 1)
-    monkeypatch.setattr("shardgen.finishing._DAMAGE_SECONDS", -1.0)
+    monkeypatch.setattr("shardgen.operations.merge._DAMAGE_SECONDS", -1.0)
     found = check_run(worked)
     assert found.remarks
     assert "only" in found.remarks[0]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.dataset.verify import verify_run
 from shardgen.domain.identifiers import Fence, WorkerId
 from shardgen.domain.receipt import ImageKind
-from shardgen.verifying import verify_run
 from tests.artifacts.made_runs import MadeRun, make_run
 from tests.plans import make_plan
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts import finalzip, zipcheck
 from shardgen.artifacts.zip_records import ZipLimits
+from shardgen.dataset import zip_check as zipcheck
+from shardgen.dataset import zip_writer as finalzip
+from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import InputMissing
-from shardgen.merging import MergeInputs, merge
-from shardgen.verifying import Verification, verify_zip
 from tests.artifacts.made_runs import make_run, sums_of_image
 from tests.plans import make_plan
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.domain.steps import BatchStep
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import die_at, sha256_of, shardgen
 
 

@@ -10,15 +10,15 @@ import pytest
 
 from shardgen.artifacts.listing import list_files
 from shardgen.artifacts.store import IDENTITY, ArtifactStore, publish_file
-from shardgen.diagnosing import Verdict, diagnose
+from shardgen.coordination.artifact_folder import claim_folder, is_recognised
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
-from shardgen.finishing import check_run, merge_run, put_back
 from shardgen.manifest.leases import NoLease
-from shardgen.reading import read_regular
-from shardgen.rebuilding import rebuild
-from shardgen.recognising import claim_folder, is_recognised
-from shardgen.rundir import RunDirectory
+from shardgen.operations.doctor import Verdict, diagnose
+from shardgen.operations.merge import check_run, merge_run, put_back
+from shardgen.operations.rebuild import rebuild
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
 from tests.runs import shardgen

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.reporting import report
-from shardgen.rundir import RunDirectory
+from shardgen.coordination.report import report
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run
 
 SHARDGEN = f"exec {sys.executable} -m shardgen"
@@ -140,7 +140,7 @@ def test_any_other_command_leaves_nothing_half_done_when_it_is_stopped(
 
 STOPPED_AT_ITS_END = """
 import os, sys, time
-from shardgen.artifacts.finalzip import FinalZip
+from shardgen.dataset.zip_writer import FinalZip
 from shardgen.cli.app import main
 
 def finish(self):

@@ -8,8 +8,8 @@ import pytest
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.fetch import RELEASED, cached_path
 from shardgen.depth.shipped import SHIPPED
-from shardgen.diagnosing import Line, Verdict, diagnose
-from shardgen.rundir import RunDirectory
+from shardgen.operations.doctor import Line, Verdict, diagnose
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run, shardgen
 
 

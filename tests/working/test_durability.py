@@ -8,16 +8,16 @@ import pytest
 from sqlalchemy import Connection, event
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.composing import Composer
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.worker import WorkerState
-from shardgen.estimating import DeviceChoice, load_for_plan
-from shardgen.heartbeat import Heartbeat
-from shardgen.making import BatchMaker, Stages
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
-from shardgen.pipeline import Pipeline
-from shardgen.processes import new_identity
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.worker.batch import BatchMaker, Stages
+from shardgen.worker.heartbeat import Heartbeat
+from shardgen.worker.pipeline import Pipeline
 from tests.artifacts.recorded_files import RecordedFiles
 
 pytestmark = pytest.mark.slow

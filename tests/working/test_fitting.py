@@ -6,12 +6,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.depth.device import Device
 from shardgen.errors import MachineUnfit
-from shardgen.estimating import agree_micro_batch, find_weights
-from shardgen.rundir import RunDirectory
-from shardgen.sharing import Wanted, settle_workers
+from shardgen.launch.allocation import Wanted, settle_workers
+from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
+from shardgen.recipes.composites.network import agree_micro_batch, find_weights
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen import cores, memory
-from shardgen.diagnosing import Line, diagnose
-from shardgen.memory import KernelKills, Memory, available_memory
-from shardgen.rundir import RunDirectory
+from shardgen.machine import cores, memory
+from shardgen.machine.memory import KernelKills, Memory, available_memory
+from shardgen.operations.doctor import Line, diagnose
+from shardgen.settings.run_directory import RunDirectory
 
 ROOT = Path(__file__).parent.parent.parent
 GIB, MIB = 1 << 30, 1 << 20
@@ -89,7 +89,7 @@ def test_without_proc_the_machine_alone_counts(groups: Path) -> None:
 
 
 def test_doctor_shows_the_limit(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shardgen.diagnosing._device", lambda: Line(subject="device", fact=""))
+    monkeypatch.setattr("shardgen.operations.doctor._device", lambda: Line(subject="device", fact=""))
     put(groups, "0::/a\n", v2("a/", 2_000_000_000, 500_000_000))
     line = next(line for line in diagnose(None) if line.subject == "memory")
     assert line.fact == "1.5 of 2.0 GB free, the limit of this container"
@@ -178,10 +178,10 @@ import os, sys, time
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
 from shardgen.errors import ShardgenError
-from shardgen.memory import available_memory
-from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, run_workers
-from shardgen.sharing import Share, Wanted, settle_workers
+from shardgen.machine.memory import available_memory
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.launch.local import RunOptions, run_workers
+from shardgen.launch.allocation import Share, Wanted, settle_workers
 
 found = available_memory()
 assert found.free < found.limit

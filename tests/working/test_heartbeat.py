@@ -14,10 +14,10 @@ from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ManifestMismatch, PlanConflict
-from shardgen.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
+from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from tests.conformance.conftest import MovableClock, identity
 from tests.plans import make_plan
 
@@ -157,7 +157,7 @@ class StuckManifest:
 def test_a_beat_that_lands_after_the_end_changes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardgen.heartbeat._JOIN_SECONDS", 0.05)
+    monkeypatch.setattr("shardgen.worker.heartbeat._JOIN_SECONDS", 0.05)
     stuck = StuckManifest(world.manifest, WorkerState.STARTING)
     policy = replace(POLICY, heartbeat=timedelta(milliseconds=10))
     with Heartbeat(stuck, world.worker.id, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_a_beat_that_lands_after_the_end_changes_nothing(
 def test_a_hung_process_ends_although_its_manifest_hangs_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardgen.heartbeat._LAST_WORD_SECONDS", 0.05)
+    monkeypatch.setattr("shardgen.worker.heartbeat._LAST_WORD_SECONDS", 0.05)
     stuck = StuckManifest(world.manifest, WorkerState.HUNG)
     world.heartbeat._manifest = stuck  # type: ignore[assignment]
     world.forward(15 * 60)

@@ -12,9 +12,9 @@ import pytest
 
 from shardgen.artifacts.archive import why_not_whole
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.report import report
 from shardgen.domain.steps import BatchStep, LeaseStep, MergeStep, PlanStep, RebuildStep, Step, SuspectStep
-from shardgen.reporting import report
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.kill_at import REQUEUED_BATCHES, VERB_OF, step_name
 from tests.runs import die_at, sha256_of, shardgen
 
@@ -144,7 +144,7 @@ def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
 def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from shardgen.domain.steps import BatchStep;"
-        "from shardgen.rundir import RunDirectory; from shardgen.working import WorkerOptions, work\n"
+        "from shardgen.settings.run_directory import RunDirectory; from shardgen.worker.worker import WorkerOptions, work\n"
         "count = {step: 0 for step in BatchStep}\n"
         "def on_step(step):\n"
         "    if step in count: count[step] += 1\n"

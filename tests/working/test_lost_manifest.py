@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.domain.steps import BatchStep
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests.runs import at_step, die_at, make_run, plan_run, sha256_of, shardgen, start
 
 DEAD = {"DEAD_SAMPLES": "5,45"}

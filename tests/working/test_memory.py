@@ -13,7 +13,6 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.composing import Composer
 from shardgen.depth import estimator as module
 from shardgen.depth import memory
 from shardgen.depth.device import describe_cpu
@@ -21,9 +20,10 @@ from shardgen.depth.network import GraphShape, build_network
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
-from shardgen.estimating import DeviceChoice, load_for_plan
-from shardgen.rundir import GivenFolders, RunDirectory
-from shardgen.working import Worker, WorkerOptions, WorkOutcome
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
 from tests.runs import make_run, plan_run, shardgen
 
 pytestmark = pytest.mark.slow
@@ -172,8 +172,8 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
 def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shardgen import sharing  # noqa: PLC0415
-    from shardgen.estimating import find_weights, network_bytes  # noqa: PLC0415
+    from shardgen.launch import allocation as sharing  # noqa: PLC0415
+    from shardgen.recipes.composites.network import find_weights, network_bytes  # noqa: PLC0415
 
     plan, topology = run.plan(), find_weights(run).topology
     two, one = (network_bytes(plan, topology, size) for size in memory.CPU_MICRO_BATCHES)

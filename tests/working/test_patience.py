@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.artifacts.files import DiskFiles
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.report import report
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
 from shardgen.errors import (
@@ -26,12 +26,12 @@ from shardgen.errors import (
     ShardgenError,
     StorageFailed,
 )
-from shardgen.patience import Patience
-from shardgen.reporting import report
-from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, run_workers
-from shardgen.sharing import Share
-from shardgen.storing import BatchStore
+from shardgen.launch.allocation import Share
+from shardgen.launch.local import RunOptions, run_workers
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.files import DiskFiles
+from shardgen.worker.publish import BatchStore
+from shardgen.worker.retry import Patience
 from tests.artifacts.attempts import WORKERS
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan as made_plan
@@ -239,7 +239,7 @@ def test_run_starts_workers_for_ten_minutes_without_progress_and_ends_with_their
 def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    from shardgen.recognising import claim_folder  # noqa: PLC0415
+    from shardgen.coordination.artifact_folder import claim_folder  # noqa: PLC0415
 
     with run.manifest(run.plan()) as manifest:
         claim_folder(ArtifactStore(run.artifacts), manifest)

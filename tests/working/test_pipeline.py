@@ -14,7 +14,6 @@ import pytest
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.composing import ComposedSample, Composer
 from shardgen.depth.estimator import DepthBatch, DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.overview import ShardState
@@ -23,15 +22,16 @@ from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
 from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
-from shardgen.estimating import DeviceChoice, load_for_plan
-from shardgen.finishing import merge_run
-from shardgen.heartbeat import Heartbeat
-from shardgen.making import BatchMaker, Stages
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.pipeline import Pipeline
-from shardgen.processes import new_identity
-from shardgen.rundir import GivenFolders, RunDirectory
+from shardgen.operations.merge import merge_run
+from shardgen.recipes.composites.composer import ComposedSample, Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.worker.batch import BatchMaker, Stages
+from shardgen.worker.heartbeat import Heartbeat
+from shardgen.worker.pipeline import Pipeline
 
 POISONED = SampleIndex(9)  # in batch 2, place 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.domain.receipt import DeadLetter
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests import poison
 from tests.runs import make_run, plan_run, shardgen
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.reporting import Report, report
-from shardgen.rundir import RunDirectory
-from shardgen.stopping import StopRequest
+from shardgen.coordination.report import Report, report
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.stop import StopRequest
 from tests.runs import make_run, plan_run, shardgen, start
 from tests.stopping import stop_outside_a_commit
 from tests.warm import Command
@@ -197,8 +197,8 @@ SLOW_WORKER = """
 import sys, time
 from pathlib import Path
 from shardgen.depth.estimator import DepthEstimator
-from shardgen.rundir import RunDirectory
-from shardgen.working import WorkerLimits, WorkerOptions, work
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.worker import WorkerLimits, WorkerOptions, work
 
 real, calls = DepthEstimator.estimate, []
 
@@ -219,8 +219,8 @@ def test_a_second_signal_ends_a_worker_at_once_and_an_echo_of_the_first_does_not
 ) -> None:
     now = [100.0]
     ended: list[int] = []
-    monkeypatch.setattr("shardgen.stopping.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("shardgen.stopping.os._exit", ended.append)
+    monkeypatch.setattr("shardgen.worker.stop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("shardgen.worker.stop.os._exit", ended.append)
     stop = StopRequest()
     stop._received(signal.SIGINT, None)
     assert stop.is_set()

@@ -11,12 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.depth.gpus import Gpu
+from shardgen.coordination.report import Report, report
 from shardgen.errors import InvalidSettings, MachineUnfit
-from shardgen.reporting import Report, report
-from shardgen.rundir import RunDirectory
-from shardgen.running import RunOptions, run_workers
-from shardgen.sharing import Share, Wanted, choose_gpus, settle_workers
+from shardgen.launch.allocation import Share, Wanted, choose_gpus, settle_workers
+from shardgen.launch.local import RunOptions, run_workers
+from shardgen.machine.gpus import Gpu
+from shardgen.settings.run_directory import RunDirectory
 from tests import environs
 from tests.gpus import put_nvidia_smi
 from tests.runs import make_run, plan_run, shardgen
@@ -248,9 +248,9 @@ COUNT_THREADS = """
 import json, sys, threading
 from pathlib import Path
 from shardgen.domain.steps import BatchStep
-from shardgen.estimating import DeviceChoice
-from shardgen.rundir import RunDirectory
-from shardgen.working import Worker, WorkerOptions
+from shardgen.recipes.composites.network import DeviceChoice
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker.worker import Worker, WorkerOptions
 
 pools = ("compose-sample", "encode")
 seen = dict.fromkeys(pools, 0)

@@ -16,12 +16,12 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, LeaseLost, SampleError
 from shardgen.imaging.outputs import EncodedSample
-from shardgen.making import BatchMaker
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.storing import Made, MadeBatch
-from shardgen.suspecting import SuspectMaker
+from shardgen.worker.batch import BatchMaker
+from shardgen.worker.publish import Made, MadeBatch
+from shardgen.worker.suspect import SuspectMaker
 from tests.conformance.conftest import POLICY, identity, receipt_for
 from tests.plans import make_plan
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.coordination.report import Report, report
 from shardgen.domain.steps import BatchStep
 from shardgen.domain.worker import ShownState, WorkerRow, WorkerState
-from shardgen.processes import gone
-from shardgen.reporting import Report, report
-from shardgen.rundir import RunDirectory
+from shardgen.machine.processes import gone
+from shardgen.settings.run_directory import RunDirectory
 from tests.halted_worker import GO, THERE
 from tests.invariants import counter_faults, zip_faults
 from tests.photographs import write_photographs

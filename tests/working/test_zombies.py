@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.domain.steps import BatchStep, Step
-from shardgen.rundir import RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from tests import warm
 from tests.halted_worker import GO, SAID, THERE
 from tests.invariants import counter_faults

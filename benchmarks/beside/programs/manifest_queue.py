@@ -15,9 +15,9 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.errors import LeaseLost
+from shardgen.machine.processes import gone, host_id, new_identity
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
-from shardgen.processes import gone, host_id, new_identity
 from tests.plans import make_plan
 
 LEASE_SECONDS = "lease-seconds"

@@ -1,0 +1,158 @@
+"""The state of a run in a shared folder, as one machine sees it: the same table that a manifest gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+
+from shardgen.coordination.folder.seen import SeenWorker
+from shardgen.coordination.folder.view import FolderView
+from shardgen.coordination.leasing import opened_view
+from shardgen.domain.claims import Slice
+from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import Provenance
+from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.settings.run_directory import RunDirectory
+
+_SHOWN_TROUBLES = 5
+
+
+def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
+    """Look through the folder, and tell."""
+    blocked: tuple[BlockedSlice, ...] = ()
+    busy: dict[Slice, str] = {}
+    waiting = 0
+    if run.place.backend.is_there():
+        with run.manifest(plan, read_only=True) as manifest:
+            blocked = manifest.overview().blocked
+            busy = manifest.unavailable()
+            waiting = len(manifest.unpublished())
+    with opened_view(run, plan) as view:
+        overview = _overview(view, run, blocked, busy)
+        beats = [worker.beat for worker in view.workers.values() if worker.beat is not None]
+        lags = sorted(beat.lag_seconds for beat in beats if beat.lag_seconds is not None)
+        news = FolderNews(
+            lag_seconds=lags[len(lags) // 2] if lags else None,
+            slowest_lag_seconds=max((beat.slowest_lag_seconds or 0.0 for beat in beats), default=None)
+            if lags
+            else None,
+            waiting=waiting,
+            arriving=len(view.not_whole),
+            duplicated=view.duplicated_batches,
+            troubles=tuple(view.troubles[:_SHOWN_TROUBLES]),
+        )
+    return overview, news
+
+
+def _overview(
+    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[Slice, str]
+) -> Overview:
+    now = datetime.now(UTC)
+    silent = run.settings.folder_policy.silent
+    stored: Counter[ShardIndex] = Counter()
+    dead: Counter[ShardIndex] = Counter()
+    made: Counter[Provenance] = Counter()
+    for batch, receipt in view.winners.items():
+        lost = len(receipt.record.dead_letters)
+        dead[receipt.shard] += lost
+        stored[receipt.shard] += len(view.plan.layout.batch_samples(batch)) - lost
+        made[receipt.record.provenance] += 1
+    return Overview(
+        fingerprint=view.plan.fingerprint,
+        taken_at=now,
+        shards=tuple(
+            ShardState(
+                shard=shard,
+                stored=stored[shard],
+                dead=dead[shard],
+                slices=_slices(view, shard, now=now, silent=silent, busy=busy),
+            )
+            for shard in map(ShardIndex, range(view.plan.layout.shard_count))
+        ),
+        blocked=blocked,
+        workers=_rows(view, now),
+        mixture=tuple(made.most_common()),
+    )
+
+
+def _slices(
+    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[Slice, str]
+) -> SliceCounts:
+    counts: Counter[str] = Counter()
+    for place in view.slices(shard):
+        missing = view.missing(place)
+        claims = list(view.claims.get(place, {}).values())
+        if not missing:
+            counts["done"] += 1
+        elif busy.get(place) == "blocked":
+            counts["blocked"] += 1
+        elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if view.stands(seen)):
+            counts["leased"] += 1
+        elif any(not seen.is_ended for seen in claims):
+            counts["expired"] += 1
+        elif claims or len(missing) < len(view.plan.layout.slice_batch_range(*place)):
+            counts["open"] += 1
+        else:
+            counts["never_leased"] += 1
+    return SliceCounts(**{name: counts[name] for name in SliceCounts.__dataclass_fields__})
+
+
+def _is_live(view: FolderView, folder: str, now: datetime, silent: timedelta) -> bool:
+    """By the workers' clocks, for people: who only looks once cannot wait for a sign of life."""
+    worker = view.workers.get(folder)
+    if worker is None or worker.has_stopped:
+        return worker is None
+    return now - _instant(worker.written_at) < silent
+
+
+def _rows(view: FolderView, now: datetime) -> tuple[WorkerRow, ...]:
+    rows = []
+    for seen in view.workers.values():
+        if seen.beat is None:
+            continue
+        last = _instant(seen.written_at)
+        if seen.has_stopped and now - last > LISTED_AFTER_END:
+            continue
+        rows.append(_row(view, seen, last))
+    return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
+
+
+def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
+    beat = seen.beat
+    if beat is None:
+        raise ValueError("a row needs a beat")
+    place = _place_of(view, seen.folder)
+    known = {state.value for state in WorkerState}
+    return WorkerRow(
+        identity=WorkerIdentity(
+            id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
+        ),
+        state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
+        shard=None if place is None or seen.has_stopped else place[0],
+        slice=None if place is None or seen.has_stopped else place[1],
+        lease_expires_at=None,
+        started_at=_instant(beat.started_at),
+        last_beat_at=last,
+        last_progress_at=last,
+        samples_done=beat.samples_done,
+        samples_per_second=beat.samples_per_second,
+        note=beat.note,
+    )
+
+
+def _place_of(view: FolderView, folder: str) -> Slice | None:
+    """The slice of the oldest claim of a worker that still stands; a newer one is its next."""
+    own = [
+        seen.claim
+        for claims in view.claims.values()
+        for seen in claims.values()
+        if seen.claim.worker == folder and view.stands(seen) and seen.done_at is None
+    ]
+    first = min(own, key=lambda claim: claim.written_at, default=None)
+    return None if first is None else (ShardIndex(first.shard), SliceIndex(first.slice))
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC)

@@ -1,0 +1,323 @@
+"""Lease: where a worker's slices come from, a database or a shared folder, and in what portions."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.folder.claims import FolderWork, Say
+from shardgen.coordination.folder.files import DiskFolder, FolderFiles
+from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
+from shardgen.coordination.folder.notices import worker_folder
+from shardgen.coordination.folder.segments import Desk
+from shardgen.coordination.folder.view import FolderView, OnLook, unheard
+from shardgen.domain.claims import FolderPolicy
+from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
+from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import WorkerIdentity, WorkerReport
+from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
+from shardgen.manifest.leases import NoLease
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.slices import contradictory
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.files import storage_error
+from shardgen.storage.folders import FILE_MODE, make_folders
+
+_UPLOAD_LIMIT_SECONDS = 1800.0
+_UPLOAD_LOOK_SECONDS = 2.0
+_LOCK_LIMIT_SECONDS = 1800.0
+_LOCK_LOOK_SECONDS = 0.5
+_LAST_LOOK_SECONDS = 60.0
+
+
+class Leases(ABC):
+    """Whom a worker asks for slices."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Get ready to lease."""
+
+    @abstractmethod
+    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
+        """Grant a slice; `gone` are workers of this host that have ended."""
+
+    @abstractmethod
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
+        """What to make next of a leased slice; [] when it is complete, None when it is left to another."""
+
+    @abstractmethod
+    def ended(self, *, is_complete: bool) -> None:
+        """The leased slice is made, or given back."""
+
+    @abstractmethod
+    def reports(self, report: WorkerReport) -> None:
+        """What the worker says of itself."""
+
+    @abstractmethod
+    def seconds_for_another(self, batch_seconds: float) -> float:
+        """How much time a slice must at least be given, so that leasing it is of use."""
+
+    @abstractmethod
+    def stop_claiming(self) -> None:
+        """The worker will lease no more."""
+
+    @abstractmethod
+    def leave(self, *, stopping: threading.Event) -> None:
+        """The worker ends; what it made becomes visible to all. Raises StorageFailed when it cannot."""
+
+
+class DatabaseLeases(Leases):
+    """Slices of a manifest that all workers share."""
+
+    def __init__(self, manifest: Manifest, worker: WorkerId, shard: ShardIndex | None) -> None:
+        self._manifest = manifest
+        self._worker = worker
+        self._shard = shard
+        self._begun: Lease | None = None
+
+    def start(self) -> None:
+        """Nothing to do: the manifest is open."""
+
+    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
+        """From the manifest."""
+        return self._manifest.lease(self._worker, policy, shard=self._shard, gone=gone)
+
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
+        """The whole slice at once."""
+        del batch_seconds
+        if self._begun == lease:
+            return []
+        batches = self._manifest.pending_batches(lease)
+        if not batches:  # given back it would be leased again and again, and never be done
+            where = f"shard {lease.shard} slice {lease.slice}"
+            raise contradictory(where, "is not done, but all its batches have receipts")
+        return batches
+
+    def ended(self, *, is_complete: bool) -> None:
+        """Nothing to do: the last receipt, or a release, ends a lease."""
+
+    def reports(self, report: WorkerReport) -> None:
+        """Nothing to do: the heartbeat writes it into the manifest."""
+
+    def seconds_for_another(self, batch_seconds: float) -> float:
+        """A batch's."""
+        return batch_seconds
+
+    def stop_claiming(self) -> None:
+        """Nothing to do: nothing is claimed ahead."""
+
+    def leave(self, *, stopping: threading.Event) -> None:
+        """Nothing to do: every batch is published as it is recorded."""
+
+
+class FolderLeases(Leases):
+    """Slices of a run in a shared folder, which a thread of its own looks through."""
+
+    def __init__(
+        self, work: FolderWork, worker: WorkerId, policy: FolderPolicy, *, say: Say, on_look: OnLook
+    ) -> None:
+        self._on_look = on_look
+        self._work = work
+        self._worker = worker
+        self._policy = policy
+        self._say = say
+        self._failure: ShardgenError | None = None
+        self._ended = threading.Event()
+        self._again = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="folder", daemon=True)
+
+    def start(self) -> None:
+        """Scan once (however long it takes), then start the scanning thread."""
+        self._say("looking through the shared folder")
+        self._work.tick(on_look=self._on_look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            self._again.wait(self._policy.scan.total_seconds())
+            self._again.clear()
+            if self._ended.is_set():
+                return
+            try:
+                self._work.tick()
+            except TransientError as error:
+                self._say(f"{error}; looking again in {self._policy.scan.total_seconds():g} s")
+            except ShardgenError as error:
+                self._failure = error
+                return
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
+        """The slice that was claimed for this moment."""
+        self._check()
+        granted = self._work.lease(self._worker, policy, ended=gone)
+        self._again.set()  # claim the one after it while this one is made
+        return granted
+
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
+        """A segment's worth."""
+        self._check()
+        self._again.set()
+        return self._work.portion(lease, batch_seconds=batch_seconds)
+
+    def ended(self, *, is_complete: bool) -> None:
+        """Publish what waits."""
+        self._work.ended(is_complete=is_complete)
+
+    def reports(self, report: WorkerReport) -> None:
+        """For the next beat."""
+        self._work.reports(report)
+
+    def seconds_for_another(self, batch_seconds: float) -> float:
+        """A segment's: less would be claimed for nothing."""
+        segment = min(self._policy.segment.total_seconds(), self._policy.segment_batches * batch_seconds)
+        return max(batch_seconds, segment)
+
+    def stop_claiming(self) -> None:
+        """Give the next slice back."""
+        self._work.stop_claiming()
+
+    def leave(self, *, stopping: threading.Event) -> None:
+        """Publish everything, and wait until it has left this machine where that can be known."""
+        self._ended.set()
+        self._again.set()
+        self._wait_for_last_look()
+        left = self._work.leave()
+        if left:
+            raise StorageFailed(
+                f"{left} batches are made but not in the shared folder; they are kept on this machine",
+                hint="when the folder can be written again: shardgen worker RUN_DIR, on this machine",
+            )
+        self._wait_for_upload(stopping)
+
+    def _wait_for_last_look(self) -> None:
+        deadline = time.monotonic() + _LAST_LOOK_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._on_look("the last look through the shared folder")
+            self._thread.join(timeout=1)
+
+    def _wait_for_upload(self, stopping: threading.Event) -> None:
+        deadline = time.monotonic() + _UPLOAD_LIMIT_SECONDS
+        waiting = self._work.not_uploaded(on_look=self._on_look)
+        if waiting:
+            self._say(f"waiting until {len(waiting)} files are uploaded; keep this machine until then")
+        while waiting and time.monotonic() < deadline and not stopping.wait(_UPLOAD_LOOK_SECONDS):
+            waiting = self._work.not_uploaded(on_look=self._on_look)
+        if waiting:
+            self._say(f"warning: {len(waiting)} files are not uploaded yet; keep this machine until they are")
+
+
+def open_view(
+    run: RunDirectory, plan: Plan, *, files: FolderFiles | None = None
+) -> tuple[FolderView, SegmentIndex]:
+    """This machine's view of a run in a shared folder, not looked through yet; close the index."""
+    if run.index is None:
+        raise InputMissing(f"{run.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
+    index = SegmentIndex(run.index / SEGMENTS_NAME)
+    return FolderView(plan, files or DiskFolder(run.path), index), index
+
+
+@contextmanager
+def opened_view(run: RunDirectory, plan: Plan) -> Iterator[FolderView]:
+    """A view that was looked through once. Raises StorageFailed when the folder cannot be read at all."""
+    view, index = open_view(run, plan)
+    try:
+        try:
+            view.gather()
+        except OSError as error:
+            raise storage_error(error, run.path) from error
+        yield view
+    finally:
+        index.close()
+
+
+def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder: str) -> Desk:
+    """What a process needs to publish from this machine."""
+
+    @contextmanager
+    def alone(on_look: OnLook | None) -> Iterator[bool]:
+        path = run.artifacts.parent / "publishing.lock"
+        make_folders(path.parent)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        try:
+            yield _is_locked(descriptor, on_look)
+        finally:
+            os.close(descriptor)
+
+    return Desk(
+        view=view,
+        manifest=manifest,
+        checkpoints=ArtifactStore(run.artifacts),
+        own_folder=own_folder,
+        policy=run.settings.folder_policy,
+        alone=alone,
+    )
+
+
+def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
+    """Lock it; False when another process has it and nobody is to be told of the wait."""
+    deadline = time.monotonic() + _LOCK_LIMIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_look is None:
+                return False
+        else:
+            return True
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"another process of this machine publishes for {_time(_LOCK_LIMIT_SECONDS)}")
+        on_look("another process of this machine publishes")
+        time.sleep(_LOCK_LOOK_SECONDS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseOptions:
+    """Who leases and what narrows it; through which eyes it sees a shared folder, if not the disk's.
+
+    `on_look` is told what the worker's thread waits for, at every look.
+    """
+
+    identity: WorkerIdentity
+    shard: ShardIndex | None = None
+    files: FolderFiles | None = None
+    on_look: OnLook = unheard
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
+
+
+@contextmanager
+def leases_for(
+    run: RunDirectory, plan: Plan, manifest: Manifest, options: LeaseOptions, *, say: Say
+) -> Iterator[Leases]:
+    """Where this run's workers get their slices."""
+    identity = options.identity
+    if not run.is_shared_folder:
+        yield DatabaseLeases(manifest, identity.id, options.shard)
+        return
+    policy = run.settings.folder_policy
+    say(
+        f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk costs "
+        f"what it made since its last segment, {policy.segment_batches} batches or "
+        f"{_time(policy.segment.total_seconds())} of work, and those 3"
+    )
+    view, index = open_view(run, plan, files=options.files)
+    try:
+        desk = replace(desk_for(run, view, manifest, worker_folder(identity.id)), on_look=options.on_look)
+        work = FolderWork(desk, identity, shard=options.shard, say=say)
+        yield FolderLeases(work, identity.id, policy, say=say, on_look=options.on_look)
+    finally:
+        index.close()

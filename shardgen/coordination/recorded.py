@@ -1,0 +1,106 @@
+"""What a run has recorded and where its bytes are: a manifest's receipts, or a shared folder's winners."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from shardgen.artifacts.store import ArtifactReader, ArtifactStore
+from shardgen.coordination.artifact_folder import refuse_other_folder
+from shardgen.coordination.folder.files import FolderFiles
+from shardgen.coordination.folder.notices import original_name
+from shardgen.coordination.folder.segments import Publisher
+from shardgen.coordination.leasing import desk_for, opened_view
+from shardgen.dataset.merge import ReceiptSource
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import ArtifactRef
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.files import storage_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Receipts in batch order, and who reads the artifacts that they name."""
+
+    source: ReceiptSource
+    store: ArtifactReader
+
+
+class SegmentReader:
+    """Reads the segments of a shared folder; a name is their path from there. An ArtifactReader."""
+
+    def __init__(self, files: FolderFiles) -> None:
+        self._folder = files
+
+    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the segment's bytes, whose sha256 must be the index's."""
+        buffer[:] = self.read(ref)
+
+    def read(self, ref: ArtifactRef) -> bytes:
+        """Return the segment's bytes, whose sha256 must be the index's."""
+        again = "nothing is lost: run the command again when the folder shows it whole"
+        try:
+            data = self._read_any(ref.name)
+        except FileNotFoundError as error:
+            raise ArtifactMissing(
+                f"{ref.name}: was seen before and is not visible now", hint=again
+            ) from error
+        except OSError as error:
+            raise storage_error(error, ref.name) from error
+        if len(data) != ref.size_bytes or hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise ArtifactCorrupt(
+                f"{ref.name}: not the bytes that were whole before ({len(data)} of {ref.size_bytes} bytes)",
+                hint=f"{again}; or shardgen verify RUN_DIR --requeue",
+            )
+        return data
+
+    def _read_any(self, path: str) -> bytes:
+        """Read it under its name, or under another that Drive's mount has given to it since."""
+        try:
+            return self._folder.read(path)
+        except FileNotFoundError:
+            folder, _, name = path.rpartition("/")
+            for other in self._folder.names(folder):
+                if other != name and original_name(other) == original_name(name):
+                    return self._folder.read(f"{folder}/{other}")
+            raise
+
+
+@contextmanager
+def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False) -> Iterator[Recorded]:
+    """Open what the run has recorded, for reading; batches that wait on this machine are published first.
+
+    `refuse_other` raises PlanConflict when the run's workers write to another artifact folder.
+    """
+    if not run.is_shared_folder:
+        store = ArtifactStore(run.artifacts)
+        with run.manifest(plan, read_only=True) as manifest:
+            if refuse_other:
+                refuse_other_folder(store, manifest)
+            yield Recorded(source=manifest, store=store)
+        return
+    publish_waiting(run, plan)
+    with opened_view(run, plan) as view:
+        yield Recorded(source=view, store=SegmentReader(view.files))
+
+
+def publish_waiting(run: RunDirectory, plan: Plan) -> int:
+    """Publish what workers of this machine have made and not published, as after a kill. How many batches.
+
+    Under a folder name of its own, since no two processes ever write into one.
+    """
+    if not run.place.backend.is_there():
+        return 0
+    with run.manifest(plan) as manifest:
+        if not manifest.unpublished():
+            return 0
+        with opened_view(run, plan) as view:
+            desk = desk_for(run, view, manifest, f"left-{secrets.token_hex(4)}")
+            try:
+                return Publisher(desk).publish(everything=True)
+            except OSError as error:
+                raise storage_error(error, run.path) from error

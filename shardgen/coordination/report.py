@@ -1,0 +1,192 @@
+"""Report: the state of a run as people and programs read it; needs no network and reads no artifact."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from shardgen.domain.overview import FolderNews, Overview
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import ShownState, WorkerRow
+from shardgen.machine.processes import gone
+from shardgen.settings.run_directory import RunDirectory
+
+_MAKING = {ShownState.WORKING, ShownState.SUSPECT}
+_NOT_HOLDING = {ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownWorker:
+    """A worker's row with what is concluded from it."""
+
+    row: WorkerRow
+    state: ShownState
+    last_beat_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What `status` shows, taken at one instant."""
+
+    plan: Plan
+    overview: Overview
+    workers: tuple[ShownWorker, ...]
+    folder: FolderNews | None = None
+
+    @property
+    def stored(self) -> int:
+        """Samples with images."""
+        return self.overview.stored
+
+    @property
+    def dead(self) -> int:
+        """Samples given up."""
+        return self.overview.dead
+
+    @property
+    def pending(self) -> int:
+        """Samples that are neither."""
+        return self.plan.samples - self.stored - self.dead
+
+    @property
+    def is_anybody_at_work(self) -> bool:
+        """Whether a worker is there that may hold a slice, or will."""
+        return any(one.state not in _NOT_HOLDING for one in self.workers)
+
+    @property
+    def rate(self) -> float:
+        """Samples per second of the workers that work now, each over its last ten minutes."""
+        return sum(one.row.samples_per_second for one in self.workers if one.state in _MAKING)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Seconds to go at that rate; None while nothing moves."""
+        if not self.pending:
+            return 0.0
+        return self.pending / self.rate if self.rate > 0 else None
+
+    def as_json(self) -> dict[str, object]:
+        """The stable schema of `status --json` (FORMATS section 5)."""
+        layout = self.plan.layout
+        holders = Counter(one.row.shard for one in self.workers if one.state not in _NOT_HOLDING)
+        eta = self.eta_seconds
+        return {
+            "plan": {
+                "fingerprint": self.plan.fingerprint,
+                "samples": self.plan.samples,
+                "shards": layout.shard_count,
+                "batches": layout.batch_count,
+                "not_depth": self.plan.depth.weights.is_random,
+            },
+            "samples": {
+                "planned": self.plan.samples,
+                "stored": self.stored,
+                "dead_letters": self.dead,
+                "pending": self.pending,
+            },
+            "shards": [
+                {
+                    "index": shard.shard,
+                    "start": layout.shard_samples(shard.shard).start,
+                    "stop": layout.shard_samples(shard.shard).stop,
+                    "stored": shard.stored,
+                    "dead_letters": shard.dead,
+                    "pending": len(layout.shard_samples(shard.shard)) - shard.stored - shard.dead,
+                    "workers": holders[shard.shard],
+                    "slices": {
+                        "never_leased": shard.slices.never_leased,
+                        "open": shard.slices.open,
+                        "leased": shard.slices.leased,
+                        "expired": shard.slices.expired,
+                        "done": shard.slices.done,
+                        "blocked": shard.slices.blocked,
+                    },
+                }
+                for shard in self.overview.shards
+            ],
+            "blocked": {
+                "total": self.overview.blocked_total,
+                "first": [
+                    {"shard": one.shard, "slice": one.slice, "reason": one.reason}
+                    for one in self.overview.blocked
+                ],
+            },
+            "workers": [
+                {
+                    "id": one.row.identity.id,
+                    "shard": one.row.shard,
+                    "slice": one.row.slice,
+                    "state": one.state.value,
+                    "last_beat_seconds": round(one.last_beat_seconds, 1),
+                    "samples_per_second": round(one.row.samples_per_second, 3),
+                }
+                for one in self.workers
+            ],
+            "mixture": self.mixture,
+            "rate_samples_per_second": round(self.rate, 3),
+            "eta_seconds": None if eta is None else round(eta, 1),
+            "taken_at": self.overview.taken_at.isoformat(),
+        } | ({} if self.folder is None else {"shared_folder": _folder_json(self.folder)})
+
+    @property
+    def mixture(self) -> list[dict[str, object]]:
+        """What the batches were made by, if by more than one kind of device, version or micro-batch."""
+        if len(self.overview.mixture) < 2:
+            return []
+        return [
+            {
+                "device_model": provenance.device_model,
+                "tensorflow": provenance.tensorflow,
+                "opencv": provenance.opencv,
+                "precision": provenance.precision,
+                "micro_batch": provenance.micro_batch,
+                "batches": batches,
+            }
+            for provenance, batches in self.overview.mixture
+        ]
+
+
+def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
+    """Add to an overview which of this host's workers have ended, and what state each is in."""
+    policy = run.settings.lease_policy
+    if run.is_shared_folder:  # a worker shows itself there as often as it must, and is seen late
+        silent = run.settings.folder_policy.silent
+        policy = replace(policy, duration=silent, stall=silent)
+    now: datetime = overview.taken_at
+    ended = set(gone(row.identity for row in overview.workers))
+    return Report(
+        plan=plan,
+        overview=overview,
+        workers=tuple(
+            ShownWorker(
+                row=row,
+                state=row.shown_state(now, policy, gone=row.identity.id in ended),
+                last_beat_seconds=max(0.0, (now - row.last_beat_at).total_seconds()),
+            )
+            for row in overview.workers
+        ),
+    )
+
+
+def _folder_json(news: FolderNews) -> dict[str, object]:
+    return {
+        "lag_seconds": news.lag_seconds,
+        "slowest_lag_seconds": news.slowest_lag_seconds,
+        "waiting_batches": news.waiting,
+        "arriving_files": news.arriving,
+        "duplicated_batches": news.duplicated,
+        "troubles": list(news.troubles),
+    }
+
+
+def report(run: RunDirectory) -> Report:
+    """Read the state of a run. Raises InputMissing when nothing is planned."""
+    plan = run.plan()
+    if run.is_shared_folder:
+        from shardgen.coordination.folder.status import oversee  # noqa: PLC0415 - numpy and more, which no other status needs
+
+        overview, news = oversee(run, plan)
+        return replace(make_report(run, plan, overview), folder=news)
+    with run.manifest(plan, read_only=True) as manifest:
+        return make_report(run, plan, manifest.overview())

@@ -1,0 +1,212 @@
+"""Artifact bodies on their way into the final zip: read, checked and passed on in large pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.artifacts.archive import RECEIPT_NAME, read_artifact
+from shardgen.artifacts.store import ArtifactReader
+from shardgen.artifacts.zip_records import (
+    CENTRAL,
+    CENTRAL_SIGNATURE,
+    END_RECORDS_MAX,
+    LOCAL,
+    BrokenZip,
+    Directory,
+    ZipLimits,
+    central_entry,
+    read_end,
+)
+from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
+from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind
+from shardgen.errors import ArtifactCorrupt
+
+PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
+_RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The checked bodies of some artifacts; the columns' offsets count from the start of `body`.
+
+    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start.
+    """
+
+    body: memoryview
+    directory: bytes
+    columns: MemberColumns
+
+    def images(self, row: int) -> dict[ImageKind, bytes]:
+        """Copy the three images of the sample in that row."""
+        images = {}
+        for kind, offset, size in zip(
+            KINDS, self.columns.offsets[row].tolist(), self.columns.sizes[row].tolist(), strict=True
+        ):
+            name_size = LOCAL.unpack_from(self.body, offset)[9]
+            start = offset + LOCAL.size + name_size
+            images[kind] = bytes(self.body[start : start + size])
+        return images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One artifact, or the members of some of its batches, inside the piece being filled."""
+
+    name: str
+    directory: bytes
+    samples: NDArray[np.int64]
+    start: int
+    size: int
+    offset: int
+
+
+class BodySink(Protocol):
+    """Where bodies go: first the bytes of each artifact, then the entries of some artifacts together."""
+
+    def add_body(self, body: memoryview) -> None:
+        """Take the images of one artifact; the memory is reused afterwards."""
+        ...
+
+    def add_piece(self, piece: Piece) -> None:
+        """Take the entries of all bodies since the last piece, now that they are checked."""
+        ...
+
+
+class BodyReader:
+    """Reads artifacts one at a time into one buffer and checks many at once, when it is full.
+
+    A body goes to the sink while the processor's cache still holds it, so before it is checked: nothing in
+    the sink may count before `flush` has returned.
+    """
+
+    def __init__(self, store: ArtifactReader, table: MemberTable, sink: BodySink) -> None:
+        self._store = store
+        self._table = table
+        self._sink = sink
+        self._buffer = np.empty(PIECE_BYTES, np.uint8)
+        self._parts: list[_Part] = []
+        self._filled = 0
+
+    def add(self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> None:
+        """Take the members of these consecutive batches, which are those of `samples` in their order."""
+        if self._filled + ref.size_bytes > len(self._buffer):
+            self.flush()
+            if ref.size_bytes > len(self._buffer):
+                self._buffer = np.empty(ref.size_bytes, np.uint8)
+        start = self._filled
+        view = self._buffer.data[start : start + ref.size_bytes]
+        self._store.read_into(ref, view)
+        try:
+            part = self._part(ref, view, records, samples)
+        except BrokenZip as error:
+            raise ArtifactCorrupt(f"{ref.name}: {error}") from error
+        self._parts.append(part)
+        self._filled = start + part.size
+        self._sink.add_body(view[: part.size])
+
+    def flush(self) -> None:
+        """Check what is in the buffer and pass on its entries."""
+        if not self._parts:
+            return
+        try:
+            columns, directory = self._check(self._parts)
+        except BrokenZip:
+            for part in self._parts:
+                self._blame(part)
+            raise
+        body = self._buffer.data[: self._filled]
+        self._sink.add_piece(Piece(body=body, directory=directory, columns=columns))
+        self._parts.clear()
+        self._filled = 0
+
+    def _part(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+    ) -> _Part:
+        if any(before.members_stop != after.members_start for before, after in pairwise(records)):
+            raise BrokenZip("its receipts do not agree which members are whose")
+        directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
+        stop = directory.offset + directory.size
+        if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
+            return self._part_of_some_batches(ref, view, records, samples)
+        body_size = _receipt_offset(view, directory)
+        return _Part(
+            name=ref.name,
+            directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
+            samples=samples,
+            start=self._filled,
+            size=body_size,
+            offset=0,
+        )
+
+    def _part_of_some_batches(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+    ) -> _Part:
+        """Other batches of this artifact have their receipts from another attempt."""
+        entries, _ = read_artifact(bytes(view), name=ref.name)
+        wanted = entries[records[0].members_start : records[-1].members_stop]
+        start, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
+        view[: stop - start] = bytes(view[start:stop])
+        return _Part(
+            name=ref.name,
+            directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
+            samples=samples,
+            start=self._filled,
+            size=stop - start,
+            offset=start,
+        )
+
+    def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
+        """Compare every byte of the parts' headers and directories with what plan and receipts say."""
+        table = self._table
+        samples = np.concatenate([part.samples for part in parts])
+        directory = b"".join(part.directory for part in parts)
+        crcs, sizes = table.read_central(directory, samples)
+        stops = table.stops(samples, sizes)
+        starts = np.empty_like(stops)
+        starts.ravel()[1:] = stops.ravel()[:-1]
+        starts.ravel()[:1] = 0
+        part_starts = np.array([part.start for part in parts]) - parts[0].start
+        part_stops = part_starts + np.array([part.size for part in parts])
+        counts = [len(part.samples) for part in parts]
+        edges = np.concatenate(([0], stops[:, -1]))[np.cumsum(counts)]
+        if not np.array_equal(edges, part_stops):
+            raise BrokenZip("its members do not end where its directory says")
+        shifts = np.array([part.offset for part in parts]) - part_starts
+        in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
+        in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
+        body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
+        if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
+            raise BrokenZip("its members are not those of the plan and its receipt")
+        return in_piece, directory
+
+    def _blame(self, part: _Part) -> None:
+        try:
+            self._check([part])
+        except BrokenZip as error:
+            raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _receipt_offset(view: memoryview, directory: Directory) -> int:
+    """Where the local header of `receipt.json` starts: behind all images; only our own form is accepted."""
+    at = directory.offset + directory.size - _RECEIPT_ENTRY_SIZE
+    if at < directory.offset or view[at + CENTRAL.size : at + _RECEIPT_ENTRY_SIZE] != RECEIPT_NAME.encode():
+        raise BrokenZip(f"its last member is not {RECEIPT_NAME}")
+    fields = CENTRAL.unpack_from(view, at)
+    size, offset = fields[10], int(fields[17])
+    if fields[0] != CENTRAL_SIGNATURE or offset + LOCAL.size + len(RECEIPT_NAME) + size != directory.offset:
+        raise BrokenZip(f"its {RECEIPT_NAME} does not end where the directory starts")
+    return offset

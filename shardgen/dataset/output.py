@@ -1,0 +1,213 @@
+"""The place of the final zip: staged beside its name, renamed when it is whole, never over foreign bytes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.artifacts.names import random_part
+from shardgen.artifacts.zip_records import (
+    CENTRAL,
+    END_RECORDS_MAX,
+    BrokenZip,
+    Directory,
+    Entry,
+    local_header,
+    read_end,
+    read_entries,
+)
+from shardgen.errors import PlanConflict, StorageFailed
+from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
+
+LABELS = "labels.csv"
+STATS = "stats.json"
+DEAD_LETTERS = "dead_letters.csv"
+PLAN = "plan.json"
+CARD = "README.md"
+CONTACT_SHEET = "contact_sheet.png"
+TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
+_STAGED_ZIP = re.compile(r"\..+\.zip\.[0-9a-z]{8}\.part")
+MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
+_TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZipTail:
+    """What a final zip holds behind its images; `directory_size` is that of the images' entries."""
+
+    directory: Directory
+    directory_size: int
+    entries: dict[str, Entry]
+
+
+def read_tail(descriptor: int, size: int, *, files: Files | None = None) -> ZipTail:
+    """Find the last members of a zip without reading its directory of a million entries; BrokenZip."""
+    files = files or DiskFiles()
+    directory = read_end(read_at(files, descriptor, max(0, size - END_RECORDS_MAX), size), size)
+    stop = directory.offset + directory.size
+    start = max(directory.offset, stop - _TAIL_DIRECTORY_BYTES)
+    data = read_at(files, descriptor, start, stop)
+    first = data.rfind(LABELS.encode()) - CENTRAL.size
+    if first < 0:
+        raise BrokenZip(f"holds no {LABELS}")
+    entries = {entry.name: entry for entry in read_entries(data[first:])}
+    if tuple(entries) not in (TAIL_MEMBERS, TAIL_MEMBERS[:-1]):
+        raise BrokenZip(f"ends with {', '.join(entries)} (expected {', '.join(TAIL_MEMBERS)})")
+    return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
+
+
+def read_member(descriptor: int, entry: Entry, *, files: Files | None = None) -> bytes:
+    """Read the bytes of one small member after its local header and CRC passed; BrokenZip."""
+    files = files or DiskFiles()
+    # Sizes are what the directory says, and that may be anything.
+    if entry.size > MAX_MEMBER_BYTES or entry.stop > files.size(descriptor):
+        raise BrokenZip(f"{entry.name}: {entry.size:,} bytes at {entry.offset:,} are more than there can be")
+    data = read_at(files, descriptor, entry.offset, entry.stop)
+    header = local_header(entry)
+    content = data[len(header) :]
+    if not data.startswith(header) or len(content) != entry.size or zlib.crc32(content) != entry.crc:
+        raise BrokenZip(f"{entry.name}: its bytes are not those of the directory")
+    return content
+
+
+def read_at(files: Files, descriptor: int, start: int, stop: int) -> bytes:
+    """Read the bytes from start to stop, fewer only at the file's end."""
+    buffer = bytearray(max(0, min(stop, files.size(descriptor)) - start))
+    return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
+
+
+def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files | None = None) -> None:
+    """PlanConflict unless there is nothing at `output`, or a zip that carries this fingerprint."""
+    files = files or DiskFiles()
+    try:
+        descriptor = files.open(output)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(error, output) from error
+    try:
+        tail = read_tail(descriptor, files.size(descriptor), files=files)
+        found = hashlib.sha256(read_member(descriptor, tail.entries[PLAN], files=files)).hexdigest()
+    except (BrokenZip, IsADirectoryError) as error:
+        raise _foreign(output, "is not a data set of this run") from error
+    except OSError as error:
+        raise storage_error(error, output) from error
+    finally:
+        files.close(descriptor)
+    if found != fingerprint:
+        raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {fingerprint[:12]}…)")
+
+
+def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files | None = None) -> None:
+    """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
+    refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
+    try:
+        free = (files or DiskFiles()).free_bytes(output.parent)
+    except OSError as error:
+        raise storage_error(error, output.parent) from error
+    if free < needed_bytes:
+        raise StorageFailed(
+            f"{output}: needs {needed_bytes:,} bytes free on its disk, there are {free:,}",
+            hint=f"free {needed_bytes - free:,} bytes, or write to another disk with -o",
+        )
+
+
+@contextmanager
+def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
+    """Open a new file beside `output`, removed again unless the caller renames it away.
+
+    It stays locked while it is written: what a killed merge left behind is not, and is removed first.
+    """
+    ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-z]{{8}}\.part")
+    for leftover in _files_named(output.parent, ours):
+        remove_left_by_killed_merge(leftover)
+    descriptor, staged = _create_locked(output, files=files)
+    try:
+        yield descriptor, staged
+    finally:
+        files.close(descriptor)
+        if staged.exists():
+            files.unlink(staged)
+
+
+def _create_locked(output: Path, *, files: Files) -> tuple[int, Path]:
+    while True:
+        staged = output.with_name(f".{output.name}.{random_part()}.part")
+        descriptor = files.create(staged)
+        if _is_locked_in_time(descriptor, staged):
+            return descriptor, staged
+        files.close(descriptor)
+        with suppress(FileNotFoundError):
+            files.unlink(staged)
+
+
+def _is_locked_in_time(descriptor: int, staged: Path) -> bool:
+    """Lock a new file; False when somebody saw it unlocked before that, and took it for abandoned."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # some network file systems have no locks; nothing is taken there
+        if error.errno == errno.EWOULDBLOCK:
+            return False
+    try:
+        return os.path.samestat(staged.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def left_by_killed_merges(folder: Path) -> list[Path]:
+    """Staged zips in a folder that no running merge writes: nobody has them locked.
+
+    Zips whose name does not end with `.zip` are not told from other people's files, and left out.
+    """
+    try:
+        return [path for path in _files_named(folder, _STAGED_ZIP) if _is_abandoned(path)]
+    except OSError as error:
+        raise storage_error(error, error.filename or folder) from error
+
+
+def remove_left_by_killed_merge(path: Path) -> None:
+    """Remove such a file, unless it is gone or somebody has it locked."""
+    try:
+        _is_abandoned(path, remove=True)
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def _files_named(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    with os.scandir(folder) as entries:
+        found = [
+            entry.name
+            for entry in entries
+            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
+    return [folder / name for name in sorted(found)]
+
+
+def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if remove:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _foreign(output: Path, fact: str) -> PlanConflict:
+    return PlanConflict(f"{output}: {fact}, and is not replaced", hint="choose another name with -o")

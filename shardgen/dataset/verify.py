@@ -1,0 +1,186 @@
+"""Verify: read the bytes again and compare them with the record; never repair."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+from shardgen.artifacts.archive import member_bytes, read_artifact
+from shardgen.artifacts.store import ArtifactReader
+from shardgen.artifacts.zip_records import Entry
+from shardgen.dataset.merge import OnProgress, ReceiptSource, stored_count, stored_samples
+from shardgen.dataset.zip_check import ZipCheck
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import (
+    ArtifactReceipt,
+    BatchRecord,
+    DeadLetter,
+    ImageKind,
+    KindSums,
+    Receipt,
+)
+from shardgen.domain.sample import member_name, output_format
+from shardgen.errors import CorruptionError, OperatorError
+from shardgen.settings.plan_file import parse_plan
+
+ImageSums = Callable[[ImageKind, bytes, tuple[int, int]], KindSums]
+"""Decodes one image of that (width, height) and adds up its pixels; only imaging/ decodes.
+
+Raises SampleError, before it takes memory for an image of another size.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong: where, what, and which batch to put back (None in a zip and a manifest)."""
+
+    subject: str
+    fact: str
+    batch: BatchIndex | None = None
+    in_manifest: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was read, and what was wrong with it.
+
+    `pending` samples are planned and not made yet, so nothing of them was read; None for a zip, and of a
+    damaged manifest, whose artifacts are not read at all. `remarks` say what was looked at in part only.
+    """
+
+    samples: int
+    findings: tuple[Finding, ...]
+    pending: int | None = None
+    is_damaged: bool = False
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def bad_batches(self) -> tuple[BatchIndex, ...]:
+        """The batches to requeue, ascending, each once."""
+        return tuple(sorted({found.batch for found in self.findings if found.batch is not None}))
+
+
+def verify_zip(
+    path: Path,
+    *,
+    image_sums: ImageSums | None = None,
+    on_progress: OnProgress = lambda _done, _planned: None,
+) -> Verification:
+    """Check a final zip against the plan inside it: structure, names, every CRC, labels and counts.
+
+    With `image_sums` every image is decoded and `stats.json` computed again.
+    """
+    with ZipCheck(path, image_sums=image_sums, on_progress=on_progress) as check:
+        try:
+            plan_bytes = check.read_plan()
+            if plan_bytes is not None:
+                check.run(parse_plan(plan_bytes, where=f"{path}: plan.json"))
+        except (CorruptionError, OperatorError) as error:
+            check.found(str(path), str(error))
+        findings = tuple(Finding(subject=subject, fact=fact) for subject, fact in check.findings)
+        return Verification(samples=check.samples, findings=findings)
+
+
+def verify_run(
+    plan: Plan,
+    source: ReceiptSource,
+    store: ArtifactReader,
+    *,
+    on_progress: OnProgress = lambda _done, _planned: None,
+) -> Verification:
+    """Read every artifact that a receipt names again, and compare it with the receipt to the byte.
+
+    Receipts of batches that the plan does not have are passed over: no artifact is theirs.
+    """
+    findings: list[Finding] = []
+    samples, dead, previous = 0, 0, -1
+    for name, group in groupby(source.receipts(), attrgetter("artifact.name")):
+        receipts = [receipt for receipt in group if receipt.record.batch < plan.layout.batch_count]
+        if not receipts:
+            continue
+        for receipt in receipts:
+            batch = receipt.record.batch
+            if batch <= previous:
+                findings.append(Finding(subject=name, fact="has a second receipt", batch=batch))
+            previous = batch
+        findings += _check_artifact(plan, store, receipts)
+        stored = len(stored_samples(plan, receipts))
+        samples += stored
+        dead += sum(len(plan.layout.batch_samples(receipt.record.batch)) for receipt in receipts) - stored
+        on_progress(samples, plan.samples)
+    return Verification(samples=samples, findings=tuple(findings), pending=plan.samples - samples - dead)
+
+
+def _check_artifact(plan: Plan, store: ArtifactReader, receipts: Sequence[Receipt]) -> Iterator[Finding]:
+    ref = receipts[0].artifact
+    for receipt in receipts:
+        if receipt.artifact != ref:
+            fact = "its receipts name different sizes or sha256"
+            yield Finding(subject=ref.name, fact=fact, batch=receipt.record.batch)
+    try:
+        data = store.read(ref)
+        entries, inside = read_artifact(data, name=ref.name)
+    except CorruptionError as error:
+        fact = str(error).removeprefix(f"{ref.name}: ")
+        yield from (Finding(subject=ref.name, fact=fact, batch=receipt.record.batch) for receipt in receipts)
+        return
+    for receipt in receipts:
+        wrong = _disagreement(plan, receipt, inside) or wrong_members(plan, receipt.record, entries, data)
+        if wrong:
+            yield Finding(subject=ref.name, fact=wrong, batch=receipt.record.batch)
+
+
+def _disagreement(plan: Plan, receipt: Receipt, inside: ArtifactReceipt) -> str | None:
+    if inside.fingerprint != plan.fingerprint:
+        return f"belongs to another plan ({inside.fingerprint[:12]}…, expected {plan.fingerprint[:12]}…)"
+    for attribute in ("shard", "slice", "fence", "worker"):
+        recorded, found = getattr(receipt, attribute), getattr(inside, attribute)
+        if recorded != found:
+            return f"its receipt.json says {attribute} {found}, the manifest {recorded}"
+    records = {record.batch: record for record in inside.batches}
+    record = records.get(receipt.record.batch)
+    if record is None:
+        return f"does not hold batch {receipt.record.batch}"
+    if _without_details(record) != _without_details(receipt.record):
+        return f"batch {record.batch}: its receipt.json is not what the manifest says"
+    try:
+        stored_count(plan, receipt)
+    except CorruptionError as error:
+        return str(error)
+    return None
+
+
+def _without_details(record: BatchRecord) -> BatchRecord:
+    letters = (DeadLetter(sample=letter.sample, reason=letter.reason) for letter in record.dead_letters)
+    return replace(record, dead_letters=tuple(letters))
+
+
+def wrong_members(plan: Plan, record: BatchRecord, entries: Sequence[Entry], data: bytes) -> str | None:
+    """What is wrong with a batch's members: their names, CRCs or digest; None when nothing is."""
+    mine = entries[record.members_start : record.members_stop]
+    if tuple(entry.name for entry in mine) != tuple(_expected_names(plan, record)):
+        return f"batch {record.batch}: its members are not those of the plan"
+    view = memoryview(data)
+    for entry in mine:
+        if zlib.crc32(view[entry.data_offset : entry.stop]) != entry.crc:
+            return f"{entry.name}: its CRC does not match"
+    start, stop = member_bytes(entries, record)
+    if hashlib.sha256(view[start:stop]).hexdigest() != record.members_sha256:
+        return f"batch {record.batch}: its members_sha256 does not match"
+    return None
+
+
+def _expected_names(plan: Plan, record: BatchRecord) -> Iterator[str]:
+    dead = {letter.sample for letter in record.dead_letters}
+    for sample in plan.layout.batch_samples(record.batch):
+        if sample in dead:
+            continue
+        for kind in ImageKind:
+            suffix = output_format(plan.output, kind).suffix
+            yield member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)

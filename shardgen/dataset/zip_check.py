@@ -1,0 +1,356 @@
+"""A final zip read back against the plan inside it, in flat memory."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.artifacts.zip_records import BrokenZip, local_header, read_entries
+from shardgen.dataset.labels import HEADER, LabelRows
+from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
+from shardgen.dataset.output import (
+    DEAD_LETTERS,
+    LABELS,
+    PLAN,
+    STATS,
+    ZipTail,
+    read_at,
+    read_member,
+    read_tail,
+)
+from shardgen.dataset.statistics import statistics, stats_json
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import DeadLetterReason, ImageKind, KindSums
+from shardgen.domain.sample import member_name, output_format
+from shardgen.errors import InputMissing, SampleError
+from shardgen.storage.bounded import parse_json
+from shardgen.storage.files import DiskFiles, storage_error
+
+DEAD_LETTERS_HEADER = "sample,reason"
+_SAMPLES_AT_ONCE = 1024
+_BYTES_AT_ONCE = 8 << 20
+_STATS_BYTES = 1 << 16
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,14}")
+_FINDINGS_MAX = 1000  # a zip of a million broken members needs no longer list
+
+
+class ZipCheck:
+    """One pass over a zip; what is wrong is collected as (subject, fact) in `findings`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_sums: Callable[[ImageKind, bytes, tuple[int, int]], KindSums] | None,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._path = path
+        self._image_sums = image_sums
+        self._on_progress = on_progress
+        self._files = DiskFiles()
+        self._tail: ZipTail | None = None
+        self._sums = {kind: KindSums.zero(kind) for kind in ImageKind}
+        self.findings: list[tuple[str, str]] = []
+        self.samples = 0
+        try:
+            self._descriptor = self._files.open(path)
+        except FileNotFoundError as error:
+            raise InputMissing(f"{path}: is not there", hint="shardgen merge RUN_DIR -o ZIP") from error
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._files.close(self._descriptor)
+
+    def found(self, subject: str, fact: str) -> None:
+        """Note something that is wrong."""
+        if len(self.findings) < _FINDINGS_MAX:
+            self.findings.append((subject, fact))
+
+    def read_plan(self) -> bytes | None:
+        """Read `plan.json`; None, with a finding, when these bytes are no final zip."""
+        try:
+            self._tail = read_tail(self._descriptor, self._files.size(self._descriptor))
+            return read_member(self._descriptor, self._tail.entries[PLAN])
+        except BrokenZip as error:
+            self.found(str(self._path), str(error))
+            return None
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+
+    def run(self, plan: Plan) -> None:
+        """Check everything behind the plan."""
+        tail = self._tail
+        if tail is None:
+            raise ValueError("read the plan first")
+        try:
+            dead = self._dead_letters(plan, tail)
+            self._tail_members(tail)
+            self._images(plan, tail, dead)
+            self._labels(plan, tail, dead)
+            self._stats(plan, tail, plan.samples - len(dead))
+        except BrokenZip as error:
+            self.found(str(self._path), str(error))
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+
+    def _dead_letters(self, plan: Plan, tail: ZipTail) -> set[int]:
+        text = read_member(self._descriptor, tail.entries[DEAD_LETTERS]).decode(errors="replace")
+        header, *rows = text.splitlines() or [""]
+        dead: list[int] = []
+        reasons = set(DeadLetterReason)
+        for row in rows:
+            sample, _, reason = row.partition(",")
+            if not _NUMBER.fullmatch(sample) or int(sample) >= plan.samples or reason not in reasons:
+                raise BrokenZip(f"{DEAD_LETTERS}: has a row {row[:100]!r}")
+            dead.append(int(sample))
+        if header != DEAD_LETTERS_HEADER or dead != sorted(set(dead)):
+            raise BrokenZip(f"{DEAD_LETTERS}: has another header, or samples out of order")
+        return set(dead)
+
+    def _tail_members(self, tail: ZipTail) -> None:
+        stop = tail.entries[LABELS].offset
+        for entry in tail.entries.values():
+            if entry.offset != stop:
+                raise BrokenZip(f"{entry.name}: starts at byte {entry.offset} (expected {stop})")
+            stop = entry.stop
+            if entry.name != LABELS:  # compared row by row
+                try:
+                    read_member(self._descriptor, entry)
+                except BrokenZip as error:
+                    self.found(entry.name, str(error).removeprefix(f"{entry.name}: "))
+        if stop != tail.directory.offset:
+            raise BrokenZip(
+                f"its members end at byte {stop}, its directory starts at {tail.directory.offset}"
+            )
+
+    def _images(self, plan: Plan, tail: ZipTail, dead: set[int]) -> None:
+        table = MemberTable(plan)
+        members = 3 * (plan.samples - len(dead))
+        in_zip = tail.directory.members - len(tail.entries)
+        zip64_from = self._first_zip64(table, plan, dead, tail)
+        position, offset, done = 0, 0, 0
+        for samples in _stored(plan, dead):
+            border = max(0, zip64_from - done)
+            size = table.central_size(samples, zip64_from=border)
+            start = tail.directory.offset + position
+            size = min(size, tail.directory_size - position)
+            data = read_at(self._files, self._descriptor, start, start + size)
+            columns = self._columns(table, data, samples, border=border, start=offset)
+            if columns is None:
+                stop = tail.directory.offset + tail.directory_size
+                rest = read_at(self._files, self._descriptor, start, stop)
+                self._name_differences(plan, dead, int(samples[0]), rest)
+                break
+            self._bodies(plan, table, columns)
+            position += size
+            done += 3 * len(samples)
+            offset = self._stop_of(table, columns)
+            self.samples += len(samples)
+            self._on_progress(self.samples, plan.samples)
+        if in_zip != members:
+            self.found(str(self._path), f"holds {in_zip:,} images, plan and dead letters say {members:,}")
+        elif done == members and offset != tail.entries[LABELS].offset:
+            self.found(LABELS, f"starts at byte {tail.entries[LABELS].offset}, the images end at {offset}")
+
+    def _first_zip64(self, table: MemberTable, plan: Plan, dead: set[int], tail: ZipTail) -> int:
+        """Which member is the first whose entry has a zip64 extra: each one is 12 bytes longer."""
+        size = 0
+        for samples in _stored(plan, dead):
+            size += table.central_size(samples, zip64_from=3 * len(samples))
+            if size > tail.directory_size:  # the plan may claim any number of samples
+                break
+        return 3 * (plan.samples - len(dead)) - max(0, tail.directory_size - size) // 12
+
+    def _columns(
+        self, table: MemberTable, data: bytes, samples: NDArray[np.int64], *, border: int, start: int
+    ) -> MemberColumns | None:
+        """Read and check entries whose first local header is at `start`; None when one byte differs."""
+        try:
+            crcs, sizes = table.read_central(data, samples, zip64_from=border)
+        except BrokenZip:
+            return None
+        stops = table.stops(samples, sizes) + start
+        starts = np.empty_like(stops)
+        starts.ravel()[0] = start
+        starts.ravel()[1:] = stops.ravel()[:-1]
+        expected = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
+        first_far = starts.ravel()[border] if border < starts.size else int(stops[-1, -1])
+        return expected if table.render_central(expected, zip64_offset=int(first_far)) == data else None
+
+    def _stop_of(self, table: MemberTable, columns: MemberColumns) -> int:
+        last = table.header_sizes(columns.samples[-1:])[0, -1] + columns.sizes[-1, -1]
+        return int(columns.offsets[-1, -1] + last)
+
+    def _bodies(self, plan: Plan, table: MemberTable, columns: MemberColumns) -> None:
+        stops = np.append(columns.offsets[1:, 0], self._stop_of(table, columns))
+        row = 0
+        while row < len(stops):
+            start = int(columns.offsets[row, 0])
+            end = max(row + 1, int(np.searchsorted(stops, start + _BYTES_AT_ONCE, side="right")))
+            body = read_at(self._files, self._descriptor, start, int(stops[end - 1]))
+            part = MemberColumns(
+                samples=columns.samples[row:end],
+                crcs=columns.crcs[row:end],
+                sizes=columns.sizes[row:end],
+                offsets=columns.offsets[row:end] - start,
+            )
+            if not table.has_local_headers(part, np.frombuffer(body, np.uint8)):
+                first, last = int(part.samples[0]), int(part.samples[-1])
+                self.found(str(self._path), f"samples {first}-{last}: a local header is not the directory's")
+            self._contents(plan, table, part, memoryview(body))
+            row = end
+
+    def _contents(self, plan: Plan, table: MemberTable, part: MemberColumns, body: memoryview) -> None:
+        starts = (part.offsets + table.header_sizes(part.samples)).ravel().tolist()
+        sizes, crcs = part.sizes.ravel().tolist(), part.crcs.ravel().tolist()
+        for place, (start, size, crc) in enumerate(zip(starts, sizes, crcs, strict=True)):
+            data = body[start : start + size]
+            kind = KINDS[place % 3]
+            if zlib.crc32(data) != crc:
+                name = _name(plan, int(part.samples[place // 3]), kind)
+                self.found(name, "its bytes do not match its CRC")
+            elif self._image_sums:
+                try:
+                    self._sums[kind] += self._image_sums(kind, bytes(data), plan.output.size)
+                except SampleError as error:
+                    self.found(_name(plan, int(part.samples[place // 3]), kind), str(error))
+
+    def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
+        """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
+        expected = _Places(plan, dead, first)
+        wanted = expected.following(3 * first)
+        missing: set[int] = set()
+        before = len(self.findings)
+        for entry in read_entries(data):
+            place = _place_of(plan, entry.name)
+            while wanted is not None and place is not None and wanted < place:
+                if len(missing) == _FINDINGS_MAX:
+                    wanted = expected.following(place)
+                    break
+                missing.add(wanted)
+                wanted = expected.following(wanted + 1)
+            if place is None or place // 3 in dead:
+                self.found(entry.name, "does not belong into this zip")
+            elif place == wanted:
+                wanted = expected.following(place + 1)
+            elif place in missing:
+                missing.remove(place)
+                self.found(entry.name, "is not where it should be")
+            else:
+                self.found(entry.name, "is there twice")
+        behind = [] if wanted is None else islice(expected.from_(wanted), _FINDINGS_MAX)
+        for place in [*sorted(missing), *behind]:
+            self.found(_name(plan, place // 3, KINDS[place % 3]), "is missing")
+        if len(self.findings) == before:
+            self.found(str(self._path), f"from sample {first} on: members do not follow each other")
+
+    def _labels(self, plan: Plan, tail: ZipTail, dead: set[int]) -> None:
+        entry = tail.entries[LABELS]
+        header = local_header(entry)
+        if read_at(self._files, self._descriptor, entry.offset, entry.data_offset) != header:
+            self.found(LABELS, "its local header is not the directory's")
+        position = entry.data_offset
+        for expected in _label_pieces(plan, dead):
+            stop = min(position + len(expected), entry.stop)
+            found = read_at(self._files, self._descriptor, position, stop)
+            if found != expected:
+                self.found(LABELS, _first_wrong_row(found, expected))
+                return
+            position = stop
+        if position != entry.stop:
+            self.found(LABELS, f"has {entry.stop - position} bytes behind its last row")
+
+    def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
+        if tail.entries[STATS].size > _STATS_BYTES:
+            self.found(STATS, "does not read")
+            return
+        data = read_member(self._descriptor, tail.entries[STATS])
+        try:
+            content: Any = parse_json(data)
+            images = {kind: content[kind.value]["images"] for kind in ImageKind}
+        except (ValueError, KeyError, TypeError, IndexError):
+            self.found(STATS, "does not read")
+            return
+        wrong = [kind.value for kind in ImageKind if images[kind] != stored]
+        if wrong:
+            self.found(STATS, f"counts other than {stored:,} images of {', '.join(wrong)}")
+        elif self._image_sums and data != stats_json(statistics(plan, self._sums)):
+            self.found(STATS, "its numbers are not those of the images")
+
+
+class _Places:
+    """The places that images of a plan should have, three a sample, without those of the dead."""
+
+    def __init__(self, plan: Plan, dead: set[int], first: int) -> None:
+        self._stop = 3 * plan.samples
+        self._dead = dead
+        self._first = 3 * first
+
+    def following(self, place: int) -> int | None:
+        """The first one from `place` on; None behind the last."""
+        place = max(place, self._first)
+        while place // 3 in self._dead:
+            place = 3 * (place // 3 + 1)
+        return place if place < self._stop else None
+
+    def from_(self, place: int) -> Iterator[int]:
+        """All from `place` on."""
+        wanted = self.following(place)
+        while wanted is not None:
+            yield wanted
+            wanted = self.following(wanted + 1)
+
+
+def _stored(plan: Plan, dead: set[int]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, plan.samples, _SAMPLES_AT_ONCE):
+        samples = np.arange(start, min(start + _SAMPLES_AT_ONCE, plan.samples), dtype=np.int64)
+        if dead:
+            samples = samples[[sample not in dead for sample in samples.tolist()]]
+        if len(samples):
+            yield samples
+
+
+def _label_pieces(plan: Plan, dead: set[int]) -> Iterator[bytes]:
+    rows = LabelRows(plan)
+    yield HEADER.encode()
+    for number in range(plan.layout.batch_count):
+        batch = BatchIndex(number)
+        samples, shard = plan.layout.batch_samples(batch), plan.layout.shard_of_batch(batch)
+        yield rows.rows(samples, shard=shard, batch=batch, without=dead).encode()
+
+
+def _first_wrong_row(found: bytes, expected: bytes) -> str:
+    pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
+    for row, right in pairs:
+        if row != right:
+            return f"has a row {row[:500].decode(errors='replace')!r} (expected {right.decode()!r})"
+    return "ends before its last row"
+
+
+def _name(plan: Plan, sample: int, kind: ImageKind) -> str:
+    suffix = output_format(plan.output, kind).suffix
+    return member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+
+
+def _place_of(plan: Plan, name: str) -> int | None:
+    """Which image a name is, counted through the whole plan; None for any other name."""
+    kind, _, rest = name.partition("/")
+    number = rest.rpartition("/")[2].partition(".")[0]
+    if kind not in KINDS or not number.isdecimal() or len(number) > 15:
+        return None
+    sample = int(number)
+    if sample >= plan.samples or _name(plan, sample, ImageKind(kind)) != name:
+        return None
+    return 3 * sample + KINDS.index(ImageKind(kind))

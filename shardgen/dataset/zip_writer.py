@@ -1,0 +1,118 @@
+"""The final zip, written front to back: bodies, members, directory (FORMATS: "Final zip")."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from shardgen.artifacts.zip_records import (
+    Directory,
+    Entry,
+    ZipLimits,
+    central_entry,
+    end_records,
+    local_header,
+)
+from shardgen.dataset.bodies import Piece
+from shardgen.dataset.member_table import MemberTable
+from shardgen.storage.files import Files
+
+_COPY_BYTES = 1 << 20
+
+
+class Spool:
+    """Bytes set aside in a nameless temporary file until their size, and if checked their CRC, are known."""
+
+    def __init__(self, folder: Path, *, checked: bool = True) -> None:
+        self._checked = checked
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=_COPY_BYTES)  # noqa: SIM115 (closed by __exit__)
+        self.size = 0
+        self.crc = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append."""
+        self._file.write(data)
+        self.size += len(data)
+        if self._checked:
+            self.crc = zlib.crc32(data, self.crc)
+
+    def read(self) -> Iterator[bytes]:
+        """Give everything back, in pieces."""
+        self._file.seek(0)
+        while data := self._file.read(_COPY_BYTES):
+            yield data
+
+
+class FinalZip:
+    """A zip on its way to an open descriptor; memory does not grow with the number of members."""
+
+    def __init__(
+        self, files: Files, descriptor: int, *, table: MemberTable, directory: Spool, digest: bool = False
+    ) -> None:
+        self._files = files
+        self._descriptor = descriptor
+        self._table = table
+        self._directory = directory
+        self._digest = hashlib.sha256() if digest else None
+        self.limits = ZipLimits()
+        self.size = 0
+        self.members = 0
+
+    @property
+    def sha256(self) -> str | None:
+        """Of everything written so far; None unless asked for."""
+        return self._digest.hexdigest() if self._digest else None
+
+    def add_body(self, body: memoryview) -> None:
+        """Copy the images of one artifact."""
+        self._write(body)
+
+    def add_piece(self, piece: Piece) -> None:
+        """Enter the members of the bodies copied since the last piece."""
+        start = self.size - len(piece.body)
+        columns = replace(piece.columns, offsets=piece.columns.offsets + start)
+        self._directory.write(
+            self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
+        )
+        self.members += columns.offsets.size
+
+    def add(self, name: str, data: bytes) -> None:
+        """Store one member."""
+        self._add(name, [data], size=len(data), crc=zlib.crc32(data))
+
+    def add_spooled(self, name: str, spool: Spool) -> None:
+        """Store one member of any size."""
+        self._add(name, spool.read(), size=spool.size, crc=spool.crc)
+
+    def finish(self) -> None:
+        """Write the directory and the end records."""
+        offset = self.size
+        for data in self._directory.read():
+            self._write(data)
+        directory = Directory(members=self.members, offset=offset, size=self.size - offset)
+        self._write(end_records(directory, self.limits))
+
+    def _add(self, name: str, content: Iterable[bytes], *, size: int, crc: int) -> None:
+        entry = Entry(name=name, crc=crc, size=size, offset=self.size)
+        self._directory.write(central_entry(entry, self.limits))
+        self.members += 1
+        self._write(local_header(entry))
+        for data in content:
+            self._write(data)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._files.write(self._descriptor, data)
+        self.size += len(data)
+        if self._digest:
+            self._digest.update(data)

@@ -1,0 +1,154 @@
+"""Share this machine out between workers: how many, and which cores, GPU and memory each of them gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shardgen.depth.device import describe_cpu
+from shardgen.depth.memory import CPU_MICRO_BATCHES
+from shardgen.domain.plan import Plan
+from shardgen.domain.wording import counted
+from shardgen.errors import InvalidSettings, MachineUnfit
+from shardgen.machine import gpus
+from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
+from shardgen.machine.gpus import Gpu
+from shardgen.machine.memory import available_memory
+from shardgen.recipes.composites.network import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
+from shardgen.settings.run_directory import RunDirectory
+
+Say = Callable[[str], None]
+
+_LIBRARY_THREADS = "OMP_NUM_THREADS"  # numpy's and other libraries' own pools
+_CUDA_ORDER = "CUDA_DEVICE_ORDER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What was asked for; `workers` None: one a GPU, else one. Without names in `gpus` it is all visible."""
+
+    workers: int | None = None
+    device: str = "auto"
+    gpus: tuple[str, ...] = ()
+    threads_per_worker: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One worker's part of the machine; `threads` 0: the libraries' own choice, `gpu` None: TensorFlow's."""
+
+    device: str = "auto"
+    threads: int = 0
+    gpu: Gpu | None = None
+
+    def environment(self, before: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a worker with this share, given that of the process which starts it."""
+        after = dict(before)
+        if self.threads:
+            after[THREADS_VARIABLE] = str(self.threads)
+            after.setdefault(_LIBRARY_THREADS, str(self.threads))
+        if self.device == "cpu":
+            after[gpus.VARIABLE] = gpus.NO_GPU
+        elif self.gpu is not None:
+            if gpus.VARIABLE not in before:
+                # nvidia-smi's numbers; CUDA itself would count the fastest first.
+                after.setdefault(_CUDA_ORDER, "PCI_BUS_ID")
+            after[gpus.VARIABLE] = self.gpu.name
+        return after
+
+
+def choose_gpus(wanted: Wanted) -> tuple[Gpu, ...]:
+    """The GPUs for the workers, the first for the first; none when they run on the CPU.
+
+    Raises MachineUnfit for a named one that is not there, InvalidSettings for contradictory options.
+    """
+    if wanted.device == "cpu":
+        if wanted.gpus:
+            raise InvalidSettings("--gpus with --device cpu", hint="leave one of them out")
+        return ()
+    listed = gpus.list_gpus()
+    if not wanted.gpus:
+        return tuple(gpus.visible_gpus(listed, os.environ))
+    if wanted.workers is not None and wanted.workers > len(wanted.gpus):
+        raise InvalidSettings(
+            f"--workers {wanted.workers} with {len(wanted.gpus)} of --gpus: each worker has one",
+            hint=f"leave --workers out, or name a GPU twice to share it: --gpus "
+            f"{','.join(wanted.gpus + wanted.gpus[:1])}",
+        )
+    return gpus.named_gpus(wanted.gpus, listed, os.environ)
+
+
+def settle_workers(
+    run: RunDirectory, plan: Plan, wanted: Wanted, chosen: Sequence[Gpu], *, say: Say
+) -> tuple[Share, ...]:
+    """Fit the workers into this machine and say how; `chosen` is what `choose_gpus` found.
+
+    Fewer than wanted when there are fewer GPUs, or on a CPU not enough memory, where too little is no
+    exception but a kill. Raises MachineUnfit when there is not enough for one.
+    """
+    if chosen:
+        return _shares_on_gpus(wanted, chosen, say=say)
+    return _shares_on_cpu(run, plan, wanted, say=say)
+
+
+def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple[Share, ...]:
+    workers = min(wanted.workers or len(chosen), len(chosen))
+    threads = _threads(workers, wanted.threads_per_worker)
+    # A lone worker may fall back to the CPU if TensorFlow cannot use its GPU. Several would take more memory
+    # than anybody has looked for.
+    device = "gpu" if workers > 1 or wanted.gpus else wanted.device
+    shares = tuple(Share(device=device, threads=threads, gpu=gpu) for gpu in chosen[:workers])
+    fewer = ""
+    if wanted.workers is not None and workers < wanted.workers:
+        shared = ",".join(chosen[number % workers].name for number in range(wanted.workers))
+        fewer = f" (not {wanted.workers}: one a GPU; to share: --gpus {shared})"
+    places = ", ".join(f"worker-{number} on {share.gpu}" for number, share in enumerate(shares))
+    say(f"{counted(workers, 'worker')}{fewer}: {places}{_shown_threads(threads)}")
+    return shares
+
+
+def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -> tuple[Share, ...]:
+    topology = find_weights(run).topology
+    free, asked = free_bytes(), wanted.workers or 1
+    limit = available_memory().shown_limit
+    setting = run.settings.depth.micro_batch
+    choices = CPU_MICRO_BATCHES if setting == "auto" else (setting,)
+    fitting = [min(asked, free // network_bytes(plan, topology, choice)) for choice in choices]
+    workers = max(fitting)
+    micro_batch = choices[fitting.index(workers)]
+    if workers < 1:
+        needed = network_bytes(plan, topology, choices[-1])
+        raise MachineUnfit(
+            f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB{limit})",
+            hint="raise the container's memory limit, or set [depth] micro_batch = 1"
+            if limit
+            else "close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
+        )
+    threads = _threads(workers, wanted.threads_per_worker)
+    if setting == "auto":
+        with run.manifest(plan) as manifest:
+            agreed = manifest.agreed_micro_batch(describe_cpu(threads), micro_batch)
+            while workers > (fits := max(1, free // network_bytes(plan, topology, agreed))):
+                workers = fits  # keep to what an earlier crew chose, with fewer workers
+                threads = _threads(workers, wanted.threads_per_worker)
+                agreed = manifest.agreed_micro_batch(describe_cpu(threads), agreed)
+        micro_batch = agreed
+    fewer = f" (not {asked}: memory)" if workers < asked else ""
+    say(
+        f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
+        f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
+        f"{limit}{_shown_threads(threads)}"
+    )
+    return (Share(device=wanted.device, threads=threads),) * workers
+
+
+def _threads(workers: int, given: int) -> int:
+    cores = usable_cores()
+    if not given and workers == 1 and cores == schedulable_cores():
+        return 0  # what libraries choose by themselves
+    return given or threads_each(cores, workers)
+
+
+def _shown_threads(threads: int) -> str:
+    return f", {counted(threads, 'thread')} each" if threads else ""

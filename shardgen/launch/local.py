@@ -1,0 +1,391 @@
+"""Run: worker processes on this machine, watched, restarted, and stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+
+from shardgen.coordination.report import Report, make_report
+from shardgen.domain.plan import Plan
+from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerState
+from shardgen.errors import (
+    DepthBackendUnavailable,
+    DownloadFailed,
+    InputMissing,
+    ManifestBusy,
+    ManifestGone,
+    PlanConflict,
+    RunIncomplete,
+    SliceFailed,
+    Stopped,
+    StorageFailed,
+    TransientError,
+    WorkerHung,
+    WorkersFailed,
+)
+from shardgen.launch.allocation import Say, Share
+from shardgen.launch.vigil import Vigil
+from shardgen.machine.memory import KernelKills
+from shardgen.machine.processes import gone, host_id
+from shardgen.manifest.manifest import Manifest
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
+
+_TICK_SECONDS = 0.25
+_LOOK_SECONDS = 1.0  # between two looks at the manifest
+_AUDIT_SECONDS = 5.0  # of a manifest, before workers start
+_LONGEST_WAIT_SECONDS = 60.0
+_GIVE_UP_SECONDS = 600.0  # of trouble without a stored sample
+_STOP_MARGIN_SECONDS = 15.0
+_BLOCKED_IN_A_ROW = 3  # without a stored sample in between
+_MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
+# Where a mount is away, its folder looks like another one, or like none.
+_LOST_FOLDER = (PlanConflict.exit_code, InputMissing.exit_code)
+_MEANINGS: Mapping[int, type[TransientError]] = {
+    ManifestBusy.exit_code: ManifestBusy,
+    StorageFailed.exit_code: StorageFailed,
+    DepthBackendUnavailable.exit_code: DepthBackendUnavailable,
+    DownloadFailed.exit_code: DownloadFailed,
+    WorkerHung.exit_code: WorkerHung,
+    SliceFailed.exit_code: SliceFailed,
+    **dict.fromkeys(_LOST_FOLDER, StorageFailed),
+}
+_LESS_MEMORY = "set [depth] micro_batch = 1, use fewer --workers, or give it more memory"
+_LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
+
+OnLook = Callable[[Report, Mapping[int, int]], None]
+"""Called with a fresh report and the pids of the running workers by their number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """A worker for each share of the machine, and with which folders."""
+
+    shares: tuple[Share, ...]
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    grace_seconds: float = 25.0
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """How long there has been trouble without a stored sample since."""
+
+    monotonic: Callable[[], float]
+    since: float | None = None
+
+    def is_too_long(self) -> bool:
+        """There is trouble now: whether `run` should give up."""
+        now = self.monotonic()
+        if self.since is None:
+            self.since = now
+        return now - self.since >= _GIVE_UP_SECONDS
+
+    def end(self) -> None:
+        """Something was made, or a slice answers for its own deaths."""
+        self.since = None
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One worker's place: its process, or when to start the next one, which gets the same share."""
+
+    number: int
+    share: Share
+    process: subprocess.Popen[str] | None = None
+    start_at: float = 0.0
+    fruitless: int = 0  # ends in a row without a slice in hand
+    given_up: int | None = None
+    is_lasting: bool = False  # given up for what a person must change
+    last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
+    relay: threading.Thread | None = None
+
+
+class _Workers:
+    """The worker processes of one `run`."""
+
+    def __init__(self, run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> None:
+        self._run = run
+        self._plan = plan
+        self._options = options
+        self._say = say
+        self._seats = [_Seat(number=number, share=share) for number, share in enumerate(options.shares)]
+        self._signals: list[int] = []
+        self._looked = self._look_again_at = -math.inf
+        self._host = host_id()
+        self._vigil = Vigil(self._host, run.settings.lease_policy)
+        self._monotonic = options.monotonic
+        self._quiet = _Quiet(options.monotonic)
+        self._blind = _Quiet(options.monotonic)  # the manifest cannot be read or written
+        self._stored = -1
+        self._has_made = False
+        self._blocked = sys.maxsize
+        self._last: _Seat | None = None  # of the seats that were given up
+        self._kernel = KernelKills()
+        self._killed_for = ""  # why the kernel probably killed a worker
+
+    def work(self, manifest: Manifest, on_look: OnLook) -> None:
+        """Keep workers going until all of them have ended; raises Stopped after a signal."""
+        previous = {number: signal.signal(number, self._received) for number in stopping_signals()}
+        try:
+            self._watch(manifest, on_look)
+        finally:
+            self._stop_all(signal.SIGTERM)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if self._signals:
+            raise Stopped(self._signals[0])
+
+    def incomplete(self, found: Report) -> RunIncomplete | TransientError:
+        """The error of a run that ends with samples pending."""
+        what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
+        blocked = found.overview.blocked_total
+        if blocked:
+            if self._killed_for:
+                return RunIncomplete(
+                    f"{what}, in {blocked} blocked slices; workers were killed, {self._killed_for}",
+                    hint=f"{_LESS_MEMORY}; then shardgen requeue RUN_DIR --blocked",
+                )
+            return RunIncomplete(
+                f"{what}, in {blocked} blocked slices",
+                hint="shardgen status RUN_DIR says why; then shardgen requeue RUN_DIR --blocked",
+            )
+        codes = sorted({seat.given_up for seat in self._seats if seat.given_up})
+        shown = ", ".join(map(str, codes)) or "0"
+        if any(seat.is_lasting for seat in self._seats):
+            return RunIncomplete(
+                f"{what}; workers ended with exit code {shown}",
+                hint="their messages are above; put that right, then run the command again",
+            )
+        code, words = (0, {}) if self._last is None else (self._last.given_up or 0, self._last.last_words)
+        lasted = f" for {_GIVE_UP_SECONDS / 60:g} minutes" if code else ""
+        if code == -signal.SIGKILL and self._killed_for:
+            words = {"error": f"killed, {self._killed_for}", "hint": _LESS_MEMORY}
+        reason = f": {words['error']}" if "error" in words else ""
+        return _MEANINGS.get(code, WorkersFailed)(
+            f"{what}; workers kept ending (exit code {shown}){lasted}{reason}",
+            hint=words.get("hint")
+            or "their messages are above; shardgen doctor RUN_DIR looks for what is wrong",
+        )
+
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
+        troubles = 0
+        while not self._signals:
+            if self._monotonic() < self._look_again_at:
+                time.sleep(_TICK_SECONDS)
+                continue
+            try:
+                if self._look(manifest, on_look):
+                    return
+            except ManifestGone:
+                raise
+            except TransientError as error:
+                if self._blind.is_too_long():
+                    raise _gave_up(error) from error
+                if not troubles:
+                    self._say(f"{error}; looking again for {_GIVE_UP_SECONDS / 60:g} minutes")
+                self._look_again_at = self._monotonic() + min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
+                troubles += 1
+                continue
+            if troubles:
+                self._say("the manifest answers again")
+            troubles = 0
+            self._blind.end()
+            self._start_due()
+            if all(seat.given_up is not None for seat in self._seats):
+                return
+            time.sleep(_TICK_SECONDS)
+
+    def _look(self, manifest: Manifest, on_look: OnLook) -> bool:
+        """Notice ended workers, and now and then what the manifest shows; whether to end."""
+        self._reap(manifest)
+        now = self._monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        self._kernel.look()
+        found = make_report(self._run, self._plan, manifest.overview())
+        on_look(found, self._pids())
+        if (not found.pending and not self._pids()) or self._looks_hopeless(found):
+            return True
+        self._credit(found)
+        self._kill_silent(found, manifest)
+        return False
+
+    def _looks_hopeless(self, found: Report) -> bool:
+        """Whether slice after slice gets blocked while nothing is made: then it is hardly the slices."""
+        blocked = found.overview.blocked_total
+        if found.stored > self._stored:
+            if self._stored >= 0:
+                self._has_made = True
+                self._quiet.end()
+            self._stored, self._blocked = found.stored, blocked
+        self._blocked = min(self._blocked, blocked)
+        if blocked - self._blocked < _BLOCKED_IN_A_ROW:
+            return False
+        self._say(f"{blocked - self._blocked} slices in a row were blocked and nothing was made; stopping")
+        return True
+
+    def _credit(self, found: Report) -> None:
+        """A worker that has made something is not fruitless, however it ends."""
+        made = {
+            one.row.identity.pid
+            for one in found.workers
+            if one.row.samples_done
+            and one.row.identity.host == self._host
+            and one.row.state not in ENDED_STATES
+        }
+        for seat in self._seats:
+            if seat.process is not None and seat.process.pid in made:
+                seat.fruitless = 0
+
+    def _kill_silent(self, found: Report, manifest: Manifest) -> None:
+        """End workers that hang so badly that their watchdog does not run either."""
+        rows = [one.row for one in found.workers]
+        for silence in self._vigil.silent(self._pids().values(), rows):
+            seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
+            note = f"no sign of life for {silence.seconds:.0f} s"
+            row = silence.row
+            if row is not None and row.state not in ENDED_STATES:
+                # First, as its death is a hang; and not at all while the manifest takes nobody's beats.
+                ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
+                manifest.beat(row.identity.id, ended)
+            self._say(f"[worker-{seat.number}] {note}, so it is killed")
+            os.kill(silence.pid, signal.SIGKILL)
+
+    def _pids(self) -> dict[int, int]:
+        return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
+
+    def _start_due(self) -> None:
+        now = self._monotonic()
+        for seat in self._seats:
+            if seat.process is None and seat.given_up is None and now >= seat.start_at:
+                seat.process = self._start(seat)
+
+    def _start(self, seat: _Seat) -> subprocess.Popen[str]:
+        number, share = seat.number, seat.share
+        options, folders = self._options, self._options.folders
+        # -P: nothing in the folder that the command was typed in is taken for a module
+        command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
+        command += ["--id", f"worker-{number}", "--device", share.device]
+        command += ["--grace", f"{options.grace_seconds:g}"]
+        for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
+            command += [flag, str(folder)] if folder is not None else []
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            env=share.environment(os.environ) | {PARENT_VARIABLE: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            process_group=0,  # Ctrl-C reaches this process alone, which forwards it once
+        )
+        seat.last_words = {}
+        seat.relay = threading.Thread(target=self._relay, args=(process, seat.last_words), daemon=True)
+        seat.relay.start()
+        return process
+
+    def _relay(self, process: subprocess.Popen[str], last_words: dict[str, str]) -> None:
+        with process.stderr or contextlib.nullcontext(()) as lines:
+            for line in lines:
+                if said := _LAST_WORDS.match(line.rstrip()):
+                    last_words[said[1]] = said[2]
+                self._say(line.rstrip())
+
+    def _reap(self, manifest: Manifest) -> None:
+        """Notice ended workers at once: free their slices, and decide whether to start them again."""
+        for seat in self._seats:
+            if seat.process is None or (code := seat.process.poll()) is None:
+                continue
+            here = manifest.alive_on_host(self._host)
+            # What could not even release its slice because of the manifest or a disk did not die of it.
+            innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
+            freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)
+            seat.process = None
+            if code == 0 or self._signals:
+                seat.given_up = 0
+                continue
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            if code == -signal.SIGKILL and (why := self._kernel.explain()):
+                self._killed_for = why
+                how += f", {why}: {_LESS_MEMORY}"
+            self._say(f"[worker-{seat.number}] {how}" + ("; another worker takes over" if freed else ""))
+            self._decide(
+                seat, code, held_a_slice=(freed > 0 and not innocent) or code == SliceFailed.exit_code
+            )
+
+    def _decide(self, seat: _Seat, code: int, *, held_a_slice: bool) -> None:
+        """A death or a passing trouble: start again, later and later; anything else: not.
+
+        A death in a slice counts against that slice, which is blocked in the end; others count here.
+        """
+        seat.is_lasting = 0 < code < 30 and not (code in _LOST_FOLDER and self._has_made)
+        if held_a_slice:
+            seat.fruitless = 0
+            self._quiet.end()
+        else:
+            seat.fruitless += 1
+        if seat.is_lasting or (not held_a_slice and self._quiet.is_too_long()):
+            if seat.relay is not None:
+                seat.relay.join(timeout=1)  # its last words may still be in the pipe
+            seat.given_up = code
+            self._last = seat
+            return
+        wait = min(_LONGEST_WAIT_SECONDS, 2.0**seat.fruitless)
+        seat.start_at = self._monotonic() + wait
+        self._say(f"[worker-{seat.number}] starts again in {wait:g} s")
+
+    def _stop_all(self, number: int) -> None:
+        """Forward the wish to stop once; a second signal, or an exhausted grace, kills."""
+        running = [seat.process for seat in self._seats if seat.process is not None]
+        for process in running:
+            process.send_signal(number)
+        deadline = time.monotonic() + self._options.grace_seconds + _STOP_MARGIN_SECONDS
+        while any(process.poll() is None for process in running):
+            if len(self._signals) > 1 or time.monotonic() > deadline:
+                for process in running:
+                    process.kill()
+            time.sleep(_TICK_SECONDS / 5)
+
+
+def run_workers(
+    run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say, on_look: OnLook = lambda _r, _p: None
+) -> Report:
+    """Make everything that is pending with worker processes; returns the last report.
+
+    Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
+    changed, ManifestCorrupt when the manifest contradicts itself, or the TransientError that fits when ten
+    minutes of trouble have gone without a stored sample.
+    """
+    with run.manifest(plan) as manifest:
+        manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
+        found = make_report(run, plan, manifest.overview())
+        workers = _Workers(run, plan, options, say=say)
+        if found.pending:
+            workers.work(manifest, on_look)
+        found = make_report(run, plan, manifest.overview())
+        on_look(found, {})
+        if found.pending:
+            manifest.refuse_contradictions()  # because of one, workers may never make what is left
+    if not found.pending:
+        return found
+    raise workers.incomplete(found)
+
+
+def _gave_up(error: TransientError) -> TransientError:
+    minutes = f"{_GIVE_UP_SECONDS / 60:g} minutes"
+    return type(error)(f"{error}; that lasted {minutes}, so this run ends", hint=error.hint)

@@ -1,0 +1,53 @@
+"""Back up: a copy of the manifest as it is at one moment of a run, whole or not there."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shardgen.artifacts.store import give_name
+from shardgen.dataset.output import staged_beside
+from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.files import DiskFiles, Files, storage_error
+
+
+def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = None) -> Path:
+    """Copy the manifest to a new file, `RUN_DIR/manifest-<UTC>.sqlite` if none is named; returns its name.
+
+    Durable when this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,
+    InvalidSettings for a database on a server, ManifestMismatch for a shared folder, ManifestCorrupt for a
+    damaged manifest.
+    """
+    files = files or DiskFiles()
+    plan = run.plan()
+    if run.is_shared_folder:
+        raise ManifestMismatch(
+            f"{run.path}: a shared folder has no manifest to back up: the files in it are the record",
+            hint=f"copy the whole folder: {run.path}",
+        )
+    target = output or run.path / f"manifest-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite"
+    if os.path.lexists(target):
+        raise _in_the_way(target)
+    if not target.parent.is_dir():
+        raise InputMissing(f"{target.parent}: is not a folder", hint=f"mkdir -p {target.parent}")
+    backend = run.place.backend
+    try:
+        with staged_beside(target, files=files) as (descriptor, staged):
+            backend.copy_to(staged)
+            with run.manifest(plan, read_only=True):
+                pass
+            files.fsync(descriptor)
+            if not give_name(files, staged, target):
+                raise _in_the_way(target)
+        files.fsync_folder(target.parent)
+    except OSError as error:
+        raise storage_error(error, target) from error
+    return target
+
+
+def _in_the_way(target: Path) -> PlanConflict:
+    return PlanConflict(
+        f"{target}: exists already, and a backup replaces nothing", hint="choose another name with -o"
+    )

@@ -1,0 +1,281 @@
+"""Diagnose: what this machine has, and which problems it has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil
+import sqlalchemy
+
+from shardgen import __version__
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import is_recognised
+from shardgen.coordination.report import report
+from shardgen.depth import device, fetch
+from shardgen.depth.shipped import SHIPPED
+from shardgen.depth.weights_file import HDF5_SIGNATURE
+from shardgen.domain.plan import Plan
+from shardgen.errors import CorruptionError, InputMissing, ShardgenError, missing_opencv
+from shardgen.machine import gpus
+from shardgen.machine.cores import usable_cores
+from shardgen.machine.file_systems import file_system_of, has_trusted_locks
+from shardgen.machine.hosted import hosted_runtime, is_on_drive
+from shardgen.machine.memory import available_memory
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.sqlite import SqliteFile
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.sources.checking import COPY_THEM, size_problems
+from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
+
+_RECORDS_SECONDS = 5.0
+_SHOWN = 3  # of the photographs that are not as planned
+
+
+class Verdict(StrEnum):
+    """Whether something is a fact, worth a look, or would fail."""
+
+    FACT = ""
+    LOOK = "look"
+    FAILS = "FAILS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One thing that was looked at."""
+
+    subject: str
+    fact: str
+    verdict: Verdict = Verdict.FACT
+    hint: str = ""
+
+
+def diagnose(run_dir: Path | None) -> Iterator[Line]:
+    """Look at this machine and, if one is named, at a run directory; yields lines as they are known."""
+    yield Line(
+        subject="shardgen", fact=f"{__version__}, Python {platform.python_version()} on {sys.platform}"
+    )
+    yield Line(
+        subject="libraries",
+        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
+    )
+    yield _opencv()
+    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
+    yield _device()
+    memory = available_memory()
+    yield Line(
+        subject="memory",
+        fact=f"{memory.free / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+        + ("" if memory.limit is None else ", the limit of this container"),
+        verdict=Verdict.LOOK if memory.free < 3e9 else Verdict.FACT,
+        hint="the full network needs about 3 GB a worker" if memory.free < 3e9 else "",
+    )
+    yield from _weights()
+    if run_dir is not None:
+        yield from _run(run_dir)
+
+
+def _opencv() -> Line:
+    try:
+        from shardgen.imaging.codec import OPENCV_VERSION  # noqa: PLC0415 - what is looked at may not load
+    except ImportError as error:
+        unfit = missing_opencv(error)
+        return Line(subject="OpenCV", fact=str(unfit), verdict=Verdict.FAILS, hint=unfit.hint)
+    return Line(subject="OpenCV", fact=OPENCV_VERSION)
+
+
+def _device() -> Line:
+    try:
+        found = device.prepare("auto")
+    except ShardgenError as error:
+        return Line(subject="device", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+    fast = (
+        "" if found.kind == "gpu" or device.has_bfloat16() else '; no bfloat16: precision "fast" is refused'
+    )
+    listed = gpus.visible_gpus(gpus.list_gpus(), os.environ)
+    unused = found.kind == "cpu" and bool(listed)
+    return Line(
+        subject="device",
+        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.tensorflow_version}{fast}"
+        + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
+        verdict=Verdict.LOOK if unused else Verdict.FACT,
+        hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",
+    )
+
+
+def _weights() -> Iterator[Line]:
+    for name, released in fetch.RELEASED.items():
+        path = fetch.cached_path(released)
+        fetch_them = f"shardgen weights fetch {name}"
+        if not path.is_file():
+            yield Line(subject=f"weights {name}", fact="not fetched", hint=fetch_them)
+        elif problem := _weights_problem(path):
+            yield Line(
+                subject=f"weights {name}",
+                fact=f"{path}: {problem}",
+                verdict=Verdict.FAILS,
+                hint=f"rm -f {shlex.quote(str(path))}; {fetch_them}",
+            )
+        else:
+            yield Line(subject=f"weights {name}", fact=str(path))
+    for name in SHIPPED:
+        yield Line(subject=f"weights {name}", fact="in the package")
+    folder = cache_folder()
+    if not _takes_files(_nearest(folder)):
+        yield Line(
+            subject="cache",
+            fact=f"{folder}: cannot be written",
+            verdict=Verdict.LOOK,
+            hint=f"export {CACHE_VARIABLE}=DIR, a folder of yours: weights are fetched into it",
+        )
+
+
+def _weights_problem(path: Path) -> str:
+    """What the first bytes of a weights file tell; no more of it is read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(HDF5_SIGNATURE))
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if head == HDF5_SIGNATURE else f"not HDF5 (it starts with {head!r})"
+
+
+def _run(run_dir: Path) -> Iterator[Line]:
+    try:
+        run = RunDirectory.open(run_dir)
+        if is_on_drive(run_dir):
+            yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
+        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+        backend, artifacts = run.place.backend, run.artifacts
+    except ShardgenError as error:
+        yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+        return
+    for folder in folders:
+        there = folder.is_dir()
+        yield Line(
+            subject="sources",
+            fact=str(folder) if there else f"{folder}: not there",
+            verdict=Verdict.FACT if there else Verdict.FAILS,
+            hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
+        )
+    if isinstance(backend, SqliteFile):
+        yield _file_system("manifest", backend.path, sqlite=True)
+    else:
+        yield Line(subject="manifest", fact=backend.shown)
+    yield _file_system("artifacts", artifacts, sqlite=False)
+    yield from _planned(run, folders, artifacts)
+
+
+def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> Iterator[Line]:
+    try:
+        if all(folder.is_dir() for folder in folders):
+            yield from _photographs(*folders, run.plan())
+        found = report(run)
+        yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
+        if run.is_shared_folder and not run.place.backend.is_there():
+            return
+        with run.manifest(found.plan, read_only=True) as manifest:
+            yield from _records(manifest)
+            if run.is_shared_folder:
+                return
+            store = ArtifactStore(artifacts)
+            store.refuse_links()
+            is_ours = is_recognised(store, manifest)
+        if not is_ours:
+            yield Line(
+                subject="artifacts",
+                fact=f"{artifacts}: not the folder that this run's workers write to",
+                verdict=Verdict.FAILS,
+                hint="set [artifacts] url to the folder that the others use; is it mounted?",
+            )
+    except CorruptionError as error:
+        yield Line(subject="records", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+    except ShardgenError as error:
+        is_lost = isinstance(error, InputMissing) and _holds_artifacts(artifacts)
+        yield Line(
+            subject="plan",
+            fact=f"{error}, but there are artifacts" if is_lost else str(error),
+            verdict=Verdict.FAILS if is_lost else Verdict.LOOK,
+            hint=error.hint,
+        )
+
+
+def _records(manifest: Manifest) -> Iterator[Line]:
+    """Whether the manifest is undamaged and agrees with itself, as far as some seconds can tell."""
+    damage = manifest.damage(seconds=_RECORDS_SECONDS)
+    damage.refuse(manifest.shown)
+    audit = manifest.audit(seconds=_RECORDS_SECONDS)
+    audit.refuse(manifest.shown)
+    is_cut = not (damage.is_complete and audit.is_complete)
+    fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks at all of it"
+    yield Line(subject="records", fact=fact if is_cut else "undamaged, and agree with each other")
+
+
+def _photographs(foregrounds: Path, backgrounds: Path, plan: Plan) -> Iterator[Line]:
+    """A line if planned photographs are gone or of another size; their content is not read."""
+    problems = size_problems(foregrounds, backgrounds, plan.sources)
+    if problems:
+        more = f"; … and {len(problems) - _SHOWN:,} more" if problems[_SHOWN:] else ""
+        yield Line(
+            subject="sources",
+            fact=f"{len(problems):,} not as planned: {'; '.join(problems[:_SHOWN])}{more}",
+            verdict=Verdict.FAILS,
+            hint=COPY_THEM,
+        )
+
+
+def _holds_artifacts(folder: Path) -> bool:
+    try:
+        return any(True for _ in ArtifactStore(folder).names())
+    except ShardgenError:
+        return False
+
+
+def _on_drive(*, is_sqlite: bool) -> Line:
+    return Line(
+        subject="run directory",
+        fact='on Google Drive, so [manifest] url must be "folder:" or a database server',
+        verdict=Verdict.LOOK if is_sqlite else Verdict.FACT,
+        hint="other runtimes cannot see a SQLite file on this one's disk" if is_sqlite else "",
+    )
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file can be made in it; that one has no name and is gone at once."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+
+
+def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
+    existing = _nearest(path)
+    free = psutil.disk_usage(str(existing)).free
+    kind = file_system_of(existing)
+    refused = sqlite and not has_trusted_locks(kind)
+    writable = os.access(existing, os.W_OK)
+    verdict = Verdict.FAILS if refused or not writable else Verdict.LOOK if free < 5e9 else Verdict.FACT
+    hint = (
+        'put the manifest on a local disk; for several machines: "folder:" or a database server'
+        if refused
+        else ""
+        if writable
+        else f"let this user write to {existing}"
+    )
+    return Line(
+        subject=subject, fact=f"{path} on {kind}, {free / 1e9:.1f} GB free", verdict=verdict, hint=hint
+    )

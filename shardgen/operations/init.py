@@ -1,0 +1,69 @@
+"""Init: a new run directory with its commented settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardgen.artifacts.store import publish_file
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
+from shardgen.settings.settings import FILE_NAME
+from shardgen.settings.template import settings_text
+from shardgen.storage.folders import make_folders
+
+# Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
+_SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
+
+
+def initialise(
+    run_dir: Path,
+    *,
+    foregrounds: Path,
+    backgrounds: Path,
+    weights: str = "nyu",
+    shared_folder: bool = False,
+) -> Path:
+    """Write `RUN_DIR/shardgen.toml`, the source folders as absolute paths. Returns its path.
+
+    With `shared_folder` the run directory itself is what the workers share: `[manifest] url = "folder:"`.
+    Raises InputMissing when a source folder is not there, PlanConflict when there are settings already.
+    """
+    for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
+        if not folder.is_dir():
+            if folder.exists():
+                raise InputMissing(
+                    f"{folder}: a file, not a folder of {kind}",
+                    hint=f"name the folder that it is in: --{kind} DIR",
+                )
+            raise InputMissing(
+                f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
+            )
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError:
+            raise InvalidSettings(
+                f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
+                hint="rename the folder",
+            ) from None
+    path = run_dir / FILE_NAME
+    try:
+        make_folders(run_dir)
+    except FileExistsError:
+        raise InputMissing(
+            f"{run_dir}: a file, not a folder", hint="give the new run directory another name"
+        ) from None
+    except OSError as error:
+        raise StorageFailed(
+            f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
+        ) from error
+    text = settings_text(
+        foregrounds=foregrounds.resolve(),
+        backgrounds=backgrounds.resolve(),
+        weights=weights,
+        changes=_SHARED_FOLDER if shared_folder else None,
+    )
+    if not publish_file(path, text.encode()):
+        raise PlanConflict(
+            f"{path}: there are settings here already",
+            hint="edit that file and run `shardgen plan RUN_DIR`, or name a new run directory",
+        )
+    return path

@@ -1,0 +1,98 @@
+"""Preview: a contact sheet of samples spread over the plan, before hours are spent on all of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardgen.artifacts.store import publish_file
+from shardgen.dataset.merge import Images
+from shardgen.domain.receipt import ImageKind
+from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
+from shardgen.imaging.outputs import encode_sample
+from shardgen.operations.merge import sheet_maker
+from shardgen.operations.plan import spread_samples
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.storage.files import refuse_unusable_folder, storage_error
+
+PNG_NAME = "preview.png"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewRequest:
+    """How many samples, from which folders, drawn where (None: `RUN_DIR/preview.png`)."""
+
+    samples: int = 20
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    output: Path | None = None
+
+
+def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice, say: Say) -> Path:
+    """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
+    plan = run.plan()
+    path = request.output or run.path / PNG_NAME
+    foregrounds, backgrounds = run.foregrounds(request.folders), run.backgrounds(request.folders)
+    _refuse_unwritable(path)
+    _refuse_loss(path, foregrounds, backgrounds)
+    _refuse_other_name(path)
+    composer = Composer(plan, foregrounds, backgrounds)
+    estimator = load_for_plan(run, plan, None, choice=choice, say=say)
+    drawn: list[tuple[int, Images]] = []
+    for number in spread_samples(plan.samples, request.samples):
+        try:
+            composed = composer.compose(number)
+            depth = estimator.estimate(composed.network_input[None])
+            if depth.non_finite[0]:
+                raise DepthNotFinite("the network's output holds NaN or infinity")
+            encoded = encode_sample(composed.canvas, depth.relative[0], plan.output, plan.depth.encoding)
+        except SampleError as error:
+            say(f"sample {number}: left out: {error}")
+            continue
+        drawn.append((number, {kind: encoded.images[kind] for kind in ImageKind}))
+        say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
+    if not drawn:
+        raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
+    path.unlink(missing_ok=True)
+    publish_file(path, sheet_maker(plan)(drawn))
+    return path
+
+
+def _refuse_loss(path: Path, *sources: Path) -> None:
+    """Refuse to replace what no preview made, and to put one among the photographs of the plan."""
+    other_name = "choose another name with -o, such as -o preview.png"
+    for folder in sources:
+        if folder.resolve() in path.resolve().parents:
+            raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
+    if path.exists() and not (path.is_file() and _start_of(path) == _PNG_START):
+        raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
+
+
+def _refuse_other_name(path: Path) -> None:
+    """Refuse a name that promises another format than the one that is written."""
+    if path.suffix.lower() != ".png":
+        raise InvalidSettings(
+            f"{path}: the picture is a PNG, so its name must end in .png",
+            hint=f"-o {shlex.quote(str(path.with_suffix('.png')))}",
+        )
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_PNG_START))
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Say before the network is loaded that the picture could not be written there."""
+    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
+    if path.is_dir():
+        raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")

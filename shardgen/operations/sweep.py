@@ -1,0 +1,148 @@
+"""Sweep: find the files that no receipt names and no lease could still publish, and remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardgen.artifacts.archive import read_artifact
+from shardgen.artifacts.listing import FoundFile, Listing, list_files
+from shardgen.artifacts.store import MAX_ARTIFACT_BYTES, ArtifactStore
+from shardgen.dataset.output import left_by_killed_merges, remove_left_by_killed_merge
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import OnStep, SweepStep, ignore_step
+from shardgen.errors import ArtifactCorrupt, ManifestMismatch
+from shardgen.manifest.backend import StillAlone
+from shardgen.manifest.manifest import Manifest
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.bounded import Irregular, read_regular
+from shardgen.storage.files import storage_error
+
+_DAMAGE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A file that nothing will ever use; `is_pending` when a batch of it has no receipt."""
+
+    path: str
+    size_bytes: int
+    is_pending: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What was found: orphans, zips that killed merges left, files still in use, and what is not ours.
+
+    `strangers` are also files that cannot be shown to be ours.
+    """
+
+    orphans: list[Orphan] = field(default_factory=list)
+    zips: list[Path] = field(default_factory=list)
+    live: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+
+def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
+    """Find orphans, and with `remove` remove them, durably. Raises InputMissing without a manifest.
+
+    Raises ManifestBusy beside a rebuild, and when it could not keep others away to the end; ManifestCorrupt
+    when the manifest is damaged or contradicts itself.
+    """
+    plan = run.plan()
+    if run.is_shared_folder:
+        raise ManifestMismatch(
+            f"{run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            hint="when the merged zip is verified, remove the whole folder",
+        )
+    store = ArtifactStore(run.artifacts)
+    with ExitStack() as stack:
+        backend = run.place.backend
+        still_alone: StillAlone | None = None
+        if remove and backend.is_there():
+            # A manifest rebuilt between our look and the removal could name what we remove.
+            still_alone = stack.enter_context(backend.alone())
+        manifest = stack.enter_context(run.manifest(plan, read_only=True))
+        manifest.refuse_damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        manifest.refuse_contradictions()
+        swept = find_orphans(plan, manifest, store)
+        swept.zips = left_by_killed_merges(run.path)
+        on_step(SweepStep.LISTED)
+        if still_alone is not None:
+            paths = _asking_before_each(still_alone, [orphan.path for orphan in swept.orphans])
+            store.remove(paths, on_removed=lambda: on_step(SweepStep.REMOVED))
+            for path in swept.zips:
+                remove_left_by_killed_merge(path)
+            on_step(SweepStep.SYNCED)
+    return swept
+
+
+def _asking_before_each(still_alone: StillAlone, paths: Iterable[str]) -> Iterator[str]:
+    """On a server the lock ends with its session, and then a rebuild may begin that takes these files."""
+    for path in paths:
+        still_alone()
+        yield path
+
+
+def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
+    """List the files, then read the leases, then the receipts: this order is what makes it safe.
+
+    A file that was there before the leases were read, and is of none of them, can never be recorded any
+    more: fences are not reused. If it was recorded, that was before, so the receipts read afterwards name
+    it. A lease that has expired counts, too: its holder may record late until somebody takes the slice.
+    """
+    listing = list_files(store.root, plan.layout)
+    live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leased_slices()}
+    swept = Swept(strangers=list(listing.strangers))
+    unrecorded, recorded_batches = _without_receipt(listing, manifest)
+    workers = {worker[-8:] for worker in manifest.known_workers()}
+    for found in unrecorded:
+        name = found.name
+        if (name.shard, name.slice_in(plan.layout), name.fence, name.worker) in live:
+            swept.live.append(found.path)
+        elif not _is_ours(plan, store, found, workers):
+            swept.strangers.append(found.path)
+        else:
+            is_pending = not recorded_batches.issuperset(name.batches)
+            size = _size(store.root / found.path)
+            if size is not None:
+                swept.orphans.append(Orphan(path=found.path, size_bytes=size, is_pending=is_pending))
+    return swept
+
+
+def _without_receipt(listing: Listing, manifest: Manifest) -> tuple[Sequence[FoundFile], set[BatchIndex]]:
+    """The files that no receipt names, and which batches have a receipt."""
+    recorded, batches = set[str](), set[BatchIndex]()
+    for batch, artifact in manifest.recorded_artifacts():
+        recorded.add(artifact)
+        batches.add(batch)
+    return [found for found in listing.files if found.path not in recorded], batches
+
+
+def _is_ours(plan: Plan, store: ArtifactStore, found: FoundFile, workers: Collection[str]) -> bool:
+    """Whether it is of this plan; of a file that does not say so, whether this run knows its worker.
+
+    Two runs may share one artifact folder: what reads as nothing here may be half written by the other.
+    """
+    try:
+        data = read_regular(store.root / found.path, limit=MAX_ARTIFACT_BYTES, follow=False)
+        _, receipt = read_artifact(data, name=found.path)
+    except (ArtifactCorrupt, PermissionError):
+        return found.name.worker in workers
+    except FileNotFoundError:
+        return True  # gone, and so nobody's
+    except Irregular:
+        return False
+    except OSError as error:
+        raise storage_error(error, store.root / found.path) from error
+    return receipt.fingerprint == plan.fingerprint
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None  # its writer has removed it

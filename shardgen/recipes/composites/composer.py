@@ -1,0 +1,208 @@
+"""Compose samples; every photograph is decoded, scaled and flipped once, and kept while memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Background, Flips, Foreground, MaskFile, Plan
+from shardgen.domain.sample import place, recipe_of
+from shardgen.errors import ComposeFailed, PlanConflict, SampleError, ShardgenError, SourceUndecodable
+from shardgen.imaging.border import use_one_thread
+from shardgen.imaging.codec import Photograph, decode
+from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
+from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
+from shardgen.machine.cores import usable_cores
+from shardgen.sources.folder import read_file
+from shardgen.sources.scanning import Reader
+
+CACHE_BYTES = 512 * 1024 * 1024
+"""Of prepared sources kept in memory; a 600x600 background takes 1.1 MB, a cut-out up to 1.8 MB."""
+_MAX_THREADS = 8  # copying canvases saturates memory sooner than more cores help
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ComposedSample:
+    """A sample before depth: its canvas, and `network_input` uint8 (H, W, 3) RGB at the network's size."""
+
+    sample: SampleIndex
+    canvas: Canvas
+    network_input: NDArray[np.uint8]
+
+
+def source_reader(canvas: tuple[int, int]) -> Reader[Photograph]:
+    """Return how planning reads photographs: just as composing will, for a canvas of (width, height)."""
+    return Reader(decode=decode, cut_out=partial(prepare_foreground, canvas=canvas))
+
+
+class Composer:
+    """Makes the composites of one plan from this machine's folders. Thread-safe.
+
+    `threads` is how many samples it makes side by side; 0: as many as there are cores, up to 8.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        foregrounds: Path,
+        backgrounds: Path,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        threads: int = 0,
+    ) -> None:
+        use_one_thread()
+        self._plan = plan
+        self._foregrounds = foregrounds
+        self._backgrounds = backgrounds
+        self._cache = _PreparedSources(cache_bytes)
+        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, threads or usable_cores()), "compose-sample")
+
+    def compose(self, sample: SampleIndex) -> ComposedSample:
+        """Make one sample's canvas and network input.
+
+        Raises SampleError when this sample cannot be made; PlanConflict for a file that is not the plan's,
+        InputMissing and StorageFailed when files cannot be read: none of them is this sample's fault.
+        """
+        try:
+            return self._compose(sample)
+        except (ShardgenError, MemoryError):
+            raise
+        except Exception as error:
+            raise ComposeFailed(f"sample {sample}: composing raised {error!r}") from error
+
+    def compose_batch(self, samples: Sequence[SampleIndex]) -> list[ComposedSample | SampleError]:
+        """Make samples side by side, in their order; a sample that cannot be made is its error."""
+        return list(self._pool.map(self._composed_or_error, samples))
+
+    def _composed_or_error(self, sample: SampleIndex) -> ComposedSample | SampleError:
+        try:
+            return self.compose(sample)
+        except SampleError as error:
+            return error
+
+    def _compose(self, sample: SampleIndex) -> ComposedSample:
+        recipe = recipe_of(self._plan, sample)
+        flips = self._plan.compose.flips
+        foreground = self._plan.sources.foregrounds[recipe.foreground]
+        cutout = self._cutout(recipe.foreground, recipe.flip if flips is Flips.FOREGROUNDS else 0)
+        scene = self._scene(recipe.background, recipe.flip if flips is Flips.BACKGROUNDS else 0)
+        rectangle = place(self._plan, foreground, column=recipe.column, row=recipe.row)
+        canvas = compose(scene.pixels, cutout, rectangle, self._plan.compose.blend)
+        return ComposedSample(
+            sample=sample,
+            canvas=canvas,
+            network_input=network_input(canvas.fgbg, self._plan.depth.input),
+        )
+
+    def _cutout(self, index: int, flip: int) -> CutOut:
+        def prepare() -> CutOut:
+            if flip:
+                return self._cutout(index, 0).flipped()
+            return self._read_cutout(self._plan.sources.foregrounds[index])
+
+        return self._cache.get(("foreground", index, flip), prepare)
+
+    def _scene(self, index: int, flip: int) -> _Scene:
+        def prepare() -> _Scene:
+            if flip:
+                return _Scene(pixels=mirrored(self._scene(index, 0).pixels))
+            background = self._plan.sources.backgrounds[index]
+            photo = _photograph(self._backgrounds, background)
+            return _Scene(pixels=background_canvas(photo.pixels, self._plan.compose.canvas))
+
+        return self._cache.get(("background", index, flip), prepare)
+
+    def _read_cutout(self, foreground: Foreground) -> CutOut:
+        photo = _photograph(self._foregrounds, foreground)
+        mask_photo = None
+        if foreground.mask_file is not None:
+            mask_photo = _photograph(self._foregrounds, foreground.mask_file)
+        try:
+            return prepare_foreground(photo, foreground.mask, mask_photo, canvas=self._plan.compose.canvas)
+        except ComposeFailed as error:
+            raise ComposeFailed(f"{foreground.name}: {error}", hint=error.hint) from error
+
+
+def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photograph:
+    """Read and decode a source file after comparing its size and sha256 with the plan's."""
+    data = read_file(folder, file.name)
+    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise PlanConflict(
+            f"{folder / file.name}: not the file that the plan was made of",
+            hint="put the planned file back, or plan anew in a new directory",
+        )
+    try:
+        return decode(data)
+    except SourceUndecodable as error:
+        raise SourceUndecodable(f"{file.name}: {error}", hint=error.hint) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Scene:
+    """A background at canvas size: `pixels` uint8 (H, W, 3) RGB."""
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory held by the array."""
+        return int(self.pixels.nbytes)
+
+
+_Source = TypeVar("_Source", CutOut, _Scene)
+_Key = tuple[str, int, int]
+
+
+class _PreparedSources:
+    """Least recently used sources up to a number of bytes; each made once, even when several threads ask."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._size_bytes = 0
+        self._guard = threading.Lock()
+        self._kept: OrderedDict[_Key, CutOut | _Scene] = OrderedDict()
+        self._in_making: dict[_Key, Future[CutOut | _Scene]] = {}
+
+    def get(self, key: _Key, make: Callable[[], _Source]) -> _Source:
+        """Return what is kept under the key, else make it; an error reaches every waiting thread."""
+        with self._guard:
+            kept = self._kept.get(key)
+            if kept is not None:
+                self._kept.move_to_end(key)
+                return kept  # type: ignore[return-value]  # the key's first part decides the type
+            promise = self._in_making.get(key)
+            is_ours = promise is None
+            if promise is None:
+                promise = self._in_making[key] = Future()
+        if not is_ours:
+            return promise.result()  # type: ignore[return-value]
+        try:
+            made = make()
+        except BaseException as error:
+            with self._guard:
+                del self._in_making[key]
+            promise.set_exception(error)
+            raise
+        with self._guard:
+            del self._in_making[key]
+            self._keep(key, made)
+        promise.set_result(made)
+        return made
+
+    def _keep(self, key: _Key, source: CutOut | _Scene) -> None:
+        self._kept[key] = source
+        self._size_bytes += source.size_bytes
+        while self._size_bytes > self._limit_bytes:
+            _key, dropped = self._kept.popitem(last=False)
+            self._size_bytes -= dropped.size_bytes

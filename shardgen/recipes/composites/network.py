@@ -1,0 +1,186 @@
+"""The plan's depth network on this machine: weights found and checked, micro-batch agreed on, traced."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from shardgen.depth import device, fetch
+from shardgen.depth.device import Device
+from shardgen.depth.estimator import DepthEstimator, load_estimator
+from shardgen.depth.memory import default_micro_batch, memory_bytes
+from shardgen.depth.random_weights import is_random_name, random_weights
+from shardgen.depth.shipped import SHIPPED
+from shardgen.depth.topology import Topology
+from shardgen.depth.trial import read_untrusted
+from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.domain.plan import Plan, Weights
+from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.machine.cores import schedulable_cores, usable_cores
+from shardgen.machine.memory import available_memory
+from shardgen.manifest.manifest import Manifest
+from shardgen.settings.run_directory import RunDirectory
+
+THREADS_VARIABLE = "SHARDGEN_THREADS"
+
+_UNKNOWN_BYTES = 1 << 62
+
+Say = Callable[[str], None]
+OnDownload = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """auto, cpu or gpu; `threads` for TensorFlow, composing and encoding each, 0 for their own choice."""
+
+    device: str = "auto"
+    threads: int = 0
+
+    @classmethod
+    def from_environment(cls, name: str) -> Self:
+        """With the threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers, else all cores."""
+        cores = usable_cores()
+        # Libraries count the cores themselves, but know nothing of a container's quota.
+        own_choice = cores if cores < schedulable_cores() else 0
+        return cls(device=name, threads=given_threads() or own_choice)
+
+
+def given_threads() -> int:
+    """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
+    text = os.environ.get(THREADS_VARIABLE, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise InvalidSettings(
+            f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
+        )
+    return int(text)
+
+
+def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) -> WeightsFile:
+    """Read and check what `[depth] weights` names; released ones are fetched only with `on_download`."""
+    name = run.settings.weights_name
+    if is_random_name(name):
+        return random_weights(name)
+    if name in SHIPPED:
+        return read_weights(SHIPPED[name])
+    if name in fetch.RELEASED:
+        if on_download is not None:
+            return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
+        return read_untrusted(fetch.locate(name))
+    path = run.weights_file()
+    if path is None:
+        raise InvalidSettings(
+            f'[depth] weights = "{name}": this version does not know such weights',
+            hint='weights = "nyu", "kitti", "small", "random:64" or a file',
+        )
+    _refuse_unknown_word(run.settings.depth.weights, path)
+    return read_untrusted(path)
+
+
+def _refuse_unknown_word(setting: str, path: Path) -> None:
+    """Who writes a bare word, and has no file of that name, means one of the names."""
+    if Path(setting).suffix or "/" in setting or os.path.lexists(path):
+        return
+    near = difflib.get_close_matches(setting, [*fetch.RELEASED, *SHIPPED, "random:64"], n=1)
+    meant = f'did you mean "{near[0]}"? ' if near else ""
+    raise InputMissing(
+        f"{path}: no such weights file",
+        hint=f"{meant}weights is nyu, kitti, small, random:N or a file's path",
+    )
+
+
+def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:
+    """The plan's record of a weights file: digests and structure, no path."""
+    return Weights(
+        name=run.settings.weights_name,
+        bytes=found.bytes,
+        sha256=found.sha256,
+        activations=found.activations,
+        decoder_width=found.decoder_width,
+    )
+
+
+def agree_micro_batch(
+    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
+) -> tuple[int, str]:
+    """How many images the network takes at once, and a remark if it is fewer than was agreed.
+
+    The setting, else what the first worker with this device model chose and the manifest keeps; fewer when
+    memory does not suffice, since too little is no exception on a CPU but a kill. Raises MachineUnfit.
+    """
+    # A GPU's memory is not the host's; there, running out is an exception that shrinks the micro-batch.
+    free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
+    fitting = default_micro_batch(
+        topology,
+        input_size=plan.depth.input,
+        precision=plan.depth.precision,
+        kind=on.kind,
+        free_bytes=free,
+    )
+    setting = run.settings.depth.micro_batch
+    if setting != "auto":
+        shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
+        if shrunk is not None and shrunk < setting:
+            return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
+        wanted = setting
+    elif manifest is not None:
+        wanted = manifest.agreed_micro_batch(on.model, fitting)
+    else:
+        wanted = fitting
+    if network_bytes(plan, topology, wanted) <= free:
+        return wanted, ""
+    return (
+        fitting,
+        f"micro-batch {wanted} does not fit into {free / 2**30:.1f} GiB of free memory: using {fitting}",
+    )
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take, with what it has taken already."""
+    memory = available_memory()
+    return min(memory.total, memory.free + int(psutil.Process().memory_info().rss))
+
+
+def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
+    """The peak memory of one worker process, within about a quarter."""
+    return memory_bytes(
+        topology, input_size=plan.depth.input, micro_batch=micro_batch, precision=plan.depth.precision
+    )
+
+
+def load_for_plan(
+    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
+) -> DepthEstimator:
+    """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
+
+    Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
+    """
+    weights = find_weights(run)
+    on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
+    micro_batch, remark = agree_micro_batch(run, plan, manifest, on=on, topology=weights.topology)
+    if remark:
+        say(remark)
+    estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
+    weights_named = plan.depth.weights
+    note = "; NOT DEPTH: random weights" if weights_named.is_random else ""
+    note = "; for trials: the small network" if weights_named.is_small else note
+    say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
+    estimator.warm_up()
+    remember_shrinking(estimator, micro_batch, manifest, say=say)
+    return estimator
+
+
+def remember_shrinking(
+    estimator: DepthEstimator, before: int, manifest: Manifest | None, *, say: Say
+) -> None:
+    """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
+    now = estimator.micro_batch
+    if now < before:
+        if manifest is not None:
+            manifest.shrink_micro_batch(estimator.device_model, now)
+        say(f"out of memory: micro-batch {now} instead of {before} from now on")

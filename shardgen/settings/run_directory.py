@@ -1,0 +1,164 @@
+"""A run directory: its settings, its plan, and where its sources, manifest and artifacts are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.plan import Plan
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
+from shardgen.manifest.manifest import Manifest, read_stored_plan
+from shardgen.manifest.place import SHARED_FOLDER, Place
+from shardgen.manifest.sqlite import SqliteFile
+from shardgen.settings.plan_file import FILE_NAME, parse_plan, read_plan
+from shardgen.settings.settings import FILE_NAME as SETTINGS
+from shardgen.settings.settings import Settings, read_settings, settings_differences
+from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
+from shardgen.storage.files import refuse_unusable_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenFolders:
+    """Where this machine keeps the photographs; None: the environment, else the settings, say so."""
+
+    foregrounds: Path | None = None
+    backgrounds: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDirectory:
+    """A run directory with readable settings; it may not be planned yet."""
+
+    path: Path
+    settings: Settings
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Read the settings. Raises InputMissing or InvalidSettings."""
+        return cls(path=path, settings=read_settings(path))
+
+    @property
+    def place(self) -> Place:
+        """Where the manifest is."""
+        return Place(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
+
+    @property
+    def is_shared_folder(self) -> bool:
+        """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
+        try:
+            return self.settings.manifest_url() == SHARED_FOLDER
+        except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
+            return False
+
+    @property
+    def index(self) -> Path | None:
+        """This machine's own folder for a planned run in a shared folder; None for any other."""
+        if not self.is_shared_folder or (plan := read_plan(self.path)) is None:
+            return None
+        return index_folder(self.path, plan.fingerprint)
+
+    @property
+    def artifacts(self) -> Path:
+        """The artifact folder; of a shared folder this machine's own, where batches wait for a segment."""
+        if self.is_shared_folder:
+            if self.index is None:
+                raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
+            return self.index / "artifacts"
+        url = self.settings.artifacts.url
+        if "://" in url:
+            scheme = url.partition("://")[0]  # the rest may hold a secret
+            raise InvalidSettings(
+                f"[artifacts] url: {scheme}:// is not known, this version knows folders only",
+                hint='url = "artifacts"',
+            )
+        return self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
+
+    def check_places(self) -> None:
+        """Look at the places of manifest and artifacts before anything is written.
+
+        Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
+        written.
+        """
+        if self.is_shared_folder:
+            # Both are on this machine's own disk, by the plan that is not made yet.
+            refuse_unusable_folder(
+                cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
+            )
+            return
+        backend = self.place.backend
+        if isinstance(backend, SqliteFile):
+            other = "correct [manifest] url in shardgen.toml"
+            refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
+        ArtifactStore(self.artifacts).refuse_unusable()
+
+    def foregrounds(self, given: GivenFolders) -> Path:
+        """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
+        return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
+
+    def backgrounds(self, given: GivenFolders) -> Path:
+        """The background folder: the option, `$SHARDGEN_BACKGROUNDS`, else the settings."""
+        return self._folder("backgrounds", given.backgrounds, self.settings.sources.backgrounds)
+
+    def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
+        variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
+        if option is not None:
+            return option
+        if variable:
+            return Path(variable)
+        if not setting:
+            raise InputMissing(
+                f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
+                hint=f"add --{kind} DIR, or set [sources] {kind}",
+            )
+        return self.path / _with_home(setting, where=f"{self.path / SETTINGS}: [sources] {kind}")
+
+    def weights_file(self) -> Path | None:
+        """The file that `[depth] weights` names (relative to the run directory), if it names one."""
+        if self.settings.weights_name != "file":
+            return None
+        return self.path / _with_home(
+            self.settings.depth.weights, where=f"{self.path / SETTINGS}: [depth] weights"
+        )
+
+    def plan(self) -> Plan:
+        """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.
+
+        Raises InputMissing when nothing was planned, PlanConflict when the settings would plan otherwise.
+        """
+        plan = read_plan(self.path)
+        if plan is None:
+            backend = self.place.backend
+            if not backend.is_there():
+                raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
+            plan = parse_plan(read_stored_plan(self.place), where=f"{backend.shown}: its plan")
+        self.check_settings(plan)
+        return plan
+
+    def has_plan_file(self) -> bool:
+        """Whether `plan.json` is here."""
+        return (self.path / FILE_NAME).is_file()
+
+    def check_settings(self, plan: Plan) -> None:
+        """Refuse settings that would give another plan. Raises PlanConflict with the differences."""
+        changed = settings_differences(plan, self.settings)
+        if changed:
+            raise PlanConflict(
+                f"{self.path}: shardgen.toml is not what was planned: {'; '.join(changed)}",
+                hint="undo that in shardgen.toml, or use a new directory for the other plan",
+            )
+
+    def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
+        """Open the manifest of this plan."""
+        return Manifest(self.place, plan, read_only=read_only)
+
+
+def _with_home(setting: str, *, where: str) -> Path:
+    """A path whose `~` is the user's own folder, or `~NAME` that of another."""
+    try:
+        return Path(setting).expanduser()
+    except RuntimeError:
+        raise InvalidSettings(
+            f"{where}: {setting!r} names a user that this machine does not have", hint="write the whole path"
+        ) from None

@@ -1,0 +1,204 @@
+"""The file calls of this package behind one protocol: a test records their order or makes one fail."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from itertools import takewhile
+from pathlib import Path
+from shlex import quote
+from typing import Protocol
+
+from shardgen.errors import ArtifactCorrupt, InputMissing, ShardgenError, StorageFailed
+from shardgen.storage.bounded import Irregular
+from shardgen.storage.folders import FILE_MODE, FOLDER_MODE
+
+_HINTS = {
+    errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
+    errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
+    errno.EFBIG: "raise the limit for the size of a file (ulimit -f), or choose another folder",
+    errno.EROFS: "mount that disk writable, or choose another folder",
+    errno.EACCES: "give this user the right to read and write there, or choose another folder",
+    errno.EPERM: "give this user the right to read and write there, or choose another folder",
+    errno.EIO: "check the disk (dmesg); everything recorded so far is kept",
+}
+
+
+class Files(Protocol):
+    """What is asked of a file system. Every call raises OSError; a descriptor is an int as of `os.open`."""
+
+    def create(self, path: Path) -> int:
+        """Create a file for writing that must not exist yet."""
+        ...
+
+    def open(self, path: Path | str, *, follow: bool = True) -> int:
+        """Open a file for reading; a link in its place is OSError (ELOOP) unless it is to be followed."""
+        ...
+
+    def size(self, descriptor: int) -> int:
+        """Tell the file's size in bytes."""
+        ...
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer from that offset of the file on; less than its length only at the file's end."""
+        ...
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Write all of it."""
+        ...
+
+    def fsync(self, descriptor: int) -> None:
+        """Return when the file's bytes are on the disk."""
+        ...
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        ...
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; refuses an existing one."""
+        ...
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file, replacing the target."""
+        ...
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        ...
+
+    def make_folder(self, path: Path) -> bool:
+        """Create a folder whose parent exists; False when it was there already."""
+        ...
+
+    def fsync_folder(self, path: Path) -> None:
+        """Return when the folder's names are on the disk."""
+        ...
+
+    def free_bytes(self, folder: Path) -> int:
+        """Tell how many bytes this user may still write there."""
+        ...
+
+
+class DiskFiles:
+    """The real file system."""
+
+    def create(self, path: Path) -> int:
+        """Create a file for writing that must not exist yet."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+    def open(self, path: Path | str, *, follow: bool = True) -> int:
+        """Open a file for reading; a link in its place is OSError (ELOOP) unless it is to be followed."""
+        # Opening a named pipe would wait for its writer; of a regular file O_NONBLOCK changes nothing.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+
+    def size(self, descriptor: int) -> int:
+        """Tell the file's size in bytes."""
+        return os.fstat(descriptor).st_size
+
+    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer from that offset of the file on; less than its length only at the file's end."""
+        filled = 0
+        while filled < len(buffer):
+            count = os.preadv(descriptor, [buffer[filled:]], offset + filled)
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Write all of it."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+
+    def fsync(self, descriptor: int) -> None:
+        """Return when the file's bytes are on the disk."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name; refuses an existing one."""
+        os.link(source, target)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move a file, replacing the target."""
+        source.replace(target)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        path.unlink()
+
+    def make_folder(self, path: Path) -> bool:
+        """Create a folder whose parent exists; False when it was there already."""
+        try:
+            path.mkdir(FOLDER_MODE)
+        except FileExistsError:
+            return False
+        return True
+
+    def fsync_folder(self, path: Path) -> None:
+        """Return when the folder's names are on the disk."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            # Some FUSE file systems (Google Drive's) cannot sync a folder at all.
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        finally:
+            os.close(descriptor)
+
+    def free_bytes(self, folder: Path) -> int:
+        """Tell how many bytes this user may still write there."""
+        return shutil.disk_usage(folder).free
+
+
+def refuse_unusable_folder(folder: Path, *, makes: int | None, otherwise: str) -> None:
+    """Raise InputMissing unless files can be written in a folder, once missing levels of it are made.
+
+    `makes` is how many levels the caller would make, None: all; `otherwise` says where another can be named.
+    A disk that is mounted read-only passes: that may be another in a moment, and each write says it.
+    """
+    try:
+        folders = (folder, *folder.parents)
+        missing = list(takewhile(lambda one: not one.exists(), folders))
+        there = folders[len(missing)]
+        dangling = next((one for one in missing if one.is_symlink()), None)
+        is_read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)
+    except OSError as error:
+        raise InputMissing(
+            f"{folder}: cannot be looked at ({error.strerror})",
+            hint=f"correct its permissions, or {otherwise}",
+        ) from error
+    if dangling is not None:
+        raise InputMissing(
+            f"{dangling}: a link to {dangling.resolve()}, where there is nothing",
+            hint=f"mkdir -p {quote(str(dangling.resolve()))}, or {otherwise}",
+        )
+    if not there.is_dir():
+        raise InputMissing(f"{there}: a file, where a folder belongs", hint=f"move it away, or {otherwise}")
+    if makes is not None and len(missing) > makes:
+        wanted = missing[makes]
+        raise InputMissing(
+            f"{wanted}: there is no such folder", hint=f"mkdir -p {quote(str(wanted))}, or {otherwise}"
+        )
+    if not os.access(there, os.W_OK | os.X_OK) and not is_read_only:
+        raise InputMissing(
+            f"{there}: this user may not write there",
+            hint=f"chmod u+wx {quote(str(there))}, or {otherwise}",
+        )
+
+
+def storage_error(error: OSError, subject: object) -> ShardgenError:
+    """Turn a failed file call into the deliberate error for it; what is no file of ours is no bad disk."""
+    if isinstance(error, Irregular):
+        return ArtifactCorrupt(f"{subject}: {error.strerror}", hint="put the file itself back in its place")
+    fact = os.strerror(error.errno) if error.errno else str(error)
+    hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
+    return StorageFailed(f"{subject}: {fact}", hint=hint)

@@ -1,0 +1,63 @@
+"""A slice's batches on their way: composed, estimated, encoded, published and recorded, three at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Self
+
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.lease import Lease
+from shardgen.worker.batch import BatchMaker
+
+
+class Pipeline:
+    """Batch k+1 is being composed while k is in the network and k-1 is encoded, published and recorded.
+
+    At most two batches have been through the network without a receipt, and one is composed: the loss bound.
+    Use it as a context manager; `make` is called from one thread.
+    """
+
+    def __init__(self, maker: BatchMaker, *, may_start: Callable[[], bool]) -> None:
+        self._maker = maker
+        self._may_start = may_start
+        self._composing = ThreadPoolExecutor(1, "compose")
+        self._finishing = ThreadPoolExecutor(1, "finish")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pool in (self._composing, self._finishing):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def make(self, lease: Lease, batches: Sequence[BatchIndex]) -> bool:
+        """Make these batches of the leased slice, in order; False when stopped before all were made.
+
+        Raises LeaseLost, or whatever is no single sample's fault.
+        """
+        maker = self._maker
+        finishing: Future[None] = Future()
+        finishing.set_result(None)
+        composing = self._composing.submit(maker.compose, batches[0])
+        try:
+            for following in range(1, len(batches) + 1):
+                if not self._may_start():
+                    break
+                maker.stages.heartbeat.check_lease()
+                composed = composing.result()
+                if following < len(batches):
+                    composing = self._composing.submit(maker.compose, batches[following])
+                estimated = maker.estimate(composed)
+                finishing.result()
+                finishing = self._finishing.submit(maker.finish, lease, estimated)
+            else:
+                finishing.result()
+                return True
+        finally:
+            wait([finishing])  # whatever happens to the next batch, this one is recorded under the lease
+        finishing.result()
+        return False

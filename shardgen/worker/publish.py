@@ -1,0 +1,95 @@
+"""A made batch becomes durable: packed, published as an artifact, recorded under the fence."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.names import ArtifactName
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.lease import Lease
+from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import ArtifactRef, DeadLetter, ImageKind, Provenance, Receipt, total_sums
+from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.steps import OnStep
+from shardgen.errors import SampleError
+from shardgen.imaging.outputs import EncodedSample
+from shardgen.manifest.manifest import Manifest
+from shardgen.worker.retry import Patience
+
+Made = EncodedSample | SampleError
+"""A sample as it will be stored, or why it cannot be made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBatch:
+    """Every sample of a batch, in order, and what made them."""
+
+    batch: BatchIndex
+    samples: Sequence[Made]
+    provenance: Provenance
+
+
+class BatchStore:
+    """Publishes and records; thread-safe."""
+
+    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, patience: Patience) -> None:
+        self._plan = plan
+        self._store = store
+        self._manifest = manifest
+        self._patience = patience
+
+    def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
+        """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
+        data, receipt = build_artifact(
+            ArtifactHeader.of(self._plan.fingerprint, lease), [self._content(made)]
+        )
+
+        def publish() -> ArtifactRef:
+            # A new name for each attempt: one that failed late may have left the file under its own.
+            name = ArtifactName.of(lease, range(made.batch, made.batch + 1))
+            return self._store.publish(name, data, on_step=on_step)
+
+        artifact = self._patience(publish)
+        record = Receipt(
+            shard=lease.shard,
+            slice=lease.slice,
+            fence=lease.fence,
+            worker=lease.worker,
+            artifact=artifact,
+            record=receipt.batches[0],
+        )
+        self._patience(lambda: self._manifest.record(lease, record))
+
+    def _content(self, made: MadeBatch) -> BatchContent:
+        samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]
+        both = list(zip(samples, made.samples, strict=True))
+        return BatchContent(
+            batch=made.batch,
+            members=[
+                (self._name(sample, kind), result.images[kind])
+                for sample, result in both
+                if isinstance(result, EncodedSample)
+                for kind in ImageKind
+            ],
+            sums=total_sums(result.sums for _, result in both if isinstance(result, EncodedSample)),
+            dead_letters=tuple(
+                _dead_letter(sample, result) for sample, result in both if isinstance(result, SampleError)
+            ),
+            provenance=made.provenance,
+        )
+
+    def _name(self, sample: SampleIndex, kind: ImageKind) -> str:
+        suffix = output_format(self._plan.output, kind).suffix
+        return member_name(kind, sample, sample_count=self._plan.samples, suffix=suffix)
+
+
+def _dead_letter(sample: SampleIndex, error: SampleError) -> DeadLetter:
+    cause = error.__cause__
+    detail = str(error)
+    if cause is not None:
+        detail += "\n" + "".join(traceback.format_exception(cause))
+    return DeadLetter(sample=sample, reason=error.reason, detail=detail)

@@ -1,0 +1,390 @@
+"""Work: lease slices and make their batches until nothing is left, or until told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import math
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.coordination.artifact_folder import claim_folder
+from shardgen.coordination.folder.files import FolderFiles
+from shardgen.coordination.leasing import LeaseOptions, Leases, leases_for
+from shardgen.domain.identifiers import ShardIndex
+from shardgen.domain.lease import Lease
+from shardgen.domain.overview import Overview
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
+from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
+from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
+from shardgen.machine.processes import gone, new_identity
+from shardgen.manifest.leases import NoLease, check_shard
+from shardgen.manifest.manifest import Manifest
+from shardgen.operations.plan import ensure_manifest
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.settings.plan_file import FILE_NAME
+from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.sources.checking import check_against_plan
+from shardgen.worker.batch import Abandoned, BatchMaker, Stages
+from shardgen.worker.heartbeat import Heartbeat, Pulse, Say
+from shardgen.worker.pipeline import Pipeline
+from shardgen.worker.retry import Patience
+from shardgen.worker.stop import PARENT_VARIABLE, StopRequest
+from shardgen.worker.suspect import SuspectMaker
+
+_ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
+_TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
+
+
+class Ending(StrEnum):
+    """Why a worker stopped without an error."""
+
+    FINISHED = "finished"
+    BLOCKED = "blocked"
+    LIMIT = "limit"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """When a worker stops by itself; None: never. Also which shard it is narrowed to."""
+
+    shard: ShardIndex | None = None
+    max_batches: int | None = None
+    deadline_seconds: float | None = None
+    grace_seconds: float = 25.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """How one worker is started."""
+
+    name: str | None = None
+    folders: GivenFolders = field(default_factory=GivenFolders)
+    device: DeviceChoice = field(default_factory=DeviceChoice)
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    files: FolderFiles | None = None  # of a shared folder, where it is not just a folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkOutcome:
+    """How it ended; `signal_number` is set when a signal (or the parent's death) stopped it."""
+
+    ending: Ending
+    samples_done: int
+    overview: Overview
+    signal_number: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Makers:
+    """The ordinary way to make a slice, and the careful one after a death; where slices come from."""
+
+    pipeline: Pipeline
+    suspect: SuspectMaker
+    leases: Leases
+
+
+class Worker:
+    """One worker process's work, from start-up to its last lease."""
+
+    def __init__(
+        self, run: RunDirectory, options: WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
+    ) -> None:
+        self._run = run
+        self._options = options
+        self._say = say
+        self._on_step = on_step
+        self._started = time.monotonic()
+        self._batches_started = 0
+        self._lease: Lease | None = None
+        self._has_joined = False  # a shared folder, where leaving takes a word
+        self._abandon = threading.Event()
+        self._patience = Patience(say=say)
+        self.identity: WorkerIdentity = new_identity(options.name)
+        self.stop = StopRequest()
+
+    def work(self) -> WorkOutcome:
+        """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
+        plan = self._run.plan()
+        check_shard(plan.layout, self._options.limits.shard)
+        if self._run.is_shared_folder:
+            ensure_manifest(self._run, plan)  # this machine's own index
+        with self._run.manifest(plan) as manifest:
+            claim_folder(ArtifactStore(self._run.artifacts), manifest)
+            if not self._run.has_plan_file():
+                publish_file(self._run.path / FILE_NAME, plan.canonical_json)
+            manifest.register(self.identity)
+            policy = self._run.settings.lease_policy
+            # `run` shows the progress of all its workers itself.
+            pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
+            heartbeat = Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse)
+            options = LeaseOptions(
+                identity=self.identity,
+                shard=self._options.limits.shard,
+                files=self._options.files,
+                on_look=heartbeat.waits,
+            )
+            with heartbeat, leases_for(self._run, plan, manifest, options, say=self._say) as leases:
+                self._has_joined = self._run.is_shared_folder
+                self._patience = Patience(say=self._say, between=lambda: self._between_looks(heartbeat))
+                leases.start()
+                heartbeat.hear(leases.reports)
+                try:
+                    ending = self._work(plan, manifest, heartbeat, leases)
+                except Abandoned:
+                    ending = Ending.STOPPED
+                finally:
+                    heartbeat.holds(None)
+                    self._release(manifest, heartbeat)
+                    leases.reports(
+                        WorkerReport(state=WorkerState.STOPPED, samples_done=heartbeat.samples_done)
+                    )
+                    leases.leave(stopping=self.stop.event)
+                    self._has_joined = False
+                return WorkOutcome(
+                    ending=Ending.STOPPED if self.stop.is_set() else ending,
+                    samples_done=heartbeat.samples_done,
+                    overview=manifest.overview(),
+                    signal_number=self.stop.signal_number,
+                )
+
+    def abandon(self) -> None:
+        """Give up what is in the network, too: the grace is over."""
+        self._abandon.set()
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether nobody would miss a word: no slice is leased, and no shared folder has a claim of ours."""
+        return self._lease is None and not self._has_joined
+
+    def give_up(self) -> None:
+        """From another thread, with the process about to end: release what is held, and say that it ended."""
+        plan = self._run.plan()
+        with self._run.manifest(plan) as manifest:
+            lease = self._lease
+            if lease is not None and manifest.release(lease):
+                self._say("the current batch did not end in time; another worker takes over")
+            manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
+
+    def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat, leases: Leases) -> Ending:
+        run, options = self._run, self._options
+        foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
+        self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
+        check_against_plan(
+            foregrounds, backgrounds, plan.sources, on_file=lambda _name: self._start_up_step(heartbeat)
+        )
+        estimator = load_for_plan(run, plan, manifest, choice=options.device, say=self._say)
+        manifest.set_device(self.identity.id, estimator.device_model)
+        self._start_up_step(heartbeat)
+        stages = Stages(
+            plan=plan,
+            composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
+            estimator=estimator,
+            store=ArtifactStore(run.artifacts),
+            manifest=manifest,
+            heartbeat=heartbeat,
+            between=lambda _done: self._between(heartbeat),
+            say=self._say,
+            is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
+            on_step=self._on_step,
+            threads=options.device.threads,
+            patience=self._patience,
+        )
+        self._say("ready")
+
+        def may_start() -> bool:
+            return self._may_start(heartbeat)
+
+        with BatchMaker(stages) as maker, Pipeline(maker, may_start=may_start) as pipeline:
+            makers = _Makers(
+                pipeline=pipeline, suspect=SuspectMaker(maker, may_start=may_start), leases=leases
+            )
+            return self._lease_and_make(manifest, heartbeat, makers)
+
+    def _start_up_step(self, heartbeat: Heartbeat) -> None:
+        heartbeat.progress()
+        if self.stop.is_set():
+            raise Abandoned
+
+    def _between(self, heartbeat: Heartbeat) -> None:
+        """Between two micro-batches: show life, and stop when the grace is over or the slice is lost."""
+        heartbeat.progress()
+        heartbeat.check_lease()
+        if self._abandon.is_set():
+            raise Abandoned
+
+    def _between_looks(self, heartbeat: Heartbeat) -> None:
+        """Between two attempts at what may pass by itself."""
+        self._between(heartbeat)
+        heartbeat.waits("the manifest or a disk")
+
+    def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
+        pause = self._run.settings.lease_policy.heartbeat.total_seconds()
+        if not self._run.is_shared_folder:  # where to ask is to look through all of it
+            pause = min(pause, _ASK_AGAIN_SECONDS)
+        while True:
+            if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
+                makers.leases.stop_claiming()
+                return Ending.LIMIT
+            granted = self._patience(lambda: self._lease_one(manifest, makers.leases))
+            if isinstance(granted, NoLease):
+                if not granted.leased:
+                    return Ending.BLOCKED if granted.blocked else Ending.FINISHED
+                heartbeat.now_is(WorkerState.WAITING)
+                if self.stop.wait(min(pause, self._seconds_left())):
+                    return Ending.STOPPED
+                continue
+            self._lease = granted
+            self._on_step(LeaseStep.GRANTED)
+            heartbeat.holds(granted)
+            if not self._make_slice(manifest, heartbeat, makers):
+                return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
+
+    def _lease_one(self, manifest: Manifest, leases: Leases) -> Lease | NoLease:
+        ended = gone(manifest.alive_on_host(self.identity.host))
+        return leases.lease(self._run.settings.lease_policy, gone=ended)
+
+    def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
+        lease = self._lease
+        if lease is None:
+            raise RuntimeError("no slice is leased")
+        try:
+            complete = self._make_batches(lease, manifest, heartbeat, makers)
+        except LeaseLost as error:
+            self._say(f"{error}; leasing another")
+            complete = True
+        except (Abandoned, ShardgenError) as error:
+            if isinstance(error, SliceFailed):
+                self._fail(lease, manifest, error)
+            raise
+        except Exception as error:
+            failure = SliceFailed(
+                f"shard {lease.shard} slice {lease.slice}: {error!r}",
+                hint="the traceback is above: report it",
+            )
+            self._say("".join(traceback.format_exception(error)).rstrip())
+            self._fail(lease, manifest, failure)
+            raise failure from error
+        if complete:
+            # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
+            self._patience(lambda: manifest.release(lease))
+            self._lease = None
+            self._on_step(LeaseStep.FINISHED)
+        heartbeat.holds(self._lease)
+        return complete
+
+    def _make_batches(self, lease: Lease, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
+        """Make a slice portion by portion; False when stopped before all were made."""
+        leases, is_made = makers.leases, True
+        while is_made:
+            batches = self._patience(
+                lambda: leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
+            )
+            if not batches:
+                leases.ended(is_complete=batches is not None)
+                return True
+            suspicion = self._patience(lambda: manifest.suspicion(lease))
+            if suspicion.is_suspect:
+                heartbeat.now_is(WorkerState.SUSPECT)
+                is_made = makers.suspect.make(lease, batches, suspicion)
+            else:
+                heartbeat.now_is(WorkerState.WORKING)
+                is_made = makers.pipeline.make(lease, batches)
+        return False
+
+    def _fail(self, lease: Lease, manifest: Manifest, error: SliceFailed) -> None:
+        """Give the slice back as failed: that is no clean release, or it would fail for ever."""
+        with contextlib.suppress(LeaseLost):
+            failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
+            if self._patience(lambda: manifest.fail(lease, failure, policy)):
+                self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
+        self._lease = None
+
+    def _may_start(self, heartbeat: Heartbeat) -> bool:
+        """Whether one more batch may go into the network; counts it."""
+        if self.stop.is_set() or not self._room_for_another(heartbeat.slowest_batch_seconds):
+            return False
+        self._batches_started += 1
+        return True
+
+    def _room_for_another(self, seconds: float) -> bool:
+        limits = self._options.limits
+        if limits.max_batches is not None and self._batches_started >= limits.max_batches:
+            return False
+        return self._seconds_left() > seconds and not self.stop.is_set()
+
+    def _seconds_left(self) -> float:
+        deadline = self._options.limits.deadline_seconds
+        return math.inf if deadline is None else max(0.0, deadline - (time.monotonic() - self._started))
+
+    def _release(self, manifest: Manifest, heartbeat: Heartbeat) -> None:
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        # Whatever ends the worker, an end of the grace included, must not keep it from this.
+        if self._patience(lambda: manifest.release(lease), between=heartbeat.progress):
+            self._on_step(LeaseStep.RELEASED)
+
+
+def work(
+    run: RunDirectory,
+    options: WorkerOptions,
+    *,
+    say: Say,
+    on_step: OnStep = ignore_step,
+    end_process: Callable[[int], None] = os._exit,
+) -> WorkOutcome:
+    """Be a worker in this process, whose main thread must call this; see `Worker`.
+
+    SIGINT, SIGTERM and SIGHUP drop the composed batch and finish the one in the network and the one being
+    published within the grace; past it their work is dropped and the slice released all the same.
+    """
+    faulthandler.enable()  # a crash in a library shows where it was called from
+    worker = Worker(run, options, say=say, on_step=on_step)
+    worker.stop.install()
+    results: list[WorkOutcome] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            results.append(worker.work())
+        except BaseException as error:  # noqa: BLE001 - carried to the main thread, raised there
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name="worker", daemon=True)
+    thread.start()
+    while thread.is_alive() and not worker.stop.is_set():
+        thread.join(_TICK_SECONDS)
+        worker.stop.notice_lost_parent()
+    if thread.is_alive():
+        _wait_for_end(worker, thread, options.limits.grace_seconds, say=say)
+    if thread.is_alive():
+        with contextlib.suppress(ShardgenError):
+            worker.give_up()
+        end_process(128 + (worker.stop.signal_number or signal.SIGTERM))
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _wait_for_end(worker: Worker, thread: threading.Thread, grace: float, *, say: Say) -> None:
+    if worker.holds_nothing:
+        thread.join(_TICK_SECONDS)  # imports and tracing cannot be interrupted, and nothing is lost with them
+        if worker.holds_nothing:
+            return
+    say(f"stopping: finishing what is in the network, {grace:g} s at most (again to stop at once)")
+    thread.join(grace)
+    if thread.is_alive():
+        # The network cannot be interrupted inside one micro-batch; a moment more lets it notice.
+        worker.abandon()
+        thread.join(max(5.0, grace / 5))
