@@ -53,7 +53,6 @@ from benchmarks.filled import (
 )
 from benchmarks.status import simulated_receipt
 from shardgen.artifacts.store import publish_file
-from shardgen.coordination.report import report
 from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
@@ -62,6 +61,7 @@ from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
 from shardgen.operations.rebuild import rebuild
+from shardgen.operations.status import report
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import Settings

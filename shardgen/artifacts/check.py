@@ -1,18 +1,34 @@
-"""Examine an artifact that no receipt vouches for: the receipts that it deserves, if it is whole."""
+"""The only judge of artifacts and receipts: whether they are whole, consistent and of this plan."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
-from shardgen.artifacts.archive import read_whole
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.artifacts.archive import member_bytes, read_whole
 from shardgen.artifacts.names import ArtifactName
-from shardgen.dataset.merge import stored_count
-from shardgen.dataset.verify import wrong_members
+from shardgen.artifacts.zip_records import Entry
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactReceipt, ArtifactRef, Receipt
+from shardgen.domain.receipt import (
+    ArtifactReceipt,
+    ArtifactRef,
+    BatchRecord,
+    DeadLetter,
+    ImageKind,
+    Receipt,
+)
+from shardgen.domain.sample import member_name, output_format
 from shardgen.errors import ArtifactCorrupt, ReceiptConflict
+
+OnProgress = Callable[[int, int], None]
+"""Called with the samples done and the samples planned."""
 
 LOST_DETAIL = "the text was lost with the manifest"
 
@@ -88,3 +104,72 @@ def _contradiction(plan: Plan, name: ArtifactName, inside: ArtifactReceipt) -> s
     if inside.slice != name.slice_in(plan.layout):
         return f"its receipt.json says slice {inside.slice}, the plan {name.slice_in(plan.layout)}"
     return None
+
+
+class ReceiptSource(Protocol):
+    """The manifest, as merge and verify see it; both may be asked for more than once."""
+
+    def receipts(self) -> Iterator[Receipt]:
+        """Every receipt, batches ascending; no transaction may stay open between two of them."""
+        ...
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Every dead letter, samples ascending."""
+        ...
+
+
+def stored_count(plan: Plan, receipt: Receipt) -> int:
+    """How many samples of its batch are stored; ReceiptConflict when the receipt contradicts itself."""
+    record = receipt.record
+    samples = plan.layout.batch_samples(record.batch)
+    count = len(samples) - len(record.dead_letters)
+    dead = {letter.sample for letter in record.dead_letters if letter.sample in samples}
+    is_consistent = (
+        len(dead) == len(record.dead_letters)
+        and record.members_stop - record.members_start == 3 * count
+        and all(sums.images == count for sums in record.sums.values())
+        and receipt.shard == plan.layout.shard_of_batch(record.batch)
+    )
+    if not is_consistent:
+        raise ReceiptConflict(
+            f"batch {record.batch}: its receipt contradicts itself or the plan",
+            hint="shardgen verify RUN_DIR --requeue",
+        )
+    return count
+
+
+def stored_samples(plan: Plan, receipts: Iterable[Receipt]) -> NDArray[np.int64]:
+    """List the samples of these batches that have images, ascending: int64 (samples,)."""
+    parts = []
+    for receipt in receipts:
+        samples = plan.layout.batch_samples(receipt.record.batch)
+        batch = np.arange(samples.start, samples.stop, dtype=np.int64)
+        if receipt.record.dead_letters:
+            batch = np.setdiff1d(batch, [letter.sample for letter in receipt.record.dead_letters])
+        parts.append(batch)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def wrong_members(plan: Plan, record: BatchRecord, entries: Sequence[Entry], data: bytes) -> str | None:
+    """What is wrong with a batch's members: their names, CRCs or digest; None when nothing is."""
+    mine = entries[record.members_start : record.members_stop]
+    if tuple(entry.name for entry in mine) != tuple(_expected_names(plan, record)):
+        return f"batch {record.batch}: its members are not those of the plan"
+    view = memoryview(data)
+    for entry in mine:
+        if zlib.crc32(view[entry.data_offset : entry.stop]) != entry.crc:
+            return f"{entry.name}: its CRC does not match"
+    start, stop = member_bytes(entries, record)
+    if hashlib.sha256(view[start:stop]).hexdigest() != record.members_sha256:
+        return f"batch {record.batch}: its members_sha256 does not match"
+    return None
+
+
+def _expected_names(plan: Plan, record: BatchRecord) -> Iterator[str]:
+    dead = {letter.sample for letter in record.dead_letters}
+    for sample in plan.layout.batch_samples(record.batch):
+        if sample in dead:
+            continue
+        for kind in ImageKind:
+            suffix = output_format(plan.output, kind).suffix
+            yield member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)

@@ -31,9 +31,9 @@ def dead_letters(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 1000,
 ) -> None:
     """Read the manifest."""
-    from shardgen.coordination.recorded import opened_records
-    from shardgen.coordination.report import report
+    from shardgen.coordination.open import opened_records
     from shardgen.domain.sample import recipe_of
+    from shardgen.operations.status import report
     from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)

@@ -37,9 +37,10 @@ def demo(
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
     from shardgen.cli.status_view import status_view
-    from shardgen.coordination.report import report
     from shardgen.operations import demo as demonstrating
-    from shardgen.operations.merge import check_zip, merge_run
+    from shardgen.operations.merge import merge_run
+    from shardgen.operations.status import report
+    from shardgen.operations.verify import check_zip
     from shardgen.settings.run_directory import GivenFolders
 
     out, began = render.stdout(), time.monotonic()

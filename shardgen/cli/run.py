@@ -79,11 +79,11 @@ def run(
     """Call the verbs one after the other."""
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.coordination.artifact_folder import refuse_unusable_at_first
-    from shardgen.coordination.report import report
+    from shardgen.coordination.open import ensure_manifest
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
-    from shardgen.operations.plan import ensure_manifest
+    from shardgen.operations.status import report
     from shardgen.recipes.composites.network import given_threads
 
     directory = RunDirectory.open(run_dir)

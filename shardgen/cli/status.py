@@ -37,8 +37,8 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
     """Call the verb and show the report."""
-    from shardgen.coordination.report import report
     from shardgen.errors import TransientError
+    from shardgen.operations.status import report
     from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)

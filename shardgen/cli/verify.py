@@ -60,7 +60,7 @@ def verify(
 ) -> None:
     """Call the verb."""
     from shardgen.errors import InputMissing
-    from shardgen.operations.merge import check_run, check_zip, put_back
+    from shardgen.operations.verify import check_run, check_zip, put_back
     from shardgen.settings.run_directory import RunDirectory
 
     if subject.is_file() and requeue:

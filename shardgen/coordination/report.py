@@ -178,15 +178,3 @@ def _folder_json(news: FolderNews) -> dict[str, object]:
         "duplicated_batches": news.duplicated,
         "troubles": list(news.troubles),
     }
-
-
-def report(run: RunDirectory) -> Report:
-    """Read the state of a run. Raises InputMissing when nothing is planned."""
-    plan = run.plan()
-    if run.is_shared_folder:
-        from shardgen.coordination.folder.status import oversee  # noqa: PLC0415 - numpy and more, which no other status needs
-
-        overview, news = oversee(run, plan)
-        return replace(make_report(run, plan, overview), folder=news)
-    with run.manifest(plan, read_only=True) as manifest:
-        return make_report(run, plan, manifest.overview())

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, stored_samples
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.dataset.bodies import BodyReader, Piece
 from shardgen.dataset.card import dataset_card
@@ -33,7 +32,7 @@ from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import DeadLetter, ImageKind, KindSums, Receipt, Sums
+from shardgen.domain.receipt import ImageKind, KindSums, Receipt, Sums
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.storage.files import DiskFiles, Files, storage_error
@@ -47,20 +46,6 @@ _LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold
 
 Images = dict[ImageKind, bytes]
 MakeContactSheet = Callable[[list[tuple[int, Images]]], bytes]
-OnProgress = Callable[[int, int], None]
-"""Called with the samples done and the samples planned."""
-
-
-class ReceiptSource(Protocol):
-    """The manifest, as merge and verify see it; both may be asked for more than once."""
-
-    def receipts(self) -> Iterator[Receipt]:
-        """Every receipt, batches ascending; no transaction may stay open between two of them."""
-        ...
-
-    def dead_letters(self) -> Iterator[DeadLetter]:
-        """Every dead letter, samples ascending."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,38 +173,6 @@ def _added(page: Sequence[Sums]) -> Sums:
             squares=tuple(map(sum, zip(*(part.squares for part in sums), strict=True))),
         )
     return totals
-
-
-def stored_count(plan: Plan, receipt: Receipt) -> int:
-    """How many samples of its batch are stored; ReceiptConflict when the receipt contradicts itself."""
-    record = receipt.record
-    samples = plan.layout.batch_samples(record.batch)
-    count = len(samples) - len(record.dead_letters)
-    dead = {letter.sample for letter in record.dead_letters if letter.sample in samples}
-    is_consistent = (
-        len(dead) == len(record.dead_letters)
-        and record.members_stop - record.members_start == 3 * count
-        and all(sums.images == count for sums in record.sums.values())
-        and receipt.shard == plan.layout.shard_of_batch(record.batch)
-    )
-    if not is_consistent:
-        raise ReceiptConflict(
-            f"batch {record.batch}: its receipt contradicts itself or the plan",
-            hint="shardgen verify RUN_DIR --requeue",
-        )
-    return count
-
-
-def stored_samples(plan: Plan, receipts: Iterable[Receipt]) -> NDArray[np.int64]:
-    """List the samples of these batches that have images, ascending: int64 (samples,)."""
-    parts = []
-    for receipt in receipts:
-        samples = plan.layout.batch_samples(receipt.record.batch)
-        batch = np.arange(samples.start, samples.stop, dtype=np.int64)
-        if receipt.record.dead_letters:
-            batch = np.setdiff1d(batch, [letter.sample for letter in receipt.record.dead_letters])
-        parts.append(batch)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _needed_bytes(plan: Plan, survey: Survey) -> int:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from shardgen.artifacts.archive import member_bytes, read_artifact
+from shardgen.artifacts.archive import read_artifact
+from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, stored_samples, wrong_members
 from shardgen.artifacts.store import ArtifactReader
-from shardgen.artifacts.zip_records import Entry
-from shardgen.dataset.merge import OnProgress, ReceiptSource, stored_count, stored_samples
 from shardgen.dataset.zip_check import ZipCheck
-from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import (
     ArtifactReceipt,
@@ -25,7 +22,6 @@ from shardgen.domain.receipt import (
     KindSums,
     Receipt,
 )
-from shardgen.domain.sample import member_name, output_format
 from shardgen.errors import CorruptionError, OperatorError
 from shardgen.settings.plan_file import parse_plan
 
@@ -159,28 +155,3 @@ def _disagreement(plan: Plan, receipt: Receipt, inside: ArtifactReceipt) -> str 
 def _without_details(record: BatchRecord) -> BatchRecord:
     letters = (DeadLetter(sample=letter.sample, reason=letter.reason) for letter in record.dead_letters)
     return replace(record, dead_letters=tuple(letters))
-
-
-def wrong_members(plan: Plan, record: BatchRecord, entries: Sequence[Entry], data: bytes) -> str | None:
-    """What is wrong with a batch's members: their names, CRCs or digest; None when nothing is."""
-    mine = entries[record.members_start : record.members_stop]
-    if tuple(entry.name for entry in mine) != tuple(_expected_names(plan, record)):
-        return f"batch {record.batch}: its members are not those of the plan"
-    view = memoryview(data)
-    for entry in mine:
-        if zlib.crc32(view[entry.data_offset : entry.stop]) != entry.crc:
-            return f"{entry.name}: its CRC does not match"
-    start, stop = member_bytes(entries, record)
-    if hashlib.sha256(view[start:stop]).hexdigest() != record.members_sha256:
-        return f"batch {record.batch}: its members_sha256 does not match"
-    return None
-
-
-def _expected_names(plan: Plan, record: BatchRecord) -> Iterator[str]:
-    dead = {letter.sample for letter in record.dead_letters}
-    for sample in plan.layout.batch_samples(record.batch):
-        if sample in dead:
-            continue
-        for kind in ImageKind:
-            suffix = output_format(plan.output, kind).suffix
-            yield member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)

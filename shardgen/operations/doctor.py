@@ -19,7 +19,6 @@ import sqlalchemy
 from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised
-from shardgen.coordination.report import report
 from shardgen.depth import device, fetch
 from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.weights_file import HDF5_SIGNATURE
@@ -32,6 +31,7 @@ from shardgen.machine.hosted import hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.sources.checking import COPY_THEM, size_problems
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder

@@ -10,10 +10,10 @@ from pathlib import Path
 from shardgen.artifacts.store import publish_file
 from shardgen.dataset.merge import Images
 from shardgen.domain.receipt import ImageKind
+from shardgen.domain.sample import spread_samples
 from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
 from shardgen.imaging.outputs import encode_sample
 from shardgen.operations.merge import sheet_maker
-from shardgen.operations.plan import spread_samples
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory

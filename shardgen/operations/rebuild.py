@@ -9,12 +9,11 @@ from itertools import groupby
 from operator import attrgetter
 
 from shardgen.artifacts.archive import read_whole
-from shardgen.artifacts.check import examine
+from shardgen.artifacts.check import OnProgress, examine
 from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder.index import SEGMENTS_NAME
-from shardgen.dataset.merge import OnProgress
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt

@@ -10,7 +10,7 @@ from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import refuse_other_folder
 from shardgen.coordination.folder import notices
-from shardgen.coordination.leasing import opened_view
+from shardgen.coordination.folder.leases import opened_view
 from shardgen.domain.claims import next_generation
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan

@@ -16,8 +16,9 @@ from enum import StrEnum
 
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.coordination.artifact_folder import claim_folder
+from shardgen.coordination.base import Leases
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.leasing import LeaseOptions, Leases, leases_for
+from shardgen.coordination.open import LeaseOptions, ensure_manifest, leases_for
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.overview import Overview
@@ -28,7 +29,6 @@ from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.machine.processes import gone, new_identity
 from shardgen.manifest.leases import NoLease, check_shard
 from shardgen.manifest.manifest import Manifest
-from shardgen.operations.plan import ensure_manifest
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.plan_file import FILE_NAME

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.artifacts.check import stored_samples
 from shardgen.dataset.bodies import BodyReader
 from shardgen.dataset.member_table import MemberTable
-from shardgen.dataset.merge import stored_samples
 from shardgen.dataset.output import PLAN, TAIL_MEMBERS, read_member, read_tail
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.plan import Plan

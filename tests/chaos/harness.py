@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.report import report
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestBusy, ShardgenError
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import read_settings
 from tests.chaos.backdoors import Backdoor, SqliteBackdoor

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
+from shardgen.artifacts.check import wrong_members
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
@@ -22,7 +23,7 @@ from shardgen.coordination.folder.notices import decoded, encoded
 from shardgen.dataset.labels import LabelRows
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.dataset.verify import verify_zip, wrong_members
+from shardgen.dataset.verify import verify_zip
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex

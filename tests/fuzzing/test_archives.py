@@ -23,9 +23,9 @@ from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, ShardInde
 from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind
 from shardgen.errors import ArtifactCorrupt, EncodeFailed
-from shardgen.operations.merge import image_sums
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.sweep import sweep
+from shardgen.operations.verify import image_sums
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.fuzzing.guarded import time_limit

@@ -14,8 +14,8 @@ from pathlib import Path
 from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.names import random_part
 from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.records import SegmentReader
 from shardgen.coordination.folder.view import FolderView
-from shardgen.coordination.recorded import SegmentReader
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from shardgen.coordination import leasing
+from shardgen.coordination.base import Leases
 from shardgen.coordination.folder.files import DiskFolder
-from shardgen.coordination.leasing import LeaseOptions, Leases, leases_for, opened_view
+from shardgen.coordination.folder.leases import opened_view
+from shardgen.coordination.open import LeaseOptions, ensure_manifest, leases_for
 from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
 from shardgen.manifest.leases import NoLease
-from shardgen.operations.plan import ensure_manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse
 from tests.artifacts.attempts import WORKERS, single

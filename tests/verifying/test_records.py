@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.recorded import opened_records
+from shardgen.coordination.open import opened_records
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestCorrupt, RunIncomplete, ShardgenError
 from shardgen.operations.doctor import Verdict, diagnose
-from shardgen.operations.merge import check_run, merge_run, put_back
+from shardgen.operations.merge import merge_run
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.requeue import RequeueChoice, requeue
 from shardgen.operations.sweep import sweep
+from shardgen.operations.verify import check_run, put_back
 from shardgen.settings.plan_file import FILE_NAME, read_plan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
@@ -148,7 +149,7 @@ def test_a_look_for_damage_ends_when_its_time_is_over(
     worked: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shardgen.manifest.sqlite._CLOCK_STEPS", 1)
-    monkeypatch.setattr("shardgen.operations.merge._DAMAGE_SECONDS", -1.0)
+    monkeypatch.setattr("shardgen.operations.verify._DAMAGE_SECONDS", -1.0)
     found = check_run(worked)
     assert found.remarks
     assert "only" in found.remarks[0]

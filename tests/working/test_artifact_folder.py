@@ -15,8 +15,9 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.operations.doctor import Verdict, diagnose
-from shardgen.operations.merge import check_run, merge_run, put_back
+from shardgen.operations.merge import merge_run
 from shardgen.operations.rebuild import rebuild
+from shardgen.operations.verify import check_run, put_back
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single

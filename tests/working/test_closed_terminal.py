@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.coordination.report import report
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from shardgen.coordination.report import report
+from shardgen.operations.status import report
 from tests.postgres import PASSWORD, Server
 from tests.runs import make_run, shardgen
 

@@ -12,8 +12,8 @@ import pytest
 
 from shardgen.artifacts.archive import why_not_whole
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.report import report
 from shardgen.domain.steps import BatchStep, LeaseStep, MergeStep, PlanStep, RebuildStep, Step, SuspectStep
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests.kill_at import REQUEUED_BATCHES, VERB_OF, step_name
 from tests.runs import die_at, sha256_of, shardgen

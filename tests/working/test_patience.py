@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.report import report
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
 from shardgen.errors import (
@@ -28,6 +27,7 @@ from shardgen.errors import (
 )
 from shardgen.launch.allocation import Share
 from shardgen.launch.local import RunOptions, run_workers
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles
 from shardgen.worker.publish import BatchStore

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.coordination.report import Report, report
+from shardgen.coordination.report import Report
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import StopRequest
 from tests.runs import make_run, plan_run, shardgen, start

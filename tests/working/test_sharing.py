@@ -11,11 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shardgen.coordination.report import Report, report
+from shardgen.coordination.report import Report
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.launch.allocation import Share, Wanted, choose_gpus, settle_workers
 from shardgen.launch.local import RunOptions, run_workers
 from shardgen.machine.gpus import Gpu
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests import environs
 from tests.gpus import put_nvidia_smi

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.coordination.report import Report, report
+from shardgen.coordination.report import Report
 from shardgen.domain.steps import BatchStep
 from shardgen.domain.worker import ShownState, WorkerRow, WorkerState
 from shardgen.machine.processes import gone
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests.halted_worker import GO, THERE
 from tests.invariants import counter_faults, zip_faults

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.seen import SeenWorker
 from shardgen.coordination.folder.view import FolderView
-from shardgen.coordination.leasing import opened_view
 from shardgen.domain.claims import Slice
 from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts

@@ -1,33 +1,19 @@
-"""What a run has recorded and where its bytes are: a manifest's receipts, or a shared folder's winners."""
+"""What a shared folder has recorded: its segments, and what still waits on this machine to become one."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
-from shardgen.artifacts.store import ArtifactReader, ArtifactStore
-from shardgen.coordination.artifact_folder import refuse_other_folder
 from shardgen.coordination.folder.files import FolderFiles
+from shardgen.coordination.folder.leases import desk_for, opened_view
 from shardgen.coordination.folder.notices import original_name
 from shardgen.coordination.folder.segments import Publisher
-from shardgen.coordination.leasing import desk_for, opened_view
-from shardgen.dataset.merge import ReceiptSource
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import storage_error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """Receipts in batch order, and who reads the artifacts that they name."""
-
-    source: ReceiptSource
-    store: ArtifactReader
 
 
 class SegmentReader:
@@ -68,24 +54,6 @@ class SegmentReader:
                 if other != name and original_name(other) == original_name(name):
                     return self._folder.read(f"{folder}/{other}")
             raise
-
-
-@contextmanager
-def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False) -> Iterator[Recorded]:
-    """Open what the run has recorded, for reading; batches that wait on this machine are published first.
-
-    `refuse_other` raises PlanConflict when the run's workers write to another artifact folder.
-    """
-    if not run.is_shared_folder:
-        store = ArtifactStore(run.artifacts)
-        with run.manifest(plan, read_only=True) as manifest:
-            if refuse_other:
-                refuse_other_folder(store, manifest)
-            yield Recorded(source=manifest, store=store)
-        return
-    publish_waiting(run, plan)
-    with opened_view(run, plan) as view:
-        yield Recorded(source=view, store=SegmentReader(view.files))
 
 
 def publish_waiting(run: RunDirectory, plan: Plan) -> int:

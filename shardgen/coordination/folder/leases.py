@@ -1,4 +1,4 @@
-"""Lease: where a worker's slices come from, a database or a shared folder, and in what portions."""
+"""Slices of a run in a shared folder, and what a process needs to see and publish them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import fcntl
 import os
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.folder.claims import FolderWork, Say
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
 from shardgen.coordination.folder.notices import worker_folder
 from shardgen.coordination.folder.segments import Desk
-from shardgen.coordination.folder.view import FolderView, OnLook, unheard
+from shardgen.coordination.folder.view import FolderView, OnLook
 from shardgen.domain.claims import FolderPolicy
-from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import WorkerIdentity, WorkerReport
+from shardgen.domain.worker import WorkerReport
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.slices import contradictory
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import storage_error
 from shardgen.storage.folders import FILE_MODE, make_folders
@@ -36,86 +35,6 @@ _UPLOAD_LOOK_SECONDS = 2.0
 _LOCK_LIMIT_SECONDS = 1800.0
 _LOCK_LOOK_SECONDS = 0.5
 _LAST_LOOK_SECONDS = 60.0
-
-
-class Leases(ABC):
-    """Whom a worker asks for slices."""
-
-    @abstractmethod
-    def start(self) -> None:
-        """Get ready to lease."""
-
-    @abstractmethod
-    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
-        """Grant a slice; `gone` are workers of this host that have ended."""
-
-    @abstractmethod
-    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
-        """What to make next of a leased slice; [] when it is complete, None when it is left to another."""
-
-    @abstractmethod
-    def ended(self, *, is_complete: bool) -> None:
-        """The leased slice is made, or given back."""
-
-    @abstractmethod
-    def reports(self, report: WorkerReport) -> None:
-        """What the worker says of itself."""
-
-    @abstractmethod
-    def seconds_for_another(self, batch_seconds: float) -> float:
-        """How much time a slice must at least be given, so that leasing it is of use."""
-
-    @abstractmethod
-    def stop_claiming(self) -> None:
-        """The worker will lease no more."""
-
-    @abstractmethod
-    def leave(self, *, stopping: threading.Event) -> None:
-        """The worker ends; what it made becomes visible to all. Raises StorageFailed when it cannot."""
-
-
-class DatabaseLeases(Leases):
-    """Slices of a manifest that all workers share."""
-
-    def __init__(self, manifest: Manifest, worker: WorkerId, shard: ShardIndex | None) -> None:
-        self._manifest = manifest
-        self._worker = worker
-        self._shard = shard
-        self._begun: Lease | None = None
-
-    def start(self) -> None:
-        """Nothing to do: the manifest is open."""
-
-    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
-        """From the manifest."""
-        return self._manifest.lease(self._worker, policy, shard=self._shard, gone=gone)
-
-    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
-        """The whole slice at once."""
-        del batch_seconds
-        if self._begun == lease:
-            return []
-        batches = self._manifest.pending_batches(lease)
-        if not batches:  # given back it would be leased again and again, and never be done
-            where = f"shard {lease.shard} slice {lease.slice}"
-            raise contradictory(where, "is not done, but all its batches have receipts")
-        return batches
-
-    def ended(self, *, is_complete: bool) -> None:
-        """Nothing to do: the last receipt, or a release, ends a lease."""
-
-    def reports(self, report: WorkerReport) -> None:
-        """Nothing to do: the heartbeat writes it into the manifest."""
-
-    def seconds_for_another(self, batch_seconds: float) -> float:
-        """A batch's."""
-        return batch_seconds
-
-    def stop_claiming(self) -> None:
-        """Nothing to do: nothing is claimed ahead."""
-
-    def leave(self, *, stopping: threading.Event) -> None:
-        """Nothing to do: every batch is published as it is recorded."""
 
 
 class FolderLeases(Leases):
@@ -282,38 +201,18 @@ def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
         time.sleep(_LOCK_LOOK_SECONDS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseOptions:
-    """Who leases and what narrows it; through which eyes it sees a shared folder, if not the disk's.
-
-    `on_look` is told what the worker's thread waits for, at every look.
-    """
-
-    identity: WorkerIdentity
-    shard: ShardIndex | None = None
-    files: FolderFiles | None = None
-    on_look: OnLook = unheard
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
-
-
 @contextmanager
-def leases_for(
+def folder_leases(
     run: RunDirectory, plan: Plan, manifest: Manifest, options: LeaseOptions, *, say: Say
-) -> Iterator[Leases]:
-    """Where this run's workers get their slices."""
-    identity = options.identity
-    if not run.is_shared_folder:
-        yield DatabaseLeases(manifest, identity.id, options.shard)
-        return
+) -> Iterator[FolderLeases]:
+    """Open the view, say what a lost machine may cost, and lease through both."""
     policy = run.settings.folder_policy
     say(
         f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk costs "
         f"what it made since its last segment, {policy.segment_batches} batches or "
         f"{_time(policy.segment.total_seconds())} of work, and those 3"
     )
+    identity = options.identity
     view, index = open_view(run, plan, files=options.files)
     try:
         desk = replace(desk_for(run, view, manifest, worker_folder(identity.id)), on_look=options.on_look)
@@ -321,3 +220,7 @@ def leases_for(
         yield FolderLeases(work, identity.id, policy, say=say, on_look=options.on_look)
     finally:
         index.close()
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
