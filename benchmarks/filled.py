@@ -19,8 +19,8 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name, output_format
 from shardgen.manifest.backend import Access
-from shardgen.manifest.instants import utc_now
 from shardgen.manifest.place import Place
+from shardgen.manifest.slices import utc_now
 from shardgen.manifest.tables import PROVENANCE, RECEIPT, SHARD, SLICE
 from tests.plans import make_plan
 

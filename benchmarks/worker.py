@@ -90,7 +90,7 @@ class Bench:
         self.run = run
         self.plan: Plan = run.plan()
         folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
-        self.estimator: DepthEstimator = load_for_plan(run, self.plan, None, choice=choice, say=print)
+        self.estimator: DepthEstimator = load_for_plan(run.network, self.plan, None, choice=choice, say=print)
         self.composer = Composer(self.plan, *folders, threads=choice.threads)
         self.threads = choice.threads
 

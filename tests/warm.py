@@ -30,9 +30,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "tensorflow", "cv2", "alembic.command", "psycopg", "shardgen.cli.app", "shardgen.depth.network",
-        "shardgen.operations.merge", "shardgen.operations.plan", "shardgen.operations.rebuild", "shardgen.launch.local",
-        "shardgen.dataset.verify", "shardgen.worker.worker", "tests.chaos.worker", "tests.halted_worker",
-        "tests.kill_at",
+        "shardgen.operations.merge", "shardgen.operations.verify", "shardgen.operations.plan",
+        "shardgen.operations.rebuild", "shardgen.launch.local", "shardgen.worker.worker",
+        "tests.chaos.worker", "tests.halted_worker", "tests.kill_at",
     ]
 )  # fmt: skip
 _POPEN = subprocess.Popen

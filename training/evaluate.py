@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from shardgen.depth import device
 from shardgen.depth.estimator import depth_of
+from shardgen.depth.fetch import SHIPPED
 from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Upsampling
 from training.rendering import render_samples

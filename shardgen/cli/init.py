@@ -41,7 +41,7 @@ def init(
     ] = False,
 ) -> None:
     """Call the verb."""
-    from shardgen.machine.hosted import is_on_drive
+    from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise
 
     on_drive = is_on_drive(run_dir)

@@ -11,10 +11,10 @@ from shardgen.artifacts.store import ArtifactReader, ArtifactStore
 from shardgen.coordination.artifact_folder import refuse_other_folder
 from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.database import DatabaseLeases
-from shardgen.coordination.folder.claims import Say
 from shardgen.coordination.folder.leases import folder_leases, opened_view
 from shardgen.coordination.folder.records import SegmentReader, publish_waiting
 from shardgen.domain.plan import Plan
+from shardgen.domain.wording import Say
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.settings.run_directory import RunDirectory
 

@@ -19,7 +19,9 @@ from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
-from shardgen.storage.folders import FILE_MODE, make_folders
+from shardgen.storage.files import FILE_MODE, make_folders
+
+SHIPPED = {"small": Path(__file__).with_name("small.h5")}
 
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0

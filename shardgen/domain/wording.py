@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+
 
 def counted(count: int, thing: str) -> str:
     """`1 finding`, `2 findings`, `1,000 batches`."""

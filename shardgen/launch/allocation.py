@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardgen.depth.device import describe_cpu
 from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import Say, counted
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.machine import gpus
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
@@ -17,8 +17,6 @@ from shardgen.machine.gpus import Gpu
 from shardgen.machine.memory import available_memory
 from shardgen.recipes.composites.network import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
 from shardgen.settings.run_directory import RunDirectory
-
-Say = Callable[[str], None]
 
 _LIBRARY_THREADS = "OMP_NUM_THREADS"  # numpy's and other libraries' own pools
 _CUDA_ORDER = "CUDA_DEVICE_ORDER"
@@ -109,7 +107,7 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
 
 
 def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -> tuple[Share, ...]:
-    topology = find_weights(run).topology
+    topology = find_weights(run.network).topology
     free, asked = free_bytes(), wanted.workers or 1
     limit = available_memory().shown_limit
     setting = run.settings.depth.micro_batch

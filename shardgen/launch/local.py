@@ -11,13 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import FrameType
 
 from shardgen.coordination.report import Report, make_report
+from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerState
+from shardgen.domain.wording import Say
+from shardgen.domain.worker import ENDED_STATES, START_LIMIT, WorkerReport, WorkerRow, WorkerState
 from shardgen.errors import (
     DepthBackendUnavailable,
     DownloadFailed,
@@ -33,13 +36,15 @@ from shardgen.errors import (
     WorkerHung,
     WorkersFailed,
 )
-from shardgen.launch.allocation import Say, Share
-from shardgen.launch.vigil import Vigil
+from shardgen.launch.allocation import Share
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
+
+_ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
+_FROZEN_SECONDS = 10.0  # between two looks: longer, and nobody on this machine can be blamed for silence
 
 _TICK_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at the manifest
@@ -389,3 +394,57 @@ def run_workers(
 def _gave_up(error: TransientError) -> TransientError:
     minutes = f"{_GIVE_UP_SECONDS / 60:g} minutes"
     return type(error)(f"{error}; that lasted {minutes}, so this run ends", hint=error.hint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A process that should be ended; `row` is what it last said, if it ever did."""
+
+    pid: int
+    seconds: float
+    row: WorkerRow | None
+
+
+@dataclass(slots=True)
+class _Watched:
+    sign: tuple[WorkerState, datetime] | None
+    since: float
+
+
+class Vigil:
+    """Watches processes of this host. Its clock stands still while the machine sleeps."""
+
+    def __init__(
+        self, host: str, policy: LeasePolicy, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._host = host
+        self._policy = policy
+        self._monotonic = monotonic
+        self._looked = monotonic()
+        self._watched: dict[int, _Watched] = {}
+
+    def silent(self, pids: Iterable[int], rows: Iterable[WorkerRow]) -> list[Silence]:
+        """Those of these processes that have given no sign for too long; to be asked every few seconds."""
+        now = self._monotonic()
+        if now - self._looked > _FROZEN_SECONDS:
+            for watched in self._watched.values():
+                watched.since = now
+        self._looked = now
+        mine = {row.identity.pid: row for row in rows if row.identity.host == self._host}
+        self._watched = {pid: self._watched.get(pid) or _Watched(None, now) for pid in pids}
+        found = []
+        for pid, watched in self._watched.items():
+            row = mine.get(pid)
+            sign = None if row is None else (row.state, row.last_beat_at)
+            if sign != watched.sign:
+                watched.sign, watched.since = sign, now
+            elif now - watched.since > self._limit_seconds(row):
+                found.append(Silence(pid=pid, seconds=now - watched.since, row=row))
+        return found
+
+    def _limit_seconds(self, row: WorkerRow | None) -> float:
+        if row is None or row.state is WorkerState.STARTING:
+            return START_LIMIT.total_seconds()
+        if row.state in ENDED_STATES:
+            return _ENDING_SECONDS
+        return (self._policy.stall + self._policy.heartbeat).total_seconds()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psutil
 
 from shardgen.errors import ManifestMismatch
+
+DRIVE = "fuse.drive"  # the type of the file system that Colab's drive.mount() mounts
+_HOSTNAME_FILE = Path("/var/colab/hostname")
 
 # Locks on these are missing, local to one machine, or known to damage databases.
 _WITHOUT_LOCKS = ("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "lustre", "gpfs", "ceph", "afs", "drvfs")
@@ -50,3 +54,19 @@ def refuse_untrusted(path: Path, mounts: Mounts | None = None) -> None:
             hint='[manifest] url = "sqlite:////home/me/run.sqlite" puts it on this machine\'s own disk; '
             'for several machines: "postgresql+psycopg://host/database", or "folder:" without a server',
         )
+
+
+def hosted_runtime(
+    environment: Mapping[str, str] = os.environ, hostname_file: Path = _HOSTNAME_FILE
+) -> str | None:
+    """The name of the hosted runtime that this process runs in; None outside of those that are known."""
+    if environment.get("VERTEX_PRODUCT") == "COLAB_ENTERPRISE":
+        return "Colab Enterprise"
+    if environment.get("COLAB_RELEASE_TAG") or hostname_file.is_file():
+        return "Google Colab"
+    return None
+
+
+def is_on_drive(path: Path, mounts: Mounts | None = None) -> bool:
+    """Whether a path is (or would be) on a mounted Google Drive; links are followed."""
+    return file_system_of(path, mounts) == DRIVE

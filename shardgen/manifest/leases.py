@@ -15,7 +15,6 @@ from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.worker import WorkerState
 from shardgen.errors import InvalidSettings, ManifestBusy
 from shardgen.manifest import suspicion
-from shardgen.manifest.instants import to_seconds
 from shardgen.manifest.slices import (
     contradictory,
     held,
@@ -23,6 +22,7 @@ from shardgen.manifest.slices import (
     lease_lost,
     missing_slice,
     move,
+    to_seconds,
 )
 from shardgen.manifest.suspicion import Death
 from shardgen.manifest.tables import RUN, SHARD, SLICE, WORKER

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Self
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from shardgen.domain.claims import Claim, Slice
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
@@ -21,7 +21,6 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest import (
     consistency,
-    folder,
     leases,
     lookups,
     receipts,
@@ -32,10 +31,10 @@ from shardgen.manifest import (
 )
 from shardgen.manifest.backend import Access, Body, Damage, Happened, Result
 from shardgen.manifest.consistency import Audit, Contradiction
-from shardgen.manifest.instants import from_seconds
 from shardgen.manifest.leases import Holder, LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
 from shardgen.manifest.place import Place
+from shardgen.manifest.slices import from_seconds
 from shardgen.manifest.tables import REBUILD, RUN
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
@@ -168,15 +167,22 @@ class Manifest:
 
     def artifact_folder(self) -> str | None:
         """The identity of the folder that workers write to; None while none has started."""
-        return self._read(folder.read)
+        return self._read(_artifact_folder)
 
     def claim_artifact_folder(self, identity: str) -> str:
         """Make a folder the run's if it has none yet; returns the identity of the one that it has."""
-        return self._write(lambda connection: folder.claim(connection, identity))
+
+        def claim(connection: Connection) -> str:
+            nobodys = RUN.c.artifact_folder.is_(None)
+            connection.execute(update(RUN).where(nobodys).values(artifact_folder=identity))
+            return _artifact_folder(connection) or identity
+
+        return self._write(claim)
 
     def replace_artifact_folder(self, identity: str) -> None:
         """Make a folder the run's, whichever it had."""
-        self._write(lambda connection: folder.replace(connection, identity))
+        replacing = update(RUN).values(artifact_folder=identity)
+        self._write(lambda connection: connection.execute(replacing).rowcount)
 
     # leases
 
@@ -452,3 +458,8 @@ class Manifest:
     def unblock(self) -> int:
         """Open every blocked slice again, its deaths forgotten. Returns how many."""
         return self._write(leases.unblock, lookups.are_unblocked)
+
+
+def _artifact_folder(connection: Connection) -> str | None:
+    found: str | None = connection.execute(select(RUN.c.artifact_folder)).scalar_one()
+    return found

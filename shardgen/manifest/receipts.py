@@ -24,8 +24,14 @@ from shardgen.domain.receipt import (
 )
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import suspicion
-from shardgen.manifest.inserting import insert_unless_there
-from shardgen.manifest.slices import held, hide_from_worker, lease_lost, missing_slice, move
+from shardgen.manifest.slices import (
+    held,
+    hide_from_worker,
+    insert_unless_there,
+    lease_lost,
+    missing_slice,
+    move,
+)
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
 
 

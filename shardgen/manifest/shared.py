@@ -18,11 +18,10 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest import suspicion
-from shardgen.manifest.instants import to_seconds
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
 from shardgen.manifest.rebuilt import slice_row
 from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
-from shardgen.manifest.slices import held, hide_from_worker, move
+from shardgen.manifest.slices import held, hide_from_worker, move, to_seconds
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, and_, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, insert, update
+from sqlalchemy.exc import IntegrityError
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
@@ -59,3 +61,27 @@ def hide_from_worker(
         .where(WORKER.c.id == worker, WORKER.c.shard == shard, WORKER.c.slice == slice_)
         .values(shard=None, slice=None, lease_expires_at=None)
     )
+
+
+def to_seconds(instant: datetime) -> float:
+    """UTC seconds since 1970 of an aware datetime."""
+    return instant.timestamp()
+
+
+def from_seconds(seconds: float) -> datetime:
+    """The aware UTC datetime of seconds since 1970."""
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def utc_now() -> datetime:
+    """This host's clock."""
+    return datetime.now(tz=UTC)
+
+
+def insert_unless_there(connection: Connection, table: Table, values: Mapping[str, object]) -> None:
+    """Insert a row, or leave the one that another transaction has just committed under the same key."""
+    try:
+        with connection.begin_nested():
+            connection.execute(insert(table), dict(values))
+    except IntegrityError:
+        pass  # a savepoint was rolled back, and the row is there to be read

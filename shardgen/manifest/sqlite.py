@@ -28,7 +28,7 @@ from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
 from shardgen.manifest.tables import REBUILD
-from shardgen.storage.folders import make_folders
+from shardgen.storage.files import make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _DAMAGE_SHOWN = 3

@@ -15,8 +15,7 @@ from shardgen.domain.worker import (
     WorkerRow,
     WorkerState,
 )
-from shardgen.manifest.inserting import insert_unless_there
-from shardgen.manifest.instants import from_seconds, to_seconds
+from shardgen.manifest.slices import from_seconds, insert_unless_there, to_seconds
 from shardgen.manifest.tables import MICRO_BATCH, RECEIPT, SLICE, WORKER, decoding
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # ended workers' rows, in seconds: the table stays small however long the run

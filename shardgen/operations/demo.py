@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.store import publish_file
 from shardgen.coordination.report import Report
 from shardgen.domain.plan import ImageFormat, Plan
+from shardgen.domain.wording import Say
 from shardgen.domain.worker import ShownState
 from shardgen.errors import InputMissing, PlanConflict
 from shardgen.imaging.codec import encode
@@ -23,7 +24,7 @@ from shardgen.launch.local import RunOptions, run_workers
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
-from shardgen.storage.folders import make_folders
+from shardgen.storage.files import make_folders
 
 WEIGHTS = "small"
 _SETTINGS = {
@@ -35,8 +36,6 @@ _SETTINGS = {
     "lease.seconds": "15",
     "lease.heartbeat_seconds": "2",
 }
-
-Say = Callable[[str], None]
 
 
 def write_photographs(folder: Path) -> tuple[Path, Path]:

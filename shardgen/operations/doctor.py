@@ -20,14 +20,13 @@ from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised
 from shardgen.depth import device, fetch
-from shardgen.depth.shipped import SHIPPED
+from shardgen.depth.fetch import SHIPPED
 from shardgen.depth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
 from shardgen.errors import CorruptionError, InputMissing, ShardgenError, missing_opencv
 from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
-from shardgen.machine.file_systems import file_system_of, has_trusted_locks
-from shardgen.machine.hosted import hosted_runtime, is_on_drive
+from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite import SqliteFile

@@ -8,7 +8,7 @@ from shardgen.artifacts.store import publish_file
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
-from shardgen.storage.folders import make_folders
+from shardgen.storage.files import make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}

@@ -60,14 +60,14 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     # Photographs first: what is wrong with them is the user's to mend, with or without a network.
     reader = source_reader(settings.compose.canvas)
     inventory = scan(folders, settings.sources.mask, reader, threads=usable_cores(), on_file=events.on_file)
-    weights = find_weights(run, on_download=events.on_download)
+    weights = find_weights(run.network, on_download=events.on_download)
     check_input_size(weights.topology, settings.depth.input)
     plan = Plan(
         sources=inventory.sources,
         compose=settings.compose_plan,
         depth=Depth(
             model=settings.depth.model,
-            weights=planned_weights(run, weights),
+            weights=planned_weights(run.network.name, weights),
             input=settings.depth.input,
             upsampling=settings.depth.upsampling,
             precision=settings.depth.precision,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from shardgen.artifacts.store import publish_file
 from shardgen.dataset.merge import Images
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import spread_samples
+from shardgen.domain.wording import Say
 from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
 from shardgen.imaging.outputs import encode_sample
 from shardgen.operations.merge import sheet_maker
@@ -21,8 +21,6 @@ from shardgen.storage.files import refuse_unusable_folder, storage_error
 
 PNG_NAME = "preview.png"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +41,7 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     _refuse_loss(path, foregrounds, backgrounds)
     _refuse_other_name(path)
     composer = Composer(plan, foregrounds, backgrounds)
-    estimator = load_for_plan(run, plan, None, choice=choice, say=say)
+    estimator = load_for_plan(run.network, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
     for number in spread_samples(plan.samples, request.samples):
         try:

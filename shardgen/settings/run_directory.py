@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.depth.base import NetworkChoice
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
 from shardgen.manifest.manifest import Manifest, read_stored_plan
@@ -120,6 +121,16 @@ class RunDirectory:
             return None
         return self.path / _with_home(
             self.settings.depth.weights, where=f"{self.path / SETTINGS}: [depth] weights"
+        )
+
+    @property
+    def network(self) -> NetworkChoice:
+        """What this machine's settings say of the depth network, beside the plan."""
+        return NetworkChoice(
+            name=self.settings.weights_name,
+            written=self.settings.depth.weights,
+            file=self.weights_file(),
+            micro_batch=self.settings.depth.micro_batch,
         )
 
     def plan(self) -> Plan:

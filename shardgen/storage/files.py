@@ -12,7 +12,10 @@ from typing import Protocol
 
 from shardgen.errors import ArtifactCorrupt, InputMissing, ShardgenError, StorageFailed
 from shardgen.storage.bounded import Irregular
-from shardgen.storage.folders import FILE_MODE, FOLDER_MODE
+
+FILE_MODE = 0o664
+FOLDER_MODE = 0o775
+"""Both before the umask, which takes from them what the user wants."""
 
 _HINTS = {
     errno.ENOSPC: "free some space on that disk; everything recorded so far is kept",
@@ -202,3 +205,11 @@ def storage_error(error: OSError, subject: object) -> ShardgenError:
     fact = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
     return StorageFailed(f"{subject}: {fact}", hint=hint)
+
+
+def make_folders(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises OSError."""
+    if not folder.is_dir():
+        if folder.parent != folder:
+            make_folders(folder.parent)
+        folder.mkdir(FOLDER_MODE, exist_ok=True)

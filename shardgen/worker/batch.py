@@ -19,6 +19,7 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
+from shardgen.domain.wording import Say
 from shardgen.errors import DepthNotFinite, EncodeFailed, SampleError, ShardgenError, SliceFailed
 from shardgen.imaging.codec import OPENCV_VERSION
 from shardgen.imaging.outputs import encode_sample
@@ -26,7 +27,7 @@ from shardgen.machine.cores import usable_cores
 from shardgen.manifest.manifest import Manifest
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.network import remember_shrinking
-from shardgen.worker.heartbeat import Heartbeat, Say
+from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.publish import BatchStore, Made, MadeBatch
 from shardgen.worker.retry import Patience
 

@@ -17,6 +17,7 @@ from typing import Self
 
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.wording import Say
 from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, TransientError, WorkerHung
 from shardgen.manifest.manifest import Manifest
@@ -34,7 +35,6 @@ _STACK_CALLS = 10  # innermost calls of each thread
 _STACKS_CHARACTERS = 8_000
 
 Monotonic = Callable[[], float]
-Say = Callable[[str], None]
 
 
 class RateWindow:

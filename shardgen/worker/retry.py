@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
+from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, ManifestBusy, ManifestGone, StorageFailed
 
 WAIT_SECONDS = (
@@ -16,7 +17,6 @@ WAIT_SECONDS = (
 )
 _PAUSES = wait_exponential(multiplier=0.5, max=5)  # seconds
 
-Say = Callable[[str], None]
 Found = TypeVar("Found")
 
 

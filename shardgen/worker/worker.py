@@ -16,14 +16,15 @@ from enum import StrEnum
 
 from shardgen.artifacts.store import ArtifactStore, publish_file
 from shardgen.coordination.artifact_folder import claim_folder
-from shardgen.coordination.base import Leases
+from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.open import LeaseOptions, ensure_manifest, leases_for
+from shardgen.coordination.open import ensure_manifest, leases_for
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
+from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.machine.processes import gone, new_identity
@@ -35,7 +36,7 @@ from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
-from shardgen.worker.heartbeat import Heartbeat, Pulse, Say
+from shardgen.worker.heartbeat import Heartbeat, Pulse
 from shardgen.worker.pipeline import Pipeline
 from shardgen.worker.retry import Patience
 from shardgen.worker.stop import PARENT_VARIABLE, StopRequest
@@ -183,7 +184,7 @@ class Worker:
         check_against_plan(
             foregrounds, backgrounds, plan.sources, on_file=lambda _name: self._start_up_step(heartbeat)
         )
-        estimator = load_for_plan(run, plan, manifest, choice=options.device, say=self._say)
+        estimator = load_for_plan(run.network, plan, manifest, choice=options.device, say=self._say)
         manifest.set_device(self.identity.id, estimator.device_model)
         self._start_up_step(heartbeat)
         stages = Stages(

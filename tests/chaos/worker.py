@@ -17,13 +17,13 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
+from shardgen.domain.wording import Say
 from shardgen.errors import SampleError
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker import worker as working
-from shardgen.worker.heartbeat import Say
 from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
 

@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from shardgen.cli.app import app
 from shardgen.machine import file_systems as filesystem
-from shardgen.machine.file_systems import file_system_of
-from shardgen.machine.hosted import hosted_runtime, is_on_drive
+from shardgen.machine.file_systems import file_system_of, hosted_runtime, is_on_drive
 from shardgen.operations import doctor as diagnosing
 from shardgen.settings.settings import read_settings
 from tests.runs import make_run, plan_run

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.coordination import leasing
-from shardgen.coordination.base import Leases
+from shardgen.coordination.folder import leases as leasing
+from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
-from shardgen.coordination.open import LeaseOptions, ensure_manifest, leases_for
+from shardgen.coordination.open import ensure_manifest, leases_for
 from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed

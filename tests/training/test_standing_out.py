@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shardgen.depth.device import Device
-from shardgen.depth.shipped import SHIPPED
+from shardgen.depth.fetch import SHIPPED
 from shardgen.depth.weights_file import read_weights
 from tests.training.test_shipped import CARD
 from training.evaluate import baselines, estimator

@@ -29,7 +29,9 @@ Call = Callable[[], object]
 @pytest.fixture(scope="module")
 def estimator(planned_template: Path) -> DepthEstimator:
     run = RunDirectory.open(planned_template / "run")
-    return load_for_plan(run, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None)
+    return load_for_plan(
+        run.network, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
+    )
 
 
 class LateFiles(RecordedFiles):

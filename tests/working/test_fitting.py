@@ -39,12 +39,12 @@ def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(
     run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
     plan_run(run)
     plan, on = run.plan(), Device(kind="cpu", model="some CPU", tensorflow_version="2")
-    topology = find_weights(run).topology
+    topology = find_weights(run.network).topology
     with run.manifest(plan) as manifest:
-        assert agree_micro_batch(run, plan, manifest, on=on, topology=topology) == (8, "")
+        assert agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology) == (8, "")
         manifest.shrink_micro_batch("some CPU", 2)
         manifest.shrink_micro_batch("some CPU", 4)
-        agreed, remark = agree_micro_batch(run, plan, manifest, on=on, topology=topology)
+        agreed, remark = agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology)
     assert (agreed, remark) == (2, "micro-batch 2, not 8: memory ran out before")
 
 

@@ -144,7 +144,8 @@ def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
 def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
     script = (
         "import os, signal, sys; from pathlib import Path; from shardgen.domain.steps import BatchStep;"
-        "from shardgen.settings.run_directory import RunDirectory; from shardgen.worker.worker import WorkerOptions, work\n"
+        "from shardgen.settings.run_directory import RunDirectory\n"
+        "from shardgen.worker.worker import WorkerOptions, work\n"
         "count = {step: 0 for step in BatchStep}\n"
         "def on_step(step):\n"
         "    if step in count: count[step] += 1\n"

@@ -158,7 +158,9 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
     plan = run.plan()
     composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
     images = np.stack([composer.compose(SampleIndex(sample)).network_input for sample in range(24)])
-    estimator = load_for_plan(run, plan, None, choice=DeviceChoice(device="cpu"), say=lambda _line: None)
+    estimator = load_for_plan(
+        run.network, plan, None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
+    )
     greys = []
     for micro_batch in (8, 4, 2, 1):
         estimator._shape = module._replaced(estimator._shape, micro_batch=micro_batch)
@@ -175,7 +177,7 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     from shardgen.launch import allocation as sharing  # noqa: PLC0415
     from shardgen.recipes.composites.network import find_weights, network_bytes  # noqa: PLC0415
 
-    plan, topology = run.plan(), find_weights(run).topology
+    plan, topology = run.plan(), find_weights(run.network).topology
     two, one = (network_bytes(plan, topology, size) for size in memory.CPU_MICRO_BATCHES)
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:

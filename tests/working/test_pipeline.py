@@ -39,7 +39,9 @@ POISONED = SampleIndex(9)  # in batch 2, place 1
 @pytest.fixture(scope="module")
 def estimator(planned_template: Path) -> DepthEstimator:
     run = RunDirectory.open(planned_template / "run")
-    return load_for_plan(run, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None)
+    return load_for_plan(
+        run.network, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
+    )
 
 
 class FaultyComposer(Composer):

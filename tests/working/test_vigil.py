@@ -7,7 +7,7 @@ import pytest
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.worker import START_LIMIT, WorkerIdentity, WorkerRow, WorkerState
-from shardgen.launch.vigil import Vigil
+from shardgen.launch.local import Vigil
 
 POLICY = LeasePolicy(
     duration=timedelta(seconds=120),

@@ -21,13 +21,13 @@ from shardgen.coordination.folder.view import FolderView, OnLook, seconds_or_non
 from shardgen.domain.claims import Claim, FolderPolicy, Slice, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.machine.processes import gone
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 
 _LONGEST_BEAT_GAP = 300.0
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

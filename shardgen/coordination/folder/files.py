@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shardgen.storage.bounded import read_regular
-from shardgen.storage.folders import FILE_MODE, make_folders
+from shardgen.storage.files import FILE_MODE, make_folders
 
 _MAX_NOTICE_BYTES = 1 << 24
 _MAX_SEGMENT_BYTES = 1 << 32  # an artifact's limit

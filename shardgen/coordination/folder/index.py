@@ -18,7 +18,7 @@ from shardgen.errors import ShardgenError, StorageFailed
 from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access
 from shardgen.manifest.sqlite import open_engine, transaction
-from shardgen.storage.folders import make_folders
+from shardgen.storage.files import make_folders
 
 SEGMENTS_NAME = "segments.sqlite"
 _METADATA = MetaData()

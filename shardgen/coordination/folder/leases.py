@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.base import LeaseOptions, Leases
-from shardgen.coordination.folder.claims import FolderWork, Say
+from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
 from shardgen.coordination.folder.notices import worker_folder
@@ -22,13 +22,13 @@ from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
+from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerReport
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.files import storage_error
-from shardgen.storage.folders import FILE_MODE, make_folders
+from shardgen.storage.files import FILE_MODE, make_folders, storage_error
 
 _UPLOAD_LIMIT_SECONDS = 1800.0
 _UPLOAD_LOOK_SECONDS = 2.0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 from shardgen.errors import SourceUndecodable
+
+_ORIENTATION_TAG = 0x0112
 
 MAX_PIXELS = 200_000_000  # 800 MB as RGBA; a larger claim is taken for a decompression bomb
 
@@ -52,3 +55,21 @@ def animated(container: str) -> SourceUndecodable:
         f"{container}: a photograph is one still picture",
         hint="export one frame or page as a file of its own",
     )
+
+
+def exif_orientation(block: bytes) -> int:
+    """Orientation 1-8 of an EXIF block (a TIFF header and its first directory); 1 if absent or malformed."""
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", block, 4)
+        (entry_count,) = struct.unpack_from(f"{order}H", block, directory)
+        for entry in range(entry_count):
+            tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", block, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1

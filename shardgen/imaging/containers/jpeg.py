@@ -7,8 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.exif import exif_orientation
-from shardgen.imaging.containers.header import Header, truncated
+from shardgen.imaging.containers.header import Header, exif_orientation, truncated
 
 # Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker (D0-D7): neither ends a scan.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")

@@ -7,8 +7,7 @@ import zlib
 from collections.abc import Iterator
 
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.exif import exif_orientation
-from shardgen.imaging.containers.header import Header, animated, truncated
+from shardgen.imaging.containers.header import Header, animated, exif_orientation, truncated
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY = 0

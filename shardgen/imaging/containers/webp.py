@@ -6,8 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.exif import exif_orientation
-from shardgen.imaging.containers.header import Header, animated, truncated
+from shardgen.imaging.containers.header import Header, animated, exif_orientation, truncated
 
 _ANIMATION_FLAG = 0x02
 

@@ -7,31 +7,31 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import psutil
 
 from shardgen.depth import device, fetch
+from shardgen.depth.base import NetworkChoice
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, load_estimator
+from shardgen.depth.fetch import SHIPPED
 from shardgen.depth.memory import default_micro_batch, memory_bytes
 from shardgen.depth.random_weights import is_random_name, random_weights
-from shardgen.depth.shipped import SHIPPED
 from shardgen.depth.topology import Topology
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile, read_weights
 from shardgen.domain.plan import Plan, Weights
+from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.machine.memory import available_memory
 from shardgen.manifest.manifest import Manifest
-from shardgen.settings.run_directory import RunDirectory
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
 
 _UNKNOWN_BYTES = 1 << 62
 
-Say = Callable[[str], None]
 OnDownload = Callable[[int, int | None], None]
 
 
@@ -61,9 +61,9 @@ def given_threads() -> int:
     return int(text)
 
 
-def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) -> WeightsFile:
+def find_weights(choice: NetworkChoice, *, on_download: OnDownload | None = None) -> WeightsFile:
     """Read and check what `[depth] weights` names; released ones are fetched only with `on_download`."""
-    name = run.settings.weights_name
+    name = choice.name
     if is_random_name(name):
         return random_weights(name)
     if name in SHIPPED:
@@ -72,14 +72,13 @@ def find_weights(run: RunDirectory, *, on_download: OnDownload | None = None) ->
         if on_download is not None:
             return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
         return read_untrusted(fetch.locate(name))
-    path = run.weights_file()
-    if path is None:
+    if choice.file is None:
         raise InvalidSettings(
             f'[depth] weights = "{name}": this version does not know such weights',
             hint='weights = "nyu", "kitti", "small", "random:64" or a file',
         )
-    _refuse_unknown_word(run.settings.depth.weights, path)
-    return read_untrusted(path)
+    _refuse_unknown_word(choice.written, choice.file)
+    return read_untrusted(choice.file)
 
 
 def _refuse_unknown_word(setting: str, path: Path) -> None:
@@ -94,10 +93,10 @@ def _refuse_unknown_word(setting: str, path: Path) -> None:
     )
 
 
-def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:
+def planned_weights(name: str, found: WeightsFile) -> Weights:
     """The plan's record of a weights file: digests and structure, no path."""
     return Weights(
-        name=run.settings.weights_name,
+        name=name,
         bytes=found.bytes,
         sha256=found.sha256,
         activations=found.activations,
@@ -106,7 +105,7 @@ def planned_weights(run: RunDirectory, found: WeightsFile) -> Weights:
 
 
 def agree_micro_batch(
-    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
+    setting: int | Literal["auto"], plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
 ) -> tuple[int, str]:
     """How many images the network takes at once, and a remark if it is fewer than was agreed.
 
@@ -122,7 +121,6 @@ def agree_micro_batch(
         kind=on.kind,
         free_bytes=free,
     )
-    setting = run.settings.depth.micro_batch
     if setting != "auto":
         shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
         if shrunk is not None and shrunk < setting:
@@ -154,15 +152,17 @@ def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
 
 
 def load_for_plan(
-    run: RunDirectory, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
+    network: NetworkChoice, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
 ) -> DepthEstimator:
     """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
-    weights = find_weights(run)
+    weights = find_weights(network)
     on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
-    micro_batch, remark = agree_micro_batch(run, plan, manifest, on=on, topology=weights.topology)
+    micro_batch, remark = agree_micro_batch(
+        network.micro_batch, plan, manifest, on=on, topology=weights.topology
+    )
     if remark:
         say(remark)
     estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
