@@ -52,7 +52,6 @@ from benchmarks.filled import (
     written_bytes,
 )
 from benchmarks.status import simulated_receipt
-from shardgen.artifacts.store import publish_file
 from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
@@ -65,6 +64,7 @@ from shardgen.operations.status import report
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import Settings
+from shardgen.storage.atomic import publish_file
 from tests.postgres import Server, new_schema
 
 PROCESSES = (1, 8, 32)

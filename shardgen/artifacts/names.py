@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
+from shardgen.storage.atomic import random_part
 
 _RANDOM = re.compile(r"[0-9a-z]{8}")
 # At most 15 digits: a name that somebody made up must not hold a number that no database stores.
@@ -109,8 +109,3 @@ def staged_artifact(file: str, layout: Layout) -> ArtifactName | None:
 def is_artifact_name(name: str) -> bool:
     """Whether a name has an artifact's form, and so cannot point out of the artifact folder."""
     return _NAME.fullmatch(name) is not None
-
-
-def random_part() -> str:
-    """Draw 8 random characters: two attempts never share a name."""
-    return secrets.token_hex(4)

@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from shardgen.artifacts.names import ArtifactName, is_artifact_name, random_part
+from shardgen.artifacts.names import ArtifactName, is_artifact_name
 from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
-from shardgen.domain.steps import BatchStep, OnStep, ignore_step
+from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
+from shardgen.storage.atomic import publish_file, publish_staged, random_part
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
 
@@ -28,7 +29,6 @@ IDENTITY = "folder-id"
 _MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
 _IDENTITY = re.compile(r"[0-9a-f]{32}\n")
 _MAX_IDENTITY_BYTES = 1 << 10
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class ArtifactReader(Protocol):
@@ -112,7 +112,7 @@ class ArtifactStore:
         try:
             self._make_durable(target.parent)
             self._make_durable(staged.parent)
-            is_new = _publish(self._files, data, staged=staged, target=target, on_step=on_step)
+            is_new = publish_staged(self._files, data, staged=staged, target=target, on_step=on_step)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and _was_swept(staged, target):
                 raise LeaseLost(
@@ -248,59 +248,6 @@ class ArtifactStore:
             self._refuse_link(folder.name)
         self._files.fsync_folder(folder.parent)
         self._durable_folders.add(folder)
-
-
-def publish_file(path: Path, data: bytes, *, files: Files | None = None) -> bool:
-    """Write a small file once, durably; False, changing nothing, when the name exists already."""
-    files = files or DiskFiles()
-    staged = path.with_name(f".{path.name}.{random_part()}")
-    try:
-        return _publish(files, data, staged=staged, target=path, on_step=ignore_step)
-    except OSError as error:
-        raise storage_error(error, path) from error
-
-
-def give_name(files: Files, staged: Path, target: Path) -> bool:
-    """Let a synced file have its name in one step; False, changing nothing, when the name exists already."""
-    try:
-        files.link(staged, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # Without links nothing refuses an existing name atomically: of an artifact its random part does.
-        if target.exists():
-            return False
-        files.rename(staged, target)
-    return True
-
-
-def _publish(files: Files, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
-    """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent.
-
-    A staged file that somebody else removes before the link is FileNotFoundError; after it, nothing is lost.
-    """
-    is_staged = False
-    try:
-        descriptor = files.create(staged)
-        is_staged = True
-        try:
-            files.write(descriptor, data)
-            files.fsync(descriptor)
-        finally:
-            files.close(descriptor)
-        on_step(BatchStep.STAGED)
-        if not give_name(files, staged, target):
-            return False
-        on_step(BatchStep.LINKED)
-    finally:
-        if is_staged:
-            with suppress(FileNotFoundError):  # swept away
-                files.unlink(staged)
-    files.fsync_folder(target.parent)
-    on_step(BatchStep.PUBLISHED)
-    return True
 
 
 def _was_swept(staged: Path, target: Path) -> bool:

@@ -26,7 +26,6 @@ from shardgen.dataset.output import (
     STATS,
     refuse_foreign_output,
     refuse_full_disk,
-    staged_beside,
 )
 from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
@@ -35,6 +34,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums, Receipt, Sums
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
+from shardgen.storage.atomic import rename_durably, staged_beside
 from shardgen.storage.files import DiskFiles, Files, storage_error
 
 CONTACT_SHEET_SAMPLES = 20
@@ -212,8 +212,7 @@ def _write(
         on_step(MergeStep.DIRECTORY_WRITTEN)
         files.fsync(descriptor)
         on_step(MergeStep.SYNCED)
-        files.rename(staged, output)
-        files.fsync_folder(output.parent)
+        rename_durably(files, staged, output)
         on_step(MergeStep.RENAMED)
     return MergeResult(
         path=output,

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
-import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.artifacts.names import random_part
 from shardgen.artifacts.zip_records import (
     CENTRAL,
     END_RECORDS_MAX,
@@ -34,7 +27,6 @@ PLAN = "plan.json"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
 TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
-_STAGED_ZIP = re.compile(r"\..+\.zip\.[0-9a-z]{8}\.part")
 MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
 _TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
 
@@ -118,95 +110,6 @@ def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files | None = N
             f"{output}: needs {needed_bytes:,} bytes free on its disk, there are {free:,}",
             hint=f"free {needed_bytes - free:,} bytes, or write to another disk with -o",
         )
-
-
-@contextmanager
-def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
-    """Open a new file beside `output`, removed again unless the caller renames it away.
-
-    It stays locked while it is written: what a killed merge left behind is not, and is removed first.
-    """
-    ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-z]{{8}}\.part")
-    for leftover in _files_named(output.parent, ours):
-        remove_left_by_killed_merge(leftover)
-    descriptor, staged = _create_locked(output, files=files)
-    try:
-        yield descriptor, staged
-    finally:
-        files.close(descriptor)
-        if staged.exists():
-            files.unlink(staged)
-
-
-def _create_locked(output: Path, *, files: Files) -> tuple[int, Path]:
-    while True:
-        staged = output.with_name(f".{output.name}.{random_part()}.part")
-        descriptor = files.create(staged)
-        if _is_locked_in_time(descriptor, staged):
-            return descriptor, staged
-        files.close(descriptor)
-        with suppress(FileNotFoundError):
-            files.unlink(staged)
-
-
-def _is_locked_in_time(descriptor: int, staged: Path) -> bool:
-    """Lock a new file; False when somebody saw it unlocked before that, and took it for abandoned."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # some network file systems have no locks; nothing is taken there
-        if error.errno == errno.EWOULDBLOCK:
-            return False
-    try:
-        return os.path.samestat(staged.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def left_by_killed_merges(folder: Path) -> list[Path]:
-    """Staged zips in a folder that no running merge writes: nobody has them locked.
-
-    Zips whose name does not end with `.zip` are not told from other people's files, and left out.
-    """
-    try:
-        return [path for path in _files_named(folder, _STAGED_ZIP) if _is_abandoned(path)]
-    except OSError as error:
-        raise storage_error(error, error.filename or folder) from error
-
-
-def remove_left_by_killed_merge(path: Path) -> None:
-    """Remove such a file, unless it is gone or somebody has it locked."""
-    try:
-        _is_abandoned(path, remove=True)
-    except OSError as error:
-        raise storage_error(error, path) from error
-
-
-def _files_named(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    with os.scandir(folder) as entries:
-        found = [
-            entry.name
-            for entry in entries
-            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
-        ]
-    return [folder / name for name in sorted(found)]
-
-
-def _is_abandoned(path: Path, *, remove: bool = False) -> bool:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if remove:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
-            raise
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 def _foreign(output: Path, fact: str) -> PlanConflict:

@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
+from shardgen.storage.atomic import rename_durably
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
-from shardgen.storage.files import FILE_MODE, make_folders
+from shardgen.storage.files import FILE_MODE, DiskFiles, make_folders
 
 SHIPPED = {"small": Path(__file__).with_name("small.h5")}
 
@@ -87,8 +88,7 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
         part.unlink(missing_ok=True)
         raise
     with _disk_errors(path):
-        part.replace(path)
-        _sync_folder(path.parent)
+        rename_durably(DiskFiles(), part, path)
     return weights
 
 
@@ -237,11 +237,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise StorageFailed(
             f"{path}: {error.strerror or error}", hint=f"set {CACHE_VARIABLE} to a folder that can be written"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,10 @@ from pathlib import Path
 from shardgen.domain.steps import OnStep, RebuildStep
 from shardgen.errors import ManifestBusy, ManifestMismatch, StorageFailed
 from shardgen.manifest.backend import StillAlone
+from shardgen.storage.atomic import give_name
+from shardgen.storage.files import DiskFiles
 
+_FILES = DiskFiles()
 _JOURNALS = ("-journal", "-wal", "-shm")
 
 
@@ -22,12 +25,16 @@ def staged_file(path: Path, *, on_step: OnStep) -> Iterator[Path]:
     staged = _staged(path)
     _remove_staged(staged)
     yield staged
-    _sync(staged)
+    descriptor = _FILES.open(staged)
+    try:
+        _FILES.fsync(descriptor)
+    finally:
+        _FILES.close(descriptor)
     on_step(RebuildStep.FILLED)
     _give_name(staged, path)
     on_step(RebuildStep.LINKED)
     staged.unlink(missing_ok=True)
-    _sync(path.parent)
+    _FILES.fsync_folder(path.parent)
     on_step(RebuildStep.SYNCED)
 
 
@@ -104,24 +111,10 @@ def _remove_staged(staged: Path) -> None:
         staged.with_name(staged.name + suffix).unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _give_name(staged: Path, path: Path) -> None:
     """Give the whole file its name; one that appeared meanwhile is refused, not replaced."""
     refuse_existing(path)
     path.unlink(missing_ok=True)  # empty, as was just seen
-    try:
-        os.link(staged, path)
-    except FileExistsError:
+    if not give_name(_FILES, staged, path):
         refuse_existing(path)
-        raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        staged.rename(path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

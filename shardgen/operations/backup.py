@@ -6,10 +6,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shardgen.artifacts.store import give_name
-from shardgen.dataset.output import staged_beside
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import give_name, staged_beside
 from shardgen.storage.files import DiskFiles, Files, storage_error
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.artifacts.store import publish_file
 from shardgen.coordination.report import Report
 from shardgen.domain.plan import ImageFormat, Plan
 from shardgen.domain.wording import Say
@@ -24,6 +23,7 @@ from shardgen.launch.local import RunOptions, run_workers
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
+from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import make_folders
 
 WEIGHTS = "small"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shardgen.artifacts.store import publish_file
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
+from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.

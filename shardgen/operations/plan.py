@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from shardgen.artifacts.store import publish_file
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.open import ensure_manifest
 from shardgen.depth.estimator import check_input_size
@@ -22,6 +21,7 @@ from shardgen.settings.plan_file import FILE_NAME, read_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.sources.scanning import Inventory, SourceFolders, scan
+from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import storage_error
 
 

@@ -6,7 +6,6 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardgen.artifacts.store import publish_file
 from shardgen.dataset.merge import Images
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import spread_samples
@@ -17,6 +16,7 @@ from shardgen.operations.merge import sheet_maker
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import refuse_unusable_folder, storage_error
 
 PNG_NAME = "preview.png"

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shardgen.artifacts.names import random_part
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import refuse_other_folder
 from shardgen.coordination.folder import notices
@@ -18,6 +17,7 @@ from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
 from shardgen.manifest.manifest import Manifest, Marks
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import random_part
 from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import storage_error
 

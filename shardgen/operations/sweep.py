@@ -10,7 +10,6 @@ from pathlib import Path
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import FoundFile, Listing, list_files
 from shardgen.artifacts.store import MAX_ARTIFACT_BYTES, ArtifactStore
-from shardgen.dataset.output import left_by_killed_merges, remove_left_by_killed_merge
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
@@ -18,6 +17,7 @@ from shardgen.errors import ArtifactCorrupt, ManifestMismatch
 from shardgen.manifest.backend import StillAlone
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import left_by_killed_merges, remove_left_by_killed_merge
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import storage_error
 

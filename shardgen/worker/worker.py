@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.folder.files import FolderFiles
@@ -35,6 +35,7 @@ from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.sources.checking import check_against_plan
+from shardgen.storage.atomic import publish_file
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat, Pulse
 from shardgen.worker.pipeline import Pipeline

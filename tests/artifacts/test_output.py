@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.dataset.output import left_by_killed_merges, remove_left_by_killed_merge, staged_beside
+from shardgen.storage.atomic import left_by_killed_merges, remove_left_by_killed_merge, staged_beside
 from shardgen.storage.files import DiskFiles
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import Fence, ShardIndex
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, Step
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
+from shardgen.storage.atomic import publish_file
 from tests.artifacts.recorded_files import RecordedFiles
 
 NAME = ArtifactName(

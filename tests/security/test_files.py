@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.names import random_part
-from shardgen.artifacts.store import ArtifactStore, publish_file
+from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth import fetch as fetching
 from shardgen.depth.fetch import ReleasedWeights, cached_path
@@ -25,6 +24,7 @@ from shardgen.operations.init import initialise
 from shardgen.operations.merge import ZIP_NAME
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import publish_file, random_part
 from tests.artifacts.attempts import single
 from tests.artifacts.made_runs import MadeRun
 from tests.artifacts.made_runs import make_run as made_run

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact
-from shardgen.artifacts.names import ArtifactName, random_part
+from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.claims import Clocks, FolderWork
@@ -28,6 +28,7 @@ from shardgen.errors import LeaseLost
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.place import Place
+from shardgen.storage.atomic import random_part
 
 if TYPE_CHECKING:
     from tests.shared_folder.playing import World

@@ -12,7 +12,6 @@ from itertools import count
 from pathlib import Path
 
 from shardgen.artifacts.archive import BatchContent
-from shardgen.artifacts.names import random_part
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.records import SegmentReader
 from shardgen.coordination.folder.view import FolderView
@@ -20,6 +19,7 @@ from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
+from shardgen.storage.atomic import random_part
 from tests.artifacts.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.coordination.folder import leases as leasing
 from shardgen.coordination.base import LeaseOptions, Leases
+from shardgen.coordination.folder import leases as leasing
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.open import ensure_manifest, leases_for

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shardgen.artifacts.listing import list_files
-from shardgen.artifacts.store import IDENTITY, ArtifactStore, publish_file
+from shardgen.artifacts.store import IDENTITY, ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder, is_recognised
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
@@ -19,6 +19,7 @@ from shardgen.operations.merge import merge_run
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.verify import check_run, put_back
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import publish_file
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
