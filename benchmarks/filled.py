@@ -19,7 +19,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name, output_format
 from shardgen.manifest.backend import Access
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.slices import utc_now
 from shardgen.manifest.tables import PROVENANCE, RECEIPT, SHARD, SLICE
 from tests.plans import make_plan
@@ -59,16 +59,16 @@ class Scale:
         return make_plan(backgrounds=self.backgrounds, foregrounds=self.foregrounds)
 
 
-def fill(place: Place, plan: Plan, slices: range) -> None:
+def fill(database: DatabaseUrl, plan: Plan, slices: range) -> None:
     """Record every batch of these slices, counted through the whole plan, past all that the real API does.
 
     The rows are copies of one that the real API made, so some slice must have receipts already; nobody may
     have leased a later slice. The plan's last batch may be short and cannot be among them.
     """
-    database = place.backend.open(Access.WRITE)
+    opened = database.backend.open(Access.WRITE)
     try:
         template = dict(
-            database.transact(lambda connection: connection.execute(select(RECEIPT)).mappings().first() or {})
+            opened.transact(lambda connection: connection.execute(select(RECEIPT)).mappings().first() or {})
         )
         for shard, part in _by_shard(plan, slices):
             slice_rows = [_slice_row(shard, slice_) for slice_ in part]
@@ -101,9 +101,9 @@ def fill(place: Place, plan: Plan, slices: range) -> None:
                     update(PROVENANCE).values(batches=PROVENANCE.c.batches + len(receipt_rows))
                 )
 
-            database.transact(add)
+            opened.transact(add)
     finally:
-        database.close()
+        opened.close()
 
 
 def _by_shard(plan: Plan, slices: range) -> Iterator[tuple[ShardIndex, list[SliceIndex]]]:
@@ -138,20 +138,20 @@ def _receipt_row(template: dict[str, Any], shard: int, slice_: int, batch: int) 
     }
 
 
-def manifest_bytes(place: Place) -> int:
+def manifest_bytes(database: DatabaseUrl) -> int:
     """What it takes on disk, indexes included."""
-    backend = place.backend
-    if place.url.startswith("sqlite"):
-        return place.path.stat().st_size
-    database = backend.open(Access.READ)
+    backend = database.backend
+    if database.url.startswith("sqlite"):
+        return database.path.stat().st_size
+    opened = backend.open(Access.READ)
     query = text(
         "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c"
         " WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'"
     )
     try:
-        return int(database.transact(lambda connection: connection.execute(query).scalar_one(), reading=True))
+        return int(opened.transact(lambda connection: connection.execute(query).scalar_one(), reading=True))
     finally:
-        database.close()
+        opened.close()
 
 
 def written_bytes(folder: Path, plan: Plan) -> int:

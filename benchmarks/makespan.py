@@ -43,9 +43,9 @@ from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 GOAL = 1.05
@@ -123,9 +123,9 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._workers: list[_Worker] = []
-        place = Place(url="sqlite:///manifest.sqlite", run_dir=folder)
-        create_manifest(place, setting.plan)
-        self._manifest = Manifest(place, setting.plan, clock=lambda: _BEGIN + timedelta(seconds=self._now))
+        database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=folder)
+        create_manifest(database, setting.plan)
+        self._manifest = Manifest(database, setting.plan, clock=lambda: _BEGIN + timedelta(seconds=self._now))
         moments = [draw.random() for _ in range(scene.dying)]
         # The ideal makespan when the dying ones die at these fractions of it.
         end = self._work / (scene.crew - scene.dying + sum(moments))

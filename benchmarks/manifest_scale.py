@@ -56,9 +56,9 @@ from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.machine.processes import new_identity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.status import report
 from shardgen.settings.plan_file import FILE_NAME
@@ -116,7 +116,7 @@ class Where:
         return clock() - began
 
     @contextmanager
-    def new_run(self, artifacts: Path | None = None) -> Iterator[tuple[RunDirectory, Place]]:
+    def new_run(self, artifacts: Path | None = None) -> Iterator[tuple[RunDirectory, DatabaseUrl]]:
         """A run directory with settings only, and the place of its manifest, which is not made yet."""
         with ExitStack() as stack:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=self.folder)))
@@ -128,7 +128,7 @@ class Where:
             text = f"{SETTINGS}[artifacts]\nurl = {folder}\n"
             (path / "shardgen.toml").write_text(text, encoding="utf-8")
             run = RunDirectory.open(path)
-            yield run, run.place
+            yield run, run.database
 
 
 # rates
@@ -145,11 +145,11 @@ class Done:
     cpu_seconds: float
 
 
-def _work(place: Place, plan: Plan, seconds: float, start: Barrier, results: Queue[Done]) -> None:
+def _work(database: DatabaseUrl, plan: Plan, seconds: float, start: Barrier, results: Queue[Done]) -> None:
     """In a process of its own: lease and record without pause."""
     leases = receipts = 0
     slowest = 0.0
-    with Manifest(place, plan) as manifest:
+    with Manifest(database, plan) as manifest:
         identity = new_identity("rate")
         manifest.register(identity)
         start.wait(_READY_SECONDS)
@@ -190,11 +190,11 @@ def measure_rates(where: Where, seconds: float) -> None:
         plan = LARGE.plan()
         plan = replace(plan, shards=replace(plan.shards, slice_batches=slice_batches))
         for count in PROCESSES:
-            with where.new_run() as (_, place):
-                create_manifest(place, plan)
+            with where.new_run() as (_, database):
+                create_manifest(database, plan)
                 start, results = context.Barrier(count), context.Queue()
                 processes = [
-                    context.Process(target=_work, args=(place, plan, seconds, start, results))
+                    context.Process(target=_work, args=(database, plan, seconds, start, results))
                     for _ in range(count)
                 ]
                 for process in processes:
@@ -236,18 +236,18 @@ class Grown:
 def measure_size(where: Where, scale: Scale, *, fills: bool) -> Grown:
     """Plan it, perhaps simulate that it is done, and look at it."""
     plan = scale.plan()
-    with where.new_run() as (run, place):
+    with where.new_run() as (run, database):
         plan = replace(plan)  # what was computed of it is forgotten
 
         def make() -> None:
             publish_file(run.path / FILE_NAME, plan.canonical_json)
-            create_manifest(place, plan)
+            create_manifest(database, plan)
 
         grown = Grown(
             samples=plan.samples,
             plan_seconds=where.timed(make),
             plan_bytes=len(plan.canonical_json),
-            manifest_bytes=manifest_bytes(place),
+            manifest_bytes=manifest_bytes(database),
             status_seconds=statistics.median(where.timed(lambda: report(run)) for _ in range(5)),
         )
         return _measure_filled(where, run, plan, grown) if fills else grown
@@ -276,7 +276,7 @@ def _measure_filled(where: Where, run: RunDirectory, plan: Plan, planned: Grown)
             return bool(granted)
 
         make_slice()
-        fill(run.place, plan, range(1, slice_count(plan) - _LAST_SLICES))
+        fill(run.database, plan, range(1, slice_count(plan) - _LAST_SLICES))
         lease_seconds.clear()
         receipt_seconds.clear()
         while make_slice():
@@ -287,7 +287,7 @@ def _measure_filled(where: Where, run: RunDirectory, plan: Plan, planned: Grown)
             lease_seconds=statistics.median(lease_seconds),
             receipt_seconds=statistics.median(receipt_seconds),
             survey_seconds=where.timed(lambda: survey_receipts(plan, manifest)),
-            full_bytes=manifest_bytes(run.place),
+            full_bytes=manifest_bytes(run.database),
         )
 
 

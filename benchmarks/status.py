@@ -19,9 +19,9 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind, KindSums, Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.machine.processes import new_identity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.settings.run_directory import RunDirectory
 from tests.plans import make_plan
 
@@ -67,10 +67,10 @@ def half_done(run_dir: Path) -> None:
     plan = make_plan(backgrounds=202, foregrounds=101)
     (run_dir / "shardgen.toml").write_text('[compose]\nflips = "none"\n', encoding="utf-8")
     (run_dir / "plan.json").write_bytes(plan.canonical_json)
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=run_dir)
-    create_manifest(place, plan)
+    database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=run_dir)
+    create_manifest(database, plan)
     policy = RunDirectory.open(run_dir).settings.lease_policy
-    with Manifest(place, plan) as manifest:
+    with Manifest(database, plan) as manifest:
         workers = [new_identity(f"simulated-{number}") for number in range(2)]
         for worker in workers:
             manifest.register(worker)

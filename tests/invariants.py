@@ -9,16 +9,16 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from shardgen.domain.plan import Plan
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.place import Place
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SHARD, SLICE
 
 _STATES = ("open", "leased", "done", "blocked")
 
 
-def counter_faults(place: Place, plan: Plan) -> list[str]:
+def counter_faults(url: DatabaseUrl, plan: Plan) -> list[str]:
     """Where the counters that `status` shows contradict the rows; read in one transaction."""
-    with Manifest(place, plan, read_only=True) as manifest:
+    with Manifest(url, plan, read_only=True) as manifest:
         return manifest._read(
             lambda connection: _shard_faults(connection, plan) + _slice_faults(connection, plan)
         )
@@ -63,14 +63,14 @@ def _slice_faults(connection: Connection, plan: Plan) -> list[str]:
     )
     faults = []
     for row in connection.execute(select(SLICE)).mappings():
-        place = (row["shard"], row["slice"])
-        left = len(plan.layout.slice_batch_range(*place)) - recorded[place]
+        slice_id = (row["shard"], row["slice"])
+        left = len(plan.layout.slice_batch_range(*slice_id)) - recorded[slice_id]
         if row["batches_left"] != left:
-            faults.append(f"slice {place}: says {row['batches_left']} batches are left, {left} are")
+            faults.append(f"slice {slice_id}: says {row['batches_left']} batches are left, {left} are")
         if (row["state"] == "done") != (left == 0):
-            faults.append(f"slice {place}: is {row['state']} with {left} batches left")
+            faults.append(f"slice {slice_id}: is {row['state']} with {left} batches left")
         if (row["state"] == "leased") != (row["worker"] is not None):
-            faults.append(f"slice {place}: is {row['state']}, its worker is {row['worker']}")
+            faults.append(f"slice {slice_id}: is {row['state']}, its worker is {row['worker']}")
     return faults
 
 

@@ -19,8 +19,8 @@ from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.operations.backup import back_up
 from shardgen.settings.run_directory import RunDirectory
 from tests.conformance.conftest import POLICY, identity, receipt_for
@@ -70,9 +70,9 @@ def writers(run: RunDirectory, folder: Path) -> Iterator[None]:
 
 def _stored(run: RunDirectory, copy: Path) -> int:
     """How much a copy holds, when it contradicts itself in nothing."""
-    plan, place = run.plan(), replace(run.place, url=f"sqlite:///{copy}")
-    assert counter_faults(place, plan) == []
-    with Manifest(place, plan, read_only=True) as manifest:
+    plan, database = run.plan(), replace(run.database, url=f"sqlite:///{copy}")
+    assert counter_faults(database, plan) == []
+    with Manifest(database, plan, read_only=True) as manifest:
         return manifest.overview().stored
 
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_a_backup_that_was_made_in_its_middle(tmp_path: Path)
         assert process.wait() == 0
     assert said.returncode == 0, said.stderr
     before = (run.path / "dataset.zip").read_bytes()
-    run.place.path.rename(tmp_path / "old")
+    run.database.path.rename(tmp_path / "old")
     subprocess.run(shlex.split(said.stderr.partition("then: ")[2]), check=True)
     assert shardgen("run", run.path).returncode == 0
     assert shardgen("verify", run.path).returncode == 0
@@ -138,8 +138,8 @@ def test_a_killed_backup_leaves_nothing_under_its_name_and_the_next_one_tidies_u
 def test_a_backup_beside_a_commit_that_is_under_way_leaves_its_journal_alone(
     run: RunDirectory, tmp_path: Path
 ) -> None:
-    journal = run.place.path.with_name("manifest.sqlite-journal")
-    with closing(sqlite3.connect(run.place.path, isolation_level=None)) as writer:
+    journal = run.database.path.with_name("manifest.sqlite-journal")
+    with closing(sqlite3.connect(run.database.path, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE shard SET stored = stored + 1")
         assert journal.exists()
@@ -166,7 +166,7 @@ def test_a_backup_waits_for_a_commit_whose_pages_are_half_in_the_file(
 ) -> None:
     target = tmp_path / "copy.sqlite"
     backup = threading.Thread(target=back_up, args=(run, target))
-    with closing(_begin_a_large_commit(run.place.path)) as writer:
+    with closing(_begin_a_large_commit(run.database.path)) as writer:
         backup.start()
         backup.join(0.5)
         assert backup.is_alive()
@@ -183,13 +183,13 @@ def _die_inside_a_large_commit(path: Path) -> None:
 
 def test_a_backup_after_a_killed_commit_is_without_it(run: RunDirectory, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(
-        target=_die_inside_a_large_commit, args=(run.place.path,)
+        target=_die_inside_a_large_commit, args=(run.database.path,)
     )
     process.start()
     process.join()
-    assert run.place.path.with_name("manifest.sqlite-journal").stat().st_size > 0
+    assert run.database.path.with_name("manifest.sqlite-journal").stat().st_size > 0
     assert _stored(run, back_up(run, tmp_path / "copy.sqlite")) == 0
-    assert _stored(run, run.place.path) == 0
+    assert _stored(run, run.database.path) == 0
 
 
 def test_nothing_is_replaced_and_no_folder_is_made(run: RunDirectory, tmp_path: Path) -> None:
@@ -205,10 +205,10 @@ def test_nothing_is_replaced_and_no_folder_is_made(run: RunDirectory, tmp_path: 
 
 
 def test_a_damaged_manifest_is_not_passed_on(run: RunDirectory, tmp_path: Path) -> None:
-    content = bytearray(run.place.path.read_bytes())
+    content = bytearray(run.database.path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 2_000] = os.urandom(2_000)
-    run.place.path.write_bytes(content)
+    run.database.path.write_bytes(content)
     with pytest.raises(ManifestCorrupt, match="damaged"):
         back_up(run, tmp_path / "copy.sqlite")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -227,10 +227,10 @@ def test_the_line_for_a_server_makes_a_copy_that_can_be_put_back(
 ) -> None:
     programs = next(postgres_server.folder.rglob("bin"))
     with new_schema(postgres_server.url) as url:
-        place = Place(url=url, run_dir=run.path)
-        create_manifest(place, run.plan())
+        database = DatabaseUrl(url=url, run_dir=run.path)
+        create_manifest(database, run.plan())
         with pytest.raises(InvalidSettings, match="pg_dump") as caught:
-            place.backend.copy_to(tmp_path / "copy of people")
+            database.backend.copy_to(tmp_path / "copy of people")
         assert caught.value.exit_code == 12
         words = shlex.split(caught.value.hint)
         subprocess.run([programs / words[0], *words[1:]], check=True)
@@ -239,4 +239,4 @@ def test_the_line_for_a_server_makes_a_copy_that_can_be_put_back(
         drop = f"DROP SCHEMA {words[words.index('--schema') + 1]} CASCADE"
         subprocess.run([programs / "psql", *server, "--quiet", "--command", drop], check=True)
         subprocess.run([programs / "pg_restore", *server, tmp_path / "copy of people"], check=True)
-        assert counter_faults(place, run.plan()) == []
+        assert counter_faults(database, run.plan()) == []

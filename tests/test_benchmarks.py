@@ -15,9 +15,9 @@ from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import RunDirectory
@@ -82,19 +82,19 @@ def finish_slice(manifest: Manifest, plan: Plan) -> bool:
 def test_a_manifest_filled_in_bulk_is_like_one_that_workers_made(tmp_path: Path) -> None:
     plan = Scale(backgrounds=3, foregrounds=30).plan()  # 1,800 samples in 57 batches, the last one short
     plan = replace(plan, shards=replace(plan.shards, size=800))
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
-    create_manifest(place, plan)
-    with Manifest(place, plan) as manifest:
+    database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+    create_manifest(database, plan)
+    with Manifest(database, plan) as manifest:
         manifest.register(WorkerIdentity(id=WorkerId("one"), host="here", pid=1, process_started=0.0))
         assert finish_slice(manifest, plan)
-        fill(place, plan, range(1, slice_count(plan) - 1))
-        assert not counter_faults(place, plan)
+        fill(database, plan, range(1, slice_count(plan) - 1))
+        assert not counter_faults(database, plan)
         assert finish_slice(manifest, plan)
         assert not finish_slice(manifest, plan)
         assert survey_receipts(plan, manifest).stored == plan.samples
         assert manifest.overview().mixture[0][1] == plan.layout.batch_count
-    assert not counter_faults(place, plan)
-    assert manifest_bytes(place) > 10_000
+    assert not counter_faults(database, plan)
+    assert manifest_bytes(database) > 10_000
 
 
 @pytest.mark.parametrize("scale", [TENTH, SMALL, LARGE, HUGE], ids=lambda one: f"{one.samples:,}")
@@ -105,7 +105,7 @@ def test_the_commands_read_the_plans_of_every_size(scale: Scale) -> None:
 
 def test_the_artifacts_of_the_benchmark_are_whole(run: RunDirectory) -> None:
     plan = run.plan()
-    run.place.path.unlink()
+    run.database.path.unlink()
     assert write_artifacts(run.artifacts, plan) > 0
     found = rebuild(run)[1]
     assert (found.stored, found.refused) == (plan.samples, [])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import create_manifest
-from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"
@@ -126,7 +126,7 @@ def test_status_starts_without_tensorflow_opencv_or_alembic(tmp_path: Path) -> N
     plan = make_plan()
     (tmp_path / "shardgen.toml").write_text('[compose]\nflips = "none"\n')
     (tmp_path / "plan.json").write_bytes(plan.canonical_json)
-    create_manifest(Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path), plan)
+    create_manifest(DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path), plan)
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False, timeout=60
     )

@@ -34,10 +34,10 @@ def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "import shardgen; assert shardgen.__file__.startswith(sys.argv[1]), shardgen.__file__\n"
         "from shardgen.manifest.manifest import create_manifest\n"
-        "from shardgen.manifest.place import Place\n"
+        "from shardgen.manifest.database_url import DatabaseUrl\n"
         "from shardgen.settings.plan_file import parse_plan\n"
         "plan = parse_plan(Path(sys.argv[2]).read_bytes(), where='plan')\n"
-        "print(create_manifest(Place(url='sqlite:///m.sqlite', run_dir=Path(sys.argv[1])), plan))\n"
+        "print(create_manifest(DatabaseUrl(url='sqlite:///m.sqlite', run_dir=Path(sys.argv[1])), plan))\n"
     )
     plan_file = tmp_path / "plan.json"
     plan_file.write_bytes(make_plan().canonical_json)

@@ -300,7 +300,7 @@ os.environ["SHARDGEN_MANIFEST"] = os.environ["SHARDGEN_MANIFEST"].replace("@127.
     "while the URL is read": """
 def backend(self):
     raise RuntimeError("a bug")
-Place.backend = property(backend)
+DatabaseUrl.backend = property(backend)
 """,
 }
 WITH_A_BUG = """
@@ -308,7 +308,7 @@ import os, sys
 from shardgen.cli.app import main
 from shardgen.manifest import postgres
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 {bug}
 sys.argv = ["shardgen", *sys.argv[1:]]
 main()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.errors import InvalidSettings
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.settings.settings import parse_settings
 
 LEFT, RIGHT = "hunter", "zwei"
@@ -81,7 +81,7 @@ def test_a_variable_that_is_not_set_is_named() -> None:
 )
 def test_a_url_that_cannot_be_used_is_refused_without_showing_any_of_it(url: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings) as error:
-        _ = Place(url=url, run_dir=tmp_path).backend
+        _ = DatabaseUrl(url=url, run_dir=tmp_path).backend
     assert error.value.hint
     assert error.value.__cause__ is None
     for word in (LEFT, RIGHT):
@@ -89,7 +89,7 @@ def test_a_url_that_cannot_be_used_is_refused_without_showing_any_of_it(url: str
 
 
 def test_a_password_may_hold_an_at_sign_when_it_is_escaped(tmp_path: Path) -> None:
-    backend = Place(url=f"postgresql://me:{LEFT}%40{RIGHT}@host/db", run_dir=tmp_path).backend
+    backend = DatabaseUrl(url=f"postgresql://me:{LEFT}%40{RIGHT}@host/db", run_dir=tmp_path).backend
     assert backend.shown == "postgresql://host/db"
 
 

@@ -47,7 +47,7 @@ def backup(
 
     run = RunDirectory.open(run_dir)
     made = back_up(run, output)
-    manifest = run.place.path
+    manifest = run.database.path
     render.echo(f"{made}   {render.size(made.stat().st_size)}")
     render.say(
         f"to put it back: stop the workers, move {typed(manifest)} away (and its -journal, if there is one), "

@@ -25,7 +25,7 @@ def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:
     Raises PlanConflict when it is gone although artifacts exist.
     """
     artifacts_exist = any(True for _ in ArtifactStore(run.artifacts).names())
-    return create_manifest(run.place, plan, artifacts_exist=artifacts_exist)
+    return create_manifest(run.database, plan, artifacts_exist=artifacts_exist)
 
 
 @contextmanager

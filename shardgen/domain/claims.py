@@ -13,7 +13,7 @@ from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
 GENERATION = 1_000_000
 """Fences of one generation: a requeue starts the next, above every fence granted before it."""
 
-Slice = tuple[ShardIndex, SliceIndex]
+SliceId = tuple[ShardIndex, SliceIndex]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Claim:
     written_at: float = 0.0
 
     @property
-    def place(self) -> Slice:
+    def slice_id(self) -> SliceId:
         """The slice that is claimed."""
         return self.shard, self.slice
 
@@ -80,6 +80,6 @@ def winning_order(fence: int, worker: str, random: str) -> tuple[int, str, str]:
     return -fence, worker, random
 
 
-def picking_order(worker: str, place: Slice) -> bytes:
+def picking_order(worker: str, slice_id: SliceId) -> bytes:
     """Sorts slices for one worker: each has an order of its own, so that few meet on one slice."""
-    return hashlib.sha256(f"{worker}/{place[0]}/{place[1]}".encode()).digest()
+    return hashlib.sha256(f"{worker}/{slice_id[0]}/{slice_id[1]}".encode()).digest()

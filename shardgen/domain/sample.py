@@ -99,4 +99,4 @@ def output_format(output: Output, kind: ImageKind) -> ImageFormat:
 def spread_samples(sample_count: int, wanted: int) -> list[SampleIndex]:
     """At most `wanted` samples, evenly spread over the plan, ascending."""
     count = min(sample_count, wanted)
-    return [SampleIndex((2 * place + 1) * sample_count // (2 * count)) for place in range(count)]
+    return [SampleIndex((2 * number + 1) * sample_count // (2 * count)) for number in range(count)]

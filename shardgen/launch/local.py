@@ -103,7 +103,7 @@ class _Quiet:
 
 @dataclass(slots=True)
 class _Seat:
-    """One worker's place: its process, or when to start the next one, which gets the same share."""
+    """One worker's seat: its process, or when to start the next one, which gets the same share."""
 
     number: int
     share: Share

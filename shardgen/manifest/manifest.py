@@ -10,7 +10,7 @@ from typing import Self
 
 from sqlalchemy import Connection, select, update
 
-from shardgen.domain.claims import Claim, Slice
+from shardgen.domain.claims import Claim, SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.overview import Overview
@@ -31,9 +31,9 @@ from shardgen.manifest import (
 )
 from shardgen.manifest.backend import Access, Body, Damage, Happened, Result
 from shardgen.manifest.consistency import Audit, Contradiction
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Holder, LeaseRequest, NoLease
 from shardgen.manifest.overview import read_overview
-from shardgen.manifest.place import Place
 from shardgen.manifest.slices import from_seconds
 from shardgen.manifest.tables import REBUILD, RUN
 
@@ -43,13 +43,13 @@ Clock = Callable[[], datetime]
 Marks = dict[Fence, list[BatchIndex]]
 
 
-def create_manifest(place: Place, plan: Plan, *, artifacts_exist: bool = False) -> bool:
+def create_manifest(url: DatabaseUrl, plan: Plan, *, artifacts_exist: bool = False) -> bool:
     """Create or upgrade the manifest of a plan; twice is harmless. Returns whether it was new.
 
     Raises PlanConflict when it would be new although artifacts of an earlier one exist: a lost manifest must
     not look like a fresh start.
     """
-    database = place.backend.open(Access.CREATE)
+    database = url.backend.open(Access.CREATE)
 
     def create(connection: Connection) -> bool:
         database.hold_for_upgrade(connection)
@@ -63,9 +63,9 @@ def create_manifest(place: Place, plan: Plan, *, artifacts_exist: bool = False) 
         database.close()
 
 
-def read_stored_plan(place: Place) -> str:
+def read_stored_plan(url: DatabaseUrl) -> str:
     """The plan's canonical JSON as the manifest keeps it: for a machine that has only `shardgen.toml`."""
-    database = place.backend.open(Access.READ)
+    database = url.backend.open(Access.READ)
 
     def read(connection: Connection) -> str:
         schema.check_revision(connection, where=database.shown)
@@ -84,12 +84,12 @@ class Manifest:
     """
 
     def __init__(
-        self, place: Place, plan: Plan, *, read_only: bool = False, clock: Clock | None = None
+        self, url: DatabaseUrl, plan: Plan, *, read_only: bool = False, clock: Clock | None = None
     ) -> None:
         self._plan = plan
         self._layout = plan.layout
         self._clock = clock
-        self._database = place.backend.open(Access.READ if read_only else Access.WRITE)
+        self._database = url.backend.open(Access.READ if read_only else Access.WRITE)
         try:
             self._read(self._check)
         except BaseException:
@@ -346,11 +346,11 @@ class Manifest:
         """From now on these batches' receipts name a published artifact."""
         self._write(lambda connection: shared.note_published(connection, batches, ref))
 
-    def fence_here(self, place: Slice) -> Fence:
+    def fence_here(self, slice_id: SliceId) -> Fence:
         """The highest fence that this machine has granted of a slice; 0 for none."""
-        return self._read(lambda connection: shared.fence_here(connection, place))
+        return self._read(lambda connection: shared.fence_here(connection, slice_id))
 
-    def unavailable(self) -> dict[Slice, str]:
+    def unavailable(self) -> dict[SliceId, str]:
         """The slices that are leased (and renewed), done or blocked on this machine, with that state."""
         return self._read(lambda connection: shared.unavailable(connection, self._now(connection)))
 

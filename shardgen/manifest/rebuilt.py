@@ -15,13 +15,13 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance, Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.manifest import schema
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.receipts import insert_receipts, provenance_id
 from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SHARD, SLICE
 
 
 def rebuild_manifest(
-    place: Place,
+    url: DatabaseUrl,
     plan: Plan,
     receipts: Iterable[Receipt],
     *,
@@ -33,7 +33,7 @@ def rebuild_manifest(
     `highest_fence` is asked once the receipts have run out: every grant of the new manifest is above it.
     Raises ManifestMismatch when a manifest is there, ManifestBusy while another rebuild is at work.
     """
-    backend = place.backend
+    backend = url.backend
     backend.refuse_existing()
     backend.build(
         lambda connection: schema.create(connection, plan),

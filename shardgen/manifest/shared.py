@@ -12,7 +12,7 @@ from itertools import groupby
 
 from sqlalchemy import Connection, and_, insert, not_, or_, select, update
 
-from shardgen.domain.claims import Slice
+from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
@@ -130,13 +130,13 @@ def note_published(connection: Connection, batches: Iterable[BatchIndex], ref: A
     connection.execute(update(RECEIPT).where(RECEIPT.c.batch.in_(list(batches))).values(values))
 
 
-def fence_here(connection: Connection, place: Slice) -> Fence:
+def fence_here(connection: Connection, slice_id: SliceId) -> Fence:
     """The highest fence that this machine has granted of a slice; 0 for none."""
-    query = select(SLICE.c.fence).where(SLICE.c.shard == place[0], SLICE.c.slice == place[1])
+    query = select(SLICE.c.fence).where(SLICE.c.shard == slice_id[0], SLICE.c.slice == slice_id[1])
     return Fence(connection.execute(query).scalar_one_or_none() or 0)
 
 
-def unavailable(connection: Connection, now: datetime) -> dict[Slice, str]:
+def unavailable(connection: Connection, now: datetime) -> dict[SliceId, str]:
     """The slices that this machine's workers need not, or may not, claim: their state.
 
     One that is leased to nobody who renews it is free: whoever claims it takes it over.

@@ -31,7 +31,7 @@ def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = Non
         raise _in_the_way(target)
     if not target.parent.is_dir():
         raise InputMissing(f"{target.parent}: is not a folder", hint=f"mkdir -p {target.parent}")
-    backend = run.place.backend
+    backend = run.database.backend
     try:
         with staged_beside(target, files=files) as (descriptor, staged):
             backend.copy_to(staged)

@@ -153,7 +153,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
         if is_on_drive(run_dir):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
         folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
-        backend, artifacts = run.place.backend, run.artifacts
+        backend, artifacts = run.database.backend, run.artifacts
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
@@ -179,7 +179,7 @@ def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> 
             yield from _photographs(*folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
-        if run.is_shared_folder and not run.place.backend.is_there():
+        if run.is_shared_folder and not run.database.backend.is_there():
             return
         with run.manifest(found.plan, read_only=True) as manifest:
             yield from _records(manifest)

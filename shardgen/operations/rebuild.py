@@ -60,13 +60,13 @@ def rebuild(
             hint="put it back from a copy; or, with the same photographs: shardgen plan RUN_DIR",
         )
     run.check_settings(plan)
-    run.place.backend.refuse_existing()
+    run.database.backend.refuse_existing()
     if run.index is not None:  # what others have published is read again, too
         (run.index / SEGMENTS_NAME).unlink(missing_ok=True)
     store = ArtifactStore(run.artifacts)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     rebuild_manifest(
-        run.place, plan, search.receipts(), highest_fence=lambda: search.highest_fence, on_step=on_step
+        run.database, plan, search.receipts(), highest_fence=lambda: search.highest_fence, on_step=on_step
     )
     identity = store.identity()
     if identity is not None:  # a folder that may only be read can be rebuilt from, too

@@ -60,7 +60,7 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
         )
     store = ArtifactStore(run.artifacts)
     with ExitStack() as stack:
-        backend = run.place.backend
+        backend = run.database.backend
         still_alone: StillAlone | None = None
         if remove and backend.is_there():
             # A manifest rebuilt between our look and the removal could name what we remove.

@@ -43,7 +43,7 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
     if run.is_shared_folder:
         with opened_records(run, plan) as recorded:
             found = verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
-        if not run.place.backend.is_there():  # this machine has not worked on it
+        if not run.database.backend.is_there():  # this machine has not worked on it
             return found
         with run.manifest(plan, read_only=True) as manifest:
             return _with_manifest(manifest, lambda: found)
@@ -83,7 +83,7 @@ def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
     """
     plan = run.plan()
     mended = 0
-    if not run.is_shared_folder or run.place.backend.is_there():
+    if not run.is_shared_folder or run.database.backend.is_there():
         with run.manifest(plan) as manifest:
             mended = manifest.mend()
     if run.is_shared_folder:

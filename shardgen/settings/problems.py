@@ -91,8 +91,8 @@ def _subject(location: Sequence[int | str]) -> str:
     if not rest:
         return f"[{table}]"
     key, *index = rest
-    place = f" ({_INDEXES[index[0]]} number)" if index and isinstance(index[0], int) else ""
-    return f"[{table}] {key}{place}"
+    item = f" ({_INDEXES[index[0]]} number)" if index and isinstance(index[0], int) else ""
+    return f"[{table}] {key}{item}"
 
 
 def _message(detail: ErrorDetails) -> str:

@@ -10,8 +10,8 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.base import NetworkChoice
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
+from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
-from shardgen.manifest.place import SHARED_FOLDER, Place
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.settings.plan_file import FILE_NAME, parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
@@ -41,9 +41,9 @@ class RunDirectory:
         return cls(path=path, settings=read_settings(path))
 
     @property
-    def place(self) -> Place:
+    def database(self) -> DatabaseUrl:
         """Where the manifest is."""
-        return Place(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
+        return DatabaseUrl(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
 
     @property
     def is_shared_folder(self) -> bool:
@@ -88,7 +88,7 @@ class RunDirectory:
                 cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
             )
             return
-        backend = self.place.backend
+        backend = self.database.backend
         if isinstance(backend, SqliteFile):
             other = "correct [manifest] url in shardgen.toml"
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
@@ -140,10 +140,10 @@ class RunDirectory:
         """
         plan = read_plan(self.path)
         if plan is None:
-            backend = self.place.backend
+            backend = self.database.backend
             if not backend.is_there():
                 raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
-            plan = parse_plan(read_stored_plan(self.place), where=f"{backend.shown}: its plan")
+            plan = parse_plan(read_stored_plan(self.database), where=f"{backend.shown}: its plan")
         self.check_settings(plan)
         return plan
 
@@ -162,7 +162,7 @@ class RunDirectory:
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
-        return Manifest(self.place, plan, read_only=read_only)
+        return Manifest(self.database, plan, read_only=read_only)
 
 
 def _with_home(setting: str, *, where: str) -> Path:

@@ -17,6 +17,6 @@ def cache_folder() -> Path:
 
 
 def index_folder(run_dir: Path, fingerprint: str) -> Path:
-    """This machine's own folder for a run in a shared folder: one for each plan and each place of it."""
-    place = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()
-    return cache_folder() / "shared" / f"{fingerprint[:16]}-{place[:8]}"
+    """This machine's own folder for a run in a shared folder: one for each plan and each path of it."""
+    path_digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()
+    return cache_folder() / "shared" / f"{fingerprint[:16]}-{path_digest[:8]}"

@@ -109,18 +109,18 @@ class BatchMaker:
         images = self._black(len(composed.samples))
         results: list[DepthMap | SampleError] = []
         alive = []
-        for place, sample in enumerate(composed.samples):
+        for position, sample in enumerate(composed.samples):
             if isinstance(sample, SampleError):
                 results.append(sample)
             else:
-                images[place] = sample.network_input
+                images[position] = sample.network_input
                 results.append(DepthNotFinite("the network gave nothing"))
-                alive.append(place)
+                alive.append(position)
         if alive:
             found = self._bisect(images, alive)
             self._blame_no_sample(list(found.values()))
-            for place, result in found.items():
-                results[place] = result
+            for position, result in found.items():
+                results[position] = result
         self._passed(BatchStep.ESTIMATED)
         return Estimated(composed=composed, depths=results, provenance=self.provenance())
 
@@ -152,10 +152,10 @@ class BatchMaker:
             return error
         layout, micro_batch = self.stages.plan.layout, self.stages.estimator.micro_batch
         samples = layout.batch_samples(layout.batch_of_sample(sample))
-        start, place = divmod(sample - samples.start, micro_batch)
+        start, position = divmod(sample - samples.start, micro_batch)
         images = self._black(min(micro_batch, len(samples) - start * micro_batch))
-        images[place] = composed.network_input
-        return self._encode(composed, self._bisect(images, [place])[place])
+        images[position] = composed.network_input
+        return self._encode(composed, self._bisect(images, [position])[position])
 
     def refuse_if_network_is_broken(self, made: Sequence[Made]) -> None:
         """Raise SliceFailed when the network raised for every sample that got to it."""
@@ -201,10 +201,10 @@ class BatchMaker:
             half = len(places) // 2
             return self._bisect(images, places[:half]) | self._bisect(images, places[half:])
         return {
-            place: DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
-            if depth.non_finite[place]
-            else depth.relative[place]
-            for place in places
+            position: DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
+            if depth.non_finite[position]
+            else depth.relative[position]
+            for position in places
         }
 
     def _blame_no_sample(self, found: Sequence[object]) -> None:

@@ -120,7 +120,7 @@ class Chaos:
     def _make_backdoor(self) -> Backdoor:
         if self._options.manifest.startswith("postgresql"):
             return PostgresBackdoor(self._options.manifest, self._options.server)
-        return SqliteBackdoor(self._run.place.path)
+        return SqliteBackdoor(self._run.database.path)
 
     def _say(self, line: str) -> None:
         if self._options.verbose:
@@ -273,7 +273,7 @@ class Chaos:
             return
         try:
             found = report(self._run)
-            faults = counter_faults(self._run.place, self._plan)
+            faults = counter_faults(self._run.database, self._plan)
         except ShardgenError as error:
             if self._operator.has_manifest.is_set() and not isinstance(error, ManifestBusy):
                 self.figures.violations.append(f"a look failed: {error!r}")
@@ -327,7 +327,7 @@ class Chaos:
 
     def _judge(self) -> None:
         figures, path = self.figures, self._run.path / "dataset.zip"
-        figures.violations += counter_faults(self._run.place, self._plan)
+        figures.violations += counter_faults(self._run.database, self._plan)
         overview = report(self._run).overview
         figures.stored, figures.dead = overview.stored, overview.dead
         with self._run.manifest(self._plan, read_only=True) as manifest:

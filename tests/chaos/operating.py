@@ -90,7 +90,7 @@ class Operator:
 
     def damage(self, source: random.Random) -> None:
         """Flip a bit of a recorded artifact, cut it short or remove it; then let `verify` find that."""
-        with Manifest(self.run.place, self.plan, read_only=True) as manifest:
+        with Manifest(self.run.database, self.plan, read_only=True) as manifest:
             names = [receipt.artifact.name for receipt in manifest.receipts()]
         for name in source.sample(names, min(len(names), source.randint(1, 3))):
             path = self.run.artifacts / name
@@ -205,7 +205,7 @@ class Operator:
 def batches_to_requeue(run: RunDirectory, plan: Plan, source: random.Random, share: float) -> list[int]:
     """Recorded batches of finished slices: of a share of these, or a few batches when it is 0."""
     try:
-        with Manifest(run.place, plan, read_only=True) as manifest:
+        with Manifest(run.database, plan, read_only=True) as manifest:
             slices: dict[tuple[int, int], list[int]] = {}
             for receipt in manifest.receipts():
                 slices.setdefault((receipt.shard, receipt.slice), []).append(receipt.record.batch)

@@ -24,9 +24,9 @@ from shardgen.domain.receipt import (
     Receipt,
 )
 from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from tests.plans import make_plan
 from tests.postgres import new_schema
 
@@ -68,30 +68,30 @@ BACKENDS = ("sqlite", "postgresql", "folder")
 
 
 @contextmanager
-def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[Place]:
+def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[DatabaseUrl]:
     """A place for one manifest; in memory where that is to be had, since no test here is about fsync."""
     if backend == "postgresql":
         with new_schema(servers()) as url:
-            yield Place(url=url, run_dir=folder)
+            yield DatabaseUrl(url=url, run_dir=folder)
         return
     memory = Path("/dev/shm")  # noqa: S108
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else folder) as name:
         if backend == "folder":  # what it promises among the workers of one machine, by that machine's index
-            yield Place(url="folder:", run_dir=Path(name), index=Path(name) / "index")
+            yield DatabaseUrl(url="folder:", run_dir=Path(name), index=Path(name) / "index")
             return
-        yield Place(url="sqlite:///manifest.sqlite", run_dir=Path(name))
+        yield DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=Path(name))
 
 
 @pytest.fixture(params=BACKENDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[DatabaseUrl]:
     with new_place(request.param, tmp_path, postgres_servers) as made:
         yield made
 
 
 @pytest.fixture
-def manifest(place: Place, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
-    assert create_manifest(place, plan)
-    with Manifest(place, plan, clock=clock) as opened:
+def manifest(database: DatabaseUrl, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
+    assert create_manifest(database, plan)
+    with Manifest(database, plan, clock=clock) as opened:
         yield opened
 
 

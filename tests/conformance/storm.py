@@ -26,8 +26,8 @@ from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.errors import LeaseLost, ManifestBusy, ShardgenError
 from shardgen.manifest import leases
 from shardgen.manifest.backend import Access
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.place import Place
 from tests.broken import take_the_fence_away
 from tests.conformance.conftest import receipt_for
 from tests.plans import make_plan
@@ -91,21 +91,21 @@ class Change(NamedTuple):
     fence_before: int
 
 
-def keep_a_diary(place: Place) -> None:
+def keep_a_diary(url: DatabaseUrl) -> None:
     """Let the database note every change of a slice's row."""
-    with contextlib.closing(place.backend.open(Access.WRITE)) as database:
+    with contextlib.closing(url.backend.open(Access.WRITE)) as database:
         for statement in _DIARIES[database.engine.dialect.name]:
             database.transact(partial(Connection.exec_driver_sql, statement=statement))
 
 
-def read_diary(place: Place) -> list[Change]:
+def read_diary(url: DatabaseUrl) -> list[Change]:
     """In the order of commits, slice by slice."""
-    return [Change(*row) for row in select_all(place, f"SELECT {_COLUMNS} FROM diary ORDER BY number")]
+    return [Change(*row) for row in select_all(url, f"SELECT {_COLUMNS} FROM diary ORDER BY number")]
 
 
-def select_all(place: Place, query: str) -> list[tuple[Any, ...]]:
+def select_all(url: DatabaseUrl, query: str) -> list[tuple[Any, ...]]:
     """What is committed."""
-    with contextlib.closing(place.backend.open(Access.READ)) as database:
+    with contextlib.closing(url.backend.open(Access.READ)) as database:
         return database.transact(lambda connection: [tuple(row) for row in connection.execute(text(query))])
 
 
@@ -126,19 +126,19 @@ def contradictions(changes: list[Change], told: list[Told]) -> list[str]:
     """
     found = []
     granted = Counter((one.shard, one.slice, one.fence) for one in told if one.event == "granted")
-    found += [f"{place} was granted {count} times" for place, count in granted.items() if count > 1]
+    found += [f"{slice_id} was granted {count} times" for slice_id, count in granted.items() if count > 1]
     holder = {(one.shard, one.slice, one.fence): one.worker for one in told if one.event == "granted"}
     fences: dict[tuple[int, int], int] = {}
     recorded = Counter[tuple[int, int, int]]()
     for change in changes:
-        place = (change.shard, change.slice)
-        key = (*place, change.fence)
-        if change.fence != fences.get(place, change.fence_before):
-            if change.fence != fences.get(place, 0) + 1:
-                found.append(f"{place} went from fence {fences.get(place)} to {change.fence}")
+        slice_id = (change.shard, change.slice)
+        key = (*slice_id, change.fence)
+        if change.fence != fences.get(slice_id, change.fence_before):
+            if change.fence != fences.get(slice_id, 0) + 1:
+                found.append(f"{slice_id} went from fence {fences.get(slice_id)} to {change.fence}")
             if holder.get(key) != change.worker:
                 found.append(f"{key} was granted to {change.worker}, but {holder.get(key)} was told so")
-        fences[place] = change.fence
+        fences[slice_id] = change.fence
         if change.state == "leased" and holder.get(key) != change.worker:
             found.append(f"{key} is held by {change.worker}, but {holder.get(key)} was told so")
         recorded[key] += change.left_before - change.batches_left
@@ -149,7 +149,7 @@ def contradictions(changes: list[Change], told: list[Told]) -> list[str]:
         if recorded[key] != said[key]
     ]
     never = set(granted) - {(one.shard, one.slice, one.fence) for one in changes}
-    found += [f"{place} was granted, the database does not know it" for place in sorted(never)]
+    found += [f"{slice_id} was granted, the database does not know it" for slice_id in sorted(never)]
     return found
 
 
@@ -157,7 +157,7 @@ def contradictions(changes: list[Change], told: list[Told]) -> list[str]:
 class Storm:
     """One process's part: how long it takes leases, and where it writes down what it was told."""
 
-    place: Place
+    database: DatabaseUrl
     name: str
     told: Path
     leases: int = 0
@@ -171,7 +171,7 @@ def take_part(storm: Storm) -> None:
     break_on_purpose(storm.broken)
     source = random.Random(storm.name)  # noqa: S311
     kept: list[Lease] = []
-    with Manifest(storm.place, PLAN) as manifest, _teller(storm) as tell:
+    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
         for number in itertools.count():
             if number >= storm.leases if storm.end is None else storm.end.exists():
                 return
@@ -211,7 +211,7 @@ def _record(manifest: Manifest, lease: Lease, tell: _Tell) -> None:
 def be_a_zombie(storm: Storm, leased: Event, taken_over: Event) -> None:
     """Lease; when the slice was taken over, try to record in it all the same."""
     break_on_purpose(storm.broken)
-    with Manifest(storm.place, PLAN) as manifest, _teller(storm) as tell:
+    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
         lease = manifest.lease(WorkerId(storm.name), PATIENT)
         assert isinstance(lease, Lease)
         tell("granted", lease)
@@ -236,7 +236,7 @@ def meet_between_reading_and_writing(storm: Storm, barrier: Barrier) -> None:
         return real(*arguments, **options)  # type: ignore[arg-type]
 
     leases._grant = grant
-    with Manifest(storm.place, PLAN) as manifest, _teller(storm) as tell:
+    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
         try:
             lease = manifest.lease(WorkerId(storm.name), PATIENT)
         except ShardgenError as error:

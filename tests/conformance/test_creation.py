@@ -19,41 +19,41 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch, PlanConflict
 from shardgen.manifest import schema
 from shardgen.manifest.backend import Access, Body, Result
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
-from shardgen.manifest.place import Place
 from shardgen.manifest.tables import METADATA
 from tests.plans import make_plan
 
 
-def in_database(place: Place, body: Body[Result]) -> Result:
+def in_database(database: DatabaseUrl, body: Body[Result]) -> Result:
     """Behind the manifest's back."""
-    database = place.backend.open(Access.CREATE)
+    opened = database.backend.open(Access.CREATE)
     try:
-        return database.transact(body)
+        return opened.transact(body)
     finally:
-        database.close()
+        opened.close()
 
 
-def test_the_tables_are_those_that_the_migrations_make(place: Place, manifest: Manifest) -> None:
+def test_the_tables_are_those_that_the_migrations_make(database: DatabaseUrl, manifest: Manifest) -> None:
     def compare(connection: Connection) -> list[object]:
         context = MigrationContext.configure(connection)
         return [entry for entry in compare_metadata(context, METADATA) if "column" in str(entry[0])]
 
-    assert in_database(place, compare) == []
+    assert in_database(database, compare) == []
 
 
-def test_planning_twice_is_harmless_and_another_plan_is_refused(place: Place, plan: Plan) -> None:
-    assert create_manifest(place, plan)
-    assert not create_manifest(place, plan)
+def test_planning_twice_is_harmless_and_another_plan_is_refused(database: DatabaseUrl, plan: Plan) -> None:
+    assert create_manifest(database, plan)
+    assert not create_manifest(database, plan)
     other = make_plan(backgrounds=4)
     with pytest.raises(PlanConflict):
-        create_manifest(place, other)
+        create_manifest(database, other)
     with pytest.raises(PlanConflict):
-        Manifest(place, other)
-    assert read_stored_plan(place) == plan.canonical_json.decode()
+        Manifest(database, other)
+    assert read_stored_plan(database) == plan.canonical_json.decode()
 
 
-def _create(place: Place, plan: Plan, barrier: Barrier) -> None:
+def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier) -> None:
     real = schema._upgrade
 
     def upgrade_together(connection: Connection) -> None:
@@ -62,14 +62,14 @@ def _create(place: Place, plan: Plan, barrier: Barrier) -> None:
         real(connection)
 
     schema._upgrade = upgrade_together
-    create_manifest(place, plan)
+    create_manifest(database, plan)
 
 
-def _create_four_times_at_once(place: Place, plan: Plan) -> None:
+def _create_four_times_at_once(database: DatabaseUrl, plan: Plan) -> None:
     context = multiprocessing.get_context("spawn")
     # Were they not kept apart they would meet here; kept apart the first waits in vain, for a while.
     barrier = context.Barrier(2, timeout=3)
-    processes = [context.Process(target=_create, args=(place, plan, barrier)) for _ in range(4)]
+    processes = [context.Process(target=_create, args=(database, plan, barrier)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -78,43 +78,45 @@ def _create_four_times_at_once(place: Place, plan: Plan) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_that_create_it_at_once_create_it_once(place: Place, plan: Plan) -> None:
-    _create_four_times_at_once(place, plan)
-    with Manifest(place, plan, read_only=True) as manifest:
+def test_four_processes_that_create_it_at_once_create_it_once(database: DatabaseUrl, plan: Plan) -> None:
+    _create_four_times_at_once(database, plan)
+    with Manifest(database, plan, read_only=True) as manifest:
         assert len(manifest.overview().shards) == 3
 
 
-def test_a_failed_creation_leaves_nothing(place: Place, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_creation_leaves_nothing(
+    database: DatabaseUrl, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError("no")
 
     monkeypatch.setattr(schema, "_insert_plan", fail)
     with pytest.raises(OSError, match="no"):
-        create_manifest(place, plan)
-    assert in_database(place, lambda connection: inspect(connection).get_table_names()) == []
+        create_manifest(database, plan)
+    assert in_database(database, lambda connection: inspect(connection).get_table_names()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 4])
 def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
-    place: Place, plan: Plan, monkeypatch: pytest.MonkeyPatch, processes: int
+    database: DatabaseUrl, plan: Plan, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("alembic.command.upgrade", partial(_upgrade_to, "0001"))
-        assert create_manifest(place, plan)
+        assert create_manifest(database, plan)
 
     def lease_one(connection: Connection) -> None:
         connection.execute(text("UPDATE shard SET next_slice = 1, slices_leased = 1 WHERE shard = 0"))
         connection.execute(text("INSERT INTO slice VALUES (0, 0, 'leased', 7, 3, 1, 'w', 1.0, NULL)"))
 
-    in_database(place, lease_one)
+    in_database(database, lease_one)
     with pytest.raises(ManifestMismatch, match="revision 0001"):
-        Manifest(place, plan)
+        Manifest(database, plan)
     if processes == 1:
-        assert not create_manifest(place, plan)
+        assert not create_manifest(database, plan)
     else:
-        _create_four_times_at_once(place, plan)
-    with Manifest(place, plan) as manifest:
+        _create_four_times_at_once(database, plan)
+    with Manifest(database, plan) as manifest:
         assert manifest.overview().shards[0].slices.leased == 1
         lease = Lease(
             shard=ShardIndex(0),
@@ -133,11 +135,11 @@ def _upgrade_to(revision: str, config: Config, _revision: str) -> None:
     upgrade(config, revision)
 
 
-def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(place: Place) -> None:
+def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(database: DatabaseUrl) -> None:
     huge = make_plan(backgrounds=500, foregrounds=200, grid=(100, 100))
     assert huge.samples == 1_000_000_000
-    create_manifest(place, huge)
-    with Manifest(place, huge) as manifest:
+    create_manifest(database, huge)
+    with Manifest(database, huge) as manifest:
         assert len(manifest.overview().shards) == 10_000
 
     def rows(connection: Connection) -> int:
@@ -145,4 +147,4 @@ def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(place: Place
         counts = [connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names]  # noqa: S608
         return int(sum(counts))
 
-    assert in_database(place, rows) == 10_000 + 2
+    assert in_database(database, rows) == 10_000 + 2

@@ -12,8 +12,8 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.domain.plan import Plan
 from shardgen.errors import PlanConflict
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.place import Place
 
 CONTEXT = multiprocessing.get_context("spawn")
 PROCESSES = 4
@@ -28,10 +28,12 @@ def test_the_first_folder_stays_the_runs(manifest: Manifest) -> None:
     assert manifest.artifact_folder() == "b" * 32
 
 
-def claim(place: Place, plan: Plan, root: Path, start: Barrier, answers: Queue[tuple[str, str]]) -> None:
+def claim(
+    database: DatabaseUrl, plan: Plan, root: Path, start: Barrier, answers: Queue[tuple[str, str]]
+) -> None:
     """In a process of its own, as on a machine of its own: whether it may work, and where."""
     store = ArtifactStore(root)
-    with Manifest(place, plan) as manifest:
+    with Manifest(database, plan) as manifest:
         start.wait(60)
         try:
             claim_folder(store, manifest)
@@ -41,9 +43,9 @@ def claim(place: Place, plan: Plan, root: Path, start: Barrier, answers: Queue[t
             answers.put(("works", root.name))
 
 
-def claimed_at_once(place: Place, plan: Plan, roots: list[Path]) -> list[tuple[str, str]]:
+def claimed_at_once(database: DatabaseUrl, plan: Plan, roots: list[Path]) -> list[tuple[str, str]]:
     start, answers = CONTEXT.Barrier(len(roots)), CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=claim, args=(place, plan, root, start, answers)) for root in roots]
+    processes = [CONTEXT.Process(target=claim, args=(database, plan, root, start, answers)) for root in roots]
     for process in processes:
         process.start()
     found = [answers.get(timeout=60) for _ in processes]
@@ -54,9 +56,9 @@ def claimed_at_once(place: Place, plan: Plan, roots: list[Path]) -> list[tuple[s
 
 @pytest.mark.slow
 def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
-    manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
+    manifest: Manifest, database: DatabaseUrl, plan: Plan, tmp_path: Path
 ) -> None:
-    found = claimed_at_once(place, plan, [tmp_path / f"machine-{number}" for number in range(PROCESSES)])
+    found = claimed_at_once(database, plan, [tmp_path / f"machine-{number}" for number in range(PROCESSES)])
     assert [answer for answer, _ in found] == ["refused"] * (PROCESSES - 1) + ["works"]
     assert "[artifacts] url" in found[0][1]
     assert manifest.artifact_folder() == ArtifactStore(tmp_path / found[-1][1]).identity()
@@ -64,9 +66,9 @@ def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
 
 @pytest.mark.slow
 def test_machines_that_start_at_once_with_one_folder_all_work(
-    manifest: Manifest, place: Place, plan: Plan, tmp_path: Path
+    manifest: Manifest, database: DatabaseUrl, plan: Plan, tmp_path: Path
 ) -> None:
-    found = claimed_at_once(place, plan, [tmp_path / "shared"] * PROCESSES)
+    found = claimed_at_once(database, plan, [tmp_path / "shared"] * PROCESSES)
     assert found == [("works", "shared")] * PROCESSES
     assert manifest.artifact_folder() == ArtifactStore(tmp_path / "shared").identity()
 

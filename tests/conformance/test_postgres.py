@@ -25,9 +25,9 @@ from shardgen.errors import (
     ShardgenError,
 )
 from shardgen.manifest import lookups, postgres
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.manifest.tables import RECEIPT
 from tests.conformance.conftest import POLICY, MovableClock, Servers, identity, new_place, receipt_for
 from tests.conformance.proxy import Cut, Proxy
@@ -59,17 +59,17 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def own_place(server: Server, tmp_path: Path) -> Iterator[Place]:
+def own_place(server: Server, tmp_path: Path) -> Iterator[DatabaseUrl]:
     with new_schema(server.loopback_url) as url:
-        yield Place(url=url, run_dir=tmp_path)
+        yield DatabaseUrl(url=url, run_dir=tmp_path)
 
 
-def _contents(place: Place) -> list[Any]:
-    found = [select_all(place, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]  # noqa: S608
+def _contents(database: DatabaseUrl) -> list[Any]:
+    found = [select_all(database, f"SELECT * FROM {table} ORDER BY 1, 2") for table in TABLES]  # noqa: S608
     # Numbers of rolled back inserts are lost, so that provenances are compared without theirs.
     return [
         *found,
-        select_all(place, "SELECT device_model, micro_batch, batches FROM provenance ORDER BY 1, 2"),
+        select_all(database, "SELECT device_model, micro_batch, batches FROM provenance ORDER BY 1, 2"),
     ]
 
 
@@ -147,24 +147,26 @@ def _deeds() -> list[Deed]:
 DEEDS = [name for name, _ in _deeds()]
 
 
-def _live(place: Place, plan: Plan, *, before: Callable[[str], None] = lambda _name: None) -> list[list[Any]]:
-    create_manifest(place, plan)
+def _live(
+    database: DatabaseUrl, plan: Plan, *, before: Callable[[str], None] = lambda _name: None
+) -> list[list[Any]]:
+    create_manifest(database, plan)
     clock = MovableClock()
-    with Manifest(place, plan, clock=clock) as manifest:
+    with Manifest(database, plan, clock=clock) as manifest:
         history = _History(manifest, plan, clock)
         told = []
         for name, deed in _deeds():
             before(name)
             told.append((name, deed(history)))
-    return [told, _contents(place)]
+    return [told, _contents(database)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, postgres_servers: Servers) -> list[list[Any]]:
     """What everybody is told, and what the manifest holds, on SQLite, where no wire is cut."""
     plan = make_small_plan()
-    with new_place("sqlite", tmp_path_factory.mktemp("undisturbed"), postgres_servers) as place:
-        return _live(place, plan)
+    with new_place("sqlite", tmp_path_factory.mktemp("undisturbed"), postgres_servers) as database:
+        return _live(database, plan)
 
 
 def make_small_plan() -> Plan:
@@ -174,24 +176,24 @@ def make_small_plan() -> Plan:
 @pytest.mark.slow
 @pytest.mark.parametrize("cut", list(Cut))
 def test_a_wire_cut_around_any_commit_changes_nothing_of_what_follows(
-    server: Server, own_place: Place, undisturbed: list[list[Any]], cut: Cut
+    server: Server, own_place: DatabaseUrl, undisturbed: list[list[Any]], cut: Cut
 ) -> None:
     with Proxy(server.port) as proxy:
-        place = dataclasses.replace(own_place, url=_through(own_place, proxy))
+        database = dataclasses.replace(own_place, url=_through(own_place, proxy))
         create_manifest(own_place, make_small_plan())
 
         def before(_name: str) -> None:
             proxy.cut = cut
 
-        told, contents = _live(place, make_small_plan(), before=before)
+        told, contents = _live(database, make_small_plan(), before=before)
         assert told == undisturbed[0]
         assert contents == undisturbed[1]
         assert proxy.cuts == len(DEEDS)
         assert proxy.commits > 2 * len(DEEDS)
 
 
-def _through(place: Place, proxy: Proxy) -> str:
-    return make_url(place.url).set(port=proxy.port).render_as_string(hide_password=False)
+def _through(database: DatabaseUrl, proxy: Proxy) -> str:
+    return make_url(database.url).set(port=proxy.port).render_as_string(hide_password=False)
 
 
 @pytest.mark.slow
@@ -200,7 +202,7 @@ def _through(place: Place, proxy: Proxy) -> str:
 )
 def test_without_looking_a_lost_commit_up_the_same_history_goes_wrong(
     server: Server,
-    own_place: Place,
+    own_place: DatabaseUrl,
     undisturbed: list[list[Any]],
     monkeypatch: pytest.MonkeyPatch,
     question: str,
@@ -208,14 +210,14 @@ def test_without_looking_a_lost_commit_up_the_same_history_goes_wrong(
     """That the test above would notice; a proof that gave nobody up needs no looking up in this history."""
     monkeypatch.setattr(lookups, question, lambda *_: False)
     with Proxy(server.port) as proxy:
-        place = dataclasses.replace(own_place, url=_through(own_place, proxy))
+        database = dataclasses.replace(own_place, url=_through(own_place, proxy))
 
         def before(_name: str) -> None:
             proxy.cut = Cut.AFTER
 
         create_manifest(own_place, make_small_plan())
         try:
-            outcome = _live(place, make_small_plan(), before=before)
+            outcome = _live(database, make_small_plan(), before=before)
         except ShardgenError as error:
             outcome = [[error]]
         assert outcome != undisturbed
@@ -226,11 +228,11 @@ def test_without_looking_a_lost_commit_up_the_same_history_goes_wrong(
 def test_a_storm_survives_a_server_that_ends_sessions(server: Server, tmp_path: Path, trouble: str) -> None:
     """Eight processes, and a server that cuts them off in the middle of whatever they do."""
     with new_schema(server.url) as url:
-        place = Place(url=url, run_dir=tmp_path)
-        create_manifest(place, PLAN)
-        keep_a_diary(place)
+        database = DatabaseUrl(url=url, run_dir=tmp_path)
+        create_manifest(database, PLAN)
+        keep_a_diary(database)
         storms = [
-            Storm(place=place, name=f"w{n}", told=tmp_path / f"w{n}.told", end=tmp_path / "end")
+            Storm(database=database, name=f"w{n}", told=tmp_path / f"w{n}.told", end=tmp_path / "end")
             for n in range(8)
         ]
         context = multiprocessing.get_context("spawn")
@@ -238,24 +240,24 @@ def test_a_storm_survives_a_server_that_ends_sessions(server: Server, tmp_path: 
         for process in processes:
             process.start()
         for _ in range(20 if trouble == "terminated" else 3):
-            _wait_for_change(place, processes)
+            _wait_for_change(database, processes)
             _make_trouble(server, trouble)
-        _wait_for_change(place, processes)
+        _wait_for_change(database, processes)
         (tmp_path / "end").touch()
         for process in processes:
             process.join()
         assert [process.exitcode for process in processes] == [0] * len(processes)
         told = [one for storm in storms for one in read_told(storm.told)]
         assert sum(one.event == "recorded" for one in told) > 2
-        assert contradictions(read_diary(place), told) == []
-        assert counter_faults(place, PLAN) == []
+        assert contradictions(read_diary(database), told) == []
+        assert counter_faults(database, PLAN) == []
 
 
-def _wait_for_change(place: Place, processes: list[BaseProcess]) -> None:
+def _wait_for_change(database: DatabaseUrl, processes: list[BaseProcess]) -> None:
     """Until somebody has recorded a batch since now."""
     query = "SELECT count(*) FROM receipt"
-    before = select_all(place, query)
-    while select_all(place, query) == before and all(process.is_alive() for process in processes):
+    before = select_all(database, query)
+    while select_all(database, query) == before and all(process.is_alive() for process in processes):
         time.sleep(0.01)
 
 
@@ -280,7 +282,7 @@ def _terminate_one(url: URL) -> None:
 
 @pytest.mark.slow
 def test_thirty_two_workers_stay_under_a_servers_usual_hundred_connections(
-    server: Server, own_place: Place
+    server: Server, own_place: DatabaseUrl
 ) -> None:
     create_manifest(own_place, PLAN)
     manifests = [Manifest(own_place, PLAN) for _ in range(32)]
@@ -320,7 +322,7 @@ def test_thirty_two_workers_stay_under_a_servers_usual_hundred_connections(
 
 
 def test_the_servers_clock_decides_whatever_a_worker_believes(
-    own_place: Place, monkeypatch: pytest.MonkeyPatch
+    own_place: DatabaseUrl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_manifest(own_place, PLAN)
     real = time.time
@@ -334,9 +336,9 @@ def test_the_servers_clock_decides_whatever_a_worker_believes(
             assert abs(manifest.now().timestamp() - real()) < 300
 
 
-def _refusal(place: Place, kind: type[ShardgenError]) -> str:
+def _refusal(database: DatabaseUrl, kind: type[ShardgenError]) -> str:
     with pytest.raises(kind) as caught:
-        create_manifest(place, PLAN)
+        create_manifest(database, PLAN)
     assert caught.value.hint
     return str(caught.value)
 
@@ -348,8 +350,8 @@ def test_a_database_that_is_not_utf8_is_refused(server: Server, tmp_path: Path) 
             text("CREATE DATABASE old TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
         )
     engine.dispose()
-    place = Place(url=_text(server.url.set(database="old")), run_dir=tmp_path)
-    assert "SQL_ASCII" in _refusal(place, ManifestMismatch)
+    database = DatabaseUrl(url=_text(server.url.set(database="old")), run_dir=tmp_path)
+    assert "SQL_ASCII" in _refusal(database, ManifestMismatch)
 
 
 def _text(url: URL) -> str:
@@ -359,8 +361,8 @@ def _text(url: URL) -> str:
 def test_wrong_addresses_are_said_as_what_they_are(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def place(url: URL) -> Place:
-        return Place(url=_text(url), run_dir=tmp_path)
+    def place(url: URL) -> DatabaseUrl:
+        return DatabaseUrl(url=_text(url), run_dir=tmp_path)
 
     url = server.loopback_url
     assert "no such database" in _refusal(place(url.set(database="nowhere")), InputMissing)
@@ -369,7 +371,7 @@ def test_wrong_addresses_are_said_as_what_they_are(
     assert "no connection" in _refusal(place(url.set(port=9)), ManifestBusy)
 
 
-def test_another_programs_tables_are_refused(own_place: Place) -> None:
+def test_another_programs_tables_are_refused(own_place: DatabaseUrl) -> None:
     engine = create_engine(own_place.url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE songs (title text)"))
@@ -377,7 +379,7 @@ def test_another_programs_tables_are_refused(own_place: Place) -> None:
     assert "not a shardgen manifest" in _refusal(own_place, ManifestMismatch)
 
 
-def test_an_empty_database_has_no_manifest_and_one_can_be_planned_there(own_place: Place) -> None:
+def test_an_empty_database_has_no_manifest_and_one_can_be_planned_there(own_place: DatabaseUrl) -> None:
     with pytest.raises(InputMissing, match="there is no manifest"):
         Manifest(own_place, PLAN)
     assert create_manifest(own_place, PLAN)

@@ -7,8 +7,8 @@ import pytest
 
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from tests.conformance.storm import (
     PATIENT,
     PLAN,
@@ -31,13 +31,15 @@ PROCESSES, LEASES = 8, 150
 
 
 @pytest.fixture(autouse=True)
-def _diary(place: Place) -> None:
-    create_manifest(place, PLAN)
-    keep_a_diary(place)
+def _diary(database: DatabaseUrl) -> None:
+    create_manifest(database, PLAN)
+    keep_a_diary(database)
 
 
-def part(place: Place, name: str, *, leases: int = LEASES, broken: str = "") -> Storm:
-    return Storm(place=place, name=name, told=place.run_dir / f"{name}.told", leases=leases, broken=broken)
+def part(database: DatabaseUrl, name: str, *, leases: int = LEASES, broken: str = "") -> Storm:
+    return Storm(
+        database=database, name=name, told=database.run_dir / f"{name}.told", leases=leases, broken=broken
+    )
 
 
 def end(processes: list[BaseProcess]) -> None:
@@ -47,8 +49,10 @@ def end(processes: list[BaseProcess]) -> None:
 
 
 @pytest.mark.slow
-def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_twice(place: Place) -> None:
-    storms = [part(place, f"w{number}") for number in range(PROCESSES)]
+def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_twice(
+    database: DatabaseUrl,
+) -> None:
+    storms = [part(database, f"w{number}") for number in range(PROCESSES)]
     processes: list[BaseProcess] = [CONTEXT.Process(target=take_part, args=(storm,)) for storm in storms]
     for process in processes:
         process.start()
@@ -58,20 +62,22 @@ def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_t
     assert len(granted) > PROCESSES * LEASES / 2
     assert max(one.fence for one in granted) > 5  # slices did change hands
     assert sum(one.event == "recorded" for one in told) > PROCESSES * LEASES / 10
-    assert contradictions(read_diary(place), told) == []
-    assert counter_faults(place, PLAN) == []
+    assert contradictions(read_diary(database), told) == []
+    assert counter_faults(database, PLAN) == []
 
 
 @pytest.mark.parametrize("broken", ["", "unguarded"])
-def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(place: Place, broken: str) -> None:
-    with Manifest(place, PLAN) as manifest:
+def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(
+    database: DatabaseUrl, broken: str
+) -> None:
+    with Manifest(database, PLAN) as manifest:
         lease = manifest.lease(WorkerId("first"), PATIENT)
         assert isinstance(lease, Lease)
         manifest.release(lease)  # an open slice: whoever reads now finds this one
     # On SQLite, without BEGIN IMMEDIATE both get to the barrier; with it the first waits there in vain, for a
     # while. On a server the second passes over the locked row; without the lock it takes the same one.
     barrier = CONTEXT.Barrier(2, timeout=60 if broken else 1)
-    storms = [part(place, name, broken=broken) for name in ("a", "b")]
+    storms = [part(database, name, broken=broken) for name in ("a", "b")]
     processes: list[BaseProcess] = [
         CONTEXT.Process(target=meet_between_reading_and_writing, args=(storm, barrier)) for storm in storms
     ]
@@ -81,7 +87,7 @@ def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(place: 
     failures = [storm.told.with_suffix(".error").read_text() for storm in storms if _failed(storm)]
     told = [Told("granted", 0, 0, lease.fence, "first")]
     told += [one for storm in storms for one in read_told(storm.told)]
-    wrong = contradictions(read_diary(place), told)
+    wrong = contradictions(read_diary(database), told)
     if broken:
         assert failures or wrong
     else:
@@ -94,32 +100,32 @@ def _failed(storm: Storm) -> bool:
 
 
 @pytest.mark.parametrize("broken", ["", "unfenced"])
-def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(place: Place, broken: str) -> None:
-    storm = part(place, "zombie", broken=broken)
+def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(database: DatabaseUrl, broken: str) -> None:
+    storm = part(database, "zombie", broken=broken)
     leased, taken_over = CONTEXT.Event(), CONTEXT.Event()
     process = CONTEXT.Process(target=be_a_zombie, args=(storm, leased, taken_over))
     process.start()
     assert leased.wait(60)
-    with Manifest(place, PLAN) as manifest:
+    with Manifest(database, PLAN) as manifest:
         heir = manifest.lease(WorkerId("heir"), PATIENT, gone=[WorkerId("zombie")])
         assert isinstance(heir, Lease)
-        before = _dump(place)
+        before = _dump(database)
         taken_over.set()
         end([process])
     told = [*read_told(storm.told), Told("granted", heir.shard, heir.slice, heir.fence, "heir")]
-    wrong = contradictions(read_diary(place), told)
+    wrong = contradictions(read_diary(database), told)
     if broken:
         assert any("batches were recorded while it was held" in one for one in wrong)
-        assert _dump(place) != before
+        assert _dump(database) != before
     else:
         assert [one.event for one in read_told(storm.told)] == ["granted", "refused"]
         assert wrong == []
-        assert _dump(place) == before
+        assert _dump(database) == before
 
 
-def _dump(place: Place) -> list[object]:
+def _dump(database: DatabaseUrl) -> list[object]:
     tables = ("slice", "shard", "receipt", "dead_letter", "provenance", "worker")
-    return [select_all(place, f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]  # noqa: S608
+    return [select_all(database, f"SELECT * FROM {table} ORDER BY 1, 2") for table in tables]  # noqa: S608
 
 
 def test_the_check_of_this_module_finds_what_it_should() -> None:

@@ -59,7 +59,7 @@ def _settings(data: bytes, folder: Path) -> object:
     run = RunDirectory.open(folder)
     given = GivenFolders()
     for look in (
-        lambda: run.place.backend.shown,
+        lambda: run.database.backend.shown,
         lambda: run.artifacts,
         run.weights_file,
         lambda: run.foregrounds(given),

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 from tests.conformance.conftest import clock, lease, manifest, plan
 
 __all__ = ["clock", "lease", "manifest", "plan"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+def place(tmp_path: Path) -> DatabaseUrl:
+    return DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)

@@ -14,9 +14,9 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest import consistency
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.manifest.tables import METADATA, RECEIPT, SHARD
 from tests.conformance.conftest import POLICY, MovableClock, Servers, finish, new_place, receipt_for
 from tests.invariants import counter_faults
@@ -26,16 +26,16 @@ Sabotage = Callable[[Connection], None]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[DatabaseUrl]:
     with new_place(request.param, tmp_path, postgres_servers) as made:
         yield made
 
 
 @pytest.fixture
-def worked(place: Place, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
+def worked(database: DatabaseUrl, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
     """Shard 0 done, of shard 1 a slice done and one leased, with a batch done and a dead letter in it."""
-    assert create_manifest(place, plan)
-    with Manifest(place, plan, clock=clock) as manifest:
+    assert create_manifest(database, plan)
+    with Manifest(database, plan, clock=clock) as manifest:
         for _ in range(4):
             finish(manifest, plan, leased(manifest))
         lease = leased(manifest)
@@ -52,9 +52,9 @@ def leased(manifest: Manifest) -> Lease:
 
 
 @contextmanager
-def by_hand(place: Place) -> Iterator[Connection]:
+def by_hand(database: DatabaseUrl) -> Iterator[Connection]:
     """Changes that no rule of the database stops, as a tool of its own would make them."""
-    url = place.url if place.url.startswith("postgresql") else f"sqlite:///{place.path}"
+    url = database.url if database.url.startswith("postgresql") else f"sqlite:///{database.path}"
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         if engine.name == "postgresql":
@@ -120,9 +120,9 @@ SABOTAGES = {
 
 
 def test_a_manifest_that_workers_have_written_has_no_contradiction(
-    worked: Manifest, place: Place, plan: Plan
+    worked: Manifest, database: DatabaseUrl, plan: Plan
 ) -> None:
-    assert counter_faults(place, plan) == []
+    assert counter_faults(database, plan) == []
     assert worked.audit().contradictions == ()
     worked.undo_receipts([BatchIndex(0), BatchIndex(3)], mark=lambda _marks: None)
     assert worked.audit().contradictions == ()
@@ -132,13 +132,13 @@ def test_a_manifest_that_workers_have_written_has_no_contradiction(
 
 
 def test_what_contradicts_itself_is_found_put_right_and_made_to_the_end(
-    worked: Manifest, place: Place, plan: Plan, clock: MovableClock
+    worked: Manifest, database: DatabaseUrl, plan: Plan, clock: MovableClock
 ) -> None:
-    with by_hand(place) as connection:
+    with by_hand(database) as connection:
         before = {table: connection.execute(select(table)).mappings().all() for table in TABLES}
     clock.forward(3600)  # whoever held a slice has gone
     for what, sabotage in SABOTAGES.items():
-        with by_hand(place) as connection:
+        with by_hand(database) as connection:
             for table in reversed(TABLES):
                 connection.execute(delete(table))
             for table in TABLES:
@@ -153,36 +153,36 @@ def test_what_contradicts_itself_is_found_put_right_and_made_to_the_end(
         assert "verify RUN_DIR --requeue" in caught.value.hint
         assert worked.mend() >= 1
         assert worked.audit().contradictions == (), what
-        assert counter_faults(place, plan) == [], what
+        assert counter_faults(database, plan) == [], what
         while not isinstance(granted := worked.lease(WorkerId("b"), POLICY), NoLease):
             finish(worked, plan, granted)
         assert granted == NoLease(leased=0, blocked=0), what
-        assert counter_faults(place, plan) == [], what
+        assert counter_faults(database, plan) == [], what
         overview = worked.overview()
         assert overview.stored + overview.dead == plan.samples, what
         assert sum(1 for _ in worked.receipts()) == plan.layout.batch_count, what
 
 
-def test_mending_leaves_a_worker_its_slice(worked: Manifest, place: Place, plan: Plan) -> None:
+def test_mending_leaves_a_worker_its_slice(worked: Manifest, database: DatabaseUrl, plan: Plan) -> None:
     held = worked.leased_slices()
-    with by_hand(place) as connection:
+    with by_hand(database) as connection:
         connection.execute(text("DELETE FROM receipt WHERE batch = 0"))
     assert worked.mend() == 3  # a shard, a slice, a provenance
     assert worked.leased_slices() == held
     ((shard, slice_, fence, worker),) = held
     lease = Lease(shard=shard, slice=slice_, fence=fence, worker=worker, expires_at=worked.now())
     finish(worked, plan, lease)
-    assert counter_faults(place, plan) == []
+    assert counter_faults(database, plan) == []
 
 
 def test_a_worker_does_not_wait_for_a_slice_that_is_only_counted(
-    worked: Manifest, place: Place, plan: Plan, clock: MovableClock
+    worked: Manifest, database: DatabaseUrl, plan: Plan, clock: MovableClock
 ) -> None:
     clock.forward(3600)
     while not isinstance(granted := worked.lease(WorkerId("b"), POLICY), NoLease):
         finish(worked, plan, granted)
     for counter in ("slices_leased", "slices_open"):
-        with by_hand(place) as connection:
+        with by_hand(database) as connection:
             values = f"{counter} = 1, slices_done = slices_done - 1"
             connection.execute(text(f"UPDATE shard SET {values} WHERE shard = 1"))  # noqa: S608
         with pytest.raises(ManifestCorrupt, match="count"):
@@ -191,12 +191,12 @@ def test_a_worker_does_not_wait_for_a_slice_that_is_only_counted(
 
 
 def test_an_audit_is_read_in_pages_and_ends_when_its_time_is_over(
-    worked: Manifest, plan: Plan, monkeypatch: pytest.MonkeyPatch, place: Place
+    worked: Manifest, plan: Plan, monkeypatch: pytest.MonkeyPatch, database: DatabaseUrl
 ) -> None:
     assert [list(page) for page in consistency.pages(plan.layout)] == [[0, 1, 2]]
     monkeypatch.setattr(consistency, "_PAGE_BATCHES", 8)
     assert [list(page) for page in consistency.pages(plan.layout)] == [[0], [1], [2]]
-    with by_hand(place) as connection:
+    with by_hand(database) as connection:
         connection.execute(update(SHARD).values(dead=SHARD.c.dead + 1))
     assert [one.subject for one in worked.audit().contradictions] == ["shard 0", "shard 1", "shard 2"]
     cut = worked.audit(seconds=-1)

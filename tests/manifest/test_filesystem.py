@@ -8,8 +8,8 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch
 from shardgen.machine import file_systems as filesystem
 from shardgen.machine.file_systems import has_trusted_locks, refuse_untrusted
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 
 
 def test_a_manifest_on_a_network_or_fuse_file_system_is_refused(tmp_path: Path) -> None:
@@ -23,13 +23,13 @@ def test_a_manifest_on_a_network_or_fuse_file_system_is_refused(tmp_path: Path) 
 
 
 def test_a_manifest_there_can_be_read_all_the_same_but_neither_made_nor_written(
-    place: Place, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: DatabaseUrl, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create_manifest(place, plan)
+    create_manifest(database, plan)
     monkeypatch.setattr(filesystem, "mount_table", lambda: [("/", "ext4"), (str(tmp_path), "fuse.drive")])
-    with Manifest(place, plan, read_only=True) as manifest:
+    with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().stored == 0
-    for refused in (lambda: Manifest(place, plan), lambda: create_manifest(place, plan)):
+    for refused in (lambda: Manifest(database, plan), lambda: create_manifest(database, plan)):
         with pytest.raises(ManifestMismatch, match=r"fuse\.drive") as caught:
             refused()
         assert "postgresql+psycopg://" in caught.value.hint

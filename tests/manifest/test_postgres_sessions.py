@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, TextClause, event
 from shardgen.domain.steps import RebuildStep
 from shardgen.errors import ManifestBusy
 from shardgen.manifest.backend import Access
-from shardgen.manifest.place import Place
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.postgres import PostgresServer
 from tests.postgres import new_schema
 
@@ -25,7 +25,7 @@ def url(postgres_servers: Callable[[], URL]) -> Iterator[str]:
 
 @pytest.fixture
 def server(url: str, tmp_path: Path) -> PostgresServer:
-    backend = Place(url=url, run_dir=tmp_path).backend
+    backend = DatabaseUrl(url=url, run_dir=tmp_path).backend
     assert isinstance(backend, PostgresServer)
     return backend
 

@@ -18,86 +18,86 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.manifest import schema
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 
 
 def test_the_known_revision_is_the_newest_migration() -> None:
     assert ScriptDirectory(str(schema.migrations_folder())).get_current_head() == schema.REVISION
 
 
-def test_other_files_are_refused_by_what_they_are(place: Place, plan: Plan) -> None:
+def test_other_files_are_refused_by_what_they_are(database: DatabaseUrl, plan: Plan) -> None:
     def refusal() -> ShardgenError:
         with pytest.raises(ShardgenError) as caught:
-            Manifest(place, plan)
+            Manifest(database, plan)
         assert caught.value.hint
         return caught.value
 
     assert isinstance(refusal(), InputMissing)
-    place.path.write_text("<html>not a database, but long enough to be read as one</html>" * 40)
+    database.path.write_text("<html>not a database, but long enough to be read as one</html>" * 40)
     assert isinstance(refusal(), ManifestMismatch)
-    place.path.unlink()
-    with sqlite3.connect(place.path) as connection:
+    database.path.unlink()
+    with sqlite3.connect(database.path) as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     assert isinstance(refusal(), ManifestMismatch)
     with pytest.raises(ManifestMismatch):
-        create_manifest(place, plan)
-    place.path.unlink()
-    create_manifest(place, plan)
-    with sqlite3.connect(place.path) as connection:
+        create_manifest(database, plan)
+    database.path.unlink()
+    create_manifest(database, plan)
+    with sqlite3.connect(database.path) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     assert "9999" in str(refusal())
 
 
-def test_a_damaged_manifest_is_named_as_such(place: Place, plan: Plan) -> None:
-    create_manifest(place, plan)
-    content = bytearray(place.path.read_bytes())
+def test_a_damaged_manifest_is_named_as_such(database: DatabaseUrl, plan: Plan) -> None:
+    create_manifest(database, plan)
+    content = bytearray(database.path.read_bytes())
     content[4096:] = bytes(byte ^ 0xA5 for byte in content[4096:])
-    place.path.write_bytes(content)
+    database.path.write_bytes(content)
     with pytest.raises((ManifestCorrupt, ManifestMismatch)) as caught:
-        Manifest(place, plan)
+        Manifest(database, plan)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
 def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
-    place: Place, plan: Plan, tmp_path: Path, how: str
+    database: DatabaseUrl, plan: Plan, tmp_path: Path, how: str
 ) -> None:
-    create_manifest(place, plan)
-    with Manifest(place, plan) as manifest:
+    create_manifest(database, plan)
+    with Manifest(database, plan) as manifest:
         manifest.agreed_micro_batch("cpu", 4)
         if how == "deleted":
-            place.path.unlink()
+            database.path.unlink()
         else:
-            place.path.rename(tmp_path / "elsewhere")
+            database.path.rename(tmp_path / "elsewhere")
         if how == "replaced":
-            create_manifest(place, plan)
+            create_manifest(database, plan)
         with pytest.raises(StorageFailed, match="deleted or moved away") as caught:
             manifest.agreed_micro_batch("gpu", 4)
     assert "shardgen rebuild RUN_DIR" in caught.value.hint
 
 
-def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(place: Place, plan: Plan) -> None:
-    create_manifest(place, plan)
-    with Manifest(place, plan) as manifest:
+def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(database: DatabaseUrl, plan: Plan) -> None:
+    create_manifest(database, plan)
+    with Manifest(database, plan) as manifest:
         manifest._database.engine.dispose()
-        place.path.unlink()
+        database.path.unlink()
         with pytest.raises(StorageFailed, match="deleted or moved away"):
             manifest.overview()
 
 
 def test_a_reader_copes_with_a_commit_that_a_kill_interrupted(
-    place: Place, plan: Plan, tmp_path: Path
+    database: DatabaseUrl, plan: Plan, tmp_path: Path
 ) -> None:
-    create_manifest(place, plan)
+    create_manifest(database, plan)
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_die_inside_a_large_commit, args=(str(place.path),))
+    process = context.Process(target=_die_inside_a_large_commit, args=(str(database.path),))
     process.start()
     process.join()
     assert process.exitcode == -9
-    journal = place.path.with_name(place.path.name + "-journal")
+    journal = database.path.with_name(database.path.name + "-journal")
     assert journal.stat().st_size > 0
-    with Manifest(place, plan, read_only=True) as manifest:
+    with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().stored == 0
     assert not journal.exists()
 

@@ -14,8 +14,8 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from tests.artifacts.attempts import single
 from tests.conformance.conftest import POLICY, identity
 from tests.plans import make_plan
@@ -42,10 +42,10 @@ def plan_with(name: str) -> Plan:
 @pytest.mark.parametrize("name", EVIL)
 def test_a_name_that_looks_like_sql_is_kept_as_it_is_and_does_nothing(tmp_path: Path, name: str) -> None:
     plan = plan_with(name)
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
-    create_manifest(place, plan)
+    database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+    create_manifest(database, plan)
     worker = WorkerId(f"{name}-aaaaaaaa")
-    with Manifest(place, plan) as manifest:
+    with Manifest(database, plan) as manifest:
         manifest.register(replace(identity("other"), id=worker, host=name, device=name))
         manifest.register(identity("honest"))
         manifest.set_device(worker, name)
@@ -68,7 +68,7 @@ def test_a_name_that_looks_like_sql_is_kept_as_it_is_and_does_nothing(tmp_path: 
         assert isinstance(again, Lease)
         manifest.block(again, name)
         assert [one.reason for one in manifest.overview().blocked] == [name]
-    with Manifest(place, plan, read_only=True) as manifest:
+    with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().dead == 1
 
 

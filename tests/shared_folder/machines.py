@@ -25,9 +25,9 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.errors import LeaseLost
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.storage.atomic import random_part
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def _template(plan: Plan) -> bytes:
         return (Path(folder) / "manifest.sqlite").read_bytes()
 
 
-def _place(folder: Path) -> Place:
-    return Place(url="folder:", run_dir=folder, index=folder)
+def _place(folder: Path) -> DatabaseUrl:
+    return DatabaseUrl(url="folder:", run_dir=folder, index=folder)
 
 
 class Machine:
@@ -203,8 +203,8 @@ class Worker:
         here = {receipt.record.batch for receipt in self.manifest.receipts()}
         nowhere = [
             batch
-            for place in self.view.slices()
-            for batch in self.view.missing(place)
+            for slice_id in self.view.slices()
+            for batch in self.view.missing(slice_id)
             if batch not in here and batch not in self.view.undone
         ]
         assert not nowhere, nowhere

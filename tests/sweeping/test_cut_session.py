@@ -31,7 +31,7 @@ def served_run(run: RunDirectory, url: str, monkeypatch: pytest.MonkeyPatch) -> 
     text = settings.read_text(encoding="utf-8")
     settings.write_text(text.replace("sqlite:///manifest.sqlite", "${SHARDGEN_MANIFEST}"), encoding="utf-8")
     made = RunDirectory.open(run.path)
-    assert create_manifest(made.place, made.plan())
+    assert create_manifest(made.database, made.plan())
     return made
 
 

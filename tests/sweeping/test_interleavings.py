@@ -18,9 +18,9 @@ from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import LeaseLost
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Holder, NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.operations import sweep as sweeping
 from shardgen.operations.requeue import requeue_batches
 from shardgen.operations.sweep import find_orphans
@@ -46,8 +46,8 @@ class World:
 
     def __init__(self, folder: Path, history: str) -> None:
         self._clock = MovableClock()
-        place = Place(url="sqlite:///manifest.sqlite", run_dir=folder)
-        self.manifest = WatchedManifest(place, PLAN, clock=self._clock)
+        database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=folder)
+        self.manifest = WatchedManifest(database, PLAN, clock=self._clock)
         with closing(self.manifest._database.engine.raw_connection()) as connection:
             # A thousand small runs: only the order of events matters here, not what a disk has.
             connection.cursor().execute("PRAGMA synchronous=OFF")
@@ -150,7 +150,7 @@ def test_a_sweep_at_any_moment_takes_nothing_that_is_or_gets_recorded(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
-    create_manifest(Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path), PLAN)
+    create_manifest(DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path), PLAN)
     events = len(HISTORIES[name].split())
     taken = 0
     for number, cuts in enumerate(combinations_with_replacement(range(events + 1), 3)):

@@ -29,7 +29,7 @@ from tests.runs import shardgen
 
 
 def lease_of(run: RunDirectory, worker: str, clock: MovableClock) -> Lease:
-    with Manifest(run.place, run.plan(), clock=clock) as manifest:
+    with Manifest(run.database, run.plan(), clock=clock) as manifest:
         manifest.register(identity(WORKERS[worker]))
         granted = manifest.lease(WORKERS[worker], run.settings.lease_policy)
     assert not isinstance(granted, NoLease)
@@ -121,7 +121,7 @@ def test_released_freed_and_requeued_attempts_are_orphans(run: RunDirectory) -> 
     first, second = publish(run, released, 0), publish(run, freed, 2)
     third = publish(run, undone, 4)
     record(run, undone, third)
-    with Manifest(run.place, plan, clock=clock) as manifest:
+    with Manifest(run.database, plan, clock=clock) as manifest:
         manifest.release(released)
         manifest.free_slices_of([freed.worker], run.settings.lease_policy)
         requeue_batches(plan, manifest, ArtifactStore(run.artifacts), [BatchIndex(4)])
@@ -171,7 +171,7 @@ def test_what_says_nothing_of_its_plan_is_taken_only_of_a_worker_that_this_run_k
     for receipt, size in ((damaged, 100), (empty, 0)):
         os.truncate(run.artifacts / receipt.artifact.name, size)
     victims = [staged, damaged.artifact.name, empty.artifact.name]
-    with Manifest(run.place, run.plan(), clock=clock) as manifest:
+    with Manifest(run.database, run.plan(), clock=clock) as manifest:
         match known_by:
             case "row":
                 manifest.register(identity(WORKERS["b"]))

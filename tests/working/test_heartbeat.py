@@ -14,9 +14,9 @@ from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ManifestMismatch, PlanConflict
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from tests.conformance.conftest import MovableClock, identity
 from tests.plans import make_plan
@@ -38,9 +38,9 @@ class World:
         self.exits: list[int] = []
         self.said: list[str] = []
         plan = make_plan(shard_size=50, batch=8, slice_batches=3)
-        place = Place(url="sqlite:///m.sqlite", run_dir=folder)
-        create_manifest(place, plan)
-        self.manifest = Manifest(place, plan, clock=self.clock)
+        database = DatabaseUrl(url="sqlite:///m.sqlite", run_dir=folder)
+        create_manifest(database, plan)
+        self.manifest = Manifest(database, plan, clock=self.clock)
         self.worker = identity("me-12345678")
         self.manifest.register(self.worker)
         self.heartbeat = Heartbeat(

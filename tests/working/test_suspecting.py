@@ -16,9 +16,9 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, LeaseLost, SampleError
 from shardgen.imaging.outputs import EncodedSample
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 from shardgen.worker.suspect import SuspectMaker
@@ -96,10 +96,10 @@ def search(
     folder: Path, plan: Plan, dies: Callable[[int, bool], bool], *, raises: Sequence[int] = ()
 ) -> Found:
     """Work, one process after another, until nothing is left to lease."""
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=folder)
-    create_manifest(place, plan)
+    database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=folder)
+    create_manifest(database, plan)
     found = Found()
-    with Manifest(place, plan) as manifest:
+    with Manifest(database, plan) as manifest:
         maker = Maker(plan, manifest, dies)
         maker.raises |= set(raises)
         suspect = SuspectMaker(cast("BatchMaker", maker), may_start=lambda: True)
@@ -216,9 +216,9 @@ def test_a_machine_on_which_everything_dies_blocks_slices_and_blames_no_more_tha
 
 
 def test_a_wish_to_stop_is_heard_between_two_samples_and_is_no_death(tmp_path: Path) -> None:
-    place = Place(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
-    create_manifest(place, PLAN)
-    with Manifest(place, PLAN) as manifest:
+    database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
+    create_manifest(database, PLAN)
+    with Manifest(database, PLAN) as manifest:
         for number in range(3):
             manifest.register(identity(WorkerId(f"w{number}"), pid=number))
         for number in range(2):

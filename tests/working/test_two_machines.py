@@ -114,7 +114,7 @@ class Machines:
         counts = {"planned": SAMPLES, "stored": SAMPLES, "dead_letters": 0, "pending": 0}
         assert json.loads(looked.stdout)["samples"] == counts
         plan = self.second.plan()
-        assert counter_faults(self.second.place, plan) == []
+        assert counter_faults(self.second.database, plan) == []
         zip_file = self.first.path / "dataset.zip"
         assert zip_faults(zip_file, plan, set()) == []
         assert sha256_of(zip_file) == undisturbed

@@ -130,7 +130,7 @@ def make_a_zombie(start: Start, run: RunDirectory, step: BatchStep, *, unfenced:
 
 
 def assert_the_slice_ends_as_if_nothing_had_been(run: RunDirectory, sha256: str) -> None:
-    assert counter_faults(run.place, run.plan()) == []
+    assert counter_faults(run.database, run.plan()) == []
     merged = shardgen("merge", run.path)
     assert merged.returncode == 0, merged.stderr
     assert sha256_of(run.path / "dataset.zip") == sha256

@@ -16,8 +16,8 @@ from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.errors import LeaseLost
 from shardgen.machine.processes import gone, host_id, new_identity
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.manifest.place import Place
 from tests.plans import make_plan
 
 LEASE_SECONDS = "lease-seconds"
@@ -66,8 +66,8 @@ def _plan(count: int) -> Plan:
     )
 
 
-def _place(path: Path) -> Place:
-    return Place(url="sqlite:///queue.sqlite", run_dir=path)
+def _place(path: Path) -> DatabaseUrl:
+    return DatabaseUrl(url="sqlite:///queue.sqlite", run_dir=path)
 
 
 def main() -> None:

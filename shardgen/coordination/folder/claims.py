@@ -18,7 +18,7 @@ from shardgen.coordination.folder.notices import Kind, NoticeName
 from shardgen.coordination.folder.seen import SeenClaim
 from shardgen.coordination.folder.segments import Desk, Publisher
 from shardgen.coordination.folder.view import FolderView, OnLook, seconds_or_none, unheard
-from shardgen.domain.claims import Claim, FolderPolicy, Slice, next_fence, picking_order
+from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.wording import Say
@@ -204,50 +204,50 @@ class FolderWork:
 
     def _still_wanted(self, own: _Own) -> bool:
         """Of a slice that is not begun yet: unless somebody else is at it, or goes before."""
-        return bool(self._view.missing(own.claim.place)) and not any(
+        return bool(self._view.missing(own.claim.slice_id)) and not any(
             rival.has_segments or rival.claim.goes_before(own.claim)
-            for rival in self._rivals(own.claim.place)
+            for rival in self._rivals(own.claim.slice_id)
         )
 
-    def _rivals(self, place: Slice) -> list[SeenClaim]:
-        return self._view.rivals(place, self._desk.own_folder, self._silent())
+    def _rivals(self, slice_id: SliceId) -> list[SeenClaim]:
+        return self._view.rivals(slice_id, self._desk.own_folder, self._silent())
 
     def _claim_one(self) -> _Own | None:
         busy = self._manifest.unavailable()
         free = [
-            place
-            for place in self._view.slices(self._shard)
-            if place not in busy and self._view.missing(place) and not self._is_claimed(place)
+            slice_id
+            for slice_id in self._view.slices(self._shard)
+            if slice_id not in busy and self._view.missing(slice_id) and not self._is_claimed(slice_id)
         ]
         if not free:
             return None
-        place = min(free, key=lambda one: picking_order(self._desk.own_folder, one))
+        slice_id = min(free, key=lambda one: picking_order(self._desk.own_folder, one))
         fence = next_fence(
-            (self._view.fences.get(place, 0), self._manifest.fence_here(place)),
-            self._view.generations.get(place, 0),
+            (self._view.fences.get(slice_id, 0), self._manifest.fence_here(slice_id)),
+            self._view.generations.get(slice_id, 0),
         )
         claim = Claim(
-            shard=place[0],
-            slice=place[1],
+            shard=slice_id[0],
+            slice=slice_id[1],
             fence=fence,
             worker=self._desk.own_folder,
             written_at=self._clocks.wall(),
         )
         path = self._write(self._name(Kind.CLAIM, claim), self._notice())
-        self._view.fences[place] = fence
+        self._view.fences[slice_id] = fence
         return _Own(claim=claim, at=self._clocks.monotonic(), path=path)
 
-    def _is_claimed(self, place: Slice) -> bool:
+    def _is_claimed(self, slice_id: SliceId) -> bool:
         state = self._state
-        if any(own is not None and own.claim.place == place for own in (state.held, state.next)):
+        if any(own is not None and own.claim.slice_id == slice_id for own in (state.held, state.next)):
             return True
-        return bool(self._view.rivals(place, self._desk.own_folder, self._silent()))
+        return bool(self._view.rivals(slice_id, self._desk.own_folder, self._silent()))
 
     def _end(self, own: _Own) -> None:
         self._write(self._name(Kind.ENDED, own.claim), self._notice())
 
     def _done(self, own: _Own) -> None:
-        segments = tuple(self._publisher.published.get(own.claim.place, ()))
+        segments = tuple(self._publisher.published.get(own.claim.slice_id, ()))
         if not segments:
             self._end(own)
             return
@@ -277,10 +277,12 @@ class FolderWork:
     def _nothing(self) -> NoLease:
         """Blocked slices are those that this machine has given up; others may still make them."""
         busy = self._manifest.unavailable()
-        open_slices = [place for place in self._view.slices(self._shard) if self._view.missing(place)]
-        blocked = sum(busy.get(place) == "blocked" for place in open_slices)
+        open_slices = [
+            slice_id for slice_id in self._view.slices(self._shard) if self._view.missing(slice_id)
+        ]
+        blocked = sum(busy.get(slice_id) == "blocked" for slice_id in open_slices)
         # What is done here and waits for its segment is nobody's work any more.
-        waiting = sum(busy.get(place) not in ("blocked", "done") for place in open_slices)
+        waiting = sum(busy.get(slice_id) not in ("blocked", "done") for slice_id in open_slices)
         return NoLease(leased=waiting, blocked=blocked)
 
     def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
@@ -289,14 +291,14 @@ class FolderWork:
         `batch_seconds` is what a batch takes, 0.0 while that is not known.
         """
         with self._lock:
-            own, place = self._state.held, (lease.shard, lease.slice)
-            batches = map(BatchIndex, self._view.plan.layout.slice_batch_range(*place))
+            own, slice_id = self._state.held, (lease.shard, lease.slice)
+            batches = map(BatchIndex, self._view.plan.layout.slice_batch_range(*slice_id))
             winners = self._view.winners
             self._manifest.adopt([winners[batch] for batch in batches if batch in winners], lease)
-            if self._manifest.unavailable().get(place) == "done":
+            if self._manifest.unavailable().get(slice_id) == "done":
                 return []
             pending = self._manifest.pending_batches(lease)
-            rivals = [] if own is None else self._rivals(place)
+            rivals = [] if own is None else self._rivals(slice_id)
             is_behind = own is not None and any(rival.claim.goes_before(own.claim) for rival in rivals)
             if own is not None and is_behind and self._is_settling(own):
                 return None

@@ -61,7 +61,7 @@ def publish_waiting(run: RunDirectory, plan: Plan) -> int:
 
     Under a folder name of its own, since no two processes ever write into one.
     """
-    if not run.place.backend.is_there():
+    if not run.database.backend.is_there():
         return 0
     with run.manifest(plan) as manifest:
         if not manifest.unpublished():

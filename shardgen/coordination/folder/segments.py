@@ -21,7 +21,7 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.folder.notices import WORKERS, SegmentRef
 from shardgen.coordination.folder.view import FolderView, OnLook, unheard
-from shardgen.domain.claims import FolderPolicy, Slice
+from shardgen.domain.claims import FolderPolicy, SliceId
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest.manifest import Manifest
@@ -59,7 +59,7 @@ class Publisher:
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.published: dict[Slice, list[SegmentRef]] = {}
+        self.published: dict[SliceId, list[SegmentRef]] = {}
         self._waiting_since: dict[BatchIndex, float] = {}
         self._lock = threading.Lock()
         self._steps = 0  # of whichever thread publishes

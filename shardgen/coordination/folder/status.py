@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.seen import SeenWorker
 from shardgen.coordination.folder.view import FolderView
-from shardgen.domain.claims import Slice
+from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
@@ -22,9 +22,9 @@ _SHOWN_TROUBLES = 5
 def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
     """Look through the folder, and tell."""
     blocked: tuple[BlockedSlice, ...] = ()
-    busy: dict[Slice, str] = {}
+    busy: dict[SliceId, str] = {}
     waiting = 0
-    if run.place.backend.is_there():
+    if run.database.backend.is_there():
         with run.manifest(plan, read_only=True) as manifest:
             blocked = manifest.overview().blocked
             busy = manifest.unavailable()
@@ -47,7 +47,7 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
 
 
 def _overview(
-    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[Slice, str]
+    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[SliceId, str]
 ) -> Overview:
     now = datetime.now(UTC)
     silent = run.settings.folder_policy.silent
@@ -78,21 +78,21 @@ def _overview(
 
 
 def _slices(
-    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[Slice, str]
+    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[SliceId, str]
 ) -> SliceCounts:
     counts: Counter[str] = Counter()
-    for place in view.slices(shard):
-        missing = view.missing(place)
-        claims = list(view.claims.get(place, {}).values())
+    for slice_id in view.slices(shard):
+        missing = view.missing(slice_id)
+        claims = list(view.claims.get(slice_id, {}).values())
         if not missing:
             counts["done"] += 1
-        elif busy.get(place) == "blocked":
+        elif busy.get(slice_id) == "blocked":
             counts["blocked"] += 1
         elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if view.stands(seen)):
             counts["leased"] += 1
         elif any(not seen.is_ended for seen in claims):
             counts["expired"] += 1
-        elif claims or len(missing) < len(view.plan.layout.slice_batch_range(*place)):
+        elif claims or len(missing) < len(view.plan.layout.slice_batch_range(*slice_id)):
             counts["open"] += 1
         else:
             counts["never_leased"] += 1
@@ -123,15 +123,15 @@ def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
     beat = seen.beat
     if beat is None:
         raise ValueError("a row needs a beat")
-    place = _place_of(view, seen.folder)
+    slice_id = _place_of(view, seen.folder)
     known = {state.value for state in WorkerState}
     return WorkerRow(
         identity=WorkerIdentity(
             id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
         ),
         state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
-        shard=None if place is None or seen.has_stopped else place[0],
-        slice=None if place is None or seen.has_stopped else place[1],
+        shard=None if slice_id is None or seen.has_stopped else slice_id[0],
+        slice=None if slice_id is None or seen.has_stopped else slice_id[1],
         lease_expires_at=None,
         started_at=_instant(beat.started_at),
         last_beat_at=last,
@@ -142,7 +142,7 @@ def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
     )
 
 
-def _place_of(view: FolderView, folder: str) -> Slice | None:
+def _place_of(view: FolderView, folder: str) -> SliceId | None:
     """The slice of the oldest claim of a worker that still stands; a newer one is its next."""
     own = [
         seen.claim

@@ -20,7 +20,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.index import IndexedSegment, SegmentIndex
 from shardgen.coordination.folder.notices import Kind, NoticeName, decoded, original_name
 from shardgen.coordination.folder.seen import SeenClaim, SeenWorker
-from shardgen.domain.claims import Slice, undone_up_to, winning_order
+from shardgen.domain.claims import SliceId, undone_up_to, winning_order
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
@@ -62,18 +62,18 @@ class FolderView:
         self.files = files
         self.winners: dict[BatchIndex, Receipt] = {}
         self.undone: dict[BatchIndex, Fence] = {}
-        self.generations: dict[Slice, int] = {}
+        self.generations: dict[SliceId, int] = {}
         self.generation = 0
         self.workers: dict[str, SeenWorker] = {}
-        self.claims: dict[Slice, dict[tuple[str, int, int, int], SeenClaim]] = {}
-        self.fences: dict[Slice, int] = {}
+        self.claims: dict[SliceId, dict[tuple[str, int, int, int], SeenClaim]] = {}
+        self.fences: dict[SliceId, int] = {}
         self.troubles: list[str] = []
         self.not_whole: dict[str, str] = {}
         self._index = index
         self._monotonic = monotonic
         self._wall = wall
         self._segments: dict[str, list[Receipt]] = {}
-        self._begun: set[tuple[str, Slice]] = set()
+        self._begun: set[tuple[str, SliceId]] = set()
         self._marks: set[str] = set()
         self._retries: dict[str, _Retry] = {}
         self._lags: deque[float] = deque(maxlen=_LAGS)
@@ -151,8 +151,8 @@ class FolderView:
         for batch in mark.undone:
             if 0 <= batch < layout.batch_count:
                 self.undone[batch] = max(fence, self.undone.get(batch, fence))
-                place = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
-                self.generations[place] = max(mark.generation, self.generations.get(place, 0))
+                slice_id = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
+                self.generations[slice_id] = max(mark.generation, self.generations.get(slice_id, 0))
 
     def _gather_worker(self, folder: str) -> None:
         now = self._monotonic()
@@ -186,12 +186,12 @@ class FolderView:
 
     def _take_notice(self, worker: SeenWorker, name: NoticeName, path: str) -> None:
         bare = name.claim(worker.folder)
-        known = self.claims.setdefault(bare.place, {})
+        known = self.claims.setdefault(bare.slice_id, {})
         seen = known.get(bare.key)
-        self.fences[bare.place] = max(bare.fence, self.fences.get(bare.place, 0))
+        self.fences[bare.slice_id] = max(bare.fence, self.fences.get(bare.slice_id, 0))
         is_news = self._is_news(worker, path)
         if seen is None:
-            has_segments = (worker.folder, bare.place) in self._begun
+            has_segments = (worker.folder, bare.slice_id) in self._begun
             seen = known[bare.key] = SeenClaim(claim=bare, has_segments=has_segments)
         if name.kind is Kind.CLAIM:
             seen.number = name.number
@@ -276,11 +276,11 @@ class FolderView:
     def _add(self, path: str, receipts: list[Receipt]) -> None:
         self._segments[path] = receipts
         first = receipts[0]
-        place = first.shard, first.slice
-        self.fences[place] = max(first.fence, self.fences.get(place, 0))
+        slice_id = first.shard, first.slice
+        self.fences[slice_id] = max(first.fence, self.fences.get(slice_id, 0))
         maker = notices.worker_folder(first.worker)
-        self._begun.add((maker, place))
-        for seen in list(self.claims.get(place, {}).values()):
+        self._begun.add((maker, slice_id))
+        for seen in list(self.claims.get(slice_id, {}).values()):
             seen.has_segments |= seen.claim.worker == maker
         self._compete(receipts, self.winners)
 
@@ -301,7 +301,7 @@ class FolderView:
             return False
         worker = self.workers.get(seen.claim.worker)
         if seen.done_at is not None:
-            return seen.claim.fence > undone_up_to(self.generations.get(seen.claim.place, 0))
+            return seen.claim.fence > undone_up_to(self.generations.get(seen.claim.slice_id, 0))
         return worker is None or not (worker.has_stopped or worker.is_gone or worker.has_given_up(seen))
 
     def is_live(self, seen: SeenClaim, silent_seconds: float) -> bool:
@@ -313,20 +313,20 @@ class FolderView:
         worker = self.workers.get(seen.claim.worker)
         return worker is None or self._monotonic() - worker.news < silent_seconds
 
-    def rivals(self, place: Slice, own_folder: str, silent_seconds: float) -> list[SeenClaim]:
+    def rivals(self, slice_id: SliceId, own_folder: str, silent_seconds: float) -> list[SeenClaim]:
         """Others' live claims on a slice."""
         return [
             seen
-            for seen in list(self.claims.get(place, {}).values())
+            for seen in list(self.claims.get(slice_id, {}).values())
             if seen.claim.worker != own_folder and self.is_live(seen, silent_seconds)
         ]
 
-    def missing(self, place: Slice) -> list[BatchIndex]:
+    def missing(self, slice_id: SliceId) -> list[BatchIndex]:
         """The batches of a slice that no whole segment has."""
-        batches = self.plan.layout.slice_batch_range(*place)
+        batches = self.plan.layout.slice_batch_range(*slice_id)
         return [BatchIndex(batch) for batch in batches if batch not in self.winners]
 
-    def slices(self, shard: ShardIndex | None = None) -> Iterator[Slice]:
+    def slices(self, shard: ShardIndex | None = None) -> Iterator[SliceId]:
         """Every slice of the plan, or of one shard."""
         layout = self.plan.layout
         shards = range(layout.shard_count) if shard is None else [shard]

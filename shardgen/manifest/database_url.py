@@ -18,7 +18,7 @@ _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/da
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class DatabaseUrl:
     """The URL of the settings, and the run directory that relative file names start from.
 
     `index` is this machine's own folder for a run in a shared folder (`folder:`).
