@@ -13,9 +13,9 @@ def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
     Raises PlanConflict when this is another: what is written there no other machine would find; StorageFailed
     when it is not there now; InputMissing when no worker has ever written and none could.
     """
-    refuse_unusable_at_first(store, manifest)
     known = manifest.artifact_folder()
     if known is None:
+        store.refuse_unusable()
         known = manifest.claim_artifact_folder(store.make_identity())
     if store.identity() == known:
         return

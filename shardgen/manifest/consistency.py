@@ -18,7 +18,7 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal_column,
+    literal,
     not_,
     or_,
     select,
@@ -249,7 +249,7 @@ def _of(table: Table, shards: range) -> ColumnElement[bool]:
 def _recorded(connection: Connection, layout: Layout, shards: range) -> dict[int, _Recorded]:
     """Count the receipts by the numbers of their batches: whose these are, the plan says."""
     found = {shard: _Recorded() for shard in shards}
-    shard, slice_ = _place(layout)
+    shard, slice_ = _slice_of_receipt(layout)
     here = _planned_for(layout, shards)
     query = select(shard, slice_, func.count(), func.max(RECEIPT.c.batch), func.max(RECEIPT.c.fence))
     for number, of_slice, batches, last, fence in connection.execute(
@@ -266,10 +266,10 @@ def _recorded(connection: Connection, layout: Layout, shards: range) -> dict[int
     return found
 
 
-def _place(layout: Layout) -> tuple[ColumnElement[int], ColumnElement[int]]:
+def _slice_of_receipt(layout: Layout) -> tuple[ColumnElement[int], ColumnElement[int]]:
     """Shard and slice of a receipt by the plan; numbers are written out: a server groups by no parameter."""
-    per_shard = literal_column(str(layout.batches_per_shard), RECEIPT.c.batch.type)
-    per_slice = literal_column(str(layout.slice_batches), RECEIPT.c.batch.type)
+    per_shard = literal(layout.batches_per_shard, literal_execute=True)
+    per_slice = literal(layout.slice_batches, literal_execute=True)
     return RECEIPT.c.batch // per_shard, (RECEIPT.c.batch % per_shard) // per_slice
 
 
@@ -336,7 +336,7 @@ def _wrong_counters(shard: ShardIndex, row: RowMapping | None, right: dict[str, 
 
 def _misplaced(connection: Connection, layout: Layout, shards: range) -> list[_Wrong]:
     """Receipts that name another slice than that of their batch."""
-    shard, slice_ = _place(layout)
+    shard, slice_ = _slice_of_receipt(layout)
     is_elsewhere = or_(RECEIPT.c.shard != shard, RECEIPT.c.slice != slice_)
     query = select(RECEIPT.c.batch, RECEIPT.c.shard, RECEIPT.c.slice).where(
         _planned_for(layout, shards), is_elsewhere

@@ -31,7 +31,6 @@ from shardgen.manifest.tables import REBUILD
 from shardgen.storage.files import make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
-_DAMAGE_SHOWN = 3
 _CLOCK_STEPS = 1_000  # of SQLite's machine, between two looks at the clock
 _STALE_JOURNAL = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 
@@ -146,7 +145,7 @@ def _quick_check(connection: Connection, deadline: float) -> Damage:
         raise TypeError(f"not SQLite's own connection: {driver!r}")
     driver.set_progress_handler(lambda: time.monotonic() > deadline, _CLOCK_STEPS)
     try:
-        found = connection.exec_driver_sql(f"PRAGMA quick_check({_DAMAGE_SHOWN})").scalars().all()
+        found = connection.exec_driver_sql("PRAGMA quick_check(3)").scalars().all()
     except OperationalError as error:
         if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
             raise

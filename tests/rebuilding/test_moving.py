@@ -47,5 +47,6 @@ def test_a_run_that_was_begun_with_sqlite_moves_to_a_server(
         assert receipts_of(moved) == before
         with moved.manifest(plan) as manifest:
             claim_folder(ArtifactStore(moved.artifacts), manifest)
+            (tmp_path / "another").mkdir()
             with pytest.raises(PlanConflict):
                 claim_folder(ArtifactStore(tmp_path / "another"), manifest)
