@@ -38,7 +38,7 @@ from shardgen.coordination.folder import notices
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.settings.settings import Settings
-from tests.artifacts.made_runs import batch_content
+from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Faults
 from tests.shared_folder.machines import MEMORY, Worker

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
 from tests.postgres import Server, running_server
-from tests.runs import make_run, plan_run
+from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
 
 @pytest.fixture(scope="session")
@@ -47,4 +48,40 @@ def planned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(planned_template: Path, tmp_path: Path) -> RunDirectory:
     path = tmp_path / "run"
     shutil.copytree(planned_template / "run", path)
+    return RunDirectory.open(path)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_zip(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip of a run that nothing disturbed."""
+    path = tmp_path_factory.mktemp("undisturbed") / "run"
+    shutil.copytree(planned_template / "run", path)
+    done = shardgen("worker", path)
+    assert done.returncode == 0, done.stderr
+    merged = shardgen("merge", path)
+    assert merged.returncode == 0, merged.stderr
+    return path / "dataset.zip"
+
+
+@pytest.fixture(scope="session")
+def undisturbed_sha256(undisturbed_zip: Path) -> str:
+    """Of that zip."""
+    return sha256_of(undisturbed_zip)
+
+
+@pytest.fixture(scope="session")
+def disturbed_template(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose every batch has a receipt, with an orphan and a staged file of a worker that was killed."""
+    path = tmp_path_factory.mktemp("disturbed") / "run"
+    shutil.copytree(planned_template / "run", path)
+    die_at("worker", path, BatchStep.LINKED, nth=3)
+    done = shardgen("worker", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.fixture
+def finished_run(disturbed_template: Path, tmp_path: Path) -> RunDirectory:
+    path = tmp_path / "finished"
+    shutil.copytree(disturbed_template, path)
     return RunDirectory.open(path)

@@ -11,7 +11,7 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, Receipt
-from tests.artifacts.made_runs import PROVENANCE, batch_content
+from tests.dataset.made_runs import PROVENANCE, batch_content
 
 WORKERS = {letter: WorkerId(f"host-{letter}-{letter * 8}") for letter in "abcdef"}
 

@@ -17,7 +17,7 @@ from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_arti
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
 from shardgen.errors import ArtifactCorrupt
-from tests.artifacts.made_runs import WORKER, batch_content
+from tests.dataset.made_runs import WORKER, batch_content
 from tests.plans import make_plan
 
 PLAN = make_plan(batch=4)

@@ -37,7 +37,7 @@ from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings, settings_differences
 from shardgen.settings.template import settings_text
-from tests.artifacts.made_runs import WORKER, batch_content, make_run, sums_of_image
+from tests.dataset.made_runs import WORKER, batch_content, make_run, sums_of_image
 from tests.legacy_weights import LegacyNetwork
 from tests.plans import make_plan
 

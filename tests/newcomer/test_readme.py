@@ -43,7 +43,7 @@ EXCUSED = {
     "python -m tests.chaos ": "tests/chaos plays the same for a shorter time",
     "python -m benchmarks.": "minutes to hours; below their options are compared with those that they have",
     "du -sh .venv": "measures an installation",
-    "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/working have a real one",
+    "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/coordination have a real one",
 }
 NAMES = {"shardgen run"}  # the head of a row in a table
 
@@ -107,7 +107,7 @@ TROUBLES = {
     "nothing seems to move": Trouble(at=State.MADE),
     "`samples are pending` (exit 14)": Trouble(at=State.PLANNED, seen_by="shardgen merge people", code=14),
     "`dead letters` (exit 15)": Trouble(at=State.DEAD, seen_by="shardgen merge people", code=15),
-    # To block a slice takes minutes of deaths: tests/working/test_poison.py has them.
+    # To block a slice takes minutes of deaths: tests/worker/test_poison.py has them.
     "`blocked slices`": Trouble(at=State.PLANNED),
     "`the receipt says` or `is gone` (exit 20-29)": Trouble(
         at=State.DAMAGED, seen_by="shardgen verify people", code=21

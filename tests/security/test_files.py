@@ -26,8 +26,8 @@ from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file, random_part
 from tests.artifacts.attempts import single
-from tests.artifacts.made_runs import MadeRun
-from tests.artifacts.made_runs import make_run as made_run
+from tests.dataset.made_runs import MadeRun
+from tests.dataset.made_runs import make_run as made_run
 from tests.depth.test_fetch import Server, content, server
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run

@@ -25,8 +25,8 @@ from shardgen.settings.run_directory import RunDirectory
 from tests.conformance.conftest import MovableClock
 from tests.fuzzing.mutating import members_of, packed
 from tests.fuzzing.targets import zip_seeds
+from tests.operations.test_sweep import lease_of, publish, record
 from tests.runs import make_run
-from tests.sweeping.test_sweep import lease_of, publish, record
 
 TITLE = "\x1b]0;PWNED\x07"
 CLEAR, C1, BIDI = "\x1b[2J", "\x9b2J", "\u202e"

@@ -20,7 +20,7 @@ from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.storage.atomic import random_part
-from tests.artifacts.made_runs import batch_content
+from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Cloud, Eyes, Faults
 from tests.shared_folder.machines import Machine, Worker

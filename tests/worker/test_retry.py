@@ -33,7 +33,7 @@ from shardgen.storage.files import DiskFiles
 from shardgen.worker.publish import BatchStore
 from shardgen.worker.retry import Patience
 from tests.artifacts.attempts import WORKERS
-from tests.artifacts.made_runs import batch_content
+from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan as made_plan
 from tests.runs import make_run, plan_run, start
 from tests.warm import Command

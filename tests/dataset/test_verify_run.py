@@ -8,7 +8,7 @@ import pytest
 from shardgen.dataset.verify import verify_run
 from shardgen.domain.identifiers import Fence, WorkerId
 from shardgen.domain.receipt import ImageKind
-from tests.artifacts.made_runs import MadeRun, make_run
+from tests.dataset.made_runs import MadeRun, make_run
 from tests.plans import make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)

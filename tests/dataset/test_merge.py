@@ -32,8 +32,8 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.storage.files import DiskFiles
-from tests.artifacts.made_runs import MadeRun, image, make_run
 from tests.artifacts.recorded_files import RecordedFiles
+from tests.dataset.made_runs import MadeRun, image, make_run
 from tests.plans import make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)

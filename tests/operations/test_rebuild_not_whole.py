@@ -14,7 +14,7 @@ from shardgen.domain.plan import Plan
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
-from tests.rebuilding.lost_runs import found_by, publish, receipts_of
+from tests.operations.lost_runs import found_by, publish, receipts_of
 
 
 def damage_truncate(path: Path, _plan: Plan) -> None:

@@ -14,7 +14,7 @@ from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.storage.files import DiskFiles
-from tests.artifacts.made_runs import image, make_run
+from tests.dataset.made_runs import image, make_run
 from tests.plans import make_plan
 
 FOUR_GIB = 1 << 32

@@ -12,8 +12,8 @@ from shardgen.errors import PlanConflict
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
+from tests.operations.lost_runs import receipts_of
 from tests.postgres import new_schema
-from tests.rebuilding.lost_runs import receipts_of
 from tests.runs import shardgen
 
 

@@ -5,7 +5,7 @@ from sqlalchemy import Engine, event
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
-from tests.rebuilding.lost_runs import publish
+from tests.operations.lost_runs import publish
 
 
 def test_its_statements_grow_with_slices_and_not_with_batches(lost: RunDirectory) -> None:

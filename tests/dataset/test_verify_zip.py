@@ -14,7 +14,7 @@ from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import InputMissing
-from tests.artifacts.made_runs import make_run, sums_of_image
+from tests.dataset.made_runs import make_run, sums_of_image
 from tests.plans import make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)

@@ -28,7 +28,7 @@ from shardgen.operations.requeue import requeue_batches
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, Attempt, single
-from tests.rebuilding.lost_runs import found_by, publish, receipts_of
+from tests.operations.lost_runs import found_by, publish, receipts_of
 from tests.runs import shardgen
 
 # The plan's 48 samples: shards of 20, 20 and 8; batches of 4 (0-4, 5-9, 10-11); slices of 2 batches.

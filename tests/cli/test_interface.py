@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from shardgen.cli.app import app
+from shardgen.settings.settings import Settings
+
+OPTIONS = {
+    "backup": {"--output", "-o"},
+    "dead-letters": {"--json", "--details", "--limit"},
+    "demo": set(),
+    "doctor": set(),
+    "init": {"--foregrounds", "--backgrounds", "--shared-folder"},
+    "merge": {"--output", "-o", "--allow-dead-letters"},
+    "plan": {"--rate", "--foregrounds", "--backgrounds"},
+    "preview": {"--samples", "--output", "-o", "--device", "--foregrounds", "--backgrounds"},
+    "rebuild": set(),
+    "requeue": {"--batch", "--dead-letters", "--blocked"},
+    "run": {
+        *("--workers", "--gpus", "--output", "-o", "--allow-dead-letters", "--device"),
+        *("--foregrounds", "--backgrounds"),
+    },
+    "status": {"--json", "--watch"},
+    "sweep": {"--yes"},
+    "verify": {"--requeue", "--quick", "--json"},
+    "weights check": set(),
+    "weights fetch": set(),
+    "worker": {
+        *("--shard", "--max-batches", "--deadline", "--grace", "--device", "--id"),
+        *("--foregrounds", "--backgrounds"),
+    },
+}
+SETTINGS = {
+    "sources": {"foregrounds", "backgrounds", "mask"},
+    "compose": {"canvas", "grid", "flips", "blend"},
+    "depth": {"model", "weights", "input", "upsampling", "precision", "micro_batch", "encoding"},
+    "output": {"size", "image", "image_quality", "mask", "depth", "depth_quality"},
+    "shards": {"size", "slice_batches", "batch"},
+    "manifest": {"url"},
+    "artifacts": {"url"},
+    "lease": {"seconds", "heartbeat_seconds", "stall_seconds", "max_attempts"},
+    "folder": {
+        *("segment_seconds", "segment_batches", "settle_seconds", "silent_seconds", "scan_seconds"),
+    },
+}
+
+
+def _commands(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+    if hasattr(command, "commands"):
+        for part, below in command.commands.items():
+            yield from _commands(below, f"{name} {part}".strip())
+        return
+    flags = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    yield name, {flag for flag in flags if flag.startswith("-")}
+
+
+def test_commands_and_options_are_those_that_users_rely_on() -> None:
+    assert dict(_commands(typer.main.get_command(app))) == OPTIONS
+
+
+def test_settings_are_those_that_users_rely_on() -> None:
+    found = {}
+    for table, field in Settings.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, BaseModel)
+        found[table] = set(field.annotation.model_fields)
+    assert found == SETTINGS
