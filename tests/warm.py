@@ -79,6 +79,9 @@ def _become(part: _Part) -> None:
 def _run_and_exit(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     """Be `python -m module arguments` in that environment, to the end of this process."""
     code = 1
+    # Those of the server remember that they wrote to files, and its other threads may have held them.
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     try:
         os.environ.clear()
         os.environ.update(environment)
@@ -106,9 +109,8 @@ def _popen(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         return _POPEN(command, **options)
 
     def become() -> None:
-        # Nobody in this process writes to what the parent's threads may hold, or waits for its pipes.
+        # Nobody waits for the ends of pipes that this process would keep open.
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
         for number, handler in (
             (signal.SIGINT, signal.default_int_handler),
             (signal.SIGTERM, signal.SIG_DFL),
