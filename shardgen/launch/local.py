@@ -52,6 +52,7 @@ _AUDIT_SECONDS = 5.0  # of a manifest, before workers start
 _LONGEST_WAIT_SECONDS = 60.0
 _GIVE_UP_SECONDS = 600.0  # of trouble without a stored sample
 _STOP_MARGIN_SECONDS = 15.0
+_UNHEARD_BEATS = 2  # of 30 s each: who blocks the manifest for so long hangs in a commit
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
 _MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
 # Where a mount is away, its folder looks like another one, or like none.
@@ -114,9 +115,10 @@ class _Seat:
     is_lasting: bool = False  # given up for what a person must change
     last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
     relay: threading.Thread | None = None
+    unheard: int = 0  # words about it that the manifest did not take
 
 
-class _Workers:
+class _Supervisor:
     """The worker processes of one `run`."""
 
     def __init__(self, run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say) -> None:
@@ -128,7 +130,7 @@ class _Workers:
         self._signals: list[int] = []
         self._looked = self._look_again_at = -math.inf
         self._host = host_id()
-        self._vigil = Vigil(self._host, run.settings.lease_policy)
+        self._silence = SilenceWatch(self._host, run.settings.lease_policy)
         self._monotonic = options.monotonic
         self._quiet = _Quiet(options.monotonic)
         self._blind = _Quiet(options.monotonic)  # the manifest cannot be read or written
@@ -191,6 +193,7 @@ class _Workers:
         while not self._signals:
             if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
+                self._silence.stay_awake()
                 continue
             try:
                 if self._look(manifest, on_look):
@@ -198,6 +201,7 @@ class _Workers:
             except ManifestGone:
                 raise
             except TransientError as error:
+                self._silence.stay_awake()
                 if self._blind.is_too_long():
                     raise _gave_up(error) from error
                 if not troubles:
@@ -260,16 +264,26 @@ class _Workers:
     def _kill_silent(self, found: Report, manifest: Manifest) -> None:
         """End workers that hang so badly that their watchdog does not run either."""
         rows = [one.row for one in found.workers]
-        for silence in self._vigil.silent(self._pids().values(), rows):
+        for silence in self._silence.silent(self._pids().values(), rows):
             seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
             note = f"no sign of life for {silence.seconds:.0f} s"
             row = silence.row
+            ended = None
             if row is not None and row.state not in ENDED_STATES:
-                # First, as its death is a hang; and not at all while the manifest takes nobody's beats.
                 ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
-                manifest.beat(row.identity.id, ended)
+                try:
+                    manifest.beat(row.identity.id, ended)  # before it dies, as its death is a hang
+                    ended = None
+                except ManifestBusy:
+                    # It may hang inside a commit: then no word gets through as long as it lives.
+                    seat.unheard += 1
+                    if seat.unheard < _UNHEARD_BEATS:
+                        raise
             self._say(f"[worker-{seat.number}] {note}, so it is killed")
             os.kill(silence.pid, signal.SIGKILL)
+            if ended is not None and row is not None and seat.process is not None:
+                seat.process.wait()
+                manifest.beat(row.identity.id, ended)
 
     def _pids(self) -> dict[int, int]:
         return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
@@ -278,7 +292,7 @@ class _Workers:
         now = self._monotonic()
         for seat in self._seats:
             if seat.process is None and seat.given_up is None and now >= seat.start_at:
-                seat.process = self._start(seat)
+                seat.process, seat.unheard = self._start(seat), 0
 
     def _start(self, seat: _Seat) -> subprocess.Popen[str]:
         number, share = seat.number, seat.share
@@ -379,7 +393,7 @@ def run_workers(
     with run.manifest(plan) as manifest:
         manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
         found = make_report(run, plan, manifest.overview())
-        workers = _Workers(run, plan, options, say=say)
+        workers = _Supervisor(run, plan, options, say=say)
         if found.pending:
             workers.work(manifest, on_look)
         found = make_report(run, plan, manifest.overview())
@@ -411,7 +425,7 @@ class _Watched:
     since: float
 
 
-class Vigil:
+class SilenceWatch:
     """Watches processes of this host. Its clock stands still while the machine sleeps."""
 
     def __init__(
@@ -422,6 +436,10 @@ class Vigil:
         self._monotonic = monotonic
         self._looked = monotonic()
         self._watched: dict[int, _Watched] = {}
+
+    def stay_awake(self) -> None:
+        """Say that `run` is not standing still, but waits for the manifest."""
+        self._looked = self._monotonic()
 
     def silent(self, pids: Iterable[int], rows: Iterable[WorkerRow]) -> list[Silence]:
         """Those of these processes that have given no sign for too long; to be asked every few seconds."""

@@ -361,7 +361,7 @@ def _text(url: URL) -> str:
 def test_wrong_addresses_are_said_as_what_they_are(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def place(url: URL) -> DatabaseUrl:
+    def database(url: URL) -> DatabaseUrl:
         return DatabaseUrl(url=_text(url), run_dir=tmp_path)
 
     url = server.loopback_url

@@ -11,5 +11,5 @@ __all__ = ["clock", "lease", "manifest", "plan"]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> DatabaseUrl:
+def database(tmp_path: Path) -> DatabaseUrl:
     return DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)

@@ -96,7 +96,8 @@ def test_a_link_planted_for_a_staged_file_is_not_written_through(
     """Its name has 32 random bits; somebody who guessed them stops the write, and no more."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    monkeypatch.setattr("shardgen.artifacts.store.random_part", lambda: "00000000")
+    for module in ("artifacts.store", "storage.atomic"):
+        monkeypatch.setattr(f"shardgen.{module}.random_part", lambda: "00000000")
     plan, root = make_plan(), tmp_path / "artifacts"
     staged = f"{single(0).name(plan)}".rpartition("/")[2] + ".00000000"
     (root / ".staging").mkdir(parents=True)
@@ -232,6 +233,6 @@ def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
 
     monkeypatch.setattr("shardgen.launch.local.subprocess.Popen", Popen)
     options = RunOptions(shares=(Share(device="cpu", threads=1),))
-    workers = running._Workers(run, run.plan(), options, say=lambda _line: None)
+    workers = running._Supervisor(run, run.plan(), options, say=lambda _line: None)
     workers._start(workers._seats[0])
     assert started[0][1] == "-P"
