@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name, output_format
 from shardgen.manifest.backend import Access
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.slices import utc_now
 from shardgen.manifest.tables import PROVENANCE, RECEIPT, SHARD, SLICE
 from tests.plans import make_plan
 
@@ -171,7 +171,7 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
             slice=plan.layout.slice_of_batch(batch),
             worker=_WORKER,
             fence=Fence(1),
-            expires_at=utc_now(),
+            expires_at=datetime.now(tz=UTC),
         )
         record = simulated_receipt(plan, lease, batch).record
         header = ArtifactHeader(

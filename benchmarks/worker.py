@@ -132,7 +132,7 @@ class Bench:
                     on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
                     threads=self.threads,
                 )
-                with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
+                with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                     for _ in range(slices):
                         lease = manifest.lease(identity.id, policy)
                         if isinstance(lease, NoLease):

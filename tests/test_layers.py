@@ -13,14 +13,71 @@ from shardgen.manifest.manifest import create_manifest
 from tests.plans import make_plan
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"
-MIDDLE = {"sources", "imaging", "depth", "artifacts", "folder", "manifest"}
-LIBRARIES = {"cv2": "imaging", "tensorflow": "depth", "sqlalchemy": "manifest", "alembic": "manifest"}
-VERSION_ONLY = {"diagnosing.py"}  # doctor prints SQLAlchemy's version
-ALLOWED_CONFIG = {"cli"}
+
+# From the door down. Folders of one floor do not import each other.
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("operations",),
+    ("launch",),
+    ("worker",),
+    ("coordination", "dataset"),
+    ("settings",),
+    ("recipes",),
+    ("manifest", "artifacts", "sources", "depth"),
+    ("imaging", "storage", "machine"),
+    ("errors",),
+    ("domain",),
+)
+# All arrows that there are. Whoever adds one says here that it is meant.
+ARROWS = {
+    "__main__": {"cli"},
+    "cli": {
+        *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),
+        *("manifest", "artifacts", "depth", "machine", "errors", "domain"),
+    },
+    "operations": {
+        *("launch", "coordination", "dataset", "settings", "recipes", "manifest", "artifacts", "sources"),
+        *("depth", "imaging", "storage", "machine", "errors", "domain"),
+    },
+    "launch": {
+        *("worker", "coordination", "settings", "recipes", "manifest", "depth", "machine", "errors"),
+        "domain",
+    },
+    "worker": {
+        *("coordination", "settings", "recipes", "manifest", "artifacts", "sources", "depth", "imaging"),
+        *("storage", "machine", "errors", "domain"),
+    },
+    "coordination": {"settings", "manifest", "artifacts", "storage", "machine", "errors", "domain"},
+    "dataset": {"settings", "artifacts", "storage", "errors", "domain"},
+    "settings": {"manifest", "artifacts", "depth", "storage", "errors", "domain"},
+    "recipes": {"manifest", "sources", "depth", "imaging", "machine", "errors", "domain"},
+    "manifest": {"storage", "machine", "errors", "domain"},
+    "artifacts": {"storage", "errors", "domain"},
+    "sources": {"storage", "errors", "domain"},
+    "depth": {"storage", "machine", "errors", "domain"},
+    "imaging": {"errors", "domain"},
+    "storage": {"errors", "domain"},
+    "machine": {"errors", "domain"},
+    "errors": {"domain"},
+    "domain": set[str](),
+}
+LIBRARIES = {
+    "cv2": {"imaging"},
+    "tensorflow": {"depth"},
+    "h5py": {"depth"},
+    "alembic": {"manifest"},
+    "sqlalchemy": {"manifest", "coordination"},  # the index of a shared folder is a database of its own
+}
+VERSION_ONLY = {"doctor.py"}  # it prints SQLAlchemy's version
 
 
 def _modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts)
+
+
+def _folder(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def _imports(path: Path) -> Iterator[str]:
@@ -30,56 +87,56 @@ def _imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             assert node.level == 0, f"{path}: relative import"
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "shardgen")
 
 
-def _layer(parts: tuple[str, ...]) -> str:
-    """Of a path inside the package: a folder's name, or "verb" for a module, but for these few."""
-    if len(parts) > 1:
-        return parts[0]
-    stem = parts[0].removesuffix(".py")
-    own = ("errors", "config", "folders", "settings_errors", "urls", "caches", "reading", "cores", "__init__")
-    return stem if stem in own else "verb"
+def _arrows() -> dict[tuple[str, str], list[str]]:
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in _modules():
+        for name in _imports(path):
+            top, *rest = name.split(".")
+            if top == "shardgen" and rest and rest[0] != _folder(path) and not rest[0].startswith("__"):
+                found.setdefault((_folder(path), rest[0]), []).append(f"{path.relative_to(PACKAGE)}: {name}")
+    return found
 
 
-def _may_import(layer: str, other: str) -> bool:
-    if other in ("__init__", layer):
-        return True
-    allowed = {
-        "domain": set(),
-        "errors": {"domain"},
-        "urls": {"errors"},
-        "caches": set(),
-        "reading": set(),
-        "cores": set(),
-        "folders": set(),
-        "settings_errors": set(),
-        "config": {"domain", "errors", "reading", "settings_errors", "urls"},
-        "depth": {"domain", "errors", "caches", "cores", "folders", "reading"},
-        "folder": {"domain", "errors", "folders", "reading"},
-        "verb": {"domain", "errors", "config", "caches", "cores", "folders", "reading", *MIDDLE},
-        "cli": {"verb", "domain", "errors", "config", *MIDDLE},
-        "__main__": {"cli"},
+def test_every_import_is_an_arrow_that_is_allowed() -> None:
+    stray = {
+        arrow: names for arrow, names in _arrows().items() if arrow[1] not in ARROWS.get(arrow[0], set())
     }
-    return other in allowed.get(layer, {"domain", "errors", "folders", "reading"})
+    assert stray == {}
+
+
+def test_every_allowed_arrow_is_used() -> None:
+    allowed = {(folder, other) for folder, others in ARROWS.items() for other in others}
+    assert allowed - set(_arrows()) == set()
+
+
+def test_arrows_point_down_one_floor_or_more() -> None:
+    level = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}
+    assert set(level) == set(ARROWS)
+    wrong = [(one, other) for one, others in ARROWS.items() for other in others if level[one] >= level[other]]
+    assert wrong == []
+
+
+def test_a_worker_knows_no_data_set_and_a_merge_no_worker() -> None:
+    assert "dataset" not in ARROWS["worker"]
+    assert "worker" not in ARROWS["dataset"]
+
+
+def test_every_folder_has_a_floor_and_nothing_else_lies_beside_them() -> None:
+    beside = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "migrations")}
+    folders = {folder for floor in FLOORS for folder in floor} - {"__main__", "errors"}
+    assert beside == folders | {"__init__.py", "__main__.py", "errors.py", "py.typed"}
 
 
 @pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_one_way(path: Path) -> None:
-    parts = path.relative_to(PACKAGE).parts
-    layer = "cli" if parts == ("__main__.py",) else _layer(parts)
+def test_a_library_is_imported_where_it_is_wrapped(path: Path) -> None:
     for name in _imports(path):
-        top, *rest = name.split(".")
-        if top == "shardgen" and rest:
-            target = PACKAGE.joinpath(*rest)
-            is_module = target.is_dir() or target.with_suffix(".py").is_file()
-            if not is_module:
-                continue  # a name inside a module, whose own import was looked at
-            other = rest[0] if (PACKAGE / rest[0]).is_dir() else _layer((f"{rest[0]}.py",))
-            assert _may_import(layer, other), f"{path.name} ({layer}) imports {name} ({other})"
+        top = name.partition(".")[0]
         if top in LIBRARIES and path.name not in VERSION_ONLY:
-            assert layer == LIBRARIES[top], f"{path.name} ({layer}) imports {top}"
-        if layer == "domain":
+            assert _folder(path) in LIBRARIES[top], f"{path.name} imports {top}"
+        if _folder(path) == "domain":
             assert top in (*sys.stdlib_module_names, "shardgen"), f"{path.name} imports {top}"
 
 

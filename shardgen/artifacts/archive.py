@@ -130,15 +130,6 @@ def read_whole(data: bytes, *, name: str, fingerprint: str) -> tuple[tuple[Entry
     return entries, receipt
 
 
-def why_not_whole(data: bytes, *, name: str, fingerprint: str) -> str | None:
-    """None when the artifact is whole, else what `read_whole` says of it."""
-    try:
-        read_whole(data, name=name, fingerprint=fingerprint)
-    except ArtifactCorrupt as error:
-        return str(error)
-    return None
-
-
 def member_bytes(entries: Sequence[Entry], record: BatchRecord) -> tuple[int, int]:
     """Where a batch's members start and stop in their artifact; the same place twice if it has none."""
     if record.members_start == record.members_stop:

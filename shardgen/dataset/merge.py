@@ -32,6 +32,7 @@ from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums, Receipt, Sums
+from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.storage.atomic import rename_durably, staged_beside
@@ -241,7 +242,9 @@ class _Bodies:
         self._labels = labels
         self._dead_letters = dead_letters
         self._on_progress = on_progress
-        self._wanted = _spread(inputs.plan.samples) if inputs.make_contact_sheet else []
+        self._wanted = (
+            spread_samples(inputs.plan.samples, CONTACT_SHEET_SAMPLES) if inputs.make_contact_sheet else []
+        )
         self.picked: list[tuple[int, Images]] = []
         self.stored = 0
         self.dead = 0
@@ -293,8 +296,3 @@ class _Bodies:
         self._archive.add_piece(piece)
         self.stored += len(samples)
         self._on_progress(self.stored, self._inputs.plan.samples)
-
-
-def _spread(sample_count: int) -> list[int]:
-    count = min(CONTACT_SHEET_SAMPLES, sample_count)
-    return [(2 * place + 1) * sample_count // (2 * count) for place in range(count)]

@@ -12,7 +12,7 @@ from shardgen.domain.plan import Blend
 from shardgen.domain.sample import Rectangle
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.masks import CutOut
-from shardgen.imaging.resizing import resize
+from shardgen.imaging.opencv import resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.errors import ComposeFailed
-from shardgen.imaging.border import opencv_errors
-from shardgen.imaging.resizing import resize
+from shardgen.imaging.opencv import opencv_errors, resize
 
 _WORKING_SIDE = 512  # pixels; GrabCut takes about two seconds at this size and minutes at a camera's
 # Shares of the sides. Subjects often touch the lower edge, and close-ups the upper one too: only the two

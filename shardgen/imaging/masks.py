@@ -12,7 +12,7 @@ from shardgen.domain.plan import MaskMode
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
-from shardgen.imaging.resizing import resize
+from shardgen.imaging.opencv import resize
 
 FOREGROUND_LEVEL = 128
 """The threshold everywhere: this level and above is foreground."""
@@ -96,13 +96,6 @@ def cut_out(photo: Photograph, mode: MaskMode, mask_photo: Photograph | None) ->
         raise ComposeFailed(f"its mask ({mode.value}) is empty", hint=_NEXT_STEP)
     matte = photo.alpha if mode is MaskMode.ALPHA and photo.alpha is not None else mask
     return CutOut(pixels=photo.pixels, matte=matte, mask=mask, mode=mode)
-
-
-def placed_size(width: int, height: int, canvas: tuple[int, int]) -> tuple[int, int]:
-    """Width and height after halving while larger than `canvas` (width, height) in either direction."""
-    while width > canvas[0] or height > canvas[1]:
-        width, height = max(1, width // 2), max(1, height // 2)
-    return width, height
 
 
 def halved_to_fit(cutout: CutOut, canvas: tuple[int, int]) -> CutOut:

@@ -14,7 +14,7 @@ from shardgen.domain.receipt import ImageKind, KindSums, Sums
 from shardgen.errors import EncodeFailed
 from shardgen.imaging.codec import decode_encoded, encode
 from shardgen.imaging.compose import Canvas
-from shardgen.imaging.resizing import resize
+from shardgen.imaging.opencv import resize
 
 _MID_GREY = 128
 _LARGEST_16_BIT = 65535

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shardgen.domain.plan import ImageFormat
 from shardgen.imaging.codec import encode
-from shardgen.imaging.resizing import resize
+from shardgen.imaging.opencv import resize
 
 _TILE_SIDE = 160  # pixels; the longer side of one picture
 _GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels

@@ -73,11 +73,6 @@ def from_seconds(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, tz=UTC)
 
 
-def utc_now() -> datetime:
-    """This host's clock."""
-    return datetime.now(tz=UTC)
-
-
 def insert_unless_there(connection: Connection, table: Table, values: Mapping[str, object]) -> None:
     """Insert a row, or leave the one that another transaction has just committed under the same key."""
     try:

@@ -117,11 +117,6 @@ class KillHalfway:
         self._killed_at = 0.0
         self.taken_over_after: float | None = None
 
-    @property
-    def has_killed(self) -> bool:
-        """Whether it came to that."""
-        return self._killed is not None
-
     def look(self, found: Report, pids: Mapping[int, int]) -> None:
         """Take `run_workers`' look at the run."""
         if self._killed is None:

@@ -19,9 +19,9 @@ class Pipeline:
     Use it as a context manager; `make` is called from one thread.
     """
 
-    def __init__(self, maker: BatchMaker, *, may_start: Callable[[], bool]) -> None:
+    def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
-        self._may_start = may_start
+        self._begin_batch = begin_batch
         self._composing = ThreadPoolExecutor(1, "compose")
         self._finishing = ThreadPoolExecutor(1, "finish")
 
@@ -45,7 +45,7 @@ class Pipeline:
         composing = self._composing.submit(maker.compose, batches[0])
         try:
             for following in range(1, len(batches) + 1):
-                if not self._may_start():
+                if not self._begin_batch():
                     break
                 maker.stages.heartbeat.check_lease()
                 composed = composing.result()

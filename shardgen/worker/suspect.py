@@ -25,10 +25,10 @@ class SuspectMaker:
     a death fell on.
     """
 
-    def __init__(self, maker: BatchMaker, *, may_start: Callable[[], bool]) -> None:
+    def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
         self._stages = maker.stages
-        self._may_start = may_start
+        self._begin_batch = begin_batch
 
     def make(self, lease: Lease, batches: Sequence[BatchIndex], suspicion: Suspicion) -> bool:
         """Make these batches of the leased slice; False when stopped before all were made.
@@ -38,7 +38,7 @@ class SuspectMaker:
         """
         stages, suspect = self._stages, suspicion.batch
         for batch in sorted(batches, key=lambda batch: batch != suspect):
-            if not self._may_start():
+            if not self._begin_batch():
                 return False
             stages.heartbeat.check_lease()
             self._note_batch(lease, batch)

@@ -204,12 +204,12 @@ class Worker:
         )
         self._say("ready")
 
-        def may_start() -> bool:
-            return self._may_start(heartbeat)
+        def begin_batch() -> bool:
+            return self._begin_batch(heartbeat)
 
-        with BatchMaker(stages) as maker, Pipeline(maker, may_start=may_start) as pipeline:
+        with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=begin_batch) as pipeline:
             makers = _Makers(
-                pipeline=pipeline, suspect=SuspectMaker(maker, may_start=may_start), leases=leases
+                pipeline=pipeline, suspect=SuspectMaker(maker, begin_batch=begin_batch), leases=leases
             )
             return self._lease_and_make(manifest, heartbeat, makers)
 
@@ -235,7 +235,9 @@ class Worker:
         if not self._run.is_shared_folder:  # where to ask is to look through all of it
             pause = min(pause, _ASK_AGAIN_SECONDS)
         while True:
-            if not self._room_for_another(makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)):
+            if not self._has_room_for_another(
+                makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)
+            ):
                 makers.leases.stop_claiming()
                 return Ending.LIMIT
             granted = self._patience(lambda: self._lease_one(manifest, makers.leases))
@@ -312,14 +314,14 @@ class Worker:
                 self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
         self._lease = None
 
-    def _may_start(self, heartbeat: Heartbeat) -> bool:
-        """Whether one more batch may go into the network; counts it."""
-        if self.stop.is_set() or not self._room_for_another(heartbeat.slowest_batch_seconds):
+    def _begin_batch(self, heartbeat: Heartbeat) -> bool:
+        """Count one more batch into the network; False, counting none, when there is no room for it."""
+        if self.stop.is_set() or not self._has_room_for_another(heartbeat.slowest_batch_seconds):
             return False
         self._batches_started += 1
         return True
 
-    def _room_for_another(self, seconds: float) -> bool:
+    def _has_room_for_another(self, seconds: float) -> bool:
         limits = self._options.limits
         if limits.max_batches is not None and self._batches_started >= limits.max_batches:
             return False

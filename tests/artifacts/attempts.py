@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, Receipt
+from shardgen.errors import ArtifactCorrupt
 from tests.dataset.made_runs import PROVENANCE, batch_content
 
 WORKERS = {letter: WorkerId(f"host-{letter}-{letter * 8}") for letter in "abcdef"}
@@ -79,3 +80,12 @@ def single(batch: int, fence: int = 1, worker: str = "a", **more: object) -> Att
     """An attempt at one batch."""
     options = {"batches": range(batch, batch + 1), "fence": fence, "worker": WORKERS[worker], **more}
     return Attempt(**options)  # type: ignore[arg-type]
+
+
+def why_not_whole(data: bytes, *, name: str, fingerprint: str) -> str | None:
+    """None when the artifact is whole, else what `read_whole` says of it."""
+    try:
+        read_whole(data, name=name, fingerprint=fingerprint)
+    except ArtifactCorrupt as error:
+        return str(error)
+    return None

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_artifact, why_not_whole
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
 from shardgen.errors import ArtifactCorrupt
+from tests.artifacts.attempts import why_not_whole
 from tests.dataset.made_runs import WORKER, batch_content
 from tests.plans import make_plan
 

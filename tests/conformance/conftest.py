@@ -83,7 +83,9 @@ def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[Database
 
 
 @pytest.fixture(params=BACKENDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[DatabaseUrl]:
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers
+) -> Iterator[DatabaseUrl]:
     with new_place(request.param, tmp_path, postgres_servers) as made:
         yield made
 

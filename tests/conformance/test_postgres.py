@@ -365,10 +365,10 @@ def test_wrong_addresses_are_said_as_what_they_are(
         return DatabaseUrl(url=_text(url), run_dir=tmp_path)
 
     url = server.loopback_url
-    assert "no such database" in _refusal(place(url.set(database="nowhere")), InputMissing)
-    assert "refuses this user" in _refusal(place(url.set(password="wrong")), InvalidSettings)  # noqa: S106
+    assert "no such database" in _refusal(database(url.set(database="nowhere")), InputMissing)
+    assert "refuses this user" in _refusal(database(url.set(password="wrong")), InvalidSettings)  # noqa: S106
     monkeypatch.setattr(postgres, "_OPEN_SECONDS", 0.3)
-    assert "no connection" in _refusal(place(url.set(port=9)), ManifestBusy)
+    assert "no connection" in _refusal(database(url.set(port=9)), ManifestBusy)
 
 
 def test_another_programs_tables_are_refused(own_place: DatabaseUrl) -> None:

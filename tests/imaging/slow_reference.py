@@ -178,3 +178,10 @@ def resized(image: Bytes, size: tuple[int, int], *, linear: bool = False) -> Byt
     if linear or size[0] > width or size[1] > height:
         return linear_in_uint8(image, size)
     return np.floor(shrunk_exactly(image, size) + 0.5).astype(np.uint8)
+
+
+def placed_size(width: int, height: int, canvas: tuple[int, int]) -> tuple[int, int]:
+    """Width and height after halving while larger than `canvas` (width, height) in either direction."""
+    while width > canvas[0] or height > canvas[1]:
+        width, height = max(1, width // 2), max(1, height // 2)
+    return width, height

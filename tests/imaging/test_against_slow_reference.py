@@ -15,11 +15,12 @@ from shardgen.domain.plan import Blend, Compose, Flips, MaskMode, Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
-from shardgen.imaging.masks import cut_out, halved_to_fit, placed_size
+from shardgen.imaging.masks import cut_out, halved_to_fit
 from shardgen.imaging.outputs import output_images
 from shardgen.recipes.composites.composer import Composer, source_reader
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
+from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours, write_rgb
 from tests.plans import make_plan
 

@@ -6,7 +6,8 @@ import pytest
 from shardgen.domain.plan import MaskMode
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.codec import Photograph
-from shardgen.imaging.masks import cut_out, halved_to_fit, placed_size
+from shardgen.imaging.masks import cut_out, halved_to_fit
+from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours
 
 SCENE = colours(np.random.default_rng(5), 60, 50)

@@ -26,7 +26,9 @@ Sabotage = Callable[[Connection], None]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def database(request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers) -> Iterator[DatabaseUrl]:
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers
+) -> Iterator[DatabaseUrl]:
     with new_place(request.param, tmp_path, postgres_servers) as made:
         yield made
 

@@ -102,7 +102,7 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
                 between=lambda _done: None,
                 say=lambda _line: None,
             )
-            with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
+            with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                 while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
                     heartbeat.holds(lease)
                     heartbeat.now_is(WorkerState.WORKING)

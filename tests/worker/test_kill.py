@@ -10,11 +10,11 @@ from typing import get_args
 
 import pytest
 
-from shardgen.artifacts.archive import why_not_whole
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.steps import BatchStep, LeaseStep, MergeStep, PlanStep, RebuildStep, Step, SuspectStep
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
+from tests.artifacts.attempts import why_not_whole
 from tests.kill_at import REQUEUED_BATCHES, VERB_OF, step_name
 from tests.runs import die_at, sha256_of, shardgen
 

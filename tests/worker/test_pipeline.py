@@ -87,7 +87,7 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
         with (
             Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
             BatchMaker(stages(manifest, heartbeat)) as maker,
-            Pipeline(maker, may_start=lambda: True) as pipeline,
+            Pipeline(maker, begin_batch=lambda: True) as pipeline,
         ):
             while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
                 heartbeat.holds(lease)
@@ -215,7 +215,7 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
             build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
             with (
                 BatchMaker(replace(build, on_step=on_step)) as maker,
-                Pipeline(maker, may_start=lambda: True) as pipeline,
+                Pipeline(maker, begin_batch=lambda: True) as pipeline,
             ):
                 lease = manifest.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
@@ -274,7 +274,7 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
             stages = Stages(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}
             )
-            with BatchMaker(stages) as maker, Pipeline(maker, may_start=lambda: True) as pipeline:
+            with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                 lease = manifest.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 heartbeat.holds(lease)

@@ -103,7 +103,7 @@ def search(
     with Manifest(database, plan) as manifest:
         maker = Maker(plan, manifest, dies)
         maker.raises |= set(raises)
-        suspect = SuspectMaker(cast("BatchMaker", maker), may_start=lambda: True)
+        suspect = SuspectMaker(cast("BatchMaker", maker), begin_batch=lambda: True)
         gone: list[WorkerId] = []
         for number in range(2000):
             worker = WorkerId(f"w{number}")
@@ -231,7 +231,7 @@ def test_a_wish_to_stop_is_heard_between_two_samples_and_is_no_death(tmp_path: P
         maker = Maker(PLAN, manifest, lambda _sample, _alone: False)
         asked = iter([False, False, True])
         maker.stages.is_stopping = lambda: next(asked)
-        suspect = SuspectMaker(cast("BatchMaker", maker), may_start=lambda: True)
+        suspect = SuspectMaker(cast("BatchMaker", maker), begin_batch=lambda: True)
         suspicion = manifest.suspicion(held)
         assert not suspect.make(held, manifest.pending_batches(held), suspicion)
         assert manifest.release(held)

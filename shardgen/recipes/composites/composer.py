@@ -19,10 +19,10 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Background, Flips, Foreground, MaskFile, Plan
 from shardgen.domain.sample import place, recipe_of
 from shardgen.errors import ComposeFailed, PlanConflict, SampleError, ShardgenError, SourceUndecodable
-from shardgen.imaging.border import use_one_thread
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
+from shardgen.imaging.opencv import use_one_thread
 from shardgen.machine.cores import usable_cores
 from shardgen.sources.folder import read_file
 from shardgen.sources.scanning import Reader
