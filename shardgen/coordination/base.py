@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.folder.view import OnLook, unheard
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.manifest.leases import NoLease
+
+OnLook = Callable[[str], None]
+"""Called whenever something slow got a step further, with what that is."""
+
+
+def unheard(_what: str) -> None:
+    """For callers whom nobody watches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

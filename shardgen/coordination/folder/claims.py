@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
+from shardgen.coordination.base import OnLook, unheard
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.notices import Kind, NoticeName
 from shardgen.coordination.folder.seen import SeenClaim
 from shardgen.coordination.folder.segments import Desk, Publisher
-from shardgen.coordination.folder.view import FolderView, OnLook, seconds_or_none, unheard
+from shardgen.coordination.folder.view import FolderView, seconds_or_none
 from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.base import LeaseOptions, Leases
+from shardgen.coordination.base import LeaseOptions, Leases, OnLook
 from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
 from shardgen.coordination.folder.notices import worker_folder
 from shardgen.coordination.folder.segments import Desk
-from shardgen.coordination.folder.view import FolderView, OnLook
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy

@@ -19,8 +19,9 @@ from shardgen.artifacts.archive import (
 )
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactReader
+from shardgen.coordination.base import OnLook, unheard
 from shardgen.coordination.folder.notices import WORKERS, SegmentRef
-from shardgen.coordination.folder.view import FolderView, OnLook, unheard
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import FolderPolicy, SliceId
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ArtifactRef, Receipt

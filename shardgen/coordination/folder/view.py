@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from shardgen.artifacts.check import examine, receipt_of_artifact, receipts_of
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.receipt_json import parse_receipt_json, receipt_json
+from shardgen.coordination.base import OnLook, unheard
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.index import IndexedSegment, SegmentIndex
@@ -31,13 +32,6 @@ _FIRST_RETRY_SECONDS = 30.0  # of a file that is not whole yet; then twice as lo
 _LONGEST_RETRY_SECONDS = 1800.0
 _LOOKING = "looking through the shared folder"
 _LAGS = 200  # files whose delay is remembered
-
-OnLook = Callable[[str], None]
-"""Called whenever something slow got a step further, with what that is."""
-
-
-def unheard(_what: str) -> None:
-    """For callers whom nobody watches."""
 
 
 @dataclass(slots=True)
