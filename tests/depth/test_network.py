@@ -23,6 +23,8 @@ from tests.legacy_weights import LegacyNetwork
 pytestmark = pytest.mark.usefixtures("cpu")
 needs_bfloat16 = pytest.mark.skipif(not device.has_bfloat16(), reason="this CPU has no bfloat16")
 
+UPSAMPLINGS = [Upsampling.ALIGNED, pytest.param(Upsampling.HALF_PIXEL, marks=pytest.mark.slow)]
+
 
 def photographs(width: int, height: int) -> NDArray[np.uint8]:
     images = [getattr(skimage.data, name)() for name in ("astronaut", "chelsea")]
@@ -47,8 +49,8 @@ def grey_levels(raw: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.asarray(255 - np.floor(255 * (depth - low) / (high - low)), np.int64)
 
 
-@pytest.mark.parametrize("upsampling", Upsampling)
-@pytest.mark.parametrize("activations", [1, 2])
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+@pytest.mark.parametrize("activations", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_raw_outputs_are_those_of_keras_layers(
     tmp_path: Path, upsampling: Upsampling, activations: int
 ) -> None:
@@ -61,8 +63,8 @@ def test_raw_outputs_are_those_of_keras_layers(
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("upsampling", Upsampling)
-@pytest.mark.parametrize("final_relu", [True, False])
+@pytest.mark.parametrize("upsampling", UPSAMPLINGS)
+@pytest.mark.parametrize("final_relu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_wide_decoder_computed_in_tiles_agrees_with_keras_layers(
     tmp_path: Path, upsampling: Upsampling, *, final_relu: bool
 ) -> None:

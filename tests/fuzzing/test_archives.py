@@ -83,7 +83,7 @@ def test_a_directory_that_announces_any_size_takes_no_memory(
     assert verified(tmp_path, packed(members_of(zip_seeds()[0]), change))
 
 
-@pytest.mark.parametrize("images", [0, 3])
+@pytest.mark.parametrize("images", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_plan_of_thousands_of_millions_of_samples_in_a_small_zip_takes_no_time(
     tmp_path: Path, images: int
 ) -> None:

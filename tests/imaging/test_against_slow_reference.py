@@ -124,7 +124,10 @@ CASES = [
 
 
 @pytest.mark.parametrize("blend", Blend)
-@pytest.mark.parametrize("flips", Flips)
+@pytest.mark.parametrize(
+    "flips",
+    [flips if flips is Flips.FOREGROUNDS else pytest.param(flips, marks=pytest.mark.slow) for flips in Flips],
+)
 @pytest.mark.parametrize(("canvas", "grid", "sizes"), CASES)
 def test_every_canvas_is_that_of_the_slow_reference(
     tmp_path: Path,
