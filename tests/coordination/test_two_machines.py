@@ -251,6 +251,7 @@ def test_a_machine_with_an_artifact_folder_of_its_own_is_refused_before_it_lease
     own = shared.replace(json.dumps(str(machines.first.artifacts)), '"artifacts"')
     assert own != shared
     settings.write_text(own, encoding="utf-8")
+    (machines.second.path / "artifacts").mkdir()
     waiting, folder = machines.halted_worker(machines.first, BatchStep.LINKED, 1)
     refused = shardgen("worker", machines.second.path, *machines.folders_of(machines.second))
     assert refused.returncode == 10, refused.stderr
@@ -258,7 +259,7 @@ def test_a_machine_with_an_artifact_folder_of_its_own_is_refused_before_it_lease
     assert error.startswith(f"error: {machines.second.path}/artifacts: is not the folder that this run's")
     assert hint.startswith("hint: set [artifacts] url to a folder that every machine reaches")
     assert len(report(machines.first).workers) == 1
-    assert [path.name for path in machines.second.path.iterdir()] == ["shardgen.toml"]
+    assert sorted(path.name for path in machines.second.path.iterdir()) == ["artifacts", "shardgen.toml"]
     settings.write_text(shared, encoding="utf-8")
     joined = machines.worker(machines.second)
     machines.wait_for(lambda: machines.is_at_work(joined), joined, waiting)
