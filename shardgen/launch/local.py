@@ -44,6 +44,7 @@ from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
+_DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it waits for a mount that does not answer
 _FROZEN_SECONDS = 10.0  # between two looks: longer, and nobody on this machine can be blamed for silence
 
 _TICK_SECONDS = 0.25
@@ -116,6 +117,7 @@ class _Seat:
     last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
     relay: threading.Thread | None = None
     unheard: int = 0  # words about it that the manifest did not take
+    is_killed: bool = False  # its process was, though it may not have ended
 
 
 class _Supervisor:
@@ -220,7 +222,14 @@ class _Supervisor:
 
     def _look(self, manifest: Manifest, on_look: OnLook) -> bool:
         """Notice ended workers, and now and then what the manifest shows; whether to end."""
-        self._reap(manifest)
+        try:
+            self._reap(manifest)
+        except ManifestBusy:
+            self._silence.stay_awake()
+            self._kill_silent(make_report(self._run, self._plan, manifest.overview()), manifest)
+            if self._pids():
+                self._blind.end()  # one of them may hang with the lock; it shows life or is killed in time
+            raise
         now = self._monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return False
@@ -265,7 +274,9 @@ class _Supervisor:
         """End workers that hang so badly that their watchdog does not run either."""
         rows = [one.row for one in found.workers]
         for silence in self._silence.silent(self._pids().values(), rows):
-            seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
+            seat, process = next(
+                (seat, seat.process) for seat in self._seats if seat.process and seat.process.pid == silence.pid
+            )
             note = f"no sign of life for {silence.seconds:.0f} s"
             row = silence.row
             ended = None
@@ -280,19 +291,26 @@ class _Supervisor:
                     if seat.unheard < _UNHEARD_BEATS:
                         raise
             self._say(f"[worker-{seat.number}] {note}, so it is killed")
-            os.kill(silence.pid, signal.SIGKILL)
-            if ended is not None and row is not None and seat.process is not None:
-                seat.process.wait()
+            process.kill()
+            seat.is_killed = True
+            if ended is not None and row is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_DYING_SECONDS)
                 manifest.beat(row.identity.id, ended)
 
     def _pids(self) -> dict[int, int]:
-        return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
+        """Of workers that run: not of those whose end is known, since another process may have their pid."""
+        return {
+            seat.number: seat.process.pid
+            for seat in self._seats
+            if seat.process is not None and seat.process.returncode is None and not seat.is_killed
+        }
 
     def _start_due(self) -> None:
         now = self._monotonic()
         for seat in self._seats:
             if seat.process is None and seat.given_up is None and now >= seat.start_at:
-                seat.process, seat.unheard = self._start(seat), 0
+                seat.process, seat.unheard, seat.is_killed = self._start(seat), 0, False
 
     def _start(self, seat: _Seat) -> subprocess.Popen[str]:
         number, share = seat.number, seat.share
