@@ -44,7 +44,7 @@ from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
-_DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it waits for a mount that does not answer
+_DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it sleeps in the kernel
 _FROZEN_SECONDS = 10.0  # between two looks: longer, and nobody on this machine can be blamed for silence
 
 _TICK_SECONDS = 0.25
@@ -117,7 +117,7 @@ class _Seat:
     last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
     relay: threading.Thread | None = None
     unheard: int = 0  # words about it that the manifest did not take
-    is_killed: bool = False  # its process was, though it may not have ended
+    is_killed: bool = False  # its process may not have ended all the same
 
 
 class _Supervisor:
@@ -274,9 +274,7 @@ class _Supervisor:
         """End workers that hang so badly that their watchdog does not run either."""
         rows = [one.row for one in found.workers]
         for silence in self._silence.silent(self._pids().values(), rows):
-            seat, process = next(
-                (seat, seat.process) for seat in self._seats if seat.process and seat.process.pid == silence.pid
-            )
+            seat, process = next(one for one in self._running() if one[1].pid == silence.pid)
             note = f"no sign of life for {silence.seconds:.0f} s"
             row = silence.row
             ended = None
@@ -298,13 +296,16 @@ class _Supervisor:
                     process.wait(_DYING_SECONDS)
                 manifest.beat(row.identity.id, ended)
 
-    def _pids(self) -> dict[int, int]:
-        """Of workers that run: not of those whose end is known, since another process may have their pid."""
-        return {
-            seat.number: seat.process.pid
+    def _running(self) -> list[tuple[_Seat, subprocess.Popen[str]]]:
+        """Without those whose end is known, since another process may have their pid, or that were killed."""
+        return [
+            (seat, seat.process)
             for seat in self._seats
             if seat.process is not None and seat.process.returncode is None and not seat.is_killed
-        }
+        ]
+
+    def _pids(self) -> dict[int, int]:
+        return {seat.number: process.pid for seat, process in self._running()}
 
     def _start_due(self) -> None:
         now = self._monotonic()
@@ -388,14 +389,21 @@ class _Supervisor:
 
     def _stop_all(self, number: int) -> None:
         """Forward the wish to stop once; a second signal, or an exhausted grace, kills."""
-        running = [seat.process for seat in self._seats if seat.process is not None]
-        for process in running:
+        left = {seat.number: seat.process for seat in self._seats if seat.process is not None}
+        for process in left.values():
             process.send_signal(number)
         deadline = time.monotonic() + self._options.grace_seconds + _STOP_MARGIN_SECONDS
-        while any(process.poll() is None for process in running):
-            if len(self._signals) > 1 or time.monotonic() > deadline:
-                for process in running:
+        killed_at = math.inf
+        while left := {number: process for number, process in left.items() if process.poll() is None}:
+            now = time.monotonic()
+            if killed_at == math.inf and (len(self._signals) > 1 or now > deadline):
+                for process in left.values():
                     process.kill()
+                killed_at = now
+            if now - killed_at > _DYING_SECONDS:
+                for seat, process in left.items():
+                    self._say(f"[worker-{seat}] process {process.pid} is killed but lives on (a dead mount?)")
+                return
             time.sleep(_TICK_SECONDS / 5)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -212,3 +213,34 @@ def test_it_is_killed_also_when_another_worker_has_ended_and_cannot_be_noted(
     states = {row.identity.pid: row.state for row in hung.manifest.overview().workers}
     assert states[hung.process.pid] is WorkerState.HUNG
     assert states[other.pid] is not WorkerState.HUNG
+
+
+_DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(8)"
+
+
+def test_what_does_not_end_when_killed_is_named_and_not_waited_for(run: RunDirectory, hung: Hung) -> None:
+    command, watcher = [sys.executable, "-c", _DEAF], hung.watcher
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as deaf,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("shardgen.launch.local._DYING_SECONDS", 0.1)
+        patch.setattr("shardgen.launch.local._STOP_MARGIN_SECONDS", 0.0)
+        patch.setattr(deaf, "kill", lambda: None)  # as in an uninterruptible sleep
+        assert deaf.stdout is not None
+        deaf.stdout.readline()
+        hung.sit(1, deaf)
+        watcher._seats[0].process = None
+        found = make_report(run, hung.plan, hung.manifest.overview())
+        hung.hang()
+        for _ in range(640):
+            hung.now[0] += 1
+            with contextlib.suppress(ManifestBusy):
+                watcher._kill_silent(found, hung.manifest)
+        watcher._options = RunOptions(shares=(Share(),), grace_seconds=0.0)
+        watcher._stop_all(signal.SIGTERM)
+        assert deaf.poll() is None
+        patch.undo()
+        deaf.kill()
+    assert [line for line in hung.said if str(deaf.pid) in line] == hung.said[1:]
+    assert len(hung.said) == 2
