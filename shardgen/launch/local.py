@@ -41,7 +41,7 @@ from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
-from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
+from shardgen.worker.stop import PARENT_VARIABLE, StopSignals, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
 _DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it sleeps in the kernel
@@ -129,7 +129,7 @@ class _Supervisor:
         self._options = options
         self._say = say
         self._seats = [_Seat(number=number, share=share) for number, share in enumerate(options.shares)]
-        self._signals: list[int] = []
+        self._signals = StopSignals()
         self._looked = self._look_again_at = -math.inf
         self._host = host_id()
         self._silence = SilenceWatch(self._host, run.settings.lease_policy)
@@ -152,8 +152,8 @@ class _Supervisor:
             self._stop_all(signal.SIGTERM)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self._signals:
-            raise Stopped(self._signals[0])
+        if self._signals.first is not None:
+            raise Stopped(self._signals.first)
 
     def incomplete(self, found: Report) -> RunIncomplete | TransientError:
         """The error of a run that ends with samples pending."""
@@ -188,11 +188,11 @@ class _Supervisor:
         )
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
+        self._signals.receive(number)
 
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
         troubles = 0
-        while not self._signals:
+        while self._signals.first is None:
             if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
                 self._silence.stay_awake()
@@ -354,7 +354,7 @@ class _Supervisor:
             innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
             freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)
             seat.process = None
-            if code == 0 or self._signals:
+            if code == 0 or self._signals.first is not None:
                 seat.given_up = 0
                 continue
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -396,7 +396,7 @@ class _Supervisor:
         killed_at = math.inf
         while left := {number: process for number, process in left.items() if process.poll() is None}:
             now = time.monotonic()
-            if killed_at == math.inf and (len(self._signals) > 1 or now > deadline):
+            if killed_at == math.inf and (self._signals.is_urgent or now > deadline):
                 for process in left.values():
                     process.kill()
                 killed_at = now

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -244,3 +245,32 @@ def test_what_does_not_end_when_killed_is_named_and_not_waited_for(run: RunDirec
         deaf.kill()
     assert [line for line in hung.said if str(deaf.pid) in line] == hung.said[1:]
     assert len(hung.said) == 2
+
+
+_SLOW_TO_STOP = """
+import signal, sys, threading
+asked = threading.Event()
+signal.signal(15, lambda *_: asked.set())
+print(flush=True)
+asked.wait()
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("later", "code"), [(0.0, 0), (2.0, -signal.SIGKILL)], ids=["an echo", "a second"])
+def test_only_a_second_signal_that_is_no_echo_kills_the_workers(
+    run: RunDirectory, later: float, code: int
+) -> None:
+    watcher = _Supervisor(run, run.plan(), RunOptions(shares=(Share(),)), say=print)
+    command = [sys.executable, "-c", _SLOW_TO_STOP]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        watcher._seats[0].process = worker
+        watcher._received(signal.SIGTERM, None)
+        watcher._signals._received_at -= later
+        watcher._received(signal.SIGHUP, None)
+        threading.Timer(0.5, worker.stdin.close).start()
+        watcher._stop_all(signal.SIGTERM)
+        assert worker.returncode == code
