@@ -136,7 +136,7 @@ def _show_what_is_logged() -> None:
 
 
 class _EndedBySignal(BaseException):
-    """Raised in the main thread, so that what a command has half done is removed as after Ctrl-C."""
+    """Raised in the main thread, so that what a command has half done is removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -159,7 +159,7 @@ def _ending_by_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         if is_first:
-            raise KeyboardInterrupt if number == signal.SIGINT else _EndedBySignal(number)
+            raise _EndedBySignal(number)
 
     previous = {
         number: signal.signal(number, end)
