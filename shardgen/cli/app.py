@@ -37,7 +37,7 @@ from shardgen.cli import (
 )
 from shardgen.cli.printable import Outlet, open_outlets, printable
 from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
-from shardgen.worker.stop import stopping_signals
+from shardgen.worker.stop import StopSignals, stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
 USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
@@ -136,7 +136,7 @@ def _show_what_is_logged() -> None:
 
 
 class _EndedBySignal(BaseException):
-    """Raised in the main thread, so that what a command has half done is removed as after Ctrl-C."""
+    """Raised in the main thread, so that what a command has half done is removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -145,23 +145,34 @@ class _EndedBySignal(BaseException):
 
 @contextmanager
 def _ending_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end any command like Ctrl-C; `worker` and `run` have handlers of their own."""
+    """Signals end any command, which cleans up; `worker` and `run` have handlers of their own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    signals = StopSignals()
+
     def end(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
-        raise _EndedBySignal(number)
+        is_first = signals.first is None
+        signals.receive(number)
+        if signals.is_urgent:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        if is_first:
+            raise _EndedBySignal(number)
 
     previous = {
-        number: signal.signal(number, end) for number in stopping_signals() if number != signal.SIGINT
+        number: signal.signal(number, end)
+        for number in stopping_signals()
+        # A shell that starts a command in the background may have it ignore Ctrl-C.
+        if number != signal.SIGINT or signal.getsignal(number) is signal.default_int_handler
     }
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if signals.first is None:  # else this process ends now, and an echo may yet come
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
 
 def _say(line: str) -> None:

@@ -41,7 +41,7 @@ def backup(
         ),
     ] = None,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.operations.backup import back_up
     from shardgen.settings.run_directory import RunDirectory
 

@@ -33,11 +33,11 @@ def demo(
         Path, typer.Argument(metavar="DIR", help="A new folder, or the folder of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
-    """Call one verb after the other, saying what each shows."""
+    """Call one operation after the other, saying what each shows."""
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
     from shardgen.cli.status_view import status_view
-    from shardgen.operations import demo as demonstrating
+    from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, prepare, work
     from shardgen.operations.merge import merge_run
     from shardgen.operations.status import report
     from shardgen.operations.verify import check_zip
@@ -46,20 +46,18 @@ def demo(
     out, began = render.stdout(), time.monotonic()
     step = _steps(out.print)
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
-    run = demonstrating.prepare(folder)
+    run = prepare(folder)
     remember(run.path)
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
     planned = make_plan_with_progress(run, GivenFolders())
     out.print(plan_view(planned, None))
     out.print(
-        f"The depth network of this demo is the one that ships ({demonstrating.WEIGHTS}), trained on "
+        f"The depth network of this demo is the one that ships ({WEIGHTS}), trained on "
         "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
     step("Work: two workers, one core each; kill one of them half-way, like a lost runtime.")
     with LiveProgress() as live:
-        killer = demonstrating.work(
-            run, planned.plan, say=live.say, on_look=lambda found: live.look(found, {})
-        )
+        killer = work(run, planned.plan, say=live.say, on_look=lambda found: live.look(found, {}))
     if killer.taken_over_after is not None:
         out.print(
             "The other worker took over its slice at once: at most 3 batches were made twice, none was lost."
@@ -74,7 +72,7 @@ def demo(
     for one in found.findings:
         render.echo(f"{one.subject}: {one.fact}")
     render.echo(render.verified(found.samples, len(found.findings)))
-    sheet = demonstrating.extract_contact_sheet(result.path, folder)
+    sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
     took = render.duration(time.monotonic() - began)

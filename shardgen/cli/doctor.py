@@ -31,7 +31,7 @@ def doctor(
         typer.Argument(metavar="RUN_DIR", help="Check this run directory too.", show_default=False),
     ] = None,
 ) -> None:
-    """Call the verb; exit code 19 when something would fail."""
+    """Call the operation; exit code 19 when something would fail."""
     from shardgen.operations.doctor import Verdict, diagnose
 
     if run_dir is not None:

@@ -40,7 +40,7 @@ def init(
         typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
     ] = False,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise
 

@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def merge(
     *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     merge_and_show(RunDirectory.open(run_dir), output, allow_dead_letters=allow_dead_letters)
 
 

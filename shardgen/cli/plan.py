@@ -54,7 +54,7 @@ def plan(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     planned = make_plan_with_progress(
         RunDirectory.open(run_dir), GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
     )

@@ -41,7 +41,7 @@ def preview(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.operations.preview import PreviewRequest
     from shardgen.operations.preview import preview as make_preview
     from shardgen.recipes.composites.network import DeviceChoice

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.operations.rebuild import rebuild
     from shardgen.settings.run_directory import RunDirectory
 

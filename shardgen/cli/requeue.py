@@ -37,7 +37,7 @@ def requeue(
     ] = False,
     blocked: Annotated[bool, typer.Option("--blocked", help="Every blocked slice.")] = False,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.domain.identifiers import BatchIndex
     from shardgen.operations.requeue import RequeueChoice, requeue
     from shardgen.settings.run_directory import RunDirectory

@@ -76,7 +76,7 @@ def run(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the verbs one after the other."""
+    """Call the operations one after the other."""
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.coordination.artifact_folder import refuse_unusable_at_first
     from shardgen.coordination.open import ensure_manifest

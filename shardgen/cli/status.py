@@ -36,7 +36,7 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
-    """Call the verb and show the report."""
+    """Call the operation and show the report."""
     from shardgen.errors import TransientError
     from shardgen.operations.status import report
     from shardgen.settings.run_directory import RunDirectory

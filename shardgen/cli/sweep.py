@@ -34,7 +34,7 @@ def sweep(
     run_dir: RunDir = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.operations.sweep import sweep
     from shardgen.settings.run_directory import RunDirectory
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HELP = """Read every byte again and name what is wrong.
 
-Repairs nothing.
+Changes nothing without --requeue.
 Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
 itself alone. Exits with 20-29 if something is wrong.
 
@@ -58,7 +58,7 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Call the verb."""
+    """Call the operation."""
     from shardgen.errors import InputMissing
     from shardgen.operations.verify import check_run, check_zip, put_back
     from shardgen.settings.run_directory import RunDirectory

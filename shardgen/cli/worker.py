@@ -23,8 +23,8 @@ from shardgen.cli.render import say
 HELP = """Make samples of the planned run until nothing is left.
 
 Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
-at any time. Ctrl-C finishes the current batch and gives the slice back; a second Ctrl-C stops at once. So do
-SIGTERM and a closed terminal; `nohup shardgen worker people &` goes on without one. A killed worker loses at
+at any time. Ctrl-C, SIGTERM or a closed terminal: finishes the current batch and gives the slice back; a
+second one stops at once. `nohup shardgen worker people &` outlives its terminal. A killed worker loses at
 most three batches of work and nothing that is stored.
 
 \b
@@ -75,7 +75,7 @@ def worker(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the verb; the exit code tells how it ended."""
+    """Call the operation; the exit code tells how it ended."""
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
     from shardgen.recipes.composites.network import DeviceChoice

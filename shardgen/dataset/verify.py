@@ -1,4 +1,4 @@
-"""Verify: read the bytes again and compare them with the record; never repair."""
+"""Verify: read the bytes again and compare them with the record; change nothing."""
 
 from __future__ import annotations
 

@@ -41,9 +41,10 @@ from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
-from shardgen.worker.stop import PARENT_VARIABLE, stopping_signals
+from shardgen.worker.stop import PARENT_VARIABLE, StopSignals, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
+_DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it sleeps in the kernel
 _FROZEN_SECONDS = 10.0  # between two looks: longer, and nobody on this machine can be blamed for silence
 
 _TICK_SECONDS = 0.25
@@ -116,6 +117,7 @@ class _Seat:
     last_words: dict[str, str] = field(default_factory=dict)  # the `error` and `hint` of its last process
     relay: threading.Thread | None = None
     unheard: int = 0  # words about it that the manifest did not take
+    is_killed: bool = False  # its process may not have ended all the same
 
 
 class _Supervisor:
@@ -127,7 +129,7 @@ class _Supervisor:
         self._options = options
         self._say = say
         self._seats = [_Seat(number=number, share=share) for number, share in enumerate(options.shares)]
-        self._signals: list[int] = []
+        self._signals = StopSignals()
         self._looked = self._look_again_at = -math.inf
         self._host = host_id()
         self._silence = SilenceWatch(self._host, run.settings.lease_policy)
@@ -150,8 +152,8 @@ class _Supervisor:
             self._stop_all(signal.SIGTERM)
             for number, handler in previous.items():
                 signal.signal(number, handler)
-        if self._signals:
-            raise Stopped(self._signals[0])
+        if self._signals.first is not None:
+            raise Stopped(self._signals.first)
 
     def incomplete(self, found: Report) -> RunIncomplete | TransientError:
         """The error of a run that ends with samples pending."""
@@ -186,11 +188,11 @@ class _Supervisor:
         )
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        self._signals.append(number)
+        self._signals.receive(number)
 
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
         troubles = 0
-        while not self._signals:
+        while self._signals.first is None:
             if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
                 self._silence.stay_awake()
@@ -220,7 +222,14 @@ class _Supervisor:
 
     def _look(self, manifest: Manifest, on_look: OnLook) -> bool:
         """Notice ended workers, and now and then what the manifest shows; whether to end."""
-        self._reap(manifest)
+        try:
+            self._reap(manifest)
+        except ManifestBusy:
+            self._silence.stay_awake()
+            self._kill_silent(make_report(self._run, self._plan, manifest.overview()), manifest)
+            if self._pids():
+                self._blind.end()  # one of them may hang with the lock; it shows life or is killed in time
+            raise
         now = self._monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return False
@@ -265,7 +274,7 @@ class _Supervisor:
         """End workers that hang so badly that their watchdog does not run either."""
         rows = [one.row for one in found.workers]
         for silence in self._silence.silent(self._pids().values(), rows):
-            seat = next(seat for seat in self._seats if seat.process and seat.process.pid == silence.pid)
+            seat, process = next(one for one in self._running() if one[1].pid == silence.pid)
             note = f"no sign of life for {silence.seconds:.0f} s"
             row = silence.row
             ended = None
@@ -280,19 +289,29 @@ class _Supervisor:
                     if seat.unheard < _UNHEARD_BEATS:
                         raise
             self._say(f"[worker-{seat.number}] {note}, so it is killed")
-            os.kill(silence.pid, signal.SIGKILL)
-            if ended is not None and row is not None and seat.process is not None:
-                seat.process.wait()
+            process.kill()
+            seat.is_killed = True
+            if ended is not None and row is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_DYING_SECONDS)
                 manifest.beat(row.identity.id, ended)
 
+    def _running(self) -> list[tuple[_Seat, subprocess.Popen[str]]]:
+        """Without those whose end is known, since another process may have their pid, or that were killed."""
+        return [
+            (seat, seat.process)
+            for seat in self._seats
+            if seat.process is not None and seat.process.returncode is None and not seat.is_killed
+        ]
+
     def _pids(self) -> dict[int, int]:
-        return {seat.number: seat.process.pid for seat in self._seats if seat.process is not None}
+        return {seat.number: process.pid for seat, process in self._running()}
 
     def _start_due(self) -> None:
         now = self._monotonic()
         for seat in self._seats:
             if seat.process is None and seat.given_up is None and now >= seat.start_at:
-                seat.process, seat.unheard = self._start(seat), 0
+                seat.process, seat.unheard, seat.is_killed = self._start(seat), 0, False
 
     def _start(self, seat: _Seat) -> subprocess.Popen[str]:
         number, share = seat.number, seat.share
@@ -335,7 +354,7 @@ class _Supervisor:
             innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
             freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)
             seat.process = None
-            if code == 0 or self._signals:
+            if code == 0 or self._signals.first is not None:
                 seat.given_up = 0
                 continue
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -370,14 +389,21 @@ class _Supervisor:
 
     def _stop_all(self, number: int) -> None:
         """Forward the wish to stop once; a second signal, or an exhausted grace, kills."""
-        running = [seat.process for seat in self._seats if seat.process is not None]
-        for process in running:
+        left = {seat.number: seat.process for seat in self._seats if seat.process is not None}
+        for process in left.values():
             process.send_signal(number)
         deadline = time.monotonic() + self._options.grace_seconds + _STOP_MARGIN_SECONDS
-        while any(process.poll() is None for process in running):
-            if len(self._signals) > 1 or time.monotonic() > deadline:
-                for process in running:
+        killed_at = math.inf
+        while left := {number: process for number, process in left.items() if process.poll() is None}:
+            now = time.monotonic()
+            if killed_at == math.inf and (self._signals.is_urgent or now > deadline):
+                for process in left.values():
                     process.kill()
+                killed_at = now
+            if now - killed_at > _DYING_SECONDS:
+                for seat, process in left.items():
+                    self._say(f"[worker-{seat}] process {process.pid} is killed but lives on (a dead mount?)")
+                return
             time.sleep(_TICK_SECONDS / 5)
 
 

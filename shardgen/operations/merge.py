@@ -1,4 +1,4 @@
-"""Finish a run directory: merge its artifacts into the zip, and verify either; brings the decoder along."""
+"""Merge a run directory's artifacts into the zip; the decoder of the contact sheet comes along."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def merge_run(
     on_progress: OnProgress = lambda _done, _planned: None,
     on_step: OnStep = ignore_step,
 ) -> MergeResult:
-    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `merging.merge`.
+    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `dataset.merge.merge`.
 
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.

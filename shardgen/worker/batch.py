@@ -105,7 +105,7 @@ class BatchMaker:
 
     def estimate(self, composed: Composed) -> Estimated:
         """Run the network on a batch. Raises SliceFailed when it raises for every sample."""
-        # A sample without a composite keeps its place, black: the others' floats must not depend on it.
+        # A sample without a composite keeps its position, black: the others' floats must not depend on it.
         images = self._black(len(composed.samples))
         results: list[DepthMap | SampleError] = []
         alive = []
@@ -142,7 +142,7 @@ class BatchMaker:
         self.stages.on_step(BatchStep.RECORDED)
 
     def make_alone(self, sample: SampleIndex) -> Made:
-        """Make one sample with nothing else in the network, at its own place of its own micro-batch.
+        """Make one sample with nothing else in the network, at its own position of its own micro-batch.
 
         So its bytes are those that it has among its neighbours.
         """
@@ -185,26 +185,28 @@ class BatchMaker:
         width, height = self.stages.plan.depth.input
         return np.zeros((count, height, width, 3), np.uint8)
 
-    def _bisect(self, images: NDArray[np.uint8], places: Sequence[int]) -> dict[int, DepthMap | SampleError]:
+    def _bisect(
+        self, images: NDArray[np.uint8], positions: Sequence[int]
+    ) -> dict[int, DepthMap | SampleError]:
         """Run the network; an exception is halved down to the sample that raises it."""
         chosen = images
-        if len(places) < len(images):
+        if len(positions) < len(images):
             chosen = np.zeros_like(images)
-            chosen[places] = images[places]
+            chosen[positions] = images[positions]
         try:
             depth = self.stages.estimator.estimate(chosen, between=self.stages.between)
         except (ShardgenError, Abandoned, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - the batch boundary: one bad sample costs one sample
-            if len(places) == 1:
-                return {places[0]: _explained(DepthNotFinite(f"the network raised {error!r}"), error)}
-            half = len(places) // 2
-            return self._bisect(images, places[:half]) | self._bisect(images, places[half:])
+            if len(positions) == 1:
+                return {positions[0]: _explained(DepthNotFinite(f"the network raised {error!r}"), error)}
+            half = len(positions) // 2
+            return self._bisect(images, positions[:half]) | self._bisect(images, positions[half:])
         return {
             position: DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
             if depth.non_finite[position]
             else depth.relative[position]
-            for position in places
+            for position in positions
         }
 
     def _blame_no_sample(self, found: Sequence[object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import threading
@@ -10,7 +9,8 @@ import time
 from types import FrameType
 
 PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
-# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell.
+# A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell. A session
+# that ends may send SIGTERM and SIGHUP.
 _ECHO_SECONDS = 1.0
 
 
@@ -24,15 +24,31 @@ def stopping_signals() -> tuple[signal.Signals, ...]:
     return (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class StopRequest:
-    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once.
+class StopSignals:
+    """The signals that asked a process to stop: the first, and whether a second wants it at once.
 
-    Not one within a second of the first: that is its echo.
+    One within a second of the first is its echo and changes nothing, whichever signal it is.
     """
 
     def __init__(self) -> None:
+        self.first: int | None = None
+        self.is_urgent = False
+        self._received_at = 0.0
+
+    def receive(self, number: int) -> None:
+        """Take one more."""
+        if self.first is None:
+            self.first, self._received_at = number, time.monotonic()
+        elif time.monotonic() - self._received_at > _ECHO_SECONDS:
+            self.is_urgent = True
+
+
+class StopRequest:
+    """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
+
+    def __init__(self) -> None:
         self.signal_number: int | None = None
-        self._received_at = -math.inf
+        self._signals = StopSignals()
         self.event = self._event = threading.Event()
         # Only `run` names itself: a worker that a shell started must outlive it.
         self._parent = os.environ.get(PARENT_VARIABLE, "")
@@ -43,13 +59,12 @@ class StopRequest:
             signal.signal(number, self._received)
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            if time.monotonic() - self._received_at > _ECHO_SECONDS:
-                os._exit(128 + number)
-            return
-        self._received_at = time.monotonic()
-        self.signal_number = number
-        self._event.set()
+        self._signals.receive(number)
+        if self._signals.is_urgent:
+            os._exit(128 + number)
+        if not self._event.is_set():
+            self.signal_number = number
+            self._event.set()
 
     def notice_lost_parent(self) -> None:
         """Stop when the `run` that started this process is gone."""

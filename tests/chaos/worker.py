@@ -23,7 +23,7 @@ from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.worker import worker as working
+from shardgen.worker import worker
 from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
 
@@ -75,11 +75,11 @@ def main(part: Part) -> None:
         if isinstance(step, BatchStep):
             time.sleep(pause * source.random())
 
-    real = working.work
+    real = worker.work
 
     def work(
-        run: RunDirectory, options: working.WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
-    ) -> working.WorkOutcome:
+        run: RunDirectory, options: worker.WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
+    ) -> worker.WorkOutcome:
         def saying(line: str) -> None:
             diary.note("said", line)
             say(line)
@@ -90,7 +90,7 @@ def main(part: Part) -> None:
         return outcome
 
     chosen = on_step
-    working.work = work  # type: ignore[assignment]
+    worker.work = work  # type: ignore[assignment]
     sys.argv = ["shardgen", "worker", str(part.run_dir), "--id", part.folder.name, "--device", "cpu"]
     shardgen_main()
 

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -15,6 +19,7 @@ from shardgen.errors import ManifestBusy
 from shardgen.launch.allocation import Share
 from shardgen.launch.local import RunOptions, SilenceWatch, _Supervisor
 from shardgen.machine.processes import host_id, process_start
+from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 
 POLICY = LeasePolicy(
@@ -112,43 +117,160 @@ time.sleep(600)
 """
 
 
-def test_a_process_that_hangs_with_the_manifests_lock_is_killed_all_the_same(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Hung:
+    """A process that is a registered worker and then hangs with the manifest's lock, and who watches it."""
+
+    def __init__(self, run: RunDirectory, manifest: Manifest, *, others: int = 0) -> None:
+        self.now, self.said = [1000.0], list[str]()
+        self.manifest = manifest
+        command = [sys.executable, "-c", _HOLD, str(run.database.path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.plan = run.plan()
+        options = RunOptions(shares=(Share(),) * (1 + others), monotonic=lambda: self.now[0])
+        self.watcher = _Supervisor(run, self.plan, options, say=self.said.append)
+        self.watcher._silence = SilenceWatch(
+            host_id(), run.settings.lease_policy, monotonic=lambda: self.now[0]
+        )
+        self.sit(0, self.process)
+
+    def sit(self, seat: int, process: subprocess.Popen[str]) -> None:
+        started = process_start(process.pid)
+        who = WorkerIdentity(
+            id=WorkerId(f"w-{seat}aaaaaaa"), host=host_id(), pid=process.pid, process_started=started
+        )
+        self.manifest.register(who)
+        self.manifest.beat(who.id, WorkerReport(state=WorkerState.WORKING))
+        self.watcher._seats[seat].process = process
+
+    def hang(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline() == "held\n"
+
+
+@pytest.fixture
+def hung(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hung]:
     monkeypatch.setattr("shardgen.manifest.sqlite._BUSY_TIMEOUT_SECONDS", 0.1)
-    now, plan, said = [1000.0], run.plan(), list[str]()
-    command = [sys.executable, "-c", _HOLD, str(run.database.path)]
-    with (
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child,
-        run.manifest(plan) as manifest,
-    ):
+    with run.manifest(run.plan()) as manifest:
+        world = Hung(run, manifest, others=1)
+        with world.process as process:
+            try:
+                yield world
+            finally:
+                process.kill()
+
+
+def test_a_process_that_hangs_with_the_manifests_lock_is_killed_all_the_same(
+    run: RunDirectory, hung: Hung
+) -> None:
+    hung.hang()
+    found = make_report(run, hung.plan, hung.manifest.overview())
+    for _ in range(int(POLICY.stall.total_seconds()) + 60):
+        hung.now[0] += 1
         try:
-            started = process_start(child.pid)
-            who = WorkerIdentity(
-                id=WorkerId("w-aaaaaaaa"), host=host_id(), pid=child.pid, process_started=started
-            )
-            manifest.register(who)
-            manifest.beat(who.id, WorkerReport(state=WorkerState.WORKING))
-            assert child.stdin is not None
-            assert child.stdout is not None
-            print(file=child.stdin, flush=True)
-            assert child.stdout.readline() == "held\n"
-            workers = _Supervisor(run, plan, RunOptions(shares=(Share(),)), say=said.append)
-            workers._silence = SilenceWatch(who.host, run.settings.lease_policy, monotonic=lambda: now[0])
-            workers._seats[0].process = child
-            found = make_report(run, plan, manifest.overview())
-            for _ in range(int(run.settings.lease_policy.stall.total_seconds()) + 60):
-                now[0] += 1
-                try:
-                    workers._kill_silent(found, manifest)
-                except ManifestBusy:
-                    now[0] += 40  # as the wait for the lock took
-                    workers._silence.stay_awake()
-                if child.poll() is not None:
-                    break
-            assert child.returncode == -signal.SIGKILL
-        finally:
-            child.kill()
-        (row,) = manifest.overview().workers
-        assert row.state is WorkerState.HUNG
-    assert len(said) == 1
+            hung.watcher._kill_silent(found, hung.manifest)
+        except ManifestBusy:
+            hung.now[0] += 40  # as the wait for the lock took
+            hung.watcher._silence.stay_awake()
+        if hung.process.poll() is not None:
+            break
+    assert hung.process.returncode == -signal.SIGKILL
+    (row,) = hung.manifest.overview().workers
+    assert row.state is WorkerState.HUNG
+    assert len(hung.said) == 1
+
+
+def test_it_is_killed_also_when_another_worker_has_ended_and_cannot_be_noted(
+    hung: Hung, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Manifest.free_slices_of
+
+    def free_slices_of(self: Manifest, *args: Any, **options: Any) -> int:
+        try:
+            return real(self, *args, **options)
+        except ManifestBusy:
+            hung.now[0] += 40  # as the wait for the lock took
+            raise
+
+    monkeypatch.setattr(Manifest, "free_slices_of", free_slices_of)
+    command = [sys.executable, "-c", "input(); raise SystemExit(30)"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as other:
+        hung.sit(1, other)
+        hung.hang()
+        other.communicate("\n")
+        watcher = hung.watcher
+        for _ in range(30):
+            hung.now[0] += 9
+            try:
+                watcher._look(hung.manifest, lambda _report, _pids: None)
+            except ManifestBusy:
+                assert not watcher._blind.is_too_long()
+                watcher._silence.stay_awake()
+            if watcher._seats[1].process is None:
+                break
+    assert hung.process.returncode == -signal.SIGKILL
+    assert watcher._seats[1].process is None
+    states = {row.identity.pid: row.state for row in hung.manifest.overview().workers}
+    assert states[hung.process.pid] is WorkerState.HUNG
+    assert states[other.pid] is not WorkerState.HUNG
+
+
+_DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(8)"
+
+
+def test_what_does_not_end_when_killed_is_named_and_not_waited_for(run: RunDirectory, hung: Hung) -> None:
+    command, watcher = [sys.executable, "-c", _DEAF], hung.watcher
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as deaf,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr("shardgen.launch.local._DYING_SECONDS", 0.1)
+        patch.setattr("shardgen.launch.local._STOP_MARGIN_SECONDS", 0.0)
+        patch.setattr(deaf, "kill", lambda: None)  # as in an uninterruptible sleep
+        assert deaf.stdout is not None
+        deaf.stdout.readline()
+        hung.sit(1, deaf)
+        watcher._seats[0].process = None
+        found = make_report(run, hung.plan, hung.manifest.overview())
+        hung.hang()
+        for _ in range(640):
+            hung.now[0] += 1
+            with contextlib.suppress(ManifestBusy):
+                watcher._kill_silent(found, hung.manifest)
+        watcher._options = RunOptions(shares=(Share(),), grace_seconds=0.0)
+        watcher._stop_all(signal.SIGTERM)
+        assert deaf.poll() is None
+        patch.undo()
+        deaf.kill()
+    assert [line for line in hung.said if str(deaf.pid) in line] == hung.said[1:]
+    assert len(hung.said) == 2
+
+
+_SLOW_TO_STOP = """
+import signal, sys, threading
+asked = threading.Event()
+signal.signal(15, lambda *_: asked.set())
+print(flush=True)
+asked.wait()
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(("later", "code"), [(0.0, 0), (2.0, -signal.SIGKILL)], ids=["an echo", "a second"])
+def test_only_a_second_signal_that_is_no_echo_kills_the_workers(
+    run: RunDirectory, later: float, code: int
+) -> None:
+    watcher = _Supervisor(run, run.plan(), RunOptions(shares=(Share(),)), say=print)
+    command = [sys.executable, "-c", _SLOW_TO_STOP]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        watcher._seats[0].process = worker
+        watcher._received(signal.SIGTERM, None)
+        watcher._signals._received_at -= later
+        watcher._received(signal.SIGHUP, None)
+        threading.Timer(0.5, worker.stdin.close).start()
+        watcher._stop_all(signal.SIGTERM)
+        assert worker.returncode == code

@@ -221,7 +221,7 @@ def test_a_redirection_never_leaves_https(start: str, end: str, *, is_followed: 
 def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shardgen.launch import local as running  # noqa: PLC0415 - its Popen is replaced
+    from shardgen.launch import local  # noqa: PLC0415 - its Popen is replaced
 
     started: list[list[str]] = []
 
@@ -233,6 +233,6 @@ def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
 
     monkeypatch.setattr("shardgen.launch.local.subprocess.Popen", Popen)
     options = RunOptions(shares=(Share(device="cpu", threads=1),))
-    workers = running._Supervisor(run, run.plan(), options, say=lambda _line: None)
+    workers = local._Supervisor(run, run.plan(), options, say=lambda _line: None)
     workers._start(workers._seats[0])
     assert started[0][1] == "-P"

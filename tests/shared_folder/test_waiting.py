@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from shardgen.coordination.base import LeaseOptions, Leases
-from shardgen.coordination.folder import leases as leasing
+from shardgen.coordination.folder import leases
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.open import ensure_manifest, leases_for
@@ -126,13 +126,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setattr(RunDirectory, "check_settings", lambda *_: None)
     run = RunDirectory.open(path)
     ensure_manifest(run, plan)
-    monkeypatch.setattr(leasing.FolderLeases, "_look", lambda _self: None)  # one thread moves the clock
+    monkeypatch.setattr(leases.FolderLeases, "_look", lambda _self: None)  # one thread moves the clock
     with ExitStack() as stack:
         made = World(run, stack)
         clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.forward)
-        monkeypatch.setattr(leasing, "time", clock)
-        monkeypatch.setattr(leasing, "_UPLOAD_LOOK_SECONDS", 30.0)
-        monkeypatch.setattr(leasing, "_LOCK_LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(leases, "time", clock)
+        monkeypatch.setattr(leases, "_UPLOAD_LOOK_SECONDS", 30.0)
+        monkeypatch.setattr(leases, "_LOCK_LOOK_SECONDS", 30.0)
         yield made
 
 
@@ -200,7 +200,7 @@ def test_nothing_that_comes_late_follows_the_goodbye(world: World) -> None:
     world.make_slice()
     world.leave()
     world.leases.reports(WorkerReport(state=WorkerState.WORKING))
-    assert isinstance(world.leases, leasing.FolderLeases)
+    assert isinstance(world.leases, leases.FolderLeases)
     world.leases._work.tick()  # as a look that was under way
     with opened_view(world.run, world.run.plan()) as view:
         assert [worker.has_stopped for worker in view.workers.values()] == [True]
@@ -222,7 +222,7 @@ def test_a_wait_for_another_process_that_publishes_is_no_hang_and_ends(
             other.close()
 
     clock = SimpleNamespace(monotonic=lambda: world.now, sleep=sleep)
-    monkeypatch.setattr(leasing, "time", clock)
+    monkeypatch.setattr(leases, "time", clock)
     if seconds < 1800:
         world.leave()
         assert world.manifest.unpublished() == []

@@ -122,12 +122,20 @@ def test_a_worker_that_is_to_outlive_its_terminal_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "echo", "code"),
+    [
+        (signal.SIGTERM, signal.SIGHUP, 143),
+        (signal.SIGHUP, signal.SIGTERM, 129),
+        (signal.SIGINT, signal.SIGINT, 130),
+    ],
+)
 def test_any_other_command_leaves_nothing_half_done_when_it_is_stopped(
-    finished_run: RunDirectory, number: signal.Signals, code: int
+    finished_run: RunDirectory, number: signal.Signals, echo: signal.Signals, code: int
 ) -> None:
+    numbers = (str(number.value), str(echo.value))
     done = subprocess.run(
-        [sys.executable, "-c", STOPPED_AT_ITS_END, str(number.value), "merge", str(finished_run.path)],
+        [sys.executable, "-c", STOPPED_AT_ITS_END, *numbers, "merge", str(finished_run.path)],
         capture_output=True,
         text=True,
         timeout=WAIT_SECONDS,
@@ -144,10 +152,13 @@ from shardgen.dataset.zip_writer import FinalZip
 from shardgen.cli.app import main
 
 def finish(self):
-    os.kill(os.getpid(), number)
-    time.sleep(60)
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), echo)
 
 FinalZip.finish = finish
-number = int(sys.argv.pop(1))
+number, echo = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 main()
 """

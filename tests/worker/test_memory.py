@@ -174,7 +174,7 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
 def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shardgen.launch import allocation as sharing  # noqa: PLC0415
+    from shardgen.launch import allocation  # noqa: PLC0415
     from shardgen.recipes.composites.network import find_weights, network_bytes  # noqa: PLC0415
 
     plan, topology = run.plan(), find_weights(run.network).topology
@@ -182,14 +182,14 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:
         connection.execute("DELETE FROM micro_batch")
-    monkeypatch.setattr(sharing, "free_bytes", lambda: 3 * one)
+    monkeypatch.setattr(allocation, "free_bytes", lambda: 3 * one)
     said: list[str] = []
-    wanted = sharing.Wanted(workers=3, device="cpu")
-    settled = sharing.settle_workers(run, plan, wanted, (), say=said.append)
+    wanted = allocation.Wanted(workers=3, device="cpu")
+    settled = allocation.settle_workers(run, plan, wanted, (), say=said.append)
     assert len(settled) == 3
     assert remembered(run) == 1
     assert said[0].startswith("3 workers, micro-batch 1, about ")
-    monkeypatch.setattr(sharing, "free_bytes", lambda: 3 * one - 1)
-    settled = sharing.settle_workers(run, plan, wanted, (), say=said.append)
+    monkeypatch.setattr(allocation, "free_bytes", lambda: 3 * one - 1)
+    settled = allocation.settle_workers(run, plan, wanted, (), say=said.append)
     assert len(settled) == 2
     assert said[1].startswith("2 workers (not 3: memory), micro-batch 1, about ")
