@@ -56,6 +56,8 @@ def sweep(
         strangers = counted(len(found.strangers), "file")
         render.echo(f"left {strangers} that may be somebody else's")
         _show(found.strangers)
+    for remark in found.remarks:
+        render.say(remark)
     if not yes and (found.orphans or found.zips):
         render.say(f"to remove them: shardgen sweep {typed(run_dir)} --yes")
 

@@ -45,6 +45,11 @@ class Damage:
         if self.facts:
             raise ManifestCorrupt(f"{where}: {'; '.join(self.facts)}", hint=REBUILD)
 
+    @staticmethod
+    def remark(where: str, seconds: float) -> str:
+        """What to say of a look that was cut short."""
+        return f"looked for damage in {where} for {seconds:g} s only"
+
 
 class Database(ABC):
     """An opened database. Thread-safe; never carried over a fork."""

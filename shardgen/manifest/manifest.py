@@ -360,10 +360,6 @@ class Manifest:
         """What the database finds wrong with its own file, in so many seconds at most."""
         return self._database.damage(seconds=seconds)
 
-    def refuse_damage(self, *, seconds: float) -> None:
-        """Raise ManifestCorrupt for what `damage` finds."""
-        self.damage(seconds=seconds).refuse(self.shown)
-
     def audit(self, *, seconds: float | None = None) -> Audit:
         """Compare counters, slices, receipts, dead letters and the plan; ends early when the time is over."""
         layout = self._layout

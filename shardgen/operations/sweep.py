@@ -37,13 +37,14 @@ class Orphan:
 class Swept:
     """What was found: orphans, zips that killed merges left, files still in use, and what is not ours.
 
-    `strangers` are also files that cannot be shown to be ours.
+    `strangers` are also files that cannot be shown to be ours; `remarks` say what was not looked at.
     """
 
     orphans: list[Orphan] = field(default_factory=list)
     zips: list[Path] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
@@ -66,9 +67,12 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             # A manifest rebuilt between our look and the removal could name what we remove.
             still_alone = stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
-        manifest.refuse_damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        damage = manifest.damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        damage.refuse(manifest.shown)
         manifest.refuse_contradictions()
         swept = find_orphans(plan, manifest, store)
+        if not damage.is_complete:  # all receipts were read, and as many are there as the counters say
+            swept.remarks.append(damage.remark(manifest.shown, _DAMAGE_SECONDS))
         swept.zips = left_by_killed_merges(run.path)
         on_step(SweepStep.LISTED)
         if still_alone is not None:
