@@ -36,6 +36,16 @@ _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 satura
 _READING = "shardgen_reading"  # an execution option of a transaction that changes nothing
 _LOOK = "PRAGMA quick_check(3)"
 _INTERRUPT_SECONDS = 0.05  # between two attempts to end it
+_OF_WHAT_IS_COPIED = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CORRUPT_VTAB,
+    sqlite3.SQLITE_CORRUPT_SEQUENCE,
+    sqlite3.SQLITE_CORRUPT_INDEX,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_BUSY,
+}
 _STALE_JOURNAL = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 
 
@@ -74,7 +84,9 @@ class SqliteFile(Backend):
             with closing(sqlite3.connect(target)) as copy:
                 found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
-            raise explained(error, target) from error
+            # Pages are copied unread: what is wrong in them is found in the copy, and stands in the source.
+            is_read = getattr(error, "sqlite_errorcode", None) in _OF_WHAT_IS_COPIED
+            raise explained(error, self.path if is_read else target) from error
         finally:
             database.close()
         if found != "ok":

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shlex
 import signal
 import sqlite3
@@ -18,7 +19,15 @@ import pytest
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.worker import WorkerReport, WorkerState
-from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.errors import (
+    InputMissing,
+    InvalidSettings,
+    ManifestCorrupt,
+    ManifestMismatch,
+    PlanConflict,
+    StorageFailed,
+)
+from shardgen.manifest import sqlite
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations.backup import back_up
@@ -225,6 +234,23 @@ def test_a_damaged_manifest_is_not_passed_on(run: RunDirectory, tmp_path: Path) 
     with pytest.raises(ManifestCorrupt, match="damaged"):
         back_up(run, tmp_path / "copy.sqlite")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_error_names_the_file_that_it_is_about(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, (soft, hard) = tmp_path / "copy.sqlite", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(StorageFailed) as failed:
+            run.database.backend.copy_to(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(failed.value).startswith(f"{copy}: the disk is full")
+    monkeypatch.setattr(sqlite, "_copy", lambda _connection, target: target.write_bytes(b"x" * 5000))
+    with pytest.raises(ManifestMismatch) as damaged:
+        run.database.backend.copy_to(copy)
+    assert str(damaged.value).startswith(f"{run.database.path}: not a SQLite database")
 
 
 def test_a_shared_folder_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
