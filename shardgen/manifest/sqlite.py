@@ -29,7 +29,7 @@ from shardgen.errors import (
 from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
-from shardgen.manifest.tables import REBUILD
+from shardgen.manifest.tables import MEND, REBUILD
 from shardgen.storage.files import make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
@@ -328,7 +328,7 @@ _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_CONSTRAINT: (
         ManifestCorrupt,
         "its rows contradict its rules",
-        "shardgen verify RUN_DIR --requeue puts them right; no artifact is lost",
+        MEND,
     ),
 }
 

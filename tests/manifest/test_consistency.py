@@ -18,6 +18,7 @@ from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.tables import METADATA, RECEIPT, SHARD
+from shardgen.operations import doctor
 from tests.conformance.conftest import POLICY, MovableClock, Servers, finish, new_place, receipt_for
 from tests.invariants import counter_faults
 
@@ -163,6 +164,12 @@ def test_what_contradicts_itself_is_found_put_right_and_made_to_the_end(
         overview = worked.overview()
         assert overview.stored + overview.dead == plan.samples, what
         assert sum(1 for _ in worked.receipts()) == plan.layout.batch_count, what
+
+
+def test_doctor_says_undamaged_only_where_something_looked(worked: Manifest, database: DatabaseUrl) -> None:
+    (line,) = doctor._records(worked)
+    looked = "" if database.url.startswith("postgresql") else "undamaged; "
+    assert line.fact == f"{looked}counters and receipts agree"
 
 
 def test_mending_leaves_a_worker_its_slice(worked: Manifest, database: DatabaseUrl, plan: Plan) -> None:
