@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine, delete, insert, select, text, update
@@ -210,4 +211,9 @@ def test_an_audit_is_read_in_pages_and_ends_when_its_time_is_over(
     assert [one.subject for one in worked.audit().contradictions] == ["shard 0", "shard 1", "shard 2"]
     cut = worked.audit(seconds=-1)
     assert (cut.contradictions, cut.is_complete) == ((), False)
+    clock = iter(range(100))
+    monkeypatch.setattr("shardgen.manifest.manifest.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert not worked.audit(seconds=6).is_complete  # one look at it before each of 5 parts, 4 in the last
+    assert worked.audit(seconds=9).is_complete
+    monkeypatch.undo()
     assert worked.mend() == 3

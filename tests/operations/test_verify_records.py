@@ -182,7 +182,7 @@ def test_a_signal_ends_a_look_for_damage_and_nothing_is_removed(
     worked: RunDirectory, number: signal.Signals
 ) -> None:
     orphan = worked.artifacts / single(2).publish(worked.plan(), worked.artifacts)[0].artifact.name
-    command = [sys.executable, "-c", SWEEPS_FOR_EVER, FOR_EVER, worked.path]
+    command = [sys.executable, "-c", SWEEPS_FOR_EVER, FOR_EVER, str(worked.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "looks\n"
