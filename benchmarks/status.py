@@ -102,6 +102,11 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - ours
             seconds.append(time.perf_counter() - began)
         print(done.stdout)
+        run = RunDirectory.open(run_dir)
+        with run.manifest(run.plan(), read_only=True) as manifest:
+            began = time.perf_counter()
+            manifest.refuse_contradictions()
+            print(f"audit, half done: {time.perf_counter() - began:.2f} s")
         size = (run_dir / "manifest.sqlite").stat().st_size
         print(f"manifest: {size / 1e6:.1f} MB")
         median, worst = statistics.median(seconds), max(seconds)

@@ -13,8 +13,9 @@ from shardgen.domain.wording import counted
 
 HELP = """List files that nothing will ever use, or remove them.
 
-Finds artifacts that no receipt names, staged files, and what killed merges left in the run directory. Never
-touches what a lease could still publish, the marks of a requeue, or a file that may be somebody else's.
+Finds artifacts that no receipt names, staged files, and what killed merges and backups left in the run
+directory. Never touches what a lease could still publish, the marks of a requeue, or a file that may be
+somebody else's.
 
 \b
 Example:
@@ -47,16 +48,19 @@ def sweep(
     if pending:
         whose = "holds batches that are" if pending == 1 else "hold batches that are"
         render.echo(f"  {pending:,} of them {whose} still pending; those are made again anyway")
-    if found.zips:
-        render.echo(f"{done} {counted(len(found.zips), 'unfinished zip')} of merges that are dead")
-        _show([path.name for path in found.zips])
+    if found.unfinished:
+        unfinished = counted(len(found.unfinished), "unfinished file")
+        render.echo(f"{done} {unfinished} of killed merges and backups")
+        _show([path.name for path in found.unfinished])
     if found.live:
         render.echo(f"kept {counted(len(found.live), 'file')} that a lease could still publish")
     if found.strangers:
         strangers = counted(len(found.strangers), "file")
         render.echo(f"left {strangers} that may be somebody else's")
         _show(found.strangers)
-    if not yes and (found.orphans or found.zips):
+    for remark in found.remarks:
+        render.say(remark)
+    if not yes and (found.orphans or found.unfinished):
         render.say(f"to remove them: shardgen sweep {typed(run_dir)} --yes")
 
 

@@ -35,15 +35,24 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """What a database found wrong with its own bytes; not `is_complete`: its time ran out before the end."""
+    """What a database found wrong with its own bytes; not `is_complete`: its time ran out before the end.
+
+    Not `is_looked_for`: a server watches its own files.
+    """
 
     facts: tuple[str, ...] = ()
     is_complete: bool = True
+    is_looked_for: bool = True
 
     def refuse(self, where: str) -> None:
         """Raise ManifestCorrupt, if anything was found."""
         if self.facts:
             raise ManifestCorrupt(f"{where}: {'; '.join(self.facts)}", hint=REBUILD)
+
+    @staticmethod
+    def remark(where: str, seconds: float) -> str:
+        """What to say of a look that was cut short."""
+        return f"looked for damage in {where} for {seconds:g} s only"
 
 
 class Database(ABC):
@@ -73,7 +82,7 @@ class Database(ABC):
     def damage(self, *, seconds: float) -> Damage:
         """Look for damage, so many seconds at most; nothing on a server, which watches its own files."""
         del seconds
-        return Damage()
+        return Damage(is_looked_for=False)
 
     @abstractmethod
     def hold_for_upgrade(self, connection: Connection) -> None:

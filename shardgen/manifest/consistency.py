@@ -5,6 +5,7 @@ A shard, its slices and its receipts change together in one transaction, so each
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -134,30 +135,46 @@ def _is_unplanned(table: Table, layout: Layout) -> ColumnElement[bool]:
 # what batches were made by
 
 
-def find_miscounted_provenances(connection: Connection) -> list[Contradiction]:
-    """Kinds of devices and versions that count other batches than the receipts name."""
+def find_miscounted_provenances(
+    connection: Connection, layout: Layout, refuse_late: Callable[[], None] = lambda: None
+) -> list[Contradiction]:
+    """Kinds of devices and versions that count other batches than the receipts name.
+
+    `refuse_late` is called between the pages of its one transaction, and may raise to end it.
+    """
     return [
         Contradiction(
             subject=f"provenance {number}", fact=f"counts {batches:,} batches, its receipts are {receipts:,}"
         )
-        for number, batches, receipts in _provenances(connection)
+        for number, batches, receipts in _provenances(connection, layout, refuse_late)
     ]
 
 
-def recount_provenances(connection: Connection) -> int:
+def recount_provenances(connection: Connection, layout: Layout) -> int:
     """Count them anew. Returns how many were wrong."""
     # Held before anything is counted: whoever records a batch changes one of these rows, and so waits.
     connection.execute(select(PROVENANCE.c.id).order_by(PROVENANCE.c.id).with_for_update()).all()
-    wrong = _provenances(connection)
+    wrong = _provenances(connection, layout)
     for number, _, receipts in wrong:
         connection.execute(update(PROVENANCE).where(PROVENANCE.c.id == number).values(batches=receipts))
     return len(wrong)
 
 
-def _provenances(connection: Connection) -> list[tuple[int, int, int]]:
-    receipts = select(func.count()).where(RECEIPT.c.provenance == PROVENANCE.c.id).scalar_subquery()
-    query = select(PROVENANCE.c.id, PROVENANCE.c.batches, receipts).where(PROVENANCE.c.batches != receipts)
-    return [(number, batches, found) for number, batches, found in connection.execute(query)]
+def _provenances(
+    connection: Connection, layout: Layout, refuse_late: Callable[[], None] = lambda: None
+) -> list[tuple[int, int, int]]:
+    receipts = Counter[int]()
+    query = select(RECEIPT.c.provenance, func.count()).group_by(RECEIPT.c.provenance)
+    batch, count = RECEIPT.c.batch, layout.batch_count
+    strays = or_(batch < 0, batch >= count)
+    starts = range(0, count, _PAGE_BATCHES)
+    parts = [and_(batch >= start, batch < min(start + _PAGE_BATCHES, count)) for start in starts]
+    for page in (strays, *parts):
+        refuse_late()
+        for number, found in connection.execute(query.where(page)):
+            receipts[number] += found
+    counts = connection.execute(select(PROVENANCE.c.id, PROVENANCE.c.batches).order_by(PROVENANCE.c.id))
+    return [(number, batches, receipts[number]) for number, batches in counts if batches != receipts[number]]
 
 
 # shards

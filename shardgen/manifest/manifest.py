@@ -360,10 +360,6 @@ class Manifest:
         """What the database finds wrong with its own file, in so many seconds at most."""
         return self._database.damage(seconds=seconds)
 
-    def refuse_damage(self, *, seconds: float) -> None:
-        """Raise ManifestCorrupt for what `damage` finds."""
-        self.damage(seconds=seconds).refuse(self.shown)
-
     def audit(self, *, seconds: float | None = None) -> Audit:
         """Compare counters, slices, receipts, dead letters and the plan; ends early when the time is over."""
         layout = self._layout
@@ -373,14 +369,21 @@ class Manifest:
                 partial(consistency.find_contradictions, layout=layout, shards=page)
                 for page in consistency.pages(layout)
             ),
-            consistency.find_miscounted_provenances,
+            lambda connection: consistency.find_miscounted_provenances(connection, layout, refuse_late),
         ]
         began = time.monotonic()
-        found: list[Contradiction] = []
-        for look in looks:
+
+        def refuse_late() -> None:
             if seconds is not None and time.monotonic() - began > seconds:
-                return Audit(contradictions=tuple(found), is_complete=False)
-            found += self._read(look)
+                raise TimeoutError
+
+        found: list[Contradiction] = []
+        try:
+            for look in looks:
+                refuse_late()
+                found += self._read(look)
+        except TimeoutError:
+            return Audit(contradictions=tuple(found), is_complete=False)
         return Audit(contradictions=tuple(found))
 
     def refuse_contradictions(self, *, seconds: float | None = None) -> None:
@@ -397,7 +400,7 @@ class Manifest:
         for page in consistency.pages(layout):
             mended += self._write(partial(consistency.mend, layout=layout, shards=page))
         mended += self._write(lambda connection: consistency.remove_stray_shards(connection, layout))
-        return mended + self._write(consistency.recount_provenances)
+        return mended + self._write(partial(consistency.recount_provenances, layout=layout))
 
     # what an operator reads and undoes
 

@@ -16,6 +16,7 @@ from shardgen.errors import (
     ShardgenError,
     StorageFailed,
 )
+from shardgen.manifest.tables import MEND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ ANSWERS = (
         code="23",
         fact="its rows contradict its rules",
         kind=ManifestCorrupt,
-        hint="keep a copy of it and report this; artifacts and plan.json are untouched",
+        hint=MEND,
     ),
     Answer(
         code="25006",
@@ -234,7 +235,7 @@ def passes_by_itself(error: BaseException) -> bool:
 def translated(error: BaseException, shown: str, *, after: float | None = None) -> ShardgenError:
     """The deliberate error for one of the driver's; `after` so many seconds of waiting."""
     answer = answer_of(error)
-    waited = "" if after is None else f"gave up after {after:.0f} s: "
+    waited = "" if after is None else f"tried for {after:.0f} s: "
     return answer.kind(f"{shown}: {waited}{answer.fact} ({_said(error)})", hint=answer.hint)
 
 

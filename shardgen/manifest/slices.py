@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
 from shardgen.errors import LeaseLost, ManifestCorrupt
-from shardgen.manifest.tables import SHARD, SLICE, WORKER
+from shardgen.manifest.tables import MEND, SHARD, SLICE, WORKER
 
 
 def held(lease: Lease) -> ColumnElement[bool]:
@@ -37,7 +37,7 @@ def contradictory(where: str, fact: str) -> ManifestCorrupt:
     """The error of records that cannot both be true, for whoever cannot go on because of them."""
     return ManifestCorrupt(
         f"{where}: {fact}: the manifest contradicts itself",
-        hint="shardgen verify RUN_DIR --requeue puts it right; no artifact is lost",
+        hint=MEND,
     )
 
 

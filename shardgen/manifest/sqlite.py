@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shardgen.domain.steps import OnStep, RebuildStep
@@ -27,12 +29,23 @@ from shardgen.errors import (
 from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
-from shardgen.manifest.tables import REBUILD
+from shardgen.manifest.tables import MEND, REBUILD
 from shardgen.storage.files import make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _READING = "shardgen_reading"  # an execution option of a transaction that changes nothing
-_CLOCK_STEPS = 1_000  # of SQLite's machine, between two looks at the clock
+_LOOK = "PRAGMA quick_check(3)"
+_INTERRUPT_SECONDS = 0.05  # between two attempts to end it
+_OF_WHAT_IS_COPIED = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CORRUPT_VTAB,
+    sqlite3.SQLITE_CORRUPT_SEQUENCE,
+    sqlite3.SQLITE_CORRUPT_INDEX,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_BUSY,
+}
 _STALE_JOURNAL = {sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY}
 
 
@@ -71,7 +84,9 @@ class SqliteFile(Backend):
             with closing(sqlite3.connect(target)) as copy:
                 found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
-            raise explained(error, target) from error
+            # Pages are copied unread: what is wrong in them is found in the copy, and stands in the source.
+            is_read = getattr(error, "sqlite_errorcode", None) in _OF_WHAT_IS_COPIED
+            raise explained(error, self.path if is_read else target) from error
         finally:
             database.close()
         if found != "ok":
@@ -122,13 +137,9 @@ class SqliteDatabase(Database):
             return body(connection)
 
     def damage(self, *, seconds: float) -> Damage:
-        """Look through the whole file (PRAGMA quick_check); meanwhile nobody can commit.
-
-        SQLite before 3.43 looks at the clock between two tables only.
-        """
-        deadline = time.monotonic() + seconds
+        """Look through the whole file (PRAGMA quick_check); meanwhile nobody can commit."""
         try:
-            return self.transact(lambda connection: _quick_check(connection, deadline))
+            return self.transact(lambda connection: _quick_check(connection, seconds))
         except ManifestCorrupt as error:
             return Damage(facts=(str(error).removeprefix(f"{self.shown}: "),))
 
@@ -141,21 +152,38 @@ class SqliteDatabase(Database):
         """Nothing to do: BEGIN IMMEDIATE holds the whole file already."""
 
 
-def _quick_check(connection: Connection, deadline: float) -> Damage:
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, sqlite3.Connection):
-        raise TypeError(f"not SQLite's own connection: {driver!r}")
-    driver.set_progress_handler(lambda: time.monotonic() > deadline, _CLOCK_STEPS)
+def _quick_check(connection: Connection, seconds: float) -> Damage:
+    """In a thread, so that this one hears signals: what a progress handler raises, sqlite3 drops."""
+    driver, may_begin = _driver(connection), Event()
+    found = Future[Sequence[str]]()
+
+    def look() -> None:
+        may_begin.wait()
+        try:
+            found.set_result(connection.exec_driver_sql(_LOOK).scalars().all())
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            found.set_exception(error)
+
+    thread = Thread(target=look, daemon=True)
+    thread.start()  # a signal in here leaves a thread that never begins
     try:
-        found = connection.exec_driver_sql("PRAGMA quick_check(3)").scalars().all()
-    except OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
-            raise
+        may_begin.set()
+        facts = [" ".join(fact.split()) for fact in found.result(seconds) if fact != "ok"]
+    except TimeoutError:
         return Damage(is_complete=False)
     finally:
-        driver.set_progress_handler(None, 0)
-    facts = (" ".join(str(fact).split()) for fact in found if fact != "ok")
+        may_begin.set()
+        while thread.is_alive():
+            driver.interrupt()  # does nothing to a statement that has not begun
+            thread.join(_INTERRUPT_SECONDS)
     return Damage(facts=tuple(f"the database is damaged ({fact})" for fact in facts))
+
+
+def _driver(connection: Connection) -> sqlite3.Connection:
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, sqlite3.Connection):
+        raise TypeError(f"not a connection to SQLite: {driver!r}")
+    return driver
 
 
 def _make_folder(folder: Path) -> None:
@@ -173,9 +201,7 @@ def _copy(connection: Connection, target: Path) -> None:
     connection.exec_driver_sql(
         "SELECT count(*) FROM sqlite_schema"
     )  # waits for a writer, then keeps others out
-    source = connection.connection.driver_connection
-    if not isinstance(source, sqlite3.Connection):
-        raise TypeError(f"not a connection to SQLite: {source!r}")
+    source = _driver(connection)
     with closing(sqlite3.connect(target)) as copy:
         copy.execute("PRAGMA journal_mode=OFF")  # nobody needs half a copy, nor a journal of it
         copy.execute("PRAGMA synchronous=OFF")
@@ -302,7 +328,7 @@ _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_CONSTRAINT: (
         ManifestCorrupt,
         "its rows contradict its rules",
-        "shardgen verify RUN_DIR --requeue puts them right; no artifact is lost",
+        MEND,
     ),
 }
 

@@ -208,14 +208,19 @@ def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> 
 
 
 def _records(manifest: Manifest) -> Iterator[Line]:
-    """Whether the manifest is undamaged and agrees with itself, as far as some seconds can tell."""
+    """Whether the manifest agrees with itself, and its file is undamaged, as far as some seconds can tell."""
     damage = manifest.damage(seconds=_RECORDS_SECONDS)
     damage.refuse(manifest.shown)
     audit = manifest.audit(seconds=_RECORDS_SECONDS)
     audit.refuse(manifest.shown)
     is_cut = not (damage.is_complete and audit.is_complete)
-    fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks at all of it"
-    yield Line(subject="records", fact=fact if is_cut else "undamaged, and agree with each other")
+    if is_cut:
+        fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks for longer"
+    elif damage.is_looked_for:
+        fact = "undamaged; counters and receipts agree"
+    else:
+        fact = "counters and receipts agree"
+    yield Line(subject="records", fact=fact)
 
 
 def _photographs(foregrounds: Path, backgrounds: Path, plan: Plan) -> Iterator[Line]:

@@ -17,7 +17,7 @@ from shardgen.errors import ArtifactCorrupt, ManifestMismatch
 from shardgen.manifest.backend import StillAlone
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.atomic import left_by_killed_merges, remove_left_by_killed_merge
+from shardgen.storage.atomic import abandoned_files, remove_abandoned
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import storage_error
 
@@ -35,15 +35,16 @@ class Orphan:
 
 @dataclass(slots=True, kw_only=True)
 class Swept:
-    """What was found: orphans, zips that killed merges left, files still in use, and what is not ours.
+    """What was found: orphans, what killed merges and backups left, files still in use, and what is not ours.
 
-    `strangers` are also files that cannot be shown to be ours.
+    `strangers` are also files that cannot be shown to be ours; `remarks` say what was not looked at.
     """
 
     orphans: list[Orphan] = field(default_factory=list)
-    zips: list[Path] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
     live: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> Swept:
@@ -66,16 +67,19 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             # A manifest rebuilt between our look and the removal could name what we remove.
             still_alone = stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
-        manifest.refuse_damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        damage = manifest.damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        damage.refuse(manifest.shown)
         manifest.refuse_contradictions()
         swept = find_orphans(plan, manifest, store)
-        swept.zips = left_by_killed_merges(run.path)
+        if not damage.is_complete:  # all receipts were read, and as many are there as the counters say
+            swept.remarks.append(damage.remark(manifest.shown, _DAMAGE_SECONDS))
+        swept.unfinished = abandoned_files(run.path)
         on_step(SweepStep.LISTED)
         if still_alone is not None:
             paths = _asking_before_each(still_alone, [orphan.path for orphan in swept.orphans])
             store.remove(paths, on_removed=lambda: on_step(SweepStep.REMOVED))
-            for path in swept.zips:
-                remove_left_by_killed_merge(path)
+            for path in swept.unfinished:
+                remove_abandoned(path)
             on_step(SweepStep.SYNCED)
     return swept
 

@@ -60,11 +60,7 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
 def _with_manifest(manifest: Manifest, verify: Callable[[], Verification]) -> Verification:
     """Look at the manifest first; of a damaged one nothing is believed, so nothing more is compared."""
     damage = manifest.damage(seconds=_DAMAGE_SECONDS)
-    remarks = (
-        ()
-        if damage.is_complete
-        else (f"looked for damage in {manifest.shown} for {_DAMAGE_SECONDS:g} s only",)
-    )
+    remarks = () if damage.is_complete else (damage.remark(manifest.shown, _DAMAGE_SECONDS),)
     if damage.facts:
         wrong = (Finding(subject=manifest.shown, fact=fact, in_manifest=True) for fact in damage.facts)
         return Verification(samples=0, findings=tuple(wrong), is_damaged=True, remarks=remarks)

@@ -14,7 +14,7 @@ from pathlib import Path
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
 from shardgen.storage.files import DiskFiles, Files, storage_error
 
-_STAGED_ZIP = re.compile(r"\..+\.zip\.[0-9a-z]{8}\.part")
+_STAGED = re.compile(r"\..+\.(?:zip|sqlite)\.[0-9a-z]{8}\.part")
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -87,11 +87,11 @@ def publish_staged(files: Files, data: bytes, *, staged: Path, target: Path, on_
 def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
     """Open a new file beside `output`, removed again unless the caller renames it away.
 
-    It stays locked while it is written: what a killed merge left behind is not, and is removed first.
+    It stays locked while it is written: what a killed command left behind is not, and is removed first.
     """
     ours = re.compile(rf"\.{re.escape(output.name)}\.[0-9a-z]{{8}}\.part")
     for leftover in _files_named(output.parent, ours):
-        remove_left_by_killed_merge(leftover)
+        remove_abandoned(leftover)
     descriptor, staged = _create_locked(output, files=files)
     try:
         yield descriptor, staged
@@ -125,18 +125,18 @@ def _is_locked_in_time(descriptor: int, staged: Path) -> bool:
         return False
 
 
-def left_by_killed_merges(folder: Path) -> list[Path]:
-    """Staged zips in a folder that no running merge writes: nobody has them locked.
+def abandoned_files(folder: Path) -> list[Path]:
+    """Staged zips and backups in a folder that no running command writes: nobody has them locked.
 
-    Zips whose name does not end with `.zip` are not told from other people's files, and left out.
+    Those of a name without `.zip` or `.sqlite` are not told from other people's files, and left out.
     """
     try:
-        return [path for path in _files_named(folder, _STAGED_ZIP) if _is_abandoned(path)]
+        return [path for path in _files_named(folder, _STAGED) if _is_abandoned(path)]
     except OSError as error:
         raise storage_error(error, error.filename or folder) from error
 
 
-def remove_left_by_killed_merge(path: Path) -> None:
+def remove_abandoned(path: Path) -> None:
     """Remove such a file, unless it is gone or somebody has it locked."""
     try:
         _is_abandoned(path, remove=True)

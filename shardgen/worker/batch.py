@@ -29,7 +29,7 @@ from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.network import remember_shrinking
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.publish import BatchStore, Made, MadeBatch
-from shardgen.worker.retry import Patience
+from shardgen.worker.retry import Retry
 
 DepthMap = NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class Stages:
     is_stopping: Callable[[], bool] = lambda: False
     on_step: OnStep = ignore_step
     threads: int = 0
-    patience: Patience = field(default_factory=lambda: Patience(limit_seconds=0))
+    retry: Retry = field(default_factory=lambda: Retry(limit_seconds=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class BatchMaker:
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.patience)
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.retry)
         self._micro_batch = stages.estimator.micro_batch
         self._encoders = ThreadPoolExecutor(stages.threads or usable_cores(), "encode")
 
@@ -99,7 +99,7 @@ class BatchMaker:
         """Make the composites of a batch."""
         began = time.monotonic()
         wanted = [SampleIndex(sample) for sample in self.stages.plan.layout.batch_samples(batch)]
-        samples = self.stages.patience(lambda: self.stages.composer.compose_batch(wanted))
+        samples = self.stages.retry(lambda: self.stages.composer.compose_batch(wanted))
         self._passed(BatchStep.COMPOSED)
         return Composed(batch=batch, samples=samples, began=began)
 
@@ -147,7 +147,7 @@ class BatchMaker:
         So its bytes are those that it has among its neighbours.
         """
         try:
-            composed = self.stages.patience(lambda: self.stages.composer.compose(sample))
+            composed = self.stages.retry(lambda: self.stages.composer.compose(sample))
         except SampleError as error:
             return error
         layout, micro_batch = self.stages.plan.layout, self.stages.estimator.micro_batch
@@ -165,7 +165,7 @@ class BatchMaker:
         """What makes batches; a micro-batch that has become smaller is remembered for all workers."""
         stages = self.stages
         estimator, now = stages.estimator, stages.estimator.micro_batch
-        stages.patience(
+        stages.retry(
             lambda: remember_shrinking(estimator, self._micro_batch, stages.manifest, say=stages.say)
         )
         self._micro_batch = now

@@ -18,7 +18,7 @@ from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
 from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.manifest import Manifest
-from shardgen.worker.retry import Patience
+from shardgen.worker.retry import Retry
 
 Made = EncodedSample | SampleError
 """A sample as it will be stored, or why it cannot be made."""
@@ -36,11 +36,11 @@ class MadeBatch:
 class BatchStore:
     """Publishes and records; thread-safe."""
 
-    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, patience: Patience) -> None:
+    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, retry: Retry) -> None:
         self._plan = plan
         self._store = store
         self._manifest = manifest
-        self._patience = patience
+        self._retry = retry
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
@@ -53,7 +53,7 @@ class BatchStore:
             name = ArtifactName.of(lease, range(made.batch, made.batch + 1))
             return self._store.publish(name, data, on_step=on_step)
 
-        artifact = self._patience(publish)
+        artifact = self._retry(publish)
         record = Receipt(
             shard=lease.shard,
             slice=lease.slice,
@@ -62,7 +62,7 @@ class BatchStore:
             artifact=artifact,
             record=receipt.batches[0],
         )
-        self._patience(lambda: self._manifest.record(lease, record))
+        self._retry(lambda: self._manifest.record(lease, record))
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]

@@ -1,4 +1,4 @@
-"""Patience with what may pass by itself: a full disk, a folder that is away, a busy manifest."""
+"""Try again what may pass by itself: a full disk, a folder that is away, a busy manifest."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def may_pass(error: BaseException) -> bool:
     return isinstance(error, ManifestBusy | StorageFailed | InputMissing)
 
 
-class Patience:
+class Retry:
     """One worker's: each call is tried again for `limit_seconds` after its first failure; thread-safe.
+
+    An attempt that is under way then is waited for: on a server it may take 30 s more.
 
     Once a call has failed for that long, later ones are tried only once: the worker is about to end.
     `between` is called after each pause and may raise to end the wait.
@@ -93,7 +95,7 @@ class Patience:
                 return
             self._waiting_since = self._monotonic()
         error = state.outcome and state.outcome.exception()
-        self._say(f"{error}; waiting for it, {self._limit_seconds / 60:g} minutes at most")
+        self._say(f"{error}; waiting for it, about {self._limit_seconds / 60:g} minutes")
 
     def _end(self, *, is_well: bool) -> None:
         with self._lock:

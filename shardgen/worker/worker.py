@@ -39,7 +39,7 @@ from shardgen.storage.atomic import publish_file
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat, Pulse
 from shardgen.worker.pipeline import Pipeline
-from shardgen.worker.retry import Patience
+from shardgen.worker.retry import Retry
 from shardgen.worker.stop import PARENT_VARIABLE, StopRequest
 from shardgen.worker.suspect import SuspectMaker
 
@@ -111,7 +111,7 @@ class Worker:
         self._lease: Lease | None = None
         self._has_joined = False  # a shared folder, where leaving takes a word
         self._abandon = threading.Event()
-        self._patience = Patience(say=say)
+        self._retry = Retry(say=say)
         self.identity: WorkerIdentity = new_identity(options.name)
         self.stop = StopRequest()
 
@@ -138,7 +138,7 @@ class Worker:
             )
             with heartbeat, leases_for(self._run, plan, manifest, options, say=self._say) as leases:
                 self._has_joined = self._run.is_shared_folder
-                self._patience = Patience(say=self._say, between=lambda: self._between_looks(heartbeat))
+                self._retry = Retry(say=self._say, between=lambda: self._between_looks(heartbeat))
                 leases.start()
                 heartbeat.hear(leases.reports)
                 try:
@@ -200,7 +200,7 @@ class Worker:
             is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
             threads=options.device.threads,
-            patience=self._patience,
+            retry=self._retry,
         )
         self._say("ready")
 
@@ -240,7 +240,7 @@ class Worker:
             ):
                 makers.leases.stop_claiming()
                 return Ending.LIMIT
-            granted = self._patience(lambda: self._lease_one(manifest, makers.leases))
+            granted = self._retry(lambda: self._lease_one(manifest, makers.leases))
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
@@ -281,7 +281,7 @@ class Worker:
             raise failure from error
         if complete:
             # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
-            self._patience(lambda: manifest.release(lease))
+            self._retry(lambda: manifest.release(lease))
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
@@ -291,13 +291,11 @@ class Worker:
         """Make a slice portion by portion; False when stopped before all were made."""
         leases, is_made = makers.leases, True
         while is_made:
-            batches = self._patience(
-                lambda: leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
-            )
+            batches = self._retry(lambda: leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds))
             if not batches:
                 leases.ended(is_complete=batches is not None)
                 return True
-            suspicion = self._patience(lambda: manifest.suspicion(lease))
+            suspicion = self._retry(lambda: manifest.suspicion(lease))
             if suspicion.is_suspect:
                 heartbeat.now_is(WorkerState.SUSPECT)
                 is_made = makers.suspect.make(lease, batches, suspicion)
@@ -310,7 +308,7 @@ class Worker:
         """Give the slice back as failed: that is no clean release, or it would fail for ever."""
         with contextlib.suppress(LeaseLost):
             failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
-            if self._patience(lambda: manifest.fail(lease, failure, policy)):
+            if self._retry(lambda: manifest.fail(lease, failure, policy)):
                 self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
         self._lease = None
 
@@ -336,7 +334,7 @@ class Worker:
         if lease is None:
             return
         # Whatever ends the worker, an end of the grace included, must not keep it from this.
-        if self._patience(lambda: manifest.release(lease), between=heartbeat.progress):
+        if self._retry(lambda: manifest.release(lease), between=heartbeat.progress):
             self._on_step(LeaseStep.RELEASED)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.storage.atomic import left_by_killed_merges, remove_left_by_killed_merge, staged_beside
+from shardgen.storage.atomic import abandoned_files, remove_abandoned, staged_beside
 from shardgen.storage.files import DiskFiles
 
 
@@ -23,7 +23,7 @@ class SweptFiles(DiskFiles):
         self.created.append(path)
         if len(self.created) == 1:
             if self._is_gone:
-                remove_left_by_killed_merge(path)
+                remove_abandoned(path)
                 assert not path.exists()
             else:
                 self._held.append(os.open(path, os.O_RDWR))
@@ -42,8 +42,8 @@ def test_a_sweep_takes_no_zip_that_a_merge_has_just_begun(tmp_path: Path, *, is_
     with staged_beside(tmp_path / "out.zip", files=files) as (descriptor, staged):
         files.let_go()
         assert os.path.samestat(staged.stat(), os.fstat(descriptor))
-        assert left_by_killed_merges(tmp_path) == []
-        remove_left_by_killed_merge(staged)
+        assert abandoned_files(tmp_path) == []
+        remove_abandoned(staged)
         assert list(tmp_path.iterdir()) == [staged]
     assert list(tmp_path.iterdir()) == []
 

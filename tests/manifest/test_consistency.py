@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Connection, NullPool, create_engine, delete, insert, select, text, update
@@ -18,6 +19,7 @@ from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.tables import METADATA, RECEIPT, SHARD
+from shardgen.operations import doctor
 from tests.conformance.conftest import POLICY, MovableClock, Servers, finish, new_place, receipt_for
 from tests.invariants import counter_faults
 
@@ -165,6 +167,12 @@ def test_what_contradicts_itself_is_found_put_right_and_made_to_the_end(
         assert sum(1 for _ in worked.receipts()) == plan.layout.batch_count, what
 
 
+def test_doctor_says_undamaged_only_where_something_looked(worked: Manifest, database: DatabaseUrl) -> None:
+    (line,) = doctor._records(worked)
+    looked = "" if database.url.startswith("postgresql") else "undamaged; "
+    assert line.fact == f"{looked}counters and receipts agree"
+
+
 def test_mending_leaves_a_worker_its_slice(worked: Manifest, database: DatabaseUrl, plan: Plan) -> None:
     held = worked.leased_slices()
     with by_hand(database) as connection:
@@ -203,4 +211,9 @@ def test_an_audit_is_read_in_pages_and_ends_when_its_time_is_over(
     assert [one.subject for one in worked.audit().contradictions] == ["shard 0", "shard 1", "shard 2"]
     cut = worked.audit(seconds=-1)
     assert (cut.contradictions, cut.is_complete) == ((), False)
+    clock = iter(range(100))
+    monkeypatch.setattr("shardgen.manifest.manifest.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert not worked.audit(seconds=6).is_complete  # one look at it before each of 5 parts, 4 in the last
+    assert worked.audit(seconds=9).is_complete
+    monkeypatch.undo()
     assert worked.mend() == 3

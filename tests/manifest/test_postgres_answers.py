@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -25,6 +27,7 @@ from shardgen.manifest import postgres
 from shardgen.manifest.backend import Access
 from shardgen.manifest.postgres import PostgresDatabase, PostgresServer
 from shardgen.manifest.postgres_errors import ANSWERS, Answer
+from shardgen.manifest.sqlite import explained
 from tests.postgres import PASSWORD, Server
 
 USER, DATABASE = "fleet", "fleet"
@@ -242,6 +245,16 @@ def test_every_answer_does_what_the_table_says(opened: PostgresDatabase, answer:
         assert len(calls) == 1
 
 
+def test_rows_that_contradict_the_rules_get_the_same_hint_from_both_databases(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE one (number INTEGER CHECK (number = 1))")
+        with pytest.raises(sqlite3.IntegrityError) as broken:
+            connection.execute("INSERT INTO one VALUES (2)")
+    (of_a_server,) = (answer.hint for answer in ANSWERS if answer.code == "23")
+    assert of_a_server == explained(broken.value, tmp_path).hint
+    assert of_a_server.startswith("shardgen verify RUN_DIR --requeue")
+
+
 def test_what_is_no_answer_of_the_server_is_not_waited_for(opened: PostgresDatabase) -> None:
     calls: list[int] = []
 
@@ -327,7 +340,7 @@ def test_what_is_certain_to_last_is_told_at_once(server: Server, monkeypatch: py
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("host", ["certificate.invalid", "127.0.0.1"])
 def test_a_server_that_nobody_finds_is_to_be_tried_later(server: Server, host: str) -> None:
-    with pytest.raises(ManifestBusy, match="gave up after 0 s: no connection"):
+    with pytest.raises(ManifestBusy, match="tried for 0 s: no connection"):
         _open(PostgresServer(_url(server).set(host=host, port=9)))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import shlex
 import signal
 import sqlite3
@@ -18,11 +19,22 @@ import pytest
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.worker import WorkerReport, WorkerState
-from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.errors import (
+    InputMissing,
+    InvalidSettings,
+    ManifestCorrupt,
+    ManifestMismatch,
+    PlanConflict,
+    StorageFailed,
+)
+from shardgen.manifest import sqlite
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations.backup import back_up
+from shardgen.operations.sweep import sweep
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import staged_beside
+from shardgen.storage.files import DiskFiles
 from tests.conformance.conftest import POLICY, identity, receipt_for
 from tests.invariants import counter_faults
 from tests.postgres import Server, new_schema
@@ -115,10 +127,10 @@ def test_a_run_goes_on_from_a_backup_that_was_made_in_its_middle(tmp_path: Path)
 DIES_BEFORE_THE_NAME = """
 import os, signal, sys
 from pathlib import Path
-from shardgen import backing_up
+from shardgen.operations import backup
 from shardgen.settings.run_directory import RunDirectory
-backing_up.give_name = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-backing_up.back_up(RunDirectory.open(Path(sys.argv[1])), Path(sys.argv[2]))
+backup.give_name = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+backup.back_up(RunDirectory.open(Path(sys.argv[1])), Path(sys.argv[2]) if sys.argv[2:] else None)
 """
 
 
@@ -133,6 +145,16 @@ def test_a_killed_backup_leaves_nothing_under_its_name_and_the_next_one_tidies_u
     assert back_up(run, target) == target
     assert _stored(run, target) == 0
     assert _hidden(tmp_path) == []
+
+
+def test_a_sweep_takes_what_a_killed_backup_left_and_not_what_a_running_one_writes(run: RunDirectory) -> None:
+    died = subprocess.run([sys.executable, "-c", DIES_BEFORE_THE_NAME, run.path], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (left,) = run.path.glob(".manifest-*.part")
+    with staged_beside(run.path / "manifest-1.sqlite", files=DiskFiles()) as (_, staged):
+        assert sweep(run, remove=False).unfinished == [left]
+        assert sweep(run, remove=True).unfinished == [left]
+        assert (left.exists(), staged.exists()) == (False, True)
 
 
 def test_a_backup_beside_a_commit_that_is_under_way_leaves_its_journal_alone(
@@ -212,6 +234,23 @@ def test_a_damaged_manifest_is_not_passed_on(run: RunDirectory, tmp_path: Path) 
     with pytest.raises(ManifestCorrupt, match="damaged"):
         back_up(run, tmp_path / "copy.sqlite")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_error_names_the_file_that_it_is_about(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, (soft, hard) = tmp_path / "copy.sqlite", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(StorageFailed) as failed:
+            run.database.backend.copy_to(copy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(failed.value).startswith(f"{copy}: the disk is full")
+    monkeypatch.setattr(sqlite, "_copy", lambda _connection, target: target.write_bytes(b"x" * 5000))
+    with pytest.raises(ManifestMismatch) as damaged:
+        run.database.backend.copy_to(copy)
+    assert str(damaged.value).startswith(f"{run.database.path}: not a SQLite database")
 
 
 def test_a_shared_folder_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

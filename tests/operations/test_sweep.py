@@ -234,9 +234,9 @@ def test_zips_of_dead_merges_are_taken_and_those_of_running_ones_are_not(run: Ru
         path.write_bytes(b"half")
     with running.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert sweep(run, remove=False).zips == [dead]
+        assert sweep(run, remove=False).unfinished == [dead]
         assert dead.exists()
-        assert sweep(run, remove=True).zips == [dead]
+        assert sweep(run, remove=True).unfinished == [dead]
     assert [path.exists() for path in (dead, running, mine)] == [False, True, True]
 
 
@@ -246,7 +246,7 @@ def test_a_part_that_is_no_staged_zip_is_left_and_no_trouble(run: RunDirectory) 
     (run.path / ".folder.zip.12345678.part").mkdir()
     (run.path / ".link.zip.12345678.part").symlink_to("shardgen.toml")
     before = sorted(run.path.iterdir())
-    assert sweep(run, remove=True).zips == []
+    assert sweep(run, remove=True).unfinished == []
     assert sorted(run.path.iterdir()) == before
 
 
@@ -311,7 +311,7 @@ def test_the_command_lists_and_removes_only_with_yes(run: RunDirectory) -> None:
         f"would remove 1 orphan, {size / 1000:.1f} kB",
         f"  {stray.artifact.name}",
         "  1 of them holds batches that are still pending; those are made again anyway",
-        "would remove 1 unfinished zip of merges that are dead",
+        "would remove 1 unfinished file of killed merges and backups",
         "  .dataset.zip.0123abcd.part",
         "kept 1 file that a lease could still publish",
         "left 1 file that may be somebody else's",

@@ -6,7 +6,10 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,15 +148,48 @@ def test_a_damaged_manifest_is_found_by_whoever_reads_it(worked: RunDirectory) -
     assert check_run(worked).findings == ()
 
 
+FOR_EVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
 def test_a_look_for_damage_ends_when_its_time_is_over(
     worked: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardgen.manifest.sqlite._CLOCK_STEPS", 1)
-    monkeypatch.setattr("shardgen.operations.verify._DAMAGE_SECONDS", -1.0)
+    monkeypatch.setattr("shardgen.manifest.sqlite._LOOK", FOR_EVER)
+    monkeypatch.setattr("shardgen.operations.verify._DAMAGE_SECONDS", 0.1)
+    monkeypatch.setattr("shardgen.operations.sweep._DAMAGE_SECONDS", 0.0)
     found = check_run(worked)
-    assert found.remarks
-    assert "only" in found.remarks[0]
+    assert found.remarks == (f"looked for damage in {worked.database.path} for 0.1 s only",)
     assert (found.samples, found.findings) == (8, ())
+    swept = sweep(worked, remove=True)
+    assert swept.remarks == [f"looked for damage in {worked.database.path} for 0 s only"]
+
+
+SWEEPS_FOR_EVER = """
+import sys
+from sqlalchemy import Engine, event
+from shardgen.cli.app import main
+from shardgen.manifest import sqlite
+sqlite._LOOK, folder = sys.argv[1:]
+sys.argv[1:] = ["sweep", folder, "--yes"]
+tell = lambda *execution: print("looks", flush=True) if execution[2] == sqlite._LOOK else None
+event.listen(Engine, "before_cursor_execute", tell)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_look_for_damage_and_nothing_is_removed(
+    worked: RunDirectory, number: signal.Signals
+) -> None:
+    orphan = worked.artifacts / single(2).publish(worked.plan(), worked.artifacts)[0].artifact.name
+    command = [sys.executable, "-c", SWEEPS_FOR_EVER, FOR_EVER, str(worked.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "looks\n"
+        process.send_signal(number)
+        removed, _ = process.communicate()
+    assert (process.returncode, removed) == (128 + number, "")
+    assert orphan.exists()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles
 from shardgen.worker.publish import BatchStore
-from shardgen.worker.retry import Patience
+from shardgen.worker.retry import Retry
 from tests.artifacts.attempts import WORKERS
 from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan as made_plan
@@ -50,7 +50,7 @@ class World:
         self.now = 1000.0
         self.said: list[str] = []
         self.pauses = 0
-        self.patience = Patience(
+        self.retry = Retry(
             say=self.said.append, between=self._between, monotonic=lambda: self.now, sleep=self._sleep
         )
 
@@ -72,8 +72,8 @@ class World:
 @pytest.mark.parametrize("kind", [StorageFailed, ManifestBusy, InputMissing])
 def test_a_worker_waits_two_minutes_for_what_may_pass_and_speaks_twice(kind: type[ShardgenError]) -> None:
     world = World()
-    assert world.patience(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
-    assert world.said[0] == f"{FOLDER}: away; waiting for it, 2 minutes at most"
+    assert world.retry(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
+    assert world.said[0] == f"{FOLDER}: away; waiting for it, about 2 minutes"
     assert world.said[1].startswith("going on after 10")
     assert len(world.said) == 2
     assert world.pauses > 10  # its heartbeat hears of it: a worker that waits does not hang
@@ -82,11 +82,11 @@ def test_a_worker_waits_two_minutes_for_what_may_pass_and_speaks_twice(kind: typ
 def test_after_two_minutes_the_error_ends_the_worker_and_what_it_still_has_to_say_is_tried_once() -> None:
     world = World()
     with pytest.raises(StorageFailed):
-        world.patience(world.failing(StorageFailed("full")))
+        world.retry(world.failing(StorageFailed("full")))
     assert 1120 <= world.now < 1126
     ended = world.now
     with pytest.raises(ManifestBusy):  # its release, on the same disk
-        world.patience(world.failing(ManifestBusy("locked")))
+        world.retry(world.failing(ManifestBusy("locked")))
     assert world.now == ended
 
 
@@ -94,7 +94,7 @@ def test_after_two_minutes_the_error_ends_the_worker_and_what_it_still_has_to_sa
 def test_what_does_not_pass_is_not_waited_for(kind: type[ShardgenError]) -> None:
     world = World()
     with pytest.raises(kind):
-        world.patience(world.failing(kind("gone")))
+        world.retry(world.failing(kind("gone")))
     assert (world.now, world.said) == (1000.0, [])
 
 
@@ -125,7 +125,7 @@ def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
         fence=Fence(1),
         expires_at=datetime.max.replace(tzinfo=UTC),
     )
-    keeper = BatchStore(plan, store, manifest, World().patience)  # type: ignore[arg-type]
+    keeper = BatchStore(plan, store, manifest, World().retry)  # type: ignore[arg-type]
     keeper.keep(lease, SimpleNamespace(batch=BatchIndex(0)), on_step=lambda _step: None)  # type: ignore[arg-type]
     assert len(recorded) == 1
     assert len(list(tmp_path.glob("shard-*/*.zip"))) == 2  # one is an orphan

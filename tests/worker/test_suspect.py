@@ -54,7 +54,7 @@ class Maker:
             manifest=manifest,
             heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None, say_waiting=print),
             say=lambda _line: None,
-            patience=lambda call: call(),
+            retry=lambda call: call(),
             on_step=lambda _step: None,
             is_stopping=lambda: False,
         )

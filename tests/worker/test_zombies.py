@@ -20,7 +20,7 @@ from tests.runs import make_run, plan_run, sha256_of, shardgen
 from tests.stopping import resume, stop_outside_a_commit
 
 pytestmark = pytest.mark.slow
-PATIENCE_SECONDS = 120.0
+WAIT_SECONDS = 120.0
 BATCHES = 6
 
 
@@ -95,7 +95,7 @@ def run(start: Start, tmp_path: Path) -> RunDirectory:
 
 
 def wait_for(condition: Callable[[], bool], process: warm.Command) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert process.poll() is None, f"it ended with {process.returncode}"
         assert time.monotonic() < deadline
@@ -164,8 +164,8 @@ def test_a_zombie_that_wakes_while_another_is_half_way_through_its_slice_changes
     assert rows(run) == before
     assert named_files(run) == files
     heir.go()
-    assert heir.process.wait(PATIENCE_SECONDS) == 0
-    assert zombie.process.wait(PATIENCE_SECONDS) == 0  # it waited for the slice, and found it done
+    assert heir.process.wait(WAIT_SECONDS) == 0
+    assert zombie.process.wait(WAIT_SECONDS) == 0  # it waited for the slice, and found it done
     assert_the_slice_ends_as_if_nothing_had_been(run, sha256_of_one_slice)
     orphans = len(list(run.artifacts.glob("shard-*/*.zip"))) - BATCHES
     assert 0 <= orphans <= 1
@@ -181,7 +181,7 @@ def test_a_zombie_that_wakes_after_another_has_finished_its_slice_changes_nothin
     before, files = rows(run), named_files(run)
     assert len(files) == BATCHES
     resume(zombie.process.pid)
-    assert zombie.process.wait(PATIENCE_SECONDS) == 0
+    assert zombie.process.wait(WAIT_SECONDS) == 0
     assert "was taken over" in zombie.said()
     assert rows(run) == before
     assert named_files(run) == files
