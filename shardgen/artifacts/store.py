@@ -16,7 +16,7 @@ from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
 from shardgen.storage.atomic import publish_file, publish_staged, random_part
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
@@ -51,6 +51,11 @@ class ArtifactStore:
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
         self._real_folders: set[str] = set()
+        self._held_to: str | None = None
+
+    def hold_to(self, identity: str) -> None:
+        """From here on a folder is made only inside the artifact folder with this identity."""
+        self._held_to = identity
 
     def refuse_links(self) -> None:
         """Raise ArtifactCorrupt for a link in the place of one of its folders: nothing is read through it."""
@@ -95,7 +100,8 @@ class ArtifactStore:
         found = self.identity()
         while found is None:
             try:
-                self._make_durable(self.root)
+                self._files.make_folder(self.root)
+                self._files.fsync_folder(self.root.parent)
             except OSError as error:
                 raise storage_error(error, self.root) from error
             publish_file(self.root / IDENTITY, f"{secrets.token_hex(16)}\n".encode(), files=self._files)
@@ -105,7 +111,8 @@ class ArtifactStore:
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
         """Durable under its final name when this returns; ReceiptConflict when that name exists.
 
-        Raises LeaseLost when the staged file was taken meanwhile: a sweep takes none of a live lease.
+        The artifact folder itself is never made here. Raises LeaseLost when the staged file was taken
+        meanwhile: a sweep takes none of a live lease.
         """
         target = self.root / str(name)
         staged = self.root / STAGING / f"{target.name}.{random_part()}"
@@ -119,9 +126,8 @@ class ArtifactStore:
                     f"{target}: its staged file was swept away: the slice was taken over",
                     hint="lease another slice",
                 ) from error
-            # When it comes back the shard's folder may be missing; the others are never made twice, as an
-            # empty mount point would be taken for the artifact folder.
-            self._durable_folders.discard(target.parent)
+            # When the artifact folder comes back, as a copy perhaps, these may be missing in it.
+            self._durable_folders -= {target.parent, staged.parent}
             raise storage_error(error, target) from error
         if not is_new:
             raise ReceiptConflict(
@@ -238,20 +244,31 @@ class ArtifactStore:
                 raise storage_error(error, folder) from error
 
     def _make_durable(self, folder: Path) -> None:
-        """Create a folder; once per process sync its parent, as whoever made it may have died before that."""
+        """Create a folder in the root; once per process sync that, as its maker may have died before it.
+
+        Raises StorageFailed when another folder lies under the root's name: an empty mount point would be
+        taken for it, and receipts be given for what no other machine finds.
+        """
         if folder in self._durable_folders:
             return
-        if folder != self.root:
-            self._make_durable(self.root)
-        is_new = self._files.make_folder(folder)
-        if not is_new and folder != self.root:
+        if self._held_to is not None and self.identity() != self._held_to:
+            raise folder_away(self.root)
+        if not self._files.make_folder(folder):
             self._refuse_link(folder.name)
-        self._files.fsync_folder(folder.parent)
+        self._files.fsync_folder(self.root)
         self._durable_folders.add(folder)
 
 
 def _was_swept(staged: Path, target: Path) -> bool:
     return staged.parent.is_dir() and target.parent.is_dir() and not staged.exists()
+
+
+def folder_away(root: Path) -> StorageFailed:
+    """The error of an artifact folder that may come back: a disk or a share that is not mounted."""
+    return StorageFailed(
+        f"{root}: the folder that this run's workers write their artifacts to is not there",
+        hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
+    )
 
 
 def linked_folder(folder: Path) -> ArtifactCorrupt:

@@ -27,17 +27,20 @@ def files_below(folder: Path) -> list[str]:
 
 
 def test_a_published_artifact_reads_back_and_is_listed(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "artifacts")
+    store = ArtifactStore(tmp_path)
     ref = store.publish(NAME, b"content")
     assert ref == ArtifactRef(name=str(NAME), size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
     assert store.read(ref) == b"content"
     assert list(store.names()) == [NAME]
-    assert files_below(tmp_path) == [f"artifacts/{NAME}"]
+    assert files_below(tmp_path) == [str(NAME)]
 
 
 def test_publishing_writes_syncs_links_and_syncs_the_folder_in_this_order(tmp_path: Path) -> None:
     files, steps = RecordedFiles(), list[Step]()
     store = ArtifactStore(tmp_path / "artifacts", files=files)
+    store.make_identity()
+    assert files.calls[:2] == ["make_folder artifacts", f"fsync_folder {tmp_path.name}"]
+    files.calls.clear()
 
     def on_step(step: Step) -> None:
         steps.append(step)
@@ -47,8 +50,6 @@ def test_publishing_writes_syncs_links_and_syncs_the_folder_in_this_order(tmp_pa
     final = str(NAME).rpartition("/")[2]
     staged = next(call.removeprefix("create ") for call in files.calls if call.startswith("create "))
     assert files.calls == [
-        "make_folder artifacts",
-        f"fsync_folder {tmp_path.name}",
         "make_folder shard-00001",
         "fsync_folder artifacts",
         "make_folder .staging",
