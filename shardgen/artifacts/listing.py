@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.artifacts.names import ArtifactName, staged_artifact
-from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING, linked_folder
+from shardgen.artifacts.store import IDENTITY, REQUEUED, STAGING, refuse_link
 from shardgen.domain.layout import Layout
-from shardgen.storage.files import storage_error
+from shardgen.storage.files import entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,34 +49,23 @@ def list_files(root: Path, layout: Layout) -> Listing:
 
 def staged_names(root: Path, layout: Layout) -> Iterator[ArtifactName]:
     """What the files in the staging folder were to become. Raises ArtifactCorrupt for a link in its place."""
-    if (root / STAGING).is_symlink():
-        raise linked_folder(root / STAGING)
-    for entry in _entries(root / STAGING):
+    refuse_link(root / STAGING)
+    for entry in entries(root / STAGING):
         name = staged_artifact(entry.name, layout)
         if name is not None and name.slice_in(layout) is not None:
             yield name
 
 
 def _below(root: Path) -> Iterator[str]:
-    for entry in _entries(root):
+    for entry in entries(root):
         is_ours = entry.name == STAGING or entry.name.startswith("shard-")
         # The identity may have been left half written by a kill, under a name that begins with a dot.
         if entry.name == REQUEUED or entry.name.removeprefix(".").startswith(IDENTITY):
             continue
-        if is_ours and entry.is_symlink():
-            raise linked_folder(Path(entry.path))
+        if is_ours:
+            refuse_link(Path(entry.path))
         if not is_ours or not entry.is_dir(follow_symlinks=False):
             yield entry.name
             continue
-        for inner in _entries(Path(entry.path)):
+        for inner in entries(Path(entry.path)):
             yield f"{entry.name}/{inner.name}" + ("/" if inner.is_dir(follow_symlinks=False) else "")
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise storage_error(error, folder) from error

@@ -16,19 +16,31 @@ from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
 from shardgen.storage.atomic import publish_file, publish_staged, random_part
 from shardgen.storage.bounded import Irregular, read_regular
-from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
+from shardgen.storage.files import (
+    DiskFiles,
+    Files,
+    entries,
+    is_folder,
+    is_link,
+    is_there,
+    refuse_unusable_folder,
+    storage_error,
+)
 
 STAGING = ".staging"
 REQUEUED = "requeued"
 MAX_ARTIFACT_BYTES = FULL_32 - 1
 MAX_MARK_BYTES = 1 << 28  # names 30 million batches
 IDENTITY = "folder-id"
+_SHARD = "shard-"  # how the names of the folders of artifacts begin
 _MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
 _IDENTITY = re.compile(r"[0-9a-f]{32}\n")
 _MAX_IDENTITY_BYTES = 1 << 10
+_PUT_BACK = "shardgen verify RUN_DIR --requeue"  # exactly the bad batches
+_IRREGULAR = {errno.ELOOP: "is a link, which is not followed", errno.ENXIO: "is not a regular file"}
 
 
 class ArtifactReader(Protocol):
@@ -51,18 +63,22 @@ class ArtifactStore:
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
         self._real_folders: set[str] = set()
+        self._held_to: str | None = None
+
+    def hold_to(self, identity: str) -> None:
+        """From here on a folder is made only inside the artifact folder with this identity."""
+        self._held_to = identity
 
     def refuse_links(self) -> None:
         """Raise ArtifactCorrupt for a link in the place of one of its folders: nothing is read through it."""
-        for name in (STAGING, REQUEUED, *(path.name for path in self.root.glob("shard-*"))):
-            self._refuse_link(name)
+        for entry in entries(self.root):
+            if entry.name in (STAGING, REQUEUED) or entry.name.startswith(_SHARD):
+                self._refuse_link(entry.name)
 
     def _refuse_link(self, folder: str) -> None:
         """Look once at each folder, as every artifact is read through one."""
         if folder not in self._real_folders:
-            path = self.root / folder
-            if path.is_symlink():
-                raise linked_folder(path)
+            refuse_link(self.root / folder)
             self._real_folders.add(folder)
 
     def identity(self) -> str | None:
@@ -95,7 +111,8 @@ class ArtifactStore:
         found = self.identity()
         while found is None:
             try:
-                self._make_durable(self.root)
+                self._files.make_folder(self.root)
+                self._files.fsync_folder(self.root.parent)
             except OSError as error:
                 raise storage_error(error, self.root) from error
             publish_file(self.root / IDENTITY, f"{secrets.token_hex(16)}\n".encode(), files=self._files)
@@ -105,7 +122,8 @@ class ArtifactStore:
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
         """Durable under its final name when this returns; ReceiptConflict when that name exists.
 
-        Raises LeaseLost when the staged file was taken meanwhile: a sweep takes none of a live lease.
+        The artifact folder itself is never made here. Raises LeaseLost when the staged file was taken
+        meanwhile: a sweep takes none of a live lease.
         """
         target = self.root / str(name)
         staged = self.root / STAGING / f"{target.name}.{random_part()}"
@@ -119,9 +137,8 @@ class ArtifactStore:
                     f"{target}: its staged file was swept away: the slice was taken over",
                     hint="lease another slice",
                 ) from error
-            # When it comes back the shard's folder may be missing; the others are never made twice, as an
-            # empty mount point would be taken for the artifact folder.
-            self._durable_folders.discard(target.parent)
+            # When the artifact folder comes back, as a copy perhaps, these may be missing in it.
+            self._durable_folders -= {target.parent, staged.parent}
             raise storage_error(error, target) from error
         if not is_new:
             raise ReceiptConflict(
@@ -143,9 +160,9 @@ class ArtifactStore:
     def requeued(self) -> Iterator[tuple[str, bytes]]:
         """Every requeued mark: its name and its bytes."""
         self._refuse_link(REQUEUED)
-        for path in sorted((self.root / REQUEUED).glob("*.json")):
-            if _MARK_NAME.fullmatch(path.name):
-                name = f"{REQUEUED}/{path.name}"
+        for entry in entries(self.root / REQUEUED):
+            if _MARK_NAME.fullmatch(entry.name):
+                name, path = f"{REQUEUED}/{entry.name}", Path(entry.path)
                 try:
                     yield name, read_regular(path, limit=MAX_MARK_BYTES, follow=False)
                 except Irregular as error:
@@ -158,12 +175,17 @@ class ArtifactStore:
     def names(self) -> Iterator[ArtifactName]:
         """Every artifact there is, recorded or not, shard by shard and sorted.
 
-        Raises ArtifactCorrupt for a link in the place of a shard's folder.
+        None when there is no folder. Raises ArtifactCorrupt for a link in the place of a shard's folder,
+        StorageFailed for a folder that cannot be read: what lies in it is not known.
         """
-        for folder in sorted(path for path in self.root.glob("shard-*") if path.is_dir()):
+        for folder in entries(self.root):
+            if not folder.name.startswith(_SHARD):
+                continue
             self._refuse_link(folder.name)
-            for file in sorted(path.name for path in folder.iterdir()):
-                name = ArtifactName.parse(f"{folder.name}/{file}")
+            if not folder.is_dir(follow_symlinks=False):
+                continue
+            for file in entries(Path(folder.path)):
+                name = ArtifactName.parse(f"{folder.name}/{file.name}")
                 if name is not None:
                     yield name
 
@@ -184,7 +206,7 @@ class ArtifactStore:
         try:
             return read_regular(path, limit=MAX_ARTIFACT_BYTES, follow=False)
         except Irregular as error:
-            raise ArtifactCorrupt(f"{name}: {error.strerror}") from error
+            raise ArtifactCorrupt(f"{name}: {error.strerror}", hint=_PUT_BACK) from error
         except OSError as error:
             raise storage_error(error, path) from error
 
@@ -192,7 +214,7 @@ class ArtifactStore:
         """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
         path = f"{self.root}/{ref.name}"
         if not is_artifact_name(ref.name):
-            raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name")
+            raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name", hint=_PUT_BACK)
         self._refuse_link(ref.name.partition("/")[0])
         try:
             descriptor = self._files.open(path, follow=False)
@@ -205,18 +227,18 @@ class ArtifactStore:
         except FileNotFoundError as error:
             raise _missing(ref.name) from error
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise ArtifactCorrupt(f"{ref.name}: is a link, which is not followed") from error
+            if error.errno in _IRREGULAR:
+                fact = _IRREGULAR[error.errno]
+                raise ArtifactCorrupt(f"{ref.name}: {fact}", hint=_PUT_BACK) from error
             raise storage_error(error, path) from error
-        hint = "shardgen verify RUN_DIR --requeue"  # puts exactly the bad batches back
         if size != ref.size_bytes:
             raise ArtifactCorrupt(
-                f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=hint
+                f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=_PUT_BACK
             )
         found = hashlib.sha256(buffer).hexdigest()
         if found != ref.sha256:
             raise ArtifactCorrupt(
-                f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=hint
+                f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=_PUT_BACK
             )
 
     def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
@@ -238,29 +260,41 @@ class ArtifactStore:
                 raise storage_error(error, folder) from error
 
     def _make_durable(self, folder: Path) -> None:
-        """Create a folder; once per process sync its parent, as whoever made it may have died before that."""
+        """Create a folder in the root; once per process sync that, as its maker may have died before it.
+
+        Raises StorageFailed when another folder lies under the root's name: an empty mount point would be
+        taken for it, and receipts be given for what no other machine finds.
+        """
         if folder in self._durable_folders:
             return
-        if folder != self.root:
-            self._make_durable(self.root)
-        is_new = self._files.make_folder(folder)
-        if not is_new and folder != self.root:
+        if self._held_to is not None and self.identity() != self._held_to:
+            raise folder_away(self.root)
+        if not self._files.make_folder(folder):
             self._refuse_link(folder.name)
-        self._files.fsync_folder(folder.parent)
+        self._files.fsync_folder(self.root)
         self._durable_folders.add(folder)
 
 
 def _was_swept(staged: Path, target: Path) -> bool:
-    return staged.parent.is_dir() and target.parent.is_dir() and not staged.exists()
+    return is_folder(staged.parent) and is_folder(target.parent) and not is_there(staged)
 
 
-def linked_folder(folder: Path) -> ArtifactCorrupt:
-    """The error of a link in a folder's place. The artifact folder may be one; what is in it stays in it."""
-    return ArtifactCorrupt(
-        f"{folder}: is a link, which is not followed",
-        hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",
+def folder_away(root: Path) -> StorageFailed:
+    """The error of an artifact folder that may come back: a disk or a share that is not mounted."""
+    return StorageFailed(
+        f"{root}: the folder that this run's workers write their artifacts to is not there",
+        hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
     )
 
 
+def refuse_link(folder: Path) -> None:
+    """Raise ArtifactCorrupt for a link in a folder's place: only the artifact folder itself may be one."""
+    if is_link(folder):
+        raise ArtifactCorrupt(
+            f"{folder}: is a link, which is not followed",
+            hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",
+        )
+
+
 def _missing(name: str) -> ArtifactMissing:
-    return ArtifactMissing(f"{name}: is gone, its receipt is there", hint="shardgen verify RUN_DIR --requeue")
+    return ArtifactMissing(f"{name}: is gone, its receipt is there", hint=_PUT_BACK)

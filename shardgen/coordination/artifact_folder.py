@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from shardgen.artifacts.store import ArtifactStore
-from shardgen.errors import PlanConflict, StorageFailed
+from shardgen.artifacts.store import ArtifactStore, folder_away
+from shardgen.errors import PlanConflict
 from shardgen.manifest.manifest import Manifest
 
 
 def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
     """For a worker, before it does anything: the folder of the run's first worker is the run's.
 
-    Raises PlanConflict when this is another: what is written there no other machine would find; StorageFailed
-    when it is not there now; InputMissing when no worker has ever written and none could.
+    The store writes to no other from then on. Raises PlanConflict when this is another: what is written there
+    no other machine would find; StorageFailed when it is not there now; InputMissing when no worker has ever
+    written and none could.
     """
     known = manifest.artifact_folder()
     if known is None:
         store.refuse_unusable()
         known = manifest.claim_artifact_folder(store.make_identity())
     if store.identity() == known:
+        store.hold_to(known)
         return
     if not store.root.is_dir():
-        raise StorageFailed(
-            f"{store.root}: the folder that this run's workers write their artifacts to is not there",
-            hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
-        )
+        raise folder_away(store.root)
     raise _other(store)
 
 

@@ -150,3 +150,5 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None  # its writer has removed it
+    except OSError as error:
+        raise storage_error(error, path) from error

@@ -86,6 +86,7 @@ def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
         return replace(requeue(run, RequeueChoice(batches=tuple(batches))), mended=mended)
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
+        store.make_identity()  # the marks need a folder, which may be lost
         done = requeue_batches(plan, manifest, store, batches)
         adopt_folder(store, manifest)
     return replace(done, mended=mended)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from itertools import takewhile
 from pathlib import Path
 from shlex import quote
@@ -205,6 +206,52 @@ def storage_error(error: OSError, subject: object) -> ShardgenError:
     fact = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
     return StorageFailed(f"{subject}: {fact}", hint=hint)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, sorted by name; nothing when there is no folder. Raises StorageFailed."""
+    try:
+        with os.scandir(folder) as found:
+            listed = sorted(found, key=lambda entry: entry.name)
+        for entry in listed:
+            entry.is_dir(follow_symlinks=False)  # some file systems must be asked again, once, for the kind
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    return listed
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder, or a link to one, is there. Raises StorageFailed where that cannot be seen."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file, or a link to one, is there. Raises StorageFailed where that cannot be seen."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything is there, at the end of links. Raises StorageFailed where that cannot be seen."""
+    return _mode(path) != 0
+
+
+def is_link(path: Path) -> bool:
+    """Whether a link is there. Raises StorageFailed where that cannot be seen."""
+    return stat.S_ISLNK(_mode(path, follow=False))
+
+
+def _mode(path: Path, *, follow: bool = True) -> int:
+    """The mode as `os.stat` has it, 0 when nothing is there: no right and a dead mount are no answer."""
+    try:
+        return path.stat(follow_symlinks=follow).st_mode
+    except ValueError:  # a NUL in the name
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return 0
+        raise storage_error(error, path) from error
 
 
 def make_folders(folder: Path) -> None:

@@ -122,7 +122,8 @@ class Worker:
         if self._run.is_shared_folder:
             ensure_manifest(self._run, plan)  # this machine's own index
         with self._run.manifest(plan) as manifest:
-            claim_folder(ArtifactStore(self._run.artifacts), manifest)
+            store = ArtifactStore(self._run.artifacts)
+            claim_folder(store, manifest)
             if not self._run.has_plan_file():
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
             manifest.register(self.identity)
@@ -142,7 +143,7 @@ class Worker:
                 leases.start()
                 heartbeat.hear(leases.reports)
                 try:
-                    ending = self._work(plan, manifest, heartbeat, leases)
+                    ending = self._work(plan, manifest, store, heartbeat, leases)
                 except Abandoned:
                     ending = Ending.STOPPED
                 finally:
@@ -178,7 +179,9 @@ class Worker:
                 self._say("the current batch did not end in time; another worker takes over")
             manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
 
-    def _work(self, plan: Plan, manifest: Manifest, heartbeat: Heartbeat, leases: Leases) -> Ending:
+    def _work(
+        self, plan: Plan, manifest: Manifest, store: ArtifactStore, heartbeat: Heartbeat, leases: Leases
+    ) -> Ending:
         run, options = self._run, self._options
         foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
         self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
@@ -192,7 +195,7 @@ class Worker:
             plan=plan,
             composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
             estimator=estimator,
-            store=ArtifactStore(run.artifacts),
+            store=store,
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),

@@ -12,6 +12,7 @@ from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.errors import ArtifactCorrupt
+from shardgen.storage.files import make_folders
 from tests.dataset.made_runs import PROVENANCE, batch_content
 
 WORKERS = {letter: WorkerId(f"host-{letter}-{letter * 8}") for letter in "abcdef"}
@@ -72,6 +73,7 @@ class Attempt:
 
     def publish(self, plan: Plan, folder: Path) -> list[Receipt]:
         data, receipts = self.content(plan)
+        make_folders(folder)
         ref = ArtifactStore(folder).publish(self.name(plan), data)
         return [replace(receipt, artifact=ref) for receipt in receipts]
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import re
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,14 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import Fence, ShardIndex
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, Step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
+from shardgen.errors import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    LeaseLost,
+    ReceiptConflict,
+    ShardgenError,
+    StorageFailed,
+)
 from shardgen.storage.atomic import publish_file
 from tests.artifacts.recorded_files import RecordedFiles
 
@@ -27,17 +37,20 @@ def files_below(folder: Path) -> list[str]:
 
 
 def test_a_published_artifact_reads_back_and_is_listed(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "artifacts")
+    store = ArtifactStore(tmp_path)
     ref = store.publish(NAME, b"content")
     assert ref == ArtifactRef(name=str(NAME), size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
     assert store.read(ref) == b"content"
     assert list(store.names()) == [NAME]
-    assert files_below(tmp_path) == [f"artifacts/{NAME}"]
+    assert files_below(tmp_path) == [str(NAME)]
 
 
 def test_publishing_writes_syncs_links_and_syncs_the_folder_in_this_order(tmp_path: Path) -> None:
     files, steps = RecordedFiles(), list[Step]()
     store = ArtifactStore(tmp_path / "artifacts", files=files)
+    store.make_identity()
+    assert files.calls[:2] == ["make_folder artifacts", f"fsync_folder {tmp_path.name}"]
+    files.calls.clear()
 
     def on_step(step: Step) -> None:
         steps.append(step)
@@ -47,8 +60,6 @@ def test_publishing_writes_syncs_links_and_syncs_the_folder_in_this_order(tmp_pa
     final = str(NAME).rpartition("/")[2]
     staged = next(call.removeprefix("create ") for call in files.calls if call.startswith("create "))
     assert files.calls == [
-        "make_folder artifacts",
-        f"fsync_folder {tmp_path.name}",
         "make_folder shard-00001",
         "fsync_folder artifacts",
         "make_folder .staging",
@@ -204,3 +215,50 @@ def test_a_small_file_is_written_once(tmp_path: Path) -> None:
     assert not publish_file(path, b"second")
     assert path.read_bytes() == b"first"
     assert files_below(tmp_path) == ["plan.json"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("listing", ["names", "requeued", "refuse_links"])
+def test_a_folder_that_cannot_be_listed_is_a_clear_error_and_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listing: str, number: int
+) -> None:
+    store = ArtifactStore(tmp_path)
+    store.publish(NAME, b"content")
+    store.publish_requeued(Fence(1), b"{}")
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(StorageFailed, match=re.escape(os.strerror(number))):
+        list(getattr(store, listing)() or ())
+
+
+def test_a_folder_that_does_not_exist_is_empty(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    store.refuse_links()
+    assert (list(store.names()), list(store.requeued())) == ([], [])
+
+
+@pytest.mark.parametrize("instead", ["link", "pipe", "socket", "folder"])
+def test_what_is_no_regular_file_is_named_with_what_to_type(tmp_path: Path, instead: str) -> None:
+    store = ArtifactStore(tmp_path)
+    ref = store.publish(NAME, b"content")
+    path = tmp_path / ref.name
+    path.rename(tmp_path / "away")
+    if instead == "link":
+        path.symlink_to(tmp_path / "away")
+    elif instead == "pipe":
+        os.mkfifo(path)
+    elif instead == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    else:
+        path.mkdir()
+    for read in (lambda: store.read(ref), lambda: store.read_unrecorded(NAME)):
+        with pytest.raises(ShardgenError, match=r"deadbeef\.zip") as raised:
+            read()
+        if isinstance(raised.value, StorageFailed):  # a rebuild leaves such a folder out
+            assert isinstance(raised.value.__cause__, IsADirectoryError)
+        else:
+            assert isinstance(raised.value, ArtifactCorrupt)
+            assert raised.value.hint == "shardgen verify RUN_DIR --requeue"

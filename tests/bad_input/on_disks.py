@@ -43,6 +43,14 @@ def _artifacts_at(url: str, make: Callable[[Path], object] | None) -> Callable[[
     return arrange
 
 
+def _lost_manifest_beside(mode: int) -> Callable[[Path], object]:
+    def arrange(box: Path) -> None:
+        (box / RUN / "manifest.sqlite").unlink()
+        (box / RUN / "artifacts").chmod(mode)
+
+    return arrange
+
+
 def _link_to_nothing(path: Path) -> None:
     path.symlink_to(path.parent / "gone")
 
@@ -254,6 +262,16 @@ CASES = [
         arrange=lambda box: (box / "scenes").chmod(0),
         says=("scenes", "Permission"),
         hints=("read",),
+    ),
+    Case(
+        name="a lost manifest beside artifacts that may not be listed",
+        arguments=("plan", RUN),
+        code=31,
+        start="finished",
+        condition=POWERLESS,
+        arrange=_lost_manifest_beside(0o333),
+        says=("people/artifacts: Permission",),
+        hints=("the right to read",),
     ),
     Case(
         name="artifacts that are a file",

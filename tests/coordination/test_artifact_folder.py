@@ -11,7 +11,7 @@ import pytest
 from shardgen.artifacts.listing import list_files
 from shardgen.artifacts.store import IDENTITY, ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder, is_recognised
-from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
 from shardgen.manifest.leases import NoLease
 from shardgen.operations.doctor import Verdict, diagnose
@@ -82,6 +82,29 @@ def test_any_other_folder_is_refused_and_left_as_it_was(
     assert "set [artifacts] url" in caught.value.hint
     assert sorted(tmp_path.rglob("*")) == before
     start_worker(run)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "an empty mount point", "another run's"])
+def test_after_the_claim_nothing_is_written_to_what_lies_there_instead(
+    run: RunDirectory, tmp_path: Path, instead: str
+) -> None:
+    plan, attempt, store = run.plan(), single(0), ArtifactStore(run.artifacts)
+    with run.manifest(plan) as manifest:
+        claim_folder(store, manifest)
+    run.artifacts.rename(tmp_path / "away")
+    if instead != "nothing":
+        run.artifacts.mkdir()
+    if instead == "another run's":
+        ArtifactStore(run.artifacts).make_identity()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StorageFailed, match="is not there"):
+        store.publish(attempt.name(plan), b"content")
+    with pytest.raises(StorageFailed, match="is not there"):
+        store.publish_requeued(Fence(1), b"{}")
+    assert sorted(tmp_path.rglob("*")) == before
+    shutil.rmtree(run.artifacts, ignore_errors=True)
+    (tmp_path / "away").rename(run.artifacts)
+    store.publish(attempt.name(plan), b"content")
 
 
 def test_an_identity_that_nobody_has_claimed_yet_is_kept(run: RunDirectory) -> None:

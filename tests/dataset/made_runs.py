@@ -23,6 +23,7 @@ from shardgen.domain.receipt import (
     total_sums,
 )
 from shardgen.domain.sample import member_name, output_format
+from shardgen.storage.files import make_folders
 
 WORKER = WorkerId("host-42-0abc1234")
 PROVENANCE = Provenance(
@@ -122,6 +123,7 @@ class MadeRun:
 
 def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
     """Every batch of the plan, published and recorded."""
+    make_folders(folder)
     run = MadeRun(plan, ArtifactStore(folder))
     batch = 0
     while batch < plan.layout.batch_count:

@@ -101,6 +101,7 @@ class Worker:
         )
         self.view, self._index = machine.view()
         self._store = ArtifactStore(machine.disk / "artifacts")
+        self._store.make_identity()
         self.work = FolderWork(
             Desk(
                 view=self.view,

@@ -15,6 +15,7 @@ from shardgen.manifest.leases import NoLease
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
@@ -87,6 +88,7 @@ class LateFiles(RecordedFiles):
 def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles) -> list[str]:
     """Make every batch by the real pipeline; file calls and the commits of receipts in one list."""
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
+    make_folders(run.artifacts)
     with run.manifest(plan) as manifest:
         event.listen(manifest._database.engine, "before_cursor_execute", _note_receipt)
         event.listen(manifest._database.engine, "commit", lambda connection: _note_commit(connection, files))

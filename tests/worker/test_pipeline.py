@@ -29,6 +29,7 @@ from shardgen.operations.merge import merge_run
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
@@ -99,6 +100,8 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
 def stages_of(
     run: RunDirectory, plan: Plan, composer: Composer, estimator: object
 ) -> Callable[[Manifest, Heartbeat], Stages]:
+    make_folders(run.artifacts)
+
     def build(manifest: Manifest, heartbeat: Heartbeat) -> Stages:
         return Stages(
             plan=plan,

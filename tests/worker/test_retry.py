@@ -28,6 +28,7 @@ from shardgen.errors import (
 from shardgen.launch.allocation import Share
 from shardgen.launch.local import RunOptions, run_workers
 from shardgen.operations.status import report
+from shardgen.operations.verify import check_run
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles
 from shardgen.worker.publish import BatchStore
@@ -174,6 +175,26 @@ def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
             0,
             None,
         )
+
+
+@pytest.mark.slow
+def test_a_mount_that_goes_away_before_the_first_batch_is_waited_for_and_not_written_beside(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    away, said = tmp_path / "away", list[str]()
+    with start(["worker", run.path]) as worker:
+        try:
+            read_until(worker, "source files", said)  # its folder is claimed
+            run.artifacts.rename(away)
+            run.artifacts.mkdir()
+            read_until(worker, "waiting for it", said)
+            run.artifacts.rmdir()  # empty still
+            away.rename(run.artifacts)
+            read_until(worker, "going on after", said)
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+    assert check_run(run).findings == ()
 
 
 @pytest.mark.slow
