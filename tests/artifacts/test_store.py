@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,7 +255,8 @@ def test_what_is_no_regular_file_is_named_with_what_to_type(tmp_path: Path, inst
         os.mknod(path, stat.S_IFSOCK | 0o600)
     else:
         path.mkdir()
-    for read in (lambda: store.read(ref), lambda: store.read_unrecorded(NAME)):
+    readers: list[Callable[[], bytes]] = [lambda: store.read(ref), lambda: store.read_unrecorded(NAME)]
+    for read in readers:
         with pytest.raises(ShardgenError, match=r"deadbeef\.zip") as raised:
             read()
         if isinstance(raised.value, StorageFailed):  # a rebuild leaves such a folder out
