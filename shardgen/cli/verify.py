@@ -59,11 +59,11 @@ def verify(
     json: Json = False,
 ) -> None:
     """Call the operation."""
-    from shardgen.errors import InputMissing
-    from shardgen.operations.verify import check_run, check_zip, put_back
+    from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
     from shardgen.settings.run_directory import RunDirectory
 
-    if subject.is_file() and requeue:
+    of_zip = is_zip(subject)
+    if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
     with render.progress_bar("verifying") as bar:
         task = bar.add_task("verifying", total=None)
@@ -71,13 +71,11 @@ def verify(
         def on_progress(done: int, planned: int) -> None:
             bar.update(task, completed=done, total=planned)
 
-        if not subject.exists():
-            raise InputMissing(f"{subject}: there is no such run directory or zip", hint="check the name")
-        if subject.is_file():
+        if of_zip:
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:
             found = check_run(RunDirectory.open(subject), on_progress=on_progress)
-    _show(found, json=json, is_zip=subject.is_file())
+    _show(found, json=json, is_zip=of_zip)
     requeued = None
     if requeue and not found.is_damaged:
         requeued = put_back(RunDirectory.open(subject), found.bad_batches)

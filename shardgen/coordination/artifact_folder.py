@@ -5,6 +5,7 @@ from __future__ import annotations
 from shardgen.artifacts.store import ArtifactStore, folder_away
 from shardgen.errors import PlanConflict
 from shardgen.manifest.manifest import Manifest
+from shardgen.storage.files import is_folder
 
 
 def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
@@ -21,7 +22,7 @@ def claim_folder(store: ArtifactStore, manifest: Manifest) -> None:
     if store.identity() == known:
         store.hold_to(known)
         return
-    if not store.root.is_dir():
+    if not is_folder(store.root):
         raise folder_away(store.root)
     raise _other(store)
 

@@ -20,7 +20,7 @@ from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage.atomic import rename_durably
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
-from shardgen.storage.files import FILE_MODE, DiskFiles, make_folders
+from shardgen.storage.files import FILE_MODE, DiskFiles, is_file, make_folders
 
 SHIPPED = {"small": Path(__file__).with_name("small.h5")}
 
@@ -62,7 +62,7 @@ def cached_path(released: ReleasedWeights) -> Path:
 def locate(name: str) -> Path:
     """The file of fetched weights; raises InputMissing if they were not fetched yet."""
     path = cached_path(RELEASED[name])
-    if not path.is_file():
+    if not is_file(path):
         raise InputMissing(f"{path}: the {name} weights are not there", hint=f"shardgen weights fetch {name}")
     return path
 
@@ -75,7 +75,7 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
     WeightsRefused if what arrived is not the weights (then nothing of it is kept).
     """
     path = cached_path(released)
-    if path.is_file():
+    if is_file(path):
         return read_untrusted(path)
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):

@@ -30,7 +30,7 @@ from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
 from shardgen.manifest.tables import MEND, REBUILD
-from shardgen.storage.files import make_folders
+from shardgen.storage.files import is_file, make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _READING = "shardgen_reading"  # an execution option of a transaction that changes nothing
@@ -58,7 +58,7 @@ class SqliteFile(Backend):
 
     def is_there(self) -> bool:
         """Whether the file is there."""
-        return self.path.is_file()
+        return is_file(self.path)
 
     def open(self, access: Access) -> Database:
         """Open the file; writing is refused on file systems whose locks cannot be trusted."""
@@ -223,7 +223,7 @@ def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:
 
     Read-only connections begin with a plain BEGIN; all others with BEGIN IMMEDIATE.
     """
-    if access is not Access.CREATE and not path.is_file():
+    if access is not Access.CREATE and not is_file(path):
         raise InputMissing(
             f"{path}: there is no manifest",
             hint="shardgen plan RUN_DIR; or, if there are artifacts, shardgen rebuild RUN_DIR",

@@ -9,7 +9,7 @@ from pathlib import Path
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import give_name, staged_beside
-from shardgen.storage.files import DiskFiles, Files, storage_error
+from shardgen.storage.files import DiskFiles, Files, is_folder, storage_error
 
 
 def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = None) -> Path:
@@ -17,7 +17,7 @@ def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = Non
 
     Durable when this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,
     InvalidSettings for a database on a server, ManifestMismatch for a shared folder, ManifestCorrupt for a
-    damaged manifest.
+    damaged manifest, StorageFailed for a folder that cannot be looked at or written.
     """
     files = files or DiskFiles()
     plan = run.plan()
@@ -29,7 +29,7 @@ def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = Non
     target = output or run.path / f"manifest-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite"
     if os.path.lexists(target):
         raise _in_the_way(target)
-    if not target.parent.is_dir():
+    if not is_folder(target.parent):
         raise InputMissing(f"{target.parent}: is not a folder", hint=f"mkdir -p {target.parent}")
     backend = run.database.backend
     try:

@@ -24,7 +24,7 @@ from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
 from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import make_folders
+from shardgen.storage.files import entries, is_file, is_folder, is_there, make_folders
 
 WEIGHTS = "small"
 _SETTINGS = {
@@ -88,9 +88,9 @@ def _extra_missing(error: ImportError) -> InputMissing:
 def prepare(folder: Path) -> RunDirectory:
     """Make the demo's photographs and run directory; an earlier demo there is gone on with."""
     run_dir = folder / "run"
-    if folder.exists() and not folder.is_dir():
+    if is_there(folder) and not is_folder(folder):
         raise PlanConflict(f"{folder}: a file, not a folder", hint="name another folder: shardgen demo DIR")
-    if folder.exists() and any(folder.iterdir()) and not (run_dir / FILE_NAME).is_file():
+    if entries(folder) and not is_file(run_dir / FILE_NAME):
         raise PlanConflict(
             f"{folder}: not empty, and not an earlier demo", hint="name another folder: shardgen demo DIR"
         )

@@ -23,7 +23,7 @@ from shardgen.depth import device, fetch
 from shardgen.depth.fetch import SHIPPED
 from shardgen.depth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
-from shardgen.errors import CorruptionError, InputMissing, ShardgenError, missing_opencv
+from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_opencv
 from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
@@ -34,6 +34,7 @@ from shardgen.operations.status import report
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.sources.checking import COPY_THEM, size_problems
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
+from shardgen.storage.files import is_file, is_folder, is_there, storage_error
 
 _RECORDS_SECONDS = 5.0
 _SHOWN = 3  # of the photographs that are not as planned
@@ -114,9 +115,10 @@ def _weights() -> Iterator[Line]:
     for name, released in fetch.RELEASED.items():
         path = fetch.cached_path(released)
         fetch_them = f"shardgen weights fetch {name}"
-        if not path.is_file():
+        problem = _weights_problem(path)
+        if problem is None:
             yield Line(subject=f"weights {name}", fact="not fetched", hint=fetch_them)
-        elif problem := _weights_problem(path):
+        elif problem:
             yield Line(
                 subject=f"weights {name}",
                 fact=f"{path}: {problem}",
@@ -137,13 +139,17 @@ def _weights() -> Iterator[Line]:
         )
 
 
-def _weights_problem(path: Path) -> str:
-    """What the first bytes of a weights file tell; no more of it is read."""
+def _weights_problem(path: Path) -> str | None:
+    """What the first bytes of a weights file tell, None when it is not there; no more of it is read."""
     try:
+        if not is_file(path):
+            return None
         with path.open("rb") as file:
             head = file.read(len(HDF5_SIGNATURE))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except StorageFailed as error:
+        return str(error).removeprefix(f"{path}: ")
     return "" if head == HDF5_SIGNATURE else f"not HDF5 (it starts with {head!r})"
 
 
@@ -157,25 +163,36 @@ def _run(run_dir: Path) -> Iterator[Line]:
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
-    for folder in folders:
-        there = folder.is_dir()
-        yield Line(
-            subject="sources",
-            fact=str(folder) if there else f"{folder}: not there",
-            verdict=Verdict.FACT if there else Verdict.FAILS,
-            hint="" if there else "--foregrounds DIR --backgrounds DIR say where they are on this machine",
-        )
+    lines = [_source_folder(folder) for folder in folders]
+    yield from lines
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
     else:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
-    yield from _planned(run, folders, artifacts)
+    yield from _planned(
+        run, folders if all(line.verdict is Verdict.FACT for line in lines) else (), artifacts
+    )
 
 
-def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> Iterator[Line]:
+def _source_folder(folder: Path) -> Line:
+    where = "--foregrounds DIR --backgrounds DIR say where they are on this machine"
     try:
-        if all(folder.is_dir() for folder in folders):
+        there = is_folder(folder)
+    except ShardgenError as error:
+        return Line(subject="sources", fact=str(error), verdict=Verdict.FAILS, hint=f"{error.hint}; {where}")
+    return Line(
+        subject="sources",
+        fact=str(folder) if there else f"{folder}: not there",
+        verdict=Verdict.FACT if there else Verdict.FAILS,
+        hint="" if there else where,
+    )
+
+
+def _planned(run: RunDirectory, folders: tuple[Path, Path] | tuple[()], artifacts: Path) -> Iterator[Line]:
+    """What was planned and made; the photographs are compared if both folders are given."""
+    try:
+        if folders:
             yield from _photographs(*folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
@@ -197,6 +214,8 @@ def _planned(run: RunDirectory, folders: tuple[Path, Path], artifacts: Path) -> 
             )
     except CorruptionError as error:
         yield Line(subject="records", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+    except StorageFailed as error:
+        yield Line(subject="plan", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
     except ShardgenError as error:
         is_lost = isinstance(error, InputMissing) and _holds_artifacts(artifacts)
         yield Line(
@@ -262,13 +281,24 @@ def _takes_files(folder: Path) -> bool:
 
 
 def _nearest(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    return next(parent for parent in (path, *path.resolve().parents) if parent.exists())
+    """The path, or the nearest folder above it that exists, or that cannot be looked at."""
+    return next(one for one in (path, *Path(os.path.realpath(path)).parents) if _may_exist(one))
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        return is_there(path)
+    except StorageFailed:
+        return True
 
 
 def _file_system(subject: str, path: Path, *, sqlite: bool) -> Line:
     existing = _nearest(path)
-    free = psutil.disk_usage(str(existing)).free
+    try:
+        free = psutil.disk_usage(str(existing)).free
+    except OSError as error:
+        unfit = storage_error(error, path)
+        return Line(subject=subject, fact=str(unfit), verdict=Verdict.FAILS, hint=unfit.hint)
     kind = file_system_of(existing)
     refused = sqlite and not has_trusted_locks(kind)
     writable = os.access(existing, os.W_OK)

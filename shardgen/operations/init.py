@@ -8,7 +8,7 @@ from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, Storage
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
 from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import make_folders
+from shardgen.storage.files import is_folder, is_there, make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
@@ -28,8 +28,8 @@ def initialise(
     Raises InputMissing when a source folder is not there, PlanConflict when there are settings already.
     """
     for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
-        if not folder.is_dir():
-            if folder.exists():
+        if not is_folder(folder):
+            if is_there(folder):
                 raise InputMissing(
                     f"{folder}: a file, not a folder of {kind}",
                     hint=f"name the folder that it is in: --{kind} DIR",

@@ -17,7 +17,7 @@ from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import refuse_unusable_folder, storage_error
+from shardgen.storage.files import is_file, is_folder, is_there, refuse_unusable_folder, storage_error
 
 PNG_NAME = "preview.png"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -68,7 +68,7 @@ def _refuse_loss(path: Path, *sources: Path) -> None:
     for folder in sources:
         if folder.resolve() in path.resolve().parents:
             raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
-    if path.exists() and not (path.is_file() and _start_of(path) == _PNG_START):
+    if is_there(path) and not (is_file(path) and _start_of(path) == _PNG_START):
         raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
 
 
@@ -92,5 +92,5 @@ def _start_of(path: Path) -> bytes:
 def _refuse_unwritable(path: Path) -> None:
     """Say before the network is loaded that the picture could not be written there."""
     refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
-    if path.is_dir():
+    if is_folder(path):
         raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")

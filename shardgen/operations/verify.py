@@ -13,11 +13,13 @@ from shardgen.coordination.open import opened_records
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ImageKind, KindSums
+from shardgen.errors import InputMissing
 from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.outputs import sums_of
 from shardgen.manifest.manifest import Manifest
 from shardgen.operations.requeue import RequeueChoice, Requeued, requeue, requeue_batches
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.files import is_file, is_there
 
 _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 30 s for that
 
@@ -25,6 +27,13 @@ _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 
 def image_sums(kind: ImageKind, data: bytes, size: tuple[int, int]) -> KindSums:
     """Decode one stored image of (width, height) pixels and add them up. Raises SampleError."""
     return sums_of(kind, decode_encoded(data, channels=kind.channels, size=size))
+
+
+def is_zip(subject: Path) -> bool:
+    """Whether to verify a zip, not a run directory. Raises InputMissing for neither, or StorageFailed."""
+    if not is_there(subject):
+        raise InputMissing(f"{subject}: there is no such run directory or zip", hint="check the name")
+    return is_file(subject)
 
 
 def check_zip(

@@ -17,7 +17,7 @@ from shardgen.settings.plan_file import FILE_NAME, parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import Settings, read_settings, settings_differences
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
-from shardgen.storage.files import refuse_unusable_folder
+from shardgen.storage.files import is_file, refuse_unusable_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,7 @@ class RunDirectory:
 
     def has_plan_file(self) -> bool:
         """Whether `plan.json` is here."""
-        return (self.path / FILE_NAME).is_file()
+        return is_file(self.path / FILE_NAME)
 
     def check_settings(self, plan: Plan) -> None:
         """Refuse settings that would give another plan. Raises PlanConflict with the differences."""

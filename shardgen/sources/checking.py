@@ -9,6 +9,7 @@ from pathlib import Path
 from shardgen.domain.plan import Background, Foreground, MaskFile, Sources
 from shardgen.errors import InputMissing, PlanConflict
 from shardgen.sources.folder import hash_file
+from shardgen.storage.files import is_folder
 
 _THREADS = 4  # reading and hashing; both release the interpreter
 _SHOWN = 20  # lines
@@ -27,7 +28,7 @@ def check_against_plan(
     Raises PlanConflict naming what is missing or changed, InputMissing when a whole folder is not there.
     """
     for folder, what in ((foregrounds, "foregrounds"), (backgrounds, "backgrounds")):
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise InputMissing(
                 f"{folder}: the folder of {what} is not there",
                 hint=f"give this machine's folder with --{what}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -52,8 +53,7 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
         except UnicodeEncodeError:
             unnameable.append(os.fsencode(name).decode("utf-8", "backslashreplace"))
             continue
-        is_pipe = (folder / name).exists() and not (folder / name).is_file()  # to read one may take forever
-        if is_pipe or PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        if _is_pipe(folder / name) or PurePosixPath(name).suffix.lower() not in SUFFIXES:
             others.append(name)
         elif with_masks and stem_of(name).lower().endswith(_MASK_MARK):
             masks.append(name)
@@ -123,6 +123,14 @@ def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except OSError:  # a name that is too long, or a folder above it that may not be looked into
+        return False
+
+
+def _is_pipe(path: Path) -> bool:
+    """Whether to read it may take forever; what cannot be looked at is told by whoever reads it."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
         return False
 
 

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -255,8 +255,7 @@ def test_what_is_no_regular_file_is_named_with_what_to_type(tmp_path: Path, inst
         os.mknod(path, stat.S_IFSOCK | 0o600)
     else:
         path.mkdir()
-    readers: list[Callable[[], bytes]] = [lambda: store.read(ref), lambda: store.read_unrecorded(NAME)]
-    for read in readers:
+    for read in (partial(store.read, ref), partial(store.read_unrecorded, NAME)):
         with pytest.raises(ShardgenError, match=r"deadbeef\.zip") as raised:
             read()
         if isinstance(raised.value, StorageFailed):  # a rebuild leaves such a folder out

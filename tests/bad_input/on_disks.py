@@ -51,6 +51,10 @@ def _lost_manifest_beside(mode: int) -> Callable[[Path], object]:
     return arrange
 
 
+def _closed(box: Path) -> None:
+    (box / "closed").mkdir(0o600)
+
+
 def _link_to_nothing(path: Path) -> None:
     path.symlink_to(path.parent / "gone")
 
@@ -272,6 +276,25 @@ CASES = [
         arrange=_lost_manifest_beside(0o333),
         says=("people/artifacts: Permission",),
         hints=("the right to read",),
+    ),
+    *(
+        Case(
+            name=f"{command[0]} where a folder above may not be entered",
+            arguments=command,
+            code=31,
+            start="planned",
+            condition=POWERLESS,
+            arrange=_closed,
+            says=("closed/", "Permission"),
+            hints=("the right to read",),
+            allowed=("people/artifacts", "people/manifest.sqlite") if command[0] == "worker" else (),
+        )
+        for command in (
+            ("backup", RUN, "-o", "closed/in/copy.sqlite"),
+            ("init", "new", "--foregrounds", "closed/in", "--backgrounds", "scenes"),
+            ("worker", RUN, "--foregrounds", "closed/in"),
+            ("verify", "closed/in.zip"),
+        )
     ),
     Case(
         name="artifacts that are a file",

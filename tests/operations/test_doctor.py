@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,31 @@ def test_hints_name_the_run_directory_as_a_shell_takes_it(run: RunDirectory) -> 
     said = "".join(shardgen("doctor", run.path).stdout.split())
     assert f"shardgenplan{shlex.quote(str(run.path))};".replace(" ", "") in said
     assert "RUN_DIR" not in said
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTCONN, errno.ESTALE])
+@pytest.mark.parametrize("subject", ["sources", "artifacts", "manifest"])
+def test_a_folder_that_cannot_be_looked_at_is_a_line_that_fails(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, subject: str, number: int
+) -> None:
+    away = {
+        "sources": run.path.parent / "sources" / "foregrounds",
+        "artifacts": run.artifacts,
+        "manifest": run.path / "manifest.sqlite",
+    }[subject]
+    stat, statvfs = os.stat, os.statvfs
+
+    def without(call: Callable[..., object]) -> Callable[..., object]:
+        def called(path: object, *rest: object, **named: object) -> object:
+            if str(path).startswith(str(away)):
+                raise OSError(number, os.strerror(number), str(path))
+            return call(path, *rest, **named)
+
+        return called
+
+    monkeypatch.setattr(os, "stat", without(stat))
+    monkeypatch.setattr(os, "statvfs", without(statvfs))
+    assert any(
+        line.subject == subject and str(away) in line.fact and os.strerror(number) in line.fact
+        for line in failing(run.path)
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,6 +18,7 @@ from shardgen.coordination.base import LeaseOptions, Leases
 from shardgen.coordination.folder import leases
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
+from shardgen.coordination.folder.records import publish_waiting
 from shardgen.coordination.open import ensure_manifest, leases_for
 from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
 from shardgen.domain.worker import WorkerReport, WorkerState
@@ -233,3 +235,24 @@ def test_a_wait_for_another_process_that_publishes_is_no_hang_and_ends(
     other.close()
     assert world.exits == []
     assert "another process of this machine publishes" in notes
+
+
+def test_a_merge_that_waits_for_another_process_that_publishes_says_so_once(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.make_slice()
+    other = (world.run.artifacts.parent / "publishing.lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    began = world.now
+
+    def sleep(pause: float) -> None:
+        world.now += pause
+        if world.now - began > 10:
+            other.close()
+
+    monkeypatch.setattr(leasing, "time", SimpleNamespace(monotonic=lambda: world.now, sleep=sleep))
+    with caplog.at_level(logging.WARNING, "shardgen"):
+        assert publish_waiting(world.run, world.run.plan()) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "another process of this machine publishes; waiting for it, 30 minutes at most"
+    ]

@@ -32,7 +32,8 @@ from shardgen.storage.files import FILE_MODE, make_folders, storage_error
 
 _UPLOAD_LIMIT_SECONDS = 1800.0
 _UPLOAD_LOOK_SECONDS = 2.0
-_LOCK_LIMIT_SECONDS = 1800.0
+LOCK_LIMIT_SECONDS = 1800.0
+ANOTHER_PUBLISHES = "another process of this machine publishes"
 _LOCK_LOOK_SECONDS = 0.5
 _LAST_LOOK_SECONDS = 60.0
 
@@ -186,7 +187,7 @@ def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder
 
 def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
     """Lock it; False when another process has it and nobody is to be told of the wait."""
-    deadline = time.monotonic() + _LOCK_LIMIT_SECONDS
+    deadline = time.monotonic() + LOCK_LIMIT_SECONDS
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,8 +197,8 @@ def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
         else:
             return True
         if time.monotonic() >= deadline:
-            raise TimeoutError(f"another process of this machine publishes for {_time(_LOCK_LIMIT_SECONDS)}")
-        on_look("another process of this machine publishes")
+            raise TimeoutError(f"another process of this machine publishes for {_time(LOCK_LIMIT_SECONDS)}")
+        on_look(ANOTHER_PUBLISHES)
         time.sleep(_LOCK_LOOK_SECONDS)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.folder.leases import desk_for, opened_view
+from shardgen.coordination.folder.leases import ANOTHER_PUBLISHES, LOCK_LIMIT_SECONDS, desk_for, opened_view
 from shardgen.coordination.folder.notices import original_name
 from shardgen.coordination.folder.segments import Publisher
+from shardgen.coordination.folder.view import OnLook
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import storage_error
+
+_LOG = logging.getLogger(__name__)
 
 
 class SegmentReader:
@@ -56,6 +60,18 @@ class SegmentReader:
             raise
 
 
+def _saying_once() -> OnLook:
+    """Say once that another process is waited for: that may take half an hour."""
+    waits: list[str] = []
+
+    def on_look(what: str) -> None:
+        if what == ANOTHER_PUBLISHES and not waits:
+            waits.append(what)
+            _LOG.warning("%s; waiting for it, %g minutes at most", what, LOCK_LIMIT_SECONDS / 60)
+
+    return on_look
+
+
 def publish_waiting(run: RunDirectory, plan: Plan) -> int:
     """Publish what workers of this machine have made and not published, as after a kill. How many batches.
 
@@ -69,6 +85,6 @@ def publish_waiting(run: RunDirectory, plan: Plan) -> int:
         with opened_view(run, plan) as view:
             desk = desk_for(run, view, manifest, f"left-{secrets.token_hex(4)}")
             try:
-                return Publisher(desk).publish(everything=True)
+                return Publisher(desk).publish(everything=True, on_look=_saying_once())
             except OSError as error:
                 raise storage_error(error, run.path) from error
