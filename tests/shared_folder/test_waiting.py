@@ -250,7 +250,7 @@ def test_a_merge_that_waits_for_another_process_that_publishes_says_so_once(
         if world.now - began > 10:
             other.close()
 
-    monkeypatch.setattr(leasing, "time", SimpleNamespace(monotonic=lambda: world.now, sleep=sleep))
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: world.now, sleep=sleep))
     with caplog.at_level(logging.WARNING, "shardgen"):
         assert publish_waiting(world.run, world.run.plan()) == 3
     assert [record.getMessage() for record in caplog.records] == [

@@ -6,11 +6,11 @@ import hashlib
 import logging
 import secrets
 
+from shardgen.coordination.base import OnLook
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.leases import ANOTHER_PUBLISHES, LOCK_LIMIT_SECONDS, desk_for, opened_view
 from shardgen.coordination.folder.notices import original_name
 from shardgen.coordination.folder.segments import Publisher
-from shardgen.coordination.folder.view import OnLook
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
