@@ -89,9 +89,9 @@ def merged(path: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def remembered(run: RunDirectory) -> int:
+def remembered(run: RunDirectory, *, threads: int = 0) -> int:
     with run.manifest(run.plan()) as manifest:
-        return manifest.agreed_micro_batch(describe_cpu(), 99)
+        return manifest.agreed_micro_batch(describe_cpu(threads), 99)
 
 
 @pytest.mark.parametrize("calls", [0, 4], ids=["at its start", "in the middle"])
@@ -184,10 +184,10 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
         connection.execute("DELETE FROM micro_batch")
     monkeypatch.setattr(allocation, "free_bytes", lambda: 3 * one)
     said: list[str] = []
-    wanted = allocation.Wanted(workers=3, device="cpu")
+    wanted = allocation.Wanted(workers=3, device="cpu", threads_per_worker=1)
     settled = allocation.settle_workers(run, plan, wanted, (), say=said.append)
     assert len(settled) == 3
-    assert remembered(run) == 1
+    assert remembered(run, threads=1) == 1
     assert said[0].startswith("3 workers, micro-batch 1, about ")
     monkeypatch.setattr(allocation, "free_bytes", lambda: 3 * one - 1)
     settled = allocation.settle_workers(run, plan, wanted, (), say=said.append)
