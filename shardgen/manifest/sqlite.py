@@ -34,7 +34,6 @@ from shardgen.storage.files import is_file, make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _READING = "shardgen_reading"  # an execution option of a transaction that changes nothing
-_LOOK = "PRAGMA quick_check(3)"
 _INTERRUPT_SECONDS = 0.05  # between two attempts to end it
 _OF_WHAT_IS_COPIED = {
     sqlite3.SQLITE_CORRUPT,
@@ -160,7 +159,7 @@ def _quick_check(connection: Connection, seconds: float) -> Damage:
     def look() -> None:
         may_begin.wait()
         try:
-            found.set_result(connection.exec_driver_sql(_LOOK).scalars().all())
+            found.set_result(connection.exec_driver_sql("PRAGMA quick_check(3)").scalars().all())
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
             found.set_exception(error)
 

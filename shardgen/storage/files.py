@@ -215,7 +215,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             listed = sorted(found, key=lambda entry: entry.name)
         for entry in listed:
             entry.is_dir(follow_symlinks=False)  # some file systems must be asked again, once, for the kind
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise storage_error(error, folder) from error

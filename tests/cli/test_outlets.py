@@ -30,6 +30,8 @@ COMMANDS = [
 ]
 CODES = {"verify": 21, "verify --json": 21}
 
+pytestmark = pytest.mark.slow  # each test starts commands
+
 
 @pytest.fixture
 def damaged(run: RunDirectory) -> RunDirectory:

@@ -29,6 +29,8 @@ from tests.invariants import counter_faults
 CONTEXT = multiprocessing.get_context("spawn")
 PROCESSES, LEASES = 8, 150
 
+pytestmark = pytest.mark.slow  # each test starts commands
+
 
 @pytest.fixture(autouse=True)
 def _diary(database: DatabaseUrl) -> None:

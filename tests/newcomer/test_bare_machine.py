@@ -26,6 +26,8 @@ NEEDS_NONE = (
     "shardgen requeue people --dead-letters",
 )
 
+pytestmark = pytest.mark.slow  # each test starts commands
+
 
 def without_libgl(terminal: Terminal, line: str) -> Said:
     """The loader finds an empty file where OpenCV asks for its library, and really fails."""

@@ -12,8 +12,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection, CursorResult
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.open import opened_records
@@ -154,7 +156,12 @@ FOR_EVER = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELE
 def test_a_look_for_damage_ends_when_its_time_is_over(
     worked: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardgen.manifest.sqlite._LOOK", FOR_EVER)
+
+    def look(connection: Connection, statement: str) -> CursorResult[Any]:
+        return execute(connection, FOR_EVER if "quick_check" in statement else statement)
+
+    execute = Connection.exec_driver_sql
+    monkeypatch.setattr(Connection, "exec_driver_sql", look)
     monkeypatch.setattr("shardgen.operations.verify._DAMAGE_SECONDS", 0.1)
     monkeypatch.setattr("shardgen.operations.sweep._DAMAGE_SECONDS", 0.0)
     found = check_run(worked)
@@ -165,14 +172,20 @@ def test_a_look_for_damage_ends_when_its_time_is_over(
 
 
 SWEEPS_FOR_EVER = """
+import signal
 import sys
 from sqlalchemy import Engine, event
 from shardgen.cli.app import main
-from shardgen.manifest import sqlite
-sqlite._LOOK, folder = sys.argv[1:]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started with
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for_ever, folder = sys.argv[1:]
 sys.argv[1:] = ["sweep", folder, "--yes"]
-tell = lambda *execution: print("looks", flush=True) if execution[2] == sqlite._LOOK else None
-event.listen(Engine, "before_cursor_execute", tell)
+def look(_connection, _cursor, statement, parameters, _context, _executemany):
+    if "quick_check" not in statement:
+        return statement, parameters
+    print("looks", flush=True)
+    return for_ever, parameters
+event.listen(Engine, "before_cursor_execute", look, retval=True)
 main()
 """
 

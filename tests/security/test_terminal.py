@@ -32,6 +32,8 @@ TITLE = "\x1b]0;PWNED\x07"
 CLEAR, C1, BIDI = "\x1b[2J", "\x9b2J", "\u202e"
 EVIL = f"{TITLE}{CLEAR}{C1}{BIDI}"
 
+pytestmark = pytest.mark.slow  # each test starts commands
+
 
 def on_a_terminal(*words: str | Path) -> tuple[int, str]:
     """Exit code and everything that a terminal would get of a command, which knows no colours."""
@@ -125,9 +127,9 @@ def test_an_evil_setting_and_an_evil_argument(tmp_path: Path) -> None:
 
 def test_the_traceback_of_a_bug(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom shardgen.cli import app\nfrom shardgen import config\n"
+        "import sys\nfrom shardgen.cli import app\nfrom shardgen.settings import settings\n"
         f"def bug(*_):\n    raise RuntimeError({EVIL!r})\n"
-        "config.read_settings = bug\nimport shardgen.settings.run_directory as r\nr.read_settings = bug\n"
+        "settings.read_settings = bug\nimport shardgen.settings.run_directory as r\nr.read_settings = bug\n"
         "sys.argv = ['shardgen', 'status', '.']\napp.main()\n"
     )
     done = subprocess.run(
