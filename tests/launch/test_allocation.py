@@ -217,6 +217,7 @@ def test_a_real_run_on_the_cpu_hides_the_gpus(
     assert workers_seen(environments) == {"worker-0": ("-1", "cpu")}
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_not_there_stops_a_run_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
