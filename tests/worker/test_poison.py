@@ -91,7 +91,8 @@ def test_a_network_that_always_raises_blocks_slices_says_why_and_gives_up_soon(
     plan_run(planned)
     done = shardgen("run", planned.path, environment=poison.environment("broken", 0), timeout=900)
     assert done.returncode == 14, done.stderr
-    assert done.stderr.count("starts again") == 3 * 2 - 1
+    # The last worker may end before `run` sees that its slice was the third to be blocked.
+    assert done.stderr.count("starts again") in (3 * 2 - 1, 3 * 2)
     assert "3 slices in a row were blocked and nothing was made" in done.stderr
     assert letters(planned) == []
     shown = shardgen("status", planned.path)
