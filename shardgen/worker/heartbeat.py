@@ -160,11 +160,6 @@ class Heartbeat:
         self._waits_for = what
         self._note_progress()
 
-    def say_waiting(self, line: str) -> None:
-        """Say what is waited for; for those that say a line at each look."""
-        self.waits(line)
-        self._say(line)
-
     def _note_progress(self) -> None:
         self._last_progress = self._pulse.monotonic()
         self._progressed = True

@@ -186,7 +186,7 @@ def test_a_wait_that_looks_again_is_no_stall_and_is_told(world: World) -> None:
     world.lease()
     for _ in range(3):
         world.forward(POLICY.stall.total_seconds() + 3600)
-        world.heartbeat.say_waiting("the database is locked; trying again")
+        world.heartbeat.waits("the database is locked; trying again")
         world.heartbeat.beat_once()
     row = world.manifest.overview().workers[0]
     assert (row.state, row.note) == (WorkerState.WAITING, "the database is locked; trying again")

@@ -52,7 +52,7 @@ class Maker:
         self.stages = SimpleNamespace(
             plan=plan,
             manifest=manifest,
-            heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None, say_waiting=print),
+            heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None),
             say=lambda _line: None,
             retry=lambda call: call(),
             on_step=lambda _step: None,
