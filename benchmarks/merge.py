@@ -23,29 +23,15 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from shardgen.recipes.composites.document import Compose, Depth, Flips, Output
+
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
-from shardgen.domain.plan import (
-    Background,
-    Blend,
-    Compose,
-    Depth,
-    DepthEncoding,
-    Flips,
-    Foreground,
-    ImageFormat,
-    MaskMode,
-    Output,
-    Plan,
-    Precision,
-    Shards,
-    Sources,
-    Upsampling,
-    Weights,
-)
+from shardgen.domain.plan import Plan, Shards
 from shardgen.domain.receipt import (
     ArtifactRef,
     BatchRecord,
@@ -56,6 +42,8 @@ from shardgen.domain.receipt import (
     Receipt,
 )
 from shardgen.domain.sample import member_name, output_format
+from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.sources.inventory import Background, Foreground, Sources
 
 FOREGROUNDS, PLACES = 101, 20
 MEMBER_BYTES = {ImageKind.FGBG: 3000, ImageKind.MASK: 683, ImageKind.DEPTH: 2000}

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from shardgen.domain.plan import (
-    Background,
-    Blend,
-    Compose,
-    Depth,
-    DepthEncoding,
-    Flips,
-    Foreground,
-    ImageFormat,
-    MaskMode,
-    Output,
-    Plan,
-    Precision,
-    Shards,
-    Sources,
-    Upsampling,
-    Weights,
-)
+from shardgen.recipes.composites.document import Compose, Depth, Flips, Output
+
+from shardgen.depth.base import Precision, Upsampling, Weights
+from shardgen.domain.plan import Plan, Shards
+from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.sources.inventory import Background, Foreground, Sources
 
 
 def make_plan(

@@ -32,8 +32,8 @@ def dead_letters(
 ) -> None:
     """Read the manifest."""
     from shardgen.coordination.open import opened_records
-    from shardgen.domain.sample import recipe_of
     from shardgen.operations.status import report
+    from shardgen.recipes.composites.placement import recipe_of
     from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)

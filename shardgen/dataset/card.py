@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from shardgen.dataset.statistics import Statistics
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Blend, DepthEncoding, Flips, Plan
+from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import member_name, output_format
+from shardgen.imaging.options import Blend, DepthEncoding
+from shardgen.recipes.composites.document import Flips
 
 _FLIPS = {
     Flips.NONE: "none",

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import isqrt
 
-from shardgen.domain.plan import DepthEncoding, Plan
+from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums, Sums
+from shardgen.imaging.options import DepthEncoding
 
 # A root that is not exact differs from any midpoint of two doubles by far more than 2**-512 of itself.
 _ROOT_BITS = 512

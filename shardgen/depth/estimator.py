@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.depth import device
+from shardgen.depth.base import NetworkPlan, Precision, Upsampling
 from shardgen.depth.device import Device
 from shardgen.depth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.topology import Topology
 from shardgen.depth.weights_file import WeightsFile
-from shardgen.domain.plan import Depth, Precision, Upsampling
 from shardgen.errors import DepthBackendUnavailable, InvalidSettings, MachineUnfit, WeightsRefused
 
 NEAREST, FARTHEST, SCALE = 10.0, 1000.0, 1000.0  # DenseDepth utils.predict: clip(1000 / y, 10, 1000) / 1000
@@ -83,11 +83,16 @@ class DepthEstimator:
         self.estimate(np.zeros((1, height, width, 3), np.uint8))
 
     def estimate(
-        self, images: NDArray[np.uint8], *, between: Callable[[int], None] | None = None
+        self,
+        images: NDArray[np.uint8],
+        *,
+        wanted: Sequence[bool] | None = None,
+        between: Callable[[int], None] | None = None,
     ) -> DepthBatch:
         """The depth of images, uint8 (B, H, W, 3) RGB, of the plan's input size.
 
-        The last micro-batch is padded with black to its full shape. `between` is called after every
+        The last micro-batch is padded with black to its full shape; one without a `wanted` image is passed
+        over, and its rows hold no depth. `between` is called after every
         micro-batch with the number of finished images, to report progress; what it raises abandons the batch.
         Raises DepthBackendUnavailable when memory does not suffice for one image or the device is lost.
         """
@@ -96,9 +101,12 @@ class DepthEstimator:
             raise ValueError(
                 f"images are {images.dtype} {images.shape} (expected uint8 (B, {height}, {width}, 3))"
             )
-        raw = np.empty((len(images), height // 2, width // 2), np.float32)
+        raw = np.zeros((len(images), height // 2, width // 2), np.float32)
         start = 0
         while start < len(images):
+            if wanted is not None and not any(wanted[start : start + self._shape.micro_batch]):
+                start += self._shape.micro_batch
+                continue
             outputs = self._run_smaller_if_needed(images[start : start + self._shape.micro_batch])
             raw[start : start + len(outputs)] = outputs
             start += len(outputs)
@@ -174,7 +182,7 @@ def _replaced(
 
 
 def load_estimator(
-    weights: WeightsFile, depth: Depth, *, micro_batch: int, on: Device | None = None
+    weights: WeightsFile, depth: NetworkPlan, *, micro_batch: int, on: Device | None = None
 ) -> DepthEstimator:
     """Build the plan's network on a device (`device.prepare`; without one, on what `auto` finds).
 

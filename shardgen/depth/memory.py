@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from shardgen.depth.base import Precision
 from shardgen.depth.topology import Topology, tensor_shapes
-from shardgen.domain.plan import Precision
 from shardgen.errors import MachineUnfit
 
 # Peak resident memory measured at 480x640 on a CPU, decoder widths 64 and 1664, micro-batches 1 to 8.

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.depth import folding, tapped_convolution
+from shardgen.depth.base import Upsampling
 from shardgen.depth.folding import ClippedConvolution, Convolution
 from shardgen.depth.tapped_convolution import Axis
 from shardgen.depth.topology import UpBlock
 from shardgen.depth.weights_file import WeightsFile
-from shardgen.domain.plan import Upsampling
 
 Tensor = Any  # tensorflow is imported inside functions only, and has no types of its own
 

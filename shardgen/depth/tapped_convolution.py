@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import Upsampling
+from shardgen.depth.base import Upsampling
 
 Array32 = NDArray[np.float32]
 Array64 = NDArray[np.float64]

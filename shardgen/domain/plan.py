@@ -1,179 +1,37 @@
-"""The plan: the immutable description of what will be made, its canonical JSON and its fingerprint."""
+"""The plan: the immutable description of what will be made, its canonical JSON and its fingerprint.
+
+The engine knows the envelope: how many samples, which outputs, how they fall into shards. What a sample is,
+only the recipe knows; its document and its sources are values of its own that stand in the envelope.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from shardgen.domain.layout import Layout
 
-PLAN_FORMAT = 1
-
-
-class MaskMode(StrEnum):
-    """How a foreground's mask is found. In a plan a foreground has any of these but AUTO."""
-
-    AUTO = "auto"
-    ALPHA = "alpha"
-    FLAT = "flat"
-    GRABCUT = "grabcut"
-    FILE = "file"
-
-
-class Flips(StrEnum):
-    """Which photographs are also used mirrored left to right."""
-
-    NONE = "none"
-    FOREGROUNDS = "foregrounds"
-    BACKGROUNDS = "backgrounds"
-
-
-class Blend(StrEnum):
-    """How a foreground is laid over the canvas: by its binary mask, or by its raw matte."""
-
-    MASK = "mask"
-    ALPHA = "alpha"
-
-
-class Upsampling(StrEnum):
-    """The decoder's bilinear upsampling; the released weights were trained with aligned corners."""
-
-    ALIGNED = "aligned"
-    HALF_PIXEL = "half-pixel"
-
-
-class Precision(StrEnum):
-    """`fast` runs the decoder in bfloat16 (CPU) or all but the last layer in float16 (GPU)."""
-
-    FLOAT32 = "float32"
-    FAST = "fast"
-
-
-class DepthEncoding(StrEnum):
-    """8 bit, per image min-max, near is white; or 16 bit relative depth, not inverted."""
-
-    INVERSE_MINMAX = "inverse-minmax"
-    RELATIVE = "relative"
-
-
-class ImageFormat(StrEnum):
-    """File format of an output image."""
-
-    JPEG = "jpeg"
-    WEBP = "webp"
-    PNG = "png"
-
-    @property
-    def suffix(self) -> str:
-        """File name ending, without the dot."""
-        return "jpg" if self is ImageFormat.JPEG else self.value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MaskFile:
-    """The mask image beside a foreground; the name is relative to the source folder."""
-
-    name: str
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Background:
-    """A background photograph; width and height in pixels after EXIF orientation."""
-
-    name: str
-    bytes: int
-    sha256: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Foreground:
-    """A foreground photograph; `placed_*` is its size on the canvas, after halving."""
-
-    name: str
-    bytes: int
-    sha256: str
-    width: int
-    height: int
-    placed_width: int
-    placed_height: int
-    mask: MaskMode
-    mask_file: MaskFile | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """The checked inventory, each list sorted by name (as UTF-8 bytes)."""
-
-    mask: MaskMode
-    backgrounds: tuple[Background, ...]
-    foregrounds: tuple[Foreground, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compose:
-    """`canvas` is (width, height) in pixels, `grid` is (columns, rows)."""
-
-    canvas: tuple[int, int]
-    grid: tuple[int, int]
-    flips: Flips
-    blend: Blend
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """`name` is nyu, kitti, small, random:WIDTH or `file`; the digest, not the path, says which file.
-
-    `activations` counts LeakyReLUs per up block and `decoder_width` is the channels of `conv2`: both are
-    read from the file. For random weights the digest is that of the drawn tensors.
-    """
-
-    name: str
-    bytes: int
-    sha256: str
-    activations: int
-    decoder_width: int
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the network makes noise, not depth."""
-        return self.name.startswith("random:")
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it is the small network inside the package: depth to try the pipeline with."""
-        return self.name == "small"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Depth:
-    """The depth model; `input` is (width, height) in pixels."""
-
-    model: Literal["densedepth"]
-    weights: Weights
-    input: tuple[int, int]
-    upsampling: Upsampling
-    precision: Precision
-    encoding: DepthEncoding
+PLAN_FORMAT = 2
+SETTING = "setting"
+"""Key of a field's metadata: its name in `shardgen.toml`, where that is not its path in the document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Formats and qualities (1-100) of the three images; `size` is (width, height) in pixels."""
+    """One file of every sample: member `NAME/00012/0123456.SUFFIX` of the final zip.
 
-    size: tuple[int, int]
-    image: ImageFormat
-    image_quality: int
-    mask: ImageFormat
-    depth: ImageFormat
-    depth_quality: int
+    An image has `size` (width, height) in pixels, `channels`, and `full_scale`, the value that counts as 1
+    in its statistics: 255 or 65535. What is no image has None, 0 and None, and no statistics.
+    """
+
+    name: str
+    suffix: str
+    channels: int
+    size: tuple[int, int] | None
+    full_scale: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,42 +43,51 @@ class Shards:
     batch: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A number of samples that were planned together, and the inventory that they are made of.
+
+    `sources` is a frozen dataclass of the recipe's.
+    """
+
+    samples: int
+    sources: object
+
+
+class Document(Protocol):
+    """A recipe's own part of the plan: a frozen dataclass of integers, texts and tuples of them."""
+
+    @property
+    def kind(self) -> str:
+        """The recipe's name, as in `[recipe] kind`."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The files of a sample, in the order in which they are stored; not part of its JSON."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What will be made. It holds nothing of the machine: no path, device, micro-batch or storage setting."""
 
-    sources: Sources
-    compose: Compose
-    depth: Depth
-    output: Output
+    recipe: Document
+    outputs: tuple[Output, ...]
     shards: Shards
-    samples: int = -1
+    blocks: tuple[Block, ...]
     format: int = PLAN_FORMAT
 
-    def __post_init__(self) -> None:
-        expected = self.flip_count * self.place_count
-        expected *= len(self.sources.backgrounds) * len(self.sources.foregrounds)
-        if self.samples == -1:
-            object.__setattr__(self, "samples", expected)
-        if self.samples != expected:
-            raise ValueError(f"samples is {self.samples}, but the recipe makes {expected}")
-
     @property
-    def flip_count(self) -> int:
-        """1 without flips, else 2."""
-        return 1 if self.compose.flips is Flips.NONE else 2
-
-    @property
-    def place_count(self) -> int:
-        """Columns times rows."""
-        columns, rows = self.compose.grid
-        return columns * rows
+    def samples(self) -> int:
+        """How many samples are planned."""
+        return self.layout.sample_count
 
     @cached_property
     def layout(self) -> Layout:
         """How samples fall into shards, slices and batches."""
         return Layout(
-            sample_count=self.samples,
+            blocks=tuple(block.samples for block in self.blocks),
             shard_size=self.shards.size,
             batch_size=self.shards.batch,
             slice_batches=self.shards.slice_batches,
@@ -239,19 +106,33 @@ class Plan:
 
 def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
     """What changed between two values of the plan's types, a readable line each (`shards.size: 9 -> 8`)."""
+    if isinstance(old, Plan) and isinstance(new, Plan):
+        return _plan_differences(old, new)
     lines: list[str] = []
     if is_dataclass(old) and type(old) is type(new):
         for field in fields(old):
-            if field.name == "samples":
-                continue
             before, after = getattr(old, field.name), getattr(new, field.name)
-            name = f"{prefix}.{field.name}" if prefix else field.name
+            name = field.metadata.get(SETTING) or (f"{prefix}.{field.name}" if prefix else field.name)
             lines += differences(before, after, prefix=name)
         return lines
     if isinstance(old, tuple) and isinstance(new, tuple) and any(is_dataclass(entry) for entry in old + new):
         return _inventory_differences(old, new, prefix)
     if old != new:
         lines.append(f"{prefix}: {_shown(old)} -> {_shown(new)}")
+    return lines
+
+
+def _plan_differences(old: Plan, new: Plan) -> list[str]:
+    """In the words of settings and folders; outputs and numbers of samples follow from these."""
+    if old.recipe.kind != new.recipe.kind:
+        return [f"recipe.kind: {old.recipe.kind} -> {new.recipe.kind}"]
+    lines = differences(old.recipe, new.recipe) + differences(old.shards, new.shards, prefix="shards")
+    for number in range(max(len(old.blocks), len(new.blocks))):
+        pair = old.blocks[number : number + 1], new.blocks[number : number + 1]
+        if not all(pair):
+            lines.append(f"block {number} is {'gone' if pair[0] else 'new'}")
+        else:
+            lines += differences(pair[0][0].sources, pair[1][0].sources)
     return lines
 
 

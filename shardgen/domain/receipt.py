@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
-
-
-class ImageKind(StrEnum):
-    """The three images of a sample, in the order in which they are stored."""
-
-    FGBG = "fgbg"
-    MASK = "mask"
-    DEPTH = "depth"
-
-    @property
-    def channels(self) -> int:
-        """3 (RGB) for the composite, 1 (grey) for mask and depth."""
-        return 3 if self is ImageKind.FGBG else 1
+from shardgen.domain.plan import Output
 
 
 class DeadLetterReason(StrEnum):
@@ -43,11 +31,12 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KindSums:
-    """Exact integer sums over the pixels of the *encoded* images of one kind, decoded again.
+class OutputSums:
+    """Exact integer sums over the pixels of the *encoded* files of one output, decoded again.
 
     `pixels` counts pixels (not channel values), `sum` and `squares` have one entry per channel in RGB
-    order. Python integers: squares of 16-bit values overflow 64 bits in a large run.
+    order; of what is no image only `images` counts, the files. Python integers: squares of 16-bit values
+    overflow 64 bits in a large run.
     """
 
     images: int
@@ -56,12 +45,12 @@ class KindSums:
     squares: tuple[int, ...]
 
     @classmethod
-    def zero(cls, kind: ImageKind) -> KindSums:
+    def zero(cls, channels: int) -> OutputSums:
         """The neutral element of `+`."""
-        return cls(images=0, pixels=0, sum=(0,) * kind.channels, squares=(0,) * kind.channels)
+        return cls(images=0, pixels=0, sum=(0,) * channels, squares=(0,) * channels)
 
-    def __add__(self, other: KindSums) -> KindSums:
-        return KindSums(
+    def __add__(self, other: OutputSums) -> OutputSums:
+        return OutputSums(
             images=self.images + other.images,
             pixels=self.pixels + other.pixels,
             sum=tuple(a + b for a, b in zip(self.sum, other.sum, strict=True)),
@@ -69,26 +58,22 @@ class KindSums:
         )
 
 
-Sums = dict[ImageKind, KindSums]
+Sums = dict[str, OutputSums]
+"""By the name of the output; every declared output has an entry."""
 
 
-def total_sums(parts: Iterable[Sums]) -> Sums:
+def total_sums(outputs: Sequence[Output], parts: Iterable[Sums]) -> Sums:
     """The sums of all parts together; the same for any order."""
-    totals = {kind: KindSums.zero(kind) for kind in ImageKind}
+    totals = {output.name: OutputSums.zero(output.channels) for output in outputs}
     for part in parts:
-        totals = {kind: totals[kind] + part[kind] for kind in ImageKind}
+        totals = {name: total + part[name] for name, total in totals.items()}
     return totals
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """What made a batch; with the plan it decides the depth bytes."""
-
-    device_model: str
-    tensorflow: str
-    opencv: str
-    precision: str
-    micro_batch: int
+Provenance = Mapping[str, str | int]
+"""What made a batch, in the recipe's words; with the plan it decides the bytes."""
+Facts = Mapping[SampleIndex, tuple[int, ...]]
+"""What only a sample's pixels tell, such as boxes, in an order that the recipe knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +91,7 @@ class BatchRecord:
     sums: Sums
     dead_letters: tuple[DeadLetter, ...]
     provenance: Provenance
+    facts: Facts = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import ImageFormat
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.containers import png
 from shardgen.imaging.containers.detect import read_header
 from shardgen.imaging.containers.header import Header
 from shardgen.imaging.opencv import opencv_errors
+from shardgen.imaging.options import ImageFormat
 
 Decoded = NDArray[np.integer[Any] | np.floating[Any]]
 """Whatever OpenCV found: any depth, grey, BGR or BGRA."""

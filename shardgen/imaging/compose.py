@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import Blend
-from shardgen.domain.sample import Rectangle
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.masks import CutOut
 from shardgen.imaging.opencv import resize
+from shardgen.imaging.options import Blend, Rectangle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import MaskMode
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.opencv import resize
+from shardgen.imaging.options import MaskMode
 
 FOREGROUND_LEVEL = 128
 """The threshold everywhere: this level and above is foreground."""

@@ -1,39 +1,19 @@
-"""From a canvas and its depth to the three stored images, and exact sums over what was stored."""
+"""Pictures as they are stored: depth as grey levels, and exact sums over the pixels of a stored image."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import DepthEncoding, ImageFormat, Output
-from shardgen.domain.receipt import ImageKind, KindSums, Sums
+from shardgen.domain.receipt import OutputSums
 from shardgen.errors import EncodeFailed
-from shardgen.imaging.codec import decode_encoded, encode
-from shardgen.imaging.compose import Canvas
+from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.opencv import resize
+from shardgen.imaging.options import DepthEncoding
 
 _MID_GREY = 128
 _LARGEST_16_BIT = 65535
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedSample:
-    """The three files of a sample, and their sums over the pixels that a reader will see."""
-
-    images: Mapping[ImageKind, bytes]
-    sums: Sums
-
-
-def output_images(canvas: Canvas, output: Output) -> dict[ImageKind, NDArray[np.uint8]]:
-    """Resize composite, uint8 (h, w, 3) RGB, and mask, uint8 (h, w), to the output size; edges turn grey."""
-    return {
-        ImageKind.FGBG: resize(canvas.fgbg, output.size),
-        ImageKind.MASK: resize(canvas.mask, output.size),
-    }
 
 
 def depth_image(
@@ -60,49 +40,24 @@ def depth_image(
     return 255 - depth.astype(np.uint8)
 
 
-def encode_sample(
-    canvas: Canvas, relative_depth: NDArray[np.float32], output: Output, encoding: DepthEncoding
-) -> EncodedSample:
-    """Encode the three images of a sample and sum up the pixels of what was encoded; raises EncodeFailed."""
-    pixels: dict[ImageKind, NDArray[np.uint8] | NDArray[np.uint16]] = {
-        **output_images(canvas, output),
-        ImageKind.DEPTH: depth_image(relative_depth, output.size, encoding),
-    }
-    images = {kind: _encode(kind, pixels[kind], output) for kind in ImageKind}
-    return EncodedSample(
-        images=images,
-        sums={
-            kind: sums_of(kind, decode_encoded(images[kind], channels=kind.channels)) for kind in ImageKind
-        },
-    )
+def stored_sums(data: bytes, *, channels: int, size: tuple[int, int] | None = None) -> OutputSums:
+    """The sums of an encoded image, decoded again; `size` (width, height) is what it must have.
+
+    Raises EncodeFailed, before it takes memory for an image of another size.
+    """
+    return sums_of(decode_encoded(data, channels=channels, size=size), channels=channels)
 
 
-def sums_of(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> KindSums:
+def sums_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, channels: int) -> OutputSums:
     """Sum an image exactly: (H, W, 3) RGB or (H, W), 8 or 16 bits, of up to 2**31 pixels."""
     # float64 is exact up to 2**53, which 8-bit squares stay below; 16-bit ones need the integers
     exact = np.float64 if pixels.dtype == np.uint8 else np.uint64
     planes = [plane.astype(exact).ravel() for plane in cv2.split(pixels)]
-    if len(planes) != kind.channels:
-        raise EncodeFailed(f"{kind.value} decodes to {len(planes)} channels (expected {kind.channels})")
-    return KindSums(
+    if len(planes) != channels:
+        raise EncodeFailed(f"decodes to {len(planes)} channels (expected {channels})")
+    return OutputSums(
         images=1,
         pixels=planes[0].size,
         sum=tuple(int(plane.sum()) for plane in planes),
         squares=tuple(int(np.einsum("p,p->", plane, plane)) for plane in planes),
     )
-
-
-def _encode(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16], output: Output) -> bytes:
-    match kind:
-        case ImageKind.FGBG:
-            return encode(pixels, output.image, output.image_quality)
-        case ImageKind.MASK:
-            return encode(pixels, output.mask, output.image_quality)
-        case ImageKind.DEPTH:
-            return encode(pixels, _depth_format(pixels, output), output.depth_quality)
-
-
-def _depth_format(pixels: NDArray[np.uint8] | NDArray[np.uint16], output: Output) -> ImageFormat:
-    if pixels.dtype == np.uint16 and output.depth is not ImageFormat.PNG:
-        raise EncodeFailed("relative depth has 16 bits and needs PNG", hint='set depth = "png" in [output]')
-    return output.depth

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import ImageFormat
 from shardgen.imaging.codec import encode
 from shardgen.imaging.opencv import resize
+from shardgen.imaging.options import ImageFormat
 
 _TILE_SIDE = 160  # pixels; the longer side of one picture
 _GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels

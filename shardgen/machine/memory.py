@@ -131,3 +131,9 @@ def _named(path: Path, name: str) -> int:
         return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take, with what it has taken already."""
+    memory = available_memory()
+    return min(memory.total, memory.free + int(psutil.Process().memory_info().rss))

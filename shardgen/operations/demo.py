@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.coordination.report import Report
-from shardgen.domain.plan import ImageFormat, Plan
+from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import ShownState
 from shardgen.errors import InputMissing, PlanConflict
 from shardgen.imaging.codec import encode
+from shardgen.imaging.options import ImageFormat
 from shardgen.launch.allocation import Wanted, settle_workers
 from shardgen.launch.local import RunOptions, run_workers
 from shardgen.settings.run_directory import RunDirectory

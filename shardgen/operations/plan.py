@@ -10,11 +10,12 @@ from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.open import ensure_manifest
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.limits import plan_problem
-from shardgen.domain.plan import Depth, Plan, differences
+from shardgen.domain.plan import Plan, differences
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict
 from shardgen.machine.cores import usable_cores
 from shardgen.recipes.composites.composer import Composer, source_reader
+from shardgen.recipes.composites.document import Depth
 from shardgen.recipes.composites.estimate import Estimate, estimate_sizes
 from shardgen.recipes.composites.network import OnDownload, find_weights, planned_weights
 from shardgen.settings.plan_file import FILE_NAME, read_plan

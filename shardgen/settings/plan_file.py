@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from shardgen.domain import plan as domain
 from shardgen.domain.limits import plan_problem
-from shardgen.domain.plan import PLAN_FORMAT, Plan
-from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch
+from shardgen.domain.plan import PLAN_FORMAT, Block, Document, Output, Plan, Shards
+from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch
+from shardgen.recipes.registry import find_kind, recipe_of
 from shardgen.storage.bounded import how_to_read, parse_json, read_regular
 
 FILE_NAME = "plan.json"
 MAX_BYTES = 1 << 28  # a photograph takes about 250 bytes
 
-for _value in (
-    domain.MaskFile,
-    domain.Background,
-    domain.Foreground,
-    domain.Sources,
-    domain.Compose,
-    domain.Weights,
-    domain.Depth,
-    domain.Output,
-    domain.Shards,
-    domain.Plan,
-):
-    with_config(ConfigDict(extra="forbid"))(_value)
 
-_PLAN = TypeAdapter(Plan)
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    samples: int
+    sources: dict[str, Any]
+
+
+class _Envelope(BaseModel):
+    """Types are not checked strictly here: what was not written just so is not in canonical form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    recipe: dict[str, Any]
+    outputs: tuple[Output, ...]
+    shards: Shards
+    blocks: Annotated[tuple[_Block, ...], Field(min_length=1)]
+
+
+_ENVELOPE = TypeAdapter(_Envelope)
 _OTHER_COPY = "use another copy of it"
 _RESTORE = "move it away; then `shardgen plan RUN_DIR` writes it again from the same photographs and settings"
 
@@ -45,19 +53,21 @@ def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Pla
     except ValueError as error:
         raise ManifestCorrupt(f"{where}: not JSON ({error})", hint=hint) from error
     found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, int) and found > PLAN_FORMAT:
+    if isinstance(found, int) and found != PLAN_FORMAT:
         raise ManifestMismatch(
-            f"{where}: plan format {str(found)[:20]}, this shardgen reads up to {PLAN_FORMAT}",
-            hint="upgrade shardgen on this machine to the version that made the plan",
+            f"{where}: plan format {str(found)[:20]}, this shardgen reads format {PLAN_FORMAT}",
+            hint="upgrade shardgen on this machine to the version that made the plan"
+            if found > PLAN_FORMAT
+            else "made by an earlier version: finish it with that, or plan anew in a new directory",
         )
     try:
-        plan = _PLAN.validate_json(text, strict=True)
-    except (ValidationError, ValueError) as error:
+        plan = _plan(_ENVELOPE.validate_python(document))
+    except (ValidationError, InvalidSettings, TypeError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise ManifestCorrupt(f"{where}: not a plan ({reason})", hint=hint) from error
     if plan.canonical_json != (text.encode() if isinstance(text, str) else text):
         raise ManifestCorrupt(f"{where}: not in canonical form, so it was edited by hand", hint=hint)
-    problem = plan_problem(plan)
+    problem = plan_problem(plan) or recipe_of(plan).problem()
     if problem is not None:
         raise ManifestCorrupt(f"{where}: not a plan ({problem})", hint=hint)
     return plan
@@ -77,3 +87,26 @@ def read_plan(run_dir: Path) -> Plan | None:
             f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=_RESTORE)
         ) from error
     return parse_plan(text, where=str(path), hint=_RESTORE)
+
+
+def _plan(envelope: _Envelope) -> Plan:
+    """Make the recipe's own values of its parts. Raises ValidationError, ValueError or InvalidSettings."""
+    kind = find_kind(str(envelope.recipe.get("kind")))
+    document, sources = _adapter(kind.document), _adapter(kind.sources)
+    recipe: Document = document.validate_python(envelope.recipe)
+    if recipe.outputs != envelope.outputs:
+        raise ValueError("its outputs are not those of its recipe")
+    return Plan(
+        recipe=recipe,
+        outputs=envelope.outputs,
+        shards=envelope.shards,
+        blocks=tuple(
+            Block(samples=block.samples, sources=sources.validate_python(block.sources))
+            for block in envelope.blocks
+        ),
+    )
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.lease import LeasePolicy
-from shardgen.domain.limits import (
-    INPUT_STEP,
-    MAX_BATCH,
-    MAX_PLACES,
-    MAX_SAMPLES,
-    MAX_SIDE,
-    MAX_SLICE_BATCHES,
-)
-from shardgen.domain.plan import (
-    Blend,
-    Compose,
-    DepthEncoding,
-    Flips,
-    ImageFormat,
-    MaskMode,
-    Output,
-    Plan,
-    Precision,
-    Shards,
-    Upsampling,
-    differences,
-)
+from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
+from shardgen.domain.plan import Plan, Shards, differences
 from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.recipes.base import RecipeKind, RecipeTables, Table
+from shardgen.recipes.registry import DEFAULT, find_kind
 from shardgen.settings.problems import problems_in
 from shardgen.settings.secrets import expanded
 from shardgen.storage.bounded import how_to_read, parse_toml, read_regular
@@ -45,74 +27,16 @@ FILE_NAME = "shardgen.toml"
 MAX_BYTES = 1 << 16
 _MAX_PROBLEMS = 20  # named in one message
 
-Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
-Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-Quality = Annotated[int, Field(ge=1, le=100)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RecipeTable(Table):
+    """Which kind of recipe the other tables are of."""
 
-    @model_validator(mode="after")
-    def _no_nul(self) -> Self:
-        for name, value in self:
-            if isinstance(value, str) and "\0" in value:
-                raise ValueError(f"{name}: no path and no URL holds a NUL character")
-        return self
+    kind: str = DEFAULT
 
 
-class SourcesTable(_Table):
-    """Where the photographs lie on this machine, and how a foreground's mask is found."""
-
-    foregrounds: str = ""
-    backgrounds: str = ""
-    mask: MaskMode = MaskMode.AUTO
-
-
-class ComposeTable(_Table):
-    """Canvas (width, height) in pixels, grid (columns, rows)."""
-
-    canvas: tuple[Side, Side] = (600, 600)
-    grid: tuple[Places, Places] = (5, 4)
-    flips: Flips = Flips.FOREGROUNDS
-    blend: Blend = Blend.MASK
-
-
-class DepthTable(_Table):
-    """The depth model; `input` is (width, height) in pixels, each a multiple of 32."""
-
-    model: Literal["densedepth"] = "densedepth"
-    weights: Annotated[str, Field(min_length=1)] = "nyu"
-    input: tuple[Side, Side] = (640, 480)
-    upsampling: Upsampling = Upsampling.ALIGNED
-    precision: Precision = Precision.FLOAT32
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
-    encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(side % INPUT_STEP for side in self.input):
-            raise ValueError(f"input must be multiples of {INPUT_STEP} (found {list(self.input)})")
-        if self.weights.startswith("random:") and not re.fullmatch(r"random:[1-9]\d{0,3}", self.weights):
-            raise ValueError(
-                f'weights: random ones are written "random:WIDTH", as in "random:64" (found {self.weights!r})'
-            )
-        return self
-
-
-class OutputTable(_Table):
-    """Size (width, height) in pixels, formats and qualities of the three images."""
-
-    size: tuple[Side, Side] = (200, 200)
-    image: ImageFormat = ImageFormat.JPEG
-    image_quality: Quality = 25
-    mask: ImageFormat = ImageFormat.PNG
-    depth: ImageFormat = ImageFormat.JPEG
-    depth_quality: Quality = 60
-
-
-class ShardsTable(_Table):
+class ShardsTable(Table):
     """Samples per shard, batches per slice, samples per batch."""
 
     size: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 100_000
@@ -120,19 +44,19 @@ class ShardsTable(_Table):
     batch: Annotated[int, Field(ge=1, le=MAX_BATCH)] = 32
 
 
-class ManifestTable(_Table):
+class ManifestTable(Table):
     """Where the manifest lives; `${NAME}` is taken from the environment."""
 
     url: Annotated[str, Field(min_length=1)] = "sqlite:///manifest.sqlite"
 
 
-class ArtifactsTable(_Table):
+class ArtifactsTable(Table):
     """A folder, relative to the run directory, that every worker and merge can reach."""
 
     url: Annotated[str, Field(min_length=1)] = "artifacts"
 
 
-class LeaseTable(_Table):
+class LeaseTable(Table):
     """Lease times in seconds, and how many deaths without progress block a slice."""
 
     seconds: Seconds = 120
@@ -150,7 +74,7 @@ class LeaseTable(_Table):
         return self
 
 
-class FolderTable(_Table):
+class FolderTable(Table):
     """A shared folder (`[manifest] url = "folder:"`): times in seconds; see docs/colab.md."""
 
     segment_seconds: Seconds = 300
@@ -169,97 +93,65 @@ class FolderTable(_Table):
         return self
 
 
-class Settings(_Table):
-    """Everything in `shardgen.toml`."""
+class EngineTables(Table):
+    """The tables that belong to no recipe."""
 
-    sources: SourcesTable = SourcesTable()
-    compose: ComposeTable = ComposeTable()
-    depth: DepthTable = DepthTable()
-    output: OutputTable = OutputTable()
+    recipe: RecipeTable = RecipeTable()
     shards: ShardsTable = ShardsTable()
     manifest: ManifestTable = ManifestTable()
     artifacts: ArtifactsTable = ArtifactsTable()
     lease: LeaseTable = LeaseTable()
     folder: FolderTable = FolderTable()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.depth.encoding is DepthEncoding.RELATIVE and self.output.depth is not ImageFormat.PNG:
-            raise ValueError(
-                'depth.encoding = "relative" is 16 bit and needs output.depth = "png" '
-                f'(found "{self.output.depth}")'
-            )
-        return self
 
-    @property
-    def compose_plan(self) -> Compose:
-        """The plan's part of `[compose]`."""
-        table = self.compose
-        return Compose(canvas=table.canvas, grid=table.grid, flips=table.flips, blend=table.blend)
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything in `shardgen.toml`: the engine's tables and those of its kind of recipe."""
 
-    @property
-    def output_plan(self) -> Output:
-        """The plan's part of `[output]`."""
-        return Output(**self.output.model_dump())
+    kind: RecipeKind
+    tables: RecipeTables
+    engine: EngineTables
 
     @property
     def shards_plan(self) -> Shards:
         """The plan's part of `[shards]`."""
-        return Shards(**self.shards.model_dump())
+        return Shards(**self.engine.shards.model_dump())
 
     @property
     def lease_policy(self) -> LeasePolicy:
         """`[lease]` as times."""
         return LeasePolicy(
-            duration=timedelta(seconds=self.lease.seconds),
-            heartbeat=timedelta(seconds=self.lease.heartbeat_seconds),
-            stall=timedelta(seconds=self.lease.stall_seconds),
-            max_attempts=self.lease.max_attempts,
+            duration=timedelta(seconds=self.engine.lease.seconds),
+            heartbeat=timedelta(seconds=self.engine.lease.heartbeat_seconds),
+            stall=timedelta(seconds=self.engine.lease.stall_seconds),
+            max_attempts=self.engine.lease.max_attempts,
         )
 
     @property
     def folder_policy(self) -> FolderPolicy:
         """`[folder]` as times."""
         return FolderPolicy(
-            segment=timedelta(seconds=self.folder.segment_seconds),
-            segment_batches=self.folder.segment_batches,
-            settle=timedelta(seconds=self.folder.settle_seconds),
-            silent=timedelta(seconds=self.folder.silent_seconds),
-            scan=timedelta(seconds=self.folder.scan_seconds),
+            segment=timedelta(seconds=self.engine.folder.segment_seconds),
+            segment_batches=self.engine.folder.segment_batches,
+            settle=timedelta(seconds=self.engine.folder.settle_seconds),
+            silent=timedelta(seconds=self.engine.folder.silent_seconds),
+            scan=timedelta(seconds=self.engine.folder.scan_seconds),
         )
-
-    @property
-    def weights_name(self) -> str:
-        """The plan's name of `[depth] weights`: a path is called `file`, since a plan holds no paths."""
-        known = self.depth.weights in {"nyu", "kitti", "small"} or self.depth.weights.startswith("random:")
-        return self.depth.weights if known else "file"
 
     def manifest_url(self) -> str:
         """`[manifest] url` with its `${NAME}` parts taken from the environment.
 
         Raises InvalidSettings when a named variable is not set, or when a password is written out.
         """
-        return expanded(self.manifest.url, where=f"{FILE_NAME}: [manifest] url")
+        return expanded(self.engine.manifest.url, where=f"{FILE_NAME}: [manifest] url")
 
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:
     """Where the settings would give another plan (`compose.grid: 5x4 -> 4x4`); sources are not read."""
-    depth = settings.depth
-    lines = differences(plan.compose, settings.compose_plan, prefix="compose")
-    lines += differences(plan.output, settings.output_plan, prefix="output")
-    lines += differences(plan.shards, settings.shards_plan, prefix="shards")
-    pairs: list[tuple[str, object, object]] = [
-        ("sources.mask", plan.sources.mask, settings.sources.mask),
-        ("depth.model", plan.depth.model, depth.model),
-        ("depth.weights", plan.depth.weights.name, settings.weights_name),
-        ("depth.input", plan.depth.input, depth.input),
-        ("depth.upsampling", plan.depth.upsampling, depth.upsampling),
-        ("depth.precision", plan.depth.precision, depth.precision),
-        ("depth.encoding", plan.depth.encoding, depth.encoding),
-    ]
-    for name, before, after in pairs:
-        lines += differences(before, after, prefix=name)
-    return lines
+    if plan.recipe.kind != settings.kind.name:
+        return [f"recipe.kind: {plan.recipe.kind} -> {settings.kind.name}"]
+    lines = differences(plan.recipe, settings.tables.document(plan.recipe))
+    return lines + differences(plan.shards, settings.shards_plan, prefix="shards")
 
 
 def _other_run(run_dir: Path) -> str:
@@ -307,13 +199,33 @@ def read_settings(run_dir: Path) -> Settings:
 
 def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
     """Check a parsed TOML document; `where` names it in errors."""
+    named = document.get("recipe")
+    name = named.get("kind", DEFAULT) if isinstance(named, Mapping) else DEFAULT
+    kind = find_kind(name if isinstance(name, str) else DEFAULT)
+    ours = {key: value for key, value in document.items() if key in EngineTables.model_fields}
+    theirs = {key: value for key, value in document.items() if key not in ours}
+    errors: list[ValidationError] = []
+    tables, engine = _checked(kind.tables, theirs, errors), _checked(EngineTables, ours, errors)
+    if tables is not None and engine is not None:
+        return Settings(kind=kind, tables=tables, engine=engine)
+    defaults = kind.tables().model_dump(mode="json") | EngineTables().model_dump(mode="json")
+    problems = [problem for error in errors for problem in problems_in(error, defaults)]
+    more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
+    raise InvalidSettings(
+        f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,
+        hint=next((hint for _, hint in problems if hint), f"correct {FILE_NAME}, then run it again"),
+    ) from errors[0]
+
+
+_Checked = TypeVar("_Checked", bound=Table)
+
+
+def _checked(
+    tables: type[_Checked], document: Mapping[str, object], errors: list[ValidationError]
+) -> _Checked | None:
     try:
         # JSON mode is strict about types ("5" is no number) yet knows lists as tuples and strings as enums.
-        return Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+        return tables.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        problems = list(problems_in(error, Settings().model_dump(mode="json")))
-        more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
-        raise InvalidSettings(
-            f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,
-            hint=next((hint for _, hint in problems if hint), f"correct {FILE_NAME}, then run it again"),
-        ) from error
+        errors.append(error)
+        return None

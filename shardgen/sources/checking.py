@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from shardgen.domain.plan import Background, Foreground, MaskFile, Sources
 from shardgen.errors import InputMissing, PlanConflict
 from shardgen.sources.folder import hash_file
+from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 from shardgen.storage.files import is_folder
 
 _THREADS = 4  # reading and hashing; both release the interpreter

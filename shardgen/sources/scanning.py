@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from shardgen.domain.plan import Background, Foreground, MaskFile, MaskMode, Sources
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, SampleError, SourcesRefused
+from shardgen.imaging.options import MaskMode
 from shardgen.sources.folder import Listing, list_folder, masked_stem, read_file, refuse_nested, stem_of
+from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 
 _MAX_THREADS = 4  # each holds one decoded photograph (up to 800 MB for the largest that is allowed)
 _NAMED_OTHERS = 3
@@ -141,11 +142,7 @@ def scan(
             hint="repair or remove these files, then plan again",
             problems=(*problems, *left_out),
         )
-    sources = Sources(
-        mask=mask,
-        backgrounds=_entries(backgrounds),
-        foregrounds=_entries(foregrounds),
-    )
+    sources = Sources(backgrounds=_entries(backgrounds), foregrounds=_entries(foregrounds))
     return Inventory(
         sources=sources,
         warnings=(

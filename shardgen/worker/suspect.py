@@ -9,11 +9,11 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetterReason
-from shardgen.domain.sample import recipe_of, unlike
 from shardgen.domain.steps import SuspectStep
 from shardgen.domain.suspicion import SuspectSample, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.imaging.outputs import EncodedSample
+from shardgen.recipes.composites.placement import recipe_of, unlike
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import Upsampling
+from shardgen.depth.base import Upsampling
 from tests.legacy_weights import LegacyNetwork
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
+from shardgen.recipes.composites.document import Depth
 
 from shardgen.depth import device
+from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, arithmetic_of, depth_of, load_estimator
 from shardgen.depth.network import Arithmetic, GraphShape
 from shardgen.depth.weights_file import WeightsFile
-from shardgen.domain.plan import Depth, DepthEncoding, Precision, Upsampling, Weights
 from shardgen.errors import DepthBackendUnavailable, InvalidSettings, MachineUnfit, WeightsRefused
+from shardgen.imaging.options import DepthEncoding
 
 WIDTH, HEIGHT = 96, 64
 needs_bfloat16 = pytest.mark.skipif(not device.has_bfloat16(), reason="this CPU has no bfloat16")

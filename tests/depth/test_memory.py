@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from shardgen.depth.base import Precision
 from shardgen.depth.memory import default_micro_batch, memory_bytes
 from shardgen.depth.topology import released_topology
-from shardgen.domain.plan import Precision
 from shardgen.errors import MachineUnfit
 
 SIZE = (640, 480)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.placement import place, recipe_of
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
-from shardgen.domain.plan import Flips
-from shardgen.domain.sample import place, recipe_of
 from tests.plans import make_plan
 
 sizes = st.integers(1, 40)

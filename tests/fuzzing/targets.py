@@ -13,6 +13,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from shardgen.dataset.labels import LabelRows
+from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.placement import recipe_of
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
 from shardgen.artifacts.check import wrong_members
@@ -20,16 +23,13 @@ from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.notices import decoded, encoded
-from shardgen.dataset.labels import LabelRows
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import verify_zip
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
-from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind, KindSums
-from shardgen.domain.sample import recipe_of
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import decode
 from shardgen.operations.requeue import read_marks

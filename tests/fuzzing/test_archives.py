@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from shardgen.recipes.composites.document import Flips
 
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import list_files
@@ -20,7 +21,6 @@ from shardgen.artifacts.zip_records import Entry
 from shardgen.coordination.folder.notices import NoticeName, is_requeue
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, ShardIndex
-from shardgen.domain.plan import Flips
 from shardgen.domain.receipt import ImageKind
 from shardgen.errors import ArtifactCorrupt, EncodeFailed
 from shardgen.operations.rebuild import rebuild

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shardgen.recipes.composites.document import Compose, Flips
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Blend, Compose, Flips, MaskMode, Plan
+from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.masks import cut_out, halved_to_fit
+from shardgen.imaging.options import Blend, MaskMode
 from shardgen.imaging.outputs import output_images
 from shardgen.recipes.composites.composer import Composer, source_reader
 from shardgen.sources.scanning import SourceFolders, scan

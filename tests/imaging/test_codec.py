@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from shardgen.domain.plan import ImageFormat
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode, decode_encoded, encode
+from shardgen.imaging.options import ImageFormat
 from tests.photographs import blob, colours
 
 RGB = colours(np.random.default_rng(0), 37, 29)

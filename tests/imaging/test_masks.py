@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shardgen.domain.plan import MaskMode
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.masks import cut_out, halved_to_fit
+from shardgen.imaging.options import MaskMode
 from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from shardgen.domain.plan import DepthEncoding, ImageFormat
 from shardgen.domain.receipt import ImageKind
 from shardgen.errors import EncodeFailed
 from shardgen.imaging.compose import Canvas
+from shardgen.imaging.options import DepthEncoding, ImageFormat
 from shardgen.imaging.outputs import depth_image, encode_sample
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from tests.photographs import blob, colours

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shardgen.recipes.composites.document import Flips
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Flips, MaskMode, Plan
+from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, InputMissing, PlanConflict, SampleError, SourceUndecodable
+from shardgen.imaging.options import MaskMode
 from shardgen.recipes.composites.composer import (
     CACHE_BYTES,
     ComposedSample,

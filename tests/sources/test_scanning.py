@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shardgen.domain.plan import MaskMode
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
+from shardgen.imaging.options import MaskMode
 from shardgen.recipes.composites.composer import source_reader
 from shardgen.sources.checking import check_against_plan
 from shardgen.sources.scanning import Inventory, Reader, SourceFolders, scan

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shardgen.depth.base import Upsampling
 from shardgen.depth.device import Device
 from shardgen.depth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.random_weights import draw_tensors
 from shardgen.depth.topology import tensor_shapes
 from shardgen.depth.weights_file import read_weights
-from shardgen.domain.plan import Upsampling
 from training.legacy_file import write_weights
 from training.network import SMALL, build_model, load_tensors, multiply_adds, tensors_of
 from training.rendering import Samples

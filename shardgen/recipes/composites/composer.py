@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Background, Flips, Foreground, MaskFile, Plan
-from shardgen.domain.sample import place, recipe_of
-from shardgen.errors import ComposeFailed, PlanConflict, SampleError, ShardgenError, SourceUndecodable
+from shardgen.errors import ComposeFailed, PlanConflict, ShardgenError, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
 from shardgen.imaging.opencv import use_one_thread
-from shardgen.machine.cores import usable_cores
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.folder import read_file
+from shardgen.sources.inventory import Background, Foreground, MaskFile
 from shardgen.sources.scanning import Reader
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Of prepared sources kept in memory; a 600x600 background takes 1.1 MB, a cut-out up to 1.8 MB."""
-_MAX_THREADS = 8  # copying canvases saturates memory sooner than more cores help
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,26 +45,21 @@ def source_reader(canvas: tuple[int, int]) -> Reader[Photograph]:
 
 
 class Composer:
-    """Makes the composites of one plan from this machine's folders. Thread-safe.
-
-    `threads` is how many samples it makes side by side; 0: as many as there are cores, up to 8.
-    """
+    """Makes the composites of one plan from this machine's folders. Thread-safe."""
 
     def __init__(
         self,
-        plan: Plan,
+        plan: CompositesPlan,
         foregrounds: Path,
         backgrounds: Path,
         *,
         cache_bytes: int = CACHE_BYTES,
-        threads: int = 0,
     ) -> None:
         use_one_thread()
         self._plan = plan
         self._foregrounds = foregrounds
         self._backgrounds = backgrounds
         self._cache = _PreparedSources(cache_bytes)
-        self._pool = ThreadPoolExecutor(min(_MAX_THREADS, threads or usable_cores()), "compose-sample")
 
     def compose(self, sample: SampleIndex) -> ComposedSample:
         """Make one sample's canvas and network input.
@@ -81,23 +74,13 @@ class Composer:
         except Exception as error:
             raise ComposeFailed(f"sample {sample}: composing raised {error!r}") from error
 
-    def compose_batch(self, samples: Sequence[SampleIndex]) -> list[ComposedSample | SampleError]:
-        """Make samples side by side, in their order; a sample that cannot be made is its error."""
-        return list(self._pool.map(self._composed_or_error, samples))
-
-    def _composed_or_error(self, sample: SampleIndex) -> ComposedSample | SampleError:
-        try:
-            return self.compose(sample)
-        except SampleError as error:
-            return error
-
     def _compose(self, sample: SampleIndex) -> ComposedSample:
-        recipe = recipe_of(self._plan, sample)
+        made_of = self._plan.combination(sample)
         flips = self._plan.compose.flips
-        foreground = self._plan.sources.foregrounds[recipe.foreground]
-        cutout = self._cutout(recipe.foreground, recipe.flip if flips is Flips.FOREGROUNDS else 0)
-        scene = self._scene(recipe.background, recipe.flip if flips is Flips.BACKGROUNDS else 0)
-        rectangle = place(self._plan, foreground, column=recipe.column, row=recipe.row)
+        foreground = self._plan.sources.foregrounds[made_of.foreground]
+        cutout = self._cutout(made_of.foreground, made_of.flip if flips is Flips.FOREGROUNDS else 0)
+        scene = self._scene(made_of.background, made_of.flip if flips is Flips.BACKGROUNDS else 0)
+        rectangle = self._plan.place(foreground, column=made_of.column, row=made_of.row)
         canvas = compose(scene.pixels, cutout, rectangle, self._plan.compose.blend)
         return ComposedSample(
             sample=sample,

@@ -4,61 +4,26 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
-
-import psutil
+from typing import Literal
 
 from shardgen.depth import device, fetch
-from shardgen.depth.base import NetworkChoice
+from shardgen.depth.base import NetworkChoice, Weights
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, load_estimator
 from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.memory import default_micro_batch, memory_bytes
+from shardgen.depth.memory import CPU_MICRO_BATCHES, default_micro_batch, memory_bytes
 from shardgen.depth.random_weights import is_random_name, random_weights
 from shardgen.depth.topology import Topology
 from shardgen.depth.trial import read_untrusted
 from shardgen.depth.weights_file import WeightsFile, read_weights
-from shardgen.domain.plan import Plan, Weights
 from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.machine.cores import schedulable_cores, usable_cores
-from shardgen.machine.memory import available_memory
-from shardgen.manifest.manifest import Manifest
-
-THREADS_VARIABLE = "SHARDGEN_THREADS"
+from shardgen.machine.memory import free_bytes
+from shardgen.recipes.base import BatchSizes, Demand, DeviceChoice, OnDownload
+from shardgen.recipes.composites.plan import CompositesPlan
 
 _UNKNOWN_BYTES = 1 << 62
-
-OnDownload = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceChoice:
-    """auto, cpu or gpu; `threads` for TensorFlow, composing and encoding each, 0 for their own choice."""
-
-    device: str = "auto"
-    threads: int = 0
-
-    @classmethod
-    def from_environment(cls, name: str) -> Self:
-        """With the threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers, else all cores."""
-        cores = usable_cores()
-        # Libraries count the cores themselves, but know nothing of a container's quota.
-        own_choice = cores if cores < schedulable_cores() else 0
-        return cls(device=name, threads=given_threads() or own_choice)
-
-
-def given_threads() -> int:
-    """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
-    text = os.environ.get(THREADS_VARIABLE, "0")
-    if not (text.isascii() and text.isdigit() and len(text) < 5):
-        raise InvalidSettings(
-            f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
-        )
-    return int(text)
 
 
 def find_weights(choice: NetworkChoice, *, on_download: OnDownload | None = None) -> WeightsFile:
@@ -105,7 +70,12 @@ def planned_weights(name: str, found: WeightsFile) -> Weights:
 
 
 def agree_micro_batch(
-    setting: int | Literal["auto"], plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
+    setting: int | Literal["auto"],
+    plan: CompositesPlan,
+    agreed: BatchSizes | None,
+    *,
+    on: Device,
+    topology: Topology,
 ) -> tuple[int, str]:
     """How many images the network takes at once, and a remark if it is fewer than was agreed.
 
@@ -122,12 +92,12 @@ def agree_micro_batch(
         free_bytes=free,
     )
     if setting != "auto":
-        shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
+        shrunk = None if agreed is None else agreed.shrunk_micro_batch(on.model)
         if shrunk is not None and shrunk < setting:
             return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
-    elif manifest is not None:
-        wanted = manifest.agreed_micro_batch(on.model, fitting)
+    elif agreed is not None:
+        wanted = agreed.agreed_micro_batch(on.model, fitting)
     else:
         wanted = fitting
     if network_bytes(plan, topology, wanted) <= free:
@@ -138,21 +108,27 @@ def agree_micro_batch(
     )
 
 
-def free_bytes() -> int:
-    """Memory that this process may still take, with what it has taken already."""
-    memory = available_memory()
-    return min(memory.total, memory.free + int(psutil.Process().memory_info().rss))
-
-
-def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
+def network_bytes(plan: CompositesPlan, topology: Topology, micro_batch: int) -> int:
     """The peak memory of one worker process, within about a quarter."""
     return memory_bytes(
         topology, input_size=plan.depth.input, micro_batch=micro_batch, precision=plan.depth.precision
     )
 
 
+def network_demand(network: NetworkChoice, plan: CompositesPlan) -> Demand:
+    """What a worker on this machine's CPU needs; the weights must be at hand."""
+    topology = find_weights(network).topology
+    setting = network.micro_batch
+    return Demand(
+        micro_batches=CPU_MICRO_BATCHES if setting == "auto" else (setting,),
+        is_fixed=setting != "auto",
+        bytes_for=lambda micro_batch: network_bytes(plan, topology, micro_batch),
+        device_model=device.describe_cpu,
+    )
+
+
 def load_for_plan(
-    network: NetworkChoice, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
+    network: NetworkChoice, plan: CompositesPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
 ) -> DepthEstimator:
     """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
 
@@ -161,7 +137,7 @@ def load_for_plan(
     weights = find_weights(network)
     on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
     micro_batch, remark = agree_micro_batch(
-        network.micro_batch, plan, manifest, on=on, topology=weights.topology
+        network.micro_batch, plan, agreed, on=on, topology=weights.topology
     )
     if remark:
         say(remark)
@@ -171,16 +147,16 @@ def load_for_plan(
     note = "; for trials: the small network" if weights_named.is_small else note
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
     estimator.warm_up()
-    remember_shrinking(estimator, micro_batch, manifest, say=say)
+    remember_shrinking(estimator, micro_batch, agreed, say=say)
     return estimator
 
 
 def remember_shrinking(
-    estimator: DepthEstimator, before: int, manifest: Manifest | None, *, say: Say
+    estimator: DepthEstimator, before: int, agreed: BatchSizes | None, *, say: Say
 ) -> None:
     """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
     now = estimator.micro_batch
     if now < before:
-        if manifest is not None:
-            manifest.shrink_micro_batch(estimator.device_model, now)
+        if agreed is not None:
+            agreed.shrink_micro_batch(estimator.device_model, now)
         say(f"out of memory: micro-batch {now} instead of {before} from now on")

@@ -1,13 +1,11 @@
-"""`labels.csv`: one row per stored sample (FORMATS: "Final zip")."""
+"""The rows of `labels.csv` for composites: one a sample (FORMATS: "Final zip")."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from functools import lru_cache
 
-from shardgen.domain.identifiers import BatchIndex, ShardIndex
-from shardgen.domain.plan import Plan
-from shardgen.domain.sample import place
+from shardgen.recipes.composites.plan import CompositesPlan
 
 COLUMNS = (
     "sample",
@@ -24,26 +22,22 @@ COLUMNS = (
     "output_y",
     "output_width",
     "output_height",
-    "shard",
-    "batch",
 )
-HEADER = ",".join(COLUMNS) + "\n"
 _CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
 
 
 class LabelRows:
     """Rows of a plan; what only depends on foreground, flip and place is made once and reused."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: CompositesPlan) -> None:
         self._plan = plan
         self._foregrounds = len(plan.sources.foregrounds)
-        self._variants = plan.flip_count * plan.place_count
+        self._variants = plan.variants
         self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
         self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
 
-    def rows(self, samples: range, *, shard: ShardIndex, batch: BatchIndex, without: Container[int]) -> str:
-        """Write the rows of one batch's samples in their order, without the dead ones."""
-        tail = f",{shard},{batch}\n"
+    def rows(self, samples: range, *, tail: str, without: Container[int]) -> str:
+        """Write the rows of consecutive samples, each ended by `tail`, without the dead ones."""
         lines: list[str] = []
         start = samples.start
         while start < samples.stop:
@@ -69,7 +63,7 @@ class LabelRows:
         for flip in range(plan.flip_count):
             for row in range(rows):
                 for column in range(columns):
-                    rectangle = place(plan, foreground, column=column, row=row)
+                    rectangle = plan.place(foreground, column=column, row=row)
                     on_canvas = (rectangle.x, rectangle.y, rectangle.width, rectangle.height)
                     scales = zip(plan.output.size * 2, plan.compose.canvas * 2, strict=True)
                     output = (

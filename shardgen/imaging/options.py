@@ -1,0 +1,53 @@
+"""What can be chosen of pictures, as words and numbers; no pixel and no OpenCV in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class MaskMode(StrEnum):
+    """How a foreground's mask is found. In a plan a foreground has any of these but AUTO."""
+
+    AUTO = "auto"
+    ALPHA = "alpha"
+    FLAT = "flat"
+    GRABCUT = "grabcut"
+    FILE = "file"
+
+
+class Blend(StrEnum):
+    """How a foreground is laid over the canvas: by its binary mask, or by its raw matte."""
+
+    MASK = "mask"
+    ALPHA = "alpha"
+
+
+class DepthEncoding(StrEnum):
+    """8 bit, per image min-max, near is white; or 16 bit relative depth, not inverted."""
+
+    INVERSE_MINMAX = "inverse-minmax"
+    RELATIVE = "relative"
+
+
+class ImageFormat(StrEnum):
+    """File format of an output image."""
+
+    JPEG = "jpeg"
+    WEBP = "webp"
+    PNG = "png"
+
+    @property
+    def suffix(self) -> str:
+        """File name ending, without the dot."""
+        return "jpg" if self is ImageFormat.JPEG else self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rectangle:
+    """The placed foreground on the canvas, in pixels; (0, 0) is the top left corner."""
+
+    x: int
+    y: int
+    width: int
+    height: int

@@ -1,0 +1,331 @@
+"""The port between the engine, which knows numbers and files, and a recipe, which knows what a sample is.
+
+A recipe's kind (`RecipeKind`) makes plans from settings and folders. A `Recipe` answers what can be known of
+a plan without making anything. A `Maker` makes samples; it may be heavy, and there is one in a process.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Block, Document, Output, Plan
+from shardgen.domain.receipt import Facts, OutputSums, Provenance, Sums
+from shardgen.domain.wording import Say
+from shardgen.errors import InvalidSettings, SampleError
+from shardgen.machine.cores import schedulable_cores, usable_cores
+
+THREADS_VARIABLE = "SHARDGEN_THREADS"
+
+Folders = Mapping[str, Path]
+"""This machine's source folders by the recipe's names for them (`RecipeKind.folders`)."""
+Files = Mapping[str, bytes]
+"""The files of a sample by the names of their outputs."""
+OnFile = Callable[[str], None]
+OnDownload = Callable[[int, int | None], None]
+"""Called with the bytes that have arrived and, where it is known, those that will."""
+Between = Callable[[int], None]
+"""Called with the finished samples of a batch; what it raises abandons the batch."""
+Prepared = TypeVar("Prepared")
+Computed = TypeVar("Computed")
+
+
+class Table(BaseModel):
+    """A table of `shardgen.toml`: no unknown key, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _no_nul(self) -> Self:
+        for name, value in self:
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{name}: no path and no URL holds a NUL character")
+        return self
+
+
+class RecipeTables(Table, ABC):
+    """The tables of `shardgen.toml` that belong to one kind of recipe; every key has a default."""
+
+    @abstractmethod
+    def document(self, planned: Document | None) -> Document:
+        """The recipe's part of the plan that these settings make.
+
+        What only files tell (a digest) is taken from `planned`, or is empty without it.
+        """
+
+    @abstractmethod
+    def source_folders(self) -> Mapping[str, str]:
+        """The folders as they are written, by the recipe's names; "" for one that is not set."""
+
+    @abstractmethod
+    def local(self, resolve: Callable[[str, str], Path]) -> object:
+        """What the settings say of this machine alone, for `RecipeKind` and `Recipe`, which know its type.
+
+        `resolve(setting, "depth.weights")` makes a path of what the key says.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChoice:
+    """auto, cpu or gpu; `threads` for computing, preparing and encoding each, 0 for the libraries' choice."""
+
+    device: str = "auto"
+    threads: int = 0
+
+    @classmethod
+    def from_environment(cls, name: str) -> Self:
+        """With the threads that `$SHARDGEN_THREADS` sets, as `run` does for its workers, else all cores."""
+        cores = usable_cores()
+        # Libraries count the cores themselves, but know nothing of a container's quota.
+        own_choice = cores if cores < schedulable_cores() else 0
+        return cls(device=name, threads=given_threads() or own_choice)
+
+
+def given_threads() -> int:
+    """The number of threads a worker that `$SHARDGEN_THREADS` sets; 0: none."""
+    text = os.environ.get(THREADS_VARIABLE, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise InvalidSettings(
+            f"${THREADS_VARIABLE} is {text!r}, not a number of threads", hint=f"unset {THREADS_VARIABLE}"
+        )
+    return int(text)
+
+
+class BatchSizes(Protocol):
+    """What all workers of a run agree on, by the model of their device: how much one computes at once."""
+
+    def agreed_micro_batch(self, device_model: str, proposed: int) -> int:
+        """The first worker's proposal, kept for all later ones."""
+        ...
+
+    def shrunk_micro_batch(self, device_model: str) -> int | None:
+        """What memory sufficed for when it last ran out; None: it never did."""
+        ...
+
+    def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
+        """Remember that there is no memory for more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Station:
+    """Where a maker works: this machine's folders, device and settings, and whom it tells what.
+
+    Without `agreed` how much is computed at once is the maker's own affair.
+    """
+
+    folders: Folders
+    local: object
+    device: DeviceChoice
+    say: Say
+    agreed: BatchSizes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A sample as it will be stored: a file and its sums for every declared output."""
+
+    files: Files
+    sums: Sums
+    facts: tuple[int, ...] = ()
+
+
+class Maker(ABC, Generic[Prepared, Computed]):
+    """Makes samples in three stages; a sample's bytes depend on the plan and the machine, on nothing else.
+
+    A SampleError of a stage costs that sample. Any other exception of `compute` is halved down to the sample
+    that raises it, with None in the places of the others; of `prepare` and `encode` it is that sample's.
+    """
+
+    @abstractmethod
+    def prepare(self, sample: SampleIndex) -> Prepared:
+        """What `compute` takes of a sample; called from many threads. Raises SampleError.
+
+        A ShardgenError that is none, and MemoryError, are no sample's fault.
+        """
+
+    @abstractmethod
+    def compute(
+        self, batch: Sequence[Prepared | None], *, between: Between
+    ) -> Sequence[Computed | SampleError | None]:
+        """The device's part of a whole batch, in order; one thread calls it.
+
+        None stands for a sample that is missing or left out: it keeps its position, and gives None.
+        """
+
+    @abstractmethod
+    def encode(self, sample: SampleIndex, prepared: Prepared, computed: Computed) -> Encoded:
+        """The sample's files; called from many threads. Raises SampleError."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Compute an empty input, before a lone sample is blamed for what `compute` raised."""
+
+    @abstractmethod
+    def provenance(self) -> Provenance:
+        """What makes the samples now; the device's model is its `device_model`."""
+
+    @property
+    @abstractmethod
+    def device_model(self) -> str:
+        """What it runs on, as `status` shows it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """The memory that a worker on a CPU will take, by how much it computes at once.
+
+    `micro_batches` are those to choose from, best first; a single one when the settings fix it, and then
+    `is_fixed`. `bytes_for` gives the peak of one process, within about a quarter. `device_model` names the
+    CPU of a worker with so many threads, as its maker will.
+    """
+
+    micro_batches: tuple[int, ...]
+    is_fixed: bool
+    bytes_for: Callable[[int], int]
+    device_model: Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What the data set's README says of the recipe, as Markdown.
+
+    `title` has `{stored}` where the number of samples goes; `outputs` describes each output in half a
+    sentence, by its name. `made_of` and `provenance` are lines of lists.
+    """
+
+    title: str
+    introduction: str
+    made_of: str
+    how_made: str
+    outputs: Mapping[str, str]
+    labels: str
+    provenance: tuple[str, ...] = ()
+
+
+class Recipe(ABC):
+    """What is known of a plan's samples without making them; cheap to open, nothing heavy is imported."""
+
+    label_columns: ClassVar[tuple[str, ...]]
+    """Of `labels.csv`, in front of `shard` and `batch`; the first is `sample`."""
+    fact_columns: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are made of the facts of a sample."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @abstractmethod
+    def problem(self) -> str | None:
+        """The first thing that no plan of this recipe holds, as one line; None when there is none."""
+
+    @abstractmethod
+    def sources_of(self, sample: SampleIndex) -> frozenset[str]:
+        """The sources of the sample, as in `foregrounds/NAME`, also of what is not visible in it.
+
+        Two samples without a common one can hardly fail for the same reason.
+        """
+
+    @abstractmethod
+    def describe(self, sample: SampleIndex) -> Mapping[str, str]:
+        """What the sample is made of, in words for a table: the same keys for every sample."""
+
+    @abstractmethod
+    def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
+        """The rows of `labels.csv` of these samples, in order, without some.
+
+        Each is ended by `tail`: `,shard,batch` and a line break. With `facts` None the fields of
+        `fact_columns` are empty.
+        """
+
+    @abstractmethod
+    def card(self) -> Card:
+        """What the data set's README says."""
+
+    @abstractmethod
+    def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
+        """A picture of some samples as PNG; None when there is nothing to look at."""
+
+    @abstractmethod
+    def recount(self, output: Output, data: bytes) -> OutputSums:
+        """The sums of one stored file. Raises SampleError for what is no file of this output."""
+
+    @abstractmethod
+    def demand(self, local: object) -> Demand:
+        """What a worker on this machine's CPU needs."""
+
+    @abstractmethod
+    def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
+        """Compare this machine's folders with the plan, every byte; raises PlanConflict or InputMissing."""
+
+    @abstractmethod
+    def source_problems(self, folders: Folders) -> list[str]:
+        """What of the plan's sources is plainly not there, without reading it, a line each."""
+
+    @abstractmethod
+    def open_maker(self, station: Station) -> Maker[Any, Any]:
+        """Load what makes samples, and run it once. Raises MachineUnfit, InputMissing, WeightsRefused, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A plan's parts from settings and folders, before anything is written.
+
+    `warnings` ask for a look and `notes` say what was converted, a line each. `facts` are lines of what
+    `plan` prints: a name and a text; `remark` is said behind it.
+    """
+
+    document: Document
+    blocks: tuple[Block, ...]
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    remark: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEvents:
+    """Who hears of files checked and of bytes downloaded."""
+
+    on_file: OnFile = field(default=lambda _name: None)
+    on_download: OnDownload = field(default=lambda _done, _total: None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeEstimate:
+    """Bytes of a sample's files by output, from samples that were really encoded; `labels` of its row."""
+
+    outputs: Mapping[str, float]
+    labels: float
+    remark: str = ""
+
+
+class RecipeKind(ABC):
+    """A kind of recipe: `[recipe] kind` names it."""
+
+    name: ClassVar[str]
+    folders: ClassVar[tuple[str, ...]]
+    """Names of source folders, as in `--foregrounds` and `$SHARDGEN_FOREGROUNDS`."""
+    tables: ClassVar[type[RecipeTables]]
+    document: ClassVar[type]
+    """The frozen dataclass of the recipe's part of a plan: a `Document`."""
+    sources: ClassVar[type]
+    """The frozen dataclass of a block's sources."""
+
+    @abstractmethod
+    def recipe(self, plan: Plan) -> Recipe:
+        """The recipe of a plan of this kind."""
+
+    @abstractmethod
+    def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
+        """Read every source and say what will be made. Raises SourcesRefused with every problem at once."""
+
+    @abstractmethod
+    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
+        """How big its samples will be, from a few that are really encoded."""

@@ -1,0 +1,131 @@
+"""Composites behind the recipe port; what decodes, draws or computes is imported when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from shardgen.depth.base import NetworkChoice
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Output, Plan
+from shardgen.domain.receipt import Facts, OutputSums
+from shardgen.recipes.base import (
+    Card,
+    Demand,
+    Files,
+    Folders,
+    OnFile,
+    Recipe,
+    Station,
+)
+from shardgen.recipes.composites.card import composites_card
+from shardgen.recipes.composites.labels import COLUMNS, LabelRows
+from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan
+
+if TYPE_CHECKING:
+    from shardgen.recipes.composites.maker import CompositesMaker
+
+
+class CompositesRecipe(Recipe):
+    """What is known of a plan's composites without making them."""
+
+    label_columns = COLUMNS
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.composites = CompositesPlan(plan)
+
+    def problem(self) -> str | None:
+        """What no plan of composites holds."""
+        return self.composites.problem()
+
+    def sources_of(self, sample: SampleIndex) -> frozenset[str]:
+        """Its two photographs."""
+        return frozenset(f"{folder}s/{name}" for folder, name in self.describe(sample).items())
+
+    def describe(self, sample: SampleIndex) -> Mapping[str, str]:
+        """Their names."""
+        made_of, sources = self.composites.combination(sample), self.composites.sources
+        return {
+            "background": sources.backgrounds[made_of.background].name,
+            "foreground": sources.foregrounds[made_of.foreground].name,
+        }
+
+    @cached_property
+    def _rows(self) -> LabelRows:
+        return LabelRows(self.composites)
+
+    def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
+        """One row a sample; they follow from the plan."""
+        del facts
+        return self._rows.rows(samples, tail=tail, without=without)
+
+    def card(self) -> Card:
+        """What the README says."""
+        return composites_card(self.composites)
+
+    def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
+        """Composite, mask and depth of each sample."""
+        from shardgen.imaging.codec import decode_encoded
+        from shardgen.imaging.sheet import SheetSample, contact_sheet
+
+        size = self.composites.output.size
+        return contact_sheet(
+            [
+                SheetSample(
+                    number=number,
+                    fgbg=decode_encoded(files[FGBG], channels=3, size=size),  # type: ignore[arg-type]
+                    mask=decode_encoded(files[MASK], channels=1, size=size),  # type: ignore[arg-type]
+                    depth=decode_encoded(files[DEPTH], channels=1, size=size),
+                )
+                for number, files in samples
+            ],
+            depth_is_random=self.composites.depth.weights.is_random,
+        )
+
+    def recount(self, output: Output, data: bytes) -> OutputSums:
+        """Decode the image and add up its pixels."""
+        from shardgen.imaging.outputs import stored_sums
+
+        return stored_sums(data, channels=output.channels, size=output.size)
+
+    def demand(self, local: object) -> Demand:
+        """What the plan's network needs; the weights must be at hand."""
+        from shardgen.recipes.composites.network import network_demand
+
+        return network_demand(network_choice(local), self.composites)
+
+    def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
+        """Hash every photograph."""
+        from shardgen.sources.checking import check_against_plan
+
+        check_against_plan(
+            folders["foregrounds"], folders["backgrounds"], self.composites.sources, on_file=on_file
+        )
+
+    def source_problems(self, folders: Folders) -> list[str]:
+        """Compare sizes."""
+        from shardgen.sources.checking import size_problems
+
+        return size_problems(folders["foregrounds"], folders["backgrounds"], self.composites.sources)
+
+    def open_maker(self, station: Station) -> CompositesMaker:
+        """Load the network; nothing is composed yet."""
+        from shardgen.recipes.composites.composer import Composer
+        from shardgen.recipes.composites.maker import CompositesMaker
+        from shardgen.recipes.composites.network import load_for_plan
+
+        plan, folders = self.composites, station.folders
+        network = load_for_plan(
+            network_choice(station.local), plan, station.agreed, choice=station.device, say=station.say
+        )
+        composer = Composer(plan, folders["foregrounds"], folders["backgrounds"])
+        return CompositesMaker(plan, composer, network, agreed=station.agreed, say=station.say)
+
+
+def network_choice(local: object) -> NetworkChoice:
+    """What `Tables.local` has made. Raises TypeError for anything else."""
+    if not isinstance(local, NetworkChoice):
+        raise TypeError(f"{local!r} is not what the settings of composites say of a machine")
+    return local

@@ -1,0 +1,32 @@
+"""The kinds of recipes that there are."""
+
+from __future__ import annotations
+
+from shardgen.domain.plan import Plan
+from shardgen.errors import InvalidSettings
+from shardgen.recipes.base import Recipe, RecipeKind
+from shardgen.recipes.composites.kind import Composites
+
+DEFAULT = Composites.name
+_KINDS: dict[str, RecipeKind] = {}
+
+
+def register(kind: RecipeKind) -> None:
+    """Make a kind known to this process."""
+    _KINDS[kind.name] = kind
+
+
+def find_kind(name: str) -> RecipeKind:
+    """The kind that `[recipe] kind` names. Raises InvalidSettings."""
+    if name not in _KINDS:
+        known = " or ".join(f'"{one}"' for one in _KINDS)
+        raise InvalidSettings(f"[recipe] kind: {name!r} is not known", hint=f"kind = {known}")
+    return _KINDS[name]
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    """The recipe of a plan."""
+    return find_kind(plan.recipe.kind).recipe(plan)
+
+
+register(Composites())
