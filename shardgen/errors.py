@@ -201,10 +201,14 @@ class ComposeFailed(SampleError):
     reason = DeadLetterReason.COMPOSE
 
 
-class DepthNotFinite(SampleError):
-    """The network's output for this sample holds NaN or infinity, in float32 too."""
+class ComputeFailed(SampleError):
+    """What the device should compute of this sample raised an exception, or gave no numbers."""
 
     reason = DeadLetterReason.NON_FINITE
+
+
+class DepthNotFinite(ComputeFailed):
+    """The network's output for this sample holds NaN or infinity, in float32 too."""
 
 
 class EncodeFailed(SampleError):

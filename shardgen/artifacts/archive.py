@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Self
 
@@ -25,7 +25,7 @@ from shardgen.artifacts.zip_records import (
     read_entries,
 )
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
-from shardgen.domain.receipt import ArtifactReceipt, BatchRecord, DeadLetter, Provenance, Sums
+from shardgen.domain.receipt import ArtifactReceipt, BatchRecord, DeadLetter, Facts, Provenance, Sums
 from shardgen.errors import ArtifactCorrupt
 
 RECEIPT_NAME = "receipt.json"
@@ -62,6 +62,7 @@ class BatchContent:
     sums: Sums
     dead_letters: tuple[DeadLetter, ...]
     provenance: Provenance
+    facts: Facts = field(default_factory=dict)
 
 
 def build_artifact(header: ArtifactHeader, batches: Sequence[BatchContent]) -> tuple[bytes, ArtifactReceipt]:
@@ -83,6 +84,7 @@ def build_artifact(header: ArtifactHeader, batches: Sequence[BatchContent]) -> t
                 sums=content.sums,
                 dead_letters=content.dead_letters,
                 provenance=content.provenance,
+                facts=content.facts,
             )
         )
     receipt = ArtifactReceipt(

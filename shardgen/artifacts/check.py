@@ -15,16 +15,16 @@ from shardgen.artifacts.archive import member_bytes, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     ArtifactReceipt,
     ArtifactRef,
     BatchRecord,
     DeadLetter,
-    ImageKind,
+    OutputSums,
     Receipt,
 )
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.sample import member_name
 from shardgen.errors import ArtifactCorrupt, ReceiptConflict
 
 OnProgress = Callable[[int, int], None]
@@ -126,8 +126,10 @@ def stored_count(plan: Plan, receipt: Receipt) -> int:
     dead = {letter.sample for letter in record.dead_letters if letter.sample in samples}
     is_consistent = (
         len(dead) == len(record.dead_letters)
-        and record.members_stop - record.members_start == 3 * count
-        and all(sums.images == count for sums in record.sums.values())
+        and record.members_stop - record.members_start == len(plan.outputs) * count
+        and set(record.sums) == {output.name for output in plan.outputs}
+        and all(_has_shape(record.sums[output.name], output, count) for output in plan.outputs)
+        and all(sample in samples and sample not in dead for sample in record.facts)
         and receipt.shard == plan.layout.shard_of_batch(record.batch)
     )
     if not is_consistent:
@@ -136,6 +138,10 @@ def stored_count(plan: Plan, receipt: Receipt) -> int:
             hint="shardgen verify RUN_DIR --requeue",
         )
     return count
+
+
+def _has_shape(sums: OutputSums, output: Output, count: int) -> bool:
+    return sums.images == count and len(sums.sum) == len(sums.squares) == output.channels
 
 
 def stored_samples(plan: Plan, receipts: Iterable[Receipt]) -> NDArray[np.int64]:
@@ -170,6 +176,5 @@ def _expected_names(plan: Plan, record: BatchRecord) -> Iterator[str]:
     for sample in plan.layout.batch_samples(record.batch):
         if sample in dead:
             continue
-        for kind in ImageKind:
-            suffix = output_format(plan.output, kind).suffix
-            yield member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+        for output in plan.outputs:
+            yield member_name(output, SampleIndex(sample), sample_count=plan.samples)

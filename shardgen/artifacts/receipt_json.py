@@ -21,13 +21,13 @@ from shardgen.domain.receipt import (
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
 )
 
 Count = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Total = Annotated[int, Field(ge=0, lt=10**40)]  # a year of 16-bit squares has 25 digits
+Fact = Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -63,24 +63,19 @@ def _record(record: BatchRecord) -> dict[str, Any]:
         "members": [record.members_start, record.members_stop],
         "members_sha256": record.members_sha256,
         "sums": {
-            kind.value: {
+            name: {
                 "images": sums.images,
                 "pixels": sums.pixels,
                 "sum": sums.sum,
                 "squares": sums.squares,
             }
-            for kind, sums in record.sums.items()
+            for name, sums in record.sums.items()
         },
         "dead_letters": [
             {"sample": letter.sample, "reason": letter.reason.value} for letter in record.dead_letters
         ],
-        "provenance": {
-            "device_model": record.provenance.device_model,
-            "tensorflow": record.provenance.tensorflow,
-            "opencv": record.provenance.opencv,
-            "precision": record.provenance.precision,
-            "micro_batch": record.provenance.micro_batch,
-        },
+        "provenance": record.provenance.facts,
+        "facts": [[sample, *record.facts[sample]] for sample in sorted(record.facts)],
     }
 
 
@@ -100,29 +95,20 @@ class _DeadLetter(_Strict):
     reason: DeadLetterReason
 
 
-class _Provenance(_Strict):
-    device_model: str
-    tensorflow: str
-    opencv: str
-    precision: str
-    micro_batch: Annotated[int, Field(ge=1, le=MAX_NUMBER)]
-
-
 class _Record(_Strict):
     batch: Count
     members: tuple[Count, Count]
     members_sha256: Sha256
-    sums: dict[ImageKind, _Sums]
+    sums: dict[str, _Sums]
     dead_letters: tuple[_DeadLetter, ...]
-    provenance: _Provenance
+    provenance: dict[str, str | Fact]
+    facts: tuple[Annotated[tuple[Fact, ...], Field(min_length=2)], ...]
 
     @model_validator(mode="after")
-    def _every_kind_once(self) -> _Record:
-        if set(self.sums) != set(ImageKind):
-            raise ValueError("sums do not name every kind of image")
-        for kind, sums in self.sums.items():
-            if not len(sums.sum) == len(sums.squares) == kind.channels:
-                raise ValueError(f"sums of {kind} do not have {kind.channels} channels")
+    def _sums_are_of_whole_pixels(self) -> _Record:
+        for name, sums in self.sums.items():
+            if len(sums.sum) != len(sums.squares):
+                raise ValueError(f"sums of {name} have {len(sums.sum)} and {len(sums.squares)} channels")
         return self
 
     def value(self) -> BatchRecord:
@@ -131,12 +117,13 @@ class _Record(_Strict):
             members_start=self.members[0],
             members_stop=self.members[1],
             members_sha256=self.members_sha256,
-            sums={kind: KindSums(**self.sums[kind].model_dump()) for kind in ImageKind},
+            sums={name: OutputSums(**sums.model_dump()) for name, sums in self.sums.items()},
             dead_letters=tuple(
                 DeadLetter(sample=SampleIndex(letter.sample), reason=letter.reason)
                 for letter in self.dead_letters
             ),
-            provenance=Provenance(**self.provenance.model_dump()),
+            provenance=Provenance.of(self.provenance),
+            facts={SampleIndex(row[0]): row[1:] for row in self.facts},
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -70,8 +71,42 @@ def total_sums(outputs: Sequence[Output], parts: Iterable[Sums]) -> Sums:
     return totals
 
 
-Provenance = Mapping[str, str | int]
-"""What made a batch, in the recipe's words; with the plan it decides the bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What made a batch, in the recipe's words; with the plan it decides the bytes.
+
+    `text` is a JSON object of texts and whole numbers in canonical form: sorted keys, no white space. The
+    engine reads `device_model` and `micro_batch` in it, where they are.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, facts: Mapping[str, str | int]) -> Provenance:
+        """Write facts down."""
+        return cls(text=json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What is written down; ValueError for a text that is not canonical."""
+        found = json.loads(self.text)
+        is_flat = isinstance(found, dict) and all(type(value) in (str, int) for value in found.values())
+        if not is_flat or Provenance.of(found) != self:
+            raise ValueError("a provenance that is no flat JSON object in canonical form")
+        return dict(found)
+
+    @property
+    def device_model(self) -> str:
+        """The device that computed it; "" where that decides nothing."""
+        return str(self.facts.get("device_model", ""))
+
+    @property
+    def micro_batch(self) -> int | None:
+        """How many samples were computed at once; None where that decides nothing."""
+        found = self.facts.get("micro_batch")
+        return found if isinstance(found, int) else None
+
+
 Facts = Mapping[SampleIndex, tuple[int, ...]]
 """What only a sample's pixels tell, such as boxes, in an order that the recipe knows."""
 

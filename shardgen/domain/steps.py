@@ -9,8 +9,8 @@ from enum import StrEnum
 class BatchStep(StrEnum):
     """The life of a batch inside a worker."""
 
-    COMPOSED = "composed"
-    ESTIMATED = "estimated"
+    PREPARED = "prepared"
+    COMPUTED = "computed"
     ENCODED = "encoded"
     STAGED = "staged"
     LINKED = "linked"

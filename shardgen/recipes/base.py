@@ -170,7 +170,7 @@ class Maker(ABC, Generic[Prepared, Computed]):
 
     @abstractmethod
     def provenance(self) -> Provenance:
-        """What makes the samples now; the device's model is its `device_model`."""
+        """What makes the samples now, and decides their bytes."""
 
     @property
     @abstractmethod

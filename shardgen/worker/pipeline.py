@@ -1,4 +1,4 @@
-"""A slice's batches on their way: composed, estimated, encoded, published and recorded, three at a time."""
+"""A slice's batches on their way: prepared, computed, encoded, published and recorded, three at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from shardgen.worker.batch import BatchMaker
 
 
 class Pipeline:
-    """Batch k+1 is being composed while k is in the network and k-1 is encoded, published and recorded.
+    """Batch k+1 is being prepared while k is on the device and k-1 is encoded, published and recorded.
 
-    At most two batches have been through the network without a receipt, and one is composed: the loss bound.
+    At most two batches have been through the device without a receipt, and one is prepared: the loss bound.
     Use it as a context manager; `make` is called from one thread.
     """
 
     def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
         self._begin_batch = begin_batch
-        self._composing = ThreadPoolExecutor(1, "compose")
+        self._preparing = ThreadPoolExecutor(1, "prepare")
         self._finishing = ThreadPoolExecutor(1, "finish")
 
     def __enter__(self) -> Self:
@@ -31,7 +31,7 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for pool in (self._composing, self._finishing):
+        for pool in (self._preparing, self._finishing):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def make(self, lease: Lease, batches: Sequence[BatchIndex]) -> bool:
@@ -42,18 +42,18 @@ class Pipeline:
         maker = self._maker
         finishing: Future[None] = Future()
         finishing.set_result(None)
-        composing = self._composing.submit(maker.compose, batches[0])
+        preparing = self._preparing.submit(maker.prepare, batches[0])
         try:
             for following in range(1, len(batches) + 1):
                 if not self._begin_batch():
                     break
                 maker.stages.heartbeat.check_lease()
-                composed = composing.result()
+                prepared = preparing.result()
                 if following < len(batches):
-                    composing = self._composing.submit(maker.compose, batches[following])
-                estimated = maker.estimate(composed)
+                    preparing = self._preparing.submit(maker.prepare, batches[following])
+                computed = maker.compute(prepared)
                 finishing.result()
-                finishing = self._finishing.submit(maker.finish, lease, estimated)
+                finishing = self._finishing.submit(maker.finish, lease, computed)
             else:
                 finishing.result()
                 return True

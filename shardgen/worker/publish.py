@@ -12,15 +12,15 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactRef, DeadLetter, ImageKind, Provenance, Receipt, total_sums
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.receipt import ArtifactRef, DeadLetter, Provenance, Receipt, total_sums
+from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
-from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.manifest import Manifest
+from shardgen.recipes.base import Encoded
 from shardgen.worker.retry import Retry
 
-Made = EncodedSample | SampleError
+Made = Encoded | SampleError
 """A sample as it will be stored, or why it cannot be made."""
 
 
@@ -66,25 +66,27 @@ class BatchStore:
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]
+        outputs = self._plan.outputs
         both = list(zip(samples, made.samples, strict=True))
         return BatchContent(
             batch=made.batch,
             members=[
-                (self._name(sample, kind), result.images[kind])
+                (member_name(output, sample, sample_count=self._plan.samples), result.files[output.name])
                 for sample, result in both
-                if isinstance(result, EncodedSample)
-                for kind in ImageKind
+                if isinstance(result, Encoded)
+                for output in outputs
             ],
-            sums=total_sums(result.sums for _, result in both if isinstance(result, EncodedSample)),
+            sums=total_sums(outputs, (result.sums for _, result in both if isinstance(result, Encoded))),
+            facts={
+                sample: result.facts
+                for sample, result in both
+                if isinstance(result, Encoded) and result.facts
+            },
             dead_letters=tuple(
                 _dead_letter(sample, result) for sample, result in both if isinstance(result, SampleError)
             ),
             provenance=made.provenance,
         )
-
-    def _name(self, sample: SampleIndex, kind: ImageKind) -> str:
-        suffix = output_format(self._plan.output, kind).suffix
-        return member_name(kind, sample, sample_count=self._plan.samples, suffix=suffix)
 
 
 def _dead_letter(sample: SampleIndex, error: SampleError) -> DeadLetter:

@@ -7,15 +7,17 @@ from itertools import chain
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
-from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetterReason
+from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import SuspectStep
 from shardgen.domain.suspicion import SuspectSample, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
-from shardgen.imaging.outputs import EncodedSample
-from shardgen.recipes.composites.placement import recipe_of, unlike
+from shardgen.recipes.base import Encoded, Recipe
+from shardgen.recipes.registry import recipe_of
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
+
+_STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
 
 
 class SuspectMaker:
@@ -28,6 +30,7 @@ class SuspectMaker:
     def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
         self._stages = maker.stages
+        self._recipe = recipe_of(maker.stages.plan)
         self._begin_batch = begin_batch
 
     def make(self, lease: Lease, batches: Sequence[BatchIndex], suspicion: Suspicion) -> bool:
@@ -43,7 +46,7 @@ class SuspectMaker:
             stages.heartbeat.check_lease()
             self._note_batch(lease, batch)
             if batch != suspect:
-                self._maker.finish(lease, self._maker.estimate(self._maker.compose(batch)))
+                self._maker.finish(lease, self._maker.compute(self._maker.prepare(batch)))
             elif not self._make_one_by_one(lease, batch, suspicion):
                 return False
         return True
@@ -69,13 +72,13 @@ class SuspectMaker:
             if sample in left:
                 made[sample] = result
                 left.remove(sample)
-            if isinstance(result, EncodedSample):
+            if isinstance(result, Encoded):
                 made |= {one: _given_up(suspicion.samples[one]) for one in awaiting}
                 awaiting.clear()
         if awaiting:
             self._block(lease, awaiting)
         in_order = [made[sample] for sample in samples]
-        self._maker.refuse_if_network_is_broken(in_order)
+        self._maker.refuse_if_device_is_broken(in_order)
         self._maker.keep(
             lease,
             MadeBatch(batch=batch, samples=in_order, provenance=self._maker.provenance()),
@@ -103,7 +106,7 @@ class SuspectMaker:
     ) -> Iterable[SampleIndex]:
         """Samples that may show that the machine works: of the batch, of the slice, of the plan."""
         plan = self._stages.plan
-        kin = _Kinship(plan, condemned)
+        kin = _Kinship(self._recipe, condemned)
         own = suspicion.proof_order(list(left), condemned, kinship=kin)
         if any(suspicion.has_passed(sample) for sample in own):
             return own
@@ -118,7 +121,8 @@ class SuspectMaker:
             SampleIndex(sample)
             for sample in plan.layout.batch_samples(plan.layout.batch_of_sample(condemned))
         }
-        strangers = [unlike(plan, condemned)] if kin(unlike(plan, condemned)) == 0 else []
+        stranger = kin.stranger()
+        strangers = [stranger] if kin(stranger) == 0 else []
         controls = suspicion.proof_order(list(others), condemned, kinship=kin)
         likeliest = [one for one in controls[:1] if kin(one) == 0] or strangers or controls[:1]
         return chain((one for one in likeliest if not suspicion.has_died(one)), own)
@@ -130,7 +134,7 @@ class SuspectMaker:
         stages.on_step(SuspectStep.SAMPLE_NOTED)
         result = self._maker.make_alone(sample)
         stages.heartbeat.progress()
-        is_made = isinstance(result, EncodedSample)
+        is_made = isinstance(result, Encoded)
         given_up = stages.retry(lambda: stages.manifest.note_pass(lease, sample, made=is_made))
         for dead in given_up:
             stages.say(f"sample {dead} ended its process three times alone and is given up")
@@ -150,15 +154,18 @@ class SuspectMaker:
 
 
 class _Kinship:
-    """How many photographs a sample shares with a given one: 0 to 2."""
+    """How many sources a sample shares with a given one."""
 
-    def __init__(self, plan: Plan, sample: SampleIndex) -> None:
-        self._plan = plan
-        self._recipe = recipe_of(plan, sample)
+    def __init__(self, recipe: Recipe, sample: SampleIndex) -> None:
+        self._recipe = recipe
+        self._sources = recipe.sources_of(sample)
 
     def __call__(self, other: SampleIndex) -> int:
-        recipe = recipe_of(self._plan, other)
-        return (recipe.foreground == self._recipe.foreground) + (recipe.background == self._recipe.background)
+        return len(self._recipe.sources_of(other) & self._sources)
+
+    def stranger(self) -> SampleIndex:
+        """Of samples spread over the plan one that shares the fewest."""
+        return min(spread_samples(self._recipe.plan.samples, _STRANGERS), key=self)
 
 
 def _given_up(one: SuspectSample) -> SampleError:

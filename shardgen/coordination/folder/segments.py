@@ -163,7 +163,7 @@ class Publisher:
         """A checkpoint's batch, its images as they were made."""
         ref, record = receipt.artifact, receipt.record
         data = self.desk.checkpoints.read(ref)
-        entries, _ = read_whole(data, name=ref.name, fingerprint=self.desk.view.plan.fingerprint)
+        entries, inside = read_whole(data, name=ref.name, fingerprint=self.desk.view.plan.fingerprint)
         start, stop = member_bytes(entries, record)
         members = [
             (entry.name, data[entry.data_offset : entry.stop])
@@ -176,6 +176,7 @@ class Publisher:
             sums=record.sums,
             dead_letters=record.dead_letters,
             provenance=record.provenance,
+            facts=next(one.facts for one in inside.batches if one.batch == record.batch),
         )
 
 

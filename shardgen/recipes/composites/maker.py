@@ -82,13 +82,15 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
         estimator, now = self._estimator, self._estimator.micro_batch
         remember_shrinking(estimator, self._micro_batch, self._agreed, say=self._say)
         self._micro_batch = now
-        return {
-            "device_model": estimator.device_model,
-            "micro_batch": now,
-            "opencv": OPENCV_VERSION,
-            "precision": self._plan.depth.precision.value,
-            "tensorflow": estimator.tensorflow_version,
-        }
+        return Provenance.of(
+            {
+                "device_model": estimator.device_model,
+                "micro_batch": now,
+                "opencv": OPENCV_VERSION,
+                "precision": self._plan.depth.precision.value,
+                "tensorflow": estimator.tensorflow_version,
+            }
+        )
 
     def _inputs(self, batch: Sequence[ComposedSample | None]) -> NDArray[np.uint8]:
         width, height = self._plan.depth.input
