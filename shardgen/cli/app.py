@@ -16,26 +16,23 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli import (
-    backup,
-    dead_letters,
-    demo,
-    doctor,
-    init,
-    merge,
-    options,
-    plan,
-    preview,
-    rebuild,
-    requeue,
-    run,
-    status,
-    sweep,
-    verify,
-    weights,
-    worker,
-)
+from shardgen.cli import options, weights
+from shardgen.cli.backup import backup
+from shardgen.cli.dead_letters import dead_letters
+from shardgen.cli.demo import demo
+from shardgen.cli.doctor import doctor
+from shardgen.cli.init import init
+from shardgen.cli.merge import merge
+from shardgen.cli.plan import plan
+from shardgen.cli.preview import preview
 from shardgen.cli.printable import Outlet, open_outlets, printable
+from shardgen.cli.rebuild import rebuild
+from shardgen.cli.requeue import requeue
+from shardgen.cli.run import run
+from shardgen.cli.status import status
+from shardgen.cli.sweep import sweep
+from shardgen.cli.verify import verify
+from shardgen.cli.worker import worker
 from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
 from shardgen.worker.stop import StopSignals, stopping_signals
 
@@ -53,8 +50,8 @@ app = typer.Typer(
     "command again.",
 )
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
-for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
-    module.register(app)
+for command in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights.app, name="weights")
 
 

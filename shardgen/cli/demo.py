@@ -12,28 +12,21 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import remember
 
-HELP = """Show the whole story on real photographs.
-
-Plans, starts two workers, kills one of them half-way, merges, verifies.
-Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
-
-\b
-Example:
-  shardgen demo shardgen-demo
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", help=HELP)(demo)
-
 
 def demo(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new folder, or the folder of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
-    """Call one operation after the other, saying what each shows."""
+    """Show the whole story on real photographs.
+
+    Plans, starts two workers, kills one of them half-way, merges, verifies.
+    Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
+
+    \b
+    Example:
+      shardgen demo shardgen-demo
+    """
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
     from shardgen.cli.status_view import status_view

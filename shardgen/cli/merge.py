@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from shardgen.cli import render
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
 from shardgen.settings.run_directory import RunDirectory
-
-HELP = """Assemble the final zip with labels and statistics.
-
-Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the same
-bytes every time.
-
-\b
-Example:
-  shardgen merge people -o people.zip
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("merge", help=HELP)(merge)
 
 
 def merge(
     *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
 ) -> None:
-    """Call the operation."""
+    """Assemble the final zip with labels and statistics.
+
+    Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the
+    same bytes every time.
+
+    \b
+    Example:
+      shardgen merge people -o people.zip
+    """
     merge_and_show(RunDirectory.open(run_dir), output, allow_dead_letters=allow_dead_letters)
 
 

@@ -19,23 +19,8 @@ from shardgen.settings.run_directory import GivenFolders, RunDirectory
 if TYPE_CHECKING:
     from shardgen.operations.plan import Planned
 
-HELP = """Check every source, print what will be made, write the plan.
-
-Prints how many samples, how many bytes and how long.
-Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
-
-\b
-Example:
-  shardgen plan people --rate 6.4
-"""
-
 
 _ASK_RATE = "unknown; add --rate N (a V100 made 6.4 samples/s), or run `status` once workers run"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plan", help=HELP)(plan)
 
 
 def plan(
@@ -54,7 +39,15 @@ def plan(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the operation."""
+    """Check every source, print what will be made, write the plan.
+
+    Prints how many samples, how many bytes and how long.
+    Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
+
+    \b
+    Example:
+      shardgen plan people --rate 6.4
+    """
     planned = make_plan_with_progress(
         RunDirectory.open(run_dir), GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
     )

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import typer
-
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
 
-HELP = """Make a lost manifest again from plan.json and the artifacts.
-
-Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when the
-manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a manifest.
-
-\b
-Example:
-  shardgen rebuild people
-"""
 _SHOWN = 20
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("rebuild", help=HELP)(rebuild)
-
-
 def rebuild(*, run_dir: RunDir = HERE) -> None:
-    """Call the operation."""
+    """Make a lost manifest again from plan.json and the artifacts.
+
+    Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when
+    the manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a
+    manifest.
+
+    \b
+    Example:
+      shardgen rebuild people
+    """
     from shardgen.operations.rebuild import rebuild
     from shardgen.settings.run_directory import RunDirectory
 

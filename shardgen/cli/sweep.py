@@ -11,23 +11,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.domain.wording import counted
 
-HELP = """List files that nothing will ever use, or remove them.
-
-Finds artifacts that no receipt names, staged files, and what killed merges and backups left in the run
-directory. Never touches what a lease could still publish, the marks of a requeue, or a file that may be
-somebody else's.
-
-\b
-Example:
-  shardgen sweep people
-  shardgen sweep people --yes
-"""
 _SHOWN = 10
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep", help=HELP)(sweep)
 
 
 def sweep(
@@ -35,7 +19,17 @@ def sweep(
     run_dir: RunDir = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
-    """Call the operation."""
+    """List files that nothing will ever use, or remove them.
+
+    Finds artifacts that no receipt names, staged files, and what killed merges and backups left in the run
+    directory. Never touches what a lease could still publish, the marks of a requeue, or a file that may be
+    somebody else's.
+
+    \b
+    Example:
+      shardgen sweep people
+      shardgen sweep people --yes
+    """
     from shardgen.operations.sweep import sweep
     from shardgen.settings.run_directory import RunDirectory
 

@@ -15,23 +15,6 @@ if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
     from shardgen.operations.requeue import Requeued
 
-HELP = """Read every byte again and name what is wrong.
-
-Changes nothing without --requeue.
-Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
-itself alone. Exits with 20-29 if something is wrong.
-
-\b
-Example:
-  shardgen verify people
-  shardgen verify people.zip
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("verify", help=HELP)(verify)
-
 
 def verify(
     *,
@@ -58,7 +41,17 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Call the operation."""
+    """Read every byte again and name what is wrong.
+
+    Changes nothing without --requeue.
+    Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
+    itself alone. Exits with 20-29 if something is wrong.
+
+    \b
+    Example:
+      shardgen verify people
+      shardgen verify people.zip
+    """
     from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
     from shardgen.settings.run_directory import RunDirectory
 
