@@ -28,13 +28,7 @@ def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters
     """Merge with a bar, and print what was made."""
     from shardgen.operations.merge import merge_run
 
-    with render.progress_bar("merging") as bar:
-        progress = bar.add_task("merging", total=None)
-        result = merge_run(
-            run,
-            output,
-            allow_dead_letters=allow_dead_letters,
-            on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
-        )
+    with render.counting("merging") as on_progress:
+        result = merge_run(run, output, allow_dead_letters=allow_dead_letters, on_progress=on_progress)
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")

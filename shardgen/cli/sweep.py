@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -37,7 +36,7 @@ def sweep(
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
     render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")
-    _show([orphan.path for orphan in found.orphans])
+    render.echo_some([orphan.path for orphan in found.orphans], shown=_SHOWN)
     pending = sum(orphan.is_pending for orphan in found.orphans)
     if pending:
         whose = "holds batches that are" if pending == 1 else "hold batches that are"
@@ -45,21 +44,14 @@ def sweep(
     if found.unfinished:
         unfinished = counted(len(found.unfinished), "unfinished file")
         render.echo(f"{done} {unfinished} of killed merges and backups")
-        _show([path.name for path in found.unfinished])
+        render.echo_some([path.name for path in found.unfinished], shown=_SHOWN)
     if found.live:
         render.echo(f"kept {counted(len(found.live), 'file')} that a lease could still publish")
     if found.strangers:
         strangers = counted(len(found.strangers), "file")
         render.echo(f"left {strangers} that may be somebody else's")
-        _show(found.strangers)
+        render.echo_some(found.strangers, shown=_SHOWN)
     for remark in found.remarks:
         render.say(remark)
     if not yes and (found.orphans or found.unfinished):
         render.say(f"to remove them: shardgen sweep {typed(run_dir)} --yes")
-
-
-def _show(names: Sequence[str]) -> None:
-    for name in names[:_SHOWN]:
-        render.echo(f"  {name}")
-    if len(names) > _SHOWN:
-        render.echo(f"  and {len(names) - _SHOWN:,} more")

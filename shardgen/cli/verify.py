@@ -58,12 +58,7 @@ def verify(
     of_zip = is_zip(subject)
     if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
-    with render.progress_bar("verifying") as bar:
-        task = bar.add_task("verifying", total=None)
-
-        def on_progress(done: int, planned: int) -> None:
-            bar.update(task, completed=done, total=planned)
-
+    with render.counting("verifying") as on_progress:
         if of_zip:
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:
@@ -81,9 +76,7 @@ def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
         findings = [{"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings]
         render.print_json({"samples": found.samples, **pending, "findings": findings})
     else:
-        for one in found.findings:
-            render.echo(f"{one.subject}: {one.fact}")
-        render.echo(render.verified(found.samples, len(found.findings)))
+        render.echo_findings(found)
         if found.pending:
             render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
     for remark in found.remarks:
