@@ -201,7 +201,7 @@ def _typed_value(parameter: object) -> str:
 
 def _deliberate(error: ShardgenError) -> int:
     message = _one_line(str(error))
-    for problem in map(_one_line, getattr(error, "problems", ())):
+    for problem in map(_one_line, error.problems):
         if problem not in message:
             say(f"  - {problem}")
     say(f"error: {message}")

@@ -47,11 +47,8 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights f
       shardgen weights check nyu.h5
     """
     from shardgen.depth.trial import read_untrusted
-    from shardgen.depth.weights_file import report_on
+    from shardgen.depth.weights_file import facts_of
 
-    facts = report_on(read_untrusted(file))
-    rows = [
-        [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
-        for name, value in ((slot, getattr(facts, slot)) for slot in facts.__slots__)
-    ]
+    facts = facts_of(read_untrusted(file))
+    rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
     render.stdout().print(render.table(["fact", "value"], rows))
