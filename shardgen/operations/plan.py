@@ -55,7 +55,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     existing = read_plan(run.path)
     if existing is not None:
         run.check_settings(existing)
-    run.check_places()
+    run.check_outputs()
     settings = run.settings
     # Photographs first: what is wrong with them is the user's to mend, with or without a network.
     reader = source_reader(settings.compose.canvas)

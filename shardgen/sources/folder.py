@@ -140,7 +140,7 @@ def _irregular(folder: Path, name: str, error: Irregular) -> InputMissing:
 
 def _missing(folder: Path, name: str, error: OSError) -> InputMissing:
     if not _is_folder(folder):
-        return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new place")
+        return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new path")
     return InputMissing(f"{folder / name}: {error.strerror}", hint="put the file back, or let it be read")
 
 
