@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -63,11 +63,18 @@ Sums = dict[str, OutputSums]
 """By the name of the output; every declared output has an entry."""
 
 
-def total_sums(outputs: Sequence[Output], parts: Iterable[Sums]) -> Sums:
+def total_sums(outputs: Sequence[Output], parts: Sequence[Sums]) -> Sums:
     """The sums of all parts together; the same for any order."""
-    totals = {output.name: OutputSums.zero(output.channels) for output in outputs}
-    for part in parts:
-        totals = {name: total + part[name] for name, total in totals.items()}
+    totals = {}
+    for output in outputs:
+        # Not one after the other with `+`: a merge adds up a million parts.
+        sums = [OutputSums.zero(output.channels), *(part[output.name] for part in parts)]
+        totals[output.name] = OutputSums(
+            images=sum(part.images for part in sums),
+            pixels=sum(part.pixels for part in sums),
+            sum=tuple(map(sum, zip(*(part.sum for part in sums), strict=True))),
+            squares=tuple(map(sum, zip(*(part.squares for part in sums), strict=True))),
+        )
     return totals
 
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.masks import CutOut
-from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import Blend, Rectangle
 
 
@@ -20,11 +19,6 @@ class Canvas:
 
     fgbg: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-
-
-def background_canvas(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a background, uint8 (H, W, 3) RGB, to the canvas `size` (width, height), whatever its aspect."""
-    return resize(pixels, size)
 
 
 def compose(background: NDArray[np.uint8], cutout: CutOut, at: Rectangle, blend: Blend) -> Canvas:

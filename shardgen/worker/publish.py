@@ -76,7 +76,7 @@ class BatchStore:
                 if isinstance(result, Encoded)
                 for output in outputs
             ],
-            sums=total_sums(outputs, (result.sums for _, result in both if isinstance(result, Encoded))),
+            sums=total_sums(outputs, [result.sums for _, result in both if isinstance(result, Encoded)]),
             facts={
                 sample: result.facts
                 for sample, result in both

@@ -77,7 +77,8 @@ class TextDocument:
     @property
     def outputs(self) -> tuple[Output, ...]:
         return tuple(
-            Output(name=name, suffix="txt", channels=0, size=None, full_scale=None) for name in ("said", "back")
+            Output(name=name, suffix="txt", channels=0, size=None, full_scale=None)
+            for name in ("said", "back")
         )
 
 

@@ -37,7 +37,6 @@ class Composites(RecipeKind):
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Photographs first: what is wrong with them is the user's to mend, with or without a network."""
         from shardgen.depth.estimator import check_input_size
-        from shardgen.recipes.composites.composer import source_reader
         from shardgen.recipes.composites.network import find_weights, planned_weights
         from shardgen.sources.scanning import SourceFolders, scan
 
@@ -48,7 +47,7 @@ class Composites(RecipeKind):
         inventory = scan(
             SourceFolders(foregrounds=folders["foregrounds"], backgrounds=folders["backgrounds"]),
             document.compose.mask,
-            source_reader(document.compose.canvas),
+            document.compose.canvas,
             threads=usable_cores(),
             on_file=events.on_file,
         )
