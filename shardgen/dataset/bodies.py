@@ -23,8 +23,8 @@ from shardgen.artifacts.zip_records import (
     central_entry,
     read_end,
 )
-from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
-from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind
+from shardgen.dataset.member_table import MemberColumns, MemberTable
+from shardgen.domain.receipt import ArtifactRef, BatchRecord, Facts
 from shardgen.errors import ArtifactCorrupt
 
 PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
@@ -42,16 +42,14 @@ class Piece:
     directory: bytes
     columns: MemberColumns
 
-    def images(self, row: int) -> dict[ImageKind, bytes]:
-        """Copy the three images of the sample in that row."""
-        images = {}
-        for kind, offset, size in zip(
-            KINDS, self.columns.offsets[row].tolist(), self.columns.sizes[row].tolist(), strict=True
-        ):
-            name_size = LOCAL.unpack_from(self.body, offset)[9]
-            start = offset + LOCAL.size + name_size
-            images[kind] = bytes(self.body[start : start + size])
-        return images
+    def files(self, row: int) -> list[bytes]:
+        """Copy the files of the sample in that row, in the order of the plan's outputs."""
+        found = []
+        columns = self.columns
+        for offset, size in zip(columns.offsets[row].tolist(), columns.sizes[row].tolist(), strict=True):
+            start = offset + LOCAL.size + LOCAL.unpack_from(self.body, offset)[9]
+            found.append(bytes(self.body[start : start + size]))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +91,13 @@ class BodyReader:
         self._parts: list[_Part] = []
         self._filled = 0
 
-    def add(self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> None:
-        """Take the members of these consecutive batches, which are those of `samples` in their order."""
+    def add(
+        self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64], *, facts: bool
+    ) -> Facts:
+        """Take the members of these consecutive batches, which are those of `samples` in their order.
+
+        Returns the facts of these samples, if they are wanted: only the artifact has them.
+        """
         if self._filled + ref.size_bytes > len(self._buffer):
             self.flush()
             if ref.size_bytes > len(self._buffer):
@@ -102,6 +105,7 @@ class BodyReader:
         start = self._filled
         view = self._buffer.data[start : start + ref.size_bytes]
         self._store.read_into(ref, view)
+        found = _facts_of(ref, view, records) if facts else {}
         try:
             part = self._part(ref, view, records, samples)
         except BrokenZip as error:
@@ -109,6 +113,7 @@ class BodyReader:
         self._parts.append(part)
         self._filled = start + part.size
         self._sink.add_body(view[: part.size])
+        return found
 
     def flush(self) -> None:
         """Check what is in the buffer and pass on its entries."""
@@ -198,6 +203,17 @@ class BodyReader:
             self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _facts_of(ref: ArtifactRef, view: memoryview, records: Sequence[BatchRecord]) -> Facts:
+    _, inside = read_artifact(bytes(view), name=ref.name)
+    batches = {record.batch for record in records}
+    return {
+        sample: facts
+        for record in inside.batches
+        if record.batch in batches
+        for sample, facts in record.facts.items()
+    }
 
 
 def _receipt_offset(view: memoryview, directory: Directory) -> int:

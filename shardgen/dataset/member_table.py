@@ -1,4 +1,4 @@
-"""The directory entries of many samples at once: three members a sample, as numpy records.
+"""The directory entries of many samples at once: a member for each output, as numpy records.
 
 A Python loop over a million members would cost more than hashing their bytes, so the records of a whole run
 of samples are rendered, and compared with what an artifact says, as one array.
@@ -24,11 +24,9 @@ from shardgen.artifacts.zip_records import (
     central_entry,
     local_header,
 )
-from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
-from shardgen.domain.sample import SAMPLES_PER_FOLDER, name_digits, output_format
+from shardgen.domain.plan import Output, Plan
+from shardgen.domain.sample import SAMPLES_PER_FOLDER, name_digits
 
-KINDS = tuple(ImageKind)
 _ZERO = ord("0")
 # Where these stand in a directory entry and in a local header (`zip_records.CENTRAL`, `LOCAL`).
 _CENTRAL_FIELDS = {"crc": 16, "stored_size": 20, "size": 24, "offset": 42}
@@ -41,7 +39,7 @@ Digits = tuple[NDArray[np.bytes_], NDArray[np.bytes_]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberColumns:
-    """Members in their order, three a sample, as (samples, 3) arrays; offsets are those of local headers."""
+    """Members in their order, as (samples, outputs) arrays; offsets are those of local headers."""
 
     samples: NDArray[np.int64]
     crcs: NDArray[np.uint32]
@@ -56,7 +54,7 @@ class _Run:
     start: int
     stop: int
     folder_digits: int
-    zip64: tuple[bool, bool, bool]
+    zip64: tuple[bool, ...]
 
     @property
     def names(self) -> tuple[int, int, int]:
@@ -69,22 +67,26 @@ class MemberTable:
 
     def __init__(self, plan: Plan) -> None:
         self._digits = name_digits(plan.samples)
-        self._suffixes = tuple(output_format(plan.output, kind).suffix for kind in KINDS)
-
+        self._outputs = plan.outputs
         self._written: tuple[NDArray[np.int64], _Run, Digits] | None = None
         self._template = lru_cache(maxsize=64)(self._make_template)
 
+    @property
+    def width(self) -> int:
+        """Members of a sample."""
+        return len(self._outputs)
+
     def header_sizes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Bytes of each member's local header with its name, (samples, 3)."""
-        sizes = np.empty((len(samples), 3), np.int64)
-        for run in self._runs(samples, zip64_from=3 * len(samples)):
-            names = (self._name(kind, run.folder_digits) for kind in KINDS)
+        """Bytes of each member's local header with its name, (samples, outputs)."""
+        sizes = np.empty((len(samples), self.width), np.int64)
+        for run in self._runs(samples, zip64_from=self.width * len(samples)):
+            names = (self._name(output, run.folder_digits) for output in self._outputs)
             sizes[run.start : run.stop] = [LOCAL.size + len(name) for name in names]
         return sizes
 
     def stops(self, samples: NDArray[np.int64], sizes: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Where each member ends when the first one starts at 0, (samples, 3)."""
-        return np.cumsum(self.header_sizes(samples) + sizes).reshape(-1, 3)
+        """Where each member ends when the first one starts at 0, (samples, outputs)."""
+        return np.cumsum(self.header_sizes(samples) + sizes).reshape(-1, self.width)
 
     def render_central(self, columns: MemberColumns, *, zip64_offset: int = FULL_32) -> bytes:
         """Pack the central directory entries; offsets from `zip64_offset` on get their zip64 extra."""
@@ -93,10 +95,12 @@ class MemberTable:
         for run in self._runs(columns.samples, zip64_from):
             rows = slice(run.start, run.stop)
             records = self._records(run, columns.samples)
-            for index, kind in enumerate(KINDS):
-                records[f"{kind} crc"] = columns.crcs[rows, index]
-                records[f"{kind} stored_size"] = records[f"{kind} size"] = columns.sizes[rows, index]
-                records[f"{kind} offset"] = columns.offsets[rows, index]
+            for index, output in enumerate(self._outputs):
+                records[f"{output.name} crc"] = columns.crcs[rows, index]
+                records[f"{output.name} stored_size"] = records[f"{output.name} size"] = columns.sizes[
+                    rows, index
+                ]
+                records[f"{output.name} offset"] = columns.offsets[rows, index]
             parts.append(records.tobytes())
         return b"".join(parts)
 
@@ -112,22 +116,22 @@ class MemberTable:
             _, dtype = self._template(run.folder_digits, run.zip64)
             records = np.frombuffer(moved, dtype, run.stop - run.start, position)
             position += records.nbytes
-            for index, kind in enumerate(KINDS):
-                records[f"{kind} offset"] = columns.offsets[run.start : run.stop, index]
+            for index, output in enumerate(self._outputs):
+                records[f"{output.name} offset"] = columns.offsets[run.start : run.stop, index]
         return moved.data
 
     def read_central(
         self, data: bytes | memoryview, samples: NDArray[np.int64], *, zip64_from: int | None = None
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Read CRCs and sizes, both (samples, 3), from entries that should be those of `samples`.
+        """Read CRCs and sizes, both (samples, outputs), from entries that should be those of `samples`.
 
         Sizes give the offsets of members that follow each other; the caller renders all that and compares:
         only then is every byte known to be right. `zip64_from` is the first member with a zip64 extra.
         """
-        crcs = np.empty((len(samples), 3), np.uint32)
-        sizes = np.empty((len(samples), 3), np.uint32)
+        crcs = np.empty((len(samples), self.width), np.uint32)
+        sizes = np.empty((len(samples), self.width), np.uint32)
         position = 0
-        for run in self._runs(samples, 3 * len(samples) if zip64_from is None else zip64_from):
+        for run in self._runs(samples, self.width * len(samples) if zip64_from is None else zip64_from):
             _, dtype = self._template(run.folder_digits, run.zip64)
             count = run.stop - run.start
             if position + count * dtype.itemsize > len(data):
@@ -135,9 +139,9 @@ class MemberTable:
             records = np.frombuffer(data, dtype, count, position)
             position += count * dtype.itemsize
             rows = slice(run.start, run.stop)
-            for index, kind in enumerate(KINDS):
-                crcs[rows, index] = records[f"{kind} crc"]
-                sizes[rows, index] = records[f"{kind} size"]
+            for index, output in enumerate(self._outputs):
+                crcs[rows, index] = records[f"{output.name} crc"]
+                sizes[rows, index] = records[f"{output.name} size"]
         if position != len(data):
             raise BrokenZip("has more directory entries than its samples")
         return crcs, sizes
@@ -153,8 +157,8 @@ class MemberTable:
         """Whether the local headers at `offsets` of these bytes are those of the columns."""
         for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
             rows = slice(run.start, run.stop)
-            for index, kind in enumerate(KINDS):
-                expected = self._local_headers(run, columns, kind)
+            for index, output in enumerate(self._outputs):
+                expected = self._local_headers(run, columns, output)
                 expected["crc"] = columns.crcs[rows, index]
                 expected["size"] = expected["stored_size"] = columns.sizes[rows, index]
                 at = columns.offsets[rows, index]
@@ -167,11 +171,11 @@ class MemberTable:
                     return False
         return True
 
-    def _local_headers(self, run: _Run, columns: MemberColumns, kind: ImageKind) -> NDArray[np.void]:
-        template = self._entry(kind, run.folder_digits, is_far=False)
+    def _local_headers(self, run: _Run, columns: MemberColumns, output: Output) -> NDArray[np.void]:
+        template = self._entry(output, run.folder_digits, is_far=False)
         header = local_header(template)
         fields: list[tuple[str, str, int]] = [(name, "<u4", at) for name, at in _LOCAL_FIELDS.items()]
-        fields += self._digit_fields(kind, run.folder_digits, name_at=LOCAL.size, prefix="")
+        fields += self._digit_fields(output, run.folder_digits, name_at=LOCAL.size, prefix="")
         records = np.frombuffer(bytearray(header * (run.stop - run.start)), _dtype(fields, len(header)))
         records["folder"], records["number"] = self._digits_of(run, columns.samples)
         return records
@@ -184,45 +188,43 @@ class MemberTable:
         while last // SAMPLES_PER_FOLDER >= 10**digits:
             cuts.add(int(np.searchsorted(samples, 10**digits * SAMPLES_PER_FOLDER)))
             digits += 1
-        border, inside = divmod(zip64_from, 3)
+        border, inside = divmod(zip64_from, self.width)
         cuts |= {cut for cut in (border, border + (inside > 0)) if cut < len(samples)}
         edges = sorted(cuts)
         for start, stop in pairwise(edges):
-            first, *_ = flags = tuple(3 * start + index >= zip64_from for index in range(3))
+            flags = tuple(self.width * start + index >= zip64_from for index in range(self.width))
             folder_digits = max(5, len(str(int(samples[start]) // SAMPLES_PER_FOLDER)))
-            yield _Run(start, stop, folder_digits, (first, flags[1], flags[2]))
+            yield _Run(start, stop, folder_digits, flags)
 
-    def _name(self, kind: ImageKind, folder_digits: int) -> str:
-        return f"{kind.value}/{0:0{folder_digits}d}/{0:0{self._digits}d}.{self._suffixes[KINDS.index(kind)]}"
+    def _name(self, output: Output, folder_digits: int) -> str:
+        return f"{output.name}/{0:0{folder_digits}d}/{0:0{self._digits}d}.{output.suffix}"
 
-    def _entry(self, kind: ImageKind, folder_digits: int, *, is_far: bool) -> Entry:
-        name = self._name(kind, folder_digits)
+    def _entry(self, output: Output, folder_digits: int, *, is_far: bool) -> Entry:
+        name = self._name(output, folder_digits)
         return Entry(name=name, crc=0, size=0, offset=FULL_32 if is_far else 0)
 
-    def _make_template(
-        self, folder_digits: int, zip64: tuple[bool, bool, bool]
-    ) -> tuple[bytes, np.dtype[np.void]]:
+    def _make_template(self, folder_digits: int, zip64: tuple[bool, ...]) -> tuple[bytes, np.dtype[np.void]]:
         """The directory entries of one sample, and where in them stands what differs between samples."""
         template = b""
         fields: list[tuple[str, str, int]] = []
-        for kind, is_far in zip(KINDS, zip64, strict=True):
+        for output, is_far in zip(self._outputs, zip64, strict=True):
             start = len(template)
-            entry = self._entry(kind, folder_digits, is_far=is_far)
+            entry = self._entry(output, folder_digits, is_far=is_far)
             template += central_entry(entry, ZipLimits())
             positions = dict(_CENTRAL_FIELDS)
             if is_far:
                 positions["offset"] = CENTRAL.size + len(entry.name) + _ZIP64_OFFSET
             for name, at in positions.items():
                 size = "<u8" if name == "offset" and is_far else "<u4"
-                fields.append((f"{kind} {name}", size, start + at))
+                fields.append((f"{output.name} {name}", size, start + at))
             name_at = start + CENTRAL.size
-            fields += self._digit_fields(kind, folder_digits, name_at=name_at, prefix=f"{kind} ")
+            fields += self._digit_fields(output, folder_digits, name_at=name_at, prefix=f"{output.name} ")
         return template, _dtype(fields, len(template))
 
     def _digit_fields(
-        self, kind: ImageKind, folder_digits: int, *, name_at: int, prefix: str
+        self, output: Output, folder_digits: int, *, name_at: int, prefix: str
     ) -> list[tuple[str, str, int]]:
-        folder = name_at + len(kind.value) + 1
+        folder = name_at + len(output.name) + 1
         return [
             (f"{prefix}folder", f"S{folder_digits}", folder),
             (f"{prefix}number", f"S{self._digits}", folder + folder_digits + 1),
@@ -232,9 +234,9 @@ class MemberTable:
         template, dtype = self._template(run.folder_digits, run.zip64)
         records = np.frombuffer(bytearray(template * (run.stop - run.start)), dtype)
         folders, numbers = self._digits_of(run, samples)
-        for kind in KINDS:
-            records[f"{kind} folder"] = folders
-            records[f"{kind} number"] = numbers
+        for output in self._outputs:
+            records[f"{output.name} folder"] = folders
+            records[f"{output.name} number"] = numbers
         return records
 
     def _digits_of(self, run: _Run, all_samples: NDArray[np.int64]) -> Digits:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -15,7 +15,7 @@ from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, st
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.dataset.bodies import BodyReader, Piece
 from shardgen.dataset.card import dataset_card
-from shardgen.dataset.labels import HEADER, LabelRows
+from shardgen.dataset.labels import label_rows, labels_header
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.output import (
     CARD,
@@ -29,12 +29,13 @@ from shardgen.dataset.output import (
 )
 from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
-from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind, Receipt, Sums, total_sums
+from shardgen.domain.receipt import Receipt, Sums, total_sums
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
+from shardgen.recipes.base import Recipe
 from shardgen.storage.atomic import rename_durably, staged_beside
 from shardgen.storage.files import DiskFiles, Files, storage_error
 
@@ -45,20 +46,22 @@ _MEMBER_BYTES = 100  # a directory entry with its name and zip64 extra
 _TOTALS_PAGE = 1024
 _LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold what makes them
 
-Images = dict[ImageKind, bytes]
-MakeContactSheet = Callable[[list[tuple[int, Images]]], bytes]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeInputs:
-    """What a merge is made of. Without `make_contact_sheet` the zip has no contact sheet."""
+    """What a merge is made of. Without `contact_sheet` the zip has none."""
 
-    plan: Plan
+    recipe: Recipe
     source: ReceiptSource
     store: ArtifactReader
-    make_contact_sheet: MakeContactSheet | None
+    contact_sheet: bool = True
     allow_dead_letters: bool = False
     files: Files = field(default_factory=DiskFiles)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the data set."""
+        return self.recipe.plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +142,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
             artifact_bytes += receipt.artifact.size_bytes
         page.append(record.sums)
         if len(page) == _TOTALS_PAGE:
-            page = [total_sums(page)]
+            page = [total_sums(plan.outputs, page)]
     batch_count = plan.layout.batch_count
     missing += batch_count - expected
     dead_on_record = sum(1 for _ in source.dead_letters())
@@ -157,12 +160,14 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
             f"and {dead_on_record:,} dead letters are recorded",
             hint="shardgen verify RUN_DIR --requeue",
         )
-    return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=total_sums(page))
+    return Survey(
+        stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=total_sums(plan.outputs, page)
+    )
 
 
 def _needed_bytes(plan: Plan, survey: Survey) -> int:
     """Bodies, and directory and labels twice: while they are spooled and when they are in the zip."""
-    spooled = survey.stored * (3 * _MEMBER_BYTES + _LABEL_BYTES)
+    spooled = survey.stored * (len(plan.outputs) * _MEMBER_BYTES + _LABEL_BYTES)
     return survey.artifact_bytes + 2 * spooled + 2 * len(plan.canonical_json) + (1 << 20)
 
 
@@ -190,9 +195,18 @@ def _write(
         archive.add(STATS, stats_json(values))
         archive.add_spooled(DEAD_LETTERS, dead_letters)
         archive.add(PLAN, inputs.plan.canonical_json)
-        archive.add(CARD, dataset_card(inputs.plan, values, stored=survey.stored, dead_letters=survey.dead))
-        if inputs.make_contact_sheet is not None:
-            archive.add(CONTACT_SHEET, inputs.make_contact_sheet(bodies.picked))
+        sheet = inputs.recipe.contact_sheet(bodies.picked) if inputs.contact_sheet else None
+        card = dataset_card(
+            inputs.plan,
+            inputs.recipe.card(),
+            values,
+            stored=survey.stored,
+            dead_letters=survey.dead,
+            has_sheet=sheet is not None,
+        )
+        archive.add(CARD, card)
+        if sheet is not None:
+            archive.add(CONTACT_SHEET, sheet)
         archive.finish()
         on_step(MergeStep.DIRECTORY_WRITTEN)
         files.fsync(descriptor)
@@ -226,44 +240,46 @@ class _Bodies:
         self._dead_letters = dead_letters
         self._on_progress = on_progress
         self._wanted = (
-            spread_samples(inputs.plan.samples, CONTACT_SHEET_SAMPLES) if inputs.make_contact_sheet else []
+            spread_samples(inputs.plan.samples, CONTACT_SHEET_SAMPLES) if inputs.contact_sheet else []
         )
-        self.picked: list[tuple[int, Images]] = []
+        self.picked: list[tuple[int, Mapping[str, bytes]]] = []
+        self._facts: dict[SampleIndex, tuple[int, ...]] = {}
+        self._names = [output.name for output in inputs.plan.outputs]
         self.stored = 0
         self.dead = 0
 
     def copy(self, table: MemberTable) -> None:
         """Copy everything, batches ascending."""
-        plan = self._inputs.plan
-        rows = LabelRows(plan)
-        self._labels.write(HEADER.encode())
+        plan, recipe = self._inputs.plan, self._inputs.recipe
+        has_facts = bool(recipe.fact_columns)
+        self._labels.write(labels_header(recipe).encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
         reader = BodyReader(self._inputs.store, table, self)
         page: list[Receipt] = []
         for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
             receipts = list(group)
             samples = stored_samples(plan, receipts)
-            reader.add(receipts[0].artifact, [receipt.record for receipt in receipts], samples)
+            records = [receipt.record for receipt in receipts]
+            self._facts |= reader.add(receipts[0].artifact, records, samples, facts=has_facts)
             page += receipts
             if len(page) >= _LABELS_PAGE:
-                self._label(rows, page)
+                self._label(page)
                 page.clear()
         reader.flush()
-        self._label(rows, page)
+        self._label(page)
 
-    def _label(self, rows: LabelRows, page: Sequence[Receipt]) -> None:
-        layout = self._inputs.plan.layout
+    def _label(self, page: Sequence[Receipt]) -> None:
         texts = []
         for receipt in page:
             record = receipt.record
             letters = sorted(record.dead_letters, key=attrgetter("sample"))
             dead = {letter.sample for letter in letters}
-            samples = layout.batch_samples(record.batch)
-            texts.append(rows.rows(samples, shard=receipt.shard, batch=record.batch, without=dead))
+            texts.append(label_rows(self._inputs.recipe, record.batch, without=dead, facts=self._facts))
             for letter in letters:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
             self.dead += len(letters)
         self._labels.write("".join(texts).encode())
+        self._facts.clear()
 
     def add_body(self, body: memoryview) -> None:
         """Pass an artifact's images on."""
@@ -275,7 +291,8 @@ class _Bodies:
         while self._wanted and len(samples) and self._wanted[0] <= samples[-1]:
             row = int(np.searchsorted(samples, self._wanted.pop(0)))
             if not self.picked or self.picked[-1][0] != samples[row]:
-                self.picked.append((int(samples[row]), piece.images(row)))
+                files = dict(zip(self._names, piece.files(row), strict=True))
+                self.picked.append((int(samples[row]), files))
         self._archive.add_piece(piece)
         self.stored += len(samples)
         self._on_progress(self.stored, self._inputs.plan.samples)

@@ -8,16 +8,15 @@ from fractions import Fraction
 from math import isqrt
 
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind, KindSums, Sums
-from shardgen.imaging.options import DepthEncoding
+from shardgen.domain.receipt import OutputSums, Sums
 
 # A root that is not exact differs from any midpoint of two doubles by far more than 2**-512 of itself.
 _ROOT_BITS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KindStatistics:
-    """Of one kind of image, per channel, pixels from 0 to 1; no numbers when there is no pixel."""
+class OutputStatistics:
+    """Of the images of one output, per channel, pixels from 0 to 1; no numbers when there is no pixel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -25,43 +24,42 @@ class KindStatistics:
     pixels: int
 
 
-Statistics = dict[ImageKind, KindStatistics]
+Statistics = dict[str, OutputStatistics]
+"""By the name of the output, of those that are images."""
 
 
 def statistics(plan: Plan, sums: Sums) -> Statistics:
     """Compute the statistics of all images together."""
-    return {kind: _of_kind(sums[kind], largest_value(plan, kind)) for kind in ImageKind}
-
-
-def largest_value(plan: Plan, kind: ImageKind) -> int:
-    """Tell the pixel value that counts as 1: 65535 for 16 bit depth, else 255."""
-    is_wide = kind is ImageKind.DEPTH and plan.depth.encoding is DepthEncoding.RELATIVE
-    return 65_535 if is_wide else 255
+    return {
+        output.name: _of_output(sums[output.name], output.full_scale)
+        for output in plan.outputs
+        if output.full_scale is not None
+    }
 
 
 def stats_json(values: Statistics) -> bytes:
     """Write the bytes of `stats.json`."""
     content = {
-        kind.value: {
-            "mean": list(values[kind].mean),
-            "std": list(values[kind].std),
-            "images": values[kind].images,
-            "pixels": values[kind].pixels,
+        name: {
+            "mean": list(values[name].mean),
+            "std": list(values[name].std),
+            "images": values[name].images,
+            "pixels": values[name].pixels,
         }
-        for kind in ImageKind
+        for name in values
     }
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _of_kind(sums: KindSums, largest: int) -> KindStatistics:
+def _of_output(sums: OutputSums, largest: int) -> OutputStatistics:
     if sums.pixels == 0:
-        return KindStatistics(mean=(), std=(), images=sums.images, pixels=0)
+        return OutputStatistics(mean=(), std=(), images=sums.images, pixels=0)
     scale = sums.pixels * largest
     deviations = (
         _root(squares * sums.pixels - total * total, scale)
         for total, squares in zip(sums.sum, sums.squares, strict=True)
     )
-    return KindStatistics(
+    return OutputStatistics(
         mean=tuple(float(Fraction(total, scale)) for total in sums.sum),
         std=tuple(deviations),
         images=sums.images,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -18,18 +18,11 @@ from shardgen.domain.receipt import (
     ArtifactReceipt,
     BatchRecord,
     DeadLetter,
-    ImageKind,
-    KindSums,
     Receipt,
 )
 from shardgen.errors import CorruptionError, OperatorError
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
-
-ImageSums = Callable[[ImageKind, bytes, tuple[int, int]], KindSums]
-"""Decodes one image of that (width, height) and adds up its pixels; only imaging/ decodes.
-
-Raises SampleError, before it takes memory for an image of another size.
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +58,18 @@ class Verification:
 def verify_zip(
     path: Path,
     *,
-    image_sums: ImageSums | None = None,
+    decode: bool = False,
     on_progress: OnProgress = lambda _done, _planned: None,
 ) -> Verification:
     """Check a final zip against the plan inside it: structure, names, every CRC, labels and counts.
 
-    With `image_sums` every image is decoded and `stats.json` computed again.
+    With `decode` every file is decoded and `stats.json` computed again.
     """
-    with ZipCheck(path, image_sums=image_sums, on_progress=on_progress) as check:
+    with ZipCheck(path, decode=decode, on_progress=on_progress) as check:
         try:
             plan_bytes = check.read_plan()
             if plan_bytes is not None:
-                check.run(parse_plan(plan_bytes, where=f"{path}: plan.json"))
+                check.run(recipe_of(parse_plan(plan_bytes, where=f"{path}: plan.json")))
         except (CorruptionError, OperatorError) as error:
             check.found(str(path), str(error))
         findings = tuple(Finding(subject=subject, fact=fact) for subject, fact in check.findings)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.zip_records import BrokenZip, Entry, local_header, read_entries
-from shardgen.dataset.labels import HEADER, LabelRows
-from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
+from shardgen.dataset.labels import first_wrong_row, planned_rows
+from shardgen.dataset.member_table import MemberColumns, MemberTable
 from shardgen.dataset.output import (
     DEAD_LETTERS,
     LABELS,
@@ -26,11 +26,12 @@ from shardgen.dataset.output import (
     read_tail,
 )
 from shardgen.dataset.statistics import statistics, stats_json
-from shardgen.domain.identifiers import BatchIndex, SampleIndex
-from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import DeadLetterReason, ImageKind, KindSums
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Output, Plan
+from shardgen.domain.receipt import DeadLetterReason, OutputSums
+from shardgen.domain.sample import member_name
 from shardgen.errors import InputMissing, SampleError
+from shardgen.recipes.base import Recipe
 from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import DiskFiles, storage_error
 
@@ -49,15 +50,15 @@ class ZipCheck:
         self,
         path: Path,
         *,
-        image_sums: Callable[[ImageKind, bytes, tuple[int, int]], KindSums] | None,
+        decode: bool,
         on_progress: Callable[[int, int], None],
     ) -> None:
         self._path = path
-        self._image_sums = image_sums
+        self._decode = decode
         self._on_progress = on_progress
         self._files = DiskFiles()
         self._tail: ZipTail | None = None
-        self._sums = {kind: KindSums.zero(kind) for kind in ImageKind}
+        self._sums: dict[str, OutputSums] = {}
         self.findings: list[tuple[str, str]] = []
         self.samples = 0
         try:
@@ -92,16 +93,18 @@ class ZipCheck:
     def _read_member(self, entry: Entry) -> bytes:
         return read_member(self._descriptor, entry, files=self._files)
 
-    def run(self, plan: Plan) -> None:
+    def run(self, recipe: Recipe) -> None:
         """Check everything behind the plan."""
+        plan = recipe.plan
+        self._sums = {output.name: OutputSums.zero(output.channels) for output in plan.outputs}
         tail = self._tail
         if tail is None:
             raise ValueError("read the plan first")
         try:
             dead = self._dead_letters(plan, tail)
             self._tail_members(tail)
-            self._images(plan, tail, dead)
-            self._labels(plan, tail, dead)
+            self._files_of_samples(recipe, tail, dead)
+            self._labels(recipe, tail, dead)
             self._stats(plan, tail, plan.samples - len(dead))
         except BrokenZip as error:
             self.found(str(self._path), str(error))
@@ -138,9 +141,9 @@ class ZipCheck:
                 f"its members end at byte {stop}, its directory starts at {tail.directory.offset}"
             )
 
-    def _images(self, plan: Plan, tail: ZipTail, dead: set[int]) -> None:
-        table = MemberTable(plan)
-        members = 3 * (plan.samples - len(dead))
+    def _files_of_samples(self, recipe: Recipe, tail: ZipTail, dead: set[int]) -> None:
+        plan, table = recipe.plan, MemberTable(recipe.plan)
+        members = table.width * (plan.samples - len(dead))
         in_zip = tail.directory.members - len(tail.entries)
         zip64_from = self._first_zip64(table, plan, dead, tail)
         position, offset, done = 0, 0, 0
@@ -156,9 +159,9 @@ class ZipCheck:
                 rest = read_at(self._files, self._descriptor, start, stop)
                 self._name_differences(plan, dead, int(samples[0]), rest)
                 break
-            self._bodies(plan, table, columns)
+            self._bodies(recipe, table, columns)
             position += size
-            done += 3 * len(samples)
+            done += table.width * len(samples)
             offset = self._stop_of(table, columns)
             self.samples += len(samples)
             self._on_progress(self.samples, plan.samples)
@@ -171,10 +174,10 @@ class ZipCheck:
         """Which member is the first whose entry has a zip64 extra: each one is 12 bytes longer."""
         size = 0
         for samples in _stored(plan, dead):
-            size += table.central_size(samples, zip64_from=3 * len(samples))
+            size += table.central_size(samples, zip64_from=table.width * len(samples))
             if size > tail.directory_size:  # the plan may claim any number of samples
                 break
-        return 3 * (plan.samples - len(dead)) - max(0, tail.directory_size - size) // 12
+        return table.width * (plan.samples - len(dead)) - max(0, tail.directory_size - size) // 12
 
     def _columns(
         self, table: MemberTable, data: bytes, samples: NDArray[np.int64], *, border: int, start: int
@@ -196,7 +199,7 @@ class ZipCheck:
         last = table.header_sizes(columns.samples[-1:])[0, -1] + columns.sizes[-1, -1]
         return int(columns.offsets[-1, -1] + last)
 
-    def _bodies(self, plan: Plan, table: MemberTable, columns: MemberColumns) -> None:
+    def _bodies(self, recipe: Recipe, table: MemberTable, columns: MemberColumns) -> None:
         stops = np.append(columns.offsets[1:, 0], self._stop_of(table, columns))
         row = 0
         while row < len(stops):
@@ -212,28 +215,29 @@ class ZipCheck:
             if not table.has_local_headers(part, np.frombuffer(body, np.uint8)):
                 first, last = int(part.samples[0]), int(part.samples[-1])
                 self.found(str(self._path), f"samples {first}-{last}: a local header is not the directory's")
-            self._contents(plan, table, part, memoryview(body))
+            self._contents(recipe, table, part, memoryview(body))
             row = end
 
-    def _contents(self, plan: Plan, table: MemberTable, part: MemberColumns, body: memoryview) -> None:
+    def _contents(self, recipe: Recipe, table: MemberTable, part: MemberColumns, body: memoryview) -> None:
         starts = (part.offsets + table.header_sizes(part.samples)).ravel().tolist()
         sizes, crcs = part.sizes.ravel().tolist(), part.crcs.ravel().tolist()
         for index, (start, size, crc) in enumerate(zip(starts, sizes, crcs, strict=True)):
             data = body[start : start + size]
-            kind = KINDS[index % 3]
+            row, column = divmod(index, table.width)
+            output = recipe.plan.outputs[column]
             if zlib.crc32(data) != crc:
-                name = _name(plan, int(part.samples[index // 3]), kind)
+                name = _name(recipe.plan, int(part.samples[row]), output)
                 self.found(name, "its bytes do not match its CRC")
-            elif self._image_sums:
+            elif self._decode:
                 try:
-                    self._sums[kind] += self._image_sums(kind, bytes(data), plan.output.size)
+                    self._sums[output.name] += recipe.recount(output, bytes(data))
                 except SampleError as error:
-                    self.found(_name(plan, int(part.samples[index // 3]), kind), str(error))
+                    self.found(_name(recipe.plan, int(part.samples[row]), output), str(error))
 
     def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
         """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
         expected = _ExpectedImages(plan, dead, first)
-        wanted = expected.following(3 * first)
+        wanted = expected.following(len(plan.outputs) * first)
         missing: set[int] = set()
         before = len(self.findings)
         for entry in read_entries(data):
@@ -244,7 +248,7 @@ class ZipCheck:
                     break
                 missing.add(wanted)
                 wanted = expected.following(wanted + 1)
-            if image is None or image // 3 in dead:
+            if image is None or image // len(plan.outputs) in dead:
                 self.found(entry.name, "does not belong into this zip")
             elif image == wanted:
                 wanted = expected.following(image + 1)
@@ -255,17 +259,25 @@ class ZipCheck:
                 self.found(entry.name, "is there twice")
         behind = [] if wanted is None else islice(expected.from_(wanted), _FINDINGS_MAX)
         for image in [*sorted(missing), *behind]:
-            self.found(_name(plan, image // 3, KINDS[image % 3]), "is missing")
+            self.found(
+                _name(plan, image // len(plan.outputs), plan.outputs[image % len(plan.outputs)]), "is missing"
+            )
         if len(self.findings) == before:
             self.found(str(self._path), f"from sample {first} on: members do not follow each other")
 
-    def _labels(self, plan: Plan, tail: ZipTail, dead: set[int]) -> None:
+    def _labels(self, recipe: Recipe, tail: ZipTail, dead: set[int]) -> None:
         entry = tail.entries[LABELS]
         header = local_header(entry)
         if read_at(self._files, self._descriptor, entry.offset, entry.data_offset) != header:
             self.found(LABELS, "its local header is not the directory's")
+        if recipe.fact_columns:
+            wrong = first_wrong_row(recipe, self._lines(entry), without=dead)
+            if wrong is not None:
+                self.found(LABELS, wrong)
+            return
         position = entry.data_offset
-        for expected in _label_pieces(plan, dead):
+        for rows in planned_rows(recipe, without=dead):
+            expected = rows.encode()
             stop = min(position + len(expected), entry.stop)
             found = read_at(self._files, self._descriptor, position, stop)
             if found != expected:
@@ -275,37 +287,49 @@ class ZipCheck:
         if position != entry.stop:
             self.found(LABELS, f"has {entry.stop - position} bytes behind its last row")
 
+    def _lines(self, entry: Entry) -> Iterator[str]:
+        """The lines of a member with their ends."""
+        rest = b""
+        for start in range(entry.data_offset, entry.stop, _BYTES_AT_ONCE):
+            stop = min(start + _BYTES_AT_ONCE, entry.stop)
+            *lines, rest = (rest + read_at(self._files, self._descriptor, start, stop)).split(b"\n")
+            yield from (f"{line.decode(errors='replace')}\n" for line in lines)
+        if rest:
+            yield rest.decode(errors="replace")
+
     def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
         if tail.entries[STATS].size > _STATS_BYTES:
             self.found(STATS, "does not read")
             return
+        names = [output.name for output in plan.outputs if output.full_scale is not None]
         data = self._read_member(tail.entries[STATS])
         try:
             content: Any = parse_json(data)
-            images = {kind: content[kind.value]["images"] for kind in ImageKind}
+            images = {name: content[name]["images"] for name in names}
         except (ValueError, KeyError, TypeError, IndexError):
             self.found(STATS, "does not read")
             return
-        wrong = [kind.value for kind in ImageKind if images[kind] != stored]
+        wrong = [name for name in names if images[name] != stored]
         if wrong:
             self.found(STATS, f"counts other than {stored:,} images of {', '.join(wrong)}")
-        elif self._image_sums and data != stats_json(statistics(plan, self._sums)):
+        elif self._decode and data != stats_json(statistics(plan, self._sums)):
             self.found(STATS, "its numbers are not those of the images")
 
 
 class _ExpectedImages:
-    """The images that a plan should have, counted from 0, three a sample, without those of the dead."""
+    """The images that a plan should have, counted from 0, without those of the dead."""
 
     def __init__(self, plan: Plan, dead: set[int], first: int) -> None:
-        self._stop = 3 * plan.samples
+        self._width = len(plan.outputs)
+        self._stop = self._width * plan.samples
         self._dead = dead
-        self._first = 3 * first
+        self._first = self._width * first
 
     def following(self, image: int) -> int | None:
         """The first one from `image` on; None behind the last."""
         image = max(image, self._first)
-        while image // 3 in self._dead:
-            image = 3 * (image // 3 + 1)
+        while image // self._width in self._dead:
+            image = self._width * (image // self._width + 1)
         return image if image < self._stop else None
 
     def from_(self, image: int) -> Iterator[int]:
@@ -325,15 +349,6 @@ def _stored(plan: Plan, dead: set[int]) -> Iterator[NDArray[np.int64]]:
             yield samples
 
 
-def _label_pieces(plan: Plan, dead: set[int]) -> Iterator[bytes]:
-    rows = LabelRows(plan)
-    yield HEADER.encode()
-    for number in range(plan.layout.batch_count):
-        batch = BatchIndex(number)
-        samples, shard = plan.layout.batch_samples(batch), plan.layout.shard_of_batch(batch)
-        yield rows.rows(samples, shard=shard, batch=batch, without=dead).encode()
-
-
 def _first_wrong_row(found: bytes, expected: bytes) -> str:
     pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
     for row, right in pairs:
@@ -342,18 +357,18 @@ def _first_wrong_row(found: bytes, expected: bytes) -> str:
     return "ends before its last row"
 
 
-def _name(plan: Plan, sample: int, kind: ImageKind) -> str:
-    suffix = output_format(plan.output, kind).suffix
-    return member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+def _name(plan: Plan, sample: int, output: Output) -> str:
+    return member_name(output, SampleIndex(sample), sample_count=plan.samples)
 
 
 def _image_of(plan: Plan, name: str) -> int | None:
-    """Which image a name is, counted through the whole plan; None for any other name."""
-    kind, _, rest = name.partition("/")
+    """Which file a name is, counted through the whole plan; None for any other name."""
+    folder, _, rest = name.partition("/")
     number = rest.rpartition("/")[2].partition(".")[0]
-    if kind not in KINDS or not number.isdecimal() or len(number) > 15:
+    column = next((at for at, output in enumerate(plan.outputs) if output.name == folder), None)
+    if column is None or not number.isdecimal() or len(number) > 15:
         return None
     sample = int(number)
-    if sample >= plan.samples or _name(plan, sample, ImageKind(kind)) != name:
+    if sample >= plan.samples or _name(plan, sample, plan.outputs[column]) != name:
         return None
-    return 3 * sample + KINDS.index(ImageKind(kind))
+    return len(plan.outputs) * sample + column
