@@ -53,8 +53,8 @@ def merged(folder: Path) -> str:
 def lose_and_rebuild(run: RunDirectory, kept: Path) -> str:
     manifest = run.path / "manifest.sqlite"
     with closing(sqlite3.connect(manifest, isolation_level=None)) as connection:
-        # A worker killed inside a commit of its heartbeat leaves a journal, which a rebuild refuses. One that was
-        # cut short before its header was written goes only when a commit changes a page.
+        # A worker killed inside a commit of its heartbeat leaves a journal, which a rebuild refuses. One that
+        # was cut short before its header was written goes only when a commit changes a page.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("UPDATE run SET fence_floor = fence_floor + 1")
         connection.execute("UPDATE run SET fence_floor = fence_floor - 1")
