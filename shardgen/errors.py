@@ -8,13 +8,17 @@ from shardgen.domain.receipt import DeadLetterReason
 
 
 class ShardgenError(Exception):
-    """What happened (`subject: fact`), and one action in the hint. `exit_code` belongs to the class."""
+    """What happened (`subject: fact`), and one action in the hint. `exit_code` belongs to the class.
+
+    `problems` names everything that is wrong, where that may be more than one thing.
+    """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.hint = hint
+        self.problems = problems
 
 
 class OperatorError(ShardgenError):
@@ -64,19 +68,11 @@ class SourcesRefused(OperatorError):
 
     exit_code = 16
 
-    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
-        self.problems = problems
-
 
 class WeightsRefused(OperatorError):
     """A weights file that is not what it should be; `problems` lists everything wrong with it."""
 
     exit_code = 17
-
-    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
-        super().__init__(message, hint=hint)
-        self.problems = problems
 
 
 class MachineUnfit(OperatorError):

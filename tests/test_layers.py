@@ -54,7 +54,7 @@ ARROWS = {
     "recipes": {"manifest", "sources", "depth", "imaging", "machine", "errors", "domain"},
     "manifest": {"storage", "machine", "errors", "domain"},
     "artifacts": {"storage", "errors", "domain"},
-    "sources": {"storage", "errors", "domain"},
+    "sources": {"imaging", "storage", "errors", "domain"},
     "depth": {"storage", "machine", "errors", "domain"},
     "imaging": {"errors", "domain"},
     "storage": {"errors", "domain"},

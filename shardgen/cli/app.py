@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import sys
@@ -16,26 +15,24 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli import (
-    backup,
-    dead_letters,
-    demo,
-    doctor,
-    init,
-    merge,
-    options,
-    plan,
-    preview,
-    rebuild,
-    requeue,
-    run,
-    status,
-    sweep,
-    verify,
-    weights,
-    worker,
-)
-from shardgen.cli.printable import Outlet, open_outlets, printable
+from shardgen.cli import options, weights
+from shardgen.cli.backup import backup
+from shardgen.cli.dead_letters import dead_letters
+from shardgen.cli.demo import demo
+from shardgen.cli.doctor import doctor
+from shardgen.cli.init import init
+from shardgen.cli.merge import merge
+from shardgen.cli.plan import plan
+from shardgen.cli.preview import preview
+from shardgen.cli.printable import Outlet, open_outlets
+from shardgen.cli.rebuild import rebuild
+from shardgen.cli.render import say
+from shardgen.cli.requeue import requeue
+from shardgen.cli.run import run
+from shardgen.cli.status import status
+from shardgen.cli.sweep import sweep
+from shardgen.cli.verify import verify
+from shardgen.cli.worker import worker
 from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
 from shardgen.worker.stop import StopSignals, stopping_signals
 
@@ -53,8 +50,8 @@ app = typer.Typer(
     "command again.",
 )
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
-for module in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
-    module.register(app)
+for command in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights.app, name="weights")
 
 
@@ -91,18 +88,18 @@ def main() -> None:
             raise
         code = _deliberate(missing_opencv(error))
     except Stopped as stopped:
-        _say("stopped; run the same command again to continue")
+        say("stopped; run the same command again to continue")
         code = 128 + stopped.number
     except (KeyboardInterrupt, typer.Abort):
-        _say("stopped")
+        say("stopped")
         code = 130
     except _EndedBySignal as ended:
-        _say("stopped")
+        say("stopped")
         code = ended.exit_code
     except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
-        _say(traceback.format_exc().rstrip())
-        _say("error: this is a bug in shardgen; nothing recorded is lost")
-        _say("hint: report the traceback above; running the command again is safe")
+        say(traceback.format_exc().rstrip())
+        say("error: this is a bug in shardgen; nothing recorded is lost")
+        say("hint: report the traceback above; running the command again is safe")
         code = 1
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
@@ -117,15 +114,14 @@ def _delivered(outlet: Outlet, code: int) -> int:
         return code or 128 + signal.SIGPIPE
     what = f"the output cannot be written ({outlet.failure.strerror})"
     if code:
-        _say(what)
+        say(what)
         return code
     return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
 
 
 class _OnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # nobody may be listening any more, which must not stop the work
-            _say(_one_line(record.getMessage()))
+        say(_one_line(record.getMessage()))
 
 
 def _show_what_is_logged() -> None:
@@ -175,10 +171,6 @@ def _ending_by_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
-
-
 def _usage(error: Exception) -> int:
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -188,34 +180,33 @@ def _usage(error: Exception) -> int:
     path = context.command_path if context is not None else _command_typed()
     if (typed := _typed_value(getattr(error, "param", None))) and repr(typed) not in message:
         message = f"{message} (typed: {typed})"
-    _say(f"error: {_one_line(message)}")
-    _say(f"hint: {path} --help")
+    say(f"error: {_one_line(message)}")
+    say(f"hint: {path} --help")
     return 2
 
 
 def _command_typed() -> str:
     """The command that the line names, for an error that comes before anybody has read so far."""
     named = sys.argv[1] if len(sys.argv) > 1 else ""
-    return (
-        f"shardgen {named}" if named in {command.name for command in app.registered_commands} else "shardgen"
-    )
+    commands = {command.name for command in app.registered_commands}
+    return f"shardgen {named}" if named in commands else "shardgen"
 
 
 def _typed_value(parameter: object) -> str:
     """What the command line gives to an option."""
     words = [piece for word in sys.argv for piece in (word.split("=", 1) if word[:2] == "--" else [word])]
-    named = [place for place, word in enumerate(words[:-1]) if word in getattr(parameter, "opts", ())]
+    named = [index for index, word in enumerate(words[:-1]) if word in getattr(parameter, "opts", ())]
     return words[named[-1] + 1][:100] if named else ""
 
 
 def _deliberate(error: ShardgenError) -> int:
     message = _one_line(str(error))
-    for problem in map(_one_line, getattr(error, "problems", ())):
+    for problem in map(_one_line, error.problems):
         if problem not in message:
-            _say(f"  - {problem}")
-    _say(f"error: {message}")
+            say(f"  - {problem}")
+    say(f"error: {message}")
     if error.hint:
-        _say(f"hint: {_one_line(options.with_run_dir(error.hint))}")
+        say(f"hint: {_one_line(options.with_run_dir(error.hint))}")
     return error.exit_code
 
 

@@ -10,22 +10,6 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
 
-HELP = """Copy the manifest to another file, also while workers run.
-
-The copy is the record at one moment. It is read through, and appears under its name only when it is whole.
-For a database on a server it says which line to type instead.
-
-\b
-Example:
-  shardgen backup people
-  shardgen backup people -o people.sqlite
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("backup", help=HELP)(backup)
-
 
 def backup(
     *,
@@ -41,7 +25,16 @@ def backup(
         ),
     ] = None,
 ) -> None:
-    """Call the operation."""
+    """Copy the manifest to another file, also while workers run.
+
+    The copy is the record at one moment. It is read through, and appears under its name only when it is
+    whole. For a database on a server it says which line to type instead.
+
+    \b
+    Example:
+      shardgen backup people
+      shardgen backup people -o people.sqlite
+    """
     from shardgen.operations.backup import back_up
     from shardgen.settings.run_directory import RunDirectory
 

@@ -10,18 +10,6 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir, typed
 
-HELP = """List the samples that were given up, and why.
-
-\b
-Example:
-  shardgen dead-letters people --details
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("dead-letters", help=HELP)(dead_letters)
-
 
 def dead_letters(
     *,
@@ -30,7 +18,12 @@ def dead_letters(
     details: Annotated[bool, typer.Option("--details", help="Show the whole text and traceback.")] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 1000,
 ) -> None:
-    """Read the manifest."""
+    """List the samples that were given up, and why.
+
+    \b
+    Example:
+      shardgen dead-letters people --details
+    """
     from shardgen.coordination.open import opened_records
     from shardgen.domain.sample import recipe_of
     from shardgen.operations.status import report

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,28 +12,21 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import remember
 
-HELP = """Show the whole story on real photographs.
-
-Plans, starts two workers, kills one of them half-way, merges, verifies.
-Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
-
-\b
-Example:
-  shardgen demo shardgen-demo
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("demo", help=HELP)(demo)
-
 
 def demo(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new folder, or the folder of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
-    """Call one operation after the other, saying what each shows."""
+    """Show the whole story on real photographs.
+
+    Plans, starts two workers, kills one of them half-way, merges, verifies.
+    Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
+
+    \b
+    Example:
+      shardgen demo shardgen-demo
+    """
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress
     from shardgen.cli.status_view import status_view
@@ -44,7 +37,11 @@ def demo(
     from shardgen.settings.run_directory import GivenFolders
 
     out, began = render.stdout(), time.monotonic()
-    step = _steps(out.print)
+    numbers = itertools.count(1)
+
+    def step(text: str) -> None:
+        out.print(f"\n[{next(numbers)}/6] {text}")
+
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = prepare(folder)
     remember(run.path)
@@ -69,9 +66,7 @@ def demo(
     out.print(render.merge_view(result))
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
     found = check_zip(result.path, decode=True)
-    for one in found.findings:
-        render.echo(f"{one.subject}: {one.fact}")
-    render.echo(render.verified(found.samples, len(found.findings)))
+    render.echo_findings(found)
     sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
@@ -79,14 +74,3 @@ def demo(
     out.print(f"done in {took}. Next, with your own photographs: shardgen init --help")
     if found.findings:
         raise typer.Exit(21)
-
-
-def _steps(echo: Callable[[str], None]) -> Callable[[str], None]:
-    count = 0
-
-    def step(text: str) -> None:
-        nonlocal count
-        count += 1
-        echo(f"\n[{count}/6] {text}")
-
-    return step

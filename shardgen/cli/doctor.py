@@ -10,20 +10,6 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import remember, with_run_dir
 
-HELP = """Check this machine for problems before you start.
-
-Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts.
-
-\b
-Example:
-  shardgen doctor people
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("doctor", help=HELP)(doctor)
-
 
 def doctor(
     run_dir: Annotated[
@@ -31,7 +17,14 @@ def doctor(
         typer.Argument(metavar="RUN_DIR", help="Check this run directory too.", show_default=False),
     ] = None,
 ) -> None:
-    """Call the operation; exit code 19 when something would fail."""
+    """Check this machine for problems before you start.
+
+    Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts.
+
+    \b
+    Example:
+      shardgen doctor people
+    """
     from shardgen.operations.doctor import Verdict, diagnose
 
     if run_dir is not None:

@@ -10,21 +10,6 @@ import typer
 from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.cli.render import say
 
-HELP = """Write a commented shardgen.toml into RUN_DIR.
-
-Makes the directory if needed; never overwrites an existing shardgen.toml. Sets --shared-folder by itself on a
-mounted Google Drive.
-
-\b
-Example:
-  shardgen init people --foregrounds cut-outs --backgrounds scenes
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("init", help=HELP)(init)
-
 
 def init(
     *,
@@ -40,7 +25,15 @@ def init(
         typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
     ] = False,
 ) -> None:
-    """Call the operation."""
+    """Write a commented shardgen.toml into RUN_DIR.
+
+    Makes the directory if needed; never overwrites an existing shardgen.toml. Sets --shared-folder by itself
+    on a mounted Google Drive.
+
+    \b
+    Example:
+      shardgen init people --foregrounds cut-outs --backgrounds scenes
+    """
     from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise
 

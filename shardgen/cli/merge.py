@@ -4,32 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import typer
-
 from shardgen.cli import render
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
 from shardgen.settings.run_directory import RunDirectory
-
-HELP = """Assemble the final zip with labels and statistics.
-
-Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the same
-bytes every time.
-
-\b
-Example:
-  shardgen merge people -o people.zip
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("merge", help=HELP)(merge)
 
 
 def merge(
     *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
 ) -> None:
-    """Call the operation."""
+    """Assemble the final zip with labels and statistics.
+
+    Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the
+    same bytes every time.
+
+    \b
+    Example:
+      shardgen merge people -o people.zip
+    """
     merge_and_show(RunDirectory.open(run_dir), output, allow_dead_letters=allow_dead_letters)
 
 
@@ -37,13 +28,7 @@ def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters
     """Merge with a bar, and print what was made."""
     from shardgen.operations.merge import merge_run
 
-    with render.progress_bar("merging") as bar:
-        progress = bar.add_task("merging", total=None)
-        result = merge_run(
-            run,
-            output,
-            allow_dead_letters=allow_dead_letters,
-            on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
-        )
+    with render.counting("merging") as on_progress:
+        result = merge_run(run, output, allow_dead_letters=allow_dead_letters, on_progress=on_progress)
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,23 +18,8 @@ from shardgen.settings.run_directory import GivenFolders, RunDirectory
 if TYPE_CHECKING:
     from shardgen.operations.plan import Planned
 
-HELP = """Check every source, print what will be made, write the plan.
-
-Prints how many samples, how many bytes and how long.
-Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
-
-\b
-Example:
-  shardgen plan people --rate 6.4
-"""
-
 
 _ASK_RATE = "unknown; add --rate N (a V100 made 6.4 samples/s), or run `status` once workers run"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plan", help=HELP)(plan)
 
 
 def plan(
@@ -54,7 +38,15 @@ def plan(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the operation."""
+    """Check every source, print what will be made, write the plan.
+
+    Prints how many samples, how many bytes and how long.
+    Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
+
+    \b
+    Example:
+      shardgen plan people --rate 6.4
+    """
     planned = make_plan_with_progress(
         RunDirectory.open(run_dir), GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
     )
@@ -94,7 +86,8 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
     backgrounds, foregrounds = len(plan.sources.backgrounds), len(plan.sources.foregrounds)
     columns, rows = plan.compose.grid
     flips = f" x {plan.flip_count} flips ({plan.compose.flips.value})" if plan.flip_count > 1 else ""
-    slices = sum(layout.slice_count(shard) for shard in _shards(plan))
+    shards = [ShardIndex(shard) for shard in range(layout.shard_count)]
+    slices = sum(map(layout.slice_count, shards))
     batches = counted(layout.batch_count, "batch")
     facts = [
         ("samples", f"{plan.samples:,}"),
@@ -106,7 +99,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
         (
             "shards",
             f"{layout.shard_count:,} of {min(plan.shards.size, plan.samples):,} samples"
-            + (f", the last of {len(_last_shard(plan)):,}" if layout.shard_count > 1 else ""),
+            + (f", the last of {len(layout.shard_samples(shards[-1])):,}" if shards[1:] else ""),
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("network", _network(plan)),
@@ -132,14 +125,6 @@ def _bytes(planned: Planned) -> str:
     total = render.size(estimate.sample_bytes * planned.plan.samples)
     kinds = f"{estimate.fgbg_bytes:,.0f} + {estimate.mask_bytes:,.0f} + {estimate.depth_bytes:,.0f}"
     return f"about {total} of artifacts, as much again for the zip ({kinds} a sample; depth is a guess)"
-
-
-def _shards(plan: Plan) -> Iterator[ShardIndex]:
-    return map(ShardIndex, range(plan.layout.shard_count))
-
-
-def _last_shard(plan: Plan) -> range:
-    return plan.layout.shard_samples(ShardIndex(plan.layout.shard_count - 1))
 
 
 def _mask_modes(planned: Planned) -> str:

@@ -10,20 +10,6 @@ import typer
 from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, parse_device
 from shardgen.cli.render import echo, say
 
-HELP = """Draw a contact sheet of samples spread over the plan.
-
-Look at it before you spend hours on all of them. Makes samples exactly as a worker does.
-
-\b
-Example:
-  shardgen preview people --samples 20 -o preview.png
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("preview", help=HELP)(preview)
-
 
 def preview(
     *,
@@ -41,7 +27,14 @@ def preview(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the operation."""
+    """Draw a contact sheet of samples spread over the plan.
+
+    Look at it before you spend hours on all of them. Makes samples exactly as a worker does.
+
+    \b
+    Example:
+      shardgen preview people --samples 20 -o preview.png
+    """
     from shardgen.operations.preview import PreviewRequest
     from shardgen.operations.preview import preview as make_preview
     from shardgen.recipes.composites.network import DeviceChoice

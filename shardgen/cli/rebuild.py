@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import typer
-
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
 
-HELP = """Make a lost manifest again from plan.json and the artifacts.
-
-Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when the
-manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a manifest.
-
-\b
-Example:
-  shardgen rebuild people
-"""
-_SHOWN = 20
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("rebuild", help=HELP)(rebuild)
-
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:
-    """Call the operation."""
+    """Make a lost manifest again from plan.json and the artifacts.
+
+    Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when
+    the manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a
+    manifest.
+
+    \b
+    Example:
+      shardgen rebuild people
+    """
     from shardgen.operations.rebuild import rebuild
     from shardgen.settings.run_directory import RunDirectory
 
-    with render.progress_bar("reading artifacts") as bar:
-        progress = bar.add_task("reading artifacts", total=None)
-        plan, found = rebuild(
-            RunDirectory.open(run_dir),
-            on_progress=lambda done, planned: bar.update(progress, completed=done, total=planned),
-        )
+    with render.counting("reading artifacts") as on_progress:
+        plan, found = rebuild(RunDirectory.open(run_dir), on_progress=on_progress)
     pending = plan.samples - found.stored - found.dead_letters
     render.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")
     render.echo(
@@ -49,10 +36,7 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     ):
         if count:
             render.echo(f"ignored {count:,} artifacts: {why}")
-    for name, why in found.refused[:_SHOWN]:
-        render.echo(f"  {name}: {why}")
-    if len(found.refused) > _SHOWN:
-        render.echo(f"  and {len(found.refused) - _SHOWN:,} more")
+    render.echo_some([f"{name}: {why}" for name, why in found.refused], shown=20)
     if found.unread:
         render.say(
             f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "

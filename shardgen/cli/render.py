@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -19,6 +19,7 @@ from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
     from shardgen.dataset.merge import MergeResult
+    from shardgen.dataset.verify import Verification
 
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
@@ -63,6 +64,14 @@ def echo(line: str) -> None:
     typer.echo(printable(line))
 
 
+def echo_some(lines: Sequence[str], *, shown: int) -> None:
+    """The first lines of a list on stdout, indented, and how many more there are."""
+    for line in lines[:shown]:
+        echo(f"  {line}")
+    if len(lines) > shown:
+        echo(f"  and {len(lines) - shown:,} more")
+
+
 def print_json(document: object) -> None:
     """A JSON document on stdout."""
     knows_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
@@ -82,19 +91,30 @@ def progress_bar(what: str) -> Progress:
     )
 
 
+@contextlib.contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over one thing; call what is yielded with how many are done and how many there are."""
+    with progress_bar(what) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, planned: bar.update(task, completed=done, total=planned)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> Table:
     """A plain table: the first column to the left, the others to the right (or all to the left)."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, column in enumerate(columns):
-        result.add_column(column, justify="left" if left or place == 0 else "right", overflow="fold")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="left" if left or index == 0 else "right", overflow="fold")
     for row in rows:
         result.add_row(*(text(cell) for cell in row))
     return result
 
 
-def verified(samples: int, findings: int) -> str:
-    """What a verification has found: `read 96 samples: no findings`."""
-    return f"read {counted(samples, 'sample')}: {counted(findings, 'finding') if findings else 'no findings'}"
+def echo_findings(found: Verification) -> None:
+    """What a verification has found, a line each, and at last `read 96 samples: no findings`."""
+    for one in found.findings:
+        echo(f"{one.subject}: {one.fact}")
+    count = counted(len(found.findings), "finding") if found.findings else "no findings"
+    echo(f"read {counted(found.samples, 'sample')}: {count}")
 
 
 def add_download(bar: Progress, name: str, *, visible: bool = True) -> Callable[[int, int | None], None]:

@@ -10,21 +10,6 @@ from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.cli.render import echo, say
 from shardgen.domain.wording import counted
 
-HELP = """Put batches back to be made again.
-
-Refuses while a worker holds one of their slices. The old artifacts stay on disk but no longer count.
-
-\b
-Example:
-  shardgen requeue people --batch 17 --batch 18
-  shardgen requeue people --dead-letters
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("requeue", help=HELP)(requeue)
-
 
 def requeue(
     *,
@@ -37,7 +22,15 @@ def requeue(
     ] = False,
     blocked: Annotated[bool, typer.Option("--blocked", help="Every blocked slice.")] = False,
 ) -> None:
-    """Call the operation."""
+    """Put batches back to be made again.
+
+    Refuses while a worker holds one of their slices. The old artifacts stay on disk but no longer count.
+
+    \b
+    Example:
+      shardgen requeue people --batch 17 --batch 18
+      shardgen requeue people --dead-letters
+    """
     from shardgen.domain.identifiers import BatchIndex
     from shardgen.operations.requeue import RequeueChoice, requeue
     from shardgen.settings.run_directory import RunDirectory

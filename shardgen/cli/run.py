@@ -28,23 +28,7 @@ from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.report import Report
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 
-HELP = """Plan if needed, make everything on this machine, merge.
-
-If anything stops it, run it again: it continues where it stopped. Restarts dead workers, waiting longer each
-time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores. A closed terminal
-stops it like Ctrl-C; put `nohup` in front to let it go on.
-
-\b
-Example:
-  shardgen run people -o people.zip
-  shardgen run people --gpus 0,2
-"""
 _LINE_SECONDS = 30.0
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("run", help=HELP)(run)
 
 
 def run(
@@ -76,7 +60,17 @@ def run(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the operations one after the other."""
+    """Plan if needed, make everything on this machine, merge.
+
+    If anything stops it, run it again: it continues where it stopped. Restarts dead workers, waiting longer
+    each time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores. A closed
+    terminal stops it like Ctrl-C; put `nohup` in front to let it go on.
+
+    \b
+    Example:
+      shardgen run people -o people.zip
+      shardgen run people --gpus 0,2
+    """
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.coordination.artifact_folder import refuse_unusable_at_first
     from shardgen.coordination.open import ensure_manifest

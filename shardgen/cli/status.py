@@ -13,21 +13,8 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir, with_run_dir
 from shardgen.cli.status_view import next_step, status_view
 
-HELP = """Show what is stored and pending, who works, and time left.
-
-Only reads; safe at any time, from any number of terminals.
-
-\b
-Example:
-  shardgen status people --watch
-"""
 _WATCH_SECONDS = 2.0
 _FILE_SECONDS = 30.0  # in a file, a pipe or a notebook every look stays
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("status", help=HELP)(status)
 
 
 def status(
@@ -36,7 +23,14 @@ def status(
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
 ) -> None:
-    """Call the operation and show the report."""
+    """Show what is stored and pending, who works, and time left.
+
+    Only reads; safe at any time, from any number of terminals.
+
+    \b
+    Example:
+      shardgen status people --watch
+    """
     from shardgen.errors import TransientError
     from shardgen.operations.status import report
     from shardgen.settings.run_directory import RunDirectory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,23 +10,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
 from shardgen.domain.wording import counted
 
-HELP = """List files that nothing will ever use, or remove them.
-
-Finds artifacts that no receipt names, staged files, and what killed merges and backups left in the run
-directory. Never touches what a lease could still publish, the marks of a requeue, or a file that may be
-somebody else's.
-
-\b
-Example:
-  shardgen sweep people
-  shardgen sweep people --yes
-"""
 _SHOWN = 10
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep", help=HELP)(sweep)
 
 
 def sweep(
@@ -35,7 +18,17 @@ def sweep(
     run_dir: RunDir = HERE,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them.")] = False,
 ) -> None:
-    """Call the operation."""
+    """List files that nothing will ever use, or remove them.
+
+    Finds artifacts that no receipt names, staged files, and what killed merges and backups left in the run
+    directory. Never touches what a lease could still publish, the marks of a requeue, or a file that may be
+    somebody else's.
+
+    \b
+    Example:
+      shardgen sweep people
+      shardgen sweep people --yes
+    """
     from shardgen.operations.sweep import sweep
     from shardgen.settings.run_directory import RunDirectory
 
@@ -43,7 +36,7 @@ def sweep(
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
     render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")
-    _show([orphan.path for orphan in found.orphans])
+    render.echo_some([orphan.path for orphan in found.orphans], shown=_SHOWN)
     pending = sum(orphan.is_pending for orphan in found.orphans)
     if pending:
         whose = "holds batches that are" if pending == 1 else "hold batches that are"
@@ -51,21 +44,14 @@ def sweep(
     if found.unfinished:
         unfinished = counted(len(found.unfinished), "unfinished file")
         render.echo(f"{done} {unfinished} of killed merges and backups")
-        _show([path.name for path in found.unfinished])
+        render.echo_some([path.name for path in found.unfinished], shown=_SHOWN)
     if found.live:
         render.echo(f"kept {counted(len(found.live), 'file')} that a lease could still publish")
     if found.strangers:
         strangers = counted(len(found.strangers), "file")
         render.echo(f"left {strangers} that may be somebody else's")
-        _show(found.strangers)
+        render.echo_some(found.strangers, shown=_SHOWN)
     for remark in found.remarks:
         render.say(remark)
     if not yes and (found.orphans or found.unfinished):
         render.say(f"to remove them: shardgen sweep {typed(run_dir)} --yes")
-
-
-def _show(names: Sequence[str]) -> None:
-    for name in names[:_SHOWN]:
-        render.echo(f"  {name}")
-    if len(names) > _SHOWN:
-        render.echo(f"  and {len(names) - _SHOWN:,} more")

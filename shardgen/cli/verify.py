@@ -15,23 +15,6 @@ if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
     from shardgen.operations.requeue import Requeued
 
-HELP = """Read every byte again and name what is wrong.
-
-Changes nothing without --requeue.
-Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
-itself alone. Exits with 20-29 if something is wrong.
-
-\b
-Example:
-  shardgen verify people
-  shardgen verify people.zip
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("verify", help=HELP)(verify)
-
 
 def verify(
     *,
@@ -58,19 +41,24 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Call the operation."""
+    """Read every byte again and name what is wrong.
+
+    Changes nothing without --requeue.
+    Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
+    itself alone. Exits with 20-29 if something is wrong.
+
+    \b
+    Example:
+      shardgen verify people
+      shardgen verify people.zip
+    """
     from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
     from shardgen.settings.run_directory import RunDirectory
 
     of_zip = is_zip(subject)
     if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
-    with render.progress_bar("verifying") as bar:
-        task = bar.add_task("verifying", total=None)
-
-        def on_progress(done: int, planned: int) -> None:
-            bar.update(task, completed=done, total=planned)
-
+    with render.counting("verifying") as on_progress:
         if of_zip:
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:
@@ -88,9 +76,7 @@ def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
         findings = [{"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings]
         render.print_json({"samples": found.samples, **pending, "findings": findings})
     else:
-        for one in found.findings:
-            render.echo(f"{one.subject}: {one.fact}")
-        render.echo(render.verified(found.samples, len(found.findings)))
+        render.echo_findings(found)
         if found.pending:
             render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
     for remark in found.remarks:

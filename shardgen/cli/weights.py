@@ -13,28 +13,20 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Fetch and check DenseDepth weights files."
 )
 
-FETCH_HELP = """Download weights into the cache folder and check them.
 
-The cache folder is ~/.cache/shardgen, or $SHARDGEN_CACHE. Resumes an interrupted download; only checks a file
-that is already there.
-
-\b
-Example:
-  shardgen weights fetch nyu
-"""
-CHECK_HELP = """Say what is in a weights file, or what is wrong with it.
-
-\b
-Example:
-  shardgen weights check nyu.h5
-"""
-
-
-@app.command("fetch", help=FETCH_HELP)
+@app.command("fetch")
 def fetch(
     name: Annotated[str, typer.Argument(metavar="nyu|kitti", help="Which released network.")] = "nyu",
 ) -> None:
-    """Call the downloader."""
+    """Download weights into the cache folder and check them.
+
+    The cache folder is ~/.cache/shardgen, or $SHARDGEN_CACHE. Resumes an interrupted download; only checks a
+    file that is already there.
+
+    \b
+    Example:
+      shardgen weights fetch nyu
+    """
     from shardgen.depth.fetch import RELEASED, cached_path
     from shardgen.depth.fetch import fetch as download
 
@@ -46,15 +38,17 @@ def fetch(
     render.echo(f"sha256 {weights.sha256}")
 
 
-@app.command("check", help=CHECK_HELP)
+@app.command("check")
 def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file (HDF5).")]) -> None:
-    """Call the reader."""
-    from shardgen.depth.trial import read_untrusted
-    from shardgen.depth.weights_file import report_on
+    """Say what is in a weights file, or what is wrong with it.
 
-    facts = report_on(read_untrusted(file))
-    rows = [
-        [name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)]
-        for name, value in ((slot, getattr(facts, slot)) for slot in facts.__slots__)
-    ]
+    \b
+    Example:
+      shardgen weights check nyu.h5
+    """
+    from shardgen.depth.trial import read_untrusted
+    from shardgen.depth.weights_file import facts_of
+
+    facts = facts_of(read_untrusted(file))
+    rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
     render.stdout().print(render.table(["fact", "value"], rows))

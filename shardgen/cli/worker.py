@@ -20,23 +20,6 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.render import say
 
-HELP = """Make samples of the planned run until nothing is left.
-
-Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and go
-at any time. Ctrl-C, SIGTERM or a closed terminal: finishes the current batch and gives the slice back; a
-second one stops at once. `nohup shardgen worker people &` outlives its terminal. A killed worker loses at
-most three batches of work and nothing that is stored.
-
-\b
-Example:
-  shardgen worker people --deadline 11h
-"""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("worker", help=HELP)(worker)
-
 
 def worker(
     *,
@@ -75,7 +58,17 @@ def worker(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Call the operation; the exit code tells how it ended."""
+    """Make samples of the planned run until nothing is left.
+
+    Start as many as you like, on any machine that reaches the manifest and the artifacts; they may come and
+    go at any time. Ctrl-C, SIGTERM or a closed terminal: finishes the current batch and gives the slice back;
+    a second one stops at once. `nohup shardgen worker people &` outlives its terminal. A killed worker loses
+    at most three batches of work and nothing that is stored.
+
+    \b
+    Example:
+      shardgen worker people --deadline 11h
+    """
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
     from shardgen.recipes.composites.network import DeviceChoice

@@ -9,25 +9,10 @@ from shardgen.domain.identifiers import BatchIndex, ShardIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.sample import place
 
-COLUMNS = (
-    "sample",
-    "background",
-    "foreground",
-    "flip",
-    "column",
-    "row",
-    "x",
-    "y",
-    "width",
-    "height",
-    "output_x",
-    "output_y",
-    "output_width",
-    "output_height",
-    "shard",
-    "batch",
+HEADER = (
+    "sample,background,foreground,flip,column,row,x,y,width,height,"
+    "output_x,output_y,output_width,output_height,shard,batch\n"
 )
-HEADER = ",".join(COLUMNS) + "\n"
 _CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
 
 

@@ -93,10 +93,10 @@ class MemberTable:
         for run in self._runs(columns.samples, zip64_from):
             rows = slice(run.start, run.stop)
             records = self._records(run, columns.samples)
-            for place, kind in enumerate(KINDS):
-                records[f"{kind} crc"] = columns.crcs[rows, place]
-                records[f"{kind} stored_size"] = records[f"{kind} size"] = columns.sizes[rows, place]
-                records[f"{kind} offset"] = columns.offsets[rows, place]
+            for index, kind in enumerate(KINDS):
+                records[f"{kind} crc"] = columns.crcs[rows, index]
+                records[f"{kind} stored_size"] = records[f"{kind} size"] = columns.sizes[rows, index]
+                records[f"{kind} offset"] = columns.offsets[rows, index]
             parts.append(records.tobytes())
         return b"".join(parts)
 
@@ -112,8 +112,8 @@ class MemberTable:
             _, dtype = self._template(run.folder_digits, run.zip64)
             records = np.frombuffer(moved, dtype, run.stop - run.start, position)
             position += records.nbytes
-            for place, kind in enumerate(KINDS):
-                records[f"{kind} offset"] = columns.offsets[run.start : run.stop, place]
+            for index, kind in enumerate(KINDS):
+                records[f"{kind} offset"] = columns.offsets[run.start : run.stop, index]
         return moved.data
 
     def read_central(
@@ -135,9 +135,9 @@ class MemberTable:
             records = np.frombuffer(data, dtype, count, position)
             position += count * dtype.itemsize
             rows = slice(run.start, run.stop)
-            for place, kind in enumerate(KINDS):
-                crcs[rows, place] = records[f"{kind} crc"]
-                sizes[rows, place] = records[f"{kind} size"]
+            for index, kind in enumerate(KINDS):
+                crcs[rows, index] = records[f"{kind} crc"]
+                sizes[rows, index] = records[f"{kind} size"]
         if position != len(data):
             raise BrokenZip("has more directory entries than its samples")
         return crcs, sizes
@@ -153,11 +153,11 @@ class MemberTable:
         """Whether the local headers at `offsets` of these bytes are those of the columns."""
         for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
             rows = slice(run.start, run.stop)
-            for place, kind in enumerate(KINDS):
+            for index, kind in enumerate(KINDS):
                 expected = self._local_headers(run, columns, kind)
-                expected["crc"] = columns.crcs[rows, place]
-                expected["size"] = expected["stored_size"] = columns.sizes[rows, place]
-                at = columns.offsets[rows, place]
+                expected["crc"] = columns.crcs[rows, index]
+                expected["size"] = expected["stored_size"] = columns.sizes[rows, index]
+                at = columns.offsets[rows, index]
                 # One overlapping record per byte of the body: taking those at `at` copies whole headers.
                 count = len(body) - expected.itemsize + 1
                 if at[-1] >= count:
@@ -188,7 +188,7 @@ class MemberTable:
         cuts |= {cut for cut in (border, border + (inside > 0)) if cut < len(samples)}
         edges = sorted(cuts)
         for start, stop in pairwise(edges):
-            first, *_ = flags = tuple(3 * start + place >= zip64_from for place in range(3))
+            first, *_ = flags = tuple(3 * start + index >= zip64_from for index in range(3))
             folder_digits = max(5, len(str(int(samples[start]) // SAMPLES_PER_FOLDER)))
             yield _Run(start, stop, folder_digits, (first, flags[1], flags[2]))
 
@@ -209,10 +209,10 @@ class MemberTable:
             start = len(template)
             entry = self._entry(kind, folder_digits, is_far=is_far)
             template += central_entry(entry, ZipLimits())
-            places = dict(_CENTRAL_FIELDS)
+            positions = dict(_CENTRAL_FIELDS)
             if is_far:
-                places["offset"] = CENTRAL.size + len(entry.name) + _ZIP64_OFFSET
-            for name, at in places.items():
+                positions["offset"] = CENTRAL.size + len(entry.name) + _ZIP64_OFFSET
+            for name, at in positions.items():
                 size = "<u8" if name == "offset" and is_far else "<u4"
                 fields.append((f"{kind} {name}", size, start + at))
             name_at = start + CENTRAL.size
@@ -252,9 +252,9 @@ def _decimal(values: NDArray[np.int64], digits: int) -> NDArray[np.bytes_]:
     """Write each value in ASCII, padded with zeros."""
     text = np.empty((len(values), digits), np.uint8)
     rest = values
-    for place in range(digits - 1, -1, -1):
+    for column in range(digits - 1, -1, -1):
         rest, digit = np.divmod(rest, 10)
-        text[:, place] = digit + _ZERO
+        text[:, column] = digit + _ZERO
     return text.view(f"S{digits}")[:, 0]
 
 

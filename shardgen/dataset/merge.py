@@ -31,7 +31,7 @@ from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind, KindSums, Receipt, Sums
+from shardgen.domain.receipt import ImageKind, Receipt, Sums, total_sums
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
@@ -58,17 +58,15 @@ class MergeInputs:
     store: ArtifactReader
     make_contact_sheet: MakeContactSheet | None
     allow_dead_letters: bool = False
-    digest: bool = False
     files: Files = field(default_factory=DiskFiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeResult:
-    """A finished zip. `sha256` only if it was asked for: it costs as much as reading every artifact."""
+    """A finished zip."""
 
     path: Path
     size_bytes: int
-    sha256: str | None
     samples_stored: int
     dead_letters: int
     statistics: Statistics
@@ -127,7 +125,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
         record = receipt.record
         if record.batch < expected or record.batch >= plan.layout.batch_count:
             raise ReceiptConflict(
-                f"batch {record.batch}: its receipt is out of place",
+                f"batch {record.batch}: its receipt is out of order",
                 hint="shardgen verify RUN_DIR --requeue",
             )
         if record.batch > expected and first_missing is None:
@@ -141,7 +139,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
             artifact_bytes += receipt.artifact.size_bytes
         page.append(record.sums)
         if len(page) == _TOTALS_PAGE:
-            page = [_added(page)]
+            page = [total_sums(page)]
     batch_count = plan.layout.batch_count
     missing += batch_count - expected
     dead_on_record = sum(1 for _ in source.dead_letters())
@@ -159,21 +157,7 @@ def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
             f"and {dead_on_record:,} dead letters are recorded",
             hint="shardgen verify RUN_DIR --requeue",
         )
-    return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=_added(page))
-
-
-def _added(page: Sequence[Sums]) -> Sums:
-    """`total_sums` of a page at once: a merge of a million members should not spend its time here."""
-    totals = {}
-    for kind in ImageKind:
-        sums = [part[kind] for part in page]
-        totals[kind] = KindSums(
-            images=sum(part.images for part in sums),
-            pixels=sum(part.pixels for part in sums),
-            sum=tuple(map(sum, zip(*(part.sum for part in sums), strict=True))),
-            squares=tuple(map(sum, zip(*(part.squares for part in sums), strict=True))),
-        )
-    return totals
+    return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=total_sums(page))
 
 
 def _needed_bytes(plan: Plan, survey: Survey) -> int:
@@ -192,7 +176,7 @@ def _write(
         directory = stack.enter_context(Spool(output.parent, checked=False))
         labels, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(2))
         table = MemberTable(inputs.plan)
-        archive = FinalZip(files, descriptor, table=table, directory=directory, digest=inputs.digest)
+        archive = FinalZip(files, descriptor, table=table, directory=directory)
         bodies = _Bodies(inputs, archive, labels=labels, dead_letters=dead_letters, on_progress=on_progress)
         bodies.copy(table)
         if (bodies.stored, bodies.dead) != (survey.stored, survey.dead):
@@ -218,7 +202,6 @@ def _write(
     return MergeResult(
         path=output,
         size_bytes=archive.size,
-        sha256=archive.sha256,
         samples_stored=survey.stored,
         dead_letters=survey.dead,
         statistics=values,

@@ -1,4 +1,4 @@
-"""The place of the final zip: staged beside its name, renamed when it is whole, never over foreign bytes."""
+"""The final zip as a file: its last members, and that nothing foreign is replaced by it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardgen.artifacts.zip_records import (
     read_entries,
 )
 from shardgen.errors import PlanConflict, StorageFailed
-from shardgen.storage.files import DiskFiles, Files, refuse_unusable_folder, storage_error
+from shardgen.storage.files import Files, refuse_unusable_folder, storage_error
 
 LABELS = "labels.csv"
 STATS = "stats.json"
@@ -40,9 +40,8 @@ class ZipTail:
     entries: dict[str, Entry]
 
 
-def read_tail(descriptor: int, size: int, *, files: Files | None = None) -> ZipTail:
+def read_tail(descriptor: int, size: int, *, files: Files) -> ZipTail:
     """Find the last members of a zip without reading its directory of a million entries; BrokenZip."""
-    files = files or DiskFiles()
     directory = read_end(read_at(files, descriptor, max(0, size - END_RECORDS_MAX), size), size)
     stop = directory.offset + directory.size
     start = max(directory.offset, stop - _TAIL_DIRECTORY_BYTES)
@@ -56,9 +55,8 @@ def read_tail(descriptor: int, size: int, *, files: Files | None = None) -> ZipT
     return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
 
 
-def read_member(descriptor: int, entry: Entry, *, files: Files | None = None) -> bytes:
+def read_member(descriptor: int, entry: Entry, *, files: Files) -> bytes:
     """Read the bytes of one small member after its local header and CRC passed; BrokenZip."""
-    files = files or DiskFiles()
     # Sizes are what the directory says, and that may be anything.
     if entry.size > MAX_MEMBER_BYTES or entry.stop > files.size(descriptor):
         raise BrokenZip(f"{entry.name}: {entry.size:,} bytes at {entry.offset:,} are more than there can be")
@@ -76,9 +74,8 @@ def read_at(files: Files, descriptor: int, start: int, stop: int) -> bytes:
     return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
 
 
-def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files | None = None) -> None:
+def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files) -> None:
     """PlanConflict unless there is nothing at `output`, or a zip that carries this fingerprint."""
-    files = files or DiskFiles()
     try:
         descriptor = files.open(output)
     except FileNotFoundError:
@@ -98,11 +95,11 @@ def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files | None
         raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {fingerprint[:12]}…)")
 
 
-def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files | None = None) -> None:
+def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files) -> None:
     """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
     refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
     try:
-        free = (files or DiskFiles()).free_bytes(output.parent)
+        free = files.free_bytes(output.parent)
     except OSError as error:
         raise storage_error(error, output.parent) from error
     if free < needed_bytes:

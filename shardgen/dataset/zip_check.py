@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.artifacts.zip_records import BrokenZip, local_header, read_entries
+from shardgen.artifacts.zip_records import BrokenZip, Entry, local_header, read_entries
 from shardgen.dataset.labels import HEADER, LabelRows
 from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
 from shardgen.dataset.output import (
@@ -81,13 +81,16 @@ class ZipCheck:
     def read_plan(self) -> bytes | None:
         """Read `plan.json`; None, with a finding, when these bytes are no final zip."""
         try:
-            self._tail = read_tail(self._descriptor, self._files.size(self._descriptor))
-            return read_member(self._descriptor, self._tail.entries[PLAN])
+            self._tail = read_tail(self._descriptor, self._files.size(self._descriptor), files=self._files)
+            return self._read_member(self._tail.entries[PLAN])
         except BrokenZip as error:
             self.found(str(self._path), str(error))
             return None
         except OSError as error:
             raise storage_error(error, self._path) from error
+
+    def _read_member(self, entry: Entry) -> bytes:
+        return read_member(self._descriptor, entry, files=self._files)
 
     def run(self, plan: Plan) -> None:
         """Check everything behind the plan."""
@@ -106,7 +109,7 @@ class ZipCheck:
             raise storage_error(error, self._path) from error
 
     def _dead_letters(self, plan: Plan, tail: ZipTail) -> set[int]:
-        text = read_member(self._descriptor, tail.entries[DEAD_LETTERS]).decode(errors="replace")
+        text = self._read_member(tail.entries[DEAD_LETTERS]).decode(errors="replace")
         header, *rows = text.splitlines() or [""]
         dead: list[int] = []
         reasons = set(DeadLetterReason)
@@ -127,7 +130,7 @@ class ZipCheck:
             stop = entry.stop
             if entry.name != LABELS:  # compared row by row
                 try:
-                    read_member(self._descriptor, entry)
+                    self._read_member(entry)
                 except BrokenZip as error:
                     self.found(entry.name, str(error).removeprefix(f"{entry.name}: "))
         if stop != tail.directory.offset:
@@ -215,44 +218,44 @@ class ZipCheck:
     def _contents(self, plan: Plan, table: MemberTable, part: MemberColumns, body: memoryview) -> None:
         starts = (part.offsets + table.header_sizes(part.samples)).ravel().tolist()
         sizes, crcs = part.sizes.ravel().tolist(), part.crcs.ravel().tolist()
-        for place, (start, size, crc) in enumerate(zip(starts, sizes, crcs, strict=True)):
+        for index, (start, size, crc) in enumerate(zip(starts, sizes, crcs, strict=True)):
             data = body[start : start + size]
-            kind = KINDS[place % 3]
+            kind = KINDS[index % 3]
             if zlib.crc32(data) != crc:
-                name = _name(plan, int(part.samples[place // 3]), kind)
+                name = _name(plan, int(part.samples[index // 3]), kind)
                 self.found(name, "its bytes do not match its CRC")
             elif self._image_sums:
                 try:
                     self._sums[kind] += self._image_sums(kind, bytes(data), plan.output.size)
                 except SampleError as error:
-                    self.found(_name(plan, int(part.samples[place // 3]), kind), str(error))
+                    self.found(_name(plan, int(part.samples[index // 3]), kind), str(error))
 
     def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
         """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
-        expected = _Places(plan, dead, first)
+        expected = _ExpectedImages(plan, dead, first)
         wanted = expected.following(3 * first)
         missing: set[int] = set()
         before = len(self.findings)
         for entry in read_entries(data):
-            place = _place_of(plan, entry.name)
-            while wanted is not None and place is not None and wanted < place:
+            image = _image_of(plan, entry.name)
+            while wanted is not None and image is not None and wanted < image:
                 if len(missing) == _FINDINGS_MAX:
-                    wanted = expected.following(place)
+                    wanted = expected.following(image)
                     break
                 missing.add(wanted)
                 wanted = expected.following(wanted + 1)
-            if place is None or place // 3 in dead:
+            if image is None or image // 3 in dead:
                 self.found(entry.name, "does not belong into this zip")
-            elif place == wanted:
-                wanted = expected.following(place + 1)
-            elif place in missing:
-                missing.remove(place)
+            elif image == wanted:
+                wanted = expected.following(image + 1)
+            elif image in missing:
+                missing.remove(image)
                 self.found(entry.name, "is not where it should be")
             else:
                 self.found(entry.name, "is there twice")
         behind = [] if wanted is None else islice(expected.from_(wanted), _FINDINGS_MAX)
-        for place in [*sorted(missing), *behind]:
-            self.found(_name(plan, place // 3, KINDS[place % 3]), "is missing")
+        for image in [*sorted(missing), *behind]:
+            self.found(_name(plan, image // 3, KINDS[image % 3]), "is missing")
         if len(self.findings) == before:
             self.found(str(self._path), f"from sample {first} on: members do not follow each other")
 
@@ -276,7 +279,7 @@ class ZipCheck:
         if tail.entries[STATS].size > _STATS_BYTES:
             self.found(STATS, "does not read")
             return
-        data = read_member(self._descriptor, tail.entries[STATS])
+        data = self._read_member(tail.entries[STATS])
         try:
             content: Any = parse_json(data)
             images = {kind: content[kind.value]["images"] for kind in ImageKind}
@@ -290,24 +293,24 @@ class ZipCheck:
             self.found(STATS, "its numbers are not those of the images")
 
 
-class _Places:
-    """The places that images of a plan should have, three a sample, without those of the dead."""
+class _ExpectedImages:
+    """The images that a plan should have, counted from 0, three a sample, without those of the dead."""
 
     def __init__(self, plan: Plan, dead: set[int], first: int) -> None:
         self._stop = 3 * plan.samples
         self._dead = dead
         self._first = 3 * first
 
-    def following(self, place: int) -> int | None:
-        """The first one from `place` on; None behind the last."""
-        place = max(place, self._first)
-        while place // 3 in self._dead:
-            place = 3 * (place // 3 + 1)
-        return place if place < self._stop else None
+    def following(self, image: int) -> int | None:
+        """The first one from `image` on; None behind the last."""
+        image = max(image, self._first)
+        while image // 3 in self._dead:
+            image = 3 * (image // 3 + 1)
+        return image if image < self._stop else None
 
-    def from_(self, place: int) -> Iterator[int]:
-        """All from `place` on."""
-        wanted = self.following(place)
+    def from_(self, image: int) -> Iterator[int]:
+        """All from `image` on."""
+        wanted = self.following(image)
         while wanted is not None:
             yield wanted
             wanted = self.following(wanted + 1)
@@ -344,7 +347,7 @@ def _name(plan: Plan, sample: int, kind: ImageKind) -> str:
     return member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
 
 
-def _place_of(plan: Plan, name: str) -> int | None:
+def _image_of(plan: Plan, name: str) -> int | None:
     """Which image a name is, counted through the whole plan; None for any other name."""
     kind, _, rest = name.partition("/")
     number = rest.rpartition("/")[2].partition(".")[0]

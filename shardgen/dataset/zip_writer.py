@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -57,22 +56,14 @@ class Spool:
 class FinalZip:
     """A zip on its way to an open descriptor; memory does not grow with the number of members."""
 
-    def __init__(
-        self, files: Files, descriptor: int, *, table: MemberTable, directory: Spool, digest: bool = False
-    ) -> None:
+    def __init__(self, files: Files, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
         self._files = files
         self._descriptor = descriptor
         self._table = table
         self._directory = directory
-        self._digest = hashlib.sha256() if digest else None
         self.limits = ZipLimits()
         self.size = 0
         self.members = 0
-
-    @property
-    def sha256(self) -> str | None:
-        """Of everything written so far; None unless asked for."""
-        return self._digest.hexdigest() if self._digest else None
 
     def add_body(self, body: memoryview) -> None:
         """Copy the images of one artifact."""
@@ -114,5 +105,3 @@ class FinalZip:
     def _write(self, data: bytes | memoryview) -> None:
         self._files.write(self._descriptor, data)
         self.size += len(data)
-        if self._digest:
-            self._digest.update(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,14 +119,14 @@ class DepthEstimator:
                         hint="close other programs on this device, or run with --device cpu",
                     ) from error
                 self._networks.clear()
-                self._shape = _replaced(self._shape, micro_batch=self._shape.micro_batch // 2)
+                self._shape = replace(self._shape, micro_batch=self._shape.micro_batch // 2)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         outputs = self._outputs(self._shape, images)
         if self._shape.arithmetic is not Arithmetic.FLOAT32 and not np.isfinite(outputs).all():
             # Sixteen bits overflow where float32 does not. Only the bad images change, so that the bytes of
             # the others do not depend on who shares their micro-batch.
-            exact = self._outputs(_replaced(self._shape, arithmetic=Arithmetic.FLOAT32), images)
+            exact = self._outputs(replace(self._shape, arithmetic=Arithmetic.FLOAT32), images)
             is_bad = ~np.isfinite(outputs).all(axis=(1, 2))
             outputs[is_bad] = exact[is_bad]
         return outputs
@@ -162,21 +162,8 @@ def _translated_errors() -> Iterator[None]:
         ) from error
 
 
-def _replaced(
-    shape: GraphShape, *, micro_batch: int | None = None, arithmetic: Arithmetic | None = None
-) -> GraphShape:
-    return GraphShape(
-        micro_batch=micro_batch or shape.micro_batch,
-        input_size=shape.input_size,
-        upsampling=shape.upsampling,
-        arithmetic=arithmetic or shape.arithmetic,
-    )
-
-
-def load_estimator(
-    weights: WeightsFile, depth: Depth, *, micro_batch: int, on: Device | None = None
-) -> DepthEstimator:
-    """Build the plan's network on a device (`device.prepare`; without one, on what `auto` finds).
+def load_estimator(weights: WeightsFile, depth: Depth, *, micro_batch: int, on: Device) -> DepthEstimator:
+    """Build the plan's network on a device (of `device.prepare`).
 
     Raises WeightsRefused if the weights are not the plan's, InvalidSettings for an input size that the
     network cannot take, MachineUnfit for `fast` on a CPU without bfloat16.
@@ -190,7 +177,6 @@ def load_estimator(
             hint="use the weights file that the plan was made with, or a new run directory",
         )
     check_input_size(weights.topology, depth.input)
-    on = on or device.prepare("auto")
     shape = GraphShape(
         micro_batch=micro_batch,
         input_size=depth.input,

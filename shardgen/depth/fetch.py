@@ -67,7 +67,7 @@ def locate(name: str) -> Path:
     return path
 
 
-def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -> WeightsFile:
+def fetch(released: ReleasedWeights, *, on_progress: OnProgress = lambda _done, _total: None) -> WeightsFile:
     """Fetch weights unless they are in the cache; return them read and checked, with their sha256.
 
     A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
@@ -81,7 +81,7 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
     with _disk_errors(path):
         make_folders(path.parent)
     with _network_errors(released, path):
-        _download(released, part, on_progress or _ignore_progress)
+        _download(released, part, on_progress)
     try:
         weights = read_untrusted(part)
     except WeightsRefused:
@@ -90,10 +90,6 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress | None = None) -
     with _disk_errors(path):
         rename_durably(DiskFiles(), part, path)
     return weights
-
-
-def _ignore_progress(_done_bytes: int, _total_bytes: int | None) -> None:
-    """Nobody wants to know."""
 
 
 def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) -> None:
@@ -144,7 +140,9 @@ def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnPr
         raise
     with response:
         have, total = _where_it_starts(released, response, have)
-        with os.fdopen(_open_part(part), "r+b") as file:
+        # A link that somebody put there is not followed: what it leads to would be overwritten.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(part, flags, FILE_MODE), "r+b") as file:
             file.seek(have)
             file.truncate()
             try:
@@ -170,11 +168,6 @@ def _where_it_starts(
         return have, total
     length = response.headers.get("Content-Length", "")
     return 0, int(length) if re.fullmatch("[0-9]{1,18}", length) else None
-
-
-def _open_part(part: Path) -> int:
-    """A link that somebody put there is not followed: what it leads to would be overwritten."""
-    return os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):

@@ -143,9 +143,8 @@ def _topology(found: Mapping[str, FoundLayer]) -> Topology:
         for source in layer.inputs:
             users.setdefault(source, []).append(layer)
     blocks = _block_sizes(found)
-    up_names = sorted(
-        (m[1] for m in (re.fullmatch(r"(up[0-9]{1,3})_convA", name) for name in found) if m), key=_number
-    )
+    matches = (re.fullmatch(r"up([0-9]{1,3})_convA", name) for name in found)
+    up_names = [f"up{match[1]}" for match in sorted(filter(None, matches), key=lambda match: int(match[1]))]
     if not blocks or not up_names:
         raise ValueError("no dense blocks (conv2_block1_concat, ...) or no up blocks (up1_convA, ...)")
     transitions = [f"pool{number}_conv" for number in range(2, 1 + len(blocks))]
@@ -210,10 +209,6 @@ def _filters(found: Mapping[str, FoundLayer], name: str) -> int:
     if type(filters) is not int or not 1 <= filters <= 65_536:
         raise ValueError(f"{name}: {_shown(filters)} filters")
     return filters
-
-
-def _number(name: str) -> int:
-    return int(name[2:])
 
 
 def _epsilon(found: Mapping[str, FoundLayer]) -> float:

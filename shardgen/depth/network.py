@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shardgen.depth import folding, tapped_convolution
 from shardgen.depth.folding import ClippedConvolution, Convolution
 from shardgen.depth.tapped_convolution import Axis
-from shardgen.depth.topology import UpBlock
+from shardgen.depth.topology import UpBlock, channels_of
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.domain.plan import Upsampling
 
@@ -72,7 +72,9 @@ class _Graph:
             Arithmetic.FLOAT16: tf.float16,
         }[shape.arithmetic]
         self._steps: list[Callable[[dict[str, Tensor], Tensor], Tensor]] = []
-        self._prepare()
+        self._prepare_stem()
+        self._prepare_encoder()
+        self._prepare_decoder()
 
     def run(self, images: Tensor) -> Tensor:
         """The raw output of uint8 images."""
@@ -82,11 +84,6 @@ class _Graph:
         for step in self._steps:
             x = step(skips, x)
         return x
-
-    def _prepare(self) -> None:
-        self._prepare_stem()
-        self._prepare_encoder()
-        self._prepare_decoder()
 
     def _prepare_stem(self) -> None:
         tf, dtype = self._tf, self._encoder_dtype
@@ -202,7 +199,7 @@ class _Graph:
             mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
             bias = tf.constant(weights.bias)
             return lambda x, skip: tf.nn.bias_add(mixed(x, skip), bias)
-        upsampled_channels = incoming - self._skip_channels(up)
+        upsampled_channels = incoming - channels_of(self._topology)[up.skip]
         taps = weights.kernel[:, :, :upsampled_channels]
         if tapped_convolution.low_resolution_pays(incoming=upsampled_channels, **size):
             y_axis, x_axis = (tapped_convolution.low_resolution_axis(matrix) for matrix in (rows, columns))
@@ -240,12 +237,6 @@ class _Graph:
             return middle + above + below
 
         return run
-
-    def _skip_channels(self, up: UpBlock) -> int:
-        stem, transitions = self._topology.stem, self._topology.transitions
-        channels = {"conv1/relu": stem, "pool1": stem}
-        channels |= {f"pool{number}_pool": count for number, count in enumerate(transitions, start=2)}
-        return channels[up.skip]
 
     def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear, to (height, width); float32 whatever comes in."""

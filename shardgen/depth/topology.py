@@ -251,13 +251,11 @@ def scale_of_skips(topology: Topology) -> dict[str, int]:
 
 def wiring_problems(topology: Topology) -> list[str]:
     """Why these counts do not make a network whose output is half the input's size; empty if they do."""
-    problems = []
     if len(topology.ups) != len(topology.blocks):
-        problems.append(f"{len(topology.ups)} up blocks for {len(topology.blocks)} dense blocks")
-        return problems
+        return [f"{len(topology.ups)} up blocks for {len(topology.blocks)} dense blocks"]
     if len(topology.transitions) != len(topology.blocks) - 1:
-        problems.append(f"{len(topology.transitions)} transitions between {len(topology.blocks)} blocks")
-        return problems
+        return [f"{len(topology.transitions)} transitions between {len(topology.blocks)} blocks"]
+    problems = []
     scales = scale_of_skips(topology)
     for index, up in enumerate(topology.ups):
         scale = len(topology.blocks) - index

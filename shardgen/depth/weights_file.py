@@ -58,16 +58,6 @@ class WeightsFile:
     keras_version: str
 
     @property
-    def decoder_width(self) -> int:
-        """Channels of `conv2`."""
-        return self.topology.decoder_width
-
-    @property
-    def activations(self) -> int:
-        """LeakyReLUs per up block."""
-        return self.topology.activations
-
-    @property
     def parameters(self) -> int:
         """How many numbers the tensors hold."""
         return sum(tensor.size for tensor in self.tensors.values())
@@ -266,7 +256,7 @@ def _datasets(file: h5py.File, config: ModelConfig) -> Iterator[tuple[TensorKey,
         for weight in _attribute_names(group, "weight_names"):
             key = (layer, weight.rpartition("/")[2].partition(":")[0])
             dataset = _member(group, weight)
-            if isinstance(dataset, h5py.Dataset) and _is_inside(dataset):
+            if isinstance(dataset, h5py.Dataset) and not (dataset.external or dataset.is_virtual):
                 yield key, dataset, ""
             else:
                 yield key, None, f"{_label(key)}: missing"
@@ -284,10 +274,6 @@ def _member(group: h5py.Group, name: str) -> Any:
     return here
 
 
-def _is_inside(dataset: h5py.Dataset) -> bool:
-    return not dataset.external and not dataset.is_virtual
-
-
 def _dataset_problem(
     key: TensorKey, dataset: h5py.Dataset, expected: Mapping[TensorKey, tuple[int, ...]]
 ) -> str:
@@ -303,7 +289,7 @@ def _dataset_problem(
 def _storage_problem(key: TensorKey, dataset: h5py.Dataset) -> str:
     """Why reading it could take code, or memory, that the file does not have."""
     creation = dataset.id.get_create_plist()
-    filters = {creation.get_filter(place)[0] for place in range(creation.get_nfilters())}
+    filters = {creation.get_filter(index)[0] for index in range(creation.get_nfilters())}
     if not filters <= FILTERS:
         return f"{_label(key)}: compressed by filter {min(filters - FILTERS)}, which is not known here"
     if dataset.chunks is not None and math.prod(dataset.chunks) * dataset.dtype.itemsize > MAX_CHUNK_BYTES:
@@ -313,32 +299,17 @@ def _storage_problem(key: TensorKey, dataset: h5py.Dataset) -> str:
     return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsReport:
-    """The facts of `shardgen weights check FILE`."""
-
-    bytes: int
-    sha256: str
-    keras_version: str
-    blocks: tuple[int, ...]
-    growth: int
-    activations: int
-    decoder_width: int
-    skips: tuple[str, ...]
-    parameters: int
-
-
-def report_on(weights: WeightsFile) -> WeightsReport:
-    """What a person wants to know of a weights file."""
+def facts_of(weights: WeightsFile) -> dict[str, object]:
+    """What `shardgen weights check FILE` shows of a weights file, by name."""
     topology = weights.topology
-    return WeightsReport(
-        bytes=weights.bytes,
-        sha256=weights.sha256,
-        keras_version=weights.keras_version,
-        blocks=topology.blocks,
-        growth=topology.growth,
-        activations=weights.activations,
-        decoder_width=weights.decoder_width,
-        skips=tuple(up.skip for up in topology.ups),
-        parameters=weights.parameters,
-    )
+    return {
+        "bytes": weights.bytes,
+        "sha256": weights.sha256,
+        "keras version": weights.keras_version,
+        "blocks": topology.blocks,
+        "growth": topology.growth,
+        "activations": topology.activations,
+        "decoder width": topology.decoder_width,
+        "skips": tuple(up.skip for up in topology.ups),
+        "parameters": weights.parameters,
+    }

@@ -10,9 +10,9 @@ MAX_NUMBER = 10**15 - 1
 SampleIndex = NewType("SampleIndex", int)
 ShardIndex = NewType("ShardIndex", int)
 SliceIndex = NewType("SliceIndex", int)
-"""A slice's place inside its shard: a slice is addressed by (shard, slice)."""
+"""A slice's position inside its shard: a slice is addressed by (shard, slice)."""
 BatchIndex = NewType("BatchIndex", int)
-"""A batch's place in the whole plan, not in its shard."""
+"""A batch's position in the whole plan, not in its shard."""
 Fence = NewType("Fence", int)
 """+1 at every grant of a slice, never reused; 1 is the first grant."""
 WorkerId = NewType("WorkerId", str)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -72,11 +72,18 @@ class KindSums:
 Sums = dict[ImageKind, KindSums]
 
 
-def total_sums(parts: Iterable[Sums]) -> Sums:
+def total_sums(parts: Sequence[Sums]) -> Sums:
     """The sums of all parts together; the same for any order."""
-    totals = {kind: KindSums.zero(kind) for kind in ImageKind}
-    for part in parts:
-        totals = {kind: totals[kind] + part[kind] for kind in ImageKind}
+    totals = {}
+    for kind in ImageKind:
+        # Not one after the other with `+`: a merge adds up a million parts.
+        sums = [KindSums.zero(kind), *(part[kind] for part in parts)]
+        totals[kind] = KindSums(
+            images=sum(part.images for part in sums),
+            pixels=sum(part.pixels for part in sums),
+            sum=tuple(map(sum, zip(*(part.sum for part in sums), strict=True))),
+            squares=tuple(map(sum, zip(*(part.squares for part in sums), strict=True))),
+        )
     return totals
 
 

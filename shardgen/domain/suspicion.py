@@ -9,7 +9,6 @@ from enum import StrEnum
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.receipt import DeadLetterReason
 
-Kinship = Callable[[SampleIndex], int]
 LONE_DEATHS = 3
 """A sample that died alone so many times in a row is skipped from then on."""
 

@@ -95,7 +95,9 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
     else:
         parameters = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_LEVEL, cv2.IMWRITE_PNG_STRATEGY, _PNG_STRATEGY]
     if pixels.dtype == np.uint16 and image_format is not ImageFormat.PNG:
-        raise EncodeFailed(f"16-bit pixels cannot be stored as {image_format.value}")
+        raise EncodeFailed(
+            f"16-bit pixels cannot be stored as {image_format.value}", hint='set depth = "png" in [output]'
+        )
     subject = f"{image_format.value} of {pixels.shape} {pixels.dtype}"
     with opencv_errors(lambda reason: EncodeFailed(f"{subject}: {reason}")):
         source = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels

@@ -12,7 +12,6 @@ from shardgen.domain.plan import Blend
 from shardgen.domain.sample import Rectangle
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.masks import CutOut
-from shardgen.imaging.opencv import resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,11 +20,6 @@ class Canvas:
 
     fgbg: NDArray[np.uint8]
     mask: NDArray[np.uint8]
-
-
-def background_canvas(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a background, uint8 (H, W, 3) RGB, to the canvas `size` (width, height), whatever its aspect."""
-    return resize(pixels, size)
 
 
 def compose(background: NDArray[np.uint8], cutout: CutOut, at: Rectangle, blend: Blend) -> Canvas:

@@ -48,7 +48,7 @@ class CutOut:
         return int(self.mask.shape[0])
 
     @property
-    def size_bytes(self) -> int:
+    def nbytes(self) -> int:
         """Memory held by the arrays."""
         return int(self.pixels.nbytes + self.matte.nbytes + self.mask.nbytes)
 

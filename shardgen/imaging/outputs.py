@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.domain.plan import DepthEncoding, ImageFormat, Output
+from shardgen.domain.plan import DepthEncoding, Output
 from shardgen.domain.receipt import ImageKind, KindSums, Sums
+from shardgen.domain.sample import output_format
 from shardgen.errors import EncodeFailed
 from shardgen.imaging.codec import decode_encoded, encode
 from shardgen.imaging.compose import Canvas
@@ -68,13 +69,12 @@ def encode_sample(
         **output_images(canvas, output),
         ImageKind.DEPTH: depth_image(relative_depth, output.size, encoding),
     }
-    images = {kind: _encode(kind, pixels[kind], output) for kind in ImageKind}
-    return EncodedSample(
-        images=images,
-        sums={
-            kind: sums_of(kind, decode_encoded(images[kind], channels=kind.channels)) for kind in ImageKind
-        },
-    )
+    images = {}
+    for kind in ImageKind:
+        quality = output.depth_quality if kind is ImageKind.DEPTH else output.image_quality
+        images[kind] = encode(pixels[kind], output_format(output, kind), quality)
+    sums = {kind: sums_of(kind, decode_encoded(images[kind], channels=kind.channels)) for kind in ImageKind}
+    return EncodedSample(images=images, sums=sums)
 
 
 def sums_of(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> KindSums:
@@ -90,19 +90,3 @@ def sums_of(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> 
         sum=tuple(int(plane.sum()) for plane in planes),
         squares=tuple(int(np.einsum("p,p->", plane, plane)) for plane in planes),
     )
-
-
-def _encode(kind: ImageKind, pixels: NDArray[np.uint8] | NDArray[np.uint16], output: Output) -> bytes:
-    match kind:
-        case ImageKind.FGBG:
-            return encode(pixels, output.image, output.image_quality)
-        case ImageKind.MASK:
-            return encode(pixels, output.mask, output.image_quality)
-        case ImageKind.DEPTH:
-            return encode(pixels, _depth_format(pixels, output), output.depth_quality)
-
-
-def _depth_format(pixels: NDArray[np.uint8] | NDArray[np.uint16], output: Output) -> ImageFormat:
-    if pixels.dtype == np.uint16 and output.depth is not ImageFormat.PNG:
-        raise EncodeFailed("relative depth has 16 bits and needs PNG", hint='set depth = "png" in [output]')
-    return output.depth

@@ -53,8 +53,8 @@ def contact_sheet(samples: Sequence[SheetSample], *, depth_is_random: bool) -> b
     rows = -(-len(cells) // columns)
     top = 3 * _LABEL if depth_is_random else _SAMPLE_GAP
     sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
-    for place, cell in enumerate(cells):
-        row, column = divmod(place, columns)
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
         y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
         sheet[y : y + height, x : x + width] = cell
     if depth_is_random:

@@ -9,9 +9,6 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shardgen.coordination.report import Report
 from shardgen.domain.plan import ImageFormat, Plan
 from shardgen.domain.wording import Say
@@ -43,46 +40,33 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
 
     Raises InputMissing when the packages of the extra are not installed.
     """
-    foregrounds, backgrounds = folder / "foregrounds", folder / "backgrounds"
-    for made, pictures in ((foregrounds, _foregrounds()), (backgrounds, _backgrounds())):
-        make_folders(made)
-        for name, pixels in pictures.items():
-            publish_file(made / f"{name}.png", encode(pixels, ImageFormat.PNG, 100))
-    return foregrounds, backgrounds
-
-
-def _foregrounds() -> dict[str, NDArray[np.uint8]]:
-    try:
-        from skimage import data  # noqa: PLC0415 - part of an extra
-    except ImportError as error:
-        raise _extra_missing(error) from error
-    # Cropped so that the subject fills the middle, and is narrow enough to be placed left and right.
-    return {
-        "astronaut": data.astronaut()[0:330, 90:368],
-        "cat": data.cat()[:, 20:400],
-        "cup": data.coffee()[:, 70:490],
-    }
-
-
-def _backgrounds() -> dict[str, NDArray[np.uint8]]:
     try:
         from skimage import data  # noqa: PLC0415 - part of an extra
         from sklearn.datasets import load_sample_image  # noqa: PLC0415 - part of an extra
     except ImportError as error:
-        raise _extra_missing(error) from error
-    return {
-        "temple": load_sample_image("china.jpg"),
-        "flower": load_sample_image("flower.jpg"),
-        "garage": data.stereo_motorcycle()[0],
-        "rocket": data.rocket(),
+        raise InputMissing(
+            f"the demo's photographs come with packages that are not installed ({error.name})",
+            hint='python -m pip install -e ".[demo]"',
+        ) from error
+    photographs = {
+        # Cropped so that the subject fills the middle, and is narrow enough to be placed left and right.
+        "foregrounds": {
+            "astronaut": data.astronaut()[0:330, 90:368],
+            "cat": data.cat()[:, 20:400],
+            "cup": data.coffee()[:, 70:490],
+        },
+        "backgrounds": {
+            "temple": load_sample_image("china.jpg"),
+            "flower": load_sample_image("flower.jpg"),
+            "garage": data.stereo_motorcycle()[0],
+            "rocket": data.rocket(),
+        },
     }
-
-
-def _extra_missing(error: ImportError) -> InputMissing:
-    return InputMissing(
-        f"the demo's photographs come with packages that are not installed ({error.name})",
-        hint='python -m pip install -e ".[demo]"',
-    )
+    for kind, pictures in photographs.items():
+        make_folders(folder / kind)
+        for name, pixels in pictures.items():
+            publish_file(folder / kind / f"{name}.png", encode(pixels, ImageFormat.PNG, 100))
+    return folder / "foregrounds", folder / "backgrounds"
 
 
 def prepare(folder: Path) -> RunDirectory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from shardgen.coordination.folder.files import DiskFolder
@@ -14,7 +13,7 @@ from shardgen.domain.plan import Depth, Plan, differences
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict
 from shardgen.machine.cores import usable_cores
-from shardgen.recipes.composites.composer import Composer, source_reader
+from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.estimate import Estimate, estimate_sizes
 from shardgen.recipes.composites.network import OnDownload, find_weights, planned_weights
 from shardgen.settings.plan_file import FILE_NAME, read_plan
@@ -55,11 +54,16 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     existing = read_plan(run.path)
     if existing is not None:
         run.check_settings(existing)
-    run.check_places()
+    run.check_outputs()
     settings = run.settings
     # Photographs first: what is wrong with them is the user's to mend, with or without a network.
-    reader = source_reader(settings.compose.canvas)
-    inventory = scan(folders, settings.sources.mask, reader, threads=usable_cores(), on_file=events.on_file)
+    inventory = scan(
+        folders,
+        settings.sources.mask,
+        settings.compose.canvas,
+        threads=usable_cores(),
+        on_file=events.on_file,
+    )
     weights = find_weights(run.network, on_download=events.on_download)
     check_input_size(weights.topology, settings.depth.input)
     plan = Plan(
@@ -96,13 +100,12 @@ def _write_plan(run: RunDirectory, plan: Plan) -> None:
     if not run.is_shared_folder:
         publish_file(run.path / FILE_NAME, plan.canonical_json)
         return
-    with suppress(FileExistsError):
-        try:
-            DiskFolder(run.path).write(FILE_NAME, plan.canonical_json)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise storage_error(error, run.path / FILE_NAME) from error
+    try:
+        DiskFolder(run.path).write(FILE_NAME, plan.canonical_json)
+    except FileExistsError:
+        return  # whose plan it is, is looked at next
+    except OSError as error:
+        raise storage_error(error, run.path / FILE_NAME) from error
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:

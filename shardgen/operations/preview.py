@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardgen.dataset.merge import Images
-from shardgen.domain.receipt import ImageKind
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import Say
 from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
@@ -37,9 +36,7 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     plan = run.plan()
     path = request.output or run.path / PNG_NAME
     foregrounds, backgrounds = run.foregrounds(request.folders), run.backgrounds(request.folders)
-    _refuse_unwritable(path)
-    _refuse_loss(path, foregrounds, backgrounds)
-    _refuse_other_name(path)
+    _refuse_output(path, foregrounds, backgrounds)
     composer = Composer(plan, foregrounds, backgrounds)
     estimator = load_for_plan(run.network, plan, None, choice=choice, say=say)
     drawn: list[tuple[int, Images]] = []
@@ -53,7 +50,7 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
         except SampleError as error:
             say(f"sample {number}: left out: {error}")
             continue
-        drawn.append((number, {kind: encoded.images[kind] for kind in ImageKind}))
+        drawn.append((number, dict(encoded.images)))
         say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
@@ -62,18 +59,21 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     return path
 
 
-def _refuse_loss(path: Path, *sources: Path) -> None:
-    """Refuse to replace what no preview made, and to put one among the photographs of the plan."""
+def _refuse_output(path: Path, *sources: Path) -> None:
+    """Say before the network is loaded that the picture could not be written there.
+
+    Refuses to replace what no preview made, to put one among the photographs of the plan, and a name that
+    promises another format than the one that is written.
+    """
+    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
+    if is_folder(path):
+        raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")
     other_name = "choose another name with -o, such as -o preview.png"
     for folder in sources:
         if folder.resolve() in path.resolve().parents:
             raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
     if is_there(path) and not (is_file(path) and _start_of(path) == _PNG_START):
         raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
-
-
-def _refuse_other_name(path: Path) -> None:
-    """Refuse a name that promises another format than the one that is written."""
     if path.suffix.lower() != ".png":
         raise InvalidSettings(
             f"{path}: the picture is a PNG, so its name must end in .png",
@@ -87,10 +87,3 @@ def _start_of(path: Path) -> bytes:
             return file.read(len(_PNG_START))
     except OSError as error:
         raise storage_error(error, path) from error
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Say before the network is loaded that the picture could not be written there."""
-    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
-    if is_folder(path):
-        raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")

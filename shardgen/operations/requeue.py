@@ -26,9 +26,9 @@ from shardgen.storage.files import storage_error
 class Requeued:
     """What a requeue changed; `mended` counts records of the manifest that were put right before."""
 
-    batches: tuple[BatchIndex, ...]
-    samples: int
-    unblocked_slices: int
+    batches: tuple[BatchIndex, ...] = ()
+    samples: int = 0
+    unblocked_slices: int = 0
     mended: int = 0
 
 
@@ -52,11 +52,11 @@ def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
         if choice.blocked:
-            return requeue_blocked(manifest)
+            # Its deaths are forgotten; no receipt changes.
+            return Requeued(unblocked_slices=manifest.unblock())
         refuse_other_folder(store, manifest)  # marks must lie where a rebuild will look for them
-        if choice.dead_letters:
-            return requeue_dead_letters(plan, manifest, store)
-        return requeue_batches(plan, manifest, store, choice.batches)
+        batches = manifest.batches_with_dead_letters() if choice.dead_letters else choice.batches
+        return requeue_batches(plan, manifest, store, batches)
 
 
 def _requeue_in_folder(run: RunDirectory, plan: Plan, choice: RequeueChoice) -> Requeued:
@@ -76,7 +76,7 @@ def _requeue_in_folder(run: RunDirectory, plan: Plan, choice: RequeueChoice) -> 
             except OSError as error:
                 raise storage_error(error, run.path / path) from error
     samples = sum(len(plan.layout.batch_samples(batch)) for batch in batches)
-    return Requeued(batches=batches, samples=samples, unblocked_slices=0)
+    return Requeued(batches=batches, samples=samples)
 
 
 def _refuse_unplanned(plan: Plan, batches: Sequence[BatchIndex]) -> None:
@@ -108,7 +108,7 @@ def requeue_batches(
     _refuse_unplanned(plan, batches)
     recorded = manifest.recorded_among(batches)
     if not recorded:
-        return Requeued(batches=(), samples=0, unblocked_slices=0)
+        return Requeued()
 
     def mark(marks: Marks) -> None:
         for fence, marked in marks.items():
@@ -120,18 +120,8 @@ def requeue_batches(
 
     manifest.undo_receipts(recorded, mark=mark)
     on_step(RequeueStep.ROWS_CHANGED)
-    return Requeued(
-        batches=tuple(recorded),
-        samples=sum(len(plan.layout.batch_samples(batch)) for batch in recorded),
-        unblocked_slices=0,
-    )
-
-
-def requeue_dead_letters(
-    plan: Plan, manifest: Manifest, store: ArtifactStore, *, on_step: OnStep = ignore_step
-) -> Requeued:
-    """Undo every batch that has a dead letter, so that all its samples are tried again."""
-    return requeue_batches(plan, manifest, store, manifest.batches_with_dead_letters(), on_step=on_step)
+    samples = sum(len(plan.layout.batch_samples(batch)) for batch in recorded)
+    return Requeued(batches=tuple(recorded), samples=samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +168,3 @@ def _parse_mark(data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
     if not all(type(number) is int and 0 <= number <= MAX_NUMBER for number in numbers):
         raise ValueError("a number is not a fence or a batch")
     return fingerprint, Fence(fence), [BatchIndex(batch) for batch in batches]
-
-
-def requeue_blocked(manifest: Manifest) -> Requeued:
-    """Open every blocked slice again, its deaths forgotten; no receipt changes."""
-    return Requeued(batches=(), samples=0, unblocked_slices=manifest.unblock())

@@ -41,7 +41,7 @@ def problems_in(error: ValidationError, defaults: Defaults) -> Iterator[tuple[st
     """
     said: set[str] = set()
     for detail in error.errors(include_url=False):
-        # A value that may be a word or a number is a problem for each of both, at a place of its own.
+        # A value that may be a word or a number is a problem for each of both, at a location of its own.
         location = [*detail["loc"][:2], *(part for part in detail["loc"][2:] if isinstance(part, int))]
         if detail["type"] == "extra_forbidden":
             yield _unknown([str(part) for part in location], defaults)
@@ -101,7 +101,7 @@ def _message(detail: ErrorDetails) -> str:
     template = _MESSAGES.get(detail["type"])
     text = template.format(**context) if template else detail["msg"].removeprefix("Value error, ")
     found = detail["input"]
-    # A manifest's URL may hold a password, and in the wrong place no rule has looked at it yet.
+    # A manifest's URL may hold a password, and under a wrong key no rule has looked at it yet.
     is_shown = isinstance(found, str | int | float | bool) and detail["loc"][:1] != ("manifest",)
     return f"{text} (found {json.dumps(found, ensure_ascii=False)[:_MAX_SHOWN]})" if is_shown else text
 

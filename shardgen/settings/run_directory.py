@@ -76,8 +76,8 @@ class RunDirectory:
             )
         return self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
 
-    def check_places(self) -> None:
-        """Look at the places of manifest and artifacts before anything is written.
+    def check_outputs(self) -> None:
+        """Look at the folders of manifest and artifacts before anything is written.
 
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -89,34 +90,31 @@ def refuse_nested(foregrounds: Path, backgrounds: Path) -> None:
 
 def read_file(folder: Path, name: str) -> bytes:
     """Read a source file; raises InputMissing when it or its folder is gone, else StorageFailed."""
-    try:
+    with _translated_errors(folder, name):
         return read_regular(folder / name, limit=MAX_FILE_BYTES)
-    except Irregular as error:
-        raise _irregular(folder, name, error) from error
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise _missing(folder, name, error) from error
-    except OSError as error:
-        raise StorageFailed(
-            f"{folder / name}: {error.strerror}", hint="check the disk and try again"
-        ) from error
 
 
 def hash_file(folder: Path, name: str) -> str:
     """Sha256 of a source file, 64 hexadecimal digits; errors as `read_file`."""
     digest = hashlib.sha256()
+    with _translated_errors(folder, name), os.fdopen(open_regular(folder / name), "rb") as file:
+        while part := file.read(_HASH_STEP_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _translated_errors(folder: Path, name: str) -> Iterator[None]:
     try:
-        with os.fdopen(open_regular(folder / name), "rb") as file:
-            while part := file.read(_HASH_STEP_BYTES):
-                digest.update(part)
+        yield
     except Irregular as error:
-        raise _irregular(folder, name, error) from error
+        raise InputMissing(f"{folder / name}: {error.strerror}", hint="take it out of the folder") from error
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise _missing(folder, name, error) from error
     except OSError as error:
         raise StorageFailed(
             f"{folder / name}: {error.strerror}", hint="check the disk and try again"
         ) from error
-    return digest.hexdigest()
 
 
 def _is_folder(path: Path) -> bool:
@@ -134,13 +132,9 @@ def _is_pipe(path: Path) -> bool:
         return False
 
 
-def _irregular(folder: Path, name: str, error: Irregular) -> InputMissing:
-    return InputMissing(f"{folder / name}: {error.strerror}", hint="take it out of the folder")
-
-
 def _missing(folder: Path, name: str, error: OSError) -> InputMissing:
     if not _is_folder(folder):
-        return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new place")
+        return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new path")
     return InputMissing(f"{folder / name}: {error.strerror}", hint="put the file back, or let it be read")
 
 

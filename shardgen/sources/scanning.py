@@ -8,61 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from shardgen.domain.plan import Background, Foreground, MaskFile, MaskMode, Sources
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, SampleError, SourcesRefused
+from shardgen.imaging.codec import Photograph, decode
+from shardgen.imaging.masks import prepare_foreground
 from shardgen.sources.folder import Listing, list_folder, masked_stem, read_file, refuse_nested, stem_of
 
 _MAX_THREADS = 4  # each holds one decoded photograph (up to 800 MB for the largest that is allowed)
 _NAMED_OTHERS = 3
-
-
-class Decoded(Protocol):
-    """What is needed of a decoded photograph."""
-
-    @property
-    def width(self) -> int:
-        """Pixels across, after EXIF orientation."""
-
-    @property
-    def height(self) -> int:
-        """Pixels down, after EXIF orientation."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was converted on the way."""
-
-
-class Placed(Protocol):
-    """What is needed of a cut-out that fits the canvas."""
-
-    @property
-    def width(self) -> int:
-        """Pixels across, after halving."""
-
-    @property
-    def height(self) -> int:
-        """Pixels down, after halving."""
-
-    @property
-    def mode(self) -> MaskMode:
-        """How the mask was found, never AUTO."""
-
-
-Photo = TypeVar("Photo", bound=Decoded)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reader(Generic[Photo]):
-    """How bytes become photographs and photographs cut-outs; both raise SampleError with the reason.
-
-    `cut_out` gets the photograph, the mode asked for and the decoded mask file, if there is one.
-    """
-
-    decode: Callable[[bytes], Photo]
-    cut_out: Callable[[Photo, MaskMode, Photo | None], Placed]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,14 +53,15 @@ class _Checked(Generic[Source]):
 def scan(
     folders: SourceFolders,
     mask: MaskMode,
-    reader: Reader[Photo],
+    canvas: tuple[int, int],
     *,
     threads: int,
     on_file: Callable[[str], None] = lambda _name: None,
 ) -> Inventory:
     """Check every photograph of both folders, as many at once as `threads`, but four at most.
 
-    `on_file` hears of each as it is done.
+    They are read and cut out as composing will do it, for a canvas of (width, height). `on_file` hears of
+    each as it is done.
 
     Raises SourcesRefused naming every problem, and what was left out by its name; InputMissing for a missing
     or empty folder.
@@ -116,12 +73,12 @@ def scan(
     _refuse_empty(folders.backgrounds, background_files, what="backgrounds")
 
     def check_foreground(name: str) -> _Checked[Foreground]:
-        checked = _check_foreground(folders.foregrounds, foreground_files, name, mask, reader)
+        checked = _check_foreground(folders.foregrounds, foreground_files, name, mask, canvas)
         on_file(name)
         return checked
 
     def check_background(name: str) -> _Checked[Background]:
-        checked = _check_background(folders.backgrounds, name, reader.decode)
+        checked = _check_background(folders.backgrounds, name)
         on_file(name)
         return checked
 
@@ -161,14 +118,12 @@ def scan(
     )
 
 
-def _check_background(folder: Path, name: str, decode: Callable[[bytes], Photo]) -> _Checked[Background]:
+def _check_background(folder: Path, name: str) -> _Checked[Background]:
     problems: list[str] = []
-    if (data := _read(folder, "backgrounds", name, problems)) is None:
+    data = _read(folder, "backgrounds", name, problems)
+    photo = None if data is None else _decoded("backgrounds", name, data, problems)
+    if data is None or photo is None:
         return _Checked(entry=None, problems=tuple(problems))
-    try:
-        photo = decode(data)
-    except SampleError as error:
-        return _Checked(entry=None, problems=(_problem("backgrounds", name, error),))
     return _Checked(
         entry=Background(
             name=name, bytes=len(data), sha256=_sha256(data), width=photo.width, height=photo.height
@@ -178,11 +133,11 @@ def _check_background(folder: Path, name: str, decode: Callable[[bytes], Photo])
 
 
 def _check_foreground(
-    folder: Path, listing: Listing, name: str, mask: MaskMode, reader: Reader[Photo]
+    folder: Path, listing: Listing, name: str, mask: MaskMode, canvas: tuple[int, int]
 ) -> _Checked[Foreground]:
     problems: list[str] = []
     data = _read(folder, "foregrounds", name, problems)
-    photo = None if data is None else _decoded(reader, "foregrounds", name, data, problems)
+    photo = None if data is None else _decoded("foregrounds", name, data, problems)
     mask_photo, mask_file = None, None
     mask_names = listing.mask_names(name) if mask in (MaskMode.AUTO, MaskMode.FILE) else []
     if len(mask_names) > 1:
@@ -191,11 +146,11 @@ def _check_foreground(
         mask_data = _read(folder, "foregrounds", mask_names[0], problems)
         if mask_data is not None:
             mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
-            mask_photo = _decoded(reader, "foregrounds", mask_names[0], mask_data, problems)
+            mask_photo = _decoded("foregrounds", mask_names[0], mask_data, problems)
     if data is None or photo is None or problems:
         return _Checked(entry=None, problems=tuple(problems))
     try:
-        placed = reader.cut_out(photo, mask, mask_photo)
+        placed = prepare_foreground(photo, mask, mask_photo, canvas=canvas)
     except SampleError as error:
         return _Checked(entry=None, problems=(_problem("foregrounds", name, error),))
     return _Checked(
@@ -226,9 +181,9 @@ def _read(folder: Path, what: str, name: str, problems: list[str]) -> bytes | No
         return None
 
 
-def _decoded(reader: Reader[Photo], what: str, name: str, data: bytes, problems: list[str]) -> Photo | None:
+def _decoded(what: str, name: str, data: bytes, problems: list[str]) -> Photograph | None:
     try:
-        return reader.decode(data)
+        return decode(data)
     except SampleError as error:
         problems.append(_problem(what, name, error))
         return None
@@ -238,7 +193,7 @@ def _problem(what: str, name: str, error: SampleError) -> str:
     return f"{what}/{name}: {error}" + (f" ({error.hint})" if error.hint else "")
 
 
-def _notes(what: str, name: str, photo: Decoded) -> tuple[str, ...]:
+def _notes(what: str, name: str, photo: Photograph) -> tuple[str, ...]:
     return tuple(f"{what}/{name}: {note}" for note in photo.notes)
 
 

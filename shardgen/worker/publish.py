@@ -75,7 +75,7 @@ class BatchStore:
                 if isinstance(result, EncodedSample)
                 for kind in ImageKind
             ],
-            sums=total_sums(result.sums for _, result in both if isinstance(result, EncodedSample)),
+            sums=total_sums([result.sums for _, result in both if isinstance(result, EncodedSample)]),
             dead_letters=tuple(
                 _dead_letter(sample, result) for sample, result in both if isinstance(result, SampleError)
             ),

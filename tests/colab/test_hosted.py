@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from shardgen.cli.app import app
-from shardgen.machine import file_systems as filesystem
+from shardgen.machine import file_systems
 from shardgen.machine.file_systems import file_system_of, hosted_runtime, is_on_drive
-from shardgen.operations import doctor as diagnosing
+from shardgen.operations import doctor
 from shardgen.settings.settings import read_settings
 from tests.runs import make_run, plan_run
 
@@ -25,7 +25,7 @@ def cut_outs(tmp_path: Path) -> Path:
 
 def put_on_drive(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     mounts = [("/", "ext4"), (str(folder), "fuse.drive")]
-    monkeypatch.setattr(filesystem, "mount_table", lambda: mounts)
+    monkeypatch.setattr(file_systems, "mount_table", lambda: mounts)
 
 
 def init(run_dir: Path, cut_outs: Path, *options: str) -> str:
@@ -124,8 +124,8 @@ def test_the_settings_of_a_shared_folder_differ_in_nothing_else(tmp_path: Path, 
     assert shared == alone
 
 
-def looked_at(run_dir: Path) -> dict[str, diagnosing.Line]:
-    return {line.subject: line for line in diagnosing.diagnose(run_dir)}
+def looked_at(run_dir: Path) -> dict[str, doctor.Line]:
+    return {line.subject: line for line in doctor.diagnose(run_dir)}
 
 
 def test_doctor_names_the_hosted_runtime(
@@ -152,15 +152,15 @@ def test_doctor_says_what_a_run_directory_on_drive_needs(
     assert found["run directory"].fact == (
         'on Google Drive, so [manifest] url must be "folder:" or a database server'
     )
-    assert found["run directory"].verdict is diagnosing.Verdict.LOOK
-    assert found["manifest"].verdict is diagnosing.Verdict.FAILS
+    assert found["run directory"].verdict is doctor.Verdict.LOOK
+    assert found["manifest"].verdict is doctor.Verdict.FAILS
     assert '"folder:"' in found["manifest"].hint
     settings = people / "shardgen.toml"
     text = settings.read_text(encoding="utf-8").replace(
         '"sqlite:///manifest.sqlite"', '"postgresql+psycopg://localhost/people"'
     )
     settings.write_text(text, encoding="utf-8")
-    assert looked_at(people)["run directory"].verdict is diagnosing.Verdict.FACT
+    assert looked_at(people)["run directory"].verdict is doctor.Verdict.FACT
 
 
 def test_doctor_finds_nothing_wrong_with_a_planned_shared_folder_on_drive(
@@ -171,7 +171,7 @@ def test_doctor_finds_nothing_wrong_with_a_planned_shared_folder_on_drive(
     plan_run(run)
     put_on_drive(monkeypatch, run.path)
     found = looked_at(run.path)
-    assert found["run directory"].verdict is diagnosing.Verdict.FACT
+    assert found["run directory"].verdict is doctor.Verdict.FACT
     assert str(tmp_path / "cache") in found["manifest"].fact
     assert found["plan"].fact == "48 samples, 48 pending"
-    assert [line for line in found.values() if line.verdict is diagnosing.Verdict.FAILS] == []
+    assert [line for line in found.values() if line.verdict is doctor.Verdict.FAILS] == []

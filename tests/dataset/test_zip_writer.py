@@ -60,10 +60,10 @@ def test_the_tail_of_a_zip_beyond_4_gib_is_found_without_its_directory(tmp_path:
     path = written_behind(FOUR_GIB, SMALL, tmp_path)
     files = DiskFiles()
     descriptor = files.open(path)
-    tail = read_tail(descriptor, files.size(descriptor))
+    tail = read_tail(descriptor, files.size(descriptor), files=files)
     assert tuple(tail.entries) == TAIL_MEMBERS
     assert tail.directory.members == 3 * SMALL.samples + 6
-    assert read_member(descriptor, tail.entries[PLAN]) == b"plan.json"
+    assert read_member(descriptor, tail.entries[PLAN], files=files) == b"plan.json"
     files.close(descriptor)
 
 

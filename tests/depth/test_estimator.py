@@ -24,7 +24,7 @@ def plan_of(weights: WeightsFile, precision: Precision = Precision.FLOAT32) -> D
         model="densedepth",
         weights=Weights(
             name="file", bytes=weights.bytes, sha256=weights.sha256,
-            activations=weights.activations, decoder_width=weights.decoder_width,
+            activations=weights.topology.activations, decoder_width=weights.topology.decoder_width,
         ),
         input=(WIDTH, HEIGHT),
         upsampling=Upsampling.ALIGNED,

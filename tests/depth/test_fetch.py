@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.depth import fetch as fetching
 from shardgen.depth.fetch import RELEASED, ReleasedWeights, cached_path, fetch, locate
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from tests.legacy_weights import write_legacy_weights
@@ -77,7 +76,7 @@ def server(content: bytes) -> Iterator[Server]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(fetching, "PIECE_BYTES", 4096)
+    monkeypatch.setattr("shardgen.depth.fetch.PIECE_BYTES", 4096)
     return tmp_path / "cache"
 
 

@@ -11,7 +11,7 @@ def test_random_weights_are_the_same_on_every_machine() -> None:
     # The digest goes into the plan: if this changes, plans made by earlier versions no longer match.
     weights = random_weights("random:64")
     assert weights.sha256 == "886cc8a9d9bbd41a8e661ad4b420eeeb1dab3050eaf693ae69e5db73884355eb"
-    assert (weights.decoder_width, weights.activations) == (64, 1)
+    assert (weights.topology.decoder_width, weights.topology.activations) == (64, 1)
     assert weights.topology.blocks == (6, 12, 32, 32)
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from shardgen.depth.weights_file import read_weights, report_on
+from shardgen.depth.weights_file import facts_of, read_weights
 from shardgen.errors import InputMissing, WeightsRefused
 from tests.legacy_weights import LegacyNetwork, write_legacy_weights
 
@@ -92,7 +92,7 @@ def test_topology_and_tensors_come_from_the_file(tmp_path: Path) -> None:
     weights = read_weights(path)
     assert weights.topology.blocks == (1, 3, 2)
     assert (weights.topology.growth, weights.topology.stem) == (4, 12)
-    assert (weights.decoder_width, weights.activations) == (24, 2)
+    assert (weights.topology.decoder_width, weights.topology.activations) == (24, 2)
     assert [up.skip for up in weights.topology.ups] == ["pool2_pool", "pool1", "conv1/relu"]
     with h5py.File(path) as file:
         stored = file["model_weights/conv1/conv/conv1/conv/kernel:0"][()]
@@ -216,13 +216,13 @@ def test_scopes_that_tensorflow_made_unique_do_not_matter(tmp_path: Path) -> Non
         group = file["model_weights/conv3"]
         group.move("conv3", "conv3_1")
         group.attrs["weight_names"] = np.array([b"conv3_1/kernel:0", b"conv3_1/bias:0"])
-    assert read_weights(path).decoder_width == 16
+    assert read_weights(path).topology.decoder_width == 16
 
 
 def test_the_report_names_what_decides_the_depth(tmp_path: Path) -> None:
     weights = read_weights(write_legacy_weights(tmp_path / "w.h5"))
-    report = report_on(weights)
-    assert report.keras_version == "2.2.4"
-    assert (report.activations, report.decoder_width, report.blocks) == (1, 16, (2, 2, 2, 2))
-    assert report.bytes == (tmp_path / "w.h5").stat().st_size
-    assert report.parameters == weights.parameters > 10_000
+    facts = facts_of(weights)
+    assert facts["keras version"] == "2.2.4"
+    assert (facts["activations"], facts["decoder width"], facts["blocks"]) == (1, 16, (2, 2, 2, 2))
+    assert facts["bytes"] == (tmp_path / "w.h5").stat().st_size
+    assert facts["parameters"] == weights.parameters > 10_000

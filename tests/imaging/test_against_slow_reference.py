@@ -17,7 +17,7 @@ from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.masks import cut_out, halved_to_fit
 from shardgen.imaging.outputs import output_images
-from shardgen.recipes.composites.composer import Composer, source_reader
+from shardgen.recipes.composites.composer import Composer
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
 from tests.imaging.slow_reference import placed_size
@@ -201,7 +201,7 @@ def planned(
         write_rgb(folders.foregrounds / f"{number}.png", np.dstack([photo.pixels, photo.alpha]))  # type: ignore[list-item]
     for number in range(2):
         write_rgb(folders.backgrounds / f"{number}.png", background(background_size or canvas, number))
-    inventory = scan(folders, MaskMode.AUTO, source_reader(canvas), threads=2)
+    inventory = scan(folders, MaskMode.AUTO, canvas, threads=2)
     compose = Compose(canvas=canvas, grid=grid, flips=flips, blend=blend)
     return replace(make_plan(), sources=inventory.sources, compose=compose, samples=-1), folders
 

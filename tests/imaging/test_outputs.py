@@ -46,7 +46,7 @@ def test_16_bit_sums_do_not_overflow() -> None:
 
 
 def test_relative_depth_needs_png() -> None:
-    with pytest.raises(EncodeFailed, match="needs PNG"):
+    with pytest.raises(EncodeFailed, match="16-bit"):
         encode_sample(CANVAS, DEPTH, OUTPUT, DepthEncoding.RELATIVE)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch
-from shardgen.machine import file_systems as filesystem
+from shardgen.machine import file_systems
 from shardgen.machine.file_systems import has_trusted_locks, refuse_untrusted
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
@@ -26,7 +26,7 @@ def test_a_manifest_there_can_be_read_all_the_same_but_neither_made_nor_written(
     database: DatabaseUrl, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_manifest(database, plan)
-    monkeypatch.setattr(filesystem, "mount_table", lambda: [("/", "ext4"), (str(tmp_path), "fuse.drive")])
+    monkeypatch.setattr(file_systems, "mount_table", lambda: [("/", "ext4"), (str(tmp_path), "fuse.drive")])
     with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().stored == 0
     for refused in (lambda: Manifest(database, plan), lambda: create_manifest(database, plan)):

@@ -10,7 +10,7 @@ from shardgen.dataset.card import dataset_card
 from shardgen.dataset.statistics import Statistics
 from shardgen.depth.fetch import SHIPPED
 from shardgen.domain.plan import Plan
-from shardgen.operations import demo as demonstrating
+from shardgen.operations import demo
 from shardgen.settings.template import settings_text
 from shardgen.storage.cache import CACHE_VARIABLE
 from tests.legacy_weights import write_legacy_weights
@@ -47,7 +47,7 @@ def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path
 
 
 def test_the_demo_takes_the_small_network_and_init_the_released_one(tmp_path: Path) -> None:
-    assert demonstrating.prepare(tmp_path / "demo").settings.weights_name == "small"
+    assert demo.prepare(tmp_path / "demo").settings.weights_name == "small"
     text = settings_text(foregrounds=tmp_path, backgrounds=tmp_path)
     assert tomllib.loads(text)["depth"]["weights"] == "nyu"
 

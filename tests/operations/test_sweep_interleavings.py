@@ -21,7 +21,7 @@ from shardgen.errors import LeaseLost
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Holder, NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.operations import sweep as sweeping
+from shardgen.operations import sweep
 from shardgen.operations.requeue import requeue_batches
 from shardgen.operations.sweep import find_orphans
 from tests.artifacts.attempts import WORKERS, Attempt, single
@@ -166,7 +166,7 @@ def test_a_sweep_at_any_moment_takes_nothing_that_is_or_gets_recorded(
             world.go_to(next(at))
             return list_files(root, layout)
 
-        monkeypatch.setattr(sweeping, "list_files", listed)
+        monkeypatch.setattr(sweep, "list_files", listed)
         world.manifest.world, world.manifest.cuts = world, moments
         found = find_orphans(PLAN, world.manifest, world.store)
         world.manifest.cuts = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Flips, MaskMode, Plan
@@ -19,8 +20,6 @@ from shardgen.recipes.composites.composer import (
     ComposedSample,
     Composer,
     _PreparedSources,
-    _Scene,
-    source_reader,
 )
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import write_photographs
@@ -35,7 +34,7 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 @pytest.fixture
 def plan(folders: SourceFolders) -> Plan:
-    sources = scan(folders, MaskMode.AUTO, source_reader((100, 100)), threads=2).sources
+    sources = scan(folders, MaskMode.AUTO, (100, 100), threads=2).sources
     made = make_plan(grid=(2, 1), flips=Flips.FOREGROUNDS)
     return replace(made, sources=sources, compose=replace(made.compose, canvas=(100, 100)), samples=-1)
 
@@ -81,13 +80,13 @@ def test_prepared_sources_are_kept_when_the_files_are_gone(plan: Plan, folders: 
 def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
     cache = _PreparedSources(1 << 20)
     together = threading.Barrier(8)
-    made: list[_Scene] = []
+    made: list[NDArray[np.uint8]] = []
 
-    def make() -> _Scene:
-        made.append(_Scene(pixels=np.zeros((10, 10, 3), np.uint8)))
+    def make() -> NDArray[np.uint8]:
+        made.append(np.zeros((10, 10, 3), np.uint8))
         return made[-1]
 
-    def ask(_number: int) -> list[_Scene]:
+    def ask(_number: int) -> list[NDArray[np.uint8]]:
         found = []
         for index in range(50):
             together.wait()
@@ -103,7 +102,7 @@ def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
 def test_a_source_that_cannot_be_made_is_tried_again() -> None:
     cache = _PreparedSources(1 << 20)
 
-    def fail() -> _Scene:
+    def fail() -> NDArray[np.uint8]:
         raise SourceUndecodable("broken")
 
     for _ in range(2):
@@ -116,9 +115,9 @@ def test_the_least_recently_used_sources_leave_first() -> None:
     made: list[int] = []
 
     def ask(index: int) -> None:
-        def make() -> _Scene:
+        def make() -> NDArray[np.uint8]:
             made.append(index)
-            return _Scene(pixels=np.zeros((10, 10, 3), np.uint8))
+            return np.zeros((10, 10, 3), np.uint8)
 
         cache.get(("background", index, 0), make)
 

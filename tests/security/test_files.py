@@ -13,7 +13,7 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.depth import fetch as fetching
+from shardgen.depth import fetch
 from shardgen.depth.fetch import ReleasedWeights, cached_path
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
@@ -77,7 +77,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     )
     zipped = merge(inputs, tmp_path / ZIP_NAME).path
     extract_contact_sheet(zipped, tmp_path)
-    fetching.fetch(server.released(len(server.content)))
+    fetch.fetch(server.released(len(server.content)))
     created = set(tmp_path.rglob("*")) - before - others
     names = {path.name for path in created}
     assert {"plan.json", "manifest.sqlite", ".staging", "shard-00000", ZIP_NAME, "nyu.h5", "deep"} <= names
@@ -172,7 +172,7 @@ def test_a_link_in_the_place_of_an_unfinished_download_is_not_written_through(
     for target, size_bytes in ((victim, None), (tmp_path / "nowhere", None), (whole, len(server.content))):
         (cache / "nyu.h5.part").symlink_to(target)
         with pytest.raises(StorageFailed, match="link"):
-            fetching.fetch(server.released(size_bytes))
+            fetch.fetch(server.released(size_bytes))
         (cache / "nyu.h5.part").unlink()
     assert victim.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
@@ -186,17 +186,17 @@ def test_a_length_that_is_no_number_is_no_length(length: str) -> None:
 
     Response.headers["Content-Length"] = length
     released = ReleasedWeights(name="nyu", url="http://127.0.0.1/", size_bytes=None)
-    assert fetching._where_it_starts(released, Response, 0) == (0, None)  # type: ignore[arg-type]
+    assert fetch._where_it_starts(released, Response, 0) == (0, None)  # type: ignore[arg-type]
 
 
 def test_a_server_that_never_stops_sending_is_left_soon_after_the_size_that_was_published(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetching, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(fetch, "PIECE_BYTES", 4096)
     released = server.released(10_000)
     with pytest.raises(DownloadFailed, match="more than 10,000 bytes"):
-        fetching.fetch(released)
+        fetch.fetch(released)
     assert cached_path(released).with_name("nyu.h5.part").stat().st_size < 20_000
 
 
@@ -210,7 +210,7 @@ def test_a_server_that_never_stops_sending_is_left_soon_after_the_size_that_was_
     ],
 )
 def test_a_redirection_never_leaves_https(start: str, end: str, *, is_followed: bool) -> None:
-    handler, request = fetching._NoDowngrade(), urllib.request.Request(start)  # noqa: S310 - never opened
+    handler, request = fetch._NoDowngrade(), urllib.request.Request(start)  # noqa: S310 - never opened
     if is_followed:
         assert handler.redirect_request(request, None, 302, "", Message(), end) is not None
     else:

@@ -166,7 +166,7 @@ def test_code_planted_where_nothing_is_read_is_ignored(tmp_path: Path, plant: Pl
     marker = tmp_path / "ran"
     code = as_keras_stores_it(planted_code(marker))
     path = write_legacy_weights(tmp_path / "w.h5", defects=[lambda network: plant(network, code)])
-    assert read_weights(path).decoder_width == 16
+    assert read_weights(path).topology.decoder_width == 16
     assert not marker.exists()
 
 

@@ -11,9 +11,8 @@ import pytest
 from shardgen.domain.plan import MaskMode
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
-from shardgen.recipes.composites.composer import source_reader
 from shardgen.sources.checking import check_against_plan
-from shardgen.sources.scanning import Inventory, Reader, SourceFolders, scan
+from shardgen.sources.scanning import Inventory, SourceFolders, scan
 from tests.photographs import blob, colours, write_photographs, write_rgb
 
 CANVAS = (100, 100)
@@ -26,7 +25,7 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 
 def scanned(folders: SourceFolders, mask: MaskMode = MaskMode.AUTO) -> Inventory:
-    return scan(folders, mask, source_reader(CANVAS), threads=2)
+    return scan(folders, mask, CANVAS, threads=2)
 
 
 def opaque(width: int, height: int, seed: int = 9) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -142,7 +141,7 @@ def test_a_linked_folder_is_followed_once(folders: SourceFolders) -> None:
 
 @pytest.mark.parametrize(("threads", "expected"), [(1, 1), (3, 3), (4, 4), (9, 4)])
 def test_each_file_is_decoded_once_and_no_more_at_once_than_allowed(
-    folders: SourceFolders, threads: int, expected: int
+    folders: SourceFolders, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(10):
         write_rgb(folders.backgrounds / f"more-{number}.png", opaque(20, 20, number))
@@ -162,9 +161,9 @@ def test_each_file_is_decoded_once_and_no_more_at_once_than_allowed(
             inside[0] -= 1
         return photo
 
-    reader = Reader(decode=counting, cut_out=source_reader(CANVAS).cut_out)
+    monkeypatch.setattr("shardgen.sources.scanning.decode", counting)
     heard: list[str] = []
-    scan(folders, MaskMode.AUTO, reader, threads=threads, on_file=heard.append)
+    scan(folders, MaskMode.AUTO, CANVAS, threads=threads, on_file=heard.append)
     assert calls[0] == len(heard) == 24
     assert most[0] == expected
 

@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +163,7 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
     )
     greys = []
     for micro_batch in (8, 4, 2, 1):
-        estimator._shape = module._replaced(estimator._shape, micro_batch=micro_batch)
+        estimator._shape = replace(estimator._shape, micro_batch=micro_batch)
         depth = estimator.estimate(images).relative.astype(np.float64)
         low, high = depth.min(axis=(1, 2), keepdims=True), depth.max(axis=(1, 2), keepdims=True)
         greys.append(255 * (depth - low) / (high - low))

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,12 +19,11 @@ from shardgen.domain.plan import Background, Flips, Foreground, MaskFile, Plan
 from shardgen.domain.sample import place, recipe_of
 from shardgen.errors import ComposeFailed, PlanConflict, SampleError, ShardgenError, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
-from shardgen.imaging.compose import Canvas, background_canvas, compose, network_input
+from shardgen.imaging.compose import Canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
-from shardgen.imaging.opencv import use_one_thread
+from shardgen.imaging.opencv import resize, use_one_thread
 from shardgen.machine.cores import usable_cores
 from shardgen.sources.folder import read_file
-from shardgen.sources.scanning import Reader
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Of prepared sources kept in memory; a 600x600 background takes 1.1 MB, a cut-out up to 1.8 MB."""
@@ -39,11 +37,6 @@ class ComposedSample:
     sample: SampleIndex
     canvas: Canvas
     network_input: NDArray[np.uint8]
-
-
-def source_reader(canvas: tuple[int, int]) -> Reader[Photograph]:
-    """Return how planning reads photographs: just as composing will, for a canvas of (width, height)."""
-    return Reader(decode=decode, cut_out=partial(prepare_foreground, canvas=canvas))
 
 
 class Composer:
@@ -98,7 +91,7 @@ class Composer:
         cutout = self._cutout(recipe.foreground, recipe.flip if flips is Flips.FOREGROUNDS else 0)
         scene = self._scene(recipe.background, recipe.flip if flips is Flips.BACKGROUNDS else 0)
         rectangle = place(self._plan, foreground, column=recipe.column, row=recipe.row)
-        canvas = compose(scene.pixels, cutout, rectangle, self._plan.compose.blend)
+        canvas = compose(scene, cutout, rectangle, self._plan.compose.blend)
         return ComposedSample(
             sample=sample,
             canvas=canvas,
@@ -113,13 +106,14 @@ class Composer:
 
         return self._cache.get(("foreground", index, flip), prepare)
 
-    def _scene(self, index: int, flip: int) -> _Scene:
-        def prepare() -> _Scene:
+    def _scene(self, index: int, flip: int) -> NDArray[np.uint8]:
+        """A background at canvas size, whatever its aspect, uint8 (H, W, 3) RGB."""
+
+        def prepare() -> NDArray[np.uint8]:
             if flip:
-                return _Scene(pixels=mirrored(self._scene(index, 0).pixels))
-            background = self._plan.sources.backgrounds[index]
-            photo = _photograph(self._backgrounds, background)
-            return _Scene(pixels=background_canvas(photo.pixels, self._plan.compose.canvas))
+                return mirrored(self._scene(index, 0))
+            photo = _photograph(self._backgrounds, self._plan.sources.backgrounds[index])
+            return resize(photo.pixels, self._plan.compose.canvas)
 
         return self._cache.get(("background", index, flip), prepare)
 
@@ -148,19 +142,7 @@ def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photo
         raise SourceUndecodable(f"{file.name}: {error}", hint=error.hint) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scene:
-    """A background at canvas size: `pixels` uint8 (H, W, 3) RGB."""
-
-    pixels: NDArray[np.uint8]
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory held by the array."""
-        return int(self.pixels.nbytes)
-
-
-_Source = TypeVar("_Source", CutOut, _Scene)
+_Source = TypeVar("_Source", CutOut, NDArray[np.uint8])
 _Key = tuple[str, int, int]
 
 
@@ -171,8 +153,8 @@ class _PreparedSources:
         self._limit_bytes = limit_bytes
         self._size_bytes = 0
         self._guard = threading.Lock()
-        self._kept: OrderedDict[_Key, CutOut | _Scene] = OrderedDict()
-        self._in_making: dict[_Key, Future[CutOut | _Scene]] = {}
+        self._kept: OrderedDict[_Key, CutOut | NDArray[np.uint8]] = OrderedDict()
+        self._in_making: dict[_Key, Future[CutOut | NDArray[np.uint8]]] = {}
 
     def get(self, key: _Key, make: Callable[[], _Source]) -> _Source:
         """Return what is kept under the key, else make it; an error reaches every waiting thread."""
@@ -200,9 +182,9 @@ class _PreparedSources:
         promise.set_result(made)
         return made
 
-    def _keep(self, key: _Key, source: CutOut | _Scene) -> None:
+    def _keep(self, key: _Key, source: CutOut | NDArray[np.uint8]) -> None:
         self._kept[key] = source
-        self._size_bytes += source.size_bytes
+        self._size_bytes += source.nbytes
         while self._size_bytes > self._limit_bytes:
             _key, dropped = self._kept.popitem(last=False)
-            self._size_bytes -= dropped.size_bytes
+            self._size_bytes -= dropped.nbytes

@@ -99,8 +99,8 @@ def planned_weights(name: str, found: WeightsFile) -> Weights:
         name=name,
         bytes=found.bytes,
         sha256=found.sha256,
-        activations=found.activations,
-        decoder_width=found.decoder_width,
+        activations=found.topology.activations,
+        decoder_width=found.topology.decoder_width,
     )
 
 
