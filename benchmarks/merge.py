@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shardgen.recipes.composites.document import Compose, Depth, Flips, Output
+from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
 
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName

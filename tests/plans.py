@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardgen.recipes.composites.document import Compose, Depth, Flips, Output
+from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
 
 from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.domain.plan import Plan, Shards

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from shardgen.dataset.labels import HEADER, LabelRows, thousandths
-from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import place, recipe_of
 
 from shardgen.dataset.statistics import statistics, stats_json

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
-from shardgen.recipes.composites.document import Depth
+from shardgen.recipes.composites.plan import Depth
 
 from shardgen.depth import device
 from shardgen.depth.base import Precision, Upsampling, Weights

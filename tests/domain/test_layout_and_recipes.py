@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import place, recipe_of
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 from shardgen.dataset.labels import LabelRows
-from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import recipe_of
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole

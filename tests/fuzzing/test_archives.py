@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.plan import Flips
 
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import list_files

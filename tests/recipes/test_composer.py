@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shardgen.recipes.composites.document import Flips
+from shardgen.recipes.composites.plan import Flips
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
