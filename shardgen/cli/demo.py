@@ -47,6 +47,7 @@ def demo(
     remember(run.path)
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
     planned = make_plan_with_progress(run, GivenFolders())
+    run = run.planned(planned.plan)
     out.print(plan_view(planned, None))
     out.print(
         f"The depth network of this demo is the one that ships ({WEIGHTS}), trained on "

@@ -89,8 +89,9 @@ def run(
     )
     chosen = choose_gpus(wanted)
     given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
-    if not directory.has_plan_file():
+    if directory.plan_file is None:
         planned = make_plan_with_progress(directory, given)
+        directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
     plan = directory.plan()
     ensure_manifest(directory, plan)

@@ -51,7 +51,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     """
     events = events or PlanEvents()
     folders = SourceFolders(foregrounds=run.foregrounds(given), backgrounds=run.backgrounds(given))
-    existing = read_plan(run.path)
+    existing = run.plan_here()
     if existing is not None:
         run.check_settings(existing)
     run.check_outputs()
@@ -91,7 +91,7 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
     _write_plan(run, plan)
     _refuse_race(run, plan)
     events.on_step(PlanStep.PLAN_WRITTEN)
-    is_new = ensure_manifest(run, plan)
+    is_new = ensure_manifest(run.planned(plan), plan)
     events.on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, inventory=inventory, estimate=estimate, is_new=is_new)
 

@@ -124,7 +124,7 @@ class Worker:
         with self._run.manifest(plan) as manifest:
             store = ArtifactStore(self._run.artifacts)
             claim_folder(store, manifest)
-            if not self._run.has_plan_file():
+            if self._run.plan_file is None:
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
             manifest.register(self.identity)
             policy = self._run.settings.lease_policy

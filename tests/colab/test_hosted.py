@@ -168,7 +168,7 @@ def test_doctor_finds_nothing_wrong_with_a_planned_shared_folder_on_drive(
 ) -> None:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     run = make_run(tmp_path, changes={"manifest.url": '"folder:"'})
-    plan_run(run)
+    run = plan_run(run)
     put_on_drive(monkeypatch, run.path)
     found = looked_at(run.path)
     assert found["run directory"].verdict is doctor.Verdict.FACT

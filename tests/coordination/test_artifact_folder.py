@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def elsewhere(run: RunDirectory, folder: Path) -> RunDirectory:
     """The same run, seen from where another folder lies under the artifacts' name."""
     settings = run.settings
     artifacts = settings.artifacts.model_copy(update={"url": str(folder)})
-    return RunDirectory(path=run.path, settings=settings.model_copy(update={"artifacts": artifacts}))
+    return replace(run, settings=settings.model_copy(update={"artifacts": artifacts}))
 
 
 def test_a_folder_is_recognised_under_any_path_and_as_a_copy(run: RunDirectory, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_more_workers_than_memory_holds_are_fewer_and_it_says_so(run: RunDirecto
 
 def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": '"auto"'})
-    plan_run(run)
+    run = plan_run(run)
     plan = run.plan()
     with run.manifest(plan) as manifest:
         assert manifest.agreed_micro_batch("some CPU", 2) == 2
@@ -37,7 +37,7 @@ def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path:
 
 def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
-    plan_run(run)
+    run = plan_run(run)
     plan, on = run.plan(), Device(kind="cpu", model="some CPU", tensorflow_version="2")
     topology = find_weights(run.network).topology
     with run.manifest(plan) as manifest:
@@ -62,6 +62,6 @@ def test_cores_are_split_between_workers(run: RunDirectory) -> None:
 @pytest.mark.slow
 def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[4096, 4096]"})
-    plan_run(run)
+    run = plan_run(run)
     with pytest.raises(MachineUnfit, match="GiB"):
         settle_workers(run, run.plan(), Wanted(device="cpu"), (), say=lambda _line: None)

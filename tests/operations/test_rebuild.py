@@ -298,7 +298,7 @@ def test_a_manifest_that_appears_meanwhile_is_not_replaced(lost: RunDirectory) -
 def test_without_a_plan_there_is_no_rebuild(lost: RunDirectory) -> None:
     (lost.path / "plan.json").unlink()
     with pytest.raises(InputMissing, match=r"plan\.json") as raised:
-        rebuild(lost)
+        rebuild(RunDirectory.open(lost.path))
     assert "shardgen plan" in raised.value.hint
 
 

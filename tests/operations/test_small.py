@@ -28,7 +28,7 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "nothing"))
     run = make_run(tmp_path)
-    plan_run(run)
+    run = plan_run(run)
     weights = run.plan().depth.weights
     assert (weights.name, weights.sha256) == ("small", sha256_of(SHIPPED["small"]))
     assert weights.bytes == SHIPPED["small"].stat().st_size
@@ -40,7 +40,7 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
 def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path: Path) -> None:
     own = write_legacy_weights(tmp_path / "my own.h5", width=32)
     run = make_run(tmp_path, changes={"depth.weights": f"'{own}'"})
-    plan_run(run)
+    run = plan_run(run)
     weights = run.plan().depth.weights
     assert (weights.name, weights.sha256, weights.decoder_width) == ("file", sha256_of(own), 32)
     assert "my own" not in (run.path / "plan.json").read_text()

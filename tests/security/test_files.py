@@ -56,7 +56,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "deep" / "cache"))
     run = make_run(tmp_path)
     others = {run.path, run.path / "shardgen.toml", *(tmp_path / "sources").rglob("*"), tmp_path / "sources"}
-    plan_run(run)
+    run = plan_run(run)
     plan = run.plan()
     single(0).publish(plan, run.artifacts)
     ArtifactStore(run.artifacts).publish_requeued(Fence(1), b"{}")

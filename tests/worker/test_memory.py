@@ -36,7 +36,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planned run whose first worker found room for a micro-batch of 8."""
     folder = tmp_path_factory.mktemp("memory")
     run = make_run(folder, changes={"depth.micro_batch": '"auto"', "shards.batch": "8"})
-    plan_run(run)
+    run = plan_run(run)
     with run.manifest(run.plan()) as manifest:
         assert manifest.agreed_micro_batch(describe_cpu(), AGREED) == AGREED
     return folder / "run"

@@ -136,8 +136,7 @@ def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
 def middling_run(tmp_path: Path) -> RunDirectory:
     """800 samples in batches of 4: some seconds of work."""
     run = make_run(tmp_path, changes={"compose.grid": "[10, 10]", "shards.size": "400"})
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 def read_until(worker: Command | subprocess.Popen[str], words: str, said: list[str]) -> None:
