@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
-
 from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.domain.plan import Plan, Shards
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 

@@ -19,6 +19,7 @@ from shardgen.cli.options import (
     Foregrounds,
     Output,
     RunDir,
+    given_folders,
     parse_device,
     parse_gpus,
 )
@@ -26,7 +27,7 @@ from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.report import Report
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 _LINE_SECONDS = 30.0
 
@@ -78,7 +79,7 @@ def run(
     from shardgen.launch.local import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
     from shardgen.operations.status import report
-    from shardgen.recipes.composites.network import given_threads
+    from shardgen.recipes.base import given_threads
 
     directory = RunDirectory.open(run_dir)
     wanted = Wanted(
@@ -88,7 +89,7 @@ def run(
         threads_per_worker=given_threads(),
     )
     chosen = choose_gpus(wanted)
-    given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
+    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
     if directory.plan_file is None:
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)

@@ -22,8 +22,8 @@ def status_view(report: Report) -> RenderableType:
             f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
         )
     ]
-    if plan.depth.weights.is_random:
-        parts.append(text(f"NOT DEPTH: the weights are {plan.depth.weights.name}, so depth images are noise"))
+    if remark := recipe_of(plan).remark:
+        parts.append(text(remark))
     parts += [text(_pace(report)), text(""), _shards(report)]
     if report.workers:
         parts += [text(""), _workers(report)]

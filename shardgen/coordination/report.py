@@ -10,6 +10,7 @@ from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import ShownState, WorkerRow
 from shardgen.machine.processes import gone
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 _MAKING = {ShownState.WORKING, ShownState.SUSPECT}
@@ -77,7 +78,7 @@ class Report:
                 "samples": self.plan.samples,
                 "shards": layout.shard_count,
                 "batches": layout.batch_count,
-                "not_depth": self.plan.depth.weights.is_random,
+                "not_depth": bool(recipe_of(self.plan).remark),
             },
             "samples": {
                 "planned": self.plan.samples,
@@ -136,11 +137,7 @@ class Report:
             return []
         return [
             {
-                "device_model": provenance.device_model,
-                "tensorflow": provenance.tensorflow,
-                "opencv": provenance.opencv,
-                "precision": provenance.precision,
-                "micro_batch": provenance.micro_batch,
+                **provenance.facts,
                 "batches": batches,
             }
             for provenance, batches in self.overview.mixture

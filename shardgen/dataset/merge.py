@@ -197,8 +197,7 @@ def _write(
         archive.add(PLAN, inputs.plan.canonical_json)
         sheet = inputs.recipe.contact_sheet(bodies.picked) if inputs.contact_sheet else None
         card = dataset_card(
-            inputs.plan,
-            inputs.recipe.card(),
+            inputs.recipe,
             values,
             stored=survey.stored,
             dead_letters=survey.dead,

@@ -40,7 +40,8 @@ from shardgen.launch.allocation import Share
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.base import Folders
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, StopSignals, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
@@ -79,7 +80,7 @@ class RunOptions:
     """A worker for each share of the machine, and with which folders."""
 
     shares: tuple[Share, ...]
-    folders: GivenFolders = field(default_factory=GivenFolders)
+    folders: Folders = field(default_factory=dict)
     grace_seconds: float = 25.0
     monotonic: Callable[[], float] = time.monotonic
 
@@ -320,8 +321,8 @@ class _Supervisor:
         command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
         command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
-        for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
-            command += [flag, str(folder)] if folder is not None else []
+        for name, folder in folders.items():
+            command += [f"--{name}", str(folder)]
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
             env=share.environment(os.environ) | {PARENT_VARIABLE: str(os.getpid())},

@@ -12,21 +12,13 @@ from shardgen.coordination.artifact_folder import adopt_folder, is_recognised
 from shardgen.coordination.open import opened_records
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import InputMissing
-from shardgen.imaging.codec import decode_encoded
-from shardgen.imaging.outputs import sums_of
 from shardgen.manifest.manifest import Manifest
 from shardgen.operations.requeue import RequeueChoice, Requeued, requeue, requeue_batches
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import is_file, is_there
 
 _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 30 s for that
-
-
-def image_sums(kind: ImageKind, data: bytes, size: tuple[int, int]) -> KindSums:
-    """Decode one stored image of (width, height) pixels and add them up. Raises SampleError."""
-    return sums_of(kind, decode_encoded(data, channels=kind.channels, size=size))
 
 
 def is_zip(subject: Path) -> bool:
@@ -40,7 +32,7 @@ def check_zip(
     path: Path, *, decode: bool, on_progress: OnProgress = lambda _done, _planned: None
 ) -> Verification:
     """Verify a finished zip against itself; with `decode` every pixel is counted again."""
-    return verify_zip(path, image_sums=image_sums if decode else None, on_progress=on_progress)
+    return verify_zip(path, decode=decode, on_progress=on_progress)
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:

@@ -8,25 +8,17 @@ from functools import cached_property
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.base import NetworkChoice
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.recipes.base import Folders
 from shardgen.settings.plan_file import parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import Settings, read_settings, settings_differences
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
 from shardgen.storage.files import refuse_unusable_folder
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenFolders:
-    """Where this machine keeps the photographs; None: the environment, else the settings, say so."""
-
-    foregrounds: Path | None = None
-    backgrounds: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +73,7 @@ class RunDirectory:
             if self.index is None:
                 raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
             return self.index / "artifacts"
-        url = self.settings.artifacts.url
+        url = self.settings.engine.artifacts.url
         if "://" in url:
             scheme = url.partition("://")[0]  # the rest may hold a secret
             raise InvalidSettings(
@@ -108,13 +100,15 @@ class RunDirectory:
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
         ArtifactStore(self.artifacts).refuse_unusable()
 
-    def foregrounds(self, given: GivenFolders) -> Path:
-        """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
-        return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
+    def folders(self, given: Folders) -> Folders:
+        """This machine's source folders: as given by options, by the environment, else by the settings.
 
-    def backgrounds(self, given: GivenFolders) -> Path:
-        """The background folder: the option, `$SHARDGEN_BACKGROUNDS`, else the settings."""
-        return self._folder("backgrounds", given.backgrounds, self.settings.sources.backgrounds)
+        The variable of `foregrounds` is `$SHARDGEN_FOREGROUNDS`. InputMissing for one not named.
+        """
+        written = self.settings.tables.source_folders()
+        return {
+            kind: self._folder(kind, given.get(kind), written[kind]) for kind in self.settings.kind.folders
+        }
 
     def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
         variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
@@ -129,23 +123,16 @@ class RunDirectory:
             )
         return self.path / _with_home(setting, where=f"{self.path / SETTINGS}: [sources] {kind}")
 
-    def weights_file(self) -> Path | None:
-        """The file that `[depth] weights` names (relative to the run directory), if it names one."""
-        if self.settings.weights_name != "file":
-            return None
-        return self.path / _with_home(
-            self.settings.depth.weights, where=f"{self.path / SETTINGS}: [depth] weights"
-        )
+    @cached_property
+    def local(self) -> object:
+        """What the settings say of this machine alone, as the recipe knows it."""
+        where = self.path / SETTINGS
 
-    @property
-    def network(self) -> NetworkChoice:
-        """What this machine's settings say of the depth network, beside the plan."""
-        return NetworkChoice(
-            name=self.settings.weights_name,
-            written=self.settings.depth.weights,
-            file=self.weights_file(),
-            micro_batch=self.settings.depth.micro_batch,
-        )
+        def resolve(setting: str, name: str) -> Path:
+            table, _, key = name.partition(".")
+            return self.path / _with_home(setting, where=f"{where}: [{table}] {key}")
+
+        return self.settings.tables.local(resolve)
 
     def plan_here(self) -> Plan | None:
         """What `plan.json` was at the opening, None if there was none. Raises what was wrong with it."""

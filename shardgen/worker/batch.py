@@ -26,7 +26,7 @@ from shardgen.errors import (
 )
 from shardgen.machine.cores import usable_cores
 from shardgen.manifest.manifest import Manifest
-from shardgen.recipes.base import Maker
+from shardgen.recipes.base import Maker, Recipe
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.publish import BatchStore, Made, MadeBatch
 from shardgen.worker.retry import Retry
@@ -45,7 +45,7 @@ class Stages:
     `threads` for preparing (8 at most) and for encoding; 0: as many as there are cores.
     """
 
-    plan: Plan
+    recipe: Recipe
     maker: Maker[Any, Any]
     store: ArtifactStore
     manifest: Manifest
@@ -56,6 +56,11 @@ class Stages:
     on_step: OnStep = ignore_step
     threads: int = 0
     retry: Retry = field(default_factory=lambda: Retry(limit_seconds=0))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the recipe."""
+        return self.recipe.plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from shardgen.domain.steps import SuspectStep
 from shardgen.domain.suspicion import SuspectSample, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.recipes.base import Encoded, Recipe
-from shardgen.recipes.registry import recipe_of
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 
@@ -30,7 +29,7 @@ class SuspectMaker:
     def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
         self._stages = maker.stages
-        self._recipe = recipe_of(maker.stages.plan)
+        self._recipe = maker.stages.recipe
         self._begin_batch = begin_batch
 
     def make(self, lease: Lease, batches: Sequence[BatchIndex], suspicion: Suspicion) -> bool:

@@ -30,11 +30,10 @@ from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.machine.processes import gone, new_identity
 from shardgen.manifest.leases import NoLease, check_shard
 from shardgen.manifest.manifest import Manifest
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.recipes.base import DeviceChoice, Folders, Station
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
-from shardgen.sources.checking import check_against_plan
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat, Pulse
@@ -71,7 +70,7 @@ class WorkerOptions:
     """How one worker is started."""
 
     name: str | None = None
-    folders: GivenFolders = field(default_factory=GivenFolders)
+    folders: Folders = field(default_factory=dict)
     device: DeviceChoice = field(default_factory=DeviceChoice)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     files: FolderFiles | None = None  # of a shared folder, where it is not just a folder
@@ -182,19 +181,19 @@ class Worker:
     def _work(
         self, plan: Plan, manifest: Manifest, store: ArtifactStore, heartbeat: Heartbeat, leases: Leases
     ) -> Ending:
-        run, options = self._run, self._options
-        foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
-        self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
-        check_against_plan(
-            foregrounds, backgrounds, plan.sources, on_file=lambda _name: self._start_up_step(heartbeat)
+        run, options, recipe = self._run, self._options, recipe_of(plan)
+        folders = run.folders(options.folders)
+        self._say("checking the sources")
+        recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+        station = Station(
+            folders=folders, local=run.local, device=options.device, say=self._say, agreed=manifest
         )
-        estimator = load_for_plan(run.network, plan, manifest, choice=options.device, say=self._say)
-        manifest.set_device(self.identity.id, estimator.device_model)
+        maker = recipe.open_maker(station)
+        manifest.set_device(self.identity.id, maker.device_model)
         self._start_up_step(heartbeat)
         stages = Stages(
-            plan=plan,
-            composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
-            estimator=estimator,
+            recipe=recipe,
+            maker=maker,
             store=store,
             manifest=manifest,
             heartbeat=heartbeat,
@@ -210,9 +209,9 @@ class Worker:
         def begin_batch() -> bool:
             return self._begin_batch(heartbeat)
 
-        with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=begin_batch) as pipeline:
+        with BatchMaker(stages) as batches, Pipeline(batches, begin_batch=begin_batch) as pipeline:
             makers = _Makers(
-                pipeline=pipeline, suspect=SuspectMaker(maker, begin_batch=begin_batch), leases=leases
+                pipeline=pipeline, suspect=SuspectMaker(batches, begin_batch=begin_batch), leases=leases
             )
             return self._lease_and_make(manifest, heartbeat, makers)
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shardgen.dataset.labels import HEADER, LabelRows, thousandths
-from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import place, recipe_of
 
+from shardgen.dataset.labels import HEADER, LabelRows, thousandths
 from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ImageKind, KindSums, Sums
 from shardgen.imaging.options import DepthEncoding
+from shardgen.recipes.composites.plan import Flips
 from tests.plans import make_plan
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
-from shardgen.recipes.composites.plan import Depth
 
 from shardgen.depth import device
 from shardgen.depth.base import Precision, Upsampling, Weights
@@ -16,6 +15,7 @@ from shardgen.depth.network import Arithmetic, GraphShape
 from shardgen.depth.weights_file import WeightsFile
 from shardgen.errors import DepthBackendUnavailable, InvalidSettings, MachineUnfit, WeightsRefused
 from shardgen.imaging.options import DepthEncoding
+from shardgen.recipes.composites.plan import Depth
 
 WIDTH, HEIGHT = 96, 64
 needs_bfloat16 = pytest.mark.skipif(not device.has_bfloat16(), reason="this CPU has no bfloat16")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import place, recipe_of
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
+from shardgen.recipes.composites.plan import Flips
 from tests.plans import make_plan
 
 sizes = st.integers(1, 40)

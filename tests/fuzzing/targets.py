@@ -13,8 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from shardgen.dataset.labels import LabelRows
-from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.composites.placement import recipe_of
 
 from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
@@ -23,6 +21,7 @@ from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.notices import decoded, encoded
+from shardgen.dataset.labels import LabelRows
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import verify_zip
@@ -33,6 +32,7 @@ from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import decode
 from shardgen.operations.requeue import read_marks
+from shardgen.recipes.composites.plan import Flips
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings, settings_differences

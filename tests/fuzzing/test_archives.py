@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from shardgen.recipes.composites.plan import Flips
 
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import list_files
@@ -26,6 +25,7 @@ from shardgen.errors import ArtifactCorrupt, EncodeFailed
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.sweep import sweep
 from shardgen.operations.verify import image_sums
+from shardgen.recipes.composites.plan import Flips
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.fuzzing.guarded import time_limit

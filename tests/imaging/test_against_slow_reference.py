@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shardgen.recipes.composites.plan import Compose, Flips
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
@@ -20,6 +19,7 @@ from shardgen.imaging.masks import cut_out, halved_to_fit
 from shardgen.imaging.options import Blend, MaskMode
 from shardgen.imaging.outputs import output_images
 from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.plan import Compose, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
 from tests.imaging.slow_reference import placed_size

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shardgen.recipes.composites.plan import Flips
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
@@ -23,6 +22,7 @@ from shardgen.recipes.composites.composer import (
     Composer,
     _PreparedSources,
 )
+from shardgen.recipes.composites.plan import Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import write_photographs
 from tests.plans import make_plan
