@@ -11,6 +11,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, given_folders, parse_rate, typed
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def plan(
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
     planned = make_plan_with_progress(RunDirectory.open(run_dir), given)
     render.stdout().print(plan_view(planned, rate))
-    if planned.draft.remark:
-        render.say(planned.draft.remark)
+    if remark := recipe_of(planned.plan).remark:
+        render.say(remark)
     named = typed(run_dir)
     render.say(f"Next: `shardgen preview {named}` (check the pictures), then `shardgen run {named}`.")
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from shardgen.cli.render import duration, table, text
 from shardgen.coordination.report import Report
+from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
 _SLICES = ("never_leased", "open", "leased", "expired", "done", "blocked")

@@ -221,6 +221,11 @@ class Recipe(ABC):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
+    @property
+    def remark(self) -> str:
+        """Why nobody should train on what the plan makes, in one line; "" when nothing speaks against it."""
+        return ""
+
     @abstractmethod
     def problem(self) -> str | None:
         """The first thing that no plan of this recipe holds, as one line; None when there is none."""
@@ -286,7 +291,6 @@ class Draft:
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,7 @@ class Maker:
     def provenance(self) -> None:
         pass
 
-    def keep(self, lease: Lease, made: MadeBatch, *, seconds: float) -> None:  # noqa: ARG002
+    def keep(self, lease: Lease, made: MadeBatch, *, seconds: float) -> None:
         samples = self._plan.layout.batch_samples(made.batch)
         both = zip(samples, made.samples, strict=True)
         dead = tuple(sample for sample, one in both if isinstance(one, SampleError))

@@ -128,11 +128,10 @@ class FolderWork:
         self._adopted |= self._manifest.adopt(winners)
         for receipt in winners:
             made = receipt.record.provenance
-            if (
-                made.device_model not in self._agreed
-            ):  # depth's bytes depend on it: all machines take the same
-                self._agreed.add(made.device_model)
-                self._manifest.agreed_micro_batch(made.device_model, made.micro_batch)
+            device, size = made.device_model, made.micro_batch
+            if size is not None and device not in self._agreed:  # bytes depend on it: all take the same
+                self._agreed.add(device)
+                self._manifest.agreed_micro_batch(device, size)
 
     def _notice_ended_processes(self) -> None:
         """What processes of this host claimed is free as soon as they are gone."""

@@ -56,16 +56,12 @@ class Composites(RecipeKind):
         depth = replace(document.depth, weights=planned_weights(network.name, weights))
         document = replace(document, depth=depth)
         sources = inventory.sources
-        is_random = depth.weights.is_random
         return Draft(
             document=document,
             blocks=(Block(samples=sample_count(document.compose, sources), sources=sources),),
             facts=_facts(document, sources),
             warnings=inventory.warnings,
             notes=inventory.notes,
-            remark=f"NOT DEPTH: the weights are {depth.weights.name}: depth images will be noise"
-            if is_random
-            else "",
         )
 
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
