@@ -283,7 +283,7 @@ class Draft:
     """A plan's parts from settings and folders, before anything is written.
 
     `warnings` ask for a look and `notes` say what was converted, a line each. `facts` are lines of what
-    `plan` prints: a name and a text; `remark` is said behind it.
+    `plan` prints: a name and a text.
     """
 
     document: Document
