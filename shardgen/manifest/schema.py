@@ -7,11 +7,12 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select, text
 
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import EARLIER, Plan
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "0003"  # the newest file in migrations/versions; a test compares them
+REVISION = "2-0001"  # the newest file in migrations/versions; a test compares them
+_FORMAT = "2-"  # plan format 2, which all these revisions are of
 _INSERT_ROWS = 10_000
 
 
@@ -37,7 +38,7 @@ def create_or_upgrade(
             hint="name another in [manifest] url (a file may also be moved away)",
         )
     if found != REVISION:
-        if found is not None and found > REVISION:
+        if found is not None and (found > REVISION or not found.startswith(_FORMAT)):
             raise _other_revision(where, found)
         _upgrade(connection)
     existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
@@ -95,6 +96,10 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _other_revision(where: str, found: str) -> ManifestMismatch:
+    if not found.startswith(_FORMAT):
+        return ManifestMismatch(
+            f"{where}: of an earlier version of shardgen (revision {found})", hint=EARLIER
+        )
     newer = found > REVISION
     hint = "upgrade shardgen on this machine" if newer else "shardgen plan RUN_DIR upgrades it"
     return ManifestMismatch(f"{where}: revision {found}, this shardgen works with {REVISION}", hint=hint)
