@@ -21,7 +21,6 @@ from shardgen.storage.atomic import publish_file, publish_staged, random_part
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import (
     DiskFiles,
-    Files,
     entries,
     is_folder,
     is_link,
@@ -58,7 +57,7 @@ class ArtifactReader(Protocol):
 class ArtifactStore:
     """Artifacts under one folder, each written once and never changed: an ArtifactReader that writes, too."""
 
-    def __init__(self, root: Path, *, files: Files | None = None) -> None:
+    def __init__(self, root: Path, *, files: DiskFiles | None = None) -> None:
         self.root = root
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
