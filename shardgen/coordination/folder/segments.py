@@ -10,13 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 
-from shardgen.artifacts.archive import (
-    ArtifactHeader,
-    BatchContent,
-    build_artifact,
-    member_bytes,
-    read_whole,
-)
+from shardgen.artifacts.archive import BatchContent, build_artifact, member_bytes, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.base import OnLook, unheard
@@ -146,8 +140,8 @@ class Publisher:
 
     def _write(self, receipts: Sequence[Receipt]) -> None:
         view, first = self.desk.view, receipts[0]
-        header = ArtifactHeader.of(view.plan.fingerprint, first)
-        data, _ = build_artifact(header, [self._content(receipt) for receipt in receipts])
+        contents = [self._content(receipt) for receipt in receipts]
+        data, _ = build_artifact(view.plan.fingerprint, first, contents)
         name = ArtifactName.of(first, range(first.record.batch, receipts[-1].record.batch + 1))
         path = f"{WORKERS}/{self.desk.own_folder}/{name}"
         view.files.write(path, data)
