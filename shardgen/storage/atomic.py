@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
-from shardgen.storage.files import DiskFiles, storage_error
+from shardgen.storage.files import DiskFiles, storage_error, storing
 
 _STAGED = re.compile(r"\..+\.(?:zip|sqlite)\.[0-9a-z]{8}\.part")
 
@@ -28,10 +28,8 @@ def publish_file(path: Path, data: bytes, *, files: DiskFiles | None = None) -> 
     """Write a small file once, durably; False, changing nothing, when the name exists already."""
     files = files or DiskFiles()
     staged = path.with_name(f".{path.name}.{random_part()}")
-    try:
+    with storing(path):
         return publish_staged(files, data, staged=staged, target=path, on_step=ignore_step)
-    except OSError as error:
-        raise storage_error(error, path) from error
 
 
 def rename_durably(files: DiskFiles, staged: Path, target: Path) -> None:
@@ -138,10 +136,8 @@ def abandoned_files(folder: Path) -> list[Path]:
 
 def remove_abandoned(path: Path) -> None:
     """Remove such a file, unless it is gone or somebody has it locked."""
-    try:
+    with storing(path):
         _is_abandoned(path, remove=True)
-    except OSError as error:
-        raise storage_error(error, path) from error
 
 
 def _files_named(folder: Path, name: re.Pattern[str]) -> list[Path]:

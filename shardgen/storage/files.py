@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from shlex import quote
@@ -149,6 +151,15 @@ def storage_error(error: OSError, subject: object) -> ShardgenError:
     fact = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
     return StorageFailed(f"{subject}: {fact}", hint=hint)
+
+
+@contextmanager
+def storing(subject: object) -> Iterator[None]:
+    """Turn a failed file call into `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, subject) from error
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
