@@ -123,20 +123,17 @@ class Publisher:
         count = 0
         for _, group in groupby(receipts, lambda one: (one.worker, one.fence)):
             attempt = list(group)
-            wanted = [one for one in attempt if not self._is_needless(one)]
-            needless = [one.record.batch for one in attempt if self._is_needless(one)]
-            for batch in needless:
+            winners = self.desk.view.winners
+            wanted = [one for one in attempt if one.record.batch not in winners]
+            for batch in [one.record.batch for one in attempt if one.record.batch in winners]:
                 # Another attempt has won already: it is what this machine's receipt names from now on.
-                self.desk.manifest.note_published([batch], self.desk.view.winners[batch].artifact)
+                self.desk.manifest.note_published([batch], winners[batch].artifact)
             for part in _consecutive(wanted):
                 self._write(part)
                 self._steps += 1
                 on_look(_PUBLISHING)
                 count += len(part)
         return count
-
-    def _is_needless(self, receipt: Receipt) -> bool:
-        return receipt.record.batch in self.desk.view.winners
 
     def _write(self, receipts: Sequence[Receipt]) -> None:
         view, first = self.desk.view, receipts[0]

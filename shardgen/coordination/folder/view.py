@@ -5,7 +5,6 @@ What was seen once stays known: there, "not found" is no proof of absence.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import deque
@@ -323,12 +322,12 @@ class FolderView:
     @property
     def lag_seconds(self) -> float | None:
         """The median delay after which others' files were seen here, by both clocks; None: none was yet."""
-        return statistics.median(self._lags) if self._lags else None
+        return round(statistics.median(self._lags), 1) if self._lags else None
 
     @property
     def slowest_lag_seconds(self) -> float | None:
         """The longest such delay."""
-        return max(self._lags, default=None)
+        return round(max(self._lags), 1) if self._lags else None
 
     @property
     def duplicated_batches(self) -> int:
@@ -355,8 +354,3 @@ def _order(receipt: Receipt) -> tuple[tuple[int, str, str], str]:
     random = name.random if name is not None else ""
     # A doubled file of one attempt holds the same bytes; the path makes even that choice the same everywhere.
     return winning_order(receipt.fence, receipt.worker, random), receipt.artifact.name
-
-
-def seconds_or_none(value: float | None) -> float | None:
-    """For a notice: rounded, and never infinite."""
-    return None if value is None or not math.isfinite(value) else round(value, 1)
