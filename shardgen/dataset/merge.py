@@ -36,7 +36,7 @@ from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.storage.atomic import rename_durably, staged_beside
-from shardgen.storage.files import DiskFiles, Files, storage_error
+from shardgen.storage.files import DiskFiles, storage_error
 
 CONTACT_SHEET_SAMPLES = 20
 DEAD_LETTERS_HEADER = "sample,reason\n"
@@ -58,7 +58,7 @@ class MergeInputs:
     store: ArtifactReader
     make_contact_sheet: MakeContactSheet | None
     allow_dead_letters: bool = False
-    files: Files = field(default_factory=DiskFiles)
+    files: DiskFiles = field(default_factory=DiskFiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

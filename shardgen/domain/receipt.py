@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.lease import Attempt
 
 
 class ImageKind(StrEnum):
@@ -116,14 +117,10 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactReceipt:
+class ArtifactReceipt(Attempt):
     """The content of an artifact's `receipt.json`."""
 
     fingerprint: str
-    shard: ShardIndex
-    slice: SliceIndex
-    fence: Fence
-    worker: WorkerId
     batches: tuple[BatchRecord, ...]
 
 
@@ -137,12 +134,8 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Attempt):
     """The manifest's row "this batch is complete". Only a receipt means done."""
 
-    shard: ShardIndex
-    slice: SliceIndex
-    fence: Fence
-    worker: WorkerId
     artifact: ArtifactRef
     record: BatchRecord

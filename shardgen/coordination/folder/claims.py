@@ -18,7 +18,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.notices import Kind, NoticeName
 from shardgen.coordination.folder.seen import SeenClaim
 from shardgen.coordination.folder.segments import Desk, Publisher
-from shardgen.coordination.folder.view import FolderView, seconds_or_none
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
@@ -128,9 +128,8 @@ class FolderWork:
         self._adopted |= self._manifest.adopt(winners)
         for receipt in winners:
             made = receipt.record.provenance
-            if (
-                made.device_model not in self._agreed
-            ):  # depth's bytes depend on it: all machines take the same
+            if made.device_model not in self._agreed:
+                # Depth's bytes depend on it: all machines take the same.
                 self._agreed.add(made.device_model)
                 self._manifest.agreed_micro_batch(made.device_model, made.micro_batch)
 
@@ -181,8 +180,8 @@ class FolderWork:
                 samples_done=report.samples_done,
                 samples_per_second=report.samples_per_second,
                 note=report.note.partition("\n")[0][:200],
-                lag_seconds=seconds_or_none(self._view.lag_seconds),
-                slowest_lag_seconds=seconds_or_none(self._view.slowest_lag_seconds),
+                lag_seconds=self._view.lag_seconds,
+                slowest_lag_seconds=self._view.slowest_lag_seconds,
                 claims=tuple((claim.shard, claim.slice, claim.fence) for claim in claims),
             ),
         )
