@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, text, update
 
 from benchmarks.status import simulated_receipt
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease
@@ -174,9 +174,6 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
             expires_at=datetime.now(tz=UTC),
         )
         record = simulated_receipt(plan, lease, batch).record
-        header = ArtifactHeader(
-            fingerprint=plan.fingerprint, shard=shard, slice=lease.slice, fence=lease.fence, worker=_WORKER
-        )
         content = BatchContent(
             batch=batch,
             members=[
@@ -188,7 +185,7 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
             dead_letters=(),
             provenance=record.provenance,
         )
-        data, _ = build_artifact(header, [content])
+        data, _ = build_artifact(plan.fingerprint, lease, [content])
         name = ArtifactName(
             shard=shard,
             batches=range(batch, batch + 1),

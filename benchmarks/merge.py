@@ -23,12 +23,13 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
+from shardgen.domain.lease import Attempt
 from shardgen.domain.plan import Plan, Shards
 from shardgen.domain.receipt import (
     ArtifactRef,
@@ -155,8 +156,7 @@ class SimulatedRun:
                 start = (sample * 7919 + len(members)) % (len(NOISE) - MEMBER_BYTES[kind])
                 members.append((name, NOISE[start : start + MEMBER_BYTES[kind]]))
         shard = plan.layout.shard_of_batch(batch)
-        header = ArtifactHeader(
-            fingerprint=plan.fingerprint,
+        attempt = Attempt(
             shard=shard,
             slice=plan.layout.slice_of_batch(batch),
             fence=Fence(1),
@@ -165,7 +165,7 @@ class SimulatedRun:
         content = BatchContent(
             batch=batch, members=members, sums=_sums(len(samples)), dead_letters=(), provenance=_PROVENANCE
         )
-        data, receipt = build_artifact(header, [content])
+        data, receipt = build_artifact(plan.fingerprint, attempt, [content])
         name_of = ArtifactName(
             shard=shard, batches=range(batch, batch + 1), fence=Fence(1), worker="0" * 8, random="0" * 8
         )

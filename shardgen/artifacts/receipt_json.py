@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -62,15 +63,7 @@ def _record(record: BatchRecord) -> dict[str, Any]:
         "batch": record.batch,
         "members": [record.members_start, record.members_stop],
         "members_sha256": record.members_sha256,
-        "sums": {
-            name: {
-                "images": sums.images,
-                "pixels": sums.pixels,
-                "sum": sums.sum,
-                "squares": sums.squares,
-            }
-            for name, sums in record.sums.items()
-        },
+        "sums": {name: asdict(sums) for name, sums in record.sums.items()},
         "dead_letters": [
             {"sample": letter.sample, "reason": letter.reason.value} for letter in record.dead_letters
         ],

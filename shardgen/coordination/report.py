@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from shardgen.domain.overview import FolderNews, Overview
@@ -95,23 +95,13 @@ class Report:
                     "dead_letters": shard.dead,
                     "pending": len(layout.shard_samples(shard.shard)) - shard.stored - shard.dead,
                     "workers": holders[shard.shard],
-                    "slices": {
-                        "never_leased": shard.slices.never_leased,
-                        "open": shard.slices.open,
-                        "leased": shard.slices.leased,
-                        "expired": shard.slices.expired,
-                        "done": shard.slices.done,
-                        "blocked": shard.slices.blocked,
-                    },
+                    "slices": asdict(shard.slices),
                 }
                 for shard in self.overview.shards
             ],
             "blocked": {
                 "total": self.overview.blocked_total,
-                "first": [
-                    {"shard": one.shard, "slice": one.slice, "reason": one.reason}
-                    for one in self.overview.blocked
-                ],
+                "first": [asdict(one) for one in self.overview.blocked],
             },
             "workers": [
                 {
@@ -135,13 +125,7 @@ class Report:
         """What the batches were made by, if by more than one kind of device, version or micro-batch."""
         if len(self.overview.mixture) < 2:
             return []
-        return [
-            {
-                **provenance.facts,
-                "batches": batches,
-            }
-            for provenance, batches in self.overview.mixture
-        ]
+        return [provenance.facts | {"batches": batches} for provenance, batches in self.overview.mixture]
 
 
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:

@@ -11,13 +11,19 @@ WAIT_LIMIT = timedelta(minutes=15)  # a look at something slow, or the writing o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Every later write names slice, worker and fence in the statement that makes the change."""
+class Attempt:
+    """Whose work something is: a lease says so, and later the receipts of what was made under it."""
 
     shard: ShardIndex
     slice: SliceIndex
     worker: WorkerId
     fence: Fence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Attempt):
+    """Every later write names slice, worker and fence in the statement that makes the change."""
+
     expires_at: datetime
 
 

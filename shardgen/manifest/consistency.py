@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     RowMapping,
     Table,
     and_,
@@ -241,7 +242,8 @@ def _wrong(connection: Connection, layout: Layout, shards: range) -> Iterator[_W
             state = str(new["state"]) if found is None else _state(found, left=left)
             states[state] += 1
             if found is None:
-                wrong_slices.append(_missing_slice(new))
+                adding = insert(SLICE).values(new)
+                wrong_slices.append(_wrong_row(f"shard {shard} slice {slice_}", "has no row", adding))
             elif (found["state"], found["batches_left"]) != (state, left):
                 wrong_slices.append(_wrong_slice(found, state=state, left=left, size=size))
         right = {
@@ -302,12 +304,9 @@ def _state(row: RowMapping, *, left: int) -> str:
     return "done" if not left else "open" if is_nobodys or row["state"] == "done" else str(row["state"])
 
 
-def _missing_slice(new: dict[str, object]) -> _Wrong:
-    return _Wrong(
-        subject=f"shard {new['shard']} slice {new['slice']}",
-        fact="has no row",
-        mend=lambda connection: connection.execute(insert(SLICE), new),
-    )
+def _wrong_row(subject: str, fact: str, statement: Executable) -> _Wrong:
+    """What one statement puts right."""
+    return _Wrong(subject=subject, fact=fact, mend=lambda connection: connection.execute(statement))
 
 
 def _wrong_slice(row: RowMapping, *, state: str, left: int, size: int) -> _Wrong:
@@ -334,21 +333,12 @@ def _wrong_slice(row: RowMapping, *, state: str, left: int, size: int) -> _Wrong
 
 def _wrong_counters(shard: ShardIndex, row: RowMapping | None, right: dict[str, int]) -> Iterator[_Wrong]:
     if row is None:
-        values = {"shard": shard, **right}
-        yield _Wrong(
-            subject=f"shard {shard}",
-            fact="has no row",
-            mend=lambda connection: connection.execute(insert(SHARD), values),
-        )
+        yield _wrong_row(f"shard {shard}", "has no row", insert(SHARD).values(shard=shard, **right))
         return
     wrong = [name for name, value in right.items() if row[name] != value]
     if wrong:
-        same = SHARD.c.shard == shard
-        yield _Wrong(
-            subject=f"shard {shard}",
-            fact="; ".join(f"counts {row[name]:,} {_COUNTERS[name]}, has {right[name]:,}" for name in wrong),
-            mend=lambda connection: connection.execute(update(SHARD).where(same).values(right)),
-        )
+        fact = "; ".join(f"counts {row[name]:,} {_COUNTERS[name]}, has {right[name]:,}" for name in wrong)
+        yield _wrong_row(f"shard {shard}", fact, update(SHARD).where(SHARD.c.shard == shard).values(right))
 
 
 def _misplaced(connection: Connection, layout: Layout, shards: range) -> list[_Wrong]:
@@ -358,17 +348,10 @@ def _misplaced(connection: Connection, layout: Layout, shards: range) -> list[_W
     query = select(RECEIPT.c.batch, RECEIPT.c.shard, RECEIPT.c.slice).where(
         _planned_for(layout, shards), is_elsewhere
     )
-    return [
-        _misplaced_receipt(layout, BatchIndex(batch), f"shard {named} slice {of}")
-        for batch, named, of in connection.execute(query.order_by(RECEIPT.c.batch))
-    ]
-
-
-def _misplaced_receipt(layout: Layout, batch: BatchIndex, named: str) -> _Wrong:
-    shard, slice_ = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
-    move = update(RECEIPT).where(RECEIPT.c.batch == batch).values(shard=shard, slice=slice_)
-    return _Wrong(
-        subject=f"batch {batch}",
-        fact=f"its receipt names {named}, the plan shard {shard} slice {slice_}",
-        mend=lambda connection: connection.execute(move),
-    )
+    found = []
+    for batch, named, of in connection.execute(query.order_by(RECEIPT.c.batch)):
+        right = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
+        fact = f"its receipt names shard {named} slice {of}, the plan shard {right[0]} slice {right[1]}"
+        moving = update(RECEIPT).where(RECEIPT.c.batch == batch).values(shard=right[0], slice=right[1])
+        found.append(_wrong_row(f"batch {batch}", fact, moving))
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from typing import Self
@@ -49,32 +50,26 @@ def create_manifest(url: DatabaseUrl, plan: Plan, *, artifacts_exist: bool = Fal
     Raises PlanConflict when it would be new although artifacts of an earlier one exist: a lost manifest must
     not look like a fresh start.
     """
-    database = url.backend.open(Access.CREATE)
+    with closing(url.backend.open(Access.CREATE)) as database:
 
-    def create(connection: Connection) -> bool:
-        database.hold_for_upgrade(connection)
-        return schema.create_or_upgrade(
-            connection, plan, where=database.shown, artifacts_exist=artifacts_exist
-        )
+        def create(connection: Connection) -> bool:
+            database.hold_for_upgrade(connection)
+            return schema.create_or_upgrade(
+                connection, plan, where=database.shown, artifacts_exist=artifacts_exist
+            )
 
-    try:
         return database.transact(create)
-    finally:
-        database.close()
 
 
 def read_stored_plan(url: DatabaseUrl) -> str:
     """The plan's canonical JSON as the manifest keeps it: for a machine that has only `shardgen.toml`."""
-    database = url.backend.open(Access.READ)
+    with closing(url.backend.open(Access.READ)) as database:
 
-    def read(connection: Connection) -> str:
-        schema.check_revision(connection, where=database.shown)
-        return str(connection.execute(select(RUN.c.plan)).scalar_one())
+        def read(connection: Connection) -> str:
+            schema.check_revision(connection, where=database.shown)
+            return str(connection.execute(select(RUN.c.plan)).scalar_one())
 
-    try:
         return database.transact(read, reading=True)
-    finally:
-        database.close()
 
 
 class Manifest:

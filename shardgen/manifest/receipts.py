@@ -39,12 +39,14 @@ def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> lis
     """The slice's batches without a receipt, in order: what is to do, without a cursor. Raises LeaseLost."""
     if connection.execute(select(SLICE.c.fence).where(held(lease))).first() is None:
         raise lease_lost(lease)
-    done = set(
-        connection.execute(
-            select(RECEIPT.c.batch).where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
-        ).scalars()
-    )
+    done = recorded_in_slice(connection, lease.shard, lease.slice)
     return [BatchIndex(b) for b in layout.slice_batch_range(lease.shard, lease.slice) if b not in done]
+
+
+def recorded_in_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> set[int]:
+    """The batches of a slice that have a receipt."""
+    query = select(RECEIPT.c.batch).where(RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
+    return set(connection.execute(query).scalars())
 
 
 def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: Receipt) -> bool:

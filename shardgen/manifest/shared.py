@@ -20,7 +20,13 @@ from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest import suspicion
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
 from shardgen.manifest.rebuilt import slice_row
-from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
+from shardgen.manifest.receipts import (
+    count_samples,
+    delete_receipts,
+    insert_receipts,
+    provenance_id,
+    recorded_in_slice,
+)
 from shardgen.manifest.slices import held, hide_from_worker, move, to_seconds
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
@@ -80,11 +86,7 @@ def adopt(
         )
         if row["state"] == "leased" and not mine:
             continue
-        here = set(
-            connection.execute(
-                select(RECEIPT.c.batch).where(RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
-            ).scalars()
-        )
+        here = recorded_in_slice(connection, shard, slice_)
         offered = list(group)
         new = [receipt for receipt in offered if receipt.record.batch not in here]
         present.update(receipt.record.batch for receipt in offered)

@@ -35,10 +35,7 @@ def lease_lost(lease: Lease) -> LeaseLost:
 
 def contradictory(where: str, fact: str) -> ManifestCorrupt:
     """The error of records that cannot both be true, for whoever cannot go on because of them."""
-    return ManifestCorrupt(
-        f"{where}: {fact}: the manifest contradicts itself",
-        hint=MEND,
-    )
+    return ManifestCorrupt(f"{where}: {fact}: the manifest contradicts itself", hint=MEND)
 
 
 def missing_slice(shard: ShardIndex, slice_: SliceIndex) -> ManifestCorrupt:

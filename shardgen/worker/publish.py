@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -44,9 +44,7 @@ class BatchStore:
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
-        data, receipt = build_artifact(
-            ArtifactHeader.of(self._plan.fingerprint, lease), [self._content(made)]
-        )
+        data, receipt = build_artifact(self._plan.fingerprint, lease, [self._content(made)])
 
         def publish() -> ArtifactRef:
             # A new name for each attempt: one that failed late may have left the file under its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -43,16 +44,13 @@ class SuspectMaker:
             if not self._begin_batch():
                 return False
             stages.heartbeat.check_lease()
-            self._note_batch(lease, batch)
+            stages.retry(partial(stages.manifest.note_batch, lease, batch))
+            stages.on_step(SuspectStep.BATCH_NOTED)
             if batch != suspect:
                 self._maker.finish(lease, self._maker.compute(self._maker.prepare(batch)))
             elif not self._make_one_by_one(lease, batch, suspicion):
                 return False
         return True
-
-    def _note_batch(self, lease: Lease, batch: BatchIndex) -> None:
-        self._stages.retry(lambda: self._stages.manifest.note_batch(lease, batch))
-        self._stages.on_step(SuspectStep.BATCH_NOTED)
 
     def _make_one_by_one(self, lease: Lease, batch: BatchIndex, suspicion: Suspicion) -> bool:
         """Make a batch sample by sample; False when stopped. Raises LeaseLost when the slice gets blocked."""

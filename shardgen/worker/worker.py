@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
@@ -205,10 +206,7 @@ class Worker:
             retry=self._retry,
         )
         self._say("ready")
-
-        def begin_batch() -> bool:
-            return self._begin_batch(heartbeat)
-
+        begin_batch = partial(self._begin_batch, heartbeat)
         with BatchMaker(stages) as batches, Pipeline(batches, begin_batch=begin_batch) as pipeline:
             makers = _Makers(
                 pipeline=pipeline, suspect=SuspectMaker(batches, begin_batch=begin_batch), leases=leases

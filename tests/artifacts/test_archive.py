@@ -13,18 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_artifact
+from shardgen.artifacts.archive import build_artifact, read_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
+from shardgen.domain.lease import Attempt
 from shardgen.errors import ArtifactCorrupt
 from tests.artifacts.attempts import why_not_whole
 from tests.dataset.made_runs import WORKER, batch_content
 from tests.plans import make_plan
 
 PLAN = make_plan(batch=4)
-HEADER = ArtifactHeader(
-    fingerprint=PLAN.fingerprint, shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER
-)
+ATTEMPT = Attempt(shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER)
 
 
 def artifact() -> bytes:
@@ -33,7 +32,7 @@ def artifact() -> bytes:
         batch_content(PLAN, 1, dead=[5]),
         batch_content(PLAN, 2, dead=range(8, 12)),
     ]
-    return build_artifact(HEADER, contents)[0]
+    return build_artifact(PLAN.fingerprint, ATTEMPT, contents)[0]
 
 
 def test_an_artifact_opens_with_zipfile_and_its_members_are_stored_files_of_1980() -> None:
@@ -77,7 +76,7 @@ def test_members_sha256_runs_from_the_first_local_header_to_the_end_of_the_last_
 
 def test_an_artifact_reads_back_as_it_was_built() -> None:
     contents = [batch_content(PLAN, 0), batch_content(PLAN, 1)]
-    data, built = build_artifact(HEADER, contents)
+    data, built = build_artifact(PLAN.fingerprint, ATTEMPT, contents)
     entries, read = read_artifact(data, name="a.zip")
     assert read == built
     members = [member for content in contents for member in content.members]
@@ -171,7 +170,7 @@ def test_a_receipt_json_whose_bytes_are_not_those_of_its_crc_is_refused() -> Non
 
 def test_a_batch_must_follow_the_one_before() -> None:
     with pytest.raises(ValueError, match="consecutive"):
-        build_artifact(HEADER, [batch_content(PLAN, 0), batch_content(PLAN, 2)])
+        build_artifact(PLAN.fingerprint, ATTEMPT, [batch_content(PLAN, 0), batch_content(PLAN, 2)])
 
 
 @given(

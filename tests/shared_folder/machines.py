@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact
+from shardgen.artifacts.archive import build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
@@ -169,14 +169,7 @@ class Worker:
         if world.is_salted:  # attempts that can be told apart, as on other devices
             members = [(name, data + self.identity.id.encode()) for name, data in content.members]
             content = replace(content, members=members)
-        header = ArtifactHeader(
-            fingerprint=world.plan.fingerprint,
-            shard=lease.shard,
-            slice=lease.slice,
-            fence=lease.fence,
-            worker=lease.worker,
-        )
-        data, inside = build_artifact(header, [content])
+        data, inside = build_artifact(world.plan.fingerprint, lease, [content])
         name = ArtifactName(
             shard=lease.shard,
             batches=range(batch, batch + 1),

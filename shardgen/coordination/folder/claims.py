@@ -18,7 +18,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.notices import Kind, NoticeName
 from shardgen.coordination.folder.seen import SeenClaim
 from shardgen.coordination.folder.segments import Desk, Publisher
-from shardgen.coordination.folder.view import FolderView, seconds_or_none
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
@@ -180,8 +180,8 @@ class FolderWork:
                 samples_done=report.samples_done,
                 samples_per_second=report.samples_per_second,
                 note=report.note.partition("\n")[0][:200],
-                lag_seconds=seconds_or_none(self._view.lag_seconds),
-                slowest_lag_seconds=seconds_or_none(self._view.slowest_lag_seconds),
+                lag_seconds=self._view.lag_seconds,
+                slowest_lag_seconds=self._view.slowest_lag_seconds,
                 claims=tuple((claim.shard, claim.slice, claim.fence) for claim in claims),
             ),
         )

@@ -6,10 +6,11 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from shardgen.coordination.folder.leases import opened_view
+from shardgen.coordination.folder.notices import Beat
 from shardgen.coordination.folder.seen import SeenWorker
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
@@ -110,28 +111,22 @@ def _is_live(view: FolderView, folder: str, now: datetime, silent: timedelta) ->
 def _rows(view: FolderView, now: datetime) -> tuple[WorkerRow, ...]:
     rows = []
     for seen in view.workers.values():
-        if seen.beat is None:
-            continue
         last = _instant(seen.written_at)
-        if seen.has_stopped and now - last > LISTED_AFTER_END:
-            continue
-        rows.append(_row(view, seen, last))
+        if seen.beat is not None and not (seen.has_stopped and now - last > LISTED_AFTER_END):
+            rows.append(_row(view, seen, seen.beat, last))
     return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
 
 
-def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
-    beat = seen.beat
-    if beat is None:
-        raise ValueError("a row needs a beat")
-    slice_id = _place_of(view, seen.folder)
+def _row(view: FolderView, seen: SeenWorker, beat: Beat, last: datetime) -> WorkerRow:
+    shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
     known = {state.value for state in WorkerState}
     return WorkerRow(
         identity=WorkerIdentity(
             id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
         ),
         state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
-        shard=None if slice_id is None or seen.has_stopped else slice_id[0],
-        slice=None if slice_id is None or seen.has_stopped else slice_id[1],
+        shard=shard,
+        slice=slice_,
         lease_expires_at=None,
         started_at=_instant(beat.started_at),
         last_beat_at=last,
@@ -142,7 +137,7 @@ def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
     )
 
 
-def _place_of(view: FolderView, folder: str) -> SliceId | None:
+def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
     """The slice of the oldest claim of a worker that still stands; a newer one is its next."""
     own = [
         seen.claim
@@ -151,7 +146,7 @@ def _place_of(view: FolderView, folder: str) -> SliceId | None:
         if seen.claim.worker == folder and view.stands(seen) and seen.done_at is None
     ]
     first = min(own, key=lambda claim: claim.written_at, default=None)
-    return None if first is None else (ShardIndex(first.shard), SliceIndex(first.slice))
+    return (None, None) if first is None else first.slice_id
 
 
 def _instant(seconds: float) -> datetime:
