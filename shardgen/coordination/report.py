@@ -125,7 +125,7 @@ class Report:
         """What the batches were made by, if by more than one kind of device, version or micro-batch."""
         if len(self.overview.mixture) < 2:
             return []
-        return [provenance.facts | {"batches": batches} for provenance, batches in self.overview.mixture]
+        return [{**provenance.facts, "batches": batches} for provenance, batches in self.overview.mixture]
 
 
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
