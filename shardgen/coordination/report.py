@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from shardgen.domain.overview import FolderNews, Overview
@@ -94,14 +94,7 @@ class Report:
                     "dead_letters": shard.dead,
                     "pending": len(layout.shard_samples(shard.shard)) - shard.stored - shard.dead,
                     "workers": holders[shard.shard],
-                    "slices": {
-                        "never_leased": shard.slices.never_leased,
-                        "open": shard.slices.open,
-                        "leased": shard.slices.leased,
-                        "expired": shard.slices.expired,
-                        "done": shard.slices.done,
-                        "blocked": shard.slices.blocked,
-                    },
+                    "slices": asdict(shard.slices),
                 }
                 for shard in self.overview.shards
             ],

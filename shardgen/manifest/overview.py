@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCounts
 from shardgen.domain.receipt import Provenance
+from shardgen.domain.slice_state import SliceState
 from shardgen.manifest import workers
 from shardgen.manifest.tables import PROVENANCE, RUN, SHARD, SLICE
 
@@ -23,7 +24,7 @@ def read_overview(connection: Connection, now: datetime) -> Overview:
     shards = connection.execute(select(SHARD).order_by(SHARD.c.shard)).mappings()
     blocked = connection.execute(
         select(SLICE.c.shard, SLICE.c.slice, SLICE.c.reason)
-        .where(SLICE.c.state == "blocked")
+        .where(SLICE.c.state == SliceState.BLOCKED)
         .order_by(SLICE.c.shard, SLICE.c.slice)
         .limit(BLOCKED_LISTED)
     )
