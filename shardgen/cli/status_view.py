@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
 from shardgen.cli.render import duration, table, text
 from shardgen.coordination.report import Report
+from shardgen.domain.overview import SliceCounts
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
-_SLICES = ("never_leased", "open", "leased", "expired", "done", "blocked")
+_SLICES = tuple(one.name for one in fields(SliceCounts))
 
 
 def status_view(report: Report) -> RenderableType:

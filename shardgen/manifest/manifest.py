@@ -17,6 +17,7 @@ from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import ManifestCorrupt
@@ -345,7 +346,7 @@ class Manifest:
         """The highest fence that this machine has granted of a slice; 0 for none."""
         return self._read(lambda connection: shared.fence_here(connection, slice_id))
 
-    def unavailable(self) -> dict[SliceId, str]:
+    def unavailable(self) -> dict[SliceId, SliceState]:
         """The slices that are leased (and renewed), done or blocked on this machine, with that state."""
         return self._read(lambda connection: shared.unavailable(connection, self._now(connection)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -16,22 +17,15 @@ from shardgen.domain.receipt import (
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
     Sums,
 )
+from shardgen.domain.slice_state import Event, SliceState
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import suspicion
-from shardgen.manifest.slices import (
-    held,
-    hide_from_worker,
-    insert_unless_there,
-    lease_lost,
-    missing_slice,
-    move,
-)
+from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, transition
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
 
 
@@ -56,46 +50,26 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
     LeaseLost when the slice was taken over, ReceiptConflict when the batch has a receipt already.
     """
     batch = receipt.record.batch
-    left = connection.execute(
-        update(SLICE)
-        .where(held(lease))
-        .values(batches_left=SLICE.c.batches_left - 1, deaths=0, **_cleared(batch), **_if_last())
-        .returning(SLICE.c.batches_left)
-    ).scalar_one_or_none()
-    if left is None:
-        raise lease_lost(lease)
+    state = transition(
+        connection,
+        Event.RECORD,
+        lease,
+        batches_left=SLICE.c.batches_left - 1,
+        deaths=0,
+        noted_batch=None,
+        noted_sample=None,
+        suspect_batch=case((SLICE.c.suspect_batch == batch, null()), else_=SLICE.c.suspect_batch),
+    )
     if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first() is not None:
         raise ReceiptConflict(
             f"batch {batch}: has a receipt already",
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
-    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
     dead = len(receipt.record.dead_letters)
     count_samples(connection, receipt.shard, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
+    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
     suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
-    if left == 0:
-        suspicion.forget_slice(connection, lease.shard, lease.slice)
-        move(connection, lease.shard, {"leased": -1, "done": 1})
-        hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
-    return bool(left == 0)
-
-
-def _cleared(batch: BatchIndex) -> dict[str, object]:
-    is_resolved = SLICE.c.suspect_batch == batch
-    return {
-        "noted_batch": null(),
-        "noted_sample": null(),
-        "suspect_batch": case((is_resolved, null()), else_=SLICE.c.suspect_batch),
-    }
-
-
-def _if_last() -> dict[str, object]:
-    last = SLICE.c.batches_left == 1
-    return {
-        "state": case((last, "done"), else_=SLICE.c.state),
-        "worker": case((last, null()), else_=SLICE.c.worker),
-        "expires_at": case((last, null()), else_=SLICE.c.expires_at),
-    }
+    return state is SliceState.DONE
 
 
 def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provenances: Sequence[int]) -> None:
@@ -142,24 +116,30 @@ def count_samples(connection: Connection, shard: ShardIndex, *, stored: int, dea
 
 def provenance_id(connection: Connection, provenance: Provenance, *, batches: int = 1) -> int:
     """The id of a provenance, which so many batches more have."""
-    values = asdict(provenance)
-    same = [PROVENANCE.c[name] == value for name, value in values.items()]
     found = connection.execute(
         update(PROVENANCE)
-        .where(*same)
+        .where(PROVENANCE.c.document == provenance.text)
         .values(batches=PROVENANCE.c.batches + batches)
         .returning(PROVENANCE.c.id)
     ).scalar_one_or_none()
     if found is None:
-        insert_unless_there(connection, PROVENANCE, values | {"batches": 0})
+        insert_unless_there(connection, PROVENANCE, {"document": provenance.text, "batches": 0})
         return provenance_id(connection, provenance, batches=batches)
     return int(found)
+
+
+def read_provenance(document: str) -> Provenance:
+    """What a row says made its batches. Raises ManifestCorrupt."""
+    found = Provenance(text=document)
+    with decoding("a provenance"):
+        _ = found.facts
+    return found
 
 
 def read_page(connection: Connection, *, start: BatchIndex, limit: int) -> list[Receipt]:
     """Receipts with a batch number of at least `start`, in order, at most `limit` of them."""
     provenances = {
-        row["id"]: Provenance(**{key: row[key] for key in row if key not in ("id", "batches")})
+        row["id"]: read_provenance(row["document"])
         for row in connection.execute(select(PROVENANCE)).mappings()
     }
     rows = (
@@ -243,49 +223,36 @@ def recorded_among(connection: Connection, batches: Iterable[BatchIndex]) -> lis
 
 def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[BatchIndex]) -> int:
     """Undo receipts: their slices have these batches to do again. Returns how many there were."""
-    deleted = 0
+    provenances = Counter[int]()
     for batch in batches:
         row = connection.execute(select(RECEIPT).where(RECEIPT.c.batch == batch)).mappings().one_or_none()
         if row is None:
             continue
-        deleted += 1
+        provenances[row["provenance"]] += 1
         dead = connection.execute(delete(DEAD_LETTER).where(DEAD_LETTER.c.batch == batch)).rowcount
         connection.execute(delete(RECEIPT).where(RECEIPT.c.batch == batch))
-        connection.execute(
-            update(PROVENANCE)
-            .where(PROVENANCE.c.id == row["provenance"])
-            .values(batches=PROVENANCE.c.batches - 1)
-        )
+        shard = ShardIndex(row["shard"])
+        its_slice = lock_slice(connection, shard, SliceIndex(row["slice"]))
+        transition(connection, Event.UNDO, its_slice, batches_left=SLICE.c.batches_left + 1)
         stored = len(layout.batch_samples(batch)) - dead
-        count_samples(connection, ShardIndex(row["shard"]), stored=-stored, dead=-dead)
-        _reopen(connection, ShardIndex(row["shard"]), SliceIndex(row["slice"]))
-    return deleted
-
-
-def _reopen(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Count one batch more to do; a done slice is open again (a blocked one stays blocked)."""
-    same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one_or_none()
-    if state is None:
-        raise missing_slice(shard, slice_)
-    new = "open" if state == "done" else state
-    connection.execute(update(SLICE).where(*same).values(state=new, batches_left=SLICE.c.batches_left + 1))
-    if new != state:
-        move(connection, shard, {state: -1, new: 1})
+        count_samples(connection, shard, stored=-stored, dead=-dead)
+    for number, count in sorted(provenances.items()):  # after every shard, as whoever records does
+        same = PROVENANCE.c.id == number
+        connection.execute(update(PROVENANCE).where(same).values(batches=PROVENANCE.c.batches - count))
+    return provenances.total()
 
 
 def _sums_to_json(sums: Sums) -> str:
-    return json.dumps({kind.value: asdict(part) for kind, part in sums.items()}, separators=(",", ":"))
+    return json.dumps({name: asdict(part) for name, part in sums.items()}, separators=(",", ":"))
 
 
 def _sums_from_json(text: str) -> Sums:
-    document = json.loads(text)
     return {
-        kind: KindSums(
-            images=document[kind.value]["images"],
-            pixels=document[kind.value]["pixels"],
-            sum=tuple(document[kind.value]["sum"]),
-            squares=tuple(document[kind.value]["squares"]),
+        name: OutputSums(
+            images=part["images"],
+            pixels=part["pixels"],
+            sum=tuple(part["sum"]),
+            squares=tuple(part["squares"]),
         )
-        for kind in ImageKind
+        for name, part in json.loads(text).items()
     }

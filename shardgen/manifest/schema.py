@@ -8,6 +8,7 @@ from sqlalchemy import Connection, inspect, select, text
 
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.plan import EARLIER, Plan
+from shardgen.domain.slice_state import SliceState
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
@@ -126,9 +127,7 @@ def _insert_plan(connection: Connection, plan: Plan) -> None:
             "fence_floor": 0,
         },
     )
-    counters = dict.fromkeys(
-        ("next_slice", "stored", "dead", "slices_open", "slices_leased", "slices_done", "slices_blocked"), 0
-    )
+    counters = dict.fromkeys(("next_slice", "stored", "dead", *(f"slices_{one}" for one in SliceState)), 0)
     shards = range(plan.layout.shard_count)
     for start in range(0, len(shards), _INSERT_ROWS):
         connection.execute(

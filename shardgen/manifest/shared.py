@@ -10,16 +10,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import groupby
 
-from sqlalchemy import Connection, and_, insert, not_, or_, select, update
+from sqlalchemy import Connection, and_, not_, or_, select, update
 
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
-from shardgen.manifest import suspicion
+from shardgen.domain.slice_state import Event, SliceState
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
-from shardgen.manifest.rebuilt import slice_row
 from shardgen.manifest.receipts import (
     count_samples,
     delete_receipts,
@@ -27,21 +26,11 @@ from shardgen.manifest.receipts import (
     provenance_id,
     recorded_in_slice,
 )
-from shardgen.manifest.slices import held, hide_from_worker, move, to_seconds
+from shardgen.manifest.slices import begin, lock_slice, to_seconds, transition
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"
 """What a published artifact's name begins with; a checkpoint on this machine's disk has none of it."""
-
-_ENDED = {
-    "state": "done",
-    "worker": None,
-    "expires_at": None,
-    "reason": None,
-    "noted_batch": None,
-    "noted_sample": None,
-    "suspect_batch": None,
-}
 
 
 def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
@@ -55,16 +44,9 @@ def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest)
 def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
     """Add this slice's row, and those of the slices before it that have none: all of them open."""
     query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
-    missing = [SliceIndex(one) for one in range(connection.execute(query).scalar_one(), slice_ + 1)]
-    if not missing:
-        return
-    rows = [slice_row(shard, one, len(layout.slice_batch_range(shard, one))) for one in missing]
-    connection.execute(insert(SLICE), rows)
-    counters = {
-        "next_slice": SHARD.c.next_slice + len(missing),
-        "slices_open": SHARD.c.slices_open + len(missing),
-    }
-    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(counters))
+    missing = range(connection.execute(query).scalar_one(), slice_ + 1)
+    if missing:
+        begin(connection, layout, shard, missing)
 
 
 def adopt(
@@ -79,12 +61,10 @@ def adopt(
     ordered = sorted(receipts, key=lambda one: one.record.batch)
     for (shard, slice_), group in groupby(ordered, lambda one: (one.shard, one.slice)):
         _add_slice(connection, layout, shard, slice_)
-        same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-        row = connection.execute(select(SLICE).where(*same)).mappings().one()
-        mine = (
-            lease is not None and connection.execute(select(SLICE.c.fence).where(*same, held(lease))).first()
-        )
-        if row["state"] == "leased" and not mine:
+        row = lock_slice(connection, shard, slice_)
+        grant = None if lease is None else (lease.shard, lease.slice, lease.worker, lease.fence)
+        own = lease if grant == (shard, slice_, row.worker, row.fence) else None
+        if row.state is SliceState.LEASED and own is None:
             continue
         here = recorded_in_slice(connection, shard, slice_)
         offered = list(group)
@@ -96,13 +76,7 @@ def adopt(
         samples = sum(len(layout.batch_samples(one.record.batch)) for one in new)
         dead = sum(len(one.record.dead_letters) for one in new)
         count_samples(connection, shard, stored=samples - dead, dead=dead)
-        left = row["batches_left"] - len(new)
-        ended = _ENDED if left == 0 else {}
-        connection.execute(update(SLICE).where(*same).values({"batches_left": left} | ended))
-        if left == 0:
-            suspicion.forget_slice(connection, shard, slice_)
-            move(connection, shard, {row["state"]: -1, "done": 1})
-            hide_from_worker(connection, row["worker"], shard, slice_)
+        transition(connection, Event.ADOPT, own or row, batches_left=SLICE.c.batches_left - len(new))
     return present
 
 
@@ -114,7 +88,7 @@ def forget_undone(connection: Connection, layout: Layout, undone: Mapping[BatchI
     rows = connection.execute(
         select(RECEIPT.c.batch, RECEIPT.c.fence)
         .join(SLICE, same)
-        .where(SLICE.c.state != "leased", RECEIPT.c.fence <= max(undone.values()))
+        .where(SLICE.c.state != SliceState.LEASED, RECEIPT.c.fence <= max(undone.values()))
     )
     batches = [BatchIndex(batch) for batch, fence in rows if fence <= undone.get(batch, -1)]
     return delete_receipts(connection, layout, batches)
@@ -138,12 +112,14 @@ def fence_here(connection: Connection, slice_id: SliceId) -> Fence:
     return Fence(connection.execute(query).scalar_one_or_none() or 0)
 
 
-def unavailable(connection: Connection, now: datetime) -> dict[SliceId, str]:
+def unavailable(connection: Connection, now: datetime) -> dict[SliceId, SliceState]:
     """The slices that this machine's workers need not, or may not, claim: their state.
 
     One that is leased to nobody who renews it is free: whoever claims it takes it over.
     """
-    is_held = and_(SLICE.c.state == "leased", SLICE.c.expires_at > to_seconds(now))
+    is_held = and_(SLICE.c.state == SliceState.LEASED, SLICE.c.expires_at > to_seconds(now))
     query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state)
-    rows = connection.execute(query.where(or_(is_held, SLICE.c.state.in_(["done", "blocked"]))))
-    return {(ShardIndex(shard), SliceIndex(slice_)): state for shard, slice_, state in rows}
+    rows = connection.execute(
+        query.where(or_(is_held, SLICE.c.state.in_([SliceState.DONE, SliceState.BLOCKED])))
+    )
+    return {(ShardIndex(shard), SliceIndex(slice_)): SliceState(state) for shard, slice_, state in rows}

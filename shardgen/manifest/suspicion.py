@@ -157,9 +157,3 @@ def forget_samples(connection: Connection, lease: Lease, samples: range) -> None
     """Their batch has its receipt: none of them is under suspicion any more."""
     within = SUSPECT_SAMPLE.c.sample.between(samples[0], samples[-1])
     connection.execute(delete(SUSPECT_SAMPLE).where(*_of_slice(lease), within))
-
-
-def forget_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Start afresh: nothing is under suspicion on the slice's behalf."""
-    same = (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
-    connection.execute(delete(SUSPECT_SAMPLE).where(*same))

@@ -22,6 +22,7 @@ from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.machine.processes import gone
@@ -280,9 +281,11 @@ class FolderWork:
         open_slices = [
             slice_id for slice_id in self._view.slices(self._shard) if self._view.missing(slice_id)
         ]
-        blocked = sum(busy.get(slice_id) == "blocked" for slice_id in open_slices)
+        blocked = sum(busy.get(slice_id) is SliceState.BLOCKED for slice_id in open_slices)
         # What is done here and waits for its segment is nobody's work any more.
-        waiting = sum(busy.get(slice_id) not in ("blocked", "done") for slice_id in open_slices)
+        waiting = sum(
+            busy.get(slice_id) not in (SliceState.BLOCKED, SliceState.DONE) for slice_id in open_slices
+        )
         return NoLease(leased=waiting, blocked=blocked)
 
     def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
@@ -295,7 +298,7 @@ class FolderWork:
             batches = map(BatchIndex, self._view.plan.layout.slice_batch_range(*slice_id))
             winners = self._view.winners
             self._manifest.adopt([winners[batch] for batch in batches if batch in winners], lease)
-            if self._manifest.unavailable().get(slice_id) == "done":
+            if self._manifest.unavailable().get(slice_id) is SliceState.DONE:
                 return []
             pending = self._manifest.pending_batches(lease)
             rivals = [] if own is None else self._rivals(slice_id)

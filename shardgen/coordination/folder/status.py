@@ -14,6 +14,7 @@ from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
 from shardgen.settings.run_directory import RunDirectory
 
@@ -23,7 +24,7 @@ _SHOWN_TROUBLES = 5
 def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
     """Look through the folder, and tell."""
     blocked: tuple[BlockedSlice, ...] = ()
-    busy: dict[SliceId, str] = {}
+    busy: dict[SliceId, SliceState] = {}
     waiting = 0
     if run.database.backend.is_there():
         with run.manifest(plan, read_only=True) as manifest:
@@ -48,7 +49,7 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
 
 
 def _overview(
-    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[SliceId, str]
+    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[SliceId, SliceState]
 ) -> Overview:
     now = datetime.now(UTC)
     silent = run.settings.folder_policy.silent
@@ -79,22 +80,22 @@ def _overview(
 
 
 def _slices(
-    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[SliceId, str]
+    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[SliceId, SliceState]
 ) -> SliceCounts:
     counts: Counter[str] = Counter()
     for slice_id in view.slices(shard):
         missing = view.missing(slice_id)
         claims = list(view.claims.get(slice_id, {}).values())
         if not missing:
-            counts["done"] += 1
-        elif busy.get(slice_id) == "blocked":
-            counts["blocked"] += 1
+            counts[SliceState.DONE] += 1
+        elif busy.get(slice_id) is SliceState.BLOCKED:
+            counts[SliceState.BLOCKED] += 1
         elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if view.stands(seen)):
-            counts["leased"] += 1
+            counts[SliceState.LEASED] += 1
         elif any(not seen.is_ended for seen in claims):
             counts["expired"] += 1
         elif claims or len(missing) < len(view.plan.layout.slice_batch_range(*slice_id)):
-            counts["open"] += 1
+            counts[SliceState.OPEN] += 1
         else:
             counts["never_leased"] += 1
     return SliceCounts(**{name: counts[name] for name in SliceCounts.__dataclass_fields__})
