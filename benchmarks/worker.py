@@ -34,7 +34,7 @@ from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
@@ -79,7 +79,7 @@ def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
     )
     (folder / "run" / "shardgen.toml").write_text(text, encoding="utf-8")
     run = RunDirectory.open(folder / "run")
-    make_plan(run, GivenFolders())
+    make_plan(run, {})
     return run
 
 
@@ -89,7 +89,7 @@ class Bench:
     def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
         self.run = run
         self.plan: Plan = run.plan()
-        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+        folders = run.foregrounds({}), run.backgrounds({})
         self.estimator: DepthEstimator = load_for_plan(run.network, self.plan, None, choice=choice, say=print)
         self.composer = Composer(self.plan, *folders, threads=choice.threads)
         self.threads = choice.threads

@@ -1,6 +1,6 @@
 """The manifest: plan, shards, slices, receipts, dead letters, provenance, workers, samples under suspicion.
 
-Revision ID: 2-0001
+Revision ID: 2_0001
 Revises:
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "2-0001"  # the first of plan format 2
+revision = "2_0001"  # the first of plan format 2
 down_revision = None
 branch_labels = None
 depends_on = None

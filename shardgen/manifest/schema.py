@@ -12,8 +12,8 @@ from shardgen.domain.slice_state import SliceState
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "2-0001"  # the newest file in migrations/versions; a test compares them
-_FORMAT = "2-"  # plan format 2, which all these revisions are of
+REVISION = "2_0001"  # the newest file in migrations/versions; a test compares them
+_FORMAT = "2_"  # plan format 2, which all these revisions are of
 _INSERT_ROWS = 10_000
 
 

@@ -35,7 +35,7 @@ from shardgen.imaging.codec import decode
 from shardgen.operations.requeue import read_marks
 from shardgen.recipes.composites.plan import Flips
 from shardgen.settings.plan_file import parse_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings, settings_differences
 from shardgen.settings.template import settings_text
 from tests.dataset.made_runs import WORKER, batch_content, make_run, sums_of_image
@@ -58,7 +58,7 @@ class Target:
 def _settings(data: bytes, folder: Path) -> object:
     (folder / FILE_NAME).write_bytes(data)
     run = RunDirectory.open(folder)
-    given = GivenFolders()
+    given = {}
     for look in (
         lambda: run.database.backend.shown,
         lambda: run.artifacts,

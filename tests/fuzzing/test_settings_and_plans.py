@@ -19,7 +19,7 @@ from shardgen.errors import ArtifactCorrupt, InputMissing, InvalidSettings, Mani
 from shardgen.operations.requeue import read_marks
 from shardgen.recipes.composites.network import given_threads
 from shardgen.settings.plan_file import parse_plan, read_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings
 from shardgen.sources.folder import hash_file, list_folder, read_file
 from tests.fuzzing.guarded import time_limit
@@ -95,7 +95,7 @@ def test_the_home_of_a_user_who_is_not_there_is_one_clear_error(tmp_path: Path, 
     table = "depth" if setting == "weights" else "sources"
     run = settings_of(tmp_path, f'[{table}]\n{setting} = "~nobody-of-that-name/x"')
     with pytest.raises(InvalidSettings, match="nobody-of-that-name") as caught:
-        run.weights_file() if setting == "weights" else run.foregrounds(GivenFolders())
+        run.weights_file() if setting == "weights" else run.foregrounds({})
     assert caught.value.hint
 
 

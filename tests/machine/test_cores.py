@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from shardgen.machine import cores
 from shardgen.machine.cores import cpu_quota, schedulable_cores, threads_each, usable_cores
-from shardgen.settings.run_directory import GivenFolders
 from tests.runs import make_run
 
 
@@ -41,7 +40,7 @@ def test_planning_reads_no_more_photographs_at_once_than_it_has_cores(tmp_path: 
     try:
         os.sched_setaffinity(0, {min(before)})
         events = PlanEvents(on_file=lambda _name: readers.append(threading.current_thread().name))
-        make_plan(run, GivenFolders(), events=events)
+        make_plan(run, {}, events=events)
     finally:
         os.sched_setaffinity(0, before)
     assert readers == ["scan_0"] * 12

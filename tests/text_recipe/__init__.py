@@ -38,7 +38,8 @@ from shardgen.recipes.base import (
 )
 
 IMPORTED = "SHARDGEN_TEST_IMPORTED"
-"""Names a folder, in which every process leaves a file with the heavy libraries that it has imported."""
+"""Names a folder, in which every process leaves a file for each of these libraries that it imports."""
+HEAVY = frozenset({"cv2", "tensorflow", "keras", "h5py"})
 KILLS = "kill (0)"
 """Kills whoever computes it, as a bug in a library would: a line `kill`, said for the first time."""
 RAISES = "raise (1)"

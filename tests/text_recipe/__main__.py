@@ -1,23 +1,29 @@
 from __future__ import annotations
 
-import atexit
 import os
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from shardgen.cli.app import main
 from shardgen.recipes.registry import register
-from tests.text_recipe import IMPORTED, Text
+from tests.text_recipe import HEAVY, IMPORTED, Text
 
 
-def note_imports() -> None:
-    """Leave the names of the heavy libraries that this process has imported."""
-    folder = os.environ.get(IMPORTED)
-    if folder:
-        heavy = sorted({"cv2", "tensorflow", "keras", "h5py"} & set(sys.modules))
-        (Path(folder) / f"{os.getpid()}.txt").write_text(" ".join(heavy), encoding="utf-8")
+class NoteHeavy:
+    """Leaves a file for every heavy library that this process imports."""
+
+    @staticmethod
+    def find_spec(
+        name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name in HEAVY and IMPORTED in os.environ:
+            (Path(os.environ[IMPORTED]) / f"{name}-{sys.argv[1]}-{os.getpid()}").touch()
+        return None
 
 
-atexit.register(note_imports)
+sys.meta_path.insert(0, NoteHeavy)
 register(Text())
 main()

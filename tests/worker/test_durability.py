@@ -14,7 +14,7 @@ from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import NoLease
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
@@ -96,7 +96,7 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
                 plan=plan,
-                composer=Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())),
+                composer=Composer(plan, run.foregrounds({}), run.backgrounds({})),
                 estimator=estimator,
                 store=ArtifactStore(run.artifacts, files=files),
                 manifest=manifest,

@@ -22,7 +22,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
 from tests.runs import make_run, plan_run, shardgen
 
@@ -156,7 +156,7 @@ def test_without_memory_for_one_image_the_slice_is_given_back_and_nothing_is_los
 def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template: Path) -> None:
     run = RunDirectory.open(template)
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     images = np.stack([composer.compose(SampleIndex(sample)).network_input for sample in range(24)])
     estimator = load_for_plan(
         run.network, plan, None, choice=DeviceChoice(device="cpu"), say=lambda _line: None

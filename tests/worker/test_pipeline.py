@@ -28,7 +28,7 @@ from shardgen.manifest.manifest import Manifest
 from shardgen.operations.merge import merge_run
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
@@ -136,7 +136,7 @@ def whole_run(
     shutil.copytree(planned_template / "run", path)
     run = RunDirectory.open(path)
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     make_everything(run, plan, stages_of(run, plan, composer, estimator))
     yield members(merge_run(run, None, allow_dead_letters=False).path)
 
@@ -146,7 +146,7 @@ def test_one_bad_sample_is_one_dead_letter_and_every_other_byte_stays(
     run: RunDirectory, planned_template: Path, tmp_path: Path, estimator: DepthEstimator, stage: str
 ) -> None:
     plan = run.plan()
-    folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+    folders = run.foregrounds({}), run.backgrounds({})
     composer = (FaultyComposer if stage == "compose" else Composer)(plan, *folders)
     network: object = estimator
     if stage != "compose":
@@ -181,7 +181,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
             raise ZeroDivisionError("always")
 
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     with pytest.raises(SliceFailed, match="every sample"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
     assert letters(run, plan) == []
@@ -211,7 +211,7 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
             time.sleep(0.2)  # the failure gets every chance to be first
 
     plan, identity, policy = run.plan(), new_identity("test"), run.settings.lease_policy
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     with run.manifest(plan) as manifest:
         manifest.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
@@ -244,7 +244,7 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
             return estimator.estimate(images, **options)  # type: ignore[arg-type]
 
     plan, identity = run.plan(), new_identity("test")
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     with run.manifest(plan) as manifest:
         manifest.register(identity)
         heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
@@ -259,7 +259,7 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
     run: RunDirectory, estimator: DepthEstimator
 ) -> None:
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     identity, heir = new_identity("zombie"), new_identity("heir")
     policy = run.settings.lease_policy
     with run.manifest(plan) as manifest:
