@@ -15,7 +15,8 @@ from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
-from shardgen.manifest.manifest import Manifest, Marks
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Marks, Operator
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import random_part
 from shardgen.storage.bounded import parse_json
@@ -52,8 +53,8 @@ def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
         if choice.blocked:
-            return requeue_blocked(manifest)
-        refuse_other_folder(store, manifest)  # marks must lie where a rebuild will look for them
+            return requeue_blocked(manifest.operator)
+        refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
         if choice.dead_letters:
             return requeue_dead_letters(plan, manifest, store)
         return requeue_batches(plan, manifest, store, choice.batches)
@@ -106,7 +107,7 @@ def requeue_batches(
     holds one of the slices.
     """
     _refuse_unplanned(plan, batches)
-    recorded = manifest.recorded_among(batches)
+    recorded = manifest.receipts.recorded_among(batches)
     if not recorded:
         return Requeued(batches=(), samples=0, unblocked_slices=0)
 
@@ -118,7 +119,7 @@ def requeue_batches(
             )
         on_step(RequeueStep.MARKED)
 
-    manifest.undo_receipts(recorded, mark=mark)
+    manifest.operator.undo_receipts(recorded, mark=mark)
     on_step(RequeueStep.ROWS_CHANGED)
     return Requeued(
         batches=tuple(recorded),
@@ -131,7 +132,9 @@ def requeue_dead_letters(
     plan: Plan, manifest: Manifest, store: ArtifactStore, *, on_step: OnStep = ignore_step
 ) -> Requeued:
     """Undo every batch that has a dead letter, so that all its samples are tried again."""
-    return requeue_batches(plan, manifest, store, manifest.batches_with_dead_letters(), on_step=on_step)
+    return requeue_batches(
+        plan, manifest, store, manifest.receipts.batches_with_dead_letters(), on_step=on_step
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +183,6 @@ def _parse_mark(data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
     return fingerprint, Fence(fence), [BatchIndex(batch) for batch in batches]
 
 
-def requeue_blocked(manifest: Manifest) -> Requeued:
+def requeue_blocked(operator: Operator) -> Requeued:
     """Open every blocked slice again, its deaths forgotten; no receipt changes."""
-    return Requeued(batches=(), samples=0, unblocked_slices=manifest.unblock())
+    return Requeued(batches=(), samples=0, unblocked_slices=operator.unblock())

@@ -83,7 +83,7 @@ class BatchMaker:
 
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.retry)
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest.receipts, stages.retry)
         self._micro_batch = stages.estimator.micro_batch
         self._encoders = ThreadPoolExecutor(stages.threads or usable_cores(), "encode")
 
@@ -166,7 +166,9 @@ class BatchMaker:
         stages = self.stages
         estimator, now = stages.estimator, stages.estimator.micro_batch
         stages.retry(
-            lambda: remember_shrinking(estimator, self._micro_batch, stages.manifest, say=stages.say)
+            lambda: remember_shrinking(
+                estimator, self._micro_batch, stages.manifest.micro_batches, say=stages.say
+            )
         )
         self._micro_batch = now
         return Provenance(

@@ -26,7 +26,7 @@ from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.machine.memory import available_memory
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.workers import MicroBatches
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
 
@@ -105,7 +105,7 @@ def planned_weights(name: str, found: WeightsFile) -> Weights:
 
 
 def agree_micro_batch(
-    setting: int | Literal["auto"], plan: Plan, manifest: Manifest | None, *, on: Device, topology: Topology
+    setting: int | Literal["auto"], plan: Plan, agreed: MicroBatches | None, *, on: Device, topology: Topology
 ) -> tuple[int, str]:
     """How many images the network takes at once, and a remark if it is fewer than was agreed.
 
@@ -122,12 +122,12 @@ def agree_micro_batch(
         free_bytes=free,
     )
     if setting != "auto":
-        shrunk = None if manifest is None else manifest.shrunk_micro_batch(on.model)
+        shrunk = None if agreed is None else agreed.shrunk(on.model)
         if shrunk is not None and shrunk < setting:
             return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
-    elif manifest is not None:
-        wanted = manifest.agreed_micro_batch(on.model, fitting)
+    elif agreed is not None:
+        wanted = agreed.agreed(on.model, fitting)
     else:
         wanted = fitting
     if network_bytes(plan, topology, wanted) <= free:
@@ -152,16 +152,16 @@ def network_bytes(plan: Plan, topology: Topology, micro_batch: int) -> int:
 
 
 def load_for_plan(
-    network: NetworkChoice, plan: Plan, manifest: Manifest | None, *, choice: DeviceChoice, say: Say
+    network: NetworkChoice, plan: Plan, agreed: MicroBatches | None, *, choice: DeviceChoice, say: Say
 ) -> DepthEstimator:
-    """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
+    """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
     weights = find_weights(network)
     on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
     micro_batch, remark = agree_micro_batch(
-        network.micro_batch, plan, manifest, on=on, topology=weights.topology
+        network.micro_batch, plan, agreed, on=on, topology=weights.topology
     )
     if remark:
         say(remark)
@@ -171,16 +171,16 @@ def load_for_plan(
     note = "; for trials: the small network" if weights_named.is_small else note
     say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
     estimator.warm_up()
-    remember_shrinking(estimator, micro_batch, manifest, say=say)
+    remember_shrinking(estimator, micro_batch, agreed, say=say)
     return estimator
 
 
 def remember_shrinking(
-    estimator: DepthEstimator, before: int, manifest: Manifest | None, *, say: Say
+    estimator: DepthEstimator, before: int, agreed: MicroBatches | None, *, say: Say
 ) -> None:
     """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
     now = estimator.micro_batch
     if now < before:
-        if manifest is not None:
-            manifest.shrink_micro_batch(estimator.device_model, now)
+        if agreed is not None:
+            agreed.shrink(estimator.device_model, now)
         say(f"out of memory: micro-batch {now} instead of {before} from now on")
