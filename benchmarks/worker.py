@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.composites.composer import Composer
@@ -118,7 +118,7 @@ class Bench:
         policy = self.run.settings.lease_policy
         made = 0
         with self.run.manifest(self.plan) as manifest:
-            manifest.register(identity)
+            manifest.workers.register(identity)
             with Heartbeat(manifest, identity.id, policy, say=print) as heartbeat:
                 stages = Stages(
                     plan=self.plan,
@@ -134,12 +134,12 @@ class Bench:
                 )
                 with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                     for _ in range(slices):
-                        lease = manifest.lease(identity.id, policy)
+                        lease = manifest.leases.lease(identity.id, policy)
                         if isinstance(lease, NoLease):
                             break
                         heartbeat.holds(lease)
                         heartbeat.now_is(WorkerState.WORKING)
-                        batches = manifest.pending_batches(lease)
+                        batches = manifest.receipts.pending_batches(lease)
                         pipeline.make(lease, batches)
                         heartbeat.holds(None)
                         made += sum(len(self.plan.layout.batch_samples(batch)) for batch in batches)

@@ -97,7 +97,7 @@ def run(
     plan = directory.plan()
     ensure_manifest(directory, plan)
     with directory.manifest(plan, read_only=True) as manifest:
-        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest)
+        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)
     refuse_output(directory, plan, output)
     found = report(directory)
     if found.pending:

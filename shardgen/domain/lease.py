@@ -40,3 +40,11 @@ class LeasePolicy:
     def wait(self) -> timedelta:
         """How long a worker that waits may take from one look to the next; it looks at every heartbeat."""
         return max(WAIT_LIMIT, self.stall, 2 * self.heartbeat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoLease:
+    """Nothing to lease now: slices that others hold (wait for them), and blocked ones (nobody may)."""
+
+    leased: int
+    blocked: int

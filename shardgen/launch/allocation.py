@@ -124,11 +124,11 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
     threads = _threads(workers, wanted.threads_per_worker)
     if not demand.is_fixed:
         with run.manifest(plan) as manifest:
-            agreed = manifest.agreed_micro_batch(demand.device_model(threads), micro_batch)
+            agreed = manifest.micro_batches.agreed(demand.device_model(threads), micro_batch)
             while workers > (fits := max(1, free // demand.bytes_for(agreed))):
                 workers = fits  # keep to what an earlier crew chose, with fewer workers
                 threads = _threads(workers, wanted.threads_per_worker)
-                agreed = manifest.agreed_micro_batch(demand.device_model(threads), agreed)
+                agreed = manifest.micro_batches.agreed(demand.device_model(threads), agreed)
         micro_batch = agreed
     fewer = f" (not {asked}: memory)" if workers < asked else ""
     say(

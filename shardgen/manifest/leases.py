@@ -10,12 +10,13 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.worker import ENDED_STATES, WorkerState
 from shardgen.errors import InvalidSettings, LeaseLost, ManifestBusy
-from shardgen.manifest import suspicion
+from shardgen.manifest import lookups, suspicion
+from shardgen.manifest.session import Part, reading, writing
 from shardgen.manifest.slices import (
     SliceRow,
     begin,
@@ -62,12 +63,77 @@ class LeaseRequest:
     gone: Collection[WorkerId] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoLease:
-    """Nothing to lease now: slices that others hold (wait for them), and blocked ones (nobody may)."""
+class Leases(Part):
+    """Who holds which slice."""
 
-    leased: int
-    blocked: int
+    def lease(
+        self,
+        worker: WorkerId,
+        policy: LeasePolicy,
+        *,
+        shard: ShardIndex | None = None,
+        gone: Collection[WorkerId] = (),
+    ) -> Lease | NoLease:
+        """Grant one slice, in one transaction, under a new fence; `gone` workers' slices are free.
+
+        `shard` narrows to one shard.
+        """
+        session = self.session
+        check_shard(session.layout, shard)
+
+        def take(connection: Connection) -> Lease | NoLease:
+            now = session.now(connection)
+            request = LeaseRequest(worker=worker, now=now, policy=policy, shard=shard, gone=gone)
+            return lease_slice(connection, session.layout, request)
+
+        return session.write(take, lookups.is_granted)
+
+    @writing
+    def renew(self, connection: Connection, lease: Lease, policy: LeasePolicy) -> None:
+        """Extend a lease. Raises LeaseLost."""
+        renew(connection, lease, expires_at=self.session.now(connection) + policy.duration)
+
+    def release(self, lease: Lease) -> bool:
+        """Give a slice back unfinished; no death. Returns False when it was not held any more."""
+        return self.session.write(
+            lambda connection: release(connection, lease),
+            lambda connection, _: lookups.has_ended(connection, lease),
+        )
+
+    def fail(self, lease: Lease, failure: str, policy: LeasePolicy) -> bool:
+        """Give a slice back that failed for no sample's fault; returns whether it is blocked. LeaseLost."""
+        return self.session.write(
+            lambda connection: fail(connection, lease, failure, max_attempts=policy.max_attempts),
+            lambda connection, _: lookups.has_ended(connection, lease),
+        )
+
+    def block(self, lease: Lease, reason: str) -> None:
+        """Give a slice back that an operator must look at first. Raises LeaseLost."""
+        self.session.write(
+            lambda connection: block(connection, lease, reason),
+            lambda connection, _: lookups.has_ended(connection, lease),
+        )
+
+    def free_slices_of(
+        self, gone: Collection[WorkerId], policy: LeasePolicy, *, innocent: Collection[WorkerId] = ()
+    ) -> int:
+        """Free what ended processes held, at once; no death of those that are `innocent`. How many slices."""
+        return self.session.write(
+            lambda connection: free_slices_of(
+                connection, gone, innocent=innocent, max_attempts=policy.max_attempts
+            ),
+            lambda connection, slices: lookups.are_free(connection, gone, slices),
+        )
+
+    @reading
+    def holders(self, connection: Connection) -> list[Holder]:
+        """Who holds which slice under which fence; those whose lease has expired may still write."""
+        held_ones = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.worker)
+        rows = connection.execute(held_ones.where(SLICE.c.state == SliceState.LEASED))
+        return [
+            (ShardIndex(shard), SliceIndex(slice_), Fence(fence), WorkerId(worker))
+            for shard, slice_, fence, worker in rows
+        ]
 
 
 def lease_slice(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
@@ -288,13 +354,3 @@ def unblock(connection: Connection) -> int:
     for row in rows:
         transition(connection, Event.UNBLOCK, row)
     return len(rows)
-
-
-def read_holders(connection: Connection) -> list[Holder]:
-    """Who holds which slice under which fence; those whose lease has expired may still write."""
-    held_ones = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.fence, SLICE.c.worker)
-    rows = connection.execute(held_ones.where(SLICE.c.state == SliceState.LEASED))
-    return [
-        (ShardIndex(shard), SliceIndex(slice_), Fence(fence), WorkerId(worker))
-        for shard, slice_, fence, worker in rows
-    ]

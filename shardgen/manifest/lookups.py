@@ -7,11 +7,10 @@ from collections.abc import Collection
 from sqlalchemy import Connection, select
 
 from shardgen.domain.identifiers import SampleIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.slice_state import SliceState
 from shardgen.domain.suspicion import SuspectState
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.slices import held
 from shardgen.manifest.tables import RECEIPT, SLICE, SUSPECT_SAMPLE
 

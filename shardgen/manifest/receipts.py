@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
+from typing import TypeVar
 
 from sqlalchemy import Connection, RowMapping, case, delete, insert, null, select, update
 
@@ -24,9 +27,67 @@ from shardgen.domain.receipt import (
 )
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.errors import ReceiptConflict
-from shardgen.manifest import suspicion
+from shardgen.manifest import lookups, suspicion
+from shardgen.manifest.session import Part, reading
 from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, transition
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
+
+_PAGE = 2_000  # rows read between two chances for a writer to commit
+Row = TypeVar("Row")
+
+
+class Receipts(Part):
+    """What is done. A ReceiptSource."""
+
+    @reading
+    def pending_batches(self, connection: Connection, lease: Lease) -> list[BatchIndex]:
+        """The slice's batches without a receipt, in order. Raises LeaseLost."""
+        return pending_batches(connection, self.session.layout, lease)
+
+    def record(self, lease: Lease, receipt: Receipt) -> bool:
+        """Record a finished batch; returns whether it was the slice's last. Raises LeaseLost."""
+        return self.session.write(
+            lambda connection: record_batch(connection, self.session.layout, lease, receipt),
+            lambda connection, _: lookups.is_recorded(connection, receipt),
+        )
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts in batch order; every page is a transaction of its own."""
+        return self._paged(read_page, lambda receipt: receipt.record.batch)
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """All dead letters in sample order, with their details."""
+        return self._paged(read_dead_letters, lambda letter: letter.sample)
+
+    def artifacts(self) -> Iterator[tuple[BatchIndex, str]]:
+        """Every recorded batch with its artifact's name, in order; every page is a transaction of its own."""
+        return self._paged(read_artifacts, itemgetter(0))
+
+    def _paged(self, read: Callable[..., list[Row]], number: Callable[[Row], int]) -> Iterator[Row]:
+        start = 0
+        while True:
+            page = self.session.read(partial(read, start=start, limit=_PAGE))
+            yield from page
+            if len(page) < _PAGE:
+                return
+            start = number(page[-1]) + 1
+
+    def receipts_of(self, batches: range) -> list[Receipt]:
+        """The receipts of consecutive batches, in order."""
+        start = BatchIndex(batches.start)
+        page = self.session.read(partial(read_page, start=start, limit=len(batches)))
+        return [receipt for receipt in page if receipt.record.batch in batches]
+
+    @reading
+    def batches_with_dead_letters(self, connection: Connection) -> list[BatchIndex]:
+        """The batches that a `requeue --dead-letters` undoes, in order."""
+        found = connection.execute(select(DEAD_LETTER.c.batch).distinct().order_by(DEAD_LETTER.c.batch))
+        return [BatchIndex(batch) for batch in found.scalars()]
+
+    @reading
+    def recorded_among(self, connection: Connection, batches: Sequence[BatchIndex]) -> list[BatchIndex]:
+        """Those of the batches that have a receipt, in order."""
+        return recorded_among(connection, batches)
 
 
 def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> list[BatchIndex]:
@@ -204,12 +265,6 @@ def read_artifacts(connection: Connection, *, start: BatchIndex, limit: int) -> 
     query = select(RECEIPT.c.batch, RECEIPT.c.artifact).where(RECEIPT.c.batch >= start)
     rows = connection.execute(query.order_by(RECEIPT.c.batch).limit(limit))
     return [(BatchIndex(batch), artifact) for batch, artifact in rows]
-
-
-def batches_with_dead_letters(connection: Connection) -> list[BatchIndex]:
-    """The batches of all dead letters, in order."""
-    found = connection.execute(select(DEAD_LETTER.c.batch).distinct().order_by(DEAD_LETTER.c.batch))
-    return [BatchIndex(batch) for batch in found.scalars()]
 
 
 def recorded_among(connection: Connection, batches: Iterable[BatchIndex]) -> list[BatchIndex]:

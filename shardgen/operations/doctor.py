@@ -28,7 +28,7 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
 from shardgen.recipes.base import Folders
@@ -201,12 +201,12 @@ def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Ite
         if run.is_shared_folder and not run.database.backend.is_there():
             return
         with run.manifest(found.plan, read_only=True) as manifest:
-            yield from _records(manifest)
+            yield from _records(manifest.operator)
             if run.is_shared_folder:
                 return
             store = ArtifactStore(artifacts)
             store.refuse_links()
-            is_ours = is_recognised(store, manifest)
+            is_ours = is_recognised(store, manifest.folder)
         if not is_ours:
             yield Line(
                 subject="artifacts",
@@ -228,12 +228,12 @@ def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Ite
         )
 
 
-def _records(manifest: Manifest) -> Iterator[Line]:
+def _records(operator: Operator) -> Iterator[Line]:
     """Whether the manifest agrees with itself, and its file is undamaged, as far as some seconds can tell."""
-    damage = manifest.damage(seconds=_RECORDS_SECONDS)
-    damage.refuse(manifest.shown)
-    audit = manifest.audit(seconds=_RECORDS_SECONDS)
-    audit.refuse(manifest.shown)
+    damage = operator.damage(seconds=_RECORDS_SECONDS)
+    damage.refuse(operator.shown)
+    audit = operator.audit(seconds=_RECORDS_SECONDS)
+    audit.refuse(operator.shown)
     is_cut = not (damage.is_complete and audit.is_complete)
     if is_cut:
         fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks for longer"

@@ -71,7 +71,7 @@ def rebuild(
     identity = store.identity()
     if identity is not None:  # a folder that may only be read can be rebuilt from, too
         with run.manifest(plan) as manifest:
-            manifest.claim_artifact_folder(identity)
+            manifest.folder.claim(identity)
     return plan, search.result
 
 

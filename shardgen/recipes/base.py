@@ -101,15 +101,15 @@ def given_threads() -> int:
 class BatchSizes(Protocol):
     """What all workers of a run agree on, by the model of their device: how much one computes at once."""
 
-    def agreed_micro_batch(self, device_model: str, proposed: int) -> int:
+    def agreed(self, device_model: str, proposed: int) -> int:
         """The first worker's proposal, kept for all later ones."""
         ...
 
-    def shrunk_micro_batch(self, device_model: str) -> int | None:
+    def shrunk(self, device_model: str) -> int | None:
         """What memory sufficed for when it last ran out; None: it never did."""
         ...
 
-    def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
+    def shrink(self, device_model: str, micro_batch: int) -> None:
         """Remember that there is no memory for more."""
         ...
 

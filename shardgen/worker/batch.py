@@ -90,7 +90,7 @@ class BatchMaker:
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
         self._maker = stages.maker
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.retry)
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest.receipts, stages.retry)
         threads = stages.threads or usable_cores()
         self._preparing = ThreadPoolExecutor(min(_MAX_PREPARING, threads), "prepare-sample")
         self._encoding = ThreadPoolExecutor(threads, "encode")

@@ -211,7 +211,7 @@ class Heartbeat:
         self._last_beat = self._pulse.monotonic()
         self._listener(report)
         try:
-            self._manifest.beat(self._worker, report)
+            self._manifest.workers.beat(self._worker, report)
         except TransientError as error:
             self._unheard(error)
         else:
@@ -253,7 +253,7 @@ class Heartbeat:
         if lease is None:
             return
         try:
-            self._manifest.renew(lease, self._policy)
+            self._manifest.leases.renew(lease, self._policy)
         except LeaseLost:
             # The lease may have ended in this very moment, by its last receipt: that is no loss.
             with self._lock:

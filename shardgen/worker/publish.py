@@ -16,7 +16,7 @@ from shardgen.domain.receipt import ArtifactRef, DeadLetter, Provenance, Receipt
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.receipts import Receipts
 from shardgen.recipes.base import Encoded
 from shardgen.worker.retry import Retry
 
@@ -36,10 +36,10 @@ class MadeBatch:
 class BatchStore:
     """Publishes and records; thread-safe."""
 
-    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, retry: Retry) -> None:
+    def __init__(self, plan: Plan, store: ArtifactStore, receipts: Receipts, retry: Retry) -> None:
         self._plan = plan
         self._store = store
-        self._manifest = manifest
+        self._receipts = receipts
         self._retry = retry
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
@@ -60,7 +60,7 @@ class BatchStore:
             artifact=artifact,
             record=receipt.batches[0],
         )
-        self._retry(lambda: self._manifest.record(lease, record))
+        self._retry(lambda: self._receipts.record(lease, record))
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]

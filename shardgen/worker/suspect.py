@@ -44,7 +44,7 @@ class SuspectMaker:
             if not self._begin_batch():
                 return False
             stages.heartbeat.check_lease()
-            stages.retry(partial(stages.manifest.note_batch, lease, batch))
+            stages.retry(partial(stages.manifest.suspicion.note_batch, lease, batch))
             stages.on_step(SuspectStep.BATCH_NOTED)
             if batch != suspect:
                 self._maker.finish(lease, self._maker.compute(self._maker.prepare(batch)))
@@ -127,12 +127,12 @@ class SuspectMaker:
     def _make_noted(self, lease: Lease, sample: SampleIndex) -> Made:
         stages = self._stages
         stages.heartbeat.check_lease()
-        stages.retry(lambda: stages.manifest.note_sample(lease, sample))
+        stages.retry(lambda: stages.manifest.suspicion.note_sample(lease, sample))
         stages.on_step(SuspectStep.SAMPLE_NOTED)
         result = self._maker.make_alone(sample)
         stages.heartbeat.progress()
         is_made = isinstance(result, Encoded)
-        given_up = stages.retry(lambda: stages.manifest.note_pass(lease, sample, made=is_made))
+        given_up = stages.retry(lambda: stages.manifest.suspicion.note_pass(lease, sample, made=is_made))
         for dead in given_up:
             stages.say(f"sample {dead} ended its process three times alone and is given up")
         stages.on_step(SuspectStep.SURVIVAL_NOTED)
@@ -143,7 +143,7 @@ class SuspectMaker:
         reason = (
             f"sample {numbers} ended its process every time, and no other could show that the machine works"
         )
-        self._stages.retry(lambda: self._stages.manifest.block(lease, reason))
+        self._stages.retry(lambda: self._stages.manifest.leases.block(lease, reason))
         raise LeaseLost(
             f"shard {lease.shard} slice {lease.slice} is blocked: {reason}",
             hint="shardgen requeue RUN_DIR --blocked, when the cause is mended",

@@ -330,7 +330,7 @@ class Chaos:
         overview = report(self._run).overview
         figures.stored, figures.dead = overview.stored, overview.dead
         with self._run.manifest(self._plan, read_only=True) as manifest:
-            letters = list(manifest.dead_letters())
+            letters = list(manifest.receipts.dead_letters())
         for letter in letters:
             figures.violations.append(
                 f"sample {letter.sample} is a dead letter ({letter.reason}: {letter.detail[:300]}); "

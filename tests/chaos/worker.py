@@ -13,12 +13,12 @@ from shardgen.artifacts import store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
 from shardgen.domain.wording import Say
-from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.leases import Leases
+from shardgen.manifest.receipts import Receipts
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker import worker
 from shardgen.worker.batch import BatchMaker, Prepared
@@ -105,22 +105,22 @@ def _note_compositions(diary: Diary) -> None:
 
 
 def _note_receipts(diary: Diary) -> None:
-    real_lease, real_record = Manifest.lease, Manifest.record
+    real_lease, real_record = Leases.lease, Receipts.record
 
-    def lease(self: Manifest, *arguments: object, **options: object) -> Lease | NoLease:
+    def lease(self: Leases, *arguments: object, **options: object) -> Lease | NoLease:
         granted = real_lease(self, *arguments, **options)  # type: ignore[arg-type]
         if isinstance(granted, Lease):
-            batches = self._layout.slice_batch_range(granted.shard, granted.slice)
+            batches = self.session.layout.slice_batch_range(granted.shard, granted.slice)
             diary.note("lease", batches.start, batches.stop, granted.fence)
         return granted
 
-    def record(self: Manifest, lease: Lease, receipt: Receipt) -> bool:
+    def record(self: Receipts, lease: Lease, receipt: Receipt) -> bool:
         is_last = real_record(self, lease, receipt)
         diary.note("recorded", receipt.record.batch, receipt.fence)
         return is_last
 
-    Manifest.lease = lease  # type: ignore[method-assign]
-    Manifest.record = record  # type: ignore[method-assign]
+    Leases.lease = lease  # type: ignore[method-assign]
+    Receipts.record = record  # type: ignore[method-assign]
 
 
 def _break_on_purpose(broken: str) -> None:

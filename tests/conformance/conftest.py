@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import URL
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import (
     ArtifactRef,
@@ -25,7 +25,6 @@ from shardgen.domain.receipt import (
 )
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from tests.plans import make_plan
 from tests.postgres import new_schema
@@ -104,7 +103,7 @@ def identity(name: str, *, host: str = "host-a", pid: int = 1) -> WorkerIdentity
 @pytest.fixture
 def lease(manifest: Manifest) -> Callable[..., Lease]:
     def take(worker: str, **options: object) -> Lease:
-        granted = manifest.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
+        granted = manifest.leases.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
         assert not isinstance(granted, NoLease)
         return granted
 
@@ -146,5 +145,5 @@ def receipt_for(plan: Plan, lease: Lease, batch: BatchIndex, *, dead: tuple[int,
 
 
 def finish(manifest: Manifest, plan: Plan, lease: Lease) -> None:
-    for batch in manifest.pending_batches(lease):
-        manifest.record(lease, receipt_for(plan, lease, batch))
+    for batch in manifest.receipts.pending_batches(lease):
+        manifest.receipts.record(lease, receipt_for(plan, lease, batch))

@@ -30,9 +30,9 @@ def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path:
     run = plan_run(run)
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        assert manifest.agreed_micro_batch("some CPU", 2) == 2
-        assert manifest.agreed_micro_batch("some CPU", 1) == 2
-        assert manifest.agreed_micro_batch("another CPU", 1) == 1
+        assert manifest.micro_batches.agreed("some CPU", 2) == 2
+        assert manifest.micro_batches.agreed("some CPU", 1) == 2
+        assert manifest.micro_batches.agreed("another CPU", 1) == 1
 
 
 def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(tmp_path: Path) -> None:
@@ -41,10 +41,14 @@ def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(
     plan, on = run.plan(), Device(kind="cpu", model="some CPU", tensorflow_version="2")
     topology = find_weights(run.network).topology
     with run.manifest(plan) as manifest:
-        assert agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology) == (8, "")
-        manifest.shrink_micro_batch("some CPU", 2)
-        manifest.shrink_micro_batch("some CPU", 4)
-        agreed, remark = agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology)
+        assert agree_micro_batch(
+            run.network.micro_batch, plan, manifest.micro_batches, on=on, topology=topology
+        ) == (8, "")
+        manifest.micro_batches.shrink("some CPU", 2)
+        manifest.micro_batches.shrink("some CPU", 4)
+        agreed, remark = agree_micro_batch(
+            run.network.micro_batch, plan, manifest.micro_batches, on=on, topology=topology
+        )
     assert (agreed, remark) == (2, "micro-batch 2, not 8: memory ran out before")
 
 

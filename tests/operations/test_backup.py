@@ -50,14 +50,14 @@ def _record_for_ever(run_dir: Path, name: str, begun: Path) -> None:
     plan = run.plan()
     worker = WorkerId(f"host-{name}-{name * 8}")
     with run.manifest(plan) as manifest:
-        manifest.register(identity(worker, pid=os.getpid()))
+        manifest.workers.register(identity(worker, pid=os.getpid()))
         while True:
-            lease = manifest.lease(worker, POLICY)
+            lease = manifest.leases.lease(worker, POLICY)
             if not isinstance(lease, Lease):
-                manifest.beat(worker, WorkerReport(state=WorkerState.WORKING))
+                manifest.workers.beat(worker, WorkerReport(state=WorkerState.WORKING))
                 continue
-            for batch in manifest.pending_batches(lease):
-                manifest.record(lease, receipt_for(plan, lease, batch))
+            for batch in manifest.receipts.pending_batches(lease):
+                manifest.receipts.record(lease, receipt_for(plan, lease, batch))
                 begun.touch()
 
 

@@ -46,27 +46,27 @@ def test_a_name_that_looks_like_sql_is_kept_as_it_is_and_does_nothing(tmp_path: 
     create_manifest(database, plan)
     worker = WorkerId(f"{name}-aaaaaaaa")
     with Manifest(database, plan) as manifest:
-        manifest.register(replace(identity("other"), id=worker, host=name, device=name))
-        manifest.register(identity("honest"))
-        manifest.set_device(worker, name)
-        manifest.beat(worker, WorkerReport(state=WorkerState.WORKING, note=name))
-        assert manifest.agreed_micro_batch(name, 3) == 3
-        manifest.shrink_micro_batch(name, 2)
-        assert manifest.shrunk_micro_batch(name) == 2
-        assert manifest.shrunk_micro_batch("another") is None
-        lease = manifest.lease(worker, POLICY)
+        manifest.workers.register(replace(identity("other"), id=worker, host=name, device=name))
+        manifest.workers.register(identity("honest"))
+        manifest.workers.set_device(worker, name)
+        manifest.workers.beat(worker, WorkerReport(state=WorkerState.WORKING, note=name))
+        assert manifest.micro_batches.agreed(name, 3) == 3
+        manifest.micro_batches.shrink(name, 2)
+        assert manifest.micro_batches.shrunk(name) == 2
+        assert manifest.micro_batches.shrunk("another") is None
+        lease = manifest.leases.lease(worker, POLICY)
         assert isinstance(lease, Lease)
         receipt = made(plan, lease, name, tmp_path)
-        manifest.record(lease, receipt)
-        manifest.fail(lease, name, POLICY)
-        assert manifest.known_workers() == {worker, identity("honest").id}
-        assert [one.id for one in manifest.alive_on_host(name)] == [worker]
-        assert manifest.alive_on_host("x") == []
-        assert [row.record for row in manifest.receipts()] == [receipt.record]
-        assert [letter.detail for letter in manifest.dead_letters()] == [name]
-        again = manifest.lease(worker, POLICY)
+        manifest.receipts.record(lease, receipt)
+        manifest.leases.fail(lease, name, POLICY)
+        assert manifest.workers.known() == {worker, identity("honest").id}
+        assert [one.id for one in manifest.workers.alive_on_host(name)] == [worker]
+        assert manifest.workers.alive_on_host("x") == []
+        assert [row.record for row in manifest.receipts.receipts()] == [receipt.record]
+        assert [letter.detail for letter in manifest.receipts.dead_letters()] == [name]
+        again = manifest.leases.lease(worker, POLICY)
         assert isinstance(again, Lease)
-        manifest.block(again, name)
+        manifest.leases.block(again, name)
         assert [one.reason for one in manifest.overview().blocked] == [name]
     with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().dead == 1

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, event
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.estimator import DepthEstimator
+from shardgen.domain.lease import NoLease
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
 from shardgen.settings.run_directory import RunDirectory
@@ -90,9 +90,11 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
     make_folders(run.artifacts)
     with run.manifest(plan) as manifest:
-        event.listen(manifest._database.engine, "before_cursor_execute", _note_receipt)
-        event.listen(manifest._database.engine, "commit", lambda connection: _note_commit(connection, files))
-        manifest.register(identity)
+        event.listen(manifest._session.database.engine, "before_cursor_execute", _note_receipt)
+        event.listen(
+            manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)
+        )
+        manifest.workers.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
                 plan=plan,
@@ -105,10 +107,10 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
                 say=lambda _line: None,
             )
             with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
-                while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
+                while not isinstance(lease := manifest.leases.lease(identity.id, policy), NoLease):
                     heartbeat.holds(lease)
                     heartbeat.now_is(WorkerState.WORKING)
-                    assert pipeline.make(lease, manifest.pending_batches(lease))
+                    assert pipeline.make(lease, manifest.receipts.pending_batches(lease))
                     heartbeat.holds(None)
     return files.calls
 

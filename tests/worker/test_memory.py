@@ -38,7 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = make_run(folder, changes={"depth.micro_batch": '"auto"', "shards.batch": "8"})
     run = plan_run(run)
     with run.manifest(run.plan()) as manifest:
-        assert manifest.agreed_micro_batch(describe_cpu(), AGREED) == AGREED
+        assert manifest.micro_batches.agreed(describe_cpu(), AGREED) == AGREED
     return folder / "run"
 
 
@@ -91,7 +91,7 @@ def merged(path: Path) -> dict[str, bytes]:
 
 def remembered(run: RunDirectory, *, threads: int = 0) -> int:
     with run.manifest(run.plan()) as manifest:
-        return manifest.agreed_micro_batch(describe_cpu(threads), 99)
+        return manifest.micro_batches.agreed(describe_cpu(threads), 99)
 
 
 @pytest.mark.parametrize("calls", [0, 4], ids=["at its start", "in the middle"])

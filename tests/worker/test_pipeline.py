@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.estimator import DepthBatch, DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.lease import NoLease
 from shardgen.domain.overview import ShardState
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason
@@ -23,7 +24,6 @@ from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
 from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.operations.merge import merge_run
 from shardgen.recipes.composites.composer import ComposedSample, Composer
@@ -84,16 +84,16 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
     identity = new_identity("test")
     policy = run.settings.lease_policy
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         with (
             Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
             BatchMaker(stages(manifest, heartbeat)) as maker,
             Pipeline(maker, begin_batch=lambda: True) as pipeline,
         ):
-            while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
+            while not isinstance(lease := manifest.leases.lease(identity.id, policy), NoLease):
                 heartbeat.holds(lease)
                 heartbeat.now_is(WorkerState.WORKING)
-                assert pipeline.make(lease, manifest.pending_batches(lease))
+                assert pipeline.make(lease, manifest.receipts.pending_batches(lease))
                 heartbeat.holds(None)
 
 
@@ -124,7 +124,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 def letters(run: RunDirectory, plan: Plan) -> list[DeadLetter]:
     with run.manifest(plan, read_only=True) as manifest:
-        return list(manifest.dead_letters())
+        return list(manifest.receipts.dead_letters())
 
 
 @contextmanager
@@ -213,19 +213,19 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
     plan, identity, policy = run.plan(), new_identity("test"), run.settings.lease_policy
     composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
             with (
                 BatchMaker(replace(build, on_step=on_step)) as maker,
                 Pipeline(maker, begin_batch=lambda: True) as pipeline,
             ):
-                lease = manifest.lease(identity.id, policy)
+                lease = manifest.leases.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 with pytest.raises(DepthBackendUnavailable):
-                    pipeline.make(lease, manifest.pending_batches(lease))
+                    pipeline.make(lease, manifest.receipts.pending_batches(lease))
                 # As soon as the failure is out, since the slice may be given back then.
-                assert [receipt.record.batch for receipt in manifest.receipts()] == [0]
+                assert [receipt.record.batch for receipt in manifest.receipts.receipts()] == [0]
 
 
 def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
@@ -246,7 +246,7 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
     plan, identity = run.plan(), new_identity("test")
     composer = Composer(plan, run.foregrounds({}), run.backgrounds({}))
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
         with BatchMaker(stages_of(run, plan, composer, Recording())(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
@@ -263,13 +263,13 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
     identity, heir = new_identity("zombie"), new_identity("heir")
     policy = run.settings.lease_policy
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
-        manifest.register(heir)
+        manifest.workers.register(identity)
+        manifest.workers.register(heir)
         before: list[tuple[ShardState, ...]] = []
 
         def take_over(step: Step) -> None:
             if step is BatchStep.PUBLISHED and not before:
-                manifest.lease(heir.id, policy, gone=[identity.id])
+                manifest.leases.lease(heir.id, policy, gone=[identity.id])
                 before.append(manifest.overview().shards)
 
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
@@ -278,11 +278,11 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}
             )
             with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
-                lease = manifest.lease(identity.id, policy)
+                lease = manifest.leases.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 heartbeat.holds(lease)
                 with pytest.raises(LeaseLost):
-                    pipeline.make(lease, manifest.pending_batches(lease))
+                    pipeline.make(lease, manifest.receipts.pending_batches(lease))
         assert manifest.overview().shards == before[0]
-        assert list(manifest.receipts()) == []
+        assert list(manifest.receipts.receipts()) == []
     assert list(run.artifacts.glob("shard-*/*.zip"))  # the orphan that a zombie may leave

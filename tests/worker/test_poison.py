@@ -23,7 +23,7 @@ def planned(tmp_path: Path) -> RunDirectory:
 
 def letters(run: RunDirectory) -> list[DeadLetter]:
     with run.manifest(run.plan(), read_only=True) as manifest:
-        return list(manifest.dead_letters())
+        return list(manifest.receipts.dead_letters())
 
 
 def images(path: Path) -> dict[str, bytes]:

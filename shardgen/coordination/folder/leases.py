@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.base import LeaseOptions, Leases, OnLook
+from shardgen.coordination.base import Coordinator, LeaseOptions, OnLook
 from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
@@ -20,12 +20,11 @@ from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerReport
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import FILE_MODE, make_folders, storing
@@ -38,7 +37,7 @@ _LOCK_LOOK_SECONDS = 0.5
 _LAST_LOOK_SECONDS = 60.0
 
 
-class FolderLeases(Leases):
+class FolderLeases(Coordinator):
     """Slices of a run in a shared folder, which a thread of its own looks through."""
 
     def __init__(

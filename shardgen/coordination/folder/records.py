@@ -80,7 +80,7 @@ def publish_waiting(run: RunDirectory, plan: Plan) -> int:
     if not run.database.backend.is_there():
         return 0
     with run.manifest(plan) as manifest:
-        if not manifest.unpublished():
+        if not manifest.index.unpublished():
             return 0
         with opened_view(run, plan) as view:
             desk = desk_for(run, view, manifest, f"left-{secrets.token_hex(4)}")

@@ -85,7 +85,7 @@ class Publisher:
     def _publish(self, *, everything: bool, on_look: OnLook) -> int:
         desk = self.desk
         now = desk.monotonic()
-        waiting = desk.manifest.unpublished()
+        waiting = desk.manifest.index.unpublished()
         self._waiting_since = {batch: self._waiting_since.get(batch, now) for batch in waiting}
         count = 0
         for run in self._segments(waiting):
@@ -118,7 +118,9 @@ class Publisher:
         """Publish these batches, in one segment for each attempt that they come from."""
         undone = self.desk.view.undone
         receipts = [
-            one for one in self.desk.manifest.receipts_of(run) if one.fence > undone.get(one.record.batch, -1)
+            one
+            for one in self.desk.manifest.receipts.receipts_of(run)
+            if one.fence > undone.get(one.record.batch, -1)
         ]
         count = 0
         for _, group in groupby(receipts, lambda one: (one.worker, one.fence)):
@@ -127,7 +129,7 @@ class Publisher:
             wanted = [one for one in attempt if one.record.batch not in winners]
             for batch in [one.record.batch for one in attempt if one.record.batch in winners]:
                 # Another attempt has won already: it is what this machine's receipt names from now on.
-                self.desk.manifest.note_published([batch], winners[batch].artifact)
+                self.desk.manifest.index.note_published([batch], winners[batch].artifact)
             for part in _consecutive(wanted):
                 self._write(part)
                 self._steps += 1
@@ -146,7 +148,7 @@ class Publisher:
         if view.take_segment(path, name, view.files.read(path)) is None:
             raise OSError(None, f"{path}: not what was written")
         ref = ArtifactRef(name=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        self.desk.manifest.note_published([receipt.record.batch for receipt in receipts], ref)
+        self.desk.manifest.index.note_published([receipt.record.batch for receipt in receipts], ref)
         found = SegmentRef(path=path, size_bytes=ref.size_bytes, sha256=ref.sha256)
         self.published.setdefault((first.shard, first.slice), []).append(found)
 

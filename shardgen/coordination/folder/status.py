@@ -29,8 +29,8 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
     if run.database.backend.is_there():
         with run.manifest(plan, read_only=True) as manifest:
             blocked = manifest.overview().blocked
-            busy = manifest.unavailable()
-            waiting = len(manifest.unpublished())
+            busy = manifest.index.unavailable()
+            waiting = len(manifest.index.unpublished())
     with opened_view(run, plan) as view:
         overview = _overview(view, run, blocked, busy)
         beats = [worker.beat for worker in view.workers.values() if worker.beat is not None]

@@ -92,12 +92,12 @@ def agree_micro_batch(
         free_bytes=free,
     )
     if setting != "auto":
-        shrunk = None if agreed is None else agreed.shrunk_micro_batch(on.model)
+        shrunk = None if agreed is None else agreed.shrunk(on.model)
         if shrunk is not None and shrunk < setting:
             return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
     elif agreed is not None:
-        wanted = agreed.agreed_micro_batch(on.model, fitting)
+        wanted = agreed.agreed(on.model, fitting)
     else:
         wanted = fitting
     if network_bytes(plan, topology, wanted) <= free:
@@ -130,7 +130,7 @@ def network_demand(network: NetworkChoice, plan: CompositesPlan) -> Demand:
 def load_for_plan(
     network: NetworkChoice, plan: CompositesPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
 ) -> DepthEstimator:
-    """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
+    """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
@@ -158,5 +158,5 @@ def remember_shrinking(
     now = estimator.micro_batch
     if now < before:
         if agreed is not None:
-            agreed.shrink_micro_batch(estimator.device_model, now)
+            agreed.shrink(estimator.device_model, now)
         say(f"out of memory: micro-batch {now} instead of {before} from now on")
