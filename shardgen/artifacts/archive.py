@@ -1,4 +1,4 @@
-"""An artifact's bytes: built in memory, read back strictly (FORMATS: "Artifact")."""
+"""An artifact's bytes: built in memory, read back strictly (docs/formats.md: "Artifact")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`receipt.json` inside an artifact: canonical bytes out, validated values in (FORMATS: "Artifact")."""
+"""`receipt.json` inside an artifact: canonical bytes out, validated values in (docs/formats.md: "Artifact")."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Report:
         return self.pending / self.rate if self.rate > 0 else None
 
     def as_json(self) -> dict[str, object]:
-        """The stable schema of `status --json` (FORMATS section 5)."""
+        """The stable schema of `status --json` (docs/formats.md section 6)."""
         layout = self.plan.layout
         holders = Counter(one.row.shard for one in self.workers if one.state not in _NOT_HOLDING)
         eta = self.eta_seconds

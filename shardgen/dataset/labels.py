@@ -1,4 +1,4 @@
-"""`labels.csv`: the recipe's rows, each with its shard and batch (FORMATS: "Final zip")."""
+"""`labels.csv`: the recipe's rows, each with its shard and batch (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 

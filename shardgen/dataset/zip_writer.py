@@ -1,4 +1,4 @@
-"""The final zip, written front to back: bodies, members, directory (FORMATS: "Final zip")."""
+"""The final zip, written front to back: bodies, members, directory (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Item by item against an implementation that shares nothing with the program but FORMATS.md."""
+"""Item by item against an implementation that shares nothing with the program but docs/formats.md."""
 
 from __future__ import annotations
 
