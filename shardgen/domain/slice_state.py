@@ -38,18 +38,18 @@ class Actor(StrEnum):
     """Who may do it."""
 
     HOLDER = "the worker that holds it"
-    OTHER = "another worker"
-    RUN = "`run`, for its workers that ended"
+    ASKING = "a worker that asks for a slice"
+    RUN = "`run`, of a worker that ended"
     OPERATOR = "an operator"
-    INDEX = "this machine's index of a shared folder"
+    INDEX = "the index of a shared folder"
 
 
 class Guard(StrEnum):
-    """What the statement that makes the change requires."""
+    """What the statement that makes the change requires of the row; SEEN: what was just read, and locked."""
 
-    NEW = "there is no such row yet"
-    HELD = "leased, under the lease's worker and fence"
-    SEEN = "state, worker and fence as read under lock in this transaction"
+    NEW = "no such row"
+    HELD = "the lease's worker and fence"
+    SEEN = "state, worker and fence as read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,15 @@ class Transition:
 
 _OPEN, _LEASED, _DONE, _BLOCKED = SliceState
 _HOLDER, _OPERATOR, _INDEX = (Actor.HOLDER,), (Actor.OPERATOR,), (Actor.INDEX,)
-_ENDING = (Actor.OTHER, Actor.RUN)
+_ENDING = (Actor.ASKING, Actor.RUN)
 _UNDOING = (Actor.OPERATOR, Actor.INDEX)
 _LEFT, _LAST = "batches are left", "it was the last batch"
 _AGAIN, _TOO_OFTEN = "fewer than max_attempts in a row", "max_attempts in a row"
 _IS_LEFT, _IS_DONE = "a batch has no receipt", "every batch has its receipt"
 
 TRANSITIONS = (
-    Transition(None, Event.BEGIN, _OPEN, (Actor.OTHER, Actor.INDEX), Guard.NEW),
-    Transition(_OPEN, Event.GRANT, _LEASED, (Actor.OTHER,), Guard.SEEN),
+    Transition(None, Event.BEGIN, _OPEN, (Actor.ASKING, Actor.INDEX), Guard.NEW),
+    Transition(_OPEN, Event.GRANT, _LEASED, (Actor.ASKING,), Guard.SEEN),
     Transition(_LEASED, Event.RENEW, _LEASED, _HOLDER, Guard.HELD),
     Transition(_LEASED, Event.RECORD, _LEASED, _HOLDER, Guard.HELD, _LEFT),
     Transition(_LEASED, Event.RECORD, _DONE, _HOLDER, Guard.HELD, _LAST),

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import event
 
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, NoLease
@@ -102,6 +104,23 @@ def test_a_mark_that_cannot_be_written_changes_nothing(manifest: Manifest, plan:
     with pytest.raises(OSError, match="disk full"):
         manifest.operator.undo_receipts([BatchIndex(0)], mark=fail)
     assert manifest.overview().stored == 120
+
+
+def test_every_shard_is_locked_before_any_provenance(manifest: Manifest, plan: Plan) -> None:
+    """All workers change the same few rows of provenance: in two orders a server's workers get stuck."""
+    changed: list[str] = []
+
+    def note(*arguments: object) -> None:
+        found = re.match(r"(?:UPDATE|INSERT INTO) (shard|provenance)\b", str(arguments[2]))
+        changed.extend(found.groups() if found else ())
+
+    event.listen(manifest._database.engine, "before_cursor_execute", note)
+    event.listen(manifest._database.engine, "commit", lambda _connection: changed.append(";"))
+    _make_all(manifest, plan)
+    _undo(manifest, [BatchIndex(0), BatchIndex(1), BatchIndex(16)])
+    transactions = " ".join(changed).split(";")
+    assert sum("provenance" in one for one in transactions) == plan.layout.batch_count + 1
+    assert [one for one in transactions if re.search("provenance .*shard", one)] == []
 
 
 def _undo(manifest: Manifest, batches: list[BatchIndex]) -> tuple[int, Marks]:
