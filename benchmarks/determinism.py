@@ -23,9 +23,9 @@ import numpy as np
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
 from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.random_weights import is_random_name, random_weights
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.densedepth.random_weights import is_random_name, random_weights
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 
 MICRO_BATCHES = (1, 2, 4, 8, 32)
 PROCESSES = 2

@@ -12,8 +12,8 @@ from shardgen.depth import device
 from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, arithmetic_of, depth_of, load_estimator
-from shardgen.depth.network import Arithmetic, GraphShape
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape
+from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.errors import DepthBackendUnavailable, InvalidSettings, MachineUnfit, WeightsRefused
 from shardgen.imaging.options import DepthEncoding
 

@@ -4,7 +4,7 @@ import pytest
 
 from shardgen.depth.base import Precision
 from shardgen.depth.memory import default_micro_batch, memory_bytes
-from shardgen.depth.topology import released_topology
+from shardgen.depth.densedepth.topology import released_topology
 from shardgen.errors import MachineUnfit
 
 SIZE = (640, 480)
