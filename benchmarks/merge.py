@@ -23,8 +23,6 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
-
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
@@ -43,6 +41,7 @@ from shardgen.domain.receipt import (
 )
 from shardgen.domain.sample import member_name, output_format
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 FOREGROUNDS, PLACES = 101, 20

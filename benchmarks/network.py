@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_image
 
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
-from shardgen.depth.fetch import SHIPPED
+from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.densedepth.random_weights import random_weights
 from shardgen.depth.densedepth.topology import Layer, LayerKind, layers_of

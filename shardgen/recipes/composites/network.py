@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from shardgen.depth import device
-from shardgen.depth.base import Estimator, Network, NetworkChoice, Quality
+from shardgen.depth.base import Estimator, Network, NetworkChoice, NetworkPlan, Quality
 from shardgen.depth.device import Device
 from shardgen.depth.families import find_family
 from shardgen.domain.wording import Say
@@ -37,7 +37,7 @@ def agree_micro_batch(
     """
     # A GPU's memory is not the host's; there, running out is an exception that shrinks the micro-batch.
     free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
-    fitting = fitting_micro_batch(plan, network, kind=on.kind, free=free)
+    fitting = fitting_micro_batch(plan.depth, network, kind=on.kind, free=free)
     if setting != "auto":
         shrunk = None if agreed is None else agreed.shrunk_micro_batch(on.model)
         if shrunk is not None and shrunk < setting:
@@ -55,13 +55,13 @@ def agree_micro_batch(
     )
 
 
-def fitting_micro_batch(plan: CompositesPlan, network: Network, *, kind: str, free: int) -> int:
+def fitting_micro_batch(plan: NetworkPlan, network: Network, *, kind: str, free: int) -> int:
     """The best micro-batch for a device (`kind` cpu or gpu) with so many bytes free for this process.
 
     Raises MachineUnfit if none fits.
     """
     for micro_batch in network.micro_batches(kind):
-        needed = network.memory_bytes(plan.depth, micro_batch)
+        needed = network.memory_bytes(plan, micro_batch)
         if needed <= free:
             return micro_batch
     raise MachineUnfit(
