@@ -22,10 +22,10 @@ import numpy as np
 
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.random_weights import is_random_name, random_weights
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.densedepth.family import RANDOM, SHIPPED
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.densedepth.random_weights import random_weights
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 
 MICRO_BATCHES = (1, 2, 4, 8, 32)
 PROCESSES = 2
@@ -58,7 +58,7 @@ class Case:
 
 def weights_of(name: str) -> WeightsFile:
     """The weights of a case."""
-    if is_random_name(name):
+    if name.startswith(RANDOM):
         return random_weights(name)
     return read_weights(SHIPPED.get(name, Path(name)))
 

@@ -26,11 +26,11 @@ from sklearn.datasets import load_sample_image
 
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.random_weights import random_weights
-from shardgen.depth.topology import Layer, LayerKind, layers_of
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.densedepth.random_weights import random_weights
+from shardgen.depth.densedepth.topology import Layer, LayerKind, layers_of
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 
 MICRO_BATCH = 2
 FULL, SMALL = "ours, float32", "the small network, float32"

@@ -27,7 +27,7 @@ def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
-    inside = {"shardgen/migrations/env.py", "shardgen/py.typed", "shardgen/depth/small.h5"}
+    inside = {"shardgen/migrations/env.py", "shardgen/py.typed", "shardgen/depth/densedepth/small.h5"}
     assert inside <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "training/")) for name in names)
     script = (

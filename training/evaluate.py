@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
-from shardgen.depth.estimator import depth_of
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network, depth_of
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from training.rendering import render_samples
 from training.scenes import FAR
 from training.standing_out import CLEARLY, demo_composites, ratios

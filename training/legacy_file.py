@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.topology import (
+from shardgen.depth.densedepth.topology import (
     Layer,
     LayerKind,
     TensorKey,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.depth.topology import (
+from shardgen.depth.densedepth.topology import (
     BATCH_NORM_TENSORS,
     RELEASED_EPSILON,
     RELEASED_SKIPS,

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.depth.topology import Topology
+from shardgen.depth.densedepth.topology import Topology
 from training.legacy_file import write_weights
 from training.loss import densedepth_loss
 from training.network import SMALL, build_model, tensors_of

@@ -27,13 +27,15 @@ def fetch(
     Example:
       shardgen weights fetch nyu
     """
-    from shardgen.depth.fetch import RELEASED, cached_path
+    from shardgen.depth.densedepth.family import RELEASED
+    from shardgen.depth.densedepth.trial import read_untrusted
+    from shardgen.depth.fetch import cached_path
     from shardgen.depth.fetch import fetch as download
 
     if name not in RELEASED:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(RELEASED)}")
     with render.progress_bar(f"fetching {name}") as bar:
-        weights = download(RELEASED[name], on_progress=render.add_download(bar, name))
+        weights = download(RELEASED[name], read_untrusted, on_progress=render.add_download(bar, name))
     render.echo(f"{cached_path(RELEASED[name])}")
     render.echo(f"sha256 {weights.sha256}")
 
@@ -46,8 +48,8 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights f
     Example:
       shardgen weights check nyu.h5
     """
-    from shardgen.depth.trial import read_untrusted
-    from shardgen.depth.weights_file import facts_of
+    from shardgen.depth.densedepth.trial import read_untrusted
+    from shardgen.depth.densedepth.weights_file import facts_of
 
     facts = facts_of(read_untrusted(file))
     rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]

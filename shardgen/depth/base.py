@@ -1,59 +1,73 @@
-"""What a recipe and a run ask of a depth network; imports nothing heavy, so that settings can say it."""
+"""The port between a recipe and depth networks; imports nothing heavy, so that settings can say it.
+
+A `Family` is a kind of network, as `[depth] model` names it. A `Network` is one of them with its weights at
+hand, of which everything can be asked that needs no device. An `Estimator` is one on a device.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
+from shardgen.errors import InvalidSettings, WeightsRefused
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FILE = "file"
+"""The plan's name of weights that `shardgen.toml` names by their path: a plan holds no paths."""
+OnDownload = Callable[[int, int | None], None]
+"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
 
 
 class Upsampling(StrEnum):
-    """The decoder's bilinear upsampling; the released weights were trained with aligned corners."""
+    """Bilinear upsampling inside the network: with aligned corners, or by the middles of pixels."""
 
     ALIGNED = "aligned"
     HALF_PIXEL = "half-pixel"
 
 
 class Precision(StrEnum):
-    """`fast` runs the decoder in bfloat16 (CPU) or all but the last layer in float16 (GPU)."""
+    """`fast` computes in 16 bits what the family finds good enough in them."""
 
     FLOAT32 = "float32"
     FAST = "fast"
 
 
+class Quality(StrEnum):
+    """What a network's output is good for: a data set, trying the pipeline with, nothing at all."""
+
+    DEPTH = "depth"
+    TRIAL = "trial"
+    NOISE = "noise"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """`name` is nyu, kitti, small, random:WIDTH or `file`; the digest, not the path, says which file.
+    """`name` is one of the family's or `file`; the digest, not the path, says which file.
 
-    `activations` counts LeakyReLUs per up block and `decoder_width` is the channels of `conv2`: both are
-    read from the file. For random weights the digest is that of the drawn tensors.
+    `structure` describes the network in the family's words, as the weights have it; nothing is read from it.
     """
 
     name: str = field(metadata={SETTING: "depth.weights"})
     bytes: int
     sha256: str
-    activations: int
-    decoder_width: int
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the network makes noise, not depth."""
-        return self.name.startswith("random:")
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it is the small network inside the package: depth to try the pipeline with."""
-        return self.name == "small"
+    structure: str
+    quality: Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
     """What a plan says of its network; `input` is (width, height) in pixels."""
 
-    model: Literal["densedepth"]
+    model: str
     weights: Weights
     input: tuple[int, int]
     upsampling: Upsampling
@@ -72,3 +86,151 @@ class NetworkChoice:
     written: str
     file: Path | None
     micro_batch: int | Literal["auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedWeights:
+    """Published weights, fetched into the cache folder; `size_bytes` is None where nobody measured it."""
+
+    name: str
+    url: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Which sides an input may have, in pixels."""
+
+    step: int
+    least: int
+
+    def allow(self, size: tuple[int, int]) -> bool:
+        """Whether both sides of (width, height) are such."""
+        return all(side >= self.least and side % self.step == 0 for side in size)
+
+    def __str__(self) -> str:
+        least = f", at least {self.least}" if self.least > self.step else ""
+        return f"multiples of {self.step}{least}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthBatch:
+    """Depth of B images. Rows of `relative` whose `non_finite` is set hold no depth and must not be used.
+
+    relative: float32 (B, h, w) of the network's output size, 0.01 near to 1.0 far, not metres. non_finite:
+    bool (B,), whether the output holds NaN or infinity, in float32 too. far_pixels: int64 (B,), outputs that
+    mean no distance and count as far.
+    """
+
+    relative: NDArray[np.float32]
+    non_finite: NDArray[np.bool_]
+    far_pixels: NDArray[np.int64]
+
+
+class Estimator(ABC):
+    """One network on one device, for one process and one thread.
+
+    An image's depth depends on the device's model and on `micro_batch`, not on the images beside it: receipts
+    record both.
+    """
+
+    @property
+    @abstractmethod
+    def micro_batch(self) -> int:
+        """How many images the network takes at once now; it shrinks when memory runs out."""
+
+    @property
+    @abstractmethod
+    def device_model(self) -> str:
+        """The device's name, as `Device.model` was."""
+
+    @property
+    @abstractmethod
+    def provenance(self) -> Mapping[str, str | int]:
+        """What else decides the bytes, such as the version of a library, for receipts."""
+
+    @abstractmethod
+    def warm_up(self) -> None:
+        """Run the network once on a black image, so that the first batch is not a slow one."""
+
+    @abstractmethod
+    def estimate(
+        self,
+        images: NDArray[np.uint8],
+        *,
+        wanted: Sequence[bool] | None = None,
+        between: Callable[[int], None] | None = None,
+    ) -> DepthBatch:
+        """The depth of images, uint8 (B, H, W, 3) RGB, of the plan's input size.
+
+        Rows of images that are not `wanted` need hold no depth. `between` is called after every micro-batch
+        with the number of finished images, to report progress; what it raises abandons the batch. Raises
+        DepthBackendUnavailable when memory does not suffice for one image or the device is lost.
+        """
+
+
+class Network(ABC):
+    """Checked weights of a family. `weights` is what a plan says of them, `sides` what they take as input."""
+
+    def __init__(self, weights: Weights, sides: Sides) -> None:
+        self.weights, self.sides = weights, sides
+
+    def check_input(self, size: tuple[int, int]) -> None:
+        """Raise InvalidSettings unless the network takes images of (width, height) pixels."""
+        if not self.sides.allow(size):
+            raise InvalidSettings(
+                f"depth.input: {list(size)} (expected {self.sides})", hint="input = [640, 480]"
+            )
+
+    def check_plan(self, plan: NetworkPlan) -> None:
+        """Raise WeightsRefused if these weights are not the plan's, InvalidSettings for its input size."""
+        if self.weights.sha256 != plan.weights.sha256:
+            raise WeightsRefused(
+                f"weights {plan.weights.name}: sha256 {self.weights.sha256[:12]} "
+                f"(the plan has {plan.weights.sha256[:12]})",
+                hint="use the weights file that the plan was made with, or a new run directory",
+            )
+        self.check_input(plan.input)
+
+    @abstractmethod
+    def memory_bytes(self, plan: NetworkPlan, micro_batch: int) -> int:
+        """The peak memory of a process with this network, within about a quarter."""
+
+    @abstractmethod
+    def micro_batches(self, kind: str) -> tuple[int, ...]:
+        """Those to choose from on a device (`kind` cpu or gpu), best first; the last is the smallest."""
+
+    @abstractmethod
+    def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> Estimator:
+        """Put the network on a device of `Family.prepare`; `plan` has passed `check_plan`.
+
+        Raises MachineUnfit for a precision that the device is no good at; never another one in silence.
+        """
+
+
+class Family(ABC):
+    """A kind of depth network; cheap to make, and nothing heavy is imported before `prepare` and `find`."""
+
+    name: ClassVar[str]
+    """As `[depth] model` has it."""
+    default_weights: ClassVar[str]
+    sides: ClassVar[Sides]
+    """What every network of the family takes at most; `Network.sides` may be narrower."""
+
+    @abstractmethod
+    def plan_name(self, written: str) -> str:
+        """The plan's name of `[depth] weights`; `FILE` for a path. Raises ValueError for a malformed name."""
+
+    @abstractmethod
+    def find(self, choice: NetworkChoice, *, on_download: OnDownload | None = None) -> Network:
+        """Read and check the weights; released ones are fetched only with `on_download`.
+
+        Raises InputMissing, WeightsRefused, InvalidSettings, DownloadFailed.
+        """
+
+    @abstractmethod
+    def prepare(self, choice: str, *, threads: int) -> Device:
+        """Configure what computes, once per process; `choice` is auto, cpu or gpu, 0 threads its own choice.
+
+        The `model` of a CPU is `device.describe_cpu(threads)`. Raises MachineUnfit.
+        """

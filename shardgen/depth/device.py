@@ -1,4 +1,4 @@
-"""The only place that chooses a device, configures TensorFlow and says what it will cost in memory."""
+"""The only place that chooses a device, configures TensorFlow and translates its errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,15 @@ BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """What the network runs on; `model` (a GPU, or a CPU with its threads) decides the bytes."""
+    """What the network runs on: `kind` is cpu or gpu, `model` a GPU, or a CPU with its threads.
+
+    The model and the library that computes, as in `tensorflow` `2.21.0`, decide the bytes.
+    """
 
     kind: str
     model: str
-    tensorflow_version: str
+    library: str
+    version: str
 
 
 def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
@@ -64,9 +68,31 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
         )
     version = str(tf.__version__)
     if not gpus:
-        return Device(kind="cpu", model=describe_cpu(intra_op), tensorflow_version=version)
+        return Device(kind="cpu", model=describe_cpu(intra_op), library="tensorflow", version=version)
     details = tf.config.experimental.get_device_details(gpus[0])
-    return Device(kind="gpu", model=str(details.get("device_name", "GPU")), tensorflow_version=version)
+    model = str(details.get("device_name", "GPU"))
+    return Device(kind="gpu", model=model, library="tensorflow", version=version)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """No TensorFlow error crosses this border, but those that speak of the input.
+
+    MemoryError says that the device, or the host's allocator, has no memory left.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(str(error)[:300]) from error
+    except (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError):
+        raise  # the caller finds out which image it is
+    except tf.errors.OpError as error:
+        raise DepthBackendUnavailable(
+            f"TensorFlow failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",
+            hint="shardgen doctor; if it stays, restart the worker or run with --device cpu",
+        ) from error
 
 
 @contextmanager

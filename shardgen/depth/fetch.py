@@ -1,4 +1,4 @@
-"""The only downloader: the released weights into the user's cache folder, resumable and checked."""
+"""The only downloader: released weights into the user's cache folder, resumable and checked."""
 
 from __future__ import annotations
 
@@ -11,79 +11,56 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-from shardgen.depth.trial import read_untrusted
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth.base import OnDownload, ReleasedWeights
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage.atomic import rename_durably
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
 from shardgen.storage.files import FILE_MODE, DiskFiles, is_file, make_folders
 
-SHIPPED = {"small": Path(__file__).with_name("small.h5")}
-
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
 MAX_BYTES = 2 << 30  # a server that never stops sending is not the weights
-OnProgress = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleasedWeights:
-    """Published weights; `size_bytes` is None where nobody measured it."""
-
-    name: str
-    url: str
-    size_bytes: int | None
-
-
-RELEASED = {
-    "nyu": ReleasedWeights(
-        name="nyu",
-        url="https://s3-eu-west-1.amazonaws.com/densedepth/nyu.h5",
-        size_bytes=172_897_376,
-    ),
-    "kitti": ReleasedWeights(
-        name="kitti",
-        url="https://s3-eu-west-1.amazonaws.com/densedepth/kitti.h5",
-        size_bytes=None,
-    ),
-}
+Checked = TypeVar("Checked")
 
 
 def cached_path(released: ReleasedWeights) -> Path:
     """Where the weights lie once they are fetched."""
-    return cache_folder() / f"{released.name}.h5"
+    return cache_folder() / f"{released.name}{Path(released.url).suffix}"
 
 
-def locate(name: str) -> Path:
+def locate(released: ReleasedWeights) -> Path:
     """The file of fetched weights; raises InputMissing if they were not fetched yet."""
-    path = cached_path(RELEASED[name])
+    path, name = cached_path(released), released.name
     if not is_file(path):
         raise InputMissing(f"{path}: the {name} weights are not there", hint=f"shardgen weights fetch {name}")
     return path
 
 
-def fetch(released: ReleasedWeights, *, on_progress: OnProgress = lambda _done, _total: None) -> WeightsFile:
-    """Fetch weights unless they are in the cache; return them read and checked, with their sha256.
+def fetch(
+    released: ReleasedWeights,
+    check: Callable[[Path], Checked],
+    *,
+    on_progress: OnDownload = lambda _done, _total: None,
+) -> Checked:
+    """Fetch weights unless they are in the cache; return what `check` makes of the file.
 
     A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
     name only when its size and structure are right and its bytes are on the disk. Raises DownloadFailed, or
-    WeightsRefused if what arrived is not the weights (then nothing of it is kept).
+    the WeightsRefused of `check` if what arrived is not the weights (then nothing of it is kept).
     """
     path = cached_path(released)
     if is_file(path):
-        return read_untrusted(path)
+        return check(path)
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):
         make_folders(path.parent)
     with _network_errors(released, path):
-        _download(released, part, on_progress)
+        _download(released, part, check, on_progress)
     try:
-        weights = read_untrusted(part)
+        weights = check(part)
     except WeightsRefused:
         part.unlink(missing_ok=True)
         raise
@@ -92,7 +69,9 @@ def fetch(released: ReleasedWeights, *, on_progress: OnProgress = lambda _done, 
     return weights
 
 
-def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) -> None:
+def _download(
+    released: ReleasedWeights, part: Path, check: Callable[[Path], object], on_progress: OnDownload
+) -> None:
     """Bring `part` to its full size, starting over if the server cannot resume it."""
     if part.is_symlink():
         raise OSError(errno.ELOOP, "a link, which is not followed", str(part))
@@ -107,13 +86,13 @@ def _download(released: ReleasedWeights, part: Path, on_progress: OnProgress) ->
         _receive(released, part, 0, on_progress)
     found = part.stat().st_size
     if released.size_bytes is not None and found != released.size_bytes:
-        _refuse_size(released, part, found)
+        _refuse_size(released, part, check, found)
 
 
-def _refuse_size(released: ReleasedWeights, part: Path, found: int) -> None:
+def _refuse_size(released: ReleasedWeights, part: Path, check: Callable[[Path], object], found: int) -> None:
     # The structure check names a web page or a truncated file; of the right structure, it is another file.
     try:
-        read_untrusted(part)
+        check(part)
     finally:
         part.unlink()
     raise WeightsRefused(
@@ -127,7 +106,7 @@ class _CannotResumeError(Exception):
     """The server has no such range any more, or another size than when the download began."""
 
 
-def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnProgress) -> None:
+def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnDownload) -> None:
     request = urllib.request.Request(released.url, headers={"User-Agent": "shardgen"})  # noqa: S310  our own addresses
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -187,7 +166,7 @@ def _copy(
     total: int | None,
     *,
     limit: int,
-    on_progress: OnProgress,
+    on_progress: OnDownload,
 ) -> None:
     done = file.tell()
     while piece := response.read(PIECE_BYTES):

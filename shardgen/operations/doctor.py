@@ -20,8 +20,8 @@ from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised
 from shardgen.depth import device, fetch
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.weights_file import HDF5_SIGNATURE
+from shardgen.depth.densedepth.family import RELEASED, SHIPPED
+from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
 from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_opencv
 from shardgen.machine import gpus
@@ -106,7 +106,7 @@ def _device() -> Line:
     unused = found.kind == "cpu" and bool(listed)
     return Line(
         subject="device",
-        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.tensorflow_version}{fast}"
+        fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.version}{fast}"
         + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
         verdict=Verdict.LOOK if unused else Verdict.FACT,
         hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",
@@ -114,7 +114,7 @@ def _device() -> Line:
 
 
 def _weights() -> Iterator[Line]:
-    for name, released in fetch.RELEASED.items():
+    for name, released in RELEASED.items():
         path = fetch.cached_path(released)
         fetch_them = f"shardgen weights fetch {name}"
         problem = _weights_problem(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 
-from shardgen.depth.fetch import SHIPPED
+from shardgen.depth.densedepth.family import SHIPPED
 from tests.bad_input.case import RUN, Case
 
 

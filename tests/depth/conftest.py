@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from shardgen.depth import device
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
-from shardgen.depth.weights_file import WeightsFile, read_weights
 from tests.legacy_weights import write_legacy_weights
 
 

@@ -11,9 +11,9 @@ from tensorflow.python.eager import context  # the only way to the graph that re
 
 from benchmarks.determinism import MICRO_BATCHES, Case, Threads, different_outputs
 from shardgen.depth.base import Upsampling
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.tapped_convolution import low_resolution_pays, winograd_pays
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
+from shardgen.depth.densedepth.tapped_convolution import low_resolution_pays, winograd_pays
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from tests.legacy_weights import LegacyNetwork
 
 SMALL_SIZE, WIDE_SIZE = (96, 64), (320, 192)

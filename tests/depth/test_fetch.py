@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.depth.fetch import RELEASED, ReleasedWeights, cached_path, fetch, locate
+from shardgen.depth import fetch as download
+from shardgen.depth.base import OnDownload, ReleasedWeights
+from shardgen.depth.densedepth.family import RELEASED
+from shardgen.depth.densedepth.trial import read_untrusted
+from shardgen.depth.densedepth.weights_file import WeightsFile
+from shardgen.depth.fetch import cached_path, locate
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from tests.legacy_weights import write_legacy_weights
 
@@ -55,6 +60,10 @@ def handler_for(server: Server) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+def fetch(released: ReleasedWeights, *, on_progress: OnDownload = lambda _done, _total: None) -> WeightsFile:
+    return download.fetch(released, read_untrusted, on_progress=on_progress)
+
+
 @pytest.fixture
 def content(tmp_path: Path) -> bytes:
     return write_legacy_weights(tmp_path / "served.h5").read_bytes()
@@ -76,7 +85,7 @@ def server(content: bytes) -> Iterator[Server]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("shardgen.depth.fetch.PIECE_BYTES", 4096)
+    monkeypatch.setattr(download, "PIECE_BYTES", 4096)
     return tmp_path / "cache"
 
 
@@ -89,7 +98,7 @@ def test_fetched_weights_lie_in_the_cache_with_their_sha256(server: Server, cach
     assert told[-1] == (total, total)
     assert len(told) > 10
     assert [path.name for path in cache.iterdir()] == ["nyu.h5"]
-    assert locate("nyu") == cache / "nyu.h5"
+    assert locate(RELEASED["nyu"]) == cache / "nyu.h5"
 
 
 def test_fetching_twice_asks_the_server_once(server: Server) -> None:
@@ -185,7 +194,7 @@ def test_a_cache_that_cannot_be_made_is_a_storage_failure(
 
 def test_weights_that_were_never_fetched_name_the_command() -> None:
     with pytest.raises(InputMissing) as caught:
-        locate("kitti")
+        locate(RELEASED["kitti"])
     assert caught.value.hint == "shardgen weights fetch kitti"
 
 

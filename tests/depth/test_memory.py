@@ -2,13 +2,29 @@ from __future__ import annotations
 
 import pytest
 
-from shardgen.depth.base import Precision
-from shardgen.depth.memory import default_micro_batch, memory_bytes
-from shardgen.depth.topology import released_topology
+from shardgen.depth.base import Network, NetworkPlan, Precision, Upsampling
+from shardgen.depth.densedepth.family import DenseDepthNetwork
+from shardgen.depth.densedepth.topology import released_topology
+from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.errors import MachineUnfit
+from shardgen.recipes.composites.network import fitting_micro_batch
 
-SIZE = (640, 480)
 GIB = 2**30
+
+
+def network_of(width: int) -> tuple[Network, NetworkPlan]:
+    """Of the released structure, without its tensors: they are not looked at."""
+    file = WeightsFile(
+        topology=released_topology(width), tensors={}, bytes=1, sha256="0" * 64, keras_version=""
+    )
+    network = DenseDepthNetwork("file", file)
+    return network, NetworkPlan(
+        model="densedepth",
+        weights=network.weights,
+        input=(640, 480),
+        upsampling=Upsampling.ALIGNED,
+        precision=Precision.FLOAT32,
+    )
 
 
 @pytest.mark.parametrize(
@@ -24,26 +40,20 @@ GIB = 2**30
     ],
 )
 def test_the_estimate_is_near_the_measured_peak(width: int, micro_batch: int, measured_gib: float) -> None:
-    estimate = memory_bytes(
-        released_topology(width), input_size=SIZE, micro_batch=micro_batch, precision=Precision.FLOAT32
-    )
-    assert estimate / GIB == pytest.approx(measured_gib, rel=0.25)
+    network, plan = network_of(width)
+    assert network.memory_bytes(plan, micro_batch) / GIB == pytest.approx(measured_gib, rel=0.25)
 
 
 @pytest.mark.parametrize(
     ("kind", "free_gib", "expected"), [("cpu", 64, 2), ("cpu", 1.95, 1), ("gpu", 24, 32), ("gpu", 6, 8)]
 )
 def test_the_micro_batch_is_what_fits(kind: str, free_gib: float, expected: int) -> None:
-    chosen = default_micro_batch(
-        released_topology(1664),
-        input_size=SIZE, precision=Precision.FLOAT32, kind=kind, free_bytes=int(free_gib * GIB),
-    )  # fmt: skip
-    assert chosen == expected
+    network, plan = network_of(1664)
+    assert fitting_micro_batch(plan, network, kind=kind, free=int(free_gib * GIB)) == expected
 
 
 def test_a_machine_without_memory_for_one_image_is_unfit() -> None:
+    network, plan = network_of(1664)
     with pytest.raises(MachineUnfit, match="for one image") as caught:
-        default_micro_batch(
-            released_topology(1664), input_size=SIZE, precision=Precision.FLOAT32, kind="cpu", free_bytes=GIB
-        )
+        fitting_micro_batch(plan, network, kind="cpu", free=GIB)
     assert caught.value.hint

@@ -11,12 +11,15 @@ from skimage.transform import resize
 
 from shardgen.depth import device
 from shardgen.depth.base import Upsampling
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network, depth_of
+from shardgen.depth.densedepth.random_weights import random_weights
+from shardgen.depth.densedepth.tapped_convolution import (
+    interpolation_matrix,
+    low_resolution_pays,
+    winograd_pays,
+)
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
-from shardgen.depth.estimator import depth_of
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.random_weights import random_weights
-from shardgen.depth.tapped_convolution import interpolation_matrix, low_resolution_pays, winograd_pays
-from shardgen.depth.weights_file import WeightsFile, read_weights
 from tests.depth.keras_reference import reference_outputs
 from tests.legacy_weights import LegacyNetwork
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shardgen.depth.random_weights import random_weights
+from shardgen.depth.densedepth.random_weights import random_weights
 from shardgen.errors import InvalidSettings
 
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from shardgen.depth.weights_file import facts_of, read_weights
+from shardgen.depth.densedepth.weights_file import facts_of, read_weights
 from shardgen.errors import InputMissing, WeightsRefused
 from tests.legacy_weights import LegacyNetwork, write_legacy_weights
 

@@ -25,8 +25,8 @@ from shardgen.dataset.labels import LabelRows
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import verify_zip
-from shardgen.depth.model_config import ConfigRefused, read_model_config
-from shardgen.depth.topology import tensor_shapes
+from shardgen.depth.densedepth.model_config import ConfigRefused, read_model_config
+from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
 from shardgen.domain.lease import Attempt
 from shardgen.domain.receipt import ImageKind, KindSums

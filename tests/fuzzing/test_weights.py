@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.depth import trial
-from shardgen.depth.model_config import ConfigRefused, read_model_config
-from shardgen.depth.trial import read_untrusted
-from shardgen.depth.weights_file import read_weights
+from shardgen.depth.densedepth import trial
+from shardgen.depth.densedepth.model_config import ConfigRefused, read_model_config
+from shardgen.depth.densedepth.trial import read_untrusted
+from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.errors import InputMissing, ShardgenError, WeightsRefused
 from tests.fuzzing.guarded import time_limit
 from tests.fuzzing.mutating import EXTREMES
@@ -50,7 +50,7 @@ def read_alone(path: Path) -> str:
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from shardgen.depth.weights_file import read_weights\n"
+        "from shardgen.depth.densedepth.weights_file import read_weights\n"
         "from shardgen.errors import ShardgenError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    read_weights(Path(sys.argv[1]))\n    print('read')\n"

@@ -38,7 +38,7 @@ def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path:
 def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
     run = plan_run(run)
-    plan, on = run.plan(), Device(kind="cpu", model="some CPU", tensorflow_version="2")
+    plan, on = run.plan(), Device(kind="cpu", model="some CPU", library="tensorflow", version="2")
     topology = find_weights(run.network).topology
     with run.manifest(plan) as manifest:
         assert agree_micro_batch(

@@ -194,7 +194,7 @@ def _lose_the_manifest(terminal: Terminal) -> None:
 def _bring_weights(terminal: Terminal) -> None:
     import shardgen  # noqa: PLC0415 - only to find its folder
 
-    shipped = Path(shardgen.__file__).parent / "depth" / "small.h5"
+    shipped = Path(shardgen.__file__).parent / "depth" / "densedepth" / "small.h5"
     shutil.copyfile(shipped, terminal.folder / "nyu.h5")
 
 

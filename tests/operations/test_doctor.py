@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.fetch import RELEASED, SHIPPED, cached_path
+from shardgen.depth.densedepth.family import RELEASED, SHIPPED
+from shardgen.depth.fetch import cached_path
 from shardgen.operations.doctor import Line, Verdict, diagnose
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run, shardgen

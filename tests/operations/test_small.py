@@ -8,7 +8,7 @@ import pytest
 
 from shardgen.dataset.card import dataset_card
 from shardgen.dataset.statistics import Statistics
-from shardgen.depth.fetch import SHIPPED
+from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.plan import Plan
 from shardgen.operations import demo
 from shardgen.settings.template import settings_text

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.estimator import DepthBatch, DepthEstimator
+from shardgen.depth.base import DepthBatch
+from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 

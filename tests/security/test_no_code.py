@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 import pytest
 
-from shardgen.depth.trial import read_untrusted
-from shardgen.depth.weights_file import read_weights
+from shardgen.depth.densedepth.trial import read_untrusted
+from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.errors import WeightsRefused
 from tests.legacy_weights import LegacyNetwork, write_legacy_weights
 from tests.runs import shardgen

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.weights_file import WeightsFile, read_weights
 from training.evaluate import FEW, Measures, baselines, estimator, on_motorcycle, on_scenes
 from training.network import SMALL, multiply_adds
 

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.depth.device import Device
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.weights_file import read_weights
 from tests.training.test_shipped import CARD
 from training.evaluate import baselines, estimator
 from training.standing_out import CLEARLY, demo_composites, nearness_ratio, ratios

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from shardgen.depth import estimator as module
 from shardgen.depth import memory
 from shardgen.depth.device import describe_cpu
-from shardgen.depth.network import GraphShape, build_network
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth.densedepth.network import GraphShape, build_network
+from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
 from shardgen.recipes.composites.composer import Composer

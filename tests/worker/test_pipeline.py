@@ -14,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.estimator import DepthBatch, DepthEstimator
+from shardgen.depth.base import DepthBatch
+from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.overview import ShardState

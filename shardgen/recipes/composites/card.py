@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shardgen.depth.base import Quality
 from shardgen.imaging.options import Blend, DepthEncoding
 from shardgen.recipes.base import Card
 from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, Flips
@@ -31,7 +32,8 @@ def composites_card(plan: CompositesPlan) -> Card:
     """It holds nothing historic, so the same plan always gives the same text."""
     depth = plan.depth
     encoding = _ENCODINGS[depth.encoding]
-    kind = "random weights: noise, not depth" if depth.weights.is_random else "weights"
+    is_noise = depth.weights.quality is Quality.NOISE
+    kind = "weights that make noise, not depth:" if is_noise else "weights"
     return Card(
         title="Composites, masks and depth",
         introduction=_introduction(plan),
@@ -42,7 +44,7 @@ def composites_card(plan: CompositesPlan) -> Card:
         outputs={
             FGBG: "the composite, RGB",
             MASK: "the foreground's mask, grey: 255 is foreground, values between are its resized edge",
-            DEPTH: f"NOISE in the form of: {encoding}" if depth.weights.is_random else f"depth, {encoding}",
+            DEPTH: f"NOISE in the form of: {encoding}" if is_noise else f"depth, {encoding}",
         },
         labels=(
             "one row per stored sample: its sources, flip, place, and the foreground's rectangle "
@@ -64,18 +66,17 @@ def composites_card(plan: CompositesPlan) -> Card:
 def _introduction(plan: CompositesPlan) -> str:
     kinds = "composites of a foreground on a background, the foreground's mask"
     weights = plan.depth.weights
-    if weights.is_random:
+    if weights.quality is Quality.NOISE:
         return (
-            f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with random weights "
+            f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
             f"(`{weights.name}`) to try the machinery.\n> Do not train on them. "
             f"Composites and masks are real.\n\n{kinds.capitalize()}, and noise in the place of depth.\n"
         )
     text = f"{kinds.capitalize()}, and the estimated depth of each composite.\n"
-    if weights.is_small:
+    if weights.quality is Quality.TRIAL:
         text += (
-            "\n> The depth is that of the small network that ships with shardgen, trained on rendered scenes "
-            "only:\n> for trying the machinery. Do not train on it; a data set needs the released weights "
-            "(`nyu`).\n"
+            f"\n> The depth is that of a network for trials (`{weights.name}`): it is there to try the "
+            "machinery.\n> Do not train on it; a data set needs other weights.\n"
         )
     return text
 

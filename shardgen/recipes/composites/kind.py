@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from shardgen.depth.base import Quality
+from shardgen.depth.families import find_family
 from shardgen.domain.plan import Block, Plan
-from shardgen.domain.wording import counted
 from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, RecipeTables, SizeEstimate
 from shardgen.recipes.composites.plan import (
@@ -36,14 +37,12 @@ class Composites(RecipeKind):
 
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Photographs first: what is wrong with them is the user's to mend, with or without a network."""
-        from shardgen.depth.estimator import check_input_size
-        from shardgen.recipes.composites.network import find_weights, planned_weights
         from shardgen.sources.scanning import SourceFolders, scan
 
         document = tables.document(None)
         if not isinstance(document, Document):
             raise TypeError(f"{tables!r} are not the tables of composites")
-        network = network_choice(local)
+        choice = network_choice(local)
         inventory = scan(
             SourceFolders(foregrounds=folders["foregrounds"], backgrounds=folders["backgrounds"]),
             document.compose.mask,
@@ -51,10 +50,10 @@ class Composites(RecipeKind):
             threads=usable_cores(),
             on_file=events.on_file,
         )
-        weights = find_weights(network, on_download=events.on_download)
-        check_input_size(weights.topology, document.depth.input)
-        depth = replace(document.depth, weights=planned_weights(network.name, weights))
-        document = replace(document, depth=depth)
+        network = find_family(document.depth.model).find(choice, on_download=events.on_download)
+        network.check_input(document.depth.input)
+        weights = network.weights
+        document = replace(document, depth=replace(document.depth, weights=weights))
         sources = inventory.sources
         return Draft(
             document=document,
@@ -84,8 +83,7 @@ def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
     modes = Counter(foreground.mask.value for foreground in sources.foregrounds)
     network = [
         f"{depth.model} {weights.name}",
-        f"decoder width {weights.decoder_width}",
-        f"{counted(weights.activations, 'activation')} per up block",
+        *filter(None, [weights.structure]),
         f"{depth.upsampling.value} upsampling",
         depth.precision.value,
         f"sha256 {weights.sha256[:12]}…",
@@ -101,6 +99,6 @@ def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
         ("masks", ", ".join(f"{count} by {mode}" for mode, count in sorted(modes.items()))),
         ("network", ", ".join(network)),
     ]
-    if weights.is_random:
-        facts.append(("NOT DEPTH", "the weights are random: depth images will be noise"))
+    if weights.quality is Quality.NOISE:
+        facts.append(("NOT DEPTH", f"the weights are {weights.name}: depth images will be noise"))
     return tuple(facts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.estimator import DepthEstimator
+from shardgen.depth.base import Estimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Provenance, Sums
 from shardgen.domain.wording import Say
@@ -33,7 +33,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
         self,
         plan: CompositesPlan,
         composer: Composer,
-        estimator: DepthEstimator,
+        estimator: Estimator,
         *,
         agreed: BatchSizes | None,
         say: Say,
@@ -88,7 +88,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
                 "micro_batch": now,
                 "opencv": OPENCV_VERSION,
                 "precision": self._plan.depth.precision.value,
-                "tensorflow": estimator.tensorflow_version,
+                **estimator.provenance,
             }
         )
 

@@ -1,72 +1,25 @@
-"""The plan's depth network on this machine: weights found and checked, micro-batch agreed on, traced."""
+"""The plan's depth network in a run: micro-batch agreed on, loaded, its shrinking remembered."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from pathlib import Path
 from typing import Literal
 
-from shardgen.depth import device, fetch
-from shardgen.depth.base import NetworkChoice, Weights
+from shardgen.depth import device
+from shardgen.depth.base import Estimator, Network, NetworkChoice, NetworkPlan, Quality
 from shardgen.depth.device import Device
-from shardgen.depth.estimator import DepthEstimator, load_estimator
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.memory import CPU_MICRO_BATCHES, default_micro_batch, memory_bytes
-from shardgen.depth.random_weights import is_random_name, random_weights
-from shardgen.depth.topology import Topology
-from shardgen.depth.trial import read_untrusted
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.families import find_family
 from shardgen.domain.wording import Say
-from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.errors import MachineUnfit
 from shardgen.machine.memory import free_bytes
-from shardgen.recipes.base import BatchSizes, Demand, DeviceChoice, OnDownload
+from shardgen.recipes.base import BatchSizes, Demand, DeviceChoice
 from shardgen.recipes.composites.plan import CompositesPlan
 
 _UNKNOWN_BYTES = 1 << 62
-
-
-def find_weights(choice: NetworkChoice, *, on_download: OnDownload | None = None) -> WeightsFile:
-    """Read and check what `[depth] weights` names; released ones are fetched only with `on_download`."""
-    name = choice.name
-    if is_random_name(name):
-        return random_weights(name)
-    if name in SHIPPED:
-        return read_weights(SHIPPED[name])
-    if name in fetch.RELEASED:
-        if on_download is not None:
-            return fetch.fetch(fetch.RELEASED[name], on_progress=on_download)
-        return read_untrusted(fetch.locate(name))
-    if choice.file is None:
-        raise InvalidSettings(
-            f'[depth] weights = "{name}": this version does not know such weights',
-            hint='weights = "nyu", "kitti", "small", "random:64" or a file',
-        )
-    _refuse_unknown_word(choice.written, choice.file)
-    return read_untrusted(choice.file)
-
-
-def _refuse_unknown_word(setting: str, path: Path) -> None:
-    """Who writes a bare word, and has no file of that name, means one of the names."""
-    if Path(setting).suffix or "/" in setting or os.path.lexists(path):
-        return
-    near = difflib.get_close_matches(setting, [*fetch.RELEASED, *SHIPPED, "random:64"], n=1)
-    meant = f'did you mean "{near[0]}"? ' if near else ""
-    raise InputMissing(
-        f"{path}: no such weights file",
-        hint=f"{meant}weights is nyu, kitti, small, random:N or a file's path",
-    )
-
-
-def planned_weights(name: str, found: WeightsFile) -> Weights:
-    """The plan's record of a weights file: digests and structure, no path."""
-    return Weights(
-        name=name,
-        bytes=found.bytes,
-        sha256=found.sha256,
-        activations=found.topology.activations,
-        decoder_width=found.topology.decoder_width,
-    )
+_REMARKS = {
+    Quality.DEPTH: "",
+    Quality.TRIAL: "; for trials only",
+    Quality.NOISE: "; NOT DEPTH: these weights make noise",
+}
 
 
 def agree_micro_batch(
@@ -75,7 +28,7 @@ def agree_micro_batch(
     agreed: BatchSizes | None,
     *,
     on: Device,
-    topology: Topology,
+    network: Network,
 ) -> tuple[int, str]:
     """How many images the network takes at once, and a remark if it is fewer than was agreed.
 
@@ -84,13 +37,7 @@ def agree_micro_batch(
     """
     # A GPU's memory is not the host's; there, running out is an exception that shrinks the micro-batch.
     free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
-    fitting = default_micro_batch(
-        topology,
-        input_size=plan.depth.input,
-        precision=plan.depth.precision,
-        kind=on.kind,
-        free_bytes=free,
-    )
+    fitting = fitting_micro_batch(plan.depth, network, kind=on.kind, free=free)
     if setting != "auto":
         shrunk = None if agreed is None else agreed.shrunk(on.model)
         if shrunk is not None and shrunk < setting:
@@ -100,7 +47,7 @@ def agree_micro_batch(
         wanted = agreed.agreed(on.model, fitting)
     else:
         wanted = fitting
-    if network_bytes(plan, topology, wanted) <= free:
+    if network.memory_bytes(plan.depth, wanted) <= free:
         return wanted, ""
     return (
         fitting,
@@ -108,52 +55,56 @@ def agree_micro_batch(
     )
 
 
-def network_bytes(plan: CompositesPlan, topology: Topology, micro_batch: int) -> int:
-    """The peak memory of one worker process, within about a quarter."""
-    return memory_bytes(
-        topology, input_size=plan.depth.input, micro_batch=micro_batch, precision=plan.depth.precision
+def fitting_micro_batch(plan: NetworkPlan, network: Network, *, kind: str, free: int) -> int:
+    """The best micro-batch for a device (`kind` cpu or gpu) with so many bytes free for this process.
+
+    Raises MachineUnfit if none fits.
+    """
+    for micro_batch in network.micro_batches(kind):
+        needed = network.memory_bytes(plan, micro_batch)
+        if needed <= free:
+            return micro_batch
+    raise MachineUnfit(
+        f"the network needs {needed / 2**30:.1f} GiB for one image (free: {free / 2**30:.1f} GiB)",
+        hint="close other programs, use fewer workers, or a machine with more memory",
     )
 
 
-def network_demand(network: NetworkChoice, plan: CompositesPlan) -> Demand:
+def network_demand(choice: NetworkChoice, plan: CompositesPlan) -> Demand:
     """What a worker on this machine's CPU needs; the weights must be at hand."""
-    topology = find_weights(network).topology
-    setting = network.micro_batch
+    network = find_family(plan.depth.model).find(choice)
+    setting = choice.micro_batch
     return Demand(
-        micro_batches=CPU_MICRO_BATCHES if setting == "auto" else (setting,),
+        micro_batches=network.micro_batches("cpu") if setting == "auto" else (setting,),
         is_fixed=setting != "auto",
-        bytes_for=lambda micro_batch: network_bytes(plan, topology, micro_batch),
+        bytes_for=lambda micro_batch: network.memory_bytes(plan.depth, micro_batch),
         device_model=device.describe_cpu,
     )
 
 
 def load_for_plan(
     network: NetworkChoice, plan: CompositesPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
-) -> DepthEstimator:
+) -> Estimator:
     """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
-    weights = find_weights(network)
-    on = device.prepare(choice.device, intra_op=choice.threads, inter_op=min(choice.threads, 1))
-    micro_batch, remark = agree_micro_batch(
-        network.micro_batch, plan, agreed, on=on, topology=weights.topology
-    )
+    family = find_family(plan.depth.model)
+    found = family.find(network)
+    found.check_plan(plan.depth)
+    on = family.prepare(choice.device, threads=choice.threads)
+    micro_batch, remark = agree_micro_batch(network.micro_batch, plan, agreed, on=on, network=found)
     if remark:
         say(remark)
-    estimator = load_estimator(weights, plan.depth, micro_batch=micro_batch, on=on)
-    weights_named = plan.depth.weights
-    note = "; NOT DEPTH: random weights" if weights_named.is_random else ""
-    note = "; for trials: the small network" if weights_named.is_small else note
-    say(f"network {plan.depth.weights.name} on {on.model}, micro-batch {micro_batch}{note}")
+    estimator = found.load(plan.depth, micro_batch=micro_batch, on=on)
+    weights = plan.depth.weights
+    say(f"network {weights.name} on {on.model}, micro-batch {micro_batch}{_REMARKS[weights.quality]}")
     estimator.warm_up()
     remember_shrinking(estimator, micro_batch, agreed, say=say)
     return estimator
 
 
-def remember_shrinking(
-    estimator: DepthEstimator, before: int, agreed: BatchSizes | None, *, say: Say
-) -> None:
+def remember_shrinking(estimator: Estimator, before: int, agreed: BatchSizes | None, *, say: Say) -> None:
     """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
     now = estimator.micro_batch
     if now < before:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from shardgen.depth.base import NetworkPlan
+from shardgen.depth.families import find_family, unknown_family
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import MAX_SIDE, is_sha256, outside, shown_number
 from shardgen.domain.plan import SETTING, Output, Plan
@@ -19,7 +20,7 @@ KIND: Literal["composites"] = "composites"
 FGBG, MASK, DEPTH = "fgbg", "mask", "depth"
 """The names of the outputs, in the order in which they are stored."""
 MAX_PLACES = 10_000  # of a grid; the rows of labels.csv are made for all places of a foreground at once
-INPUT_STEP = 32  # pixels
+MAX_STRUCTURE = 200  # characters that describe a network
 
 
 class Flips(StrEnum):
@@ -169,13 +170,14 @@ class CompositesPlan:
             ("output.image_quality", output.image_quality, 100),
             ("output.depth_quality", output.depth_quality, 100),
             ("depth.weights.bytes", depth.weights.bytes, MAX_SOURCE_BYTES),
-            ("depth.weights.decoder_width", depth.weights.decoder_width, MAX_SOURCE_BYTES),
         ]
         yield from filter(None, (outside(*one) for one in ranges))
-        if not 0 <= depth.weights.activations <= 2:
-            yield f"depth.weights.activations is {shown_number(depth.weights.activations)} (0 to 2)"
-        if any(side % INPUT_STEP for side in depth.input):
-            yield f"depth.input: not multiples of {INPUT_STEP}"
+        if len(depth.weights.structure) > MAX_STRUCTURE:
+            yield f"depth.weights.structure: more than {MAX_STRUCTURE} characters"
+        if problem := unknown_family(depth.model):
+            yield f"depth.model {problem}"
+        elif not (allowed := find_family(depth.model).sides).allow(depth.input):
+            yield f"depth.input: not {allowed}"
         if self.place_count > MAX_PLACES:
             yield f"grid: {shown_number(self.place_count)} places (at most {MAX_PLACES:,})"
         expected = sample_count(compose, self.sources)

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from shardgen.depth.base import NetworkChoice
+from shardgen.depth.base import NetworkChoice, Quality
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums
@@ -91,7 +91,7 @@ class CompositesRecipe(Recipe):
                 )
                 for number, files in samples
             ],
-            depth_is_random=self.composites.depth.weights.is_random,
+            depth_is_random=self.composites.depth.weights.quality is Quality.NOISE,
         )
 
     def recount(self, output: Output, data: bytes) -> OutputSums:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from shardgen.depth.base import NetworkChoice, Precision, Upsampling, Weights
+from shardgen.depth.base import FILE, NetworkChoice, Precision, Quality, Upsampling, Weights
+from shardgen.depth.families import DEFAULT, find_family, unknown_family
 from shardgen.domain import plan as domain
 from shardgen.domain.limits import MAX_SIDE
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
 from shardgen.recipes.base import RecipeTables, Table
 from shardgen.recipes.composites.plan import (
-    INPUT_STEP,
     MAX_PLACES,
     Compose,
     Depth,
@@ -27,7 +26,7 @@ from shardgen.recipes.composites.plan import (
 
 Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-Quality = Annotated[int, Field(ge=1, le=100)]
+Percent = Annotated[int, Field(ge=1, le=100)]
 
 
 class SourcesTable(Table):
@@ -47,11 +46,17 @@ class ComposeTable(Table):
     blend: Blend = Blend.MASK
 
 
-class DepthTable(Table):
-    """The depth network; `input` is (width, height) in pixels, each a multiple of 32."""
+def _known_family(name: str) -> str:
+    if problem := unknown_family(name):
+        raise ValueError(problem)
+    return name
 
-    model: Literal["densedepth"] = "densedepth"
-    weights: Annotated[str, Field(min_length=1)] = "nyu"
+
+class DepthTable(Table):
+    """The depth network; `input` is (width, height) in pixels."""
+
+    model: Annotated[str, AfterValidator(_known_family)] = DEFAULT.name
+    weights: Annotated[str, Field(min_length=1)] = DEFAULT.default_weights
     input: tuple[Side, Side] = (640, 480)
     upsampling: Upsampling = Upsampling.ALIGNED
     precision: Precision = Precision.FLOAT32
@@ -60,13 +65,18 @@ class DepthTable(Table):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if any(side % INPUT_STEP for side in self.input):
-            raise ValueError(f"input must be multiples of {INPUT_STEP} (found {list(self.input)})")
-        if self.weights.startswith("random:") and not re.fullmatch(r"random:[1-9]\d{0,3}", self.weights):
-            raise ValueError(
-                f'weights: random ones are written "random:WIDTH", as in "random:64" (found {self.weights!r})'
-            )
+        sides = find_family(self.model).sides
+        if not sides.allow(self.input):
+            raise ValueError(f"input must be {sides} (found {list(self.input)})")
+        try:
+            self.planned_weights()
+        except ValueError as error:
+            raise ValueError(f"weights: {error}") from error
         return self
+
+    def planned_weights(self) -> str:
+        """The plan's name of `weights`."""
+        return find_family(self.model).plan_name(self.weights)
 
 
 class OutputTable(Table):
@@ -74,10 +84,10 @@ class OutputTable(Table):
 
     size: tuple[Side, Side] = (200, 200)
     image: ImageFormat = ImageFormat.JPEG
-    image_quality: Quality = 25
+    image_quality: Percent = 25
     mask: ImageFormat = ImageFormat.PNG
     depth: ImageFormat = ImageFormat.JPEG
-    depth_quality: Quality = 60
+    depth_quality: Percent = 60
 
 
 class Tables(RecipeTables):
@@ -100,9 +110,10 @@ class Tables(RecipeTables):
     def document(self, planned: domain.Document | None) -> Document:
         """The recipe's part of the plan; digest and structure of the weights are the plan's."""
         depth = self.depth
-        weights = Weights(name=self.weights_name, bytes=0, sha256="", activations=0, decoder_width=0)
+        name = depth.planned_weights()
+        weights = Weights(name=name, bytes=0, sha256="", structure="", quality=Quality.DEPTH)
         if isinstance(planned, Document):
-            weights = replace(planned.depth.weights, name=self.weights_name)
+            weights = replace(planned.depth.weights, name=name)
         return Document(
             compose=Compose(**self.compose.model_dump(), mask=self.sources.mask),
             depth=Depth(
@@ -122,16 +133,10 @@ class Tables(RecipeTables):
 
     def local(self, resolve: Callable[[str, str], Path]) -> NetworkChoice:
         """Which weights file this machine has, and its micro-batch."""
-        written = self.depth.weights
+        name, written = self.depth.planned_weights(), self.depth.weights
         return NetworkChoice(
-            name=self.weights_name,
+            name=name,
             written=written,
-            file=resolve(written, "depth.weights") if self.weights_name == "file" else None,
+            file=resolve(written, "depth.weights") if name == FILE else None,
             micro_batch=self.depth.micro_batch,
         )
-
-    @property
-    def weights_name(self) -> str:
-        """The plan's name of `[depth] weights`: a path is called `file`, since a plan holds no paths."""
-        known = self.depth.weights in {"nyu", "kitti", "small"} or self.depth.weights.startswith("random:")
-        return self.depth.weights if known else "file"

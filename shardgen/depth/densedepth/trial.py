@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from shardgen.depth.weights_file import WeightsFile, read_weights, refused
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights, refused
 from shardgen.errors import ShardgenError
 
 LIMIT_VARIABLE = "SHARDGEN_TRIAL_SECONDS"
@@ -35,7 +35,7 @@ def read_untrusted(path: Path) -> WeightsFile:
     seconds = _cpu_seconds(size_bytes)
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         # -P: nothing in the folder that the command was typed in is taken for a module
-        [sys.executable, "-P", "-m", "shardgen.depth.trial", os.path.abspath(path), str(seconds)],  # noqa: PTH100
+        [sys.executable, "-P", "-m", "shardgen.depth.densedepth.trial", os.path.abspath(path), str(seconds)],  # noqa: PTH100
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

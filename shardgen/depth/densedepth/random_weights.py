@@ -8,21 +8,16 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.topology import TensorKey, released_topology, tensor_shapes
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth.densedepth.family import RANDOM
+from shardgen.depth.densedepth.topology import TensorKey, released_topology, tensor_shapes
+from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.errors import InvalidSettings
 
 SEED = 20260101
-PREFIX = "random:"
 MIN_WIDTH = 16  # four up blocks halve it, and the last must keep a channel
 MAX_WIDTH = 4096
 OUTPUT_BIAS = 2.0  # keeps 1000 / y inside the range that the depth formula clips to
 OUTPUT_GAIN = 6.0
-
-
-def is_random_name(name: str) -> bool:
-    """Whether the setting asks for random weights (`random:64`)."""
-    return name.startswith(PREFIX)
 
 
 def random_weights(name: str) -> WeightsFile:
@@ -31,9 +26,9 @@ def random_weights(name: str) -> WeightsFile:
     The digest is the tensors'. The same name gives the same tensors on every machine: raw PCG64 bits, drawn
     in a fixed order.
     """
-    width_text = name.removeprefix(PREFIX)
+    width_text = name.removeprefix(RANDOM)
     width = int(width_text) if width_text.isascii() and width_text.isdigit() else 0
-    if not is_random_name(name) or not MIN_WIDTH <= width <= MAX_WIDTH:
+    if not name.startswith(RANDOM) or not MIN_WIDTH <= width <= MAX_WIDTH:
         raise InvalidSettings(
             f"depth.weights: {name!r} (expected random:WIDTH with WIDTH from {MIN_WIDTH} to {MAX_WIDTH})",
             hint='weights = "random:64"',

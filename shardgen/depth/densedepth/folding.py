@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.topology import Topology
-from shardgen.depth.weights_file import Tensors
+from shardgen.depth.densedepth.topology import Topology
+from shardgen.depth.densedepth.weights_file import Tensors
 
 DEAD_SCALE = 1e-20  # below it a batch norm ignores its input, and its threshold would overflow
 Array32 = NDArray[np.float32]

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
-from shardgen.depth.topology import TensorKey, Topology, tensor_shapes
+from shardgen.depth.densedepth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
+from shardgen.depth.densedepth.topology import TensorKey, Topology, tensor_shapes
 from shardgen.errors import InputMissing, WeightsRefused
 from shardgen.storage.cache import cache_folder
 

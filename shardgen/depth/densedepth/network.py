@@ -12,14 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth import folding, tapped_convolution
-from shardgen.depth.base import Upsampling
-from shardgen.depth.folding import ClippedConvolution, Convolution
-from shardgen.depth.tapped_convolution import Axis
-from shardgen.depth.topology import UpBlock, channels_of
-from shardgen.depth.weights_file import WeightsFile
+from shardgen.depth import device
+from shardgen.depth.base import DepthBatch, Precision, Upsampling
+from shardgen.depth.densedepth import folding, tapped_convolution
+from shardgen.depth.densedepth.folding import ClippedConvolution, Convolution
+from shardgen.depth.densedepth.tapped_convolution import Axis
+from shardgen.depth.densedepth.topology import UpBlock, channels_of
+from shardgen.depth.densedepth.weights_file import WeightsFile
+from shardgen.depth.device import Device
+from shardgen.errors import MachineUnfit
 
 Tensor = Any  # tensorflow is imported inside functions only, and has no types of its own
+NEAREST, FARTHEST, SCALE = 10.0, 1000.0, 1000.0  # DenseDepth utils.predict: clip(1000 / y, 10, 1000) / 1000
 
 
 class Arithmetic(StrEnum):
@@ -40,6 +44,20 @@ class GraphShape:
     arithmetic: Arithmetic
 
 
+def arithmetic_of(precision: Precision, on: Device) -> Arithmetic:
+    """The number formats of a precision on a device; raises MachineUnfit, never falls back silently."""
+    if precision is Precision.FLOAT32:
+        return Arithmetic.FLOAT32
+    if on.kind == "gpu":
+        return Arithmetic.FLOAT16
+    if not device.has_bfloat16():
+        raise MachineUnfit(
+            f"{on.model}: no bfloat16 instructions, so precision fast would be slower than float32",
+            hint='precision = "float32" in shardgen.toml, in a new run directory',
+        )
+    return Arithmetic.BFLOAT16_DECODER
+
+
 def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Tensor]:
     """One traced function: uint8 (micro_batch, H, W, 3) RGB to raw outputs, float32 (micro_batch, H/2, W/2).
 
@@ -55,6 +73,16 @@ def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[
     signature = [tf.TensorSpec([shape.micro_batch, height, width, 3], tf.uint8)]
     network = tf.function(graph.run, input_signature=signature, autograph=False).get_concrete_function()
     return lambda images: network(tf.constant(images))
+
+
+def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
+    """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far."""
+    non_finite = np.asarray(~np.isfinite(raw).all(axis=(1, 2)))
+    is_far = raw <= 0  # an output of 1 stands in for them: it is the farthest
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = np.float32(SCALE) / np.where(is_far, np.float32(1), raw)
+    relative = np.asarray(np.clip(inverse, NEAREST, FARTHEST) / np.float32(SCALE), np.float32)
+    return DepthBatch(relative=relative, non_finite=non_finite, far_pixels=is_far.sum(axis=(1, 2)))
 
 
 class _Graph:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shardgen.depth.topology import (
+from shardgen.depth.densedepth.topology import (
     Layer,
     LayerKind,
     Topology,

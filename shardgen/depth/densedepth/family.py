@@ -1,0 +1,170 @@
+"""DenseDepth as a family of networks: which weights there are, and how they come onto a device."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardgen.depth import device
+from shardgen.depth.base import (
+    FILE,
+    Family,
+    Network,
+    NetworkChoice,
+    NetworkPlan,
+    OnDownload,
+    Precision,
+    Quality,
+    ReleasedWeights,
+    Sides,
+    Weights,
+)
+from shardgen.depth.densedepth.topology import tensor_shapes
+from shardgen.depth.device import Device
+from shardgen.domain.wording import counted
+from shardgen.errors import InputMissing, InvalidSettings
+
+if TYPE_CHECKING:
+    from shardgen.depth.densedepth.weights_file import WeightsFile
+    from shardgen.depth.estimator import DepthEstimator, Graph
+
+SHIPPED = {"small": Path(__file__).with_name("small.h5")}
+RELEASED = {
+    "nyu": ReleasedWeights(
+        name="nyu",
+        url="https://s3-eu-west-1.amazonaws.com/densedepth/nyu.h5",
+        size_bytes=172_897_376,
+    ),
+    "kitti": ReleasedWeights(
+        name="kitti",
+        url="https://s3-eu-west-1.amazonaws.com/densedepth/kitti.h5",
+        size_bytes=None,
+    ),
+}
+RANDOM = "random:"
+
+# Peak resident memory measured at 480x640 on a CPU, decoder widths 64 and 1664, micro-batches 1 to 8.
+RUNTIME_BYTES = 660 << 20  # TensorFlow itself
+COPIES = {Precision.FLOAT32: 5, Precision.FAST: 3}  # of the tensors: as read, folded, spread over tiles
+BYTES_PER_PIXEL = 320.0  # of the input: the encoder and the skips
+BYTES_PER_PIXEL_AND_CHANNEL = {Precision.FLOAT32: 0.45, Precision.FAST: 0.3}  # of the decoder's width
+CPU_MICRO_BATCHES = (2, 1)  # larger ones are no faster on a CPU, and take more memory
+GPU_MICRO_BATCHES = (32, 16, 8, 4, 2, 1)
+
+
+class DenseDepthNetwork(Network):
+    """A weights file, or random weights."""
+
+    def __init__(self, name: str, file: WeightsFile) -> None:
+        topology = file.topology
+        activations = counted(topology.activations, "activation")
+        quality = Quality.TRIAL if name in SHIPPED else Quality.DEPTH
+        weights = Weights(
+            name=name,
+            bytes=file.bytes,
+            sha256=file.sha256,
+            structure=f"decoder width {topology.decoder_width}, {activations} per up block",
+            quality=Quality.NOISE if name.startswith(RANDOM) else quality,
+        )
+        super().__init__(weights, Sides(topology.stride, 2 * topology.stride))
+        self._file = file
+
+    def memory_bytes(self, plan: NetworkPlan, micro_batch: int) -> int:
+        """As measured; needs no TensorFlow."""
+        topology, (width, height) = self._file.topology, plan.input
+        parameter_bytes = 4 * sum(math.prod(shape) for shape in tensor_shapes(topology).values())
+        per_pixel = BYTES_PER_PIXEL + BYTES_PER_PIXEL_AND_CHANNEL[plan.precision] * topology.decoder_width
+        pixels = micro_batch * width * height
+        return round(RUNTIME_BYTES + COPIES[plan.precision] * parameter_bytes + pixels * per_pixel)
+
+    def micro_batches(self, kind: str) -> tuple[int, ...]:
+        """Small ones on a CPU."""
+        return GPU_MICRO_BATCHES if kind == "gpu" else CPU_MICRO_BATCHES
+
+    def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> DepthEstimator:
+        """The first image builds the graph."""
+        import numpy as np
+
+        from shardgen.depth.densedepth.network import GraphShape, arithmetic_of, build_network, depth_of
+        from shardgen.depth.estimator import DepthEstimator
+
+        arithmetic_of(plan.precision, on)  # refuses what cannot be built
+
+        @device.translated_errors()
+        def build(micro_batch: int, precision: Precision) -> Graph:
+            shape = GraphShape(
+                micro_batch=micro_batch,
+                input_size=plan.input,
+                upsampling=plan.upsampling,
+                arithmetic=arithmetic_of(precision, on),
+            )
+            network = build_network(self._file, shape)
+            return device.translated_errors()(lambda images: np.array(network(images), dtype=np.float32))
+
+        return DepthEstimator(build, depth_of, plan, micro_batch=micro_batch, on=on)
+
+
+class DenseDepth(Family):
+    """Alhashim and Wonka 2018, "High Quality Monocular Depth Estimation via Transfer Learning"."""
+
+    name = "densedepth"
+    default_weights = "nyu"
+    sides = Sides(32, 32)
+
+    def plan_name(self, written: str) -> str:
+        """`nyu`, `kitti`, `small` and `random:WIDTH` are names."""
+        if written.startswith(RANDOM):
+            if not re.fullmatch(r"random:[1-9]\d{0,3}", written):
+                raise ValueError(
+                    f'random ones are written "random:WIDTH", as in "random:64" (found {written!r})'
+                )
+            return written
+        return written if written in RELEASED or written in SHIPPED else FILE
+
+    def find(self, choice: NetworkChoice, *, on_download: OnDownload | None = None) -> DenseDepthNetwork:
+        """A file from outside is first read by a process of its own."""
+        return DenseDepthNetwork(choice.name, _weights_file(choice, on_download))
+
+    def prepare(self, choice: str, *, threads: int) -> Device:
+        """TensorFlow, one operation after the other when the threads are counted."""
+        return device.prepare(choice, intra_op=threads, inter_op=min(threads, 1))
+
+
+def _weights_file(choice: NetworkChoice, on_download: OnDownload | None) -> WeightsFile:
+    from shardgen.depth import fetch
+    from shardgen.depth.densedepth.random_weights import random_weights
+    from shardgen.depth.densedepth.trial import read_untrusted
+    from shardgen.depth.densedepth.weights_file import read_weights
+
+    name = choice.name
+    if name.startswith(RANDOM):
+        return random_weights(name)
+    if name in SHIPPED:
+        return read_weights(SHIPPED[name])
+    if name in RELEASED:
+        if on_download is not None:
+            return fetch.fetch(RELEASED[name], read_untrusted, on_progress=on_download)
+        return read_untrusted(fetch.locate(RELEASED[name]))
+    if choice.file is None:
+        raise InvalidSettings(
+            f'[depth] weights = "{name}": this version does not know such weights',
+            hint='weights = "nyu", "kitti", "small", "random:64" or a file',
+        )
+    _refuse_unknown_word(choice.written, choice.file)
+    return read_untrusted(choice.file)
+
+
+def _refuse_unknown_word(setting: str, path: Path) -> None:
+    """Who writes a bare word, and has no file of that name, means one of the names."""
+    if Path(setting).suffix or "/" in setting or os.path.lexists(path):
+        return
+    near = difflib.get_close_matches(setting, [*RELEASED, *SHIPPED, "random:64"], n=1)
+    meant = f'did you mean "{near[0]}"? ' if near else ""
+    raise InputMissing(
+        f"{path}: no such weights file",
+        hint=f"{meant}weights is nyu, kitti, small, random:N or a file's path",
+    )
