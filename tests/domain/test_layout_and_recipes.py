@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shardgen.recipes.composites.placement import place, recipe_of
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
-from shardgen.recipes.composites.plan import Flips
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from tests.plans import make_plan
 
 sizes = st.integers(1, 40)
@@ -18,7 +17,7 @@ sizes = st.integers(1, 40)
 def test_shards_slices_and_batches_tile_the_samples(
     samples: int, shard: int, batch: int, slices: int
 ) -> None:
-    layout = Layout(sample_count=samples, shard_size=shard, batch_size=batch, slice_batches=slices)
+    layout = Layout(blocks=(samples,), shard_size=shard, batch_size=batch, slice_batches=slices)
     seen: list[int] = []
     batches: list[int] = []
     for index in map(ShardIndex, range(layout.shard_count)):
@@ -60,17 +59,17 @@ def test_a_recipe_inverts_the_order_of_samples(flips: Flips) -> None:
         for row in range(2)
         for column in range(3)
     ]
-    recipes = [recipe_of(plan, SampleIndex(i)) for i in range(plan.samples)]
-    assert [(r.background, r.foreground, r.flip, r.row, r.column) for r in recipes] == expected
+    made_of = [CompositesPlan(plan).combination(SampleIndex(i)) for i in range(plan.samples)]
+    assert [(c.background, c.foreground, c.flip, c.row, c.column) for c in made_of] == expected
 
 
 def test_the_last_column_and_row_touch_the_far_edge_and_a_single_one_is_centred() -> None:
-    plan = make_plan()
+    plan = CompositesPlan(make_plan())
     foreground = plan.sources.foregrounds[1]
-    last = place(plan, foreground, column=4, row=3)
+    last = plan.place(foreground, column=4, row=3)
     assert (last.x + last.width, last.y + last.height) == (600, 600)
-    assert place(plan, foreground, column=1, row=1).x == (600 - 121) // 4
-    assert place(plan, foreground, column=1, row=2).y == (600 - 200) * 2 // 3
-    single = make_plan(grid=(1, 1))
-    centred = place(single, foreground, column=0, row=0)
+    assert plan.place(foreground, column=1, row=1).x == (600 - 121) // 4
+    assert plan.place(foreground, column=1, row=2).y == (600 - 200) * 2 // 3
+    single = CompositesPlan(make_plan(grid=(1, 1)))
+    centred = single.place(foreground, column=0, row=0)
     assert (centred.x, centred.y) == ((600 - 121) // 2, 200)
