@@ -29,7 +29,7 @@ class Attempt:
     dead: tuple[int, ...] = ()
     claims: Plan | None = None
     slice: int | None = None
-    provenance: tuple[str, int | None] = (PROVENANCE.device_model, PROVENANCE.micro_batch)
+    provenance: tuple[str, int] = ("cpu of a test", 4)
 
     def name(self, plan: Plan) -> ArtifactName:
         return ArtifactName(

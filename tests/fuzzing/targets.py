@@ -55,14 +55,15 @@ class Target:
 def _settings(data: bytes, folder: Path) -> object:
     (folder / FILE_NAME).write_bytes(data)
     run = RunDirectory.open(folder)
-    for look in (
+    looks: tuple[Callable[[], object], ...] = (
         lambda: run.database.backend.shown,
         lambda: run.artifacts,
         lambda: run.local,
         lambda: run.folders({}),
         lambda: run.settings.lease_policy,
         lambda: settings_differences(PLAN, run.settings),
-    ):
+    )
+    for look in looks:
         with suppress(ShardgenError):
             look()
     return read_settings(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.errors import InputMissing, ManifestCorrupt
+from shardgen.manifest.manifest import read_stored_plan
 from shardgen.settings import run_directory
 from shardgen.settings.run_directory import RunDirectory
 from tests import warm
@@ -34,11 +35,10 @@ def test_a_machine_that_has_only_settings_asks_the_manifest_for_the_plan_once(
     plan = run.plan()
     (run.path / "plan.json").unlink()
     asked = []
-    read = run_directory.read_stored_plan
 
     def counted(*arguments: object) -> str:
         asked.append(arguments)
-        return read(*arguments)  # type: ignore[arg-type]
+        return read_stored_plan(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_directory, "read_stored_plan", counted)
     bare = RunDirectory.open(run.path)
