@@ -13,25 +13,48 @@ sizes = st.integers(1, 40)
 
 
 @settings(max_examples=300)
-@given(samples=st.integers(1, 500), shard=sizes, batch=sizes, slices=sizes)
-def test_shards_slices_and_batches_tile_the_samples(
-    samples: int, shard: int, batch: int, slices: int
+@given(blocks=st.lists(st.integers(1, 120), min_size=1, max_size=4), shard=sizes, batch=sizes, slices=sizes)
+def test_shards_slices_and_batches_tile_the_samples_and_none_spans_two_blocks(
+    blocks: list[int], shard: int, batch: int, slices: int
 ) -> None:
-    layout = Layout(blocks=(samples,), shard_size=shard, batch_size=batch, slice_batches=slices)
+    layout = Layout(blocks=tuple(blocks), shard_size=shard, batch_size=batch, slice_batches=slices)
+    block_of = [number for number, samples in enumerate(blocks) for _ in range(samples)]
     seen: list[int] = []
     batches: list[int] = []
     for index in map(ShardIndex, range(layout.shard_count)):
+        assert len({block_of[sample] for sample in layout.shard_samples(index)}) == 1
+        assert layout.slice_count(index) >= 1
         for slice_ in map(SliceIndex, range(layout.slice_count(index))):
             for number in map(BatchIndex, layout.slice_batch_range(index, slice_)):
                 assert layout.shard_of_batch(number) == index
                 assert layout.slice_of_batch(number) == slice_
+                assert number in layout.shard_batches(index)
+                assert layout.batch_samples(number)
                 batches.append(number)
                 for sample in layout.batch_samples(number):
                     assert layout.batch_of_sample(SampleIndex(sample)) == number
                     assert sample in layout.shard_samples(index)
                     seen.append(sample)
-    assert seen == list(range(samples))
+    assert seen == list(range(sum(blocks))) == list(range(layout.sample_count))
     assert batches == list(range(layout.batch_count))
+
+
+@given(samples=st.integers(1, 10**9), shard=st.integers(1, 10**6), batch=sizes, data=st.data())
+def test_in_a_single_block_every_number_is_a_division(
+    samples: int, shard: int, batch: int, data: st.DataObject
+) -> None:
+    layout = Layout(blocks=(samples,), shard_size=shard, batch_size=batch, slice_batches=3)
+    per_shard = -(-shard // batch)
+    assert layout.shard_count == -(-samples // shard)
+    assert layout.batch_count == samples // shard * per_shard + -(-(samples % shard) // batch)
+    sample = SampleIndex(data.draw(st.integers(0, samples - 1)))
+    number = layout.batch_of_sample(sample)
+    assert number == sample // shard * per_shard + sample % shard // batch
+    assert layout.shard_of_batch(number) == number // per_shard == sample // shard
+    assert layout.slice_of_batch(number) == number % per_shard // 3
+    start = number // per_shard * shard + number % per_shard * batch
+    stop = min(start + batch, (number // per_shard + 1) * shard, samples)
+    assert layout.batch_samples(number) == range(start, stop)
 
 
 def test_the_reference_data_set_is_408040_samples_in_5_shards() -> None:
