@@ -68,8 +68,15 @@ def _record(record: BatchRecord) -> dict[str, Any]:
             {"sample": letter.sample, "reason": letter.reason.value} for letter in record.dead_letters
         ],
         "provenance": record.provenance.facts,
-        "facts": [[sample, *record.facts[sample]] for sample in sorted(record.facts)],
+        "facts": [[sample, *_whole_numbers(record.facts[sample])] for sample in sorted(record.facts)],
     }
+
+
+def _whole_numbers(facts: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse, before anything is stored, what could not be read back."""
+    if not facts or any(type(fact) is not int or abs(fact) > MAX_NUMBER for fact in facts):
+        raise ValueError(f"facts {facts!r}: not one or more whole numbers of at most 15 digits")
+    return facts
 
 
 class _Strict(BaseModel):

@@ -39,7 +39,7 @@ def test_a_machine_that_has_only_settings_asks_the_manifest_for_the_plan_once(
 
     def counted(*arguments: object) -> str:
         asked.append(arguments)
-        return read(*arguments)  # type: ignore[arg-type]
+        return read_stored_plan(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run_directory, "read_stored_plan", counted)
     bare = RunDirectory.open(run.path)
