@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardgen.artifacts.archive import build_artifact, read_whole
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.domain import lease
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactRef, Receipt
+from shardgen.domain.receipt import ArtifactRef, Provenance, Receipt
 from shardgen.errors import ArtifactCorrupt
 from shardgen.storage.files import make_folders
 from tests.dataset.made_runs import PROVENANCE, batch_content
@@ -30,7 +29,7 @@ class Attempt:
     dead: tuple[int, ...] = ()
     claims: Plan | None = None
     slice: int | None = None
-    provenance: tuple[str, int] = (PROVENANCE.device_model, PROVENANCE.micro_batch)
+    provenance: tuple[str, int] = ("cpu of a test", 4)
 
     def name(self, plan: Plan) -> ArtifactName:
         return ArtifactName(
@@ -45,19 +44,22 @@ class Attempt:
         """The artifact's bytes and the receipts that a manifest would have of it."""
         claimed, first = self.claims or plan, BatchIndex(self.batches[0])
         slice_ = plan.layout.slice_of_batch(first) if self.slice is None else SliceIndex(self.slice)
-        whose = lease.Attempt(
+        header = ArtifactHeader(
+            fingerprint=claimed.fingerprint,
             shard=plan.layout.shard_of_batch(first),
             slice=slice_,
             fence=Fence(self.fence),
             worker=self.worker,
         )
         device_model, micro_batch = self.provenance
-        provenance = replace(PROVENANCE, device_model=device_model, micro_batch=micro_batch)
+        provenance = Provenance.of(
+            PROVENANCE.facts | {"device_model": device_model, "micro_batch": micro_batch}
+        )
         contents = [
             replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
             for batch in self.batches
         ]
-        data, inside = build_artifact(claimed.fingerprint, whose, contents)
+        data, inside = build_artifact(header, contents)
         receipts = tuple(
             Receipt(
                 shard=inside.shard,
