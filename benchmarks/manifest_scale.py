@@ -62,13 +62,13 @@ from shardgen.operations.rebuild import rebuild
 from shardgen.operations.status import report
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.settings import Settings
+from shardgen.settings.settings import parse_settings
 from shardgen.storage.atomic import publish_file
 from tests.postgres import Server, new_schema
 
 PROCESSES = (1, 8, 32)
 UNITS = {"s": 1.0, "ms": 1e3, "MB": 1e-6}
-POLICY = Settings().lease_policy
+POLICY = parse_settings({}, where="the defaults").lease_policy
 SMALL = Scale(backgrounds=202, foregrounds=101)  # 408,040 samples
 LARGE = Scale(backgrounds=1000, foregrounds=500)  # 10 million
 HUGE = Scale(backgrounds=10_000, foregrounds=5_000)  # 1,000 million: planned only

@@ -16,7 +16,7 @@ from pathlib import Path
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind, KindSums, Provenance, Receipt
+from shardgen.domain.receipt import ArtifactRef, BatchRecord, OutputSums, Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.machine.processes import new_identity
 from shardgen.manifest.database_url import DatabaseUrl
@@ -29,13 +29,13 @@ def simulated_receipt(plan: Plan, lease: Lease, batch: BatchIndex) -> Receipt:
     """A receipt of the usual size."""
     count = len(plan.layout.batch_samples(batch))
     sums = {
-        kind: KindSums(
+        output.name: OutputSums(
             images=count,
             pixels=count * 40_000,
-            sum=(count * 5_000_000,) * kind.channels,
-            squares=(count * 900_000_000,) * kind.channels,
+            sum=(count * 5_000_000,) * output.channels,
+            squares=(count * 900_000_000,) * output.channels,
         )
-        for kind in ImageKind
+        for output in plan.outputs
     }
     return Receipt(
         shard=lease.shard,
@@ -54,8 +54,14 @@ def simulated_receipt(plan: Plan, lease: Lease, batch: BatchIndex) -> Receipt:
             members_sha256=f"{batch:064x}",
             sums=sums,
             dead_letters=(),
-            provenance=Provenance(
-                device_model="simulated", tensorflow="-", opencv="-", precision="float32", micro_batch=2
+            provenance=Provenance.of(
+                {
+                    "device_model": "simulated",
+                    "micro_batch": 2,
+                    "opencv": "-",
+                    "precision": "float32",
+                    "tensorflow": "-",
+                }
             ),
         ),
     )

@@ -24,7 +24,6 @@ import psutil
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
@@ -32,14 +31,15 @@ from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.legacy_weights import write_legacy_weights
+from tests.worker.parts import load_network, maker_of, open_composer
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,8 @@ class Bench:
     def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
         self.run = run
         self.plan: Plan = run.plan()
-        folders = run.foregrounds({}), run.backgrounds({})
-        self.estimator: DepthEstimator = load_for_plan(run.network, self.plan, None, choice=choice, say=print)
-        self.composer = Composer(self.plan, *folders, threads=choice.threads)
+        self.estimator = load_network(run, choice)
+        self.composer = open_composer(run)
         self.threads = choice.threads
 
     def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
@@ -121,9 +120,8 @@ class Bench:
             manifest.workers.register(identity)
             with Heartbeat(manifest, identity.id, policy, say=print) as heartbeat:
                 stages = Stages(
-                    plan=self.plan,
-                    composer=self.composer,
-                    estimator=self.estimator,
+                    recipe=recipe_of(self.plan),
+                    maker=maker_of(self.plan, self.composer, self.estimator),
                     store=ArtifactStore(self.run.artifacts),
                     manifest=manifest,
                     heartbeat=heartbeat,

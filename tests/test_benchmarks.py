@@ -21,7 +21,7 @@ from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.settings import Settings
+from shardgen.settings.settings import parse_settings
 from tests.invariants import counter_faults
 from tests.plans import make_plan
 
@@ -71,7 +71,7 @@ def test_the_ideal_counts_the_seconds_of_those_who_are_there(
 
 
 def finish_slice(manifest: Manifest, plan: Plan) -> bool:
-    lease = manifest.leases.lease(WorkerId("one"), Settings().lease_policy)
+    lease = manifest.leases.lease(WorkerId("one"), parse_settings({}, where="the defaults").lease_policy)
     if isinstance(lease, NoLease):
         return False
     for batch in manifest.receipts.pending_batches(lease):

@@ -18,8 +18,7 @@ from shardgen.domain.receipt import (
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
 )
@@ -125,20 +124,26 @@ def receipt_for(plan: Plan, lease: Lease, batch: BatchIndex, *, dead: tuple[int,
             members_stop=3 * stored,
             members_sha256="b" * 64,
             sums={
-                kind: KindSums(
+                output.name: OutputSums(
                     images=stored,
                     pixels=stored * 4,
-                    sum=(1,) * kind.channels,
-                    squares=(huge,) * kind.channels,
+                    sum=(1,) * output.channels,
+                    squares=(huge,) * output.channels,
                 )
-                for kind in ImageKind
+                for output in plan.outputs
             },
             dead_letters=tuple(
                 DeadLetter(sample=SampleIndex(s), reason=DeadLetterReason.COMPOSE, detail="Traceback …")
                 for s in dead
             ),
-            provenance=Provenance(
-                device_model="cpu", tensorflow="2", opencv="5", precision="float32", micro_batch=2
+            provenance=Provenance.of(
+                {
+                    "device_model": "cpu",
+                    "micro_batch": 2,
+                    "opencv": "5",
+                    "precision": "float32",
+                    "tensorflow": "2",
+                }
             ),
         ),
     )

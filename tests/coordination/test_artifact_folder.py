@@ -51,8 +51,9 @@ def store_slice(run: RunDirectory) -> list[Path]:
 def elsewhere(run: RunDirectory, folder: Path) -> RunDirectory:
     """The same run, seen from where another folder lies under the artifacts' name."""
     settings = run.settings
-    artifacts = settings.artifacts.model_copy(update={"url": str(folder)})
-    return replace(run, settings=settings.model_copy(update={"artifacts": artifacts}))
+    artifacts = settings.engine.artifacts.model_copy(update={"url": str(folder)})
+    engine = settings.engine.model_copy(update={"artifacts": artifacts})
+    return replace(run, settings=replace(settings, engine=engine))
 
 
 def test_a_folder_is_recognised_under_any_path_and_as_a_copy(run: RunDirectory, tmp_path: Path) -> None:

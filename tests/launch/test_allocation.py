@@ -250,7 +250,7 @@ COUNT_THREADS = """
 import json, sys, threading
 from pathlib import Path
 from shardgen.domain.steps import BatchStep
-from shardgen.recipes.composites.network import DeviceChoice
+from shardgen.recipes.base import DeviceChoice
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions
 

@@ -12,13 +12,14 @@ import pytest
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import Receipt
+from shardgen.domain.receipt import Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.recipes.composites.plan import CompositesPlan
 from tests.artifacts.attempts import single
 from tests.conformance.conftest import POLICY, identity
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 
 PACKAGE = Path(__file__).parent.parent.parent / "shardgen"
 EVIL = [
@@ -35,8 +36,9 @@ EVIL = [
 
 def plan_with(name: str) -> Plan:
     plan = make_plan(batch=4, slice_batches=2)
-    first, *rest = plan.sources.backgrounds
-    return replace(plan, sources=replace(plan.sources, backgrounds=(replace(first, name=name), *rest)))
+    sources = CompositesPlan(plan).sources
+    first, *rest = sources.backgrounds
+    return changed(plan, sources=replace(sources, backgrounds=(replace(first, name=name), *rest)))
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -78,7 +80,7 @@ def made(plan: Plan, lease: Lease, name: str, folder: Path) -> Receipt:
     (receipt,) = single(batch, fence=lease.fence, dead=(1,)).publish(plan, folder / "artifacts")
     record = receipt.record
     letters = tuple(replace(letter, detail=name) for letter in record.dead_letters)
-    provenance = replace(record.provenance, device_model=name, tensorflow=name, opencv=name)
+    provenance = Provenance.of({"device_model": name, "micro_batch": 4, name: name})
     return replace(
         receipt,
         worker=lease.worker,

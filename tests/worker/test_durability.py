@@ -12,14 +12,14 @@ from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.lease import NoLease
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.artifacts.recorded_files import RecordedFiles
+from tests.worker.parts import load_network, maker_of, open_composer
 
 pytestmark = pytest.mark.slow
 RULE = ["write", "fsync", "link", "unlink", "fsync_folder", "COMMIT"]
@@ -30,9 +30,7 @@ Call = Callable[[], object]
 @pytest.fixture(scope="module")
 def estimator(planned_template: Path) -> DepthEstimator:
     run = RunDirectory.open(planned_template / "run")
-    return load_for_plan(
-        run.network, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
-    )
+    return load_network(run)
 
 
 class LateFiles(RecordedFiles):
@@ -97,9 +95,8 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
         manifest.workers.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
-                plan=plan,
-                composer=Composer(plan, run.foregrounds({}), run.backgrounds({})),
-                estimator=estimator,
+                recipe=recipe_of(plan),
+                maker=maker_of(plan, open_composer(run), estimator),
                 store=ArtifactStore(run.artifacts, files=files),
                 manifest=manifest,
                 heartbeat=heartbeat,

@@ -15,9 +15,10 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, LeaseLost, SampleError
-from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.recipes.base import Encoded
+from shardgen.recipes.registry import recipe_of
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 from shardgen.worker.suspect import SuspectMaker
@@ -49,6 +50,7 @@ class Maker:
         self.raises: set[int] = set()
         self.dying: int | None = None
         self.stages = SimpleNamespace(
+            recipe=recipe_of(plan),
             plan=plan,
             manifest=manifest,
             heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None),
@@ -58,12 +60,12 @@ class Maker:
             is_stopping=lambda: False,
         )
 
-    def compose(self, batch: BatchIndex) -> BatchIndex:
+    def prepare(self, batch: BatchIndex) -> BatchIndex:
         for sample in self._plan.layout.batch_samples(batch):
             self._live(sample, alone=False)
         return batch
 
-    def estimate(self, batch: BatchIndex) -> BatchIndex:
+    def compute(self, batch: BatchIndex) -> BatchIndex:
         return batch
 
     def finish(self, lease: Lease, batch: BatchIndex) -> None:
@@ -72,14 +74,14 @@ class Maker:
 
     def make_alone(self, sample: SampleIndex) -> Made:
         self._live(sample, alone=True)
-        return ComposeFailed("…") if sample in self.raises else object.__new__(EncodedSample)
+        return ComposeFailed("…") if sample in self.raises else Encoded(files={}, sums={})
 
     def _live(self, sample: int, *, alone: bool) -> None:
         if self._dies(sample, alone):
             self.dying = sample if alone else None
             raise Death
 
-    def refuse_if_network_is_broken(self, _made: Sequence[Made]) -> None:
+    def refuse_if_device_is_broken(self, _made: Sequence[Made]) -> None:
         pass
 
     def provenance(self) -> None:
@@ -131,7 +133,7 @@ def _work(
                 suspect.make(lease, batches, suspicion)
             else:
                 for batch in batches:
-                    maker.finish(lease, maker.compose(batch))
+                    maker.finish(lease, maker.prepare(batch))
         except LeaseLost:
             continue
 
