@@ -1,4 +1,4 @@
-"""`receipt.json` inside an artifact: canonical bytes out, validated values in (docs/formats.md: "Artifact")."""
+"""`receipt.json` inside an artifact: canonical bytes out, validated values in (docs/formats.md)."""
 
 from __future__ import annotations
 

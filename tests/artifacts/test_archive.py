@@ -169,7 +169,7 @@ def with_facts(facts: object) -> Callable[[dict[str, object]], object]:
 
 def test_facts_stand_in_receipt_json_by_sample_and_read_back() -> None:
     facts = {SampleIndex(3): (7, -1), SampleIndex(0): (0,), SampleIndex(2): (10**15 - 1,)}
-    data, built = build_artifact(HEADER, [replace(batch_content(PLAN, 0), facts=facts)])
+    data, built = build_artifact(PLAN.fingerprint, ATTEMPT, [replace(batch_content(PLAN, 0), facts=facts)])
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         content = json.loads(archive.read("receipt.json"))
     assert content["batches"][0]["facts"] == [[0, 0], [2, 10**15 - 1], [3, 7, -1]]
@@ -203,7 +203,7 @@ def test_facts_that_are_no_integers_by_sample_are_refused(facts: object) -> None
 def test_facts_that_could_not_be_read_back_are_not_written(facts: tuple[int, ...]) -> None:
     content = replace(batch_content(PLAN, 0), facts={SampleIndex(0): facts})
     with pytest.raises(ValueError, match="whole numbers"):
-        build_artifact(HEADER, [content])
+        build_artifact(PLAN.fingerprint, ATTEMPT, [content])
 
 
 @pytest.mark.parametrize("value", [1.5, 1.0, True, None, [1]], ids=str)

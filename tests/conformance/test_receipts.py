@@ -114,8 +114,8 @@ def test_every_shard_is_locked_before_any_provenance(manifest: Manifest, plan: P
         found = re.match(r"(?:UPDATE|INSERT INTO) (shard|provenance)\b", str(arguments[2]))
         changed.extend(found.groups() if found else ())
 
-    event.listen(manifest._database.engine, "before_cursor_execute", note)
-    event.listen(manifest._database.engine, "commit", lambda _connection: changed.append(";"))
+    event.listen(manifest._session.database.engine, "before_cursor_execute", note)
+    event.listen(manifest._session.database.engine, "commit", lambda _connection: changed.append(";"))
     _make_all(manifest, plan)
     _undo(manifest, [BatchIndex(0), BatchIndex(1), BatchIndex(16)])
     transactions = " ".join(changed).split(";")

@@ -1,4 +1,4 @@
-"""docs/formats.md section 3 once more, slowly and from its words; nothing of the program is used but its types."""
+"""docs/formats.md section 3 once more, slowly and from its words; of the program only types are used."""
 
 from __future__ import annotations
 

@@ -35,7 +35,6 @@ def test_a_machine_that_has_only_settings_asks_the_manifest_for_the_plan_once(
     plan = run.plan()
     (run.path / "plan.json").unlink()
     asked = []
-    read = read_stored_plan
 
     def counted(*arguments: object) -> str:
         asked.append(arguments)
