@@ -12,13 +12,12 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, text, update
 
 from benchmarks.status import simulated_receipt
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.sample import member_name
 from shardgen.manifest.backend import Access
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.tables import PROVENANCE, RECEIPT, SHARD, SLICE
@@ -174,21 +173,18 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
             expires_at=datetime.now(tz=UTC),
         )
         record = simulated_receipt(plan, lease, batch).record
-        header = ArtifactHeader(
-            fingerprint=plan.fingerprint, shard=shard, slice=lease.slice, fence=lease.fence, worker=_WORKER
-        )
         content = BatchContent(
             batch=batch,
             members=[
-                (_member_name(plan, kind, sample), _IMAGE)
+                (member_name(output, SampleIndex(sample), sample_count=plan.samples), _IMAGE)
                 for sample in plan.layout.batch_samples(batch)
-                for kind in ImageKind
+                for output in plan.outputs
             ],
             sums=record.sums,
             dead_letters=(),
             provenance=record.provenance,
         )
-        data, _ = build_artifact(header, [content])
+        data, _ = build_artifact(plan.fingerprint, lease, [content])
         name = ArtifactName(
             shard=shard,
             batches=range(batch, batch + 1),
@@ -201,8 +197,3 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
         path.write_bytes(data)
         written += len(data)
     return written
-
-
-def _member_name(plan: Plan, kind: ImageKind, sample: int) -> str:
-    suffix = output_format(plan.output, kind).suffix
-    return member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)

@@ -40,11 +40,10 @@ from pathlib import Path
 
 from benchmarks.status import simulated_receipt
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from tests.plans import make_plan
 
@@ -166,7 +165,7 @@ class Simulation:
         )
         worker = _Worker(identity=identity, arrives=self._now, dies=dies)
         self._workers.append(worker)
-        self._manifest.register(identity)
+        self._manifest.workers.register(identity)
         self._ask(worker)
         self._at(self._now + self._setting.policy.heartbeat.total_seconds(), worker, self._beat)
         if dies < math.inf:
@@ -179,12 +178,12 @@ class Simulation:
 
     def _beat(self, worker: _Worker) -> None:
         if worker.lease is not None:
-            self._manifest.renew(worker.lease, self._setting.policy)
+            self._manifest.leases.renew(worker.lease, self._setting.policy)
         self._at(self._now + self._setting.policy.heartbeat.total_seconds(), worker, self._beat)
 
     def _ask(self, worker: _Worker) -> None:
         policy = self._setting.policy
-        granted = self._manifest.lease(worker.identity.id, policy)
+        granted = self._manifest.leases.lease(worker.identity.id, policy)
         if isinstance(granted, NoLease):
             if granted.blocked:
                 raise RuntimeError("a slice is blocked")
@@ -194,15 +193,15 @@ class Simulation:
                 worker.is_gone = True  # it ends; it was there, and idle, as far as the ideal is concerned
             return
         worker.lease = granted
-        worker.batches = self._manifest.pending_batches(granted)
-        worker.is_suspect = self._manifest.suspicion(granted).is_suspect
+        worker.batches = self._manifest.receipts.pending_batches(granted)
+        worker.is_suspect = self._manifest.suspicion.read(granted).is_suspect
         self._begin_batch(worker, granted)
 
     def _begin_batch(self, worker: _Worker, lease: Lease) -> None:
         batch = worker.batches[0]
         worker.began = self._now
         if worker.is_suspect:
-            self._manifest.note_batch(lease, batch)
+            self._manifest.suspicion.note_batch(lease, batch)
         seconds = self._size[batch] * (SUSPECT_SLOWDOWN if worker.is_suspect else 1.0)
         self._at(self._now + seconds, worker, self._end_batch)
 
@@ -211,7 +210,7 @@ class Simulation:
         if lease is None:
             raise RuntimeError("a batch without a lease")
         batch = worker.batches.pop(0)
-        self._manifest.record(lease, simulated_receipt(self._setting.plan, lease, batch))
+        self._manifest.receipts.record(lease, simulated_receipt(self._setting.plan, lease, batch))
         self._last_receipt = self._now
         before, self._done = self._done, self._done + self._size[batch]
         if self._scene.one_joins and before < JOINS_AT * self._work <= self._done:
@@ -219,7 +218,7 @@ class Simulation:
         if worker.batches:
             self._begin_batch(worker, lease)
             return
-        self._manifest.release(lease)
+        self._manifest.leases.release(lease)
         worker.lease = None
         self._ask(worker)
 

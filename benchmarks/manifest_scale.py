@@ -53,23 +53,22 @@ from benchmarks.filled import (
 )
 from benchmarks.status import simulated_receipt
 from shardgen.dataset.merge import survey_receipts
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.machine.processes import new_identity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.status import report
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.settings import Settings
+from shardgen.settings.settings import parse_settings
 from shardgen.storage.atomic import publish_file
 from tests.postgres import Server, new_schema
 
 PROCESSES = (1, 8, 32)
 UNITS = {"s": 1.0, "ms": 1e3, "MB": 1e-6}
-POLICY = Settings().lease_policy
+POLICY = parse_settings({}, where="the defaults").lease_policy
 SMALL = Scale(backgrounds=202, foregrounds=101)  # 408,040 samples
 LARGE = Scale(backgrounds=1000, foregrounds=500)  # 10 million
 HUGE = Scale(backgrounds=10_000, foregrounds=5_000)  # 1,000 million: planned only
@@ -151,20 +150,20 @@ def _work(database: DatabaseUrl, plan: Plan, seconds: float, start: Barrier, res
     slowest = 0.0
     with Manifest(database, plan) as manifest:
         identity = new_identity("rate")
-        manifest.register(identity)
+        manifest.workers.register(identity)
         start.wait(_READY_SECONDS)
         began, began_cpu = time.perf_counter(), time.process_time()
         end = began + seconds
         while time.perf_counter() < end:
             before = time.perf_counter()
-            lease = manifest.lease(identity.id, POLICY)
+            lease = manifest.leases.lease(identity.id, POLICY)
             if isinstance(lease, NoLease):
                 break
             leases += 1
             slowest = max(slowest, time.perf_counter() - before)
-            for batch in manifest.pending_batches(lease):
+            for batch in manifest.receipts.pending_batches(lease):
                 before = time.perf_counter()
-                manifest.record(lease, simulated_receipt(plan, lease, batch))
+                manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
                 slowest = max(slowest, time.perf_counter() - before)
                 receipts += 1
                 if time.perf_counter() >= end:
@@ -258,20 +257,22 @@ def _measure_filled(where: Where, run: RunDirectory, plan: Plan, planned: Grown)
     receipt_seconds: list[float] = []
     identity = new_identity("last")
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
 
         def make_slice() -> bool:
             granted: list[Lease] = []
 
             def lease() -> None:
-                found = manifest.lease(identity.id, POLICY)
+                found = manifest.leases.lease(identity.id, POLICY)
                 granted.extend([] if isinstance(found, NoLease) else [found])
 
             lease_seconds.append(where.timed(lease))
             for held in granted:
-                receipts = [simulated_receipt(plan, held, one) for one in manifest.pending_batches(held)]
+                receipts = [
+                    simulated_receipt(plan, held, one) for one in manifest.receipts.pending_batches(held)
+                ]
                 receipt_seconds.extend(
-                    where.timed(partial(manifest.record, held, receipt)) for receipt in receipts
+                    where.timed(partial(manifest.receipts.record, held, receipt)) for receipt in receipts
                 )
             return bool(granted)
 
@@ -286,7 +287,7 @@ def _measure_filled(where: Where, run: RunDirectory, plan: Plan, planned: Grown)
             status_seconds=statistics.median(where.timed(lambda: report(run)) for _ in range(5)),
             lease_seconds=statistics.median(lease_seconds),
             receipt_seconds=statistics.median(receipt_seconds),
-            survey_seconds=where.timed(lambda: survey_receipts(plan, manifest)),
+            survey_seconds=where.timed(lambda: survey_receipts(plan, manifest.receipts)),
             full_bytes=manifest_bytes(run.database),
         )
 

@@ -23,76 +23,35 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.depth.base import Precision, Upsampling, Weights
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
-from shardgen.domain.plan import Plan, Shards
+from shardgen.domain.lease import Attempt
+from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     ArtifactRef,
     BatchRecord,
     DeadLetter,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
+    Sums,
 )
-from shardgen.domain.sample import member_name, output_format
-from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
-from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
-from shardgen.sources.inventory import Background, Foreground, Sources
+from shardgen.domain.sample import member_name
+from shardgen.recipes.registry import recipe_of
+from tests.plans import make_plan
 
 FOREGROUNDS, PLACES = 101, 20
-MEMBER_BYTES = {ImageKind.FGBG: 3000, ImageKind.MASK: 683, ImageKind.DEPTH: 2000}
+MEMBER_BYTES = {"fgbg": 3000, "mask": 683, "depth": 2000}
 NOISE = os.urandom(1 << 20)
 
 
 def simulated_plan(sample_count: int) -> Plan:
     """A plan as large as asked for, rounded down to whole backgrounds."""
-    digest = hashlib.sha256(b"simulated").hexdigest()
     backgrounds = max(1, sample_count // (FOREGROUNDS * PLACES))
-    return Plan(
-        sources=Sources(
-            mask=MaskMode.AUTO,
-            backgrounds=tuple(
-                Background(name=f"background {place:04d}.jpg", bytes=1, sha256=digest, width=640, height=480)
-                for place in range(backgrounds)
-            ),
-            foregrounds=tuple(
-                Foreground(
-                    name=f"person {place:04d}.png",
-                    bytes=1,
-                    sha256=digest,
-                    width=300 + place,
-                    height=400,
-                    placed_width=300 + place,
-                    placed_height=400,
-                    mask=MaskMode.ALPHA,
-                )
-                for place in range(FOREGROUNDS)
-            ),
-        ),
-        compose=Compose(canvas=(600, 600), grid=(5, 4), flips=Flips.NONE, blend=Blend.MASK),
-        depth=Depth(
-            model="densedepth",
-            weights=Weights(name="random:64", bytes=1, sha256=digest, activations=1, decoder_width=64),
-            input=(640, 480),
-            upsampling=Upsampling.ALIGNED,
-            precision=Precision.FLOAT32,
-            encoding=DepthEncoding.INVERSE_MINMAX,
-        ),
-        output=Output(
-            size=(200, 200),
-            image=ImageFormat.JPEG,
-            image_quality=25,
-            mask=ImageFormat.PNG,
-            depth=ImageFormat.JPEG,
-            depth_quality=60,
-        ),
-        shards=Shards(size=100_000, slice_batches=16, batch=32),
-    )
+    return make_plan(backgrounds=backgrounds, foregrounds=FOREGROUNDS)
 
 
 class SimulatedRun:
@@ -134,7 +93,7 @@ class SimulatedRun:
                         members_start=0,
                         members_stop=int(members),
                         members_sha256=members_sha256,
-                        sums=_sums(int(members) // 3),
+                        sums=_sums(self._plan.outputs, int(members) // 3),
                         dead_letters=(),
                         provenance=_PROVENANCE,
                     ),
@@ -149,44 +108,47 @@ class SimulatedRun:
         samples = plan.layout.batch_samples(batch)
         members: list[tuple[str, bytes]] = []
         for sample in samples:
-            for kind in ImageKind:
-                suffix = output_format(plan.output, kind).suffix
-                name = member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
-                start = (sample * 7919 + len(members)) % (len(NOISE) - MEMBER_BYTES[kind])
-                members.append((name, NOISE[start : start + MEMBER_BYTES[kind]]))
+            for output in plan.outputs:
+                name = member_name(output, SampleIndex(sample), sample_count=plan.samples)
+                size = MEMBER_BYTES[output.name]
+                start = (sample * 7919 + len(members)) % (len(NOISE) - size)
+                members.append((name, NOISE[start : start + size]))
         shard = plan.layout.shard_of_batch(batch)
-        header = ArtifactHeader(
-            fingerprint=plan.fingerprint,
+        attempt = Attempt(
             shard=shard,
             slice=plan.layout.slice_of_batch(batch),
             fence=Fence(1),
             worker=WorkerId("bench-1-00000000"),
         )
         content = BatchContent(
-            batch=batch, members=members, sums=_sums(len(samples)), dead_letters=(), provenance=_PROVENANCE
+            batch=batch,
+            members=members,
+            sums=_sums(plan.outputs, len(samples)),
+            dead_letters=(),
+            provenance=_PROVENANCE,
         )
-        data, receipt = build_artifact(header, [content])
+        data, receipt = build_artifact(plan.fingerprint, attempt, [content])
         name_of = ArtifactName(
             shard=shard, batches=range(batch, batch + 1), fence=Fence(1), worker="0" * 8, random="0" * 8
         )
         return data, name_of, receipt.batches[0]
 
 
-_PROVENANCE = Provenance(
-    device_model="simulated", tensorflow="0", opencv="0", precision="float32", micro_batch=1
+_PROVENANCE = Provenance.of(
+    {"device_model": "simulated", "tensorflow": "0", "opencv": "0", "precision": "float32", "micro_batch": 1}
 )
 
 
 @lru_cache
-def _sums(images: int) -> dict[ImageKind, KindSums]:
+def _sums(outputs: tuple[Output, ...], images: int) -> Sums:
     return {
-        kind: KindSums(
+        output.name: OutputSums(
             images=images,
             pixels=40_000 * images,
-            sum=(5_000_000 * images,) * kind.channels,
-            squares=(900_000_000 * images,) * kind.channels,
+            sum=(5_000_000 * images,) * output.channels,
+            squares=(900_000_000 * images,) * output.channels,
         )
-        for kind in ImageKind
+        for output in outputs
     }
 
 
@@ -209,10 +171,10 @@ def measure_merge(folder: Path, sample_count: int) -> float:
     """The whole verb, its passes over the receipts included."""
     plan = simulated_plan(sample_count)
     inputs = MergeInputs(
-        plan=plan,
+        recipe=recipe_of(plan),
         source=SimulatedRun(folder, plan),
         store=ArtifactStore(folder / "artifacts"),
-        make_contact_sheet=None,
+        contact_sheet=False,
     )
     start = time.perf_counter()
     merge(inputs, folder / "dataset.zip")

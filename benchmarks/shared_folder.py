@@ -37,7 +37,7 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.coordination.folder import notices
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.settings.settings import Settings
+from shardgen.settings.settings import parse_settings
 from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan
 from tests.shared_folder.double import Faults
@@ -139,7 +139,7 @@ def play(case: Case) -> Outcome:
             faults=DRIVES[case.drive],
             folder=Path(folder),
             plan=case.plan,
-            policy=Settings().folder_policy,
+            policy=parse_settings({}, where="the defaults").folder_policy,
             skew=case.skew,
         )
         race.prepare()

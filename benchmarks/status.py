@@ -14,13 +14,12 @@ import time
 from pathlib import Path
 
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactRef, BatchRecord, ImageKind, KindSums, Provenance, Receipt
+from shardgen.domain.receipt import ArtifactRef, BatchRecord, OutputSums, Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.machine.processes import new_identity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.settings.run_directory import RunDirectory
 from tests.plans import make_plan
@@ -30,13 +29,13 @@ def simulated_receipt(plan: Plan, lease: Lease, batch: BatchIndex) -> Receipt:
     """A receipt of the usual size."""
     count = len(plan.layout.batch_samples(batch))
     sums = {
-        kind: KindSums(
+        output.name: OutputSums(
             images=count,
             pixels=count * 40_000,
-            sum=(count * 5_000_000,) * kind.channels,
-            squares=(count * 900_000_000,) * kind.channels,
+            sum=(count * 5_000_000,) * output.channels,
+            squares=(count * 900_000_000,) * output.channels,
         )
-        for kind in ImageKind
+        for output in plan.outputs
     }
     return Receipt(
         shard=lease.shard,
@@ -55,8 +54,14 @@ def simulated_receipt(plan: Plan, lease: Lease, batch: BatchIndex) -> Receipt:
             members_sha256=f"{batch:064x}",
             sums=sums,
             dead_letters=(),
-            provenance=Provenance(
-                device_model="simulated", tensorflow="-", opencv="-", precision="float32", micro_batch=2
+            provenance=Provenance.of(
+                {
+                    "device_model": "simulated",
+                    "micro_batch": 2,
+                    "opencv": "-",
+                    "precision": "float32",
+                    "tensorflow": "-",
+                }
             ),
         ),
     )
@@ -73,16 +78,16 @@ def half_done(run_dir: Path) -> None:
     with Manifest(database, plan) as manifest:
         workers = [new_identity(f"simulated-{number}") for number in range(2)]
         for worker in workers:
-            manifest.register(worker)
+            manifest.workers.register(worker)
         while 2 * manifest.overview().stored < plan.samples:
-            lease = manifest.lease(workers[0].id, policy)
+            lease = manifest.leases.lease(workers[0].id, policy)
             if isinstance(lease, NoLease):
                 raise TypeError("nothing is left to lease")
-            for batch in manifest.pending_batches(lease):
-                manifest.record(lease, simulated_receipt(plan, lease, batch))
+            for batch in manifest.receipts.pending_batches(lease):
+                manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
         for worker in workers:
-            manifest.lease(worker.id, policy)
-            manifest.beat(worker.id, WorkerReport(state=WorkerState.WORKING, samples_per_second=6.4))
+            manifest.leases.lease(worker.id, policy)
+            manifest.workers.beat(worker.id, WorkerReport(state=WorkerState.WORKING, samples_per_second=6.4))
 
 
 def main() -> None:
@@ -105,7 +110,7 @@ def main() -> None:
         run = RunDirectory.open(run_dir)
         with run.manifest(run.plan(), read_only=True) as manifest:
             began = time.perf_counter()
-            manifest.refuse_contradictions()
+            manifest.operator.refuse_contradictions()
             print(f"audit, half done: {time.perf_counter() - began:.2f} s")
         size = (run_dir / "manifest.sqlite").stat().st_size
         print(f"manifest: {size / 1e6:.1f} MB")

@@ -24,22 +24,22 @@ import psutil
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.legacy_weights import write_legacy_weights
+from tests.worker.parts import load_network, maker_of, open_composer
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
     )
     (folder / "run" / "shardgen.toml").write_text(text, encoding="utf-8")
     run = RunDirectory.open(folder / "run")
-    make_plan(run, GivenFolders())
+    make_plan(run, {})
     return run
 
 
@@ -89,9 +89,8 @@ class Bench:
     def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
         self.run = run
         self.plan: Plan = run.plan()
-        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
-        self.estimator: DepthEstimator = load_for_plan(run.network, self.plan, None, choice=choice, say=print)
-        self.composer = Composer(self.plan, *folders, threads=choice.threads)
+        self.estimator = load_network(run, choice)
+        self.composer = open_composer(run)
         self.threads = choice.threads
 
     def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
@@ -118,12 +117,11 @@ class Bench:
         policy = self.run.settings.lease_policy
         made = 0
         with self.run.manifest(self.plan) as manifest:
-            manifest.register(identity)
+            manifest.workers.register(identity)
             with Heartbeat(manifest, identity.id, policy, say=print) as heartbeat:
                 stages = Stages(
-                    plan=self.plan,
-                    composer=self.composer,
-                    estimator=self.estimator,
+                    recipe=recipe_of(self.plan),
+                    maker=maker_of(self.plan, self.composer, self.estimator),
                     store=ArtifactStore(self.run.artifacts),
                     manifest=manifest,
                     heartbeat=heartbeat,
@@ -134,12 +132,12 @@ class Bench:
                 )
                 with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                     for _ in range(slices):
-                        lease = manifest.lease(identity.id, policy)
+                        lease = manifest.leases.lease(identity.id, policy)
                         if isinstance(lease, NoLease):
                             break
                         heartbeat.holds(lease)
                         heartbeat.now_is(WorkerState.WORKING)
-                        batches = manifest.pending_batches(lease)
+                        batches = manifest.receipts.pending_batches(lease)
                         pipeline.make(lease, batches)
                         heartbeat.holds(None)
                         made += sum(len(self.plan.layout.batch_samples(batch)) for batch in batches)

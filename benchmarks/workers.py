@@ -27,7 +27,7 @@ from pathlib import Path
 
 from benchmarks.worker import Bench, Spent, measured, planned_run
 from shardgen.launch.allocation import Wanted, settle_workers
-from shardgen.recipes.composites.network import DeviceChoice
+from shardgen.recipes.base import DeviceChoice
 from shardgen.settings.run_directory import RunDirectory
 
 _READY = "ready"

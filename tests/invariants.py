@@ -19,7 +19,7 @@ _STATES = ("open", "leased", "done", "blocked")
 def counter_faults(url: DatabaseUrl, plan: Plan) -> list[str]:
     """Where the counters that `status` shows contradict the rows; read in one transaction."""
     with Manifest(url, plan, read_only=True) as manifest:
-        return manifest._read(
+        return manifest._session.read(
             lambda connection: _shard_faults(connection, plan) + _slice_faults(connection, plan)
         )
 

@@ -26,7 +26,7 @@ from shardgen.domain.steps import (
 )
 from shardgen.errors import ComposeFailed
 from shardgen.recipes.composites.composer import ComposedSample, Composer
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 VERB_OF: dict[type, str] = {
     BatchStep: "worker",
@@ -47,9 +47,9 @@ def step_name(step: Step) -> str:
 
 
 def _plan(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.operations.plan import PlanEvents, make_plan  # noqa: PLC0415 - only what the verb needs
+    from shardgen.operations.plan import make_plan  # noqa: PLC0415 - only what the verb needs
 
-    make_plan(run, GivenFolders(), events=PlanEvents(on_step=on_step))
+    make_plan(run, {}, on_step=on_step)
 
 
 def _worker(run: RunDirectory, on_step: OnStep) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from shardgen.recipes.composites.plan import Compose, Depth, Flips, Output
+from dataclasses import replace
 
 from shardgen.depth.base import Precision, Upsampling, Weights
-from shardgen.domain.plan import Plan, Shards
+from shardgen.domain.plan import Block, Plan, Shards
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.recipes.composites.plan import Compose, Depth, Document, Flips, Formats, sample_count
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 
@@ -21,28 +22,27 @@ def make_plan(
     batch: int = 32,
 ) -> Plan:
     """A plan over photographs that exist in name only."""
-    return Plan(
-        sources=Sources(
-            mask=MaskMode.AUTO,
-            backgrounds=tuple(
-                Background(name=f"bg_{i:03}.jpg", bytes=1000 + i, sha256=f"{i:064x}", width=800, height=600)
-                for i in range(backgrounds)
-            ),
-            foregrounds=tuple(
-                Foreground(
-                    name=f"fg_{i:03}.png",
-                    bytes=500 + i,
-                    sha256=f"{i + 4096:064x}",
-                    width=120 + i % 400,
-                    height=200,
-                    placed_width=120 + i % 400,
-                    placed_height=200,
-                    mask=MaskMode.ALPHA,
-                )
-                for i in range(foregrounds)
-            ),
+    sources = Sources(
+        backgrounds=tuple(
+            Background(name=f"bg_{i:03}.jpg", bytes=1000 + i, sha256=f"{i:064x}", width=800, height=600)
+            for i in range(backgrounds)
         ),
-        compose=Compose(canvas=(600, 600), grid=grid, flips=flips, blend=Blend.MASK),
+        foregrounds=tuple(
+            Foreground(
+                name=f"fg_{i:03}.png",
+                bytes=500 + i,
+                sha256=f"{i + 4096:064x}",
+                width=120 + i % 400,
+                height=200,
+                placed_width=120 + i % 400,
+                placed_height=200,
+                mask=MaskMode.ALPHA,
+            )
+            for i in range(foregrounds)
+        ),
+    )
+    document = Document(
+        compose=Compose(canvas=(600, 600), grid=grid, flips=flips, blend=Blend.MASK, mask=MaskMode.AUTO),
         depth=Depth(
             model="densedepth",
             weights=Weights(name="nyu", bytes=1, sha256="0" * 64, activations=1, decoder_width=1664),
@@ -51,7 +51,7 @@ def make_plan(
             precision=Precision.FLOAT32,
             encoding=DepthEncoding.INVERSE_MINMAX,
         ),
-        output=Output(
+        output=Formats(
             size=(200, 200),
             image=ImageFormat.JPEG,
             image_quality=25,
@@ -59,5 +59,23 @@ def make_plan(
             depth=ImageFormat.JPEG,
             depth_quality=60,
         ),
-        shards=Shards(size=shard_size, slice_batches=slice_batches, batch=batch),
     )
+    shards = Shards(size=shard_size, slice_batches=slice_batches, batch=batch)
+    return plan_of(document, sources, shards)
+
+
+def plan_of(document: Document, sources: Sources, shards: Shards) -> Plan:
+    """The plan with these parts."""
+    block = Block(samples=sample_count(document.compose, sources), sources=sources)
+    return Plan(recipe=document, outputs=document.outputs, shards=shards, blocks=(block,))
+
+
+def changed(
+    plan: Plan, *, sources: Sources | None = None, shards: Shards | None = None, **parts: object
+) -> Plan:
+    """A plan of composites with other parts: `compose`, `depth`, `output`, and these."""
+    document, block = plan.recipe, plan.blocks[0]
+    assert isinstance(document, Document)
+    assert isinstance(block.sources, Sources)
+    document = replace(document, **parts)  # type: ignore[arg-type]
+    return plan_of(document, sources or block.sources, shards or plan.shards)

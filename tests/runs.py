@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.domain.steps import Step
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from tests import warm
 from tests.photographs import write_photographs
@@ -47,11 +47,11 @@ def make_run(
     return RunDirectory.open(path)
 
 
-def plan_run(run: RunDirectory) -> None:
-    """Plan it in this process."""
+def plan_run(run: RunDirectory) -> RunDirectory:
+    """Plan it in this process; what to go on with."""
     from shardgen.operations.plan import make_plan  # noqa: PLC0415 - keeps OpenCV out of tests that only read
 
-    make_plan(run, GivenFolders())
+    return run.planned(make_plan(run, {}).plan)
 
 
 def shardgen(

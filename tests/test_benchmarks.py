@@ -13,15 +13,15 @@ from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
 from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.settings import Settings
+from shardgen.settings.settings import parse_settings
 from tests.invariants import counter_faults
 from tests.plans import make_plan
 
@@ -71,11 +71,11 @@ def test_the_ideal_counts_the_seconds_of_those_who_are_there(
 
 
 def finish_slice(manifest: Manifest, plan: Plan) -> bool:
-    lease = manifest.lease(WorkerId("one"), Settings().lease_policy)
+    lease = manifest.leases.lease(WorkerId("one"), parse_settings({}, where="the defaults").lease_policy)
     if isinstance(lease, NoLease):
         return False
-    for batch in manifest.pending_batches(lease):
-        manifest.record(lease, simulated_receipt(plan, lease, batch))
+    for batch in manifest.receipts.pending_batches(lease):
+        manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
     return True
 
 
@@ -85,13 +85,13 @@ def test_a_manifest_filled_in_bulk_is_like_one_that_workers_made(tmp_path: Path)
     database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=tmp_path)
     create_manifest(database, plan)
     with Manifest(database, plan) as manifest:
-        manifest.register(WorkerIdentity(id=WorkerId("one"), host="here", pid=1, process_started=0.0))
+        manifest.workers.register(WorkerIdentity(id=WorkerId("one"), host="here", pid=1, process_started=0.0))
         assert finish_slice(manifest, plan)
         fill(database, plan, range(1, slice_count(plan) - 1))
         assert not counter_faults(database, plan)
         assert finish_slice(manifest, plan)
         assert not finish_slice(manifest, plan)
-        assert survey_receipts(plan, manifest).stored == plan.samples
+        assert survey_receipts(plan, manifest.receipts).stored == plan.samples
         assert manifest.overview().mixture[0][1] == plan.layout.batch_count
     assert not counter_faults(database, plan)
     assert manifest_bytes(database) > 10_000

@@ -189,7 +189,7 @@ def test_the_kubernetes_settings_are_settings(
     settings = parse_settings(tomllib.loads(text), where="the example")
     monkeypatch.setenv("SHARDGEN_MANIFEST", SETTINGS["SHARDGEN_MANIFEST"])
     assert settings.manifest_url() == SETTINGS["SHARDGEN_MANIFEST"]
-    assert Path(settings.artifacts.url).is_absolute()
+    assert Path(settings.engine.artifacts.url).is_absolute()
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -19,7 +19,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.operations.demo import prepare
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.composites.composer import Composer
-from shardgen.settings.run_directory import GivenFolders
+from shardgen.recipes.composites.plan import CompositesPlan
 
 CLEARLY = 1.1  # times the nearness (1 / depth) of what is around
 _EDGE, _RING = 5, 17  # pixels of 320x240: left out on both sides of the outline; how wide "around" is
@@ -40,8 +40,8 @@ def demo_composites() -> Composites:
     """Every composite of the demo."""
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(Path(folder) / "demo")
-        plan = make_plan(run, GivenFolders()).plan
-        composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+        plan, folders = CompositesPlan(make_plan(run, {}).plan), run.folders({})
+        composer = Composer(plan, folders["foregrounds"], folders["backgrounds"])
         made = [composer.compose(SampleIndex(sample)) for sample in range(plan.samples)]
     masks = [cv2.resize(one.canvas.mask, (320, 240), interpolation=cv2.INTER_AREA) >= 128 for one in made]
     return Composites(images=np.stack([one.network_input for one in made]), masks=np.stack(masks))

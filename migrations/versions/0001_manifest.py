@@ -1,6 +1,6 @@
-"""The manifest: plan, shards, slices, receipts, dead letters, provenance, workers.
+"""The manifest: plan, shards, slices, receipts, dead letters, provenance, workers, samples under suspicion.
 
-Revision ID: 0001
+Revision ID: 2_0001
 Revises:
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0001"
+revision = "2_0001"  # the first of plan format 2
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -33,6 +33,7 @@ def upgrade() -> None:
         text("fingerprint"),
         text("plan"),
         count("fence_floor"),
+        text("artifact_folder", nullable=True),
         sqlite_strict=True,
     )
     op.create_table(
@@ -64,6 +65,9 @@ def upgrade() -> None:
         text("worker", nullable=True),
         sa.Column("expires_at", SECONDS),
         text("reason", nullable=True),
+        sa.Column("noted_batch", INT),
+        sa.Column("noted_sample", INT),
+        sa.Column("suspect_batch", INT),
         sa.CheckConstraint("(state = 'leased') = (worker IS NOT NULL)"),
         sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)"),
         sa.CheckConstraint("(state = 'done') = (batches_left = 0)"),
@@ -109,13 +113,8 @@ def upgrade() -> None:
     op.create_table(
         "provenance",
         sa.Column("id", INT, primary_key=True),
-        text("device_model"),
-        text("tensorflow"),
-        text("opencv"),
-        text("precision"),
-        count("micro_batch"),
+        sa.Column("document", sa.Text, nullable=False, unique=True),
         count("batches"),
-        sa.UniqueConstraint("device_model", "tensorflow", "opencv", "precision", "micro_batch"),
         sqlite_strict=True,
     )
     op.create_table(
@@ -147,6 +146,21 @@ def upgrade() -> None:
         "micro_batch",
         sa.Column("device_model", sa.Text, primary_key=True),
         sa.Column("micro_batch", INT, sa.CheckConstraint("micro_batch >= 1"), nullable=False),
+        sa.Column("shrunk_to", INT),
+        sqlite_strict=True,
+    )
+    op.create_table(
+        "suspect_sample",
+        sa.Column("shard", INT, primary_key=True, autoincrement=False),
+        sa.Column("slice", INT, primary_key=True, autoincrement=False),
+        sa.Column("sample", INT, primary_key=True, autoincrement=False),
+        count("deaths"),
+        sa.Column(
+            "state", sa.Text, sa.CheckConstraint("state IN ('suspect', 'passed', 'dead')"), nullable=False
+        ),
+        sa.Column("reason", sa.Text, sa.CheckConstraint("reason IN ('killed-process', 'hung')")),
+        text("detail"),
+        sa.ForeignKeyConstraint(["shard", "slice"], ["slice.shard", "slice.slice"]),
         sqlite_strict=True,
     )
 

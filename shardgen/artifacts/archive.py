@@ -1,4 +1,4 @@
-"""An artifact's bytes: built in memory, read back strictly (FORMATS: "Artifact")."""
+"""An artifact's bytes: built in memory, read back strictly (docs/formats.md: "Artifact")."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Self
 
-from shardgen.artifacts.names import Attempt
 from shardgen.artifacts.receipt_json import parse_receipt_json, receipt_json
 from shardgen.artifacts.zip_records import (
     END_RECORDS_MAX,
@@ -24,33 +22,12 @@ from shardgen.artifacts.zip_records import (
     read_end,
     read_entries,
 )
-from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.lease import Attempt
 from shardgen.domain.receipt import ArtifactReceipt, BatchRecord, DeadLetter, Facts, Provenance, Sums
 from shardgen.errors import ArtifactCorrupt
 
 RECEIPT_NAME = "receipt.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactHeader:
-    """Whose work an artifact is."""
-
-    fingerprint: str
-    shard: ShardIndex
-    slice: SliceIndex
-    fence: Fence
-    worker: WorkerId
-
-    @classmethod
-    def of(cls, fingerprint: str, attempt: Attempt) -> Self:
-        """The header of an artifact of that plan with batches of this attempt."""
-        return cls(
-            fingerprint=fingerprint,
-            shard=attempt.shard,
-            slice=attempt.slice,
-            fence=attempt.fence,
-            worker=attempt.worker,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +42,13 @@ class BatchContent:
     facts: Facts = field(default_factory=dict)
 
 
-def build_artifact(header: ArtifactHeader, batches: Sequence[BatchContent]) -> tuple[bytes, ArtifactReceipt]:
-    """Pack consecutive batches; the receipt returned keeps the dead letters' details, the file does not."""
+def build_artifact(
+    fingerprint: str, attempt: Attempt, batches: Sequence[BatchContent]
+) -> tuple[bytes, ArtifactReceipt]:
+    """Pack consecutive batches of an attempt at that plan.
+
+    The receipt returned keeps the dead letters' details, the file does not.
+    """
     if any(after.batch != before.batch + 1 for before, after in pairwise(batches)) or not batches:
         raise ValueError("an artifact holds one or more consecutive batches")
     archive = _Archive()
@@ -88,11 +70,11 @@ def build_artifact(header: ArtifactHeader, batches: Sequence[BatchContent]) -> t
             )
         )
     receipt = ArtifactReceipt(
-        fingerprint=header.fingerprint,
-        shard=header.shard,
-        slice=header.slice,
-        fence=header.fence,
-        worker=header.worker,
+        fingerprint=fingerprint,
+        shard=attempt.shard,
+        slice=attempt.slice,
+        fence=attempt.fence,
+        worker=attempt.worker,
         batches=tuple(records),
     )
     archive.add(RECEIPT_NAME, receipt_json(receipt))
@@ -157,10 +139,8 @@ class _Archive:
         for entry in self.entries:
             self.data += central_entry(entry, ZipLimits())
         size = len(self.data) - offset
-        self.data += end_records(
-            Directory(members=len(self.entries), offset=offset, size=size),
-            ZipLimits(),
-        )
+        directory = Directory(members=len(self.entries), offset=offset, size=size)
+        self.data += end_records(directory, ZipLimits())
         return bytes(self.data)
 
 

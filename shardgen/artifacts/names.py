@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
-from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
+from shardgen.domain.lease import Attempt
 from shardgen.storage.atomic import random_part
 
 _RANDOM = re.compile(r"[0-9a-z]{8}")
@@ -16,22 +17,6 @@ _NAME = re.compile(
     r"shard-(?P<shard>[0-9]{5,15})/batch-(?P<first>[0-9]{8,15})(?:-(?P<last>[0-9]{8,15}))?"
     r"\.f(?P<fence>[0-9]{4,15})\.(?P<worker>[0-9a-z]{8})\.(?P<random>[0-9a-z]{8})\.zip"
 )
-
-
-class Attempt(Protocol):
-    """Whose work a batch is: a lease says so, and later its receipt."""
-
-    @property
-    def shard(self) -> ShardIndex: ...  # noqa: D102 - what the name says
-
-    @property
-    def slice(self) -> SliceIndex: ...  # noqa: D102
-
-    @property
-    def fence(self) -> Fence: ...  # noqa: D102
-
-    @property
-    def worker(self) -> WorkerId: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""`receipt.json` inside an artifact: canonical bytes out, validated values in (FORMATS: "Artifact")."""
+"""`receipt.json` inside an artifact: canonical bytes out, validated values in (docs/formats.md: "Artifact")."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -62,21 +63,20 @@ def _record(record: BatchRecord) -> dict[str, Any]:
         "batch": record.batch,
         "members": [record.members_start, record.members_stop],
         "members_sha256": record.members_sha256,
-        "sums": {
-            name: {
-                "images": sums.images,
-                "pixels": sums.pixels,
-                "sum": sums.sum,
-                "squares": sums.squares,
-            }
-            for name, sums in record.sums.items()
-        },
+        "sums": {name: asdict(sums) for name, sums in record.sums.items()},
         "dead_letters": [
             {"sample": letter.sample, "reason": letter.reason.value} for letter in record.dead_letters
         ],
         "provenance": record.provenance.facts,
-        "facts": [[sample, *record.facts[sample]] for sample in sorted(record.facts)],
+        "facts": [[sample, *_whole_numbers(record.facts[sample])] for sample in sorted(record.facts)],
     }
+
+
+def _whole_numbers(facts: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse, before anything is stored, what could not be read back."""
+    if not facts or any(type(fact) is not int or abs(fact) > MAX_NUMBER for fact in facts):
+        raise ValueError(f"facts {facts!r}: not one or more whole numbers of at most 15 digits")
+    return facts
 
 
 class _Strict(BaseModel):

@@ -21,13 +21,13 @@ from shardgen.storage.atomic import publish_file, publish_staged, random_part
 from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import (
     DiskFiles,
-    Files,
     entries,
     is_folder,
     is_link,
     is_there,
     refuse_unusable_folder,
     storage_error,
+    storing,
 )
 
 STAGING = ".staging"
@@ -58,7 +58,7 @@ class ArtifactReader(Protocol):
 class ArtifactStore:
     """Artifacts under one folder, each written once and never changed: an ArtifactReader that writes, too."""
 
-    def __init__(self, root: Path, *, files: Files | None = None) -> None:
+    def __init__(self, root: Path, *, files: DiskFiles | None = None) -> None:
         self.root = root
         self._files = files or DiskFiles()
         self._durable_folders: set[Path] = set()
@@ -110,11 +110,9 @@ class ArtifactStore:
         """The same, made at random and durable if there was none; of two at once both get the same."""
         found = self.identity()
         while found is None:
-            try:
+            with storing(self.root):
                 self._files.make_folder(self.root)
                 self._files.fsync_folder(self.root.parent)
-            except OSError as error:
-                raise storage_error(error, self.root) from error
             publish_file(self.root / IDENTITY, f"{secrets.token_hex(16)}\n".encode(), files=self._files)
             found = self.identity()
         return found
@@ -150,10 +148,8 @@ class ArtifactStore:
     def publish_requeued(self, fence: Fence, data: bytes) -> str:
         """Write a durable mark that attempts up to this fence do not count; returns its name."""
         name = f"{REQUEUED}/{fence:04d}-{random_part()}.json"
-        try:
+        with storing(self.root / REQUEUED):
             self._make_durable(self.root / REQUEUED)
-        except OSError as error:
-            raise storage_error(error, self.root / REQUEUED) from error
         publish_file(self.root / name, data, files=self._files)
         return name
 
@@ -225,10 +221,9 @@ class ArtifactStore:
             finally:
                 self._files.close(descriptor)
         except FileNotFoundError as error:
-            raise _missing(ref.name) from error
+            raise ArtifactMissing(f"{ref.name}: is gone, its receipt is there", hint=_PUT_BACK) from error
         except OSError as error:
-            if error.errno in _IRREGULAR:
-                fact = _IRREGULAR[error.errno]
+            if fact := _IRREGULAR.get(error.errno or 0):
                 raise ArtifactCorrupt(f"{ref.name}: {fact}", hint=_PUT_BACK) from error
             raise storage_error(error, path) from error
         if size != ref.size_bytes:
@@ -246,18 +241,13 @@ class ArtifactStore:
         folders: set[Path] = set()
         for relative in paths:
             path = self.root / relative
-            try:
-                with suppress(FileNotFoundError):
-                    self._files.unlink(path)
-            except OSError as error:
-                raise storage_error(error, path) from error
+            with storing(path), suppress(FileNotFoundError):
+                self._files.unlink(path)
             folders.add(path.parent)
             on_removed()
         for folder in sorted(folders):
-            try:
+            with storing(folder):
                 self._files.fsync_folder(folder)
-            except OSError as error:
-                raise storage_error(error, folder) from error
 
     def _make_durable(self, folder: Path) -> None:
         """Create a folder in the root; once per process sync that, as its maker may have died before it.
@@ -294,7 +284,3 @@ def refuse_link(folder: Path) -> None:
             f"{folder}: is a link, which is not followed",
             hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",
         )
-
-
-def _missing(name: str) -> ArtifactMissing:
-    return ArtifactMissing(f"{name}: is gone, its receipt is there", hint=_PUT_BACK)

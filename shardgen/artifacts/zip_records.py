@@ -1,4 +1,4 @@
-"""The records of a zip file, to the byte: the only place that knows their layout (FORMATS: "Final zip")."""
+"""The records of a zip file, to the byte: the only place that knows their layout (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 

@@ -26,33 +26,31 @@ def dead_letters(
     """
     from shardgen.coordination.open import opened_records
     from shardgen.operations.status import report
-    from shardgen.recipes.composites.placement import recipe_of
+    from shardgen.recipes.registry import recipe_of
     from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
     plan = run.plan()
-    rows = []
+    recipe = recipe_of(plan)
     total = report(run).dead
     with opened_records(run, plan) as recorded:
-        for letter in islice(recorded.source.dead_letters(), limit):
-            recipe = recipe_of(plan, letter.sample)
-            rows.append(
-                {
-                    "sample": letter.sample,
-                    "batch": plan.layout.batch_of_sample(letter.sample),
-                    "reason": letter.reason.value,
-                    "background": plan.sources.backgrounds[recipe.background].name,
-                    "foreground": plan.sources.foregrounds[recipe.foreground].name,
-                    "detail": letter.detail,
-                }
-            )
+        rows: list[dict[str, object]] = [
+            {
+                "sample": letter.sample,
+                "batch": plan.layout.batch_of_sample(letter.sample),
+                "reason": letter.reason.value,
+                **recipe.describe(letter.sample),
+                "detail": letter.detail,
+            }
+            for letter in islice(recorded.source.dead_letters(), limit)
+        ]
     if json:
         render.print_json({"total": total, "dead_letters": rows})
         return
     if not rows:
         typer.echo("no dead letters")
         return
-    heads = ["sample", "batch", "reason", "background", "foreground", "detail"]
+    heads = list(rows[0])
     cells = [
         [str(row[h]) if h != "detail" or details else str(row[h]).partition("\n")[0] for h in heads]
         for row in rows

@@ -34,7 +34,6 @@ def demo(
     from shardgen.operations.merge import merge_run
     from shardgen.operations.status import report
     from shardgen.operations.verify import check_zip
-    from shardgen.settings.run_directory import GivenFolders
 
     out, began = render.stdout(), time.monotonic()
     numbers = itertools.count(1)
@@ -46,7 +45,8 @@ def demo(
     run = prepare(folder)
     remember(run.path)
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
-    planned = make_plan_with_progress(run, GivenFolders())
+    planned = make_plan_with_progress(run, {})
+    run = run.planned(planned.plan)
     out.print(plan_view(planned, None))
     out.print(
         f"The depth network of this demo is the one that ships ({WEIGHTS}), trained on "

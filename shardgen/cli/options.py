@@ -123,3 +123,8 @@ def parse_duration(text: str) -> float:
         )
     hours, minutes, seconds = (float(match[part] or 0) for part in "hms")
     return hours * 3600 + minutes * 60 + seconds
+
+
+def given_folders(**options: Path | None) -> dict[str, Path]:
+    """The source folders that options name, by the recipe's names for them."""
+    return {name: path for name, path in options.items() if path is not None}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, parse_device
+from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, given_folders, parse_device
 from shardgen.cli.render import echo, say
 
 
@@ -37,14 +37,14 @@ def preview(
     """
     from shardgen.operations.preview import PreviewRequest
     from shardgen.operations.preview import preview as make_preview
-    from shardgen.recipes.composites.network import DeviceChoice
-    from shardgen.settings.run_directory import GivenFolders, RunDirectory
+    from shardgen.recipes.base import DeviceChoice
+    from shardgen.settings.run_directory import RunDirectory
 
     path = make_preview(
         RunDirectory.open(run_dir),
         PreviewRequest(
             samples=samples,
-            folders=GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
+            folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
             output=output,
         ),
         choice=DeviceChoice.from_environment(parse_device(device)),

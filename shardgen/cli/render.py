@@ -157,10 +157,10 @@ def size(size_bytes: float) -> str:
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
     rows = []
-    for kind, part in result.statistics.items():
+    for name, part in result.statistics.items():
         mean = ", ".join(f"{value:.4f}" for value in part.mean)
         std = ", ".join(f"{value:.4f}" for value in part.std)
-        rows.append([kind.value, f"{part.images:,}", mean, std])
+        rows.append([name, f"{part.images:,}", mean, std])
     return Group(
         text(f"{result.path}   {size(result.size_bytes)}"),
         text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),

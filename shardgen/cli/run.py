@@ -19,6 +19,7 @@ from shardgen.cli.options import (
     Foregrounds,
     Output,
     RunDir,
+    given_folders,
     parse_device,
     parse_gpus,
 )
@@ -26,7 +27,7 @@ from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.report import Report
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 _LINE_SECONDS = 30.0
 
@@ -78,7 +79,7 @@ def run(
     from shardgen.launch.local import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
     from shardgen.operations.status import report
-    from shardgen.recipes.composites.network import given_threads
+    from shardgen.recipes.base import given_threads
 
     directory = RunDirectory.open(run_dir)
     wanted = Wanted(
@@ -88,14 +89,15 @@ def run(
         threads_per_worker=given_threads(),
     )
     chosen = choose_gpus(wanted)
-    given = GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds)
-    if not directory.has_plan_file():
+    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
+    if directory.plan_file is None:
         planned = make_plan_with_progress(directory, given)
+        directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
     plan = directory.plan()
     ensure_manifest(directory, plan)
     with directory.manifest(plan, read_only=True) as manifest:
-        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest)
+        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)
     refuse_output(directory, plan, output)
     found = report(directory)
     if found.pending:

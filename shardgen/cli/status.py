@@ -51,7 +51,7 @@ def status(
 
     console = render.stdout()
     # A shared folder is looked through as seldom as its workers do.
-    least = run.settings.folder.scan_seconds if run.is_shared_folder else 0.0
+    least = run.settings.engine.folder.scan_seconds if run.is_shared_folder else 0.0
     wait = max(least, _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS)
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
 from shardgen.cli.render import duration, table, text
 from shardgen.coordination.report import Report
+from shardgen.domain.overview import SliceCounts
+from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
-_SLICES = ("never_leased", "open", "leased", "expired", "done", "blocked")
+_SLICES = tuple(one.name for one in fields(SliceCounts))
 
 
 def status_view(report: Report) -> RenderableType:
@@ -22,8 +26,8 @@ def status_view(report: Report) -> RenderableType:
             f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
         )
     ]
-    if plan.depth.weights.is_random:
-        parts.append(text(f"NOT DEPTH: the weights are {plan.depth.weights.name}, so depth images are noise"))
+    if remark := recipe_of(plan).remark:
+        parts.append(text(remark))
     parts += [text(_pace(report)), text(""), _shards(report)]
     if report.workers:
         parts += [text(""), _workers(report)]

@@ -58,15 +58,16 @@ def verify(
     of_zip = is_zip(subject)
     if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
+    run = None if of_zip else RunDirectory.open(subject)
     with render.counting("verifying") as on_progress:
-        if of_zip:
+        if run is None:
             found = check_zip(subject, decode=not quick, on_progress=on_progress)
         else:
-            found = check_run(RunDirectory.open(subject), on_progress=on_progress)
+            found = check_run(run, on_progress=on_progress)
     _show(found, json=json, is_zip=of_zip)
     requeued = None
-    if requeue and not found.is_damaged:
-        requeued = put_back(RunDirectory.open(subject), found.bad_batches)
+    if run is not None and requeue and not found.is_damaged:
+        requeued = put_back(run, found.bad_batches)
     _refuse(subject, found, requeued)
 
 

@@ -14,6 +14,7 @@ from shardgen.cli.options import (
     Device,
     Foregrounds,
     RunDir,
+    given_folders,
     parse_device,
     parse_duration,
     typed,
@@ -71,13 +72,13 @@ def worker(
     """
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
-    from shardgen.recipes.composites.network import DeviceChoice
-    from shardgen.settings.run_directory import GivenFolders, RunDirectory
+    from shardgen.recipes.base import DeviceChoice
+    from shardgen.settings.run_directory import RunDirectory
     from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
     options = WorkerOptions(
         name=name,
-        folders=GivenFolders(foregrounds=foregrounds, backgrounds=backgrounds),
+        folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
         device=DeviceChoice.from_environment(parse_device(device)),
         limits=WorkerLimits(
             shard=None if shard is None else ShardIndex(shard),

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
-from shardgen.manifest.leases import NoLease
 
 OnLook = Callable[[str], None]
 """Called whenever something slow got a step further, with what that is."""
@@ -34,7 +33,7 @@ class LeaseOptions:
     on_look: OnLook = unheard
 
 
-class Leases(ABC):
+class Coordinator(ABC):
     """Whom a worker asks for slices."""
 
     @abstractmethod

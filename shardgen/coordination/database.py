@@ -5,16 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 
-from shardgen.coordination.base import Leases
+from shardgen.coordination.base import Coordinator
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.slices import contradictory
 
 
-class DatabaseLeases(Leases):
+class DatabaseLeases(Coordinator):
     """Slices of a manifest that all workers share."""
 
     def __init__(self, manifest: Manifest, worker: WorkerId, shard: ShardIndex | None) -> None:
@@ -28,14 +27,14 @@ class DatabaseLeases(Leases):
 
     def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
         """From the manifest."""
-        return self._manifest.lease(self._worker, policy, shard=self._shard, gone=gone)
+        return self._manifest.leases.lease(self._worker, policy, shard=self._shard, gone=gone)
 
     def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
         """The whole slice at once."""
         del batch_seconds
         if self._begun == lease:
             return []
-        batches = self._manifest.pending_batches(lease)
+        batches = self._manifest.receipts.pending_batches(lease)
         if not batches:  # given back it would be leased again and again, and never be done
             where = f"shard {lease.shard} slice {lease.slice}"
             raise contradictory(where, "is not done, but all its batches have receipts")

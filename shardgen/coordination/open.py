@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shardgen.artifacts.check import ReceiptSource
 from shardgen.artifacts.store import ArtifactReader, ArtifactStore
 from shardgen.coordination.artifact_folder import refuse_other_folder
-from shardgen.coordination.base import LeaseOptions, Leases
+from shardgen.coordination.base import Coordinator, LeaseOptions
 from shardgen.coordination.database import DatabaseLeases
 from shardgen.coordination.folder.leases import folder_leases, opened_view
 from shardgen.coordination.folder.records import SegmentReader, publish_waiting
@@ -31,7 +31,7 @@ def ensure_manifest(run: RunDirectory, plan: Plan) -> bool:
 @contextmanager
 def leases_for(
     run: RunDirectory, plan: Plan, manifest: Manifest, options: LeaseOptions, *, say: Say
-) -> Iterator[Leases]:
+) -> Iterator[Coordinator]:
     """Where this run's workers get their slices."""
     if not run.is_shared_folder:
         yield DatabaseLeases(manifest, options.identity.id, options.shard)
@@ -58,8 +58,8 @@ def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False)
         store = ArtifactStore(run.artifacts)
         with run.manifest(plan, read_only=True) as manifest:
             if refuse_other:
-                refuse_other_folder(store, manifest)
-            yield Recorded(source=manifest, store=store)
+                refuse_other_folder(store, manifest.folder)
+            yield Recorded(source=manifest.receipts, store=store)
         return
     publish_waiting(run, plan)
     with opened_view(run, plan) as view:

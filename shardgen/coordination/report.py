@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import ShownState, WorkerRow
 from shardgen.machine.processes import gone
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 _MAKING = {ShownState.WORKING, ShownState.SUSPECT}
@@ -67,7 +68,7 @@ class Report:
         return self.pending / self.rate if self.rate > 0 else None
 
     def as_json(self) -> dict[str, object]:
-        """The stable schema of `status --json` (FORMATS section 5)."""
+        """The stable schema of `status --json` (docs/formats.md section 6)."""
         layout = self.plan.layout
         holders = Counter(one.row.shard for one in self.workers if one.state not in _NOT_HOLDING)
         eta = self.eta_seconds
@@ -77,7 +78,7 @@ class Report:
                 "samples": self.plan.samples,
                 "shards": layout.shard_count,
                 "batches": layout.batch_count,
-                "not_depth": self.plan.depth.weights.is_random,
+                "not_depth": bool(recipe_of(self.plan).remark),
             },
             "samples": {
                 "planned": self.plan.samples,
@@ -94,23 +95,13 @@ class Report:
                     "dead_letters": shard.dead,
                     "pending": len(layout.shard_samples(shard.shard)) - shard.stored - shard.dead,
                     "workers": holders[shard.shard],
-                    "slices": {
-                        "never_leased": shard.slices.never_leased,
-                        "open": shard.slices.open,
-                        "leased": shard.slices.leased,
-                        "expired": shard.slices.expired,
-                        "done": shard.slices.done,
-                        "blocked": shard.slices.blocked,
-                    },
+                    "slices": asdict(shard.slices),
                 }
                 for shard in self.overview.shards
             ],
             "blocked": {
                 "total": self.overview.blocked_total,
-                "first": [
-                    {"shard": one.shard, "slice": one.slice, "reason": one.reason}
-                    for one in self.overview.blocked
-                ],
+                "first": [asdict(one) for one in self.overview.blocked],
             },
             "workers": [
                 {
@@ -134,17 +125,7 @@ class Report:
         """What the batches were made by, if by more than one kind of device, version or micro-batch."""
         if len(self.overview.mixture) < 2:
             return []
-        return [
-            {
-                "device_model": provenance.device_model,
-                "tensorflow": provenance.tensorflow,
-                "opencv": provenance.opencv,
-                "precision": provenance.precision,
-                "micro_batch": provenance.micro_batch,
-                "batches": batches,
-            }
-            for provenance, batches in self.overview.mixture
-        ]
+        return [{**provenance.facts, "batches": batches} for provenance, batches in self.overview.mixture]
 
 
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:

@@ -6,13 +6,14 @@ from shardgen.dataset.statistics import Statistics
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.sample import member_name, name_digits
-from shardgen.recipes.base import Card
+from shardgen.recipes.base import Card, Recipe
 
 
 def dataset_card(
-    plan: Plan, card: Card, statistics: Statistics, *, stored: int, dead_letters: int, has_sheet: bool
+    recipe: Recipe, statistics: Statistics, *, stored: int, dead_letters: int, has_sheet: bool
 ) -> bytes:
     """Write the card; it holds nothing historic, so the same plan always gives the same bytes."""
+    plan, card = recipe.plan, recipe.card()
     parts = (
         f"# {card.title}: {stored:,} samples\n\n{card.introduction}",
         _counts(plan, card, stored, dead_letters),

@@ -1,4 +1,4 @@
-"""`labels.csv`: the recipe's rows, each with its shard and batch (FORMATS: "Final zip")."""
+"""`labels.csv`: the recipe's rows, each with its shard and batch (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 
@@ -45,13 +45,19 @@ def first_wrong_row(recipe: Recipe, found: Iterable[str], *, without: Container[
 
     `found` are lines with their ends. None when nothing is wrong.
     """
+    try:
+        return _first_wrong_row(recipe, _Rows(found), without=without)
+    except csv.Error as error:
+        return f"does not read ({error})"
+
+
+def _first_wrong_row(recipe: Recipe, rows: _Rows, *, without: Container[int]) -> str | None:
     header = (*recipe.label_columns, "shard", "batch")
     facts = {header.index(column) for column in recipe.fact_columns}
     parts = planned_rows(recipe, without=without)
-    rows = csv.reader(found)
-    for number, right in enumerate(
-        csv.reader(line for part in parts for line in part.splitlines(keepends=True))
-    ):
+    expected = _Rows(line for part in parts for line in part.splitlines(keepends=True))
+    unplanned = 0
+    for number, right in enumerate(expected):
         row = next(rows, None)
         if row is None:
             return "ends before its last row"
@@ -59,7 +65,27 @@ def first_wrong_row(recipe: Recipe, found: Iterable[str], *, without: Container[
         if number and len(row) == len(right):
             if not all(_FACT.fullmatch(row[column]) for column in facts):
                 return f"has a row {shown!r}, in which a fact is no number"
+            unplanned += sum(len(row[column]) for column in facts)
             row = ["" if column in facts else value for column, value in enumerate(row)]
         if row != right:
             return f"has a row {shown!r} (expected {','.join(right)!r})"
+        # The same values can be written otherwise, but then with other quotes and line ends.
+        if rows.characters != expected.characters + unplanned:
+            return f"has a row {shown!r}, which is not written as merge writes it"
     return None if next(rows, None) is None else "has rows behind its last one"
+
+
+class _Rows(Iterator[list[str]]):
+    """The rows of these lines, and of how many characters they were read."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self.characters = 0
+        self._rows = csv.reader(self._counted(lines))
+
+    def _counted(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            self.characters += len(line)
+            yield line
+
+    def __next__(self) -> list[str]:
+        return next(self._rows)

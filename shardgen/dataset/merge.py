@@ -37,7 +37,7 @@ from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.recipes.base import Recipe
 from shardgen.storage.atomic import rename_durably, staged_beside
-from shardgen.storage.files import DiskFiles, Files, storage_error
+from shardgen.storage.files import DiskFiles, storage_error
 
 CONTACT_SHEET_SAMPLES = 20
 DEAD_LETTERS_HEADER = "sample,reason\n"
@@ -56,7 +56,7 @@ class MergeInputs:
     store: ArtifactReader
     contact_sheet: bool = True
     allow_dead_letters: bool = False
-    files: Files = field(default_factory=DiskFiles)
+    files: DiskFiles = field(default_factory=DiskFiles)
 
     @property
     def plan(self) -> Plan:
@@ -197,8 +197,7 @@ def _write(
         archive.add(PLAN, inputs.plan.canonical_json)
         sheet = inputs.recipe.contact_sheet(bodies.picked) if inputs.contact_sheet else None
         card = dataset_card(
-            inputs.plan,
-            inputs.recipe.card(),
+            inputs.recipe,
             values,
             stored=survey.stored,
             dead_letters=survey.dead,

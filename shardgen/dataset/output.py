@@ -18,7 +18,7 @@ from shardgen.artifacts.zip_records import (
     read_entries,
 )
 from shardgen.errors import PlanConflict, StorageFailed
-from shardgen.storage.files import Files, refuse_unusable_folder, storage_error
+from shardgen.storage.files import DiskFiles, refuse_unusable_folder, storage_error
 
 LABELS = "labels.csv"
 STATS = "stats.json"
@@ -40,7 +40,7 @@ class ZipTail:
     entries: dict[str, Entry]
 
 
-def read_tail(descriptor: int, size: int, *, files: Files) -> ZipTail:
+def read_tail(descriptor: int, size: int, *, files: DiskFiles) -> ZipTail:
     """Find the last members of a zip without reading its directory of a million entries; BrokenZip."""
     directory = read_end(read_at(files, descriptor, max(0, size - END_RECORDS_MAX), size), size)
     stop = directory.offset + directory.size
@@ -55,7 +55,7 @@ def read_tail(descriptor: int, size: int, *, files: Files) -> ZipTail:
     return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
 
 
-def read_member(descriptor: int, entry: Entry, *, files: Files) -> bytes:
+def read_member(descriptor: int, entry: Entry, *, files: DiskFiles) -> bytes:
     """Read the bytes of one small member after its local header and CRC passed; BrokenZip."""
     # Sizes are what the directory says, and that may be anything.
     if entry.size > MAX_MEMBER_BYTES or entry.stop > files.size(descriptor):
@@ -68,13 +68,13 @@ def read_member(descriptor: int, entry: Entry, *, files: Files) -> bytes:
     return content
 
 
-def read_at(files: Files, descriptor: int, start: int, stop: int) -> bytes:
+def read_at(files: DiskFiles, descriptor: int, start: int, stop: int) -> bytes:
     """Read the bytes from start to stop, fewer only at the file's end."""
     buffer = bytearray(max(0, min(stop, files.size(descriptor)) - start))
     return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
 
 
-def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files) -> None:
+def refuse_foreign_output(output: Path, fingerprint: str, *, files: DiskFiles) -> None:
     """PlanConflict unless there is nothing at `output`, or a zip that carries this fingerprint."""
     try:
         descriptor = files.open(output)
@@ -95,7 +95,7 @@ def refuse_foreign_output(output: Path, fingerprint: str, *, files: Files) -> No
         raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {fingerprint[:12]}…)")
 
 
-def refuse_full_disk(output: Path, needed_bytes: int, *, files: Files) -> None:
+def refuse_full_disk(output: Path, needed_bytes: int, *, files: DiskFiles) -> None:
     """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
     refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
     try:

@@ -1,4 +1,4 @@
-"""The final zip, written front to back: bodies, members, directory (FORMATS: "Final zip")."""
+"""The final zip, written front to back: bodies, members, directory (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shardgen.artifacts.zip_records import (
 )
 from shardgen.dataset.bodies import Piece
 from shardgen.dataset.member_table import MemberTable
-from shardgen.storage.files import Files
+from shardgen.storage.files import DiskFiles
 
 _COPY_BYTES = 1 << 20
 
@@ -56,7 +56,7 @@ class Spool:
 class FinalZip:
     """A zip on its way to an open descriptor; memory does not grow with the number of members."""
 
-    def __init__(self, files: Files, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
+    def __init__(self, files: DiskFiles, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
         self._files = files
         self._descriptor = descriptor
         self._table = table

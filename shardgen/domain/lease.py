@@ -11,13 +11,19 @@ WAIT_LIMIT = timedelta(minutes=15)  # a look at something slow, or the writing o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """Every later write names slice, worker and fence in the statement that makes the change."""
+class Attempt:
+    """Whose work something is: a lease says so, and later the receipts of what was made under it."""
 
     shard: ShardIndex
     slice: SliceIndex
     worker: WorkerId
     fence: Fence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease(Attempt):
+    """Every later write names slice, worker and fence in the statement that makes the change."""
+
     expires_at: datetime
 
 
@@ -34,3 +40,11 @@ class LeasePolicy:
     def wait(self) -> timedelta:
         """How long a worker that waits may take from one look to the next; it looks at every heartbeat."""
         return max(WAIT_LIMIT, self.stall, 2 * self.heartbeat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoLease:
+    """Nothing to lease now: slices that others hold (wait for them), and blocked ones (nobody may)."""
+
+    leased: int
+    blocked: int

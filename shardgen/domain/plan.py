@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from shardgen.domain.layout import Layout
 
 PLAN_FORMAT = 2
+EARLIER = "finish it with the version that made it, or plan anew in a new directory"
+"""What to do with what an earlier version made: formats before this one are not read."""
 SETTING = "setting"
 """Key of a field's metadata: its name in `shardgen.toml`, where that is not its path in the document."""
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.lease import Attempt
 from shardgen.domain.plan import Output
 
 
@@ -137,14 +138,10 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ArtifactReceipt:
+class ArtifactReceipt(Attempt):
     """The content of an artifact's `receipt.json`."""
 
     fingerprint: str
-    shard: ShardIndex
-    slice: SliceIndex
-    fence: Fence
-    worker: WorkerId
     batches: tuple[BatchRecord, ...]
 
 
@@ -158,12 +155,8 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Attempt):
     """The manifest's row "this batch is complete". Only a receipt means done."""
 
-    shard: ShardIndex
-    slice: SliceIndex
-    fence: Fence
-    worker: WorkerId
     artifact: ArtifactRef
     record: BatchRecord

@@ -93,7 +93,7 @@ class Suspicion:
     ) -> list[SampleIndex]:
         """In which order to make samples while one awaits proof: the likeliest to pass first.
 
-        Those that have passed, then those that share the fewest photographs with it (`kinship` counts
+        Those that have passed, then those that share the fewest sources with it (`kinship` counts
         them), then the farthest; last those that have died themselves.
         """
 

@@ -6,16 +6,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shardgen.depth.device import describe_cpu
-from shardgen.depth.memory import CPU_MICRO_BATCHES
 from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say, counted
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.machine import gpus
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.machine.gpus import Gpu
-from shardgen.machine.memory import available_memory
-from shardgen.recipes.composites.network import THREADS_VARIABLE, find_weights, free_bytes, network_bytes
+from shardgen.machine.memory import available_memory, free_bytes
+from shardgen.recipes.base import THREADS_VARIABLE
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 _LIBRARY_THREADS = "OMP_NUM_THREADS"  # numpy's and other libraries' own pools
@@ -107,16 +106,15 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
 
 
 def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -> tuple[Share, ...]:
-    topology = find_weights(run.network).topology
+    demand = recipe_of(plan).demand(run.local)
     free, asked = free_bytes(), wanted.workers or 1
     limit = available_memory().shown_limit
-    setting = run.settings.depth.micro_batch
-    choices = CPU_MICRO_BATCHES if setting == "auto" else (setting,)
-    fitting = [min(asked, free // network_bytes(plan, topology, choice)) for choice in choices]
+    choices = demand.micro_batches
+    fitting = [min(asked, free // demand.bytes_for(choice)) for choice in choices]
     workers = max(fitting)
     micro_batch = choices[fitting.index(workers)]
     if workers < 1:
-        needed = network_bytes(plan, topology, choices[-1])
+        needed = demand.bytes_for(choices[-1])
         raise MachineUnfit(
             f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB{limit})",
             hint="raise the container's memory limit, or set [depth] micro_batch = 1"
@@ -124,18 +122,18 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
             else "close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
         )
     threads = _threads(workers, wanted.threads_per_worker)
-    if setting == "auto":
+    if not demand.is_fixed:
         with run.manifest(plan) as manifest:
-            agreed = manifest.agreed_micro_batch(describe_cpu(threads), micro_batch)
-            while workers > (fits := max(1, free // network_bytes(plan, topology, agreed))):
+            agreed = manifest.micro_batches.agreed(demand.device_model(threads), micro_batch)
+            while workers > (fits := max(1, free // demand.bytes_for(agreed))):
                 workers = fits  # keep to what an earlier crew chose, with fewer workers
                 threads = _threads(workers, wanted.threads_per_worker)
-                agreed = manifest.agreed_micro_batch(describe_cpu(threads), agreed)
+                agreed = manifest.micro_batches.agreed(demand.device_model(threads), agreed)
         micro_batch = agreed
     fewer = f" (not {asked}: memory)" if workers < asked else ""
     say(
         f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
-        f"{network_bytes(plan, topology, micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
+        f"{demand.bytes_for(micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
         f"{limit}{_shown_threads(threads)}"
     )
     return (Share(device=wanted.device, threads=threads),) * workers

@@ -40,7 +40,8 @@ from shardgen.launch.allocation import Share
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.base import Folders
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, StopSignals, stopping_signals
 
 _ENDING_SECONDS = 60.0  # from the word "stopped" to the process's end
@@ -79,7 +80,7 @@ class RunOptions:
     """A worker for each share of the machine, and with which folders."""
 
     shares: tuple[Share, ...]
-    folders: GivenFolders = field(default_factory=GivenFolders)
+    folders: Folders = field(default_factory=dict)
     grace_seconds: float = 25.0
     monotonic: Callable[[], float] = time.monotonic
 
@@ -281,7 +282,7 @@ class _Supervisor:
             if row is not None and row.state not in ENDED_STATES:
                 ended = WorkerReport(state=WorkerState.HUNG, samples_done=row.samples_done, note=note)
                 try:
-                    manifest.beat(row.identity.id, ended)  # before it dies, as its death is a hang
+                    manifest.workers.beat(row.identity.id, ended)  # before it dies, as its death is a hang
                     ended = None
                 except ManifestBusy:
                     # It may hang inside a commit: then no word gets through as long as it lives.
@@ -294,7 +295,7 @@ class _Supervisor:
             if ended is not None and row is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_DYING_SECONDS)
-                manifest.beat(row.identity.id, ended)
+                manifest.workers.beat(row.identity.id, ended)
 
     def _running(self) -> list[tuple[_Seat, subprocess.Popen[str]]]:
         """Without those whose end is known, since another process may have their pid, or that were killed."""
@@ -320,8 +321,8 @@ class _Supervisor:
         command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
         command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
-        for flag, folder in (("--foregrounds", folders.foregrounds), ("--backgrounds", folders.backgrounds)):
-            command += [flag, str(folder)] if folder is not None else []
+        for name, folder in folders.items():
+            command += [f"--{name}", str(folder)]
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             command,
             env=share.environment(os.environ) | {PARENT_VARIABLE: str(os.getpid())},
@@ -349,10 +350,12 @@ class _Supervisor:
         for seat in self._seats:
             if seat.process is None or (code := seat.process.poll()) is None:
                 continue
-            here = manifest.alive_on_host(self._host)
+            here = manifest.workers.alive_on_host(self._host)
             # What could not even release its slice because of the manifest or a disk did not die of it.
             innocent = [one.id for one in here if one.pid == seat.process.pid and code in _MACHINE_TROUBLE]
-            freed = manifest.free_slices_of(gone(here), self._run.settings.lease_policy, innocent=innocent)
+            freed = manifest.leases.free_slices_of(
+                gone(here), self._run.settings.lease_policy, innocent=innocent
+            )
             seat.process = None
             if code == 0 or self._signals.first is not None:
                 seat.given_up = 0
@@ -417,7 +420,7 @@ def run_workers(
     minutes of trouble have gone without a stored sample.
     """
     with run.manifest(plan) as manifest:
-        manifest.refuse_contradictions(seconds=_AUDIT_SECONDS)
+        manifest.operator.refuse_contradictions(seconds=_AUDIT_SECONDS)
         found = make_report(run, plan, manifest.overview())
         workers = _Supervisor(run, plan, options, say=say)
         if found.pending:
@@ -425,7 +428,7 @@ def run_workers(
         found = make_report(run, plan, manifest.overview())
         on_look(found, {})
         if found.pending:
-            manifest.refuse_contradictions()  # because of one, workers may never make what is left
+            manifest.operator.refuse_contradictions()  # because of one, workers may never make what is left
     if not found.pending:
         return found
     raise workers.incomplete(found)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Executable,
     RowMapping,
     Table,
     and_,
@@ -28,22 +29,26 @@ from sqlalchemy import (
 
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
+from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.wording import counted
-from shardgen.manifest import suspicion
-from shardgen.manifest.rebuilt import slice_row
-from shardgen.manifest.slices import contradictory, hide_from_worker
+from shardgen.manifest.slices import (
+    SliceRow,
+    add_slices,
+    contradictory,
+    new_slice,
+    slice_row,
+    transition,
+)
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, RUN, SHARD, SLICE, SUSPECT_SAMPLE
 
 _PAGE_BATCHES = 10_000  # of the shards that one transaction looks at
-_STATES = ("open", "leased", "done", "blocked")
 _COUNTERS = {
     "slice_count": "slices",
     "next_slice": "slices begun",
     "stored": "samples stored",
     "dead": "dead letters",
-    **{f"slices_{state}": f"slices {state}" for state in _STATES},
+    **{f"slices_{state}": f"slices {state}" for state in SliceState},
 }
-_UNHELD = {"worker": None, "expires_at": None, "noted_batch": None, "noted_sample": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +75,12 @@ class Audit:
 
 
 def pages(layout: Layout) -> Iterator[range]:
-    """The plan's shards, as many at a time as one transaction looks at."""
+    """The plan's shards, as many of one block at a time as one transaction looks at."""
     step = max(1, _PAGE_BATCHES // layout.batches_per_shard)
-    for start in range(0, layout.shard_count, step):
-        yield range(start, min(start + step, layout.shard_count))
+    ends = [block.shard for block in layout.starts[1:]] + [layout.shard_count]
+    for block, end in zip(layout.starts, ends, strict=True):
+        for start in range(block.shard, end, step):
+            yield range(start, min(start + step, end))
 
 
 # what belongs to no shard of the plan
@@ -121,14 +128,17 @@ def _strays(layout: Layout) -> dict[Table, ColumnElement[bool]]:
 
 
 def _is_unplanned(table: Table, layout: Layout) -> ColumnElement[bool]:
-    """Whether a slice is outside the plan; all shards but the last have the same number of slices."""
-    shard, slice_, last = table.c.shard, table.c.slice, ShardIndex(layout.shard_count - 1)
+    """Whether a slice is outside the plan; all shards of a block but its last have as many slices."""
+    shard, slice_ = table.c.shard, table.c.slice
+    firsts = [block.shard for block in layout.starts[1:]]
+    lasts = [ShardIndex(first - 1) for first in (*firsts, layout.shard_count)]
+    most = max(layout.slice_count(ShardIndex(block.shard)) for block in layout.starts)
     return or_(
         shard < 0,
-        shard > last,
+        shard >= layout.shard_count,
         slice_ < 0,
-        slice_ >= layout.slice_count(ShardIndex(0)),
-        and_(shard == last, slice_ >= layout.slice_count(last)),
+        slice_ >= most,
+        *(and_(shard == last, slice_ >= layout.slice_count(last)) for last in lasts),
     )
 
 
@@ -221,9 +231,9 @@ def _wrong(connection: Connection, layout: Layout, shards: range) -> Iterator[_W
     """Everything that is wrong, in an order in which it can be mended: rows refer to those before them."""
     recorded = _recorded(connection, layout, shards)
     counters = {row["shard"]: row for row in _rows(connection, SHARD, shards)}
-    slices: dict[int, dict[int, RowMapping]] = {shard: {} for shard in shards}
-    for row in _rows(connection, SLICE, shards):
-        slices[row["shard"]][row["slice"]] = row
+    slices: dict[int, dict[int, SliceRow]] = {shard: {} for shard in shards}
+    for row in map(slice_row, _rows(connection, SLICE, shards)):
+        slices[row.shard][row.slice] = row
     floor = connection.execute(select(RUN.c.fence_floor)).scalar_one()
     misplaced = _misplaced(connection, layout, shards)  # before anything is changed
     for shard in map(ShardIndex, shards):
@@ -232,17 +242,20 @@ def _wrong(connection: Connection, layout: Layout, shards: range) -> Iterator[_W
             (one for one in (*rows, *receipts.batches) if 0 <= one < layout.slice_count(shard)), default=-1
         )
         wrong_slices = []
-        states = dict.fromkeys(_STATES, 0)
+        states = dict.fromkeys(SliceState, 0)
         for slice_ in map(SliceIndex, range(begun)):
-            size = len(layout.slice_batch_range(shard, slice_))
-            left = size - receipts.batches.get(slice_, 0)
+            size, with_receipt = len(layout.slice_batch_range(shard, slice_)), receipts.batches.get(slice_, 0)
+            left = size - with_receipt
             found = rows.get(slice_)
-            new = slice_row(shard, slice_, left) | {"fence": max(floor, receipts.fences.get(slice_, 0))}
-            state = str(new["state"]) if found is None else _state(found, left=left)
-            states[state] += 1
             if found is None:
+                fence = max(floor, receipts.fences.get(slice_, 0))
+                new = new_slice(layout, shard, slice_, recorded=with_receipt, fence=fence)
                 wrong_slices.append(_missing_slice(new))
-            elif (found["state"], found["batches_left"]) != (state, left):
+                states[new.state] += 1
+                continue
+            state = _state(found, left=left)
+            states[state] += 1
+            if (found.state, found.batches_left) != (state, left):
                 wrong_slices.append(_wrong_slice(found, state=state, left=left, size=size))
         right = {
             "slice_count": layout.slice_count(shard),
@@ -266,7 +279,7 @@ def _of(table: Table, shards: range) -> ColumnElement[bool]:
 def _recorded(connection: Connection, layout: Layout, shards: range) -> dict[int, _Recorded]:
     """Count the receipts by the numbers of their batches: whose these are, the plan says."""
     found = {shard: _Recorded() for shard in shards}
-    shard, slice_ = _slice_of_receipt(layout)
+    shard, slice_ = _slice_of_receipt(layout, shards)
     here = _planned_for(layout, shards)
     query = select(shard, slice_, func.count(), func.max(RECEIPT.c.batch), func.max(RECEIPT.c.fence))
     for number, of_slice, batches, last, fence in connection.execute(
@@ -283,11 +296,18 @@ def _recorded(connection: Connection, layout: Layout, shards: range) -> dict[int
     return found
 
 
-def _slice_of_receipt(layout: Layout) -> tuple[ColumnElement[int], ColumnElement[int]]:
-    """Shard and slice of a receipt by the plan; numbers are written out: a server groups by no parameter."""
-    per_shard = literal(layout.batches_per_shard, literal_execute=True)
-    per_slice = literal(layout.slice_batches, literal_execute=True)
-    return RECEIPT.c.batch // per_shard, (RECEIPT.c.batch % per_shard) // per_slice
+def _slice_of_receipt(layout: Layout, shards: range) -> tuple[ColumnElement[int], ColumnElement[int]]:
+    """Shard and slice by the plan of a receipt of these shards, which are of one block.
+
+    Numbers are written out: a server groups by no parameter.
+    """
+    block = layout.block_of_shard(ShardIndex(shards[0]))
+    first, batch, per_shard, per_slice = (
+        literal(number, literal_execute=True)
+        for number in (block.shard, block.batch, layout.batches_per_shard, layout.slice_batches)
+    )
+    inside = RECEIPT.c.batch - batch
+    return first + inside // per_shard, (inside % per_shard) // per_slice
 
 
 def _planned_for(layout: Layout, shards: range) -> ColumnElement[bool]:
@@ -296,79 +316,61 @@ def _planned_for(layout: Layout, shards: range) -> ColumnElement[bool]:
     return and_(RECEIPT.c.batch >= start, RECEIPT.c.batch < stop)
 
 
-def _state(row: RowMapping, *, left: int) -> str:
+def _state(row: SliceRow, *, left: int) -> SliceState:
     """What a slice with so many batches left is: what its row says, where that can be."""
-    is_nobodys = row["state"] == "leased" and (row["worker"] is None or row["expires_at"] is None)
-    return "done" if not left else "open" if is_nobodys or row["state"] == "done" else str(row["state"])
+    if not left:
+        return SliceState.DONE
+    is_nobodys = row.state is SliceState.LEASED and None in (row.worker, row.expires_at)
+    return SliceState.OPEN if is_nobodys or row.state is SliceState.DONE else row.state
 
 
-def _missing_slice(new: dict[str, object]) -> _Wrong:
+def _wrong_row(subject: str, fact: str, statement: Executable) -> _Wrong:
+    """What one statement puts right."""
+    return _Wrong(subject=subject, fact=fact, mend=lambda connection: connection.execute(statement))
+
+
+def _missing_slice(new: SliceRow) -> _Wrong:
     return _Wrong(
-        subject=f"shard {new['shard']} slice {new['slice']}",
+        subject=f"shard {new.shard} slice {new.slice}",
         fact="has no row",
-        mend=lambda connection: connection.execute(insert(SLICE), new),
+        mend=lambda connection: add_slices(connection, Event.RESTORE, [new]),
     )
 
 
-def _wrong_slice(row: RowMapping, *, state: str, left: int, size: int) -> _Wrong:
-    shard, slice_ = ShardIndex(row["shard"]), SliceIndex(row["slice"])
-    says = f"is {row['state']} with {counted(row['batches_left'], 'batch')} left"
-    values: dict[str, object] = {"state": state, "batches_left": left}
-    if state != row["state"]:
-        values |= _UNHELD | {"reason": None}
+def _wrong_slice(row: SliceRow, *, state: SliceState, left: int, size: int) -> _Wrong:
+    says = f"is {row.state} with {counted(row.batches_left, 'batch')} left"
 
     def mend(connection: Connection) -> None:
-        same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-        connection.execute(update(SLICE).where(*same).values(values))
-        if state != row["state"]:
-            hide_from_worker(connection, row["worker"], shard, slice_)
-        if state == "done":
-            connection.execute(update(SLICE).where(*same).values(suspect_batch=None))
-            suspicion.forget_slice(connection, shard, slice_)
+        # The shard's counters have been put right before.
+        transition(connection, Event.MEND, row, to=state, is_counted=True, batches_left=left)
 
     fact = f"{says}, but {size - left:,} of its {counted(size, 'batch')} have receipts"
-    if (row["state"], left) == ("leased", row["batches_left"]) and left:
+    if row.state is SliceState.LEASED and left and left == row.batches_left:
         fact = "is leased to nobody"
-    return _Wrong(subject=f"shard {shard} slice {slice_}", fact=fact, mend=mend)
+    return _Wrong(subject=f"shard {row.shard} slice {row.slice}", fact=fact, mend=mend)
 
 
 def _wrong_counters(shard: ShardIndex, row: RowMapping | None, right: dict[str, int]) -> Iterator[_Wrong]:
     if row is None:
-        values = {"shard": shard, **right}
-        yield _Wrong(
-            subject=f"shard {shard}",
-            fact="has no row",
-            mend=lambda connection: connection.execute(insert(SHARD), values),
-        )
+        yield _wrong_row(f"shard {shard}", "has no row", insert(SHARD).values(shard=shard, **right))
         return
     wrong = [name for name, value in right.items() if row[name] != value]
     if wrong:
-        same = SHARD.c.shard == shard
-        yield _Wrong(
-            subject=f"shard {shard}",
-            fact="; ".join(f"counts {row[name]:,} {_COUNTERS[name]}, has {right[name]:,}" for name in wrong),
-            mend=lambda connection: connection.execute(update(SHARD).where(same).values(right)),
-        )
+        fact = "; ".join(f"counts {row[name]:,} {_COUNTERS[name]}, has {right[name]:,}" for name in wrong)
+        yield _wrong_row(f"shard {shard}", fact, update(SHARD).where(SHARD.c.shard == shard).values(right))
 
 
 def _misplaced(connection: Connection, layout: Layout, shards: range) -> list[_Wrong]:
     """Receipts that name another slice than that of their batch."""
-    shard, slice_ = _slice_of_receipt(layout)
+    shard, slice_ = _slice_of_receipt(layout, shards)
     is_elsewhere = or_(RECEIPT.c.shard != shard, RECEIPT.c.slice != slice_)
     query = select(RECEIPT.c.batch, RECEIPT.c.shard, RECEIPT.c.slice).where(
         _planned_for(layout, shards), is_elsewhere
     )
-    return [
-        _misplaced_receipt(layout, BatchIndex(batch), f"shard {named} slice {of}")
-        for batch, named, of in connection.execute(query.order_by(RECEIPT.c.batch))
-    ]
-
-
-def _misplaced_receipt(layout: Layout, batch: BatchIndex, named: str) -> _Wrong:
-    shard, slice_ = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
-    move = update(RECEIPT).where(RECEIPT.c.batch == batch).values(shard=shard, slice=slice_)
-    return _Wrong(
-        subject=f"batch {batch}",
-        fact=f"its receipt names {named}, the plan shard {shard} slice {slice_}",
-        mend=lambda connection: connection.execute(move),
-    )
+    found = []
+    for batch, named, of in connection.execute(query.order_by(RECEIPT.c.batch)):
+        right = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
+        fact = f"its receipt names shard {named} slice {of}, the plan shard {right[0]} slice {right[1]}"
+        moving = update(RECEIPT).where(RECEIPT.c.batch == batch).values(shard=right[0], slice=right[1])
+        found.append(_wrong_row(f"batch {batch}", fact, moving))
+    return found

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from sqlalchemy import Connection, select
 
 from shardgen.domain.identifiers import SampleIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import Receipt
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.suspicion import SuspectState
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.slices import held
 from shardgen.manifest.tables import RECEIPT, SLICE, SUSPECT_SAMPLE
 
@@ -25,13 +25,15 @@ def is_granted(connection: Connection, granted: Lease | NoLease) -> bool:
 def has_ended(connection: Connection, lease: Lease) -> bool:
     """Whether nobody holds the slice, and this lease was its last."""
     same = (SLICE.c.shard == lease.shard, SLICE.c.slice == lease.slice, SLICE.c.fence == lease.fence)
-    query = select(SLICE.c.fence).where(*same, SLICE.c.state != "leased")
+    query = select(SLICE.c.fence).where(*same, SLICE.c.state != SliceState.LEASED)
     return connection.execute(query).first() is not None
 
 
 def are_free(connection: Connection, workers: Collection[WorkerId], slices: int) -> bool:
     """Whether so many slices were taken from these workers that they hold none any more."""
-    query = select(SLICE.c.slice).where(SLICE.c.state == "leased", SLICE.c.worker.in_(sorted(workers)))
+    query = select(SLICE.c.slice).where(
+        SLICE.c.state == SliceState.LEASED, SLICE.c.worker.in_(sorted(workers))
+    )
     return slices > 0 and connection.execute(query.limit(1)).first() is None
 
 
@@ -58,5 +60,5 @@ def are_given_up(connection: Connection, lease: Lease, samples: Collection[Sampl
 
 def are_unblocked(connection: Connection, slices: int) -> bool:
     """Whether so many slices were opened that none is blocked any more."""
-    blocked = select(SLICE.c.slice).where(SLICE.c.state == "blocked").limit(1)
+    blocked = select(SLICE.c.slice).where(SLICE.c.state == SliceState.BLOCKED).limit(1)
     return slices > 0 and connection.execute(blocked).first() is None

@@ -9,8 +9,9 @@ from sqlalchemy import Connection, select
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCounts
-from shardgen.domain.receipt import Provenance
+from shardgen.domain.slice_state import SliceState
 from shardgen.manifest import workers
+from shardgen.manifest.receipts import read_provenance
 from shardgen.manifest.tables import PROVENANCE, RUN, SHARD, SLICE
 
 BLOCKED_LISTED = 20
@@ -23,7 +24,7 @@ def read_overview(connection: Connection, now: datetime) -> Overview:
     shards = connection.execute(select(SHARD).order_by(SHARD.c.shard)).mappings()
     blocked = connection.execute(
         select(SLICE.c.shard, SLICE.c.slice, SLICE.c.reason)
-        .where(SLICE.c.state == "blocked")
+        .where(SLICE.c.state == SliceState.BLOCKED)
         .order_by(SLICE.c.shard, SLICE.c.slice)
         .limit(BLOCKED_LISTED)
     )
@@ -54,8 +55,5 @@ def read_overview(connection: Connection, now: datetime) -> Overview:
             for shard, slice_, reason in blocked
         ),
         workers=rows,
-        mixture=tuple(
-            (Provenance(**{key: row[key] for key in row if key not in ("id", "batches")}), row["batches"])
-            for row in mixture
-        ),
+        mixture=tuple((read_provenance(row["document"]), row["batches"]) for row in mixture),
     )

@@ -8,7 +8,7 @@ import re
 import shlex
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Generic
 
@@ -86,31 +86,29 @@ class PostgresServer(Backend):
     @contextmanager
     def alone(self) -> Iterator[StillAlone]:
         """One rebuild or sweep at a time, by an advisory lock that ends with the connection."""
-        database = self.open(Access.WRITE)  # which waits for a session, and keeps it for what follows
-        try:
-            with _translating(self.shown), database.engine.connect() as connection:
-                self._refuse_company(connection, _TRY_TO_BE_ALONE)
-                connection.commit()  # the lock is the session's; an open transaction would hold back others
+        # Opening waits for a session, and keeps it for what follows; the lock ends with it.
+        with (
+            closing(self.open(Access.WRITE)) as database,
+            _translating(self.shown),
+            database.engine.connect() as connection,
+        ):
+            self._refuse_company(connection, _TRY_TO_BE_ALONE)
+            connection.commit()  # the lock is the session's; an open transaction would hold back others
 
-                def still_alone() -> None:
-                    with _translating(self.shown), connection.begin():
-                        if not connection.execute(_IS_ALONE, {"key": _ALONE}).scalar_one():
-                            raise ManifestBusy(
-                                f"{self.shown}: the right to work alone was lost on the way",
-                                hint="run the command again, without a pooler between it and the server",
-                            )
+            def still_alone() -> None:
+                with _translating(self.shown), connection.begin():
+                    if not connection.execute(_IS_ALONE, {"key": _ALONE}).scalar_one():
+                        raise ManifestBusy(
+                            f"{self.shown}: the right to work alone was lost on the way",
+                            hint="run the command again, without a pooler between it and the server",
+                        )
 
-                yield still_alone
-        finally:
-            database.close()  # the lock ends with the session, which may have been cut before
+            yield still_alone
 
     def refuse_existing(self) -> None:
         """Raise ManifestMismatch when the schema has any table."""
-        database = self.open(Access.READ)
-        try:
+        with closing(self.open(Access.READ)) as database:
             tables = database.transact(lambda connection: inspect(connection).get_table_names())
-        finally:
-            database.close()
         if tables:
             raise ManifestMismatch(
                 f"{self.shown}: there is a manifest already, and a rebuild replaces none",
@@ -119,20 +117,17 @@ class PostgresServer(Backend):
 
     def build(self, create: Body[None], fill: Body[None], *, on_step: OnStep) -> None:
         """All of it in one transaction: the server keeps nothing of one that does not commit."""
-        database = self.open(Access.WRITE)
-        try:
+        with closing(self.open(Access.WRITE)) as database:
             with _translating(self.shown), database.engine.begin() as connection:
                 # The lock is this transaction's own: whatever ends the one undoes the other.
                 self._refuse_company(connection, _TRY_TO_BE_ALONE_UNTIL_COMMIT)
-                _hold_for_upgrade(connection)
+                database.hold_for_upgrade(connection)
                 create(connection)
                 on_step(RebuildStep.STAGED)
                 fill(connection)
                 on_step(RebuildStep.FILLED)
             on_step(RebuildStep.LINKED)
             on_step(RebuildStep.SYNCED)
-        finally:
-            database.close()
 
     def copy_to(self, target: Path) -> None:
         """Refuse: the server's own program does that, during a run too; the hint is the line to type."""
@@ -229,7 +224,7 @@ class PostgresDatabase(Database):
 
     def hold_for_upgrade(self, connection: Connection) -> None:
         """Until this transaction ends, no other may create or upgrade the manifest."""
-        _hold_for_upgrade(connection)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE})
 
 
 class _NoConnection(Exception):
@@ -338,7 +333,3 @@ def _translating(shown: str) -> Iterator[None]:
         raise translated(_cause(error), shown) from error
     except DBAPIError as error:
         raise cut_off(error, shown) if is_lost_connection(error) else translated(error, shown) from error
-
-
-def _hold_for_upgrade(connection: Connection) -> None:
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE})

@@ -23,17 +23,21 @@ from shardgen.manifest.tables import MEND
 class Answer:
     """A SQLSTATE, or how several begin; what it means, and what a person types when it stays so.
 
-    One that `passes` is waited for, as long as the caller has promised. `ends_session` says that the session
-    is gone, and with it whatever was not committed; `elsewhere`, that another session may get another answer.
+    `ends_session` says that the session is gone, and with it whatever was not committed; `elsewhere`, that
+    another session may get another answer.
     """
 
     code: str
     fact: str
     kind: type[ShardgenError]
     hint: str
-    passes: bool = False
     ends_session: bool = False
     elsewhere: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether it is waited for, as long as the caller has promised."""
+        return self.kind is ManifestBusy
 
 
 _REACH = "check that the server runs and that this machine can reach it; then run the command again"
@@ -43,25 +47,19 @@ _RESTORE = "restore it, or rebuild into a new database"
 _AGAIN = "run the command again"
 
 ANSWERS = (
-    Answer(code="08", fact="no connection", kind=ManifestBusy, hint=_REACH, passes=True, ends_session=True),
+    Answer(code="08", fact="no connection", kind=ManifestBusy, hint=_REACH, ends_session=True),
     Answer(
         code="22023",
         fact="the server cannot be connected to like that",
         kind=InvalidSettings,
         hint="check the options that [manifest] url gives behind its ?",
     ),
-    Answer(
-        code="23",
-        fact="its rows contradict its rules",
-        kind=ManifestCorrupt,
-        hint=MEND,
-    ),
+    Answer(code="23", fact="its rows contradict its rules", kind=ManifestCorrupt, hint=MEND),
     Answer(
         code="25006",
         fact="the server is read-only (a failover, or a standby)",
         kind=ManifestBusy,
         hint="name the primary server in [manifest] url, or end default_transaction_read_only for this user",
-        passes=True,
         elsewhere=True,
     ),
     Answer(
@@ -69,7 +67,6 @@ ANSWERS = (
         fact="the server ended a session that was idle in a transaction",
         kind=ManifestBusy,
         hint=_AGAIN,
-        passes=True,
         ends_session=True,
     ),
     Answer(
@@ -77,7 +74,6 @@ ANSWERS = (
         fact="the server ended a transaction that took too long (transaction_timeout)",
         kind=ManifestBusy,
         hint="raise transaction_timeout for this user, then run the command again",
-        passes=True,
         ends_session=True,
     ),
     Answer(
@@ -92,12 +88,8 @@ ANSWERS = (
         kind=InputMissing,
         hint="create it on the server (createdb NAME), or check [manifest] url",
     ),
-    Answer(
-        code="40001", fact="other transactions came in between", kind=ManifestBusy, hint=_AGAIN, passes=True
-    ),
-    Answer(
-        code="40P01", fact="transactions waited for each other", kind=ManifestBusy, hint=_AGAIN, passes=True
-    ),
+    Answer(code="40001", fact="other transactions came in between", kind=ManifestBusy, hint=_AGAIN),
+    Answer(code="40P01", fact="transactions waited for each other", kind=ManifestBusy, hint=_AGAIN),
     Answer(
         code="42",
         fact="not this shardgen's manifest",
@@ -110,7 +102,7 @@ ANSWERS = (
         kind=ManifestMismatch,
         hint="let the user connect to that database, and create and change tables in it",
     ),
-    Answer(code="53", fact="the server is short of resources", kind=ManifestBusy, hint=_LOOK, passes=True),
+    Answer(code="53", fact="the server is short of resources", kind=ManifestBusy, hint=_LOOK),
     Answer(code="53100", fact="the server's disk is full", kind=StorageFailed, hint=_ROOM),
     Answer(
         code="53300",
@@ -118,23 +110,20 @@ ANSWERS = (
         kind=ManifestBusy,
         hint="raise max_connections on the server (or this user's or database's CONNECTION LIMIT), or start "
         "fewer workers; then run the command again",
-        passes=True,
         ends_session=True,
     ),
-    Answer(code="55P03", fact="another session holds a lock", kind=ManifestBusy, hint=_LOOK, passes=True),
+    Answer(code="55P03", fact="another session holds a lock", kind=ManifestBusy, hint=_LOOK),
     Answer(
         code="57014",
         fact="the server cancelled a statement (statement_timeout)",
         kind=ManifestBusy,
         hint="raise statement_timeout for this user, then run the command again",
-        passes=True,
     ),
     Answer(
         code="57P",
         fact="the server ended the session",
         kind=ManifestBusy,
         hint=_REACH,
-        passes=True,
         ends_session=True,
     ),
     Answer(
@@ -142,11 +131,10 @@ ANSWERS = (
         fact="the server lets nobody in yet (it starts, stops or recovers)",
         kind=ManifestBusy,
         hint=_REACH,
-        passes=True,
         ends_session=True,
     ),
     Answer(code="58", fact="the server's disk or system fails", kind=StorageFailed, hint=_ROOM),
-    Answer(code="XX000", fact="an internal error of the server", kind=ManifestBusy, hint=_AGAIN, passes=True),
+    Answer(code="XX000", fact="an internal error of the server", kind=ManifestBusy, hint=_AGAIN),
     Answer(code="XX001", fact="the database is damaged", kind=ManifestCorrupt, hint=_RESTORE),
     Answer(code="XX002", fact="the database is damaged", kind=ManifestCorrupt, hint=_RESTORE),
 )
@@ -200,9 +188,7 @@ def answer_of(error: BaseException) -> Answer:
     if code:
         found = next((_BY_CODE[code[:end]] for end in (5, 3, 2) if code[:end] in _BY_CODE), _OTHER)
     elif isinstance(error, DBAPIError):
-        found = (
-            _NO_CODE  # in the middle of a session the driver itself speaks: it could not send, or not read
-        )
+        found = _NO_CODE  # in a session the driver itself speaks: it could not send, or not read
     else:
         found = _answer_from_words(str(error))
     return found

@@ -13,11 +13,13 @@ from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
 from shardgen.domain.layout import Layout
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance, Receipt
+from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.manifest import schema
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.receipts import insert_receipts, provenance_id
-from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SHARD, SLICE
+from shardgen.manifest.receipts import count_samples, insert_receipts, provenance_id, read_provenance
+from shardgen.manifest.slices import add_slices, move, new_slice
+from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SLICE
 
 
 def rebuild_manifest(
@@ -73,12 +75,12 @@ def _fill(
 
 def _agree_again(connection: Connection) -> None:
     """Keep each device model at the micro-batch that made most of its batches: it decides depth's bytes."""
-    made: dict[tuple[str, int], int] = {}
-    rows = connection.execute(
-        select(PROVENANCE.c.device_model, PROVENANCE.c.micro_batch, PROVENANCE.c.batches)
-    )
-    for device_model, micro_batch, batches in rows:
-        made[device_model, micro_batch] = made.get((device_model, micro_batch), 0) + batches
+    made = Counter[tuple[str, int]]()
+    rows = connection.execute(select(PROVENANCE.c.document, PROVENANCE.c.batches))
+    for document, batches in rows:
+        provenance = read_provenance(document)
+        if provenance.micro_batch is not None:
+            made[provenance.device_model, provenance.micro_batch] += batches
     for device_model in sorted({device_model for device_model, _ in made}):
         ranked = [(count, -size) for (model, size), count in made.items() if model == device_model]
         values = {"device_model": device_model, "micro_batch": -max(ranked)[1]}
@@ -93,32 +95,17 @@ def _fill_shard(
     id_of: Callable[[Receipt], int],
 ) -> None:
     """Add the shard's receipts and slices; of slices before one that has a receipt, too: those are open."""
-    next_slice = done = stored = dead = 0
+    states, stored, dead = Counter[SliceState](), 0, 0
     for slice_, group in groupby(receipts, attrgetter("slice")):
         found = list(group)
-        left = len(layout.slice_batch_range(shard, slice_)) - len(found)
-        skipped = map(SliceIndex, range(next_slice, slice_))
-        rows = [slice_row(shard, one, len(layout.slice_batch_range(shard, one))) for one in skipped]
-        connection.execute(insert(SLICE), [*rows, slice_row(shard, slice_, left)])
+        rows = [new_slice(layout, shard, SliceIndex(one)) for one in range(states.total(), slice_)]
+        rows.append(new_slice(layout, shard, slice_, recorded=len(found)))
+        add_slices(connection, Event.RESTORE, rows)
+        states.update(row.state for row in rows)
         insert_receipts(connection, found, [id_of(receipt) for receipt in found])
-        next_slice = slice_ + 1
-        done += left == 0
         for receipt in found:
             letters = len(receipt.record.dead_letters)
             stored += len(layout.batch_samples(receipt.record.batch)) - letters
             dead += letters
-    counters = {"stored": stored, "dead": dead, "slices_open": next_slice - done, "slices_done": done}
-    values = counters | {"next_slice": next_slice}
-    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
-
-
-def slice_row(shard: ShardIndex, slice_: SliceIndex, batches_left: int) -> dict[str, object]:
-    """The row of a slice that nobody holds."""
-    return {
-        "shard": shard,
-        "slice": slice_,
-        "state": "open" if batches_left else "done",
-        "fence": 0,
-        "batches_left": batches_left,
-        "deaths": 0,
-    }
+    move(connection, shard, states, begun=states.total())
+    count_samples(connection, shard, stored=stored, dead=dead)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
+from operator import itemgetter
+from typing import TypeVar
 
 from sqlalchemy import Connection, RowMapping, case, delete, insert, null, select, update
 
@@ -16,35 +20,88 @@ from shardgen.domain.receipt import (
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
     Sums,
 )
+from shardgen.domain.slice_state import Event, SliceState
 from shardgen.errors import ReceiptConflict
-from shardgen.manifest import suspicion
-from shardgen.manifest.slices import (
-    held,
-    hide_from_worker,
-    insert_unless_there,
-    lease_lost,
-    missing_slice,
-    move,
-)
+from shardgen.manifest import lookups, suspicion
+from shardgen.manifest.session import Part, reading
+from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, transition
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
+
+_PAGE = 2_000  # rows read between two chances for a writer to commit
+Row = TypeVar("Row")
+
+
+class Receipts(Part):
+    """What is done. A ReceiptSource."""
+
+    @reading
+    def pending_batches(self, connection: Connection, lease: Lease) -> list[BatchIndex]:
+        """The slice's batches without a receipt, in order. Raises LeaseLost."""
+        return pending_batches(connection, self.session.layout, lease)
+
+    def record(self, lease: Lease, receipt: Receipt) -> bool:
+        """Record a finished batch; returns whether it was the slice's last. Raises LeaseLost."""
+        return self.session.write(
+            lambda connection: record_batch(connection, self.session.layout, lease, receipt),
+            lambda connection, _: lookups.is_recorded(connection, receipt),
+        )
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts in batch order; every page is a transaction of its own."""
+        return self._paged(read_page, lambda receipt: receipt.record.batch)
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """All dead letters in sample order, with their details."""
+        return self._paged(read_dead_letters, lambda letter: letter.sample)
+
+    def artifacts(self) -> Iterator[tuple[BatchIndex, str]]:
+        """Every recorded batch with its artifact's name, in order; every page is a transaction of its own."""
+        return self._paged(read_artifacts, itemgetter(0))
+
+    def _paged(self, read: Callable[..., list[Row]], number: Callable[[Row], int]) -> Iterator[Row]:
+        start = 0
+        while True:
+            page = self.session.read(partial(read, start=start, limit=_PAGE))
+            yield from page
+            if len(page) < _PAGE:
+                return
+            start = number(page[-1]) + 1
+
+    def receipts_of(self, batches: range) -> list[Receipt]:
+        """The receipts of consecutive batches, in order."""
+        start = BatchIndex(batches.start)
+        page = self.session.read(partial(read_page, start=start, limit=len(batches)))
+        return [receipt for receipt in page if receipt.record.batch in batches]
+
+    @reading
+    def batches_with_dead_letters(self, connection: Connection) -> list[BatchIndex]:
+        """The batches that a `requeue --dead-letters` undoes, in order."""
+        found = connection.execute(select(DEAD_LETTER.c.batch).distinct().order_by(DEAD_LETTER.c.batch))
+        return [BatchIndex(batch) for batch in found.scalars()]
+
+    @reading
+    def recorded_among(self, connection: Connection, batches: Sequence[BatchIndex]) -> list[BatchIndex]:
+        """Those of the batches that have a receipt, in order."""
+        return recorded_among(connection, batches)
 
 
 def pending_batches(connection: Connection, layout: Layout, lease: Lease) -> list[BatchIndex]:
     """The slice's batches without a receipt, in order: what is to do, without a cursor. Raises LeaseLost."""
     if connection.execute(select(SLICE.c.fence).where(held(lease))).first() is None:
         raise lease_lost(lease)
-    done = set(
-        connection.execute(
-            select(RECEIPT.c.batch).where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
-        ).scalars()
-    )
+    done = recorded_in_slice(connection, lease.shard, lease.slice)
     return [BatchIndex(b) for b in layout.slice_batch_range(lease.shard, lease.slice) if b not in done]
+
+
+def recorded_in_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> set[int]:
+    """The batches of a slice that have a receipt."""
+    query = select(RECEIPT.c.batch).where(RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
+    return set(connection.execute(query).scalars())
 
 
 def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: Receipt) -> bool:
@@ -54,46 +111,26 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
     LeaseLost when the slice was taken over, ReceiptConflict when the batch has a receipt already.
     """
     batch = receipt.record.batch
-    left = connection.execute(
-        update(SLICE)
-        .where(held(lease))
-        .values(batches_left=SLICE.c.batches_left - 1, deaths=0, **_cleared(batch), **_if_last())
-        .returning(SLICE.c.batches_left)
-    ).scalar_one_or_none()
-    if left is None:
-        raise lease_lost(lease)
+    state = transition(
+        connection,
+        Event.RECORD,
+        lease,
+        batches_left=SLICE.c.batches_left - 1,
+        deaths=0,
+        noted_batch=None,
+        noted_sample=None,
+        suspect_batch=case((SLICE.c.suspect_batch == batch, null()), else_=SLICE.c.suspect_batch),
+    )
     if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first() is not None:
         raise ReceiptConflict(
             f"batch {batch}: has a receipt already",
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
-    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
     dead = len(receipt.record.dead_letters)
     count_samples(connection, receipt.shard, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
+    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
     suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
-    if left == 0:
-        suspicion.forget_slice(connection, lease.shard, lease.slice)
-        move(connection, lease.shard, {"leased": -1, "done": 1})
-        hide_from_worker(connection, lease.worker, lease.shard, lease.slice)
-    return bool(left == 0)
-
-
-def _cleared(batch: BatchIndex) -> dict[str, object]:
-    is_resolved = SLICE.c.suspect_batch == batch
-    return {
-        "noted_batch": null(),
-        "noted_sample": null(),
-        "suspect_batch": case((is_resolved, null()), else_=SLICE.c.suspect_batch),
-    }
-
-
-def _if_last() -> dict[str, object]:
-    last = SLICE.c.batches_left == 1
-    return {
-        "state": case((last, "done"), else_=SLICE.c.state),
-        "worker": case((last, null()), else_=SLICE.c.worker),
-        "expires_at": case((last, null()), else_=SLICE.c.expires_at),
-    }
+    return state is SliceState.DONE
 
 
 def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provenances: Sequence[int]) -> None:
@@ -140,24 +177,30 @@ def count_samples(connection: Connection, shard: ShardIndex, *, stored: int, dea
 
 def provenance_id(connection: Connection, provenance: Provenance, *, batches: int = 1) -> int:
     """The id of a provenance, which so many batches more have."""
-    values = asdict(provenance)
-    same = [PROVENANCE.c[name] == value for name, value in values.items()]
     found = connection.execute(
         update(PROVENANCE)
-        .where(*same)
+        .where(PROVENANCE.c.document == provenance.text)
         .values(batches=PROVENANCE.c.batches + batches)
         .returning(PROVENANCE.c.id)
     ).scalar_one_or_none()
     if found is None:
-        insert_unless_there(connection, PROVENANCE, values | {"batches": 0})
+        insert_unless_there(connection, PROVENANCE, {"document": provenance.text, "batches": 0})
         return provenance_id(connection, provenance, batches=batches)
     return int(found)
+
+
+def read_provenance(document: str) -> Provenance:
+    """What a row says made its batches. Raises ManifestCorrupt."""
+    found = Provenance(text=document)
+    with decoding("a provenance"):
+        _ = found.facts
+    return found
 
 
 def read_page(connection: Connection, *, start: BatchIndex, limit: int) -> list[Receipt]:
     """Receipts with a batch number of at least `start`, in order, at most `limit` of them."""
     provenances = {
-        row["id"]: Provenance(**{key: row[key] for key in row if key not in ("id", "batches")})
+        row["id"]: read_provenance(row["document"])
         for row in connection.execute(select(PROVENANCE)).mappings()
     }
     rows = (
@@ -224,12 +267,6 @@ def read_artifacts(connection: Connection, *, start: BatchIndex, limit: int) -> 
     return [(BatchIndex(batch), artifact) for batch, artifact in rows]
 
 
-def batches_with_dead_letters(connection: Connection) -> list[BatchIndex]:
-    """The batches of all dead letters, in order."""
-    found = connection.execute(select(DEAD_LETTER.c.batch).distinct().order_by(DEAD_LETTER.c.batch))
-    return [BatchIndex(batch) for batch in found.scalars()]
-
-
 def recorded_among(connection: Connection, batches: Iterable[BatchIndex]) -> list[BatchIndex]:
     """Those of the batches that have a receipt, in order."""
     return [
@@ -241,49 +278,36 @@ def recorded_among(connection: Connection, batches: Iterable[BatchIndex]) -> lis
 
 def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[BatchIndex]) -> int:
     """Undo receipts: their slices have these batches to do again. Returns how many there were."""
-    deleted = 0
+    provenances = Counter[int]()
     for batch in batches:
         row = connection.execute(select(RECEIPT).where(RECEIPT.c.batch == batch)).mappings().one_or_none()
         if row is None:
             continue
-        deleted += 1
+        provenances[row["provenance"]] += 1
         dead = connection.execute(delete(DEAD_LETTER).where(DEAD_LETTER.c.batch == batch)).rowcount
         connection.execute(delete(RECEIPT).where(RECEIPT.c.batch == batch))
-        connection.execute(
-            update(PROVENANCE)
-            .where(PROVENANCE.c.id == row["provenance"])
-            .values(batches=PROVENANCE.c.batches - 1)
-        )
+        shard = ShardIndex(row["shard"])
+        its_slice = lock_slice(connection, shard, SliceIndex(row["slice"]))
+        transition(connection, Event.UNDO, its_slice, batches_left=SLICE.c.batches_left + 1)
         stored = len(layout.batch_samples(batch)) - dead
-        count_samples(connection, ShardIndex(row["shard"]), stored=-stored, dead=-dead)
-        _reopen(connection, ShardIndex(row["shard"]), SliceIndex(row["slice"]))
-    return deleted
-
-
-def _reopen(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Count one batch more to do; a done slice is open again (a blocked one stays blocked)."""
-    same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one_or_none()
-    if state is None:
-        raise missing_slice(shard, slice_)
-    new = "open" if state == "done" else state
-    connection.execute(update(SLICE).where(*same).values(state=new, batches_left=SLICE.c.batches_left + 1))
-    if new != state:
-        move(connection, shard, {state: -1, new: 1})
+        count_samples(connection, shard, stored=-stored, dead=-dead)
+    for number, count in sorted(provenances.items()):  # after every shard, as whoever records does
+        same = PROVENANCE.c.id == number
+        connection.execute(update(PROVENANCE).where(same).values(batches=PROVENANCE.c.batches - count))
+    return provenances.total()
 
 
 def _sums_to_json(sums: Sums) -> str:
-    return json.dumps({kind.value: asdict(part) for kind, part in sums.items()}, separators=(",", ":"))
+    return json.dumps({name: asdict(part) for name, part in sums.items()}, separators=(",", ":"))
 
 
 def _sums_from_json(text: str) -> Sums:
-    document = json.loads(text)
     return {
-        kind: KindSums(
-            images=document[kind.value]["images"],
-            pixels=document[kind.value]["pixels"],
-            sum=tuple(document[kind.value]["sum"]),
-            squares=tuple(document[kind.value]["squares"]),
+        name: OutputSums(
+            images=part["images"],
+            pixels=part["pixels"],
+            sum=tuple(part["sum"]),
+            squares=tuple(part["squares"]),
         )
-        for kind in ImageKind
+        for name, part in json.loads(text).items()
     }

@@ -7,11 +7,13 @@ from pathlib import Path
 from sqlalchemy import Connection, inspect, select, text
 
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import EARLIER, Plan
+from shardgen.domain.slice_state import SliceState
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "0003"  # the newest file in migrations/versions; a test compares them
+REVISION = "2_0001"  # the newest file in migrations/versions; a test compares them
+_FORMAT = "2_"  # plan format 2, which all these revisions are of
 _INSERT_ROWS = 10_000
 
 
@@ -37,7 +39,7 @@ def create_or_upgrade(
             hint="name another in [manifest] url (a file may also be moved away)",
         )
     if found != REVISION:
-        if found is not None and found > REVISION:
+        if found is not None and (found > REVISION or not found.startswith(_FORMAT)):
             raise _other_revision(where, found)
         _upgrade(connection)
     existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
@@ -95,6 +97,10 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _other_revision(where: str, found: str) -> ManifestMismatch:
+    if not found.startswith(_FORMAT):
+        return ManifestMismatch(
+            f"{where}: of an earlier version of shardgen (revision {found})", hint=EARLIER
+        )
     newer = found > REVISION
     hint = "upgrade shardgen on this machine" if newer else "shardgen plan RUN_DIR upgrades it"
     return ManifestMismatch(f"{where}: revision {found}, this shardgen works with {REVISION}", hint=hint)
@@ -121,9 +127,7 @@ def _insert_plan(connection: Connection, plan: Plan) -> None:
             "fence_floor": 0,
         },
     )
-    counters = dict.fromkeys(
-        ("next_slice", "stored", "dead", "slices_open", "slices_leased", "slices_done", "slices_blocked"), 0
-    )
+    counters = dict.fromkeys(("next_slice", "stored", "dead", *(f"slices_{one}" for one in SliceState)), 0)
     shards = range(plan.layout.shard_count)
     for start in range(0, len(shards), _INSERT_ROWS):
         connection.execute(

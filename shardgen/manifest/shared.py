@@ -6,36 +6,104 @@ receipts of what they have made and of what others have published.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 
-from sqlalchemy import Connection, and_, insert, not_, or_, select, update
+from sqlalchemy import Connection, and_, not_, or_, select, update
 
-from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.claims import Claim, SliceId
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
-from shardgen.manifest import suspicion
-from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
-from shardgen.manifest.rebuilt import slice_row
-from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
-from shardgen.manifest.slices import held, hide_from_worker, move, to_seconds
+from shardgen.domain.slice_state import Event, SliceState
+from shardgen.manifest import lookups
+from shardgen.manifest.leases import LeaseRequest, lease_slice
+from shardgen.manifest.receipts import (
+    count_samples,
+    delete_receipts,
+    insert_receipts,
+    provenance_id,
+    recorded_in_slice,
+)
+from shardgen.manifest.session import Part, reading, writing
+from shardgen.manifest.slices import begin, lock_slice, to_seconds, transition
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"
 """What a published artifact's name begins with; a checkpoint on this machine's disk has none of it."""
 
-_ENDED = {
-    "state": "done",
-    "worker": None,
-    "expires_at": None,
-    "reason": None,
-    "noted_batch": None,
-    "noted_sample": None,
-    "suspect_batch": None,
-}
+
+class MachineIndex(Part):
+    """What this machine knows of a shared folder, and does for it."""
+
+    def lease_claimed(
+        self, worker: WorkerId, policy: LeasePolicy, claim: Claim, *, gone: Collection[WorkerId] = ()
+    ) -> Lease | NoLease:
+        """Grant the slice of a claim in a shared folder, if no other worker of this machine holds it."""
+        session = self.session
+
+        def take(connection: Connection) -> Lease | NoLease:
+            request = LeaseRequest(
+                worker=worker,
+                now=session.now(connection),
+                policy=policy,
+                shard=claim.shard,
+                slice=claim.slice,
+                least_fence=claim.fence,
+                gone=gone,
+            )
+            return lease_claimed(connection, session.layout, request)
+
+        return session.write(take, lookups.is_granted)
+
+    @writing
+    def adopt(
+        self, connection: Connection, receipts: Sequence[Receipt], lease: Lease | None = None
+    ) -> set[BatchIndex]:
+        """Take receipts of what others have published; slices that are held here, but `lease`, are left.
+
+        Returns those of the batches that have a receipt here now.
+        """
+        return adopt(connection, self.session.layout, receipts, lease)
+
+    @writing
+    def forget_undone(self, connection: Connection, undone: Mapping[BatchIndex, Fence]) -> int:
+        """Delete receipts up to these fences, where nobody here holds the slice. Returns how many."""
+        return forget_undone(connection, self.session.layout, undone)
+
+    @reading
+    def unpublished(self, connection: Connection) -> list[BatchIndex]:
+        """The batches that lie on this machine's disk only, in order."""
+        query = select(RECEIPT.c.batch).where(not_(RECEIPT.c.artifact.startswith(PUBLISHED)))
+        return [BatchIndex(batch) for batch in connection.execute(query.order_by(RECEIPT.c.batch)).scalars()]
+
+    @writing
+    def note_published(self, connection: Connection, batches: Iterable[BatchIndex], ref: ArtifactRef) -> None:
+        """From now on these batches' receipts name a published artifact."""
+        values = {"artifact": ref.name, "artifact_bytes": ref.size_bytes, "artifact_sha256": ref.sha256}
+        connection.execute(update(RECEIPT).where(RECEIPT.c.batch.in_(list(batches))).values(values))
+
+    @reading
+    def fence_here(self, connection: Connection, slice_id: SliceId) -> Fence:
+        """The highest fence that this machine has granted of a slice; 0 for none."""
+        query = select(SLICE.c.fence).where(SLICE.c.shard == slice_id[0], SLICE.c.slice == slice_id[1])
+        return Fence(connection.execute(query).scalar_one_or_none() or 0)
+
+    @reading
+    def unavailable(self, connection: Connection) -> dict[SliceId, SliceState]:
+        """The slices that this machine's workers need not, or may not, claim: their state.
+
+        One that is leased to nobody who renews it is free: whoever claims it takes it over.
+        """
+        now = to_seconds(self.session.now(connection))
+        is_held = and_(SLICE.c.state == SliceState.LEASED, SLICE.c.expires_at > now)
+        is_over = SLICE.c.state.in_([SliceState.DONE, SliceState.BLOCKED])
+        query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state).where(or_(is_held, is_over))
+        return {
+            (ShardIndex(shard), SliceIndex(slice_)): SliceState(state)
+            for shard, slice_, state in connection.execute(query)
+        }
 
 
 def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | NoLease:
@@ -49,16 +117,9 @@ def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest)
 def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
     """Add this slice's row, and those of the slices before it that have none: all of them open."""
     query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
-    missing = [SliceIndex(one) for one in range(connection.execute(query).scalar_one(), slice_ + 1)]
-    if not missing:
-        return
-    rows = [slice_row(shard, one, len(layout.slice_batch_range(shard, one))) for one in missing]
-    connection.execute(insert(SLICE), rows)
-    counters = {
-        "next_slice": SHARD.c.next_slice + len(missing),
-        "slices_open": SHARD.c.slices_open + len(missing),
-    }
-    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(counters))
+    missing = range(connection.execute(query).scalar_one(), slice_ + 1)
+    if missing:
+        begin(connection, layout, shard, missing)
 
 
 def adopt(
@@ -73,18 +134,12 @@ def adopt(
     ordered = sorted(receipts, key=lambda one: one.record.batch)
     for (shard, slice_), group in groupby(ordered, lambda one: (one.shard, one.slice)):
         _add_slice(connection, layout, shard, slice_)
-        same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-        row = connection.execute(select(SLICE).where(*same)).mappings().one()
-        mine = (
-            lease is not None and connection.execute(select(SLICE.c.fence).where(*same, held(lease))).first()
-        )
-        if row["state"] == "leased" and not mine:
+        row = lock_slice(connection, shard, slice_)
+        grant = None if lease is None else (lease.shard, lease.slice, lease.worker, lease.fence)
+        own = lease if grant == (shard, slice_, row.worker, row.fence) else None
+        if row.state is SliceState.LEASED and own is None:
             continue
-        here = set(
-            connection.execute(
-                select(RECEIPT.c.batch).where(RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
-            ).scalars()
-        )
+        here = recorded_in_slice(connection, shard, slice_)
         offered = list(group)
         new = [receipt for receipt in offered if receipt.record.batch not in here]
         present.update(receipt.record.batch for receipt in offered)
@@ -94,13 +149,7 @@ def adopt(
         samples = sum(len(layout.batch_samples(one.record.batch)) for one in new)
         dead = sum(len(one.record.dead_letters) for one in new)
         count_samples(connection, shard, stored=samples - dead, dead=dead)
-        left = row["batches_left"] - len(new)
-        ended = _ENDED if left == 0 else {}
-        connection.execute(update(SLICE).where(*same).values({"batches_left": left} | ended))
-        if left == 0:
-            suspicion.forget_slice(connection, shard, slice_)
-            move(connection, shard, {row["state"]: -1, "done": 1})
-            hide_from_worker(connection, row["worker"], shard, slice_)
+        transition(connection, Event.ADOPT, own or row, batches_left=SLICE.c.batches_left - len(new))
     return present
 
 
@@ -112,36 +161,7 @@ def forget_undone(connection: Connection, layout: Layout, undone: Mapping[BatchI
     rows = connection.execute(
         select(RECEIPT.c.batch, RECEIPT.c.fence)
         .join(SLICE, same)
-        .where(SLICE.c.state != "leased", RECEIPT.c.fence <= max(undone.values()))
+        .where(SLICE.c.state != SliceState.LEASED, RECEIPT.c.fence <= max(undone.values()))
     )
     batches = [BatchIndex(batch) for batch, fence in rows if fence <= undone.get(batch, -1)]
     return delete_receipts(connection, layout, batches)
-
-
-def unpublished(connection: Connection) -> list[BatchIndex]:
-    """The batches that lie on this machine's disk only, in order."""
-    query = select(RECEIPT.c.batch).where(not_(RECEIPT.c.artifact.startswith(PUBLISHED)))
-    return [BatchIndex(batch) for batch in connection.execute(query.order_by(RECEIPT.c.batch)).scalars()]
-
-
-def note_published(connection: Connection, batches: Iterable[BatchIndex], ref: ArtifactRef) -> None:
-    """From now on these batches' receipts name a published artifact."""
-    values = {"artifact": ref.name, "artifact_bytes": ref.size_bytes, "artifact_sha256": ref.sha256}
-    connection.execute(update(RECEIPT).where(RECEIPT.c.batch.in_(list(batches))).values(values))
-
-
-def fence_here(connection: Connection, slice_id: SliceId) -> Fence:
-    """The highest fence that this machine has granted of a slice; 0 for none."""
-    query = select(SLICE.c.fence).where(SLICE.c.shard == slice_id[0], SLICE.c.slice == slice_id[1])
-    return Fence(connection.execute(query).scalar_one_or_none() or 0)
-
-
-def unavailable(connection: Connection, now: datetime) -> dict[SliceId, str]:
-    """The slices that this machine's workers need not, or may not, claim: their state.
-
-    One that is leased to nobody who renews it is free: whoever claims it takes it over.
-    """
-    is_held = and_(SLICE.c.state == "leased", SLICE.c.expires_at > to_seconds(now))
-    query = select(SLICE.c.shard, SLICE.c.slice, SLICE.c.state)
-    rows = connection.execute(query.where(or_(is_held, SLICE.c.state.in_(["done", "blocked"]))))
-    return {(ShardIndex(shard), SliceIndex(slice_)): state for shard, slice_, state in rows}

@@ -1,17 +1,73 @@
-"""What every change of a slice's row needs: the fence, the shard's counters, the worker's row."""
+"""Slices: reading their rows, and the one way to change the state of one, with all that hangs on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, insert, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    RowMapping,
+    Table,
+    and_,
+    case,
+    delete,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
+from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease
-from shardgen.errors import LeaseLost, ManifestCorrupt
-from shardgen.manifest.tables import MEND, SHARD, SLICE, WORKER
+from shardgen.domain.slice_state import ONLY_IN, Event, Guard, SliceState, starts_afresh, transitions
+from shardgen.errors import LeaseLost, ManifestBusy, ManifestCorrupt
+from shardgen.manifest.tables import MEND, RUN, SHARD, SLICE, SUSPECT_SAMPLE, WORKER, decoding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceRow:
+    """A slice as it is read in a transaction, or added; `expires_at` in UTC seconds since 1970."""
+
+    shard: ShardIndex
+    slice: SliceIndex
+    state: SliceState
+    fence: int
+    batches_left: int
+    deaths: int = 0
+    worker: str | None = None
+    expires_at: float | None = None
+
+
+def slice_row(row: RowMapping) -> SliceRow:
+    """What a row of the table says. Raises ManifestCorrupt."""
+    with decoding(f"shard {row['shard']} slice {row['slice']}"):
+        values = {field.name: row[field.name] for field in fields(SliceRow)}
+        return SliceRow(**values | {"state": SliceState(row["state"])})
+
+
+def lock_slices(
+    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None, passing: bool = False
+) -> list[SliceRow]:
+    """Slices from the lowest up, locked until the transaction ends; or passing over what others have locked.
+
+    SQLite drops the lock's clause: there BEGIN IMMEDIATE keeps everybody else out.
+    """
+    query = select(SLICE).where(*conditions).order_by(SLICE.c.shard, SLICE.c.slice).limit(limit)
+    return [
+        slice_row(row) for row in connection.execute(query.with_for_update(skip_locked=passing)).mappings()
+    ]
+
+
+def lock_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> SliceRow:
+    """This slice, locked. Raises ManifestCorrupt when it is not there: whoever asks has a receipt of it."""
+    for row in lock_slices(connection, SLICE.c.shard == shard, SLICE.c.slice == slice_):
+        return row
+    raise contradictory(f"shard {shard} slice {slice_}", "has a receipt, but no row")
 
 
 def held(lease: Lease) -> ColumnElement[bool]:
@@ -21,7 +77,7 @@ def held(lease: Lease) -> ColumnElement[bool]:
         SLICE.c.slice == lease.slice,
         SLICE.c.worker == lease.worker,
         SLICE.c.fence == lease.fence,
-        SLICE.c.state == "leased",
+        SLICE.c.state == SliceState.LEASED,
     )
 
 
@@ -35,32 +91,123 @@ def lease_lost(lease: Lease) -> LeaseLost:
 
 def contradictory(where: str, fact: str) -> ManifestCorrupt:
     """The error of records that cannot both be true, for whoever cannot go on because of them."""
-    return ManifestCorrupt(
-        f"{where}: {fact}: the manifest contradicts itself",
-        hint=MEND,
+    return ManifestCorrupt(f"{where}: {fact}: the manifest contradicts itself", hint=MEND)
+
+
+def transition(
+    connection: Connection,
+    event: Event,
+    of: Lease | SliceRow,
+    *,
+    to: SliceState | None = None,
+    is_counted: bool = False,
+    **values: object,
+) -> SliceState:
+    """Change a slice's row as the table of transitions says, and set `values` in it. Returns the new state.
+
+    One statement names what the table demands: of a lease its worker and fence, of a row what was read. Where
+    the table leaves it open whether the slice is done, the new `batches_left` decides in that statement.
+    Then the shard's counters (unless `is_counted`), the holder's row and what was suspected follow. Locks are
+    taken in this order: slice, shard, worker; whoever changes a provenance as well does so after them.
+
+    Raises LeaseLost when the lease was taken over, ManifestBusy when the row is not what was read.
+    """
+    before = SliceState.LEASED if isinstance(of, Lease) else of.state
+    rules = transitions(event, before, to)
+    if any((one.guard is Guard.HELD) != isinstance(of, Lease) for one in rules):
+        raise ValueError(f"{event}: {rules[0].guard}")
+    sets = dict(values)
+    if len(rules) == 1:
+        sets |= _entering(before, rules[0].after)
+    else:
+        if {one.after for one in rules} != {before, SliceState.DONE}:
+            raise ValueError(f"{event}: to which state?")
+        is_last = _typed("batches_left", values["batches_left"]) == 0
+        sets |= {
+            name: case((is_last, _typed(name, value)), else_=_typed(name, values.get(name, SLICE.c[name])))
+            for name, value in _entering(before, SliceState.DONE).items()
+        }
+    fence = held(of) if isinstance(of, Lease) else _as_read(of)
+    changed = connection.execute(update(SLICE).where(fence).values(sets).returning(SLICE.c.state))
+    found = changed.scalar_one_or_none()
+    if found is None:
+        raise lease_lost(of) if isinstance(of, Lease) else _changed_meanwhile(of)
+    after = SliceState(found)
+    if after is not before and not is_counted:
+        move(connection, of.shard, {before: -1, after: 1})
+    if after is not before is SliceState.LEASED:
+        _hide_from_worker(connection, of)
+    if starts_afresh(before, after):
+        same = (SUSPECT_SAMPLE.c.shard == of.shard, SUSPECT_SAMPLE.c.slice == of.slice)
+        connection.execute(delete(SUSPECT_SAMPLE).where(*same))
+    return after
+
+
+def _entering(before: SliceState, after: SliceState) -> dict[str, object]:
+    """What a change of state does to a row: what the new state does not have is cleared, and so are notes."""
+    if after is before:
+        return {}
+    cleared = [name for name, state in ONLY_IN.items() if state is not after]
+    entering: dict[str, object] = dict.fromkeys((*cleared, "noted_batch", "noted_sample"))
+    if starts_afresh(before, after):
+        entering |= {"suspect_batch": None, "deaths": 0}
+    return {"state": after, **entering}
+
+
+def _typed(name: str, value: object) -> ColumnElement[object]:
+    """A value of a column of slices, or what computes it: a server takes no NULL without a type in a case."""
+    return value if isinstance(value, ColumnElement) else literal(value, SLICE.c[name].type)
+
+
+def _as_read(row: SliceRow) -> ColumnElement[bool]:
+    names = ("shard", "slice", "state", "fence", "worker")
+    return and_(*(SLICE.c[name] == getattr(row, name) for name in names))
+
+
+def _changed_meanwhile(row: SliceRow) -> ManifestBusy:
+    return ManifestBusy(
+        f"shard {row.shard} slice {row.slice}: another transaction changed it meanwhile",
+        hint="run the command again",
     )
 
 
-def missing_slice(shard: ShardIndex, slice_: SliceIndex) -> ManifestCorrupt:
-    """The error of a receipt whose slice is not there."""
-    return contradictory(f"shard {shard} slice {slice_}", "has a receipt, but no row")
+def begin(connection: Connection, layout: Layout, shard: ShardIndex, slices: Iterable[int]) -> None:
+    """Add the rows of a shard's next slices: open, and counted."""
+    floor = connection.execute(select(RUN.c.fence_floor)).scalar_one()
+    rows = [new_slice(layout, shard, SliceIndex(one), fence=floor) for one in slices]
+    add_slices(connection, Event.BEGIN, rows)
+    move(connection, shard, {SliceState.OPEN: len(rows)}, begun=len(rows))
 
 
-def move(connection: Connection, shard: ShardIndex, changes: Mapping[str, int]) -> None:
-    """Add to the shard's slice counters, named by state."""
-    columns = {f"slices_{state}": SHARD.c[f"slices_{state}"] + change for state, change in changes.items()}
-    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(columns))
+def new_slice(
+    layout: Layout, shard: ShardIndex, slice_: SliceIndex, *, recorded: int = 0, fence: int = 0
+) -> SliceRow:
+    """The row of a slice that nobody holds, with so many receipts."""
+    left = len(layout.slice_batch_range(shard, slice_)) - recorded
+    state = SliceState.OPEN if left else SliceState.DONE
+    return SliceRow(shard=shard, slice=slice_, state=state, fence=fence, batches_left=left)
 
 
-def hide_from_worker(
-    connection: Connection, worker: str | None, shard: ShardIndex, slice_: SliceIndex
+def add_slices(connection: Connection, event: Event, new: Sequence[SliceRow]) -> None:
+    """Add the rows of slices that have none. No counter moves."""
+    for one in new:
+        transitions(event, None, one.state)
+    connection.execute(insert(SLICE), [asdict(one) for one in new])
+
+
+def move(
+    connection: Connection, shard: ShardIndex, changes: Mapping[SliceState, int], *, begun: int = 0
 ) -> None:
+    """Add to the shard's counters of slices by state; `begun` have got their rows."""
+    columns = {f"slices_{state}": change for state, change in changes.items()} | {"next_slice": begun}
+    values = {name: SHARD.c[name] + change for name, change in columns.items()}
+    connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
+
+
+def _hide_from_worker(connection: Connection, of: Lease | SliceRow) -> None:
     """The worker's row no longer says that it holds this slice."""
-    connection.execute(
-        update(WORKER)
-        .where(WORKER.c.id == worker, WORKER.c.shard == shard, WORKER.c.slice == slice_)
-        .values(shard=None, slice=None, lease_expires_at=None)
-    )
+    same = (WORKER.c.id == of.worker, WORKER.c.shard == of.shard, WORKER.c.slice == of.slice)
+    connection.execute(update(WORKER).where(*same).values(shard=None, slice=None, lease_expires_at=None))
 
 
 def to_seconds(instant: datetime) -> float:

@@ -77,17 +77,15 @@ class SqliteFile(Backend):
 
     def copy_to(self, target: Path) -> None:
         """Copy it while its writers wait, then read the copy through."""
-        database = SqliteDatabase(self.path, Access.READ)
         try:
-            database.transact(lambda connection: _copy(connection, target), reading=True)
+            with closing(SqliteDatabase(self.path, Access.READ)) as database:
+                database.transact(lambda connection: _copy(connection, target), reading=True)
             with closing(sqlite3.connect(target)) as copy:
                 found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
         except sqlite3.Error as error:
             # Pages are copied unread: what is wrong in them is found in the copy, and stands in the source.
             is_read = getattr(error, "sqlite_errorcode", None) in _OF_WHAT_IS_COPIED
             raise explained(error, self.path if is_read else target) from error
-        finally:
-            database.close()
         if found != "ok":
             kind, fact, hint = _MEANINGS[sqlite3.SQLITE_CORRUPT]
             raise kind(f"{self.path}: {fact} ({found})", hint=hint)
@@ -97,14 +95,14 @@ class SqliteFile(Backend):
         refuse_untrusted(self.path)
         try:
             make_folders(self.path.parent)
-            with self.alone(), staged_file(self.path, on_step=on_step) as staged:
-                database = SqliteDatabase(staged, Access.CREATE)
-                try:
-                    database.transact(create)
-                    on_step(RebuildStep.STAGED)
-                    database.transact(fill)
-                finally:
-                    database.close()
+            with (
+                self.alone(),
+                staged_file(self.path, on_step=on_step) as staged,
+                closing(SqliteDatabase(staged, Access.CREATE)) as database,
+            ):
+                database.transact(create)
+                on_step(RebuildStep.STAGED)
+                database.transact(fill)
         except OSError as error:
             raise StorageFailed(
                 f"{self.path}: cannot be rebuilt ({error.strerror})",
@@ -131,7 +129,9 @@ class SqliteDatabase(Database):
         except ShardgenError as error:
             if not _is_stale_journal(error):
                 raise
-        _finish_interrupted_commit(self._path)
+        # Roll back what a killed process left; a read-only connection may not do that itself.
+        with closing(SqliteDatabase(self._path, Access.WRITE)) as writer, transaction(writer.engine):
+            pass
         with transaction(engine) as connection:
             return body(connection)
 
@@ -197,24 +197,13 @@ def _make_folder(folder: Path) -> None:
 
 def _copy(connection: Connection, target: Path) -> None:
     """All pages in one step: in several, each commit of another process would start the copy anew."""
-    connection.exec_driver_sql(
-        "SELECT count(*) FROM sqlite_schema"
-    )  # waits for a writer, then keeps others out
+    # This waits for a writer, then keeps others out.
+    connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema")
     source = _driver(connection)
     with closing(sqlite3.connect(target)) as copy:
         copy.execute("PRAGMA journal_mode=OFF")  # nobody needs half a copy, nor a journal of it
         copy.execute("PRAGMA synchronous=OFF")
         source.backup(copy)
-
-
-def _finish_interrupted_commit(path: Path) -> None:
-    """Roll back what a killed process left; a read-only connection may not do that itself."""
-    engine = open_engine(path, Access.WRITE)
-    try:
-        with transaction(engine):
-            pass
-    finally:
-        engine.dispose()
 
 
 def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:

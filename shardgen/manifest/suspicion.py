@@ -10,6 +10,8 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, Sli
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.suspicion import LONE_DEATHS, SuspectSample, SuspectState, Suspicion
+from shardgen.manifest import lookups
+from shardgen.manifest.session import Part, reading, writing
 from shardgen.manifest.slices import held, lease_lost
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE, decoding
 
@@ -26,30 +28,64 @@ class Death:
     detail: str
 
 
-def read_suspicion(connection: Connection, lease: Lease) -> Suspicion:
-    """What earlier attempts at the leased slice left. Raises LeaseLost."""
-    row = connection.execute(select(SLICE.c.deaths, SLICE.c.suspect_batch).where(held(lease))).first()
-    if row is None:
-        raise lease_lost(lease)
-    deaths, batch = row
-    found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease))).mappings()
-    letters = select(DEAD_LETTER.c.sample).join(RECEIPT, RECEIPT.c.batch == DEAD_LETTER.c.batch)
-    letters = letters.where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
-    with decoding(f"what is suspected in shard {lease.shard} slice {lease.slice}"):
-        return Suspicion(
-            deaths=deaths,
-            dead_letters=frozenset(SampleIndex(one) for one in connection.execute(letters).scalars()),
-            batch=None if batch is None else BatchIndex(batch),
-            samples={
-                SampleIndex(one["sample"]): SuspectSample(
-                    sample=SampleIndex(one["sample"]),
-                    deaths=one["deaths"],
-                    state=SuspectState(one["state"]),
-                    reason=None if one["reason"] is None else DeadLetterReason(one["reason"]),
-                    detail=one["detail"],
-                )
-                for one in found
-            },
+class Suspicions(Part):
+    """What suspect mode notes and judges."""
+
+    @reading
+    def read(self, connection: Connection, lease: Lease) -> Suspicion:
+        """What earlier attempts at the leased slice left. Raises LeaseLost."""
+        row = connection.execute(select(SLICE.c.deaths, SLICE.c.suspect_batch).where(held(lease))).first()
+        if row is None:
+            raise lease_lost(lease)
+        deaths, batch = row
+        found = connection.execute(select(SUSPECT_SAMPLE).where(*_of_slice(lease))).mappings()
+        letters = select(DEAD_LETTER.c.sample).join(RECEIPT, RECEIPT.c.batch == DEAD_LETTER.c.batch)
+        letters = letters.where(RECEIPT.c.shard == lease.shard, RECEIPT.c.slice == lease.slice)
+        with decoding(f"what is suspected in shard {lease.shard} slice {lease.slice}"):
+            return Suspicion(
+                deaths=deaths,
+                dead_letters=frozenset(SampleIndex(one) for one in connection.execute(letters).scalars()),
+                batch=None if batch is None else BatchIndex(batch),
+                samples={
+                    SampleIndex(one["sample"]): SuspectSample(
+                        sample=SampleIndex(one["sample"]),
+                        deaths=one["deaths"],
+                        state=SuspectState(one["state"]),
+                        reason=None if one["reason"] is None else DeadLetterReason(one["reason"]),
+                        detail=one["detail"],
+                    )
+                    for one in found
+                },
+            )
+
+    @writing
+    def note_batch(self, connection: Connection, lease: Lease, batch: BatchIndex) -> None:
+        """From now on a death falls on this batch. Raises LeaseLost."""
+        _note(connection, lease, noted_batch=batch, noted_sample=None)
+
+    @writing
+    def note_sample(self, connection: Connection, lease: Lease, sample: SampleIndex) -> None:
+        """From now on a death falls on this sample alone; it may be another slice's. Raises LeaseLost."""
+        _note(connection, lease, noted_sample=sample)
+        known = select(SUSPECT_SAMPLE.c.sample).where(*_of_slice(lease), SUSPECT_SAMPLE.c.sample == sample)
+        if connection.execute(known).first() is None:
+            connection.execute(
+                insert(SUSPECT_SAMPLE),
+                {
+                    "sample": sample,
+                    "shard": lease.shard,
+                    "slice": lease.slice,
+                    "deaths": 0,
+                    "state": SuspectState.SUSPECT.value,
+                    "detail": "",
+                },
+            )
+
+    def note_pass(self, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
+        """The noted sample survived; returns the samples that are given up by that. Raises LeaseLost."""
+        return self.session.write(
+            lambda connection: _note_pass(connection, lease, sample, made=made),
+            lambda connection, dead: lookups.are_given_up(connection, lease, dead),
         )
 
 
@@ -57,30 +93,7 @@ def _of_slice(one: Lease | Death) -> tuple[ColumnElement[bool], ...]:
     return (SUSPECT_SAMPLE.c.shard == one.shard, SUSPECT_SAMPLE.c.slice == one.slice)
 
 
-def note_batch(connection: Connection, lease: Lease, batch: BatchIndex) -> None:
-    """From now on a death falls on this batch. Raises LeaseLost."""
-    _note(connection, lease, noted_batch=batch, noted_sample=None)
-
-
-def note_sample(connection: Connection, lease: Lease, sample: SampleIndex) -> None:
-    """From now on a death falls on this sample alone; it may be another slice's. Raises LeaseLost."""
-    _note(connection, lease, noted_sample=sample)
-    known = select(SUSPECT_SAMPLE.c.sample).where(*_of_slice(lease), SUSPECT_SAMPLE.c.sample == sample)
-    if connection.execute(known).first() is None:
-        connection.execute(
-            insert(SUSPECT_SAMPLE),
-            {
-                "sample": sample,
-                "shard": lease.shard,
-                "slice": lease.slice,
-                "deaths": 0,
-                "state": SuspectState.SUSPECT.value,
-                "detail": "",
-            },
-        )
-
-
-def note_pass(connection: Connection, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
+def _note_pass(connection: Connection, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
     """The noted sample survived; returns the samples that became dead by this proof. Raises LeaseLost.
 
     One that was really `made` proves that the machine works, so that the samples that died alone too often
@@ -157,9 +170,3 @@ def forget_samples(connection: Connection, lease: Lease, samples: range) -> None
     """Their batch has its receipt: none of them is under suspicion any more."""
     within = SUSPECT_SAMPLE.c.sample.between(samples[0], samples[-1])
     connection.execute(delete(SUSPECT_SAMPLE).where(*_of_slice(lease), within))
-
-
-def forget_slice(connection: Connection, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Start afresh: nothing is under suspicion on the slice's behalf."""
-    same = (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
-    connection.execute(delete(SUSPECT_SAMPLE).where(*same))

@@ -102,11 +102,7 @@ PROVENANCE = Table(
     "provenance",
     METADATA,
     Column("id", _INT, primary_key=True),
-    Column("device_model", Text, nullable=False),
-    Column("tensorflow", Text, nullable=False),
-    Column("opencv", Text, nullable=False),
-    Column("precision", Text, nullable=False),
-    Column("micro_batch", _INT, nullable=False),
+    Column("document", Text, nullable=False),  # the JSON that the recipe wrote
     Column("batches", _INT, nullable=False),
 )
 

@@ -15,77 +15,111 @@ from shardgen.domain.worker import (
     WorkerRow,
     WorkerState,
 )
+from shardgen.manifest.session import Part, reading, writing
 from shardgen.manifest.slices import from_seconds, insert_unless_there, to_seconds
 from shardgen.manifest.tables import MICRO_BATCH, RECEIPT, SLICE, WORKER, decoding
 
 _FORGOTTEN_AFTER = 24 * 3600.0  # ended workers' rows, in seconds: the table stays small however long the run
 
 
-def register(connection: Connection, identity: WorkerIdentity, now: datetime) -> None:
-    """Add a worker that starts, and forget those that ended long ago; twice is harmless."""
-    seconds = to_seconds(now)
-    connection.execute(
-        delete(WORKER).where(
-            WORKER.c.last_beat_at < seconds - _FORGOTTEN_AFTER, WORKER.c.lease_expires_at.is_(None)
+class Workers(Part):
+    """Who is there, and how it says it does."""
+
+    @writing
+    def register(self, connection: Connection, identity: WorkerIdentity) -> None:
+        """Add a worker that starts, and forget those that ended long ago; twice is harmless."""
+        seconds = to_seconds(self.session.now(connection))
+        connection.execute(
+            delete(WORKER).where(
+                WORKER.c.last_beat_at < seconds - _FORGOTTEN_AFTER, WORKER.c.lease_expires_at.is_(None)
+            )
         )
-    )
-    insert_unless_there(
-        connection,
-        WORKER,
-        {
-            "id": identity.id,
-            "host": identity.host,
-            "pid": identity.pid,
-            "process_started": identity.process_started,
-            "device": identity.device,
-            "state": WorkerState.STARTING.value,
-            "started_at": seconds,
+        insert_unless_there(
+            connection,
+            WORKER,
+            {
+                "id": identity.id,
+                "host": identity.host,
+                "pid": identity.pid,
+                "process_started": identity.process_started,
+                "device": identity.device,
+                "state": WorkerState.STARTING.value,
+                "started_at": seconds,
+                "last_beat_at": seconds,
+                "last_progress_at": seconds,
+                "samples_done": 0,
+                "samples_per_second": 0.0,
+                "note": "",
+            },
+        )
+
+    @writing
+    def beat(self, connection: Connection, worker: WorkerId, report: WorkerReport) -> None:
+        """Write down what a worker says of itself; the first word of its end stands."""
+        seconds = to_seconds(self.session.now(connection))
+        values: dict[str, object] = {
+            "state": report.state.value,
             "last_beat_at": seconds,
-            "last_progress_at": seconds,
-            "samples_done": 0,
-            "samples_per_second": 0.0,
-            "note": "",
-        },
-    )
+            "samples_done": report.samples_done,
+            "samples_per_second": report.samples_per_second,
+            "note": report.note,
+        }
+        if report.progressed:
+            values["last_progress_at"] = seconds
+        connection.execute(update(WORKER).where(WORKER.c.id == worker, not_ended()).values(values))
+
+    @writing
+    def set_device(self, connection: Connection, worker: WorkerId, device: str) -> None:
+        """Say which device a worker found."""
+        connection.execute(update(WORKER).where(WORKER.c.id == worker).values(device=device))
+
+    @reading
+    def alive_on_host(self, connection: Connection, host: str) -> list[WorkerIdentity]:
+        """The workers of one host that have not said that they ended, or hold a slice all the same."""
+        unfinished = or_(not_ended(), WORKER.c.lease_expires_at.is_not(None))
+        rows = connection.execute(select(WORKER).where(WORKER.c.host == host, unfinished))
+        return [_identity(row) for row in rows.mappings()]
+
+    @reading
+    def known(self, connection: Connection) -> set[WorkerId]:
+        """Those that hold a slice, have a receipt, or have a row."""
+        columns = (WORKER.c.id, SLICE.c.worker, RECEIPT.c.worker)
+        rows = connection.execute(union(*(select(column) for column in columns))).scalars()
+        return {WorkerId(worker) for worker in rows if worker is not None}
 
 
-def beat(connection: Connection, worker: WorkerId, report: WorkerReport, now: datetime) -> None:
-    """Write down what a worker says of itself; the first word of its end stands, whatever lands after it."""
-    seconds = to_seconds(now)
-    values: dict[str, object] = {
-        "state": report.state.value,
-        "last_beat_at": seconds,
-        "samples_done": report.samples_done,
-        "samples_per_second": report.samples_per_second,
-        "note": report.note,
-    }
-    if report.progressed:
-        values["last_progress_at"] = seconds
-    connection.execute(update(WORKER).where(WORKER.c.id == worker, not_ended()).values(values))
+class MicroBatches(Part):
+    """How many images the network takes at once on each model of device."""
+
+    @writing
+    def agreed(self, connection: Connection, device_model: str, proposed: int) -> int:
+        """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
+        return _agreed(connection, device_model, proposed)
+
+    @reading
+    def shrunk(self, connection: Connection, device_model: str) -> int | None:
+        """What memory sufficed for when it last ran out on this device model; None: it never did."""
+        query = select(MICRO_BATCH.c.shrunk_to).where(MICRO_BATCH.c.device_model == device_model)
+        found = connection.execute(query).scalar_one_or_none()
+        return None if found is None else int(found)
+
+    @writing
+    def shrink(self, connection: Connection, device_model: str, micro_batch: int) -> None:
+        """Remember that this device model has no memory for more."""
+        _agreed(connection, device_model, micro_batch)
+        same = MICRO_BATCH.c.device_model == device_model
+        larger = or_(MICRO_BATCH.c.shrunk_to.is_(None), MICRO_BATCH.c.shrunk_to > micro_batch)
+        connection.execute(update(MICRO_BATCH).where(same, larger).values(shrunk_to=micro_batch))
+        connection.execute(
+            update(MICRO_BATCH)
+            .where(same, MICRO_BATCH.c.micro_batch > micro_batch)
+            .values(micro_batch=micro_batch)
+        )
 
 
 def not_ended() -> ColumnElement[bool]:
     """Of workers whose row does not say that they ended."""
     return WORKER.c.state.not_in([state.value for state in ENDED_STATES])
-
-
-def known(connection: Connection) -> set[WorkerId]:
-    """Those that hold a slice, have a receipt, or have a row."""
-    columns = (WORKER.c.id, SLICE.c.worker, RECEIPT.c.worker)
-    rows = connection.execute(union(*(select(column) for column in columns))).scalars()
-    return {WorkerId(worker) for worker in rows if worker is not None}
-
-
-def set_device(connection: Connection, worker: WorkerId, device: str) -> None:
-    """Say which device a worker found."""
-    connection.execute(update(WORKER).where(WORKER.c.id == worker).values(device=device))
-
-
-def alive_on_host(connection: Connection, host: str) -> list[WorkerIdentity]:
-    """The workers of one host that have not said that they ended, or hold a slice all the same."""
-    unfinished = or_(not_ended(), WORKER.c.lease_expires_at.is_not(None))
-    rows = connection.execute(select(WORKER).where(WORKER.c.host == host, unfinished))
-    return [_identity(row) for row in rows.mappings()]
 
 
 def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
@@ -99,35 +133,14 @@ def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
     return tuple(_row(row) for row in rows.mappings())
 
 
-def shrink_micro_batch(connection: Connection, device_model: str, micro_batch: int) -> None:
-    """Remember that this device model has no memory for more."""
-    agreed_micro_batch(connection, device_model, micro_batch)
-    same = MICRO_BATCH.c.device_model == device_model
-    larger = or_(MICRO_BATCH.c.shrunk_to.is_(None), MICRO_BATCH.c.shrunk_to > micro_batch)
-    connection.execute(update(MICRO_BATCH).where(same, larger).values(shrunk_to=micro_batch))
-    connection.execute(
-        update(MICRO_BATCH)
-        .where(same, MICRO_BATCH.c.micro_batch > micro_batch)
-        .values(micro_batch=micro_batch)
-    )
-
-
-def shrunk_micro_batch(connection: Connection, device_model: str) -> int | None:
-    """What memory sufficed for when it last ran out on this device model; None: it never did."""
-    query = select(MICRO_BATCH.c.shrunk_to).where(MICRO_BATCH.c.device_model == device_model)
-    found = connection.execute(query).scalar_one_or_none()
-    return None if found is None else int(found)
-
-
-def agreed_micro_batch(connection: Connection, device_model: str, proposed: int) -> int:
-    """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
+def _agreed(connection: Connection, device_model: str, proposed: int) -> int:
     found = connection.execute(
         select(MICRO_BATCH.c.micro_batch).where(MICRO_BATCH.c.device_model == device_model)
     ).scalar_one_or_none()
     if found is None:
         values = {"device_model": device_model, "micro_batch": proposed}
         insert_unless_there(connection, MICRO_BATCH, values)
-        return agreed_micro_batch(connection, device_model, proposed)
+        return _agreed(connection, device_model, proposed)
     return int(found)
 
 

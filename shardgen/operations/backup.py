@@ -9,10 +9,10 @@ from pathlib import Path
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import give_name, staged_beside
-from shardgen.storage.files import DiskFiles, Files, is_folder, storage_error
+from shardgen.storage.files import DiskFiles, is_folder, storage_error
 
 
-def back_up(run: RunDirectory, output: Path | None, *, files: Files | None = None) -> Path:
+def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None = None) -> Path:
     """Copy the manifest to a new file, `RUN_DIR/manifest-<UTC>.sqlite` if none is named; returns its name.
 
     Durable when this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,

@@ -28,11 +28,13 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
-from shardgen.sources.checking import COPY_THEM, size_problems
+from shardgen.recipes.base import Folders
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.sources.checking import COPY_THEM
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
 from shardgen.storage.files import is_file, is_folder, is_there, storage_error
 
@@ -158,12 +160,12 @@ def _run(run_dir: Path) -> Iterator[Line]:
         run = RunDirectory.open(run_dir)
         if is_on_drive(run_dir):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
-        folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
+        folders = run.folders({})
         backend, artifacts = run.database.backend, run.artifacts
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
-    lines = [_source_folder(folder) for folder in folders]
+    lines = [_source_folder(folder) for folder in folders.values()]
     yield from lines
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
@@ -171,7 +173,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
         yield Line(subject="manifest", fact=backend.shown)
     yield _file_system("artifacts", artifacts, sqlite=False)
     yield from _planned(
-        run, folders if all(line.verdict is Verdict.FACT for line in lines) else (), artifacts
+        run, folders if all(line.verdict is Verdict.FACT for line in lines) else None, artifacts
     )
 
 
@@ -189,22 +191,22 @@ def _source_folder(folder: Path) -> Line:
     )
 
 
-def _planned(run: RunDirectory, folders: tuple[Path, Path] | tuple[()], artifacts: Path) -> Iterator[Line]:
-    """What was planned and made; the photographs are compared if both folders are given."""
+def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Iterator[Line]:
+    """What was planned and made; the sources are compared if folders are given."""
     try:
-        if folders:
-            yield from _photographs(*folders, run.plan())
+        if folders is not None:
+            yield from _sources(folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
         if run.is_shared_folder and not run.database.backend.is_there():
             return
         with run.manifest(found.plan, read_only=True) as manifest:
-            yield from _records(manifest)
+            yield from _records(manifest.operator)
             if run.is_shared_folder:
                 return
             store = ArtifactStore(artifacts)
             store.refuse_links()
-            is_ours = is_recognised(store, manifest)
+            is_ours = is_recognised(store, manifest.folder)
         if not is_ours:
             yield Line(
                 subject="artifacts",
@@ -226,12 +228,12 @@ def _planned(run: RunDirectory, folders: tuple[Path, Path] | tuple[()], artifact
         )
 
 
-def _records(manifest: Manifest) -> Iterator[Line]:
+def _records(operator: Operator) -> Iterator[Line]:
     """Whether the manifest agrees with itself, and its file is undamaged, as far as some seconds can tell."""
-    damage = manifest.damage(seconds=_RECORDS_SECONDS)
-    damage.refuse(manifest.shown)
-    audit = manifest.audit(seconds=_RECORDS_SECONDS)
-    audit.refuse(manifest.shown)
+    damage = operator.damage(seconds=_RECORDS_SECONDS)
+    damage.refuse(operator.shown)
+    audit = operator.audit(seconds=_RECORDS_SECONDS)
+    audit.refuse(operator.shown)
     is_cut = not (damage.is_complete and audit.is_complete)
     if is_cut:
         fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks for longer"
@@ -242,9 +244,9 @@ def _records(manifest: Manifest) -> Iterator[Line]:
     yield Line(subject="records", fact=fact)
 
 
-def _photographs(foregrounds: Path, backgrounds: Path, plan: Plan) -> Iterator[Line]:
-    """A line if planned photographs are gone or of another size; their content is not read."""
-    problems = size_problems(foregrounds, backgrounds, plan.sources)
+def _sources(folders: Folders, plan: Plan) -> Iterator[Line]:
+    """A line if planned sources are gone or of another size; their content is not read."""
+    problems = recipe_of(plan).source_problems(folders)
     if problems:
         more = f"; … and {len(problems) - _SHOWN:,} more" if problems[_SHOWN:] else ""
         yield Line(

@@ -1,46 +1,22 @@
-"""Merge a run directory's artifacts into the zip; the decoder of the contact sheet comes along."""
+"""Merge a run directory's artifacts into the zip."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
 from shardgen.coordination.open import opened_records
-from shardgen.dataset.merge import Images, MakeContactSheet, MergeInputs, MergeResult, merge
+from shardgen.dataset.merge import MergeInputs, MergeResult, merge
 from shardgen.dataset.output import refuse_foreign_output
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
-from shardgen.imaging.codec import decode_encoded
-from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.manifest.manifest import Manifest
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder
 
 ZIP_NAME = "dataset.zip"
-
-
-def sheet_maker(plan: Plan) -> MakeContactSheet:
-    """How the contact sheet of this plan's encoded samples is drawn, as PNG bytes."""
-    size = plan.output.size
-
-    def draw(samples: Sequence[tuple[int, Images]]) -> bytes:
-        return contact_sheet(
-            [
-                SheetSample(
-                    number=number,
-                    fgbg=decode_encoded(images[ImageKind.FGBG], channels=3, size=size),  # type: ignore[arg-type]
-                    mask=decode_encoded(images[ImageKind.MASK], channels=1, size=size),  # type: ignore[arg-type]
-                    depth=decode_encoded(images[ImageKind.DEPTH], channels=1, size=size),
-                )
-                for number, images in samples
-            ],
-            depth_is_random=plan.depth.weights.is_random,
-        )
-
-    return draw
 
 
 def merge_run(
@@ -59,10 +35,9 @@ def merge_run(
     plan = run.plan()
     with opened_records(run, plan, refuse_other=True) as recorded:
         inputs = MergeInputs(
-            plan=plan,
+            recipe=recipe_of(plan),
             source=recorded.source,
             store=recorded.store,
-            make_contact_sheet=sheet_maker(plan),
             allow_dead_letters=allow_dead_letters,
         )
         try:

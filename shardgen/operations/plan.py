@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.open import ensure_manifest
-from shardgen.depth.estimator import check_input_size
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Plan, differences
+from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict
-from shardgen.machine.cores import usable_cores
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.estimate import Estimate, estimate_sizes
-from shardgen.recipes.composites.network import OnDownload, find_weights, planned_weights
+from shardgen.recipes.base import Draft, Folders, PlanEvents, SizeEstimate
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME, read_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
-from shardgen.sources.scanning import Inventory, SourceFolders, scan
 from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import storage_error
+
+_ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the name twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,56 +28,40 @@ class Planned:
     """A plan on disk with its manifest; `is_new` is False when it was there already."""
 
     plan: Plan
-    inventory: Inventory
-    estimate: Estimate
+    draft: Draft
+    estimate: SizeEstimate
     is_new: bool
 
+    @property
+    def sample_bytes(self) -> float:
+        """A sample's share of the final zip: its files, their entries, its row of labels."""
+        names = (
+            member_name(output, SampleIndex(0), sample_count=self.plan.samples)
+            for output in self.plan.outputs
+        )
+        entries = sum(_ZIP_RECORD_BYTES + 2 * len(name) for name in names)
+        return sum(self.estimate.outputs.values()) + entries + self.estimate.labels
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanEvents:
-    """Who hears of files checked, of bytes downloaded, of durable steps."""
 
-    on_file: Callable[[str], None] = lambda _name: None
-    on_download: OnDownload = lambda _done, _total: None
-    on_step: OnStep = ignore_step
-
-
-def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | None = None) -> Planned:
+def make_plan(
+    run: RunDirectory, given: Folders, *, events: PlanEvents | None = None, on_step: OnStep = ignore_step
+) -> Planned:
     """Plan the run directory; twice is harmless.
 
     `plan.json` is durable before the manifest exists. Raises SourcesRefused with every problem at once,
     PlanConflict when another plan is here or the manifest of existing artifacts is gone.
     """
-    events = events or PlanEvents()
-    folders = SourceFolders(foregrounds=run.foregrounds(given), backgrounds=run.backgrounds(given))
-    existing = read_plan(run.path)
+    folders, settings = run.folders(given), run.settings
+    existing = run.plan_here()
     if existing is not None:
         run.check_settings(existing)
     run.check_outputs()
-    settings = run.settings
-    # Photographs first: what is wrong with them is the user's to mend, with or without a network.
-    inventory = scan(
-        folders,
-        settings.sources.mask,
-        settings.compose.canvas,
-        threads=usable_cores(),
-        on_file=events.on_file,
-    )
-    weights = find_weights(run.network, on_download=events.on_download)
-    check_input_size(weights.topology, settings.depth.input)
+    draft = settings.kind.draft(settings.tables, folders, run.local, events=events or PlanEvents())
     plan = Plan(
-        sources=inventory.sources,
-        compose=settings.compose_plan,
-        depth=Depth(
-            model=settings.depth.model,
-            weights=planned_weights(run.network.name, weights),
-            input=settings.depth.input,
-            upsampling=settings.depth.upsampling,
-            precision=settings.depth.precision,
-            encoding=settings.depth.encoding,
-        ),
-        output=settings.output_plan,
+        recipe=draft.document,
+        outputs=draft.document.outputs,
         shards=settings.shards_plan,
+        blocks=draft.blocks,
     )
     _refuse_absurd(run, plan)
     if existing is not None and existing != plan:
@@ -86,14 +69,14 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
             f"{run.path}: not what was planned here: {'; '.join(differences(existing, plan)[:20])}",
             hint="put the planned files back, or use a new directory for the other plan",
         )
-    estimate = estimate_sizes(plan, Composer(plan, folders.foregrounds, folders.backgrounds))
-    events.on_step(PlanStep.CHECKED)
+    estimate = settings.kind.estimate(recipe_of(plan), folders)
+    on_step(PlanStep.CHECKED)
     _write_plan(run, plan)
     _refuse_race(run, plan)
-    events.on_step(PlanStep.PLAN_WRITTEN)
-    is_new = ensure_manifest(run, plan)
-    events.on_step(PlanStep.MANIFEST_CREATED)
-    return Planned(plan=plan, inventory=inventory, estimate=estimate, is_new=is_new)
+    on_step(PlanStep.PLAN_WRITTEN)
+    is_new = ensure_manifest(run.planned(plan), plan)
+    on_step(PlanStep.MANIFEST_CREATED)
+    return Planned(plan=plan, draft=draft, estimate=estimate, is_new=is_new)
 
 
 def _write_plan(run: RunDirectory, plan: Plan) -> None:
@@ -109,7 +92,7 @@ def _write_plan(run: RunDirectory, plan: Plan) -> None:
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:
-    problem = plan_problem(plan)
+    problem = plan_problem(plan) or recipe_of(plan).problem()
     if problem is not None:
         raise InvalidSettings(
             f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",

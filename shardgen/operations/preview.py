@@ -5,16 +5,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from shardgen.dataset.merge import Images
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import Say
-from shardgen.errors import DepthNotFinite, InputMissing, InvalidSettings, PlanConflict, SampleError
-from shardgen.imaging.outputs import encode_sample
-from shardgen.operations.merge import sheet_maker
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SampleError
+from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, Station
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import is_file, is_folder, is_there, refuse_unusable_folder, storage_error
 
@@ -27,36 +26,42 @@ class PreviewRequest:
     """How many samples, from which folders, drawn where (None: `RUN_DIR/preview.png`)."""
 
     samples: int = 20
-    folders: GivenFolders = field(default_factory=GivenFolders)
+    folders: Folders = field(default_factory=dict)
     output: Path | None = None
 
 
 def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice, say: Say) -> Path:
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
     plan = run.plan()
+    recipe, folders = recipe_of(plan), run.folders(request.folders)
     path = request.output or run.path / PNG_NAME
-    foregrounds, backgrounds = run.foregrounds(request.folders), run.backgrounds(request.folders)
-    _refuse_output(path, foregrounds, backgrounds)
-    composer = Composer(plan, foregrounds, backgrounds)
-    estimator = load_for_plan(run.network, plan, None, choice=choice, say=say)
-    drawn: list[tuple[int, Images]] = []
+    _refuse_output(path, *folders.values())
+    maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
+    drawn: list[tuple[int, Files]] = []
     for number in spread_samples(plan.samples, request.samples):
         try:
-            composed = composer.compose(number)
-            depth = estimator.estimate(composed.network_input[None])
-            if depth.non_finite[0]:
-                raise DepthNotFinite("the network's output holds NaN or infinity")
-            encoded = encode_sample(composed.canvas, depth.relative[0], plan.output, plan.depth.encoding)
+            encoded = _make(maker, number)
         except SampleError as error:
             say(f"sample {number}: left out: {error}")
             continue
-        drawn.append((number, dict(encoded.images)))
+        drawn.append((number, encoded.files))
         say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
+    sheet = recipe.contact_sheet(drawn)
+    if sheet is None:
+        raise PlanConflict(f"{plan.recipe.kind}: this recipe makes nothing to look at")
     path.unlink(missing_ok=True)
-    publish_file(path, sheet_maker(plan)(drawn))
+    publish_file(path, sheet)
     return path
+
+
+def _make(maker: Maker[Any, Any], sample: SampleIndex) -> Encoded:
+    prepared = maker.prepare(sample)
+    computed = maker.compute([prepared], between=lambda _done: None)[0]
+    if isinstance(computed, SampleError):
+        raise computed
+    return maker.encode(sample, prepared, computed)
 
 
 def _refuse_output(path: Path, *sources: Path) -> None:

@@ -21,7 +21,7 @@ from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InputMissing, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest
 from shardgen.operations.requeue import UndoneAttempts, read_marks
-from shardgen.settings.plan_file import FILE_NAME, read_plan
+from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
 
 
@@ -53,7 +53,7 @@ def rebuild(
     `plan.json`, ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read,
     StorageFailed when the disk gives not one artifact although it has some.
     """
-    plan = read_plan(run.path)
+    plan = run.plan_here()
     if plan is None:
         raise InputMissing(
             f"{run.path / FILE_NAME}: is gone, and a manifest cannot be rebuilt without the plan",
@@ -71,7 +71,7 @@ def rebuild(
     identity = store.identity()
     if identity is not None:  # a folder that may only be read can be rebuilt from, too
         with run.manifest(plan) as manifest:
-            manifest.claim_artifact_folder(identity)
+            manifest.folder.claim(identity)
     return plan, search.result
 
 

@@ -15,7 +15,8 @@ from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
-from shardgen.manifest.manifest import Manifest, Marks
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Marks
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import random_part
 from shardgen.storage.bounded import parse_json
@@ -53,9 +54,10 @@ def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
     with run.manifest(plan) as manifest:
         if choice.blocked:
             # Its deaths are forgotten; no receipt changes.
-            return Requeued(unblocked_slices=manifest.unblock())
-        refuse_other_folder(store, manifest)  # marks must lie where a rebuild will look for them
-        batches = manifest.batches_with_dead_letters() if choice.dead_letters else choice.batches
+            return Requeued(unblocked_slices=manifest.operator.unblock())
+        refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
+        receipts = manifest.receipts
+        batches = receipts.batches_with_dead_letters() if choice.dead_letters else choice.batches
         return requeue_batches(plan, manifest, store, batches)
 
 
@@ -106,7 +108,7 @@ def requeue_batches(
     holds one of the slices.
     """
     _refuse_unplanned(plan, batches)
-    recorded = manifest.recorded_among(batches)
+    recorded = manifest.receipts.recorded_among(batches)
     if not recorded:
         return Requeued()
 
@@ -118,7 +120,7 @@ def requeue_batches(
             )
         on_step(RequeueStep.MARKED)
 
-    manifest.undo_receipts(recorded, mark=mark)
+    manifest.operator.undo_receipts(recorded, mark=mark)
     on_step(RequeueStep.ROWS_CHANGED)
     samples = sum(len(plan.layout.batch_samples(batch)) for batch in recorded)
     return Requeued(batches=tuple(recorded), samples=samples)

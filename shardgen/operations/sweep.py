@@ -67,9 +67,9 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
             # A manifest rebuilt between our look and the removal could name what we remove.
             still_alone = stack.enter_context(backend.alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
-        damage = manifest.damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
+        damage = manifest.operator.damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
         damage.refuse(manifest.shown)
-        manifest.refuse_contradictions()
+        manifest.operator.refuse_contradictions()
         swept = find_orphans(plan, manifest, store)
         if not damage.is_complete:  # all receipts were read, and as many are there as the counters say
             swept.remarks.append(damage.remark(manifest.shown, _DAMAGE_SECONDS))
@@ -99,10 +99,10 @@ def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
     it. A lease that has expired counts, too: its holder may record late until somebody takes the slice.
     """
     listing = list_files(store.root, plan.layout)
-    live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leased_slices()}
+    live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leases.holders()}
     swept = Swept(strangers=list(listing.strangers))
     unrecorded, recorded_batches = _without_receipt(listing, manifest)
-    workers = {worker[-8:] for worker in manifest.known_workers()}
+    workers = {worker[-8:] for worker in manifest.workers.known()}
     for found in unrecorded:
         name = found.name
         if (name.shard, name.slice_in(plan.layout), name.fence, name.worker) in live:
@@ -120,7 +120,7 @@ def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
 def _without_receipt(listing: Listing, manifest: Manifest) -> tuple[Sequence[FoundFile], set[BatchIndex]]:
     """The files that no receipt names, and which batches have a receipt."""
     recorded, batches = set[str](), set[BatchIndex]()
-    for batch, artifact in manifest.recorded_artifacts():
+    for batch, artifact in manifest.receipts.artifacts():
         recorded.add(artifact)
         batches.add(batch)
     return [found for found in listing.files if found.path not in recorded], batches

@@ -12,21 +12,13 @@ from shardgen.coordination.artifact_folder import adopt_folder, is_recognised
 from shardgen.coordination.open import opened_records
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import InputMissing
-from shardgen.imaging.codec import decode_encoded
-from shardgen.imaging.outputs import sums_of
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Operator
 from shardgen.operations.requeue import RequeueChoice, Requeued, requeue, requeue_batches
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import is_file, is_there
 
 _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 30 s for that
-
-
-def image_sums(kind: ImageKind, data: bytes, size: tuple[int, int]) -> KindSums:
-    """Decode one stored image of (width, height) pixels and add them up. Raises SampleError."""
-    return sums_of(kind, decode_encoded(data, channels=kind.channels, size=size))
 
 
 def is_zip(subject: Path) -> bool:
@@ -40,7 +32,7 @@ def check_zip(
     path: Path, *, decode: bool, on_progress: OnProgress = lambda _done, _planned: None
 ) -> Verification:
     """Verify a finished zip against itself; with `decode` every pixel is counted again."""
-    return verify_zip(path, image_sums=image_sums if decode else None, on_progress=on_progress)
+    return verify_zip(path, decode=decode, on_progress=on_progress)
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
@@ -55,27 +47,29 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
         if not run.database.backend.is_there():  # this machine has not worked on it
             return found
         with run.manifest(plan, read_only=True) as manifest:
-            return _with_manifest(manifest, lambda: found)
+            return _with_manifest(manifest.operator, lambda: found)
     store = ArtifactStore(run.artifacts)
     store.refuse_links()
     with run.manifest(plan, read_only=True) as manifest:
-        found = _with_manifest(manifest, lambda: verify_run(plan, manifest, store, on_progress=on_progress))
-        if found.is_damaged or is_recognised(store, manifest):
+        found = _with_manifest(
+            manifest.operator, lambda: verify_run(plan, manifest.receipts, store, on_progress=on_progress)
+        )
+        if found.is_damaged or is_recognised(store, manifest.folder):
             return found
     stranger = Finding(subject=str(store.root), fact="is not the folder that this run's workers write to")
     return replace(found, findings=(stranger, *found.findings))
 
 
-def _with_manifest(manifest: Manifest, verify: Callable[[], Verification]) -> Verification:
+def _with_manifest(operator: Operator, verify: Callable[[], Verification]) -> Verification:
     """Look at the manifest first; of a damaged one nothing is believed, so nothing more is compared."""
-    damage = manifest.damage(seconds=_DAMAGE_SECONDS)
-    remarks = () if damage.is_complete else (damage.remark(manifest.shown, _DAMAGE_SECONDS),)
+    damage = operator.damage(seconds=_DAMAGE_SECONDS)
+    remarks = () if damage.is_complete else (damage.remark(operator.shown, _DAMAGE_SECONDS),)
     if damage.facts:
-        wrong = (Finding(subject=manifest.shown, fact=fact, in_manifest=True) for fact in damage.facts)
+        wrong = (Finding(subject=operator.shown, fact=fact, in_manifest=True) for fact in damage.facts)
         return Verification(samples=0, findings=tuple(wrong), is_damaged=True, remarks=remarks)
     contradictions = tuple(
         Finding(subject=one.subject, fact=one.fact, in_manifest=True)
-        for one in manifest.audit().contradictions
+        for one in operator.audit().contradictions
     )
     found = verify()
     return replace(found, findings=contradictions + found.findings, remarks=remarks)
@@ -90,12 +84,12 @@ def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
     mended = 0
     if not run.is_shared_folder or run.database.backend.is_there():
         with run.manifest(plan) as manifest:
-            mended = manifest.mend()
+            mended = manifest.operator.mend()
     if run.is_shared_folder:
         return replace(requeue(run, RequeueChoice(batches=tuple(batches))), mended=mended)
     store = ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
         store.make_identity()  # the marks need a folder, which may be lost
         done = requeue_batches(plan, manifest, store, batches)
-        adopt_folder(store, manifest)
+        adopt_folder(store, manifest.folder)
     return replace(done, mended=mended)

@@ -101,15 +101,15 @@ def given_threads() -> int:
 class BatchSizes(Protocol):
     """What all workers of a run agree on, by the model of their device: how much one computes at once."""
 
-    def agreed_micro_batch(self, device_model: str, proposed: int) -> int:
+    def agreed(self, device_model: str, proposed: int) -> int:
         """The first worker's proposal, kept for all later ones."""
         ...
 
-    def shrunk_micro_batch(self, device_model: str) -> int | None:
+    def shrunk(self, device_model: str) -> int | None:
         """What memory sufficed for when it last ran out; None: it never did."""
         ...
 
-    def shrink_micro_batch(self, device_model: str, micro_batch: int) -> None:
+    def shrink(self, device_model: str, micro_batch: int) -> None:
         """Remember that there is no memory for more."""
         ...
 
@@ -221,6 +221,11 @@ class Recipe(ABC):
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
+    @property
+    def remark(self) -> str:
+        """Why nobody should train on what the plan makes, in one line; "" when nothing speaks against it."""
+        return ""
+
     @abstractmethod
     def problem(self) -> str | None:
         """The first thing that no plan of this recipe holds, as one line; None when there is none."""
@@ -278,7 +283,7 @@ class Draft:
     """A plan's parts from settings and folders, before anything is written.
 
     `warnings` ask for a look and `notes` say what was converted, a line each. `facts` are lines of what
-    `plan` prints: a name and a text; `remark` is said behind it.
+    `plan` prints: a name and a text.
     """
 
     document: Document
@@ -286,7 +291,6 @@ class Draft:
     facts: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

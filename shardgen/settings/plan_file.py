@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shardgen.domain.limits import plan_problem
-from shardgen.domain.plan import PLAN_FORMAT, Block, Document, Output, Plan, Shards
+from shardgen.domain.plan import EARLIER, PLAN_FORMAT, Block, Document, Output, Plan, Shards
 from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch
 from shardgen.recipes.registry import find_kind, recipe_of
 from shardgen.storage.bounded import how_to_read, parse_json, read_regular
@@ -58,7 +58,7 @@ def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Pla
             f"{where}: plan format {str(found)[:20]}, this shardgen reads format {PLAN_FORMAT}",
             hint="upgrade shardgen on this machine to the version that made the plan"
             if found > PLAN_FORMAT
-            else "made by an earlier version: finish it with that, or plan anew in a new directory",
+            else EARLIER,
         )
     try:
         plan = _plan(_ENVELOPE.validate_python(document))

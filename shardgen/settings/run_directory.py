@@ -3,49 +3,55 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.base import NetworkChoice
 from shardgen.domain.plan import Plan
-from shardgen.errors import InputMissing, InvalidSettings, PlanConflict
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.settings.plan_file import FILE_NAME, parse_plan, read_plan
+from shardgen.recipes.base import Folders
+from shardgen.settings.plan_file import parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import Settings, read_settings, settings_differences
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
-from shardgen.storage.files import is_file, refuse_unusable_folder
+from shardgen.storage.files import refuse_unusable_folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GivenFolders:
-    """Where this machine keeps the photographs; None: the environment, else the settings, say so."""
-
-    foregrounds: Path | None = None
-    backgrounds: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunDirectory:
-    """A run directory with readable settings; it may not be planned yet."""
+    """A run directory with readable settings; it may not be planned yet.
+
+    Its two files are read when it is opened and never again. `plan_file` is what `plan.json` was then: None
+    when there was none; an error waits for whoever needs a plan.
+    """
 
     path: Path
     settings: Settings
+    plan_file: Plan | ShardgenError | None
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """Read the settings. Raises InputMissing or InvalidSettings."""
-        return cls(path=path, settings=read_settings(path))
+        """Read the settings, and the plan if there is one. Raises InputMissing or InvalidSettings."""
+        settings = read_settings(path)
+        try:
+            return cls(path=path, settings=settings, plan_file=read_plan(path))
+        except ShardgenError as error:
+            return cls(path=path, settings=settings, plan_file=error)
 
-    @property
+    def planned(self, plan: Plan) -> RunDirectory:
+        """The same directory with this plan in it: for whoever has written it since."""
+        return replace(self, plan_file=plan)
+
+    @cached_property
     def database(self) -> DatabaseUrl:
         """Where the manifest is."""
         return DatabaseUrl(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
 
-    @property
+    @cached_property
     def is_shared_folder(self) -> bool:
         """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
         try:
@@ -53,21 +59,21 @@ class RunDirectory:
         except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
             return False
 
-    @property
+    @cached_property
     def index(self) -> Path | None:
         """This machine's own folder for a planned run in a shared folder; None for any other."""
-        if not self.is_shared_folder or (plan := read_plan(self.path)) is None:
+        if not self.is_shared_folder or (plan := self.plan_here()) is None:
             return None
         return index_folder(self.path, plan.fingerprint)
 
-    @property
+    @cached_property
     def artifacts(self) -> Path:
         """The artifact folder; of a shared folder this machine's own, where batches wait for a segment."""
         if self.is_shared_folder:
             if self.index is None:
                 raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
             return self.index / "artifacts"
-        url = self.settings.artifacts.url
+        url = self.settings.engine.artifacts.url
         if "://" in url:
             scheme = url.partition("://")[0]  # the rest may hold a secret
             raise InvalidSettings(
@@ -94,13 +100,15 @@ class RunDirectory:
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
         ArtifactStore(self.artifacts).refuse_unusable()
 
-    def foregrounds(self, given: GivenFolders) -> Path:
-        """The foreground folder: the option, `$SHARDGEN_FOREGROUNDS`, else the settings."""
-        return self._folder("foregrounds", given.foregrounds, self.settings.sources.foregrounds)
+    def folders(self, given: Folders) -> Folders:
+        """This machine's source folders: as given by options, by the environment, else by the settings.
 
-    def backgrounds(self, given: GivenFolders) -> Path:
-        """The background folder: the option, `$SHARDGEN_BACKGROUNDS`, else the settings."""
-        return self._folder("backgrounds", given.backgrounds, self.settings.sources.backgrounds)
+        The variable of `foregrounds` is `$SHARDGEN_FOREGROUNDS`. InputMissing for one not named.
+        """
+        written = self.settings.tables.source_folders()
+        return {
+            kind: self._folder(kind, given.get(kind), written[kind]) for kind in self.settings.kind.folders
+        }
 
     def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
         variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
@@ -115,30 +123,33 @@ class RunDirectory:
             )
         return self.path / _with_home(setting, where=f"{self.path / SETTINGS}: [sources] {kind}")
 
-    def weights_file(self) -> Path | None:
-        """The file that `[depth] weights` names (relative to the run directory), if it names one."""
-        if self.settings.weights_name != "file":
-            return None
-        return self.path / _with_home(
-            self.settings.depth.weights, where=f"{self.path / SETTINGS}: [depth] weights"
-        )
+    @cached_property
+    def local(self) -> object:
+        """What the settings say of this machine alone, as the recipe knows it."""
+        where = self.path / SETTINGS
 
-    @property
-    def network(self) -> NetworkChoice:
-        """What this machine's settings say of the depth network, beside the plan."""
-        return NetworkChoice(
-            name=self.settings.weights_name,
-            written=self.settings.depth.weights,
-            file=self.weights_file(),
-            micro_batch=self.settings.depth.micro_batch,
-        )
+        def resolve(setting: str, name: str) -> Path:
+            table, _, key = name.partition(".")
+            return self.path / _with_home(setting, where=f"{where}: [{table}] {key}")
+
+        return self.settings.tables.local(resolve)
+
+    def plan_here(self) -> Plan | None:
+        """What `plan.json` was at the opening, None if there was none. Raises what was wrong with it."""
+        if isinstance(self.plan_file, ShardgenError):
+            raise self.plan_file
+        return self.plan_file
 
     def plan(self) -> Plan:
         """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.
 
         Raises InputMissing when nothing was planned, PlanConflict when the settings would plan otherwise.
         """
-        plan = read_plan(self.path)
+        return self._plan
+
+    @cached_property
+    def _plan(self) -> Plan:
+        plan = self.plan_here()
         if plan is None:
             backend = self.database.backend
             if not backend.is_there():
@@ -146,10 +157,6 @@ class RunDirectory:
             plan = parse_plan(read_stored_plan(self.database), where=f"{backend.shown}: its plan")
         self.check_settings(plan)
         return plan
-
-    def has_plan_file(self) -> bool:
-        """Whether `plan.json` is here."""
-        return is_file(self.path / FILE_NAME)
 
     def check_settings(self, plan: Plan) -> None:
         """Refuse settings that would give another plan. Raises PlanConflict with the differences."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
-from shardgen.storage.files import DiskFiles, Files, storage_error
+from shardgen.storage.files import DiskFiles, storage_error, storing
 
 _STAGED = re.compile(r"\..+\.(?:zip|sqlite)\.[0-9a-z]{8}\.part")
 
@@ -24,23 +24,21 @@ def random_part() -> str:
     return secrets.token_hex(4)
 
 
-def publish_file(path: Path, data: bytes, *, files: Files | None = None) -> bool:
+def publish_file(path: Path, data: bytes, *, files: DiskFiles | None = None) -> bool:
     """Write a small file once, durably; False, changing nothing, when the name exists already."""
     files = files or DiskFiles()
     staged = path.with_name(f".{path.name}.{random_part()}")
-    try:
+    with storing(path):
         return publish_staged(files, data, staged=staged, target=path, on_step=ignore_step)
-    except OSError as error:
-        raise storage_error(error, path) from error
 
 
-def rename_durably(files: Files, staged: Path, target: Path) -> None:
+def rename_durably(files: DiskFiles, staged: Path, target: Path) -> None:
     """Let a synced file replace whatever has its name, for good."""
     files.rename(staged, target)
     files.fsync_folder(target.parent)
 
 
-def give_name(files: Files, staged: Path, target: Path) -> bool:
+def give_name(files: DiskFiles, staged: Path, target: Path) -> bool:
     """Let a synced file have its name in one step; False, changing nothing, when the name exists already."""
     try:
         files.link(staged, target)
@@ -56,7 +54,7 @@ def give_name(files: Files, staged: Path, target: Path) -> bool:
     return True
 
 
-def publish_staged(files: Files, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
+def publish_staged(files: DiskFiles, data: bytes, *, staged: Path, target: Path, on_step: OnStep) -> bool:
     """Stage, sync, link; whatever fails, the staged file is gone and the target is whole or absent.
 
     A staged file that somebody else removes before the link is FileNotFoundError; after it, nothing is lost.
@@ -84,7 +82,7 @@ def publish_staged(files: Files, data: bytes, *, staged: Path, target: Path, on_
 
 
 @contextmanager
-def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
+def staged_beside(output: Path, *, files: DiskFiles) -> Iterator[tuple[int, Path]]:
     """Open a new file beside `output`, removed again unless the caller renames it away.
 
     It stays locked while it is written: what a killed command left behind is not, and is removed first.
@@ -101,7 +99,7 @@ def staged_beside(output: Path, *, files: Files) -> Iterator[tuple[int, Path]]:
             files.unlink(staged)
 
 
-def _create_locked(output: Path, *, files: Files) -> tuple[int, Path]:
+def _create_locked(output: Path, *, files: DiskFiles) -> tuple[int, Path]:
     while True:
         staged = output.with_name(f".{output.name}.{random_part()}.part")
         descriptor = files.create(staged)
@@ -138,10 +136,8 @@ def abandoned_files(folder: Path) -> list[Path]:
 
 def remove_abandoned(path: Path) -> None:
     """Remove such a file, unless it is gone or somebody has it locked."""
-    try:
+    with storing(path):
         _is_abandoned(path, remove=True)
-    except OSError as error:
-        raise storage_error(error, path) from error
 
 
 def _files_named(folder: Path, name: re.Pattern[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The file calls of this package behind one protocol: a test records their order or makes one fail."""
+"""The file calls of this package in one class, of which a test records their order or makes one fail."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from shlex import quote
-from typing import Protocol
 
 from shardgen.errors import ArtifactCorrupt, InputMissing, ShardgenError, StorageFailed
 from shardgen.storage.bounded import Irregular
@@ -29,64 +30,8 @@ _HINTS = {
 }
 
 
-class Files(Protocol):
-    """What is asked of a file system. Every call raises OSError; a descriptor is an int as of `os.open`."""
-
-    def create(self, path: Path) -> int:
-        """Create a file for writing that must not exist yet."""
-        ...
-
-    def open(self, path: Path | str, *, follow: bool = True) -> int:
-        """Open a file for reading; a link in its place is OSError (ELOOP) unless it is to be followed."""
-        ...
-
-    def size(self, descriptor: int) -> int:
-        """Tell the file's size in bytes."""
-        ...
-
-    def read_into(self, descriptor: int, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer from that offset of the file on; less than its length only at the file's end."""
-        ...
-
-    def write(self, descriptor: int, data: bytes | memoryview) -> None:
-        """Write all of it."""
-        ...
-
-    def fsync(self, descriptor: int) -> None:
-        """Return when the file's bytes are on the disk."""
-        ...
-
-    def close(self, descriptor: int) -> None:
-        """Close a descriptor."""
-        ...
-
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; refuses an existing one."""
-        ...
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Move a file, replacing the target."""
-        ...
-
-    def unlink(self, path: Path) -> None:
-        """Remove a name."""
-        ...
-
-    def make_folder(self, path: Path) -> bool:
-        """Create a folder whose parent exists; False when it was there already."""
-        ...
-
-    def fsync_folder(self, path: Path) -> None:
-        """Return when the folder's names are on the disk."""
-        ...
-
-    def free_bytes(self, folder: Path) -> int:
-        """Tell how many bytes this user may still write there."""
-        ...
-
-
 class DiskFiles:
-    """The real file system."""
+    """What is asked of a file system. Every call raises OSError; a descriptor is an int as of `os.open`."""
 
     def create(self, path: Path) -> int:
         """Create a file for writing that must not exist yet."""
@@ -206,6 +151,15 @@ def storage_error(error: OSError, subject: object) -> ShardgenError:
     fact = os.strerror(error.errno) if error.errno else str(error)
     hint = _HINTS.get(error.errno or 0, "check that disk or mount; everything recorded so far is kept")
     return StorageFailed(f"{subject}: {fact}", hint=hint)
+
+
+@contextmanager
+def storing(subject: object) -> Iterator[None]:
+    """Turn a failed file call into `storage_error`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, subject) from error
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 from shardgen.artifacts.store import ArtifactStore
@@ -26,7 +25,7 @@ from shardgen.errors import (
 )
 from shardgen.machine.cores import usable_cores
 from shardgen.manifest.manifest import Manifest
-from shardgen.recipes.base import Maker
+from shardgen.recipes.base import Maker, Recipe
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.publish import BatchStore, Made, MadeBatch
 from shardgen.worker.retry import Retry
@@ -45,7 +44,7 @@ class Stages:
     `threads` for preparing (8 at most) and for encoding; 0: as many as there are cores.
     """
 
-    plan: Plan
+    recipe: Recipe
     maker: Maker[Any, Any]
     store: ArtifactStore
     manifest: Manifest
@@ -56,6 +55,11 @@ class Stages:
     on_step: OnStep = ignore_step
     threads: int = 0
     retry: Retry = field(default_factory=lambda: Retry(limit_seconds=0))
+
+    @property
+    def plan(self) -> Plan:
+        """The plan of the recipe."""
+        return self.recipe.plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,7 @@ class BatchMaker:
     def __init__(self, stages: Stages) -> None:
         self.stages = stages
         self._maker = stages.maker
-        self._store = BatchStore(stages.plan, stages.store, stages.manifest, stages.retry)
+        self._store = BatchStore(stages.plan, stages.store, stages.manifest.receipts, stages.retry)
         threads = stages.threads or usable_cores()
         self._preparing = ThreadPoolExecutor(min(_MAX_PREPARING, threads), "prepare-sample")
         self._encoding = ThreadPoolExecutor(threads, "encode")
@@ -94,9 +98,7 @@ class BatchMaker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for pool in (self._preparing, self._encoding):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -12,7 +12,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 from shardgen.domain.identifiers import WorkerId
@@ -119,9 +118,7 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._ended.set()
         self._thread.join(timeout=_JOIN_SECONDS)
         note = "" if error is None else _in_a_line(error)[:500]
@@ -214,7 +211,7 @@ class Heartbeat:
         self._last_beat = self._pulse.monotonic()
         self._listener(report)
         try:
-            self._manifest.beat(self._worker, report)
+            self._manifest.workers.beat(self._worker, report)
         except TransientError as error:
             self._unheard(error)
         else:
@@ -256,7 +253,7 @@ class Heartbeat:
         if lease is None:
             return
         try:
-            self._manifest.renew(lease, self._policy)
+            self._manifest.leases.renew(lease, self._policy)
         except LeaseLost:
             # The lease may have ended in this very moment, by its last receipt: that is no loss.
             with self._lock:

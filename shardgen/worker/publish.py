@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -16,7 +16,7 @@ from shardgen.domain.receipt import ArtifactRef, DeadLetter, Provenance, Receipt
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.receipts import Receipts
 from shardgen.recipes.base import Encoded
 from shardgen.worker.retry import Retry
 
@@ -36,17 +36,15 @@ class MadeBatch:
 class BatchStore:
     """Publishes and records; thread-safe."""
 
-    def __init__(self, plan: Plan, store: ArtifactStore, manifest: Manifest, retry: Retry) -> None:
+    def __init__(self, plan: Plan, store: ArtifactStore, receipts: Receipts, retry: Retry) -> None:
         self._plan = plan
         self._store = store
-        self._manifest = manifest
+        self._receipts = receipts
         self._retry = retry
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
-        data, receipt = build_artifact(
-            ArtifactHeader.of(self._plan.fingerprint, lease), [self._content(made)]
-        )
+        data, receipt = build_artifact(self._plan.fingerprint, lease, [self._content(made)])
 
         def publish() -> ArtifactRef:
             # A new name for each attempt: one that failed late may have left the file under its own.
@@ -62,7 +60,7 @@ class BatchStore:
             artifact=artifact,
             record=receipt.batches[0],
         )
-        self._retry(lambda: self._manifest.record(lease, record))
+        self._retry(lambda: self._receipts.record(lease, record))
 
     def _content(self, made: MadeBatch) -> BatchContent:
         samples = [SampleIndex(sample) for sample in self._plan.layout.batch_samples(made.batch)]

@@ -12,9 +12,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, ManifestBusy, ManifestGone, StorageFailed
 
-WAIT_SECONDS = (
-    120.0  # a mount comes back, somebody frees space; longer, and the slice had better be given back
-)
+# A mount comes back, somebody frees space; longer, and the slice had better be given back.
+WAIT_SECONDS = 120.0
 _PAUSES = wait_exponential(multiplier=0.5, max=5)  # seconds
 
 Found = TypeVar("Found")

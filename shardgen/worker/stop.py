@@ -49,7 +49,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._signals = StopSignals()
-        self.event = self._event = threading.Event()
+        self.event = threading.Event()
         # Only `run` names itself: a worker that a shell started must outlive it.
         self._parent = os.environ.get(PARENT_VARIABLE, "")
 
@@ -62,20 +62,20 @@ class StopRequest:
         self._signals.receive(number)
         if self._signals.is_urgent:
             os._exit(128 + number)
-        if not self._event.is_set():
+        if not self.event.is_set():
             self.signal_number = number
-            self._event.set()
+            self.event.set()
 
     def notice_lost_parent(self) -> None:
         """Stop when the `run` that started this process is gone."""
-        if not self._event.is_set() and self._parent and str(os.getppid()) != self._parent:
+        if not self.event.is_set() and self._parent and str(os.getppid()) != self._parent:
             self.signal_number = signal.SIGTERM
-            self._event.set()
+            self.event.set()
 
     def is_set(self) -> bool:
         """Whether to stop."""
-        return self._event.is_set()
+        return self.event.is_set()
 
     def wait(self, seconds: float) -> bool:
         """Sleep, but wake up when asked to stop; returns `is_set`."""
-        return self._event.wait(seconds)
+        return self.event.wait(seconds)

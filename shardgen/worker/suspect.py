@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -13,7 +14,6 @@ from shardgen.domain.steps import SuspectStep
 from shardgen.domain.suspicion import SuspectSample, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.recipes.base import Encoded, Recipe
-from shardgen.recipes.registry import recipe_of
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 
@@ -30,7 +30,7 @@ class SuspectMaker:
     def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
         self._maker = maker
         self._stages = maker.stages
-        self._recipe = recipe_of(maker.stages.plan)
+        self._recipe = maker.stages.recipe
         self._begin_batch = begin_batch
 
     def make(self, lease: Lease, batches: Sequence[BatchIndex], suspicion: Suspicion) -> bool:
@@ -44,16 +44,13 @@ class SuspectMaker:
             if not self._begin_batch():
                 return False
             stages.heartbeat.check_lease()
-            self._note_batch(lease, batch)
+            stages.retry(partial(stages.manifest.suspicion.note_batch, lease, batch))
+            stages.on_step(SuspectStep.BATCH_NOTED)
             if batch != suspect:
                 self._maker.finish(lease, self._maker.compute(self._maker.prepare(batch)))
             elif not self._make_one_by_one(lease, batch, suspicion):
                 return False
         return True
-
-    def _note_batch(self, lease: Lease, batch: BatchIndex) -> None:
-        self._stages.retry(lambda: self._stages.manifest.note_batch(lease, batch))
-        self._stages.on_step(SuspectStep.BATCH_NOTED)
 
     def _make_one_by_one(self, lease: Lease, batch: BatchIndex, suspicion: Suspicion) -> bool:
         """Make a batch sample by sample; False when stopped. Raises LeaseLost when the slice gets blocked."""
@@ -130,12 +127,12 @@ class SuspectMaker:
     def _make_noted(self, lease: Lease, sample: SampleIndex) -> Made:
         stages = self._stages
         stages.heartbeat.check_lease()
-        stages.retry(lambda: stages.manifest.note_sample(lease, sample))
+        stages.retry(lambda: stages.manifest.suspicion.note_sample(lease, sample))
         stages.on_step(SuspectStep.SAMPLE_NOTED)
         result = self._maker.make_alone(sample)
         stages.heartbeat.progress()
         is_made = isinstance(result, Encoded)
-        given_up = stages.retry(lambda: stages.manifest.note_pass(lease, sample, made=is_made))
+        given_up = stages.retry(lambda: stages.manifest.suspicion.note_pass(lease, sample, made=is_made))
         for dead in given_up:
             stages.say(f"sample {dead} ended its process three times alone and is given up")
         stages.on_step(SuspectStep.SURVIVAL_NOTED)
@@ -146,7 +143,7 @@ class SuspectMaker:
         reason = (
             f"sample {numbers} ended its process every time, and no other could show that the machine works"
         )
-        self._stages.retry(lambda: self._stages.manifest.block(lease, reason))
+        self._stages.retry(lambda: self._stages.manifest.leases.block(lease, reason))
         raise LeaseLost(
             f"shard {lease.shard} slice {lease.slice} is blocked: {reason}",
             hint="shardgen requeue RUN_DIR --blocked, when the cause is mended",

@@ -13,14 +13,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
-from shardgen.coordination.base import LeaseOptions, Leases
+from shardgen.coordination.base import Coordinator, LeaseOptions
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.open import ensure_manifest, leases_for
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
@@ -28,13 +29,12 @@ from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
 from shardgen.machine.processes import gone, new_identity
-from shardgen.manifest.leases import NoLease, check_shard
+from shardgen.manifest.leases import check_shard
 from shardgen.manifest.manifest import Manifest
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
+from shardgen.recipes.base import DeviceChoice, Folders, Station
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
-from shardgen.sources.checking import check_against_plan
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat, Pulse
@@ -71,7 +71,7 @@ class WorkerOptions:
     """How one worker is started."""
 
     name: str | None = None
-    folders: GivenFolders = field(default_factory=GivenFolders)
+    folders: Folders = field(default_factory=dict)
     device: DeviceChoice = field(default_factory=DeviceChoice)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     files: FolderFiles | None = None  # of a shared folder, where it is not just a folder
@@ -93,7 +93,7 @@ class _Makers:
 
     pipeline: Pipeline
     suspect: SuspectMaker
-    leases: Leases
+    leases: Coordinator
 
 
 class Worker:
@@ -123,10 +123,10 @@ class Worker:
             ensure_manifest(self._run, plan)  # this machine's own index
         with self._run.manifest(plan) as manifest:
             store = ArtifactStore(self._run.artifacts)
-            claim_folder(store, manifest)
-            if not self._run.has_plan_file():
+            claim_folder(store, manifest.folder)
+            if self._run.plan_file is None:
                 publish_file(self._run.path / FILE_NAME, plan.canonical_json)
-            manifest.register(self.identity)
+            manifest.workers.register(self.identity)
             policy = self._run.settings.lease_policy
             # `run` shows the progress of all its workers itself.
             pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
@@ -175,26 +175,32 @@ class Worker:
         plan = self._run.plan()
         with self._run.manifest(plan) as manifest:
             lease = self._lease
-            if lease is not None and manifest.release(lease):
+            if lease is not None and manifest.leases.release(lease):
                 self._say("the current batch did not end in time; another worker takes over")
-            manifest.beat(self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded"))
+            manifest.workers.beat(
+                self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded")
+            )
 
     def _work(
-        self, plan: Plan, manifest: Manifest, store: ArtifactStore, heartbeat: Heartbeat, leases: Leases
+        self, plan: Plan, manifest: Manifest, store: ArtifactStore, heartbeat: Heartbeat, leases: Coordinator
     ) -> Ending:
-        run, options = self._run, self._options
-        foregrounds, backgrounds = run.foregrounds(options.folders), run.backgrounds(options.folders)
-        self._say(f"checking {len(plan.sources.foregrounds) + len(plan.sources.backgrounds)} source files")
-        check_against_plan(
-            foregrounds, backgrounds, plan.sources, on_file=lambda _name: self._start_up_step(heartbeat)
+        run, options, recipe = self._run, self._options, recipe_of(plan)
+        folders = run.folders(options.folders)
+        self._say("checking the sources")
+        recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+        station = Station(
+            folders=folders,
+            local=run.local,
+            device=options.device,
+            say=self._say,
+            agreed=manifest.micro_batches,
         )
-        estimator = load_for_plan(run.network, plan, manifest, choice=options.device, say=self._say)
-        manifest.set_device(self.identity.id, estimator.device_model)
+        maker = recipe.open_maker(station)
+        manifest.workers.set_device(self.identity.id, maker.device_model)
         self._start_up_step(heartbeat)
         stages = Stages(
-            plan=plan,
-            composer=Composer(plan, foregrounds, backgrounds, threads=options.device.threads),
-            estimator=estimator,
+            recipe=recipe,
+            maker=maker,
             store=store,
             manifest=manifest,
             heartbeat=heartbeat,
@@ -206,13 +212,10 @@ class Worker:
             retry=self._retry,
         )
         self._say("ready")
-
-        def begin_batch() -> bool:
-            return self._begin_batch(heartbeat)
-
-        with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=begin_batch) as pipeline:
+        begin_batch = partial(self._begin_batch, heartbeat)
+        with BatchMaker(stages) as batches, Pipeline(batches, begin_batch=begin_batch) as pipeline:
             makers = _Makers(
-                pipeline=pipeline, suspect=SuspectMaker(maker, begin_batch=begin_batch), leases=leases
+                pipeline=pipeline, suspect=SuspectMaker(batches, begin_batch=begin_batch), leases=leases
             )
             return self._lease_and_make(manifest, heartbeat, makers)
 
@@ -257,8 +260,8 @@ class Worker:
             if not self._make_slice(manifest, heartbeat, makers):
                 return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
 
-    def _lease_one(self, manifest: Manifest, leases: Leases) -> Lease | NoLease:
-        ended = gone(manifest.alive_on_host(self.identity.host))
+    def _lease_one(self, manifest: Manifest, leases: Coordinator) -> Lease | NoLease:
+        ended = gone(manifest.workers.alive_on_host(self.identity.host))
         return leases.lease(self._run.settings.lease_policy, gone=ended)
 
     def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
@@ -284,7 +287,7 @@ class Worker:
             raise failure from error
         if complete:
             # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
-            self._retry(lambda: manifest.release(lease))
+            self._retry(lambda: manifest.leases.release(lease))
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
@@ -298,7 +301,7 @@ class Worker:
             if not batches:
                 leases.ended(is_complete=batches is not None)
                 return True
-            suspicion = self._retry(lambda: manifest.suspicion(lease))
+            suspicion = self._retry(lambda: manifest.suspicion.read(lease))
             if suspicion.is_suspect:
                 heartbeat.now_is(WorkerState.SUSPECT)
                 is_made = makers.suspect.make(lease, batches, suspicion)
@@ -311,7 +314,7 @@ class Worker:
         """Give the slice back as failed: that is no clean release, or it would fail for ever."""
         with contextlib.suppress(LeaseLost):
             failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
-            if self._retry(lambda: manifest.fail(lease, failure, policy)):
+            if self._retry(lambda: manifest.leases.fail(lease, failure, policy)):
                 self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
         self._lease = None
 
@@ -337,7 +340,7 @@ class Worker:
         if lease is None:
             return
         # Whatever ends the worker, an end of the grace included, must not keep it from this.
-        if self._retry(lambda: manifest.release(lease), between=heartbeat.progress):
+        if self._retry(lambda: manifest.leases.release(lease), between=heartbeat.progress):
             self._on_step(LeaseStep.RELEASED)
 
 

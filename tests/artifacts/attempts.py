@@ -10,7 +10,7 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ArtifactRef, Receipt
+from shardgen.domain.receipt import ArtifactRef, Provenance, Receipt
 from shardgen.errors import ArtifactCorrupt
 from shardgen.storage.files import make_folders
 from tests.dataset.made_runs import PROVENANCE, batch_content
@@ -29,7 +29,7 @@ class Attempt:
     dead: tuple[int, ...] = ()
     claims: Plan | None = None
     slice: int | None = None
-    provenance: tuple[str, int] = (PROVENANCE.device_model, PROVENANCE.micro_batch)
+    provenance: tuple[str, int] = ("cpu of a test", 4)
 
     def name(self, plan: Plan) -> ArtifactName:
         return ArtifactName(
@@ -52,7 +52,9 @@ class Attempt:
             worker=self.worker,
         )
         device_model, micro_batch = self.provenance
-        provenance = replace(PROVENANCE, device_model=device_model, micro_batch=micro_batch)
+        provenance = Provenance.of(
+            PROVENANCE.facts | {"device_model": device_model, "micro_batch": micro_batch}
+        )
         contents = [
             replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
             for batch in self.batches

@@ -8,23 +8,25 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_artifact
+from shardgen.artifacts.archive import build_artifact, read_artifact
+from shardgen.artifacts.check import examine
 from shardgen.artifacts.names import ArtifactName
-from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
+from shardgen.domain.identifiers import Fence, SampleIndex, ShardIndex, SliceIndex
+from shardgen.domain.lease import Attempt
 from shardgen.errors import ArtifactCorrupt
 from tests.artifacts.attempts import why_not_whole
 from tests.dataset.made_runs import WORKER, batch_content
 from tests.plans import make_plan
 
 PLAN = make_plan(batch=4)
-HEADER = ArtifactHeader(
-    fingerprint=PLAN.fingerprint, shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER
-)
+ATTEMPT = Attempt(shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER)
 
 
 def artifact() -> bytes:
@@ -33,7 +35,7 @@ def artifact() -> bytes:
         batch_content(PLAN, 1, dead=[5]),
         batch_content(PLAN, 2, dead=range(8, 12)),
     ]
-    return build_artifact(HEADER, contents)[0]
+    return build_artifact(PLAN.fingerprint, ATTEMPT, contents)[0]
 
 
 def test_an_artifact_opens_with_zipfile_and_its_members_are_stored_files_of_1980() -> None:
@@ -77,7 +79,7 @@ def test_members_sha256_runs_from_the_first_local_header_to_the_end_of_the_last_
 
 def test_an_artifact_reads_back_as_it_was_built() -> None:
     contents = [batch_content(PLAN, 0), batch_content(PLAN, 1)]
-    data, built = build_artifact(HEADER, contents)
+    data, built = build_artifact(PLAN.fingerprint, ATTEMPT, contents)
     entries, read = read_artifact(data, name="a.zip")
     assert read == built
     members = [member for content in contents for member in content.members]
@@ -148,7 +150,6 @@ def test_the_independent_writer_of_this_test_makes_the_same_bytes() -> None:
         (lambda content: content["batches"][1].update(batch=7), "batch 7"),
         (lambda content: content["batches"][1].update(members=[11, 21]), "do not follow"),
         (lambda content: content["batches"][2].update(members=[21, 22]), "22"),
-        (lambda content: content["batches"][0]["sums"].pop("mask"), "every kind"),
         (lambda content: content["batches"][0]["sums"]["mask"].update(sum=[1, 2]), "channels"),
         (lambda content: content["batches"][1]["dead_letters"][0].update(reason="bored"), "reason"),
         (lambda content: content.update(batches=[]), "without a batch"),
@@ -162,6 +163,90 @@ def test_a_receipt_json_that_contradicts_itself_is_refused_by_name_and_fact(
     assert str(raised.value).startswith("a.zip: ")
 
 
+def with_facts(facts: object) -> Callable[[dict[str, object]], object]:
+    return lambda content: content["batches"][0].update(facts=facts)  # type: ignore[index]
+
+
+def test_facts_stand_in_receipt_json_by_sample_and_read_back() -> None:
+    facts = {SampleIndex(3): (7, -1), SampleIndex(0): (0,), SampleIndex(2): (10**15 - 1,)}
+    data, built = build_artifact(HEADER, [replace(batch_content(PLAN, 0), facts=facts)])
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        content = json.loads(archive.read("receipt.json"))
+    assert content["batches"][0]["facts"] == [[0, 0], [2, 10**15 - 1], [3, 7, -1]]
+    _, read = read_artifact(data, name="a.zip")
+    assert read.batches[0].facts == built.batches[0].facts == facts
+    assert read_artifact(with_receipt(with_facts([[0, 1], [1, 2]])), name="a.zip")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [[0, 1.5]],
+        [[0, 1.0]],
+        [[0, True]],
+        [[0, "1"]],
+        [[0, None]],
+        [[0, 10**40]],
+        [[0]],
+        [[1, 0], [0, 0]],
+        [[0, 1], [0, 1]],
+        {"0": [1]},
+    ],
+    ids=str,
+)
+def test_facts_that_are_no_integers_by_sample_are_refused(facts: object) -> None:
+    with pytest.raises(ArtifactCorrupt, match=r"facts|canonical"):
+        read_artifact(with_receipt(with_facts(facts)), name="a.zip")
+
+
+@pytest.mark.parametrize("facts", [(), (1.5,), (True,), (10**15,)], ids=str)
+def test_facts_that_could_not_be_read_back_are_not_written(facts: tuple[int, ...]) -> None:
+    content = replace(batch_content(PLAN, 0), facts={SampleIndex(0): facts})
+    with pytest.raises(ValueError, match="whole numbers"):
+        build_artifact(HEADER, [content])
+
+
+@pytest.mark.parametrize("value", [1.5, 1.0, True, None, [1]], ids=str)
+def test_a_provenance_of_other_than_texts_and_integers_is_refused(value: object) -> None:
+    def change(content: Any) -> None:
+        content["batches"][0]["provenance"]["micro_batch"] = value
+
+    with pytest.raises(ArtifactCorrupt, match=r"provenance|canonical"):
+        read_artifact(with_receipt(change), name="a.zip")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["batches"][0]["sums"].pop("mask"),
+        lambda content: content["batches"][0]["sums"].update(extra=content["batches"][0]["sums"]["mask"]),
+        lambda content: content["batches"][0]["sums"]["mask"].update(images=3),
+        lambda content: content["batches"][0]["sums"]["mask"].update(sum=[1, 2], squares=[1, 2]),
+        lambda content: content["batches"][1].update(dead_letters=[]),
+        lambda content: content["batches"][1].update(facts=[[5, 1]]),
+        lambda content: content["batches"][1].update(facts=[[0, 1]]),
+    ],
+    ids=[
+        "no mask",
+        "another output",
+        "images",
+        "channels",
+        "letter",
+        "facts of the dead",
+        "of another batch",
+    ],
+)
+def test_a_receipt_json_that_is_well_formed_but_contradicts_the_plan_is_refused(
+    change: Callable[[dict[str, object]], object],
+) -> None:
+    name = ArtifactName(
+        shard=ShardIndex(0), batches=range(3), fence=Fence(3), worker=WORKER[-8:], random="00000000"
+    )
+    assert len(examine(PLAN, name, artifact())) == 3
+    with pytest.raises(ArtifactCorrupt, match="contradicts itself or the plan"):
+        examine(PLAN, name, with_receipt(change))
+
+
 def test_a_receipt_json_whose_bytes_are_not_those_of_its_crc_is_refused() -> None:
     data = artifact()
     assert data.count(b'"fence":3') == 1
@@ -171,7 +256,7 @@ def test_a_receipt_json_whose_bytes_are_not_those_of_its_crc_is_refused() -> Non
 
 def test_a_batch_must_follow_the_one_before() -> None:
     with pytest.raises(ValueError, match="consecutive"):
-        build_artifact(HEADER, [batch_content(PLAN, 0), batch_content(PLAN, 2)])
+        build_artifact(PLAN.fingerprint, ATTEMPT, [batch_content(PLAN, 0), batch_content(PLAN, 2)])
 
 
 @given(

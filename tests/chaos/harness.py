@@ -19,7 +19,6 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestBusy, ShardgenError
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.settings import read_settings
 from tests.chaos.backdoors import Backdoor, SqliteBackdoor
 from tests.chaos.crew import Crew, Member
 from tests.chaos.faults import CALLS, FULL_DISK, order_fault
@@ -161,7 +160,7 @@ class Chaos:
         done = shardgen("plan", path)
         if done.returncode:
             raise RuntimeError(f"planning failed: {done.stderr}")
-        return RunDirectory(path=path, settings=read_settings(path))
+        return RunDirectory.open(path)
 
     def _pace(self) -> float:
         """Seconds that a batch takes longer than it must, so that the plan lasts a while."""
@@ -331,7 +330,7 @@ class Chaos:
         overview = report(self._run).overview
         figures.stored, figures.dead = overview.stored, overview.dead
         with self._run.manifest(self._plan, read_only=True) as manifest:
-            letters = list(manifest.dead_letters())
+            letters = list(manifest.receipts.dead_letters())
         for letter in letters:
             figures.violations.append(
                 f"sample {letter.sample} is a dead letter ({letter.reason}: {letter.detail[:300]}); "

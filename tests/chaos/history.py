@@ -68,9 +68,9 @@ def _note(history: WorkerHistory, time: float, event: str, values: list[str]) ->
         case "lease":
             history.leases.append(LeaseHistory(batches=range(int(values[0]), int(values[1]))))
             history.last_lease_at = time
-        case "composed" if int(values[0]) in lease.batches:
+        case "prepared" if int(values[0]) in lease.batches:
             lease.composed.add(int(values[0]))
-        case "step" if values[0] == "estimated":
+        case "step" if values[0] == "computed":
             lease.estimated += 1
         case "recorded":
             lease.recorded.add(int(values[0]))

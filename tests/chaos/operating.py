@@ -91,7 +91,7 @@ class Operator:
     def damage(self, source: random.Random) -> None:
         """Flip a bit of a recorded artifact, cut it short or remove it; then let `verify` find that."""
         with Manifest(self.run.database, self.plan, read_only=True) as manifest:
-            names = [receipt.artifact.name for receipt in manifest.receipts()]
+            names = [receipt.artifact.name for receipt in manifest.receipts.receipts()]
         for name in source.sample(names, min(len(names), source.randint(1, 3))):
             path = self.run.artifacts / name
             data = bytearray(path.read_bytes())
@@ -207,7 +207,7 @@ def batches_to_requeue(run: RunDirectory, plan: Plan, source: random.Random, sha
     try:
         with Manifest(run.database, plan, read_only=True) as manifest:
             slices: dict[tuple[int, int], list[int]] = {}
-            for receipt in manifest.receipts():
+            for receipt in manifest.receipts.receipts():
                 slices.setdefault((receipt.shard, receipt.slice), []).append(receipt.record.batch)
     except ShardgenError:
         return []

@@ -6,24 +6,22 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.artifacts import store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
-from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.lease import Lease
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
 from shardgen.domain.wording import Say
-from shardgen.errors import SampleError
-from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest
-from shardgen.recipes.composites.composer import ComposedSample, Composer
+from shardgen.manifest.leases import Leases
+from shardgen.manifest.receipts import Receipts
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker import worker
+from shardgen.worker.batch import BatchMaker, Prepared
 from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
 
@@ -96,33 +94,33 @@ def main(part: Part) -> None:
 
 
 def _note_compositions(diary: Diary) -> None:
-    real: Callable[..., list[ComposedSample | SampleError]] = Composer.compose_batch
+    real = BatchMaker.prepare
 
-    def compose_batch(self: Composer, samples: Sequence[SampleIndex]) -> list[ComposedSample | SampleError]:
-        found = real(self, samples)
-        diary.note("composed", self._plan.layout.batch_of_sample(samples[0]))
+    def prepare(self: BatchMaker, batch: BatchIndex) -> Prepared:
+        found = real(self, batch)
+        diary.note("prepared", batch)
         return found
 
-    Composer.compose_batch = compose_batch  # type: ignore[method-assign]
+    BatchMaker.prepare = prepare  # type: ignore[method-assign]
 
 
 def _note_receipts(diary: Diary) -> None:
-    real_lease, real_record = Manifest.lease, Manifest.record
+    real_lease, real_record = Leases.lease, Receipts.record
 
-    def lease(self: Manifest, *arguments: object, **options: object) -> Lease | NoLease:
+    def lease(self: Leases, *arguments: object, **options: object) -> Lease | NoLease:
         granted = real_lease(self, *arguments, **options)  # type: ignore[arg-type]
         if isinstance(granted, Lease):
-            batches = self._layout.slice_batch_range(granted.shard, granted.slice)
+            batches = self.session.layout.slice_batch_range(granted.shard, granted.slice)
             diary.note("lease", batches.start, batches.stop, granted.fence)
         return granted
 
-    def record(self: Manifest, lease: Lease, receipt: Receipt) -> bool:
+    def record(self: Receipts, lease: Lease, receipt: Receipt) -> bool:
         is_last = real_record(self, lease, receipt)
         diary.note("recorded", receipt.record.batch, receipt.fence)
         return is_last
 
-    Manifest.lease = lease  # type: ignore[method-assign]
-    Manifest.record = record  # type: ignore[method-assign]
+    Leases.lease = lease  # type: ignore[method-assign]
+    Receipts.record = record  # type: ignore[method-assign]
 
 
 def _break_on_purpose(broken: str) -> None:

@@ -7,7 +7,8 @@ import typer
 from pydantic import BaseModel
 
 from shardgen.cli.app import app
-from shardgen.settings.settings import Settings
+from shardgen.recipes.registry import DEFAULT, find_kind
+from shardgen.settings.settings import EngineTables
 
 OPTIONS = {
     "backup": {"--output", "-o"},
@@ -35,6 +36,7 @@ OPTIONS = {
     },
 }
 SETTINGS = {
+    "recipe": {"kind"},
     "sources": {"foregrounds", "backgrounds", "mask"},
     "compose": {"canvas", "grid", "flips", "blend"},
     "depth": {"model", "weights", "input", "upsampling", "precision", "micro_batch", "encoding"},
@@ -64,7 +66,7 @@ def test_commands_and_options_are_those_that_users_rely_on() -> None:
 
 def test_settings_are_those_that_users_rely_on() -> None:
     found = {}
-    for table, field in Settings.model_fields.items():
+    for table, field in (EngineTables.model_fields | find_kind(DEFAULT).tables.model_fields).items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
         found[table] = set(field.annotation.model_fields)

@@ -38,11 +38,11 @@ def damaged(run: RunDirectory) -> RunDirectory:
     """One artifact is recorded and gone, so `verify` has a finding; more lines than a pipe's reader takes."""
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        lease = manifest.lease(WorkerId("host-a-aaaaaaaa"), POLICY)
+        lease = manifest.leases.lease(WorkerId("host-a-aaaaaaaa"), POLICY)
         assert isinstance(lease, Lease)
-        for batch in manifest.pending_batches(lease):
+        for batch in manifest.receipts.pending_batches(lease):
             (receipt,) = single(batch).publish(plan, run.artifacts)
-            manifest.record(lease, receipt)
+            manifest.receipts.record(lease, receipt)
             (run.artifacts / receipt.artifact.name).unlink()
     return run
 

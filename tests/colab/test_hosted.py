@@ -95,8 +95,8 @@ def test_init_on_drive_sets_the_shared_folder_and_says_so_in_one_line(
     (line,) = [line for line in said.splitlines() if '"folder:"' in line]
     assert "on Google Drive" in line
     settings = read_settings(drive / "people")
-    assert settings.manifest.url == "folder:"
-    assert settings.shards.slice_batches == 256
+    assert settings.engine.manifest.url == "folder:"
+    assert settings.engine.shards.slice_batches == 256
 
 
 def test_init_elsewhere_leaves_the_manifest_a_file_unless_it_is_asked(
@@ -105,11 +105,11 @@ def test_init_elsewhere_leaves_the_manifest_a_file_unless_it_is_asked(
     put_on_drive(monkeypatch, tmp_path / "drive")
     assert "folder:" not in init(tmp_path / "one", cut_outs)
     settings = read_settings(tmp_path / "one")
-    assert settings.manifest.url == "sqlite:///manifest.sqlite"
-    assert settings.shards.slice_batches == 16
+    assert settings.engine.manifest.url == "sqlite:///manifest.sqlite"
+    assert settings.engine.shards.slice_batches == 16
     assert "Google Drive" not in init(tmp_path / "two", cut_outs, "--shared-folder")
-    assert read_settings(tmp_path / "two").manifest.url == "folder:"
-    assert read_settings(tmp_path / "two").shards.slice_batches == 256
+    assert read_settings(tmp_path / "two").engine.manifest.url == "folder:"
+    assert read_settings(tmp_path / "two").engine.shards.slice_batches == 256
 
 
 def test_the_settings_of_a_shared_folder_differ_in_nothing_else(tmp_path: Path, cut_outs: Path) -> None:
@@ -168,7 +168,7 @@ def test_doctor_finds_nothing_wrong_with_a_planned_shared_folder_on_drive(
 ) -> None:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     run = make_run(tmp_path, changes={"manifest.url": '"folder:"'})
-    plan_run(run)
+    run = plan_run(run)
     put_on_drive(monkeypatch, run.path)
     found = looked_at(run.path)
     assert found["run directory"].verdict is doctor.Verdict.FACT

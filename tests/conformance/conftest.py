@@ -11,21 +11,19 @@ import pytest
 from sqlalchemy import URL
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import (
     ArtifactRef,
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
 )
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from tests.plans import make_plan
 from tests.postgres import new_schema
@@ -104,7 +102,7 @@ def identity(name: str, *, host: str = "host-a", pid: int = 1) -> WorkerIdentity
 @pytest.fixture
 def lease(manifest: Manifest) -> Callable[..., Lease]:
     def take(worker: str, **options: object) -> Lease:
-        granted = manifest.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
+        granted = manifest.leases.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
         assert not isinstance(granted, NoLease)
         return granted
 
@@ -126,25 +124,31 @@ def receipt_for(plan: Plan, lease: Lease, batch: BatchIndex, *, dead: tuple[int,
             members_stop=3 * stored,
             members_sha256="b" * 64,
             sums={
-                kind: KindSums(
+                output.name: OutputSums(
                     images=stored,
                     pixels=stored * 4,
-                    sum=(1,) * kind.channels,
-                    squares=(huge,) * kind.channels,
+                    sum=(1,) * output.channels,
+                    squares=(huge,) * output.channels,
                 )
-                for kind in ImageKind
+                for output in plan.outputs
             },
             dead_letters=tuple(
                 DeadLetter(sample=SampleIndex(s), reason=DeadLetterReason.COMPOSE, detail="Traceback …")
                 for s in dead
             ),
-            provenance=Provenance(
-                device_model="cpu", tensorflow="2", opencv="5", precision="float32", micro_batch=2
+            provenance=Provenance.of(
+                {
+                    "device_model": "cpu",
+                    "micro_batch": 2,
+                    "opencv": "5",
+                    "precision": "float32",
+                    "tensorflow": "2",
+                }
             ),
         ),
     )
 
 
 def finish(manifest: Manifest, plan: Plan, lease: Lease) -> None:
-    for batch in manifest.pending_batches(lease):
-        manifest.record(lease, receipt_for(plan, lease, batch))
+    for batch in manifest.receipts.pending_batches(lease):
+        manifest.receipts.record(lease, receipt_for(plan, lease, batch))

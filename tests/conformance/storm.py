@@ -177,7 +177,7 @@ def take_part(storm: Storm) -> None:
                 return
             # SQLite's locks are not fair: one of eight that never pause may wait too long.
             with contextlib.suppress(ManifestBusy):
-                lease = manifest.lease(WorkerId(storm.name), POLICY)
+                lease = manifest.leases.lease(WorkerId(storm.name), POLICY)
                 if isinstance(lease, Lease):
                     tell("granted", lease)
                     _use(manifest, lease, kept, source, tell)
@@ -186,13 +186,13 @@ def take_part(storm: Storm) -> None:
 def _use(manifest: Manifest, lease: Lease, kept: list[Lease], source: random.Random, tell: _Tell) -> None:
     match source.randrange(5):
         case 0:
-            manifest.release(lease)
+            manifest.leases.release(lease)
         case 1:
             _record(manifest, lease, tell)
-            manifest.release(lease)
+            manifest.leases.release(lease)
         case 2:
             with contextlib.suppress(LeaseLost):
-                manifest.renew(lease, POLICY)
+                manifest.leases.renew(lease, POLICY)
             _record(manifest, lease, tell)
         case _:
             kept.append(lease)  # it expires, and somebody may take it over
@@ -203,8 +203,8 @@ def _use(manifest: Manifest, lease: Lease, kept: list[Lease], source: random.Ran
 
 def _record(manifest: Manifest, lease: Lease, tell: _Tell) -> None:
     with contextlib.suppress(LeaseLost):
-        batch = manifest.pending_batches(lease)[0]
-        manifest.record(lease, receipt_for(PLAN, lease, batch))
+        batch = manifest.receipts.pending_batches(lease)[0]
+        manifest.receipts.record(lease, receipt_for(PLAN, lease, batch))
         tell("recorded", lease)
 
 
@@ -212,13 +212,13 @@ def be_a_zombie(storm: Storm, leased: Event, taken_over: Event) -> None:
     """Lease; when the slice was taken over, try to record in it all the same."""
     break_on_purpose(storm.broken)
     with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
-        lease = manifest.lease(WorkerId(storm.name), PATIENT)
+        lease = manifest.leases.lease(WorkerId(storm.name), PATIENT)
         assert isinstance(lease, Lease)
         tell("granted", lease)
         leased.set()
         assert taken_over.wait(60)
         try:
-            manifest.record(lease, receipt_for(PLAN, lease, BatchIndex(0)))
+            manifest.receipts.record(lease, receipt_for(PLAN, lease, BatchIndex(0)))
         except LeaseLost:
             tell("refused", lease)
         else:
@@ -238,7 +238,7 @@ def meet_between_reading_and_writing(storm: Storm, barrier: Barrier) -> None:
     leases._grant = grant
     with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
         try:
-            lease = manifest.lease(WorkerId(storm.name), PATIENT)
+            lease = manifest.leases.lease(WorkerId(storm.name), PATIENT)
         except ShardgenError as error:
             storm.told.with_suffix(".error").write_text(repr(error), encoding="utf-8")
             return

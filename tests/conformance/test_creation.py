@@ -125,10 +125,10 @@ def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
             fence=Fence(7),
             expires_at=manifest.now(),
         )
-        assert manifest.suspicion(lease).deaths == 1
-        manifest.note_batch(lease, BatchIndex(0))
-        assert manifest.artifact_folder() is None
-        assert manifest.claim_artifact_folder("a" * 32) == "a" * 32
+        assert manifest.suspicion.read(lease).deaths == 1
+        manifest.suspicion.note_batch(lease, BatchIndex(0))
+        assert manifest.folder.identity() is None
+        assert manifest.folder.claim("a" * 32) == "a" * 32
 
 
 def _upgrade_to(revision: str, config: Config, _revision: str) -> None:

@@ -20,12 +20,12 @@ PROCESSES = 4
 
 
 def test_the_first_folder_stays_the_runs(manifest: Manifest) -> None:
-    assert manifest.artifact_folder() is None
-    assert manifest.claim_artifact_folder("a" * 32) == "a" * 32
-    assert manifest.claim_artifact_folder("b" * 32) == "a" * 32
-    assert manifest.artifact_folder() == "a" * 32
-    manifest.replace_artifact_folder("b" * 32)
-    assert manifest.artifact_folder() == "b" * 32
+    assert manifest.folder.identity() is None
+    assert manifest.folder.claim("a" * 32) == "a" * 32
+    assert manifest.folder.claim("b" * 32) == "a" * 32
+    assert manifest.folder.identity() == "a" * 32
+    manifest.folder.replace("b" * 32)
+    assert manifest.folder.identity() == "b" * 32
 
 
 def claim(
@@ -36,7 +36,7 @@ def claim(
     with Manifest(database, plan) as manifest:
         start.wait(60)
         try:
-            claim_folder(store, manifest)
+            claim_folder(store, manifest.folder)
         except PlanConflict as error:
             answers.put(("refused", error.hint))
         else:
@@ -61,7 +61,7 @@ def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
     found = claimed_at_once(database, plan, [tmp_path / f"machine-{number}" for number in range(PROCESSES)])
     assert [answer for answer, _ in found] == ["refused"] * (PROCESSES - 1) + ["works"]
     assert "[artifacts] url" in found[0][1]
-    assert manifest.artifact_folder() == ArtifactStore(tmp_path / found[-1][1]).identity()
+    assert manifest.folder.identity() == ArtifactStore(tmp_path / found[-1][1]).identity()
 
 
 @pytest.mark.slow
@@ -70,17 +70,17 @@ def test_machines_that_start_at_once_with_one_folder_all_work(
 ) -> None:
     found = claimed_at_once(database, plan, [tmp_path / "shared"] * PROCESSES)
     assert found == [("works", "shared")] * PROCESSES
-    assert manifest.artifact_folder() == ArtifactStore(tmp_path / "shared").identity()
+    assert manifest.folder.identity() == ArtifactStore(tmp_path / "shared").identity()
 
 
 def test_a_worker_that_starts_asks_the_manifest_once(manifest: Manifest, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "artifacts")
-    claim_folder(store, manifest)
+    claim_folder(store, manifest.folder)
     asked: list[str] = []
 
-    @event.listens_for(manifest._database.engine, "before_cursor_execute")
+    @event.listens_for(manifest._session.database.engine, "before_cursor_execute")
     def _asked(_c: object, _cursor: object, statement: str, *_: object) -> None:
         asked.append(statement)
 
-    claim_folder(store, manifest)
+    claim_folder(store, manifest.folder)
     assert len([one for one in asked if "artifact_folder" in one]) == 1

@@ -6,13 +6,12 @@ from dataclasses import replace
 import pytest
 
 from shardgen.domain.identifiers import ShardIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.machine.processes import host_id
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from tests.conformance.conftest import POLICY, MovableClock, finish, identity, receipt_for
 
@@ -32,21 +31,21 @@ def test_slices_are_leased_from_the_lowest_up_and_nobody_gets_one_twice(
         (1, 2),
         (2, 0),
     ]
-    assert manifest.lease(WorkerId("late"), POLICY) == NoLease(leased=7, blocked=0)
+    assert manifest.leases.lease(WorkerId("late"), POLICY) == NoLease(leased=7, blocked=0)
 
 
 def test_a_released_slice_goes_before_a_new_one_under_a_higher_fence(manifest: Manifest, lease: Take) -> None:
     first, _ = lease("a"), lease("b")
-    assert manifest.release(first)
+    assert manifest.leases.release(first)
     again = lease("c")
     assert (again.shard, again.slice, again.fence) == (0, 0, first.fence + 1)
 
 
 def test_a_lease_can_be_narrowed_to_a_shard(manifest: Manifest, lease: Take) -> None:
     assert lease("a", shard=ShardIndex(2)).shard == 2
-    assert manifest.lease(WorkerId("b"), POLICY, shard=ShardIndex(2)) == NoLease(leased=1, blocked=0)
+    assert manifest.leases.lease(WorkerId("b"), POLICY, shard=ShardIndex(2)) == NoLease(leased=1, blocked=0)
     with pytest.raises(InvalidSettings, match="shards are 0 to 2"):
-        manifest.lease(WorkerId("b"), POLICY, shard=ShardIndex(3))
+        manifest.leases.lease(WorkerId("b"), POLICY, shard=ShardIndex(3))
 
 
 def test_an_expired_lease_is_taken_over_and_the_stale_worker_changes_nothing(
@@ -58,12 +57,12 @@ def test_an_expired_lease_is_taken_over_and_the_stale_worker_changes_nothing(
     assert (fresh.shard, fresh.slice, fresh.fence) == (stale.shard, stale.slice, stale.fence + 1)
     before = manifest.overview()
     with pytest.raises(LeaseLost):
-        manifest.record(stale, receipt_for(plan, stale, manifest.pending_batches(fresh)[0]))
+        manifest.receipts.record(stale, receipt_for(plan, stale, manifest.receipts.pending_batches(fresh)[0]))
     with pytest.raises(LeaseLost):
-        manifest.renew(stale, POLICY)
+        manifest.leases.renew(stale, POLICY)
     with pytest.raises(LeaseLost):
-        manifest.pending_batches(stale)
-    assert not manifest.release(stale)
+        manifest.receipts.pending_batches(stale)
+    assert not manifest.leases.release(stale)
     assert manifest.overview() == before
     finish(manifest, plan, fresh)
 
@@ -72,10 +71,10 @@ def test_the_same_worker_under_an_older_fence_is_stale_too(
     manifest: Manifest, plan: Plan, lease: Take
 ) -> None:
     old = lease("a")
-    manifest.release(old)
+    manifest.leases.release(old)
     new = lease("a")
     with pytest.raises(LeaseLost):
-        manifest.record(old, receipt_for(plan, old, manifest.pending_batches(new)[0]))
+        manifest.receipts.record(old, receipt_for(plan, old, manifest.receipts.pending_batches(new)[0]))
 
 
 def test_an_expired_lease_that_nobody_took_still_counts(
@@ -83,9 +82,9 @@ def test_an_expired_lease_that_nobody_took_still_counts(
 ) -> None:
     late = lease("late")
     clock.forward(10_000)
-    batch = manifest.pending_batches(late)[0]
-    manifest.record(late, receipt_for(plan, late, batch))
-    manifest.renew(late, POLICY)
+    batch = manifest.receipts.pending_batches(late)[0]
+    manifest.receipts.record(late, receipt_for(plan, late, batch))
+    manifest.leases.renew(late, POLICY)
     clock.forward(119)
     assert lease("other").slice == 1
 
@@ -93,7 +92,7 @@ def test_an_expired_lease_that_nobody_took_still_counts(
 def test_a_dead_process_of_this_host_frees_its_slice_before_the_lease_expires(
     manifest: Manifest, lease: Take
 ) -> None:
-    manifest.register(identity("dead"))
+    manifest.workers.register(identity("dead"))
     held = lease("dead")
     assert lease("b").slice == 1
     assert lease("c", gone=[WorkerId("dead")]).slice == held.slice
@@ -101,20 +100,20 @@ def test_a_dead_process_of_this_host_frees_its_slice_before_the_lease_expires(
 
 def test_the_last_receipt_of_a_slice_ends_the_lease(manifest: Manifest, plan: Plan, lease: Take) -> None:
     held = lease("a")
-    batches = manifest.pending_batches(held)
-    ended = [manifest.record(held, receipt_for(plan, held, batch)) for batch in batches]
+    batches = manifest.receipts.pending_batches(held)
+    ended = [manifest.receipts.record(held, receipt_for(plan, held, batch)) for batch in batches]
     assert ended == [False, False, True]
     assert manifest.overview().shards[0].slices.done == 1
     with pytest.raises(LeaseLost):
-        manifest.renew(held, POLICY)
+        manifest.leases.renew(held, POLICY)
 
 
 def test_a_batch_cannot_be_recorded_twice(manifest: Manifest, plan: Plan, lease: Take) -> None:
     held = lease("a")
-    receipt = receipt_for(plan, held, manifest.pending_batches(held)[0])
-    manifest.record(held, receipt)
+    receipt = receipt_for(plan, held, manifest.receipts.pending_batches(held)[0])
+    manifest.receipts.record(held, receipt)
     with pytest.raises(ReceiptConflict):
-        manifest.record(held, receipt)
+        manifest.receipts.record(held, receipt)
     assert manifest.overview().stored == 8
 
 
@@ -124,8 +123,8 @@ def test_a_slice_is_blocked_after_too_many_deaths_without_progress(
     first = lease("w")
     clock.forward(121)
     second = lease("w")
-    manifest.record(
-        second, receipt_for(plan, second, manifest.pending_batches(second)[0])
+    manifest.receipts.record(
+        second, receipt_for(plan, second, manifest.receipts.pending_batches(second)[0])
     )  # progress: 0 again
     for _ in range(2):
         clock.forward(121)
@@ -135,7 +134,7 @@ def test_a_slice_is_blocked_after_too_many_deaths_without_progress(
     overview = manifest.overview()
     assert overview.shards[0].slices.blocked == 1
     assert "3 attempts in a row made no progress; the last: worker w" in overview.blocked[0].reason
-    assert manifest.unblock() == 1
+    assert manifest.operator.unblock() == 1
     assert lease("x").slice == first.slice
 
 
@@ -143,30 +142,30 @@ def test_clean_releases_are_no_deaths(manifest: Manifest, lease: Take) -> None:
     for _ in range(10):
         held = lease("w")
         assert held.slice == 0
-        manifest.release(held)
+        manifest.leases.release(held)
 
 
 @pytest.mark.parametrize("end", [WorkerState.STOPPED, WorkerState.HUNG, WorkerState.DEAD])
 def test_the_end_of_a_worker_is_final(manifest: Manifest, clock: MovableClock, end: WorkerState) -> None:
-    manifest.register(identity("w"))
+    manifest.workers.register(identity("w"))
     if end is WorkerState.DEAD:
-        manifest.free_slices_of([WorkerId("w")], POLICY)
+        manifest.leases.free_slices_of([WorkerId("w")], POLICY)
     else:
-        manifest.beat(WorkerId("w"), WorkerReport(state=end, note="as it ended"))
+        manifest.workers.beat(WorkerId("w"), WorkerReport(state=end, note="as it ended"))
     before = manifest.overview().workers
     clock.forward(30)
     for late in (WorkerState.WORKING, WorkerState.WAITING, WorkerState.STOPPED):
-        manifest.beat(WorkerId("w"), WorkerReport(state=late, samples_done=8, progressed=True))
+        manifest.workers.beat(WorkerId("w"), WorkerReport(state=late, samples_done=8, progressed=True))
     assert manifest.overview().workers == before
 
 
 def test_freeing_a_dead_workers_slices_counts_one_death_and_marks_it_dead(
     manifest: Manifest, lease: Take
 ) -> None:
-    manifest.register(identity("w"))
+    manifest.workers.register(identity("w"))
     lease("w")
-    assert manifest.free_slices_of([WorkerId("w")], POLICY) == 1
-    assert manifest.free_slices_of([WorkerId("w")], POLICY) == 0
+    assert manifest.leases.free_slices_of([WorkerId("w")], POLICY) == 1
+    assert manifest.leases.free_slices_of([WorkerId("w")], POLICY) == 0
     row = manifest.overview().workers[0]
     assert row.state is WorkerState.DEAD
     assert row.shard is None
@@ -176,18 +175,18 @@ def test_the_overview_tells_never_leased_open_leased_expired_and_done_apart(
     manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
 ) -> None:
     for name in ("a", "b", "c"):
-        manifest.register(identity(name))
+        manifest.workers.register(identity(name))
     finish(manifest, plan, lease("a"))
     expired = lease("b")
     clock.forward(121)
-    manifest.beat(WorkerId("b"), WorkerReport(state=WorkerState.WORKING))
+    manifest.workers.beat(WorkerId("b"), WorkerReport(state=WorkerState.WORKING))
     slices = manifest.overview().shards[0].slices
     assert (slices.done, slices.expired, slices.leased, slices.never_leased) == (1, 1, 0, 1)
     taken = lease("c")
     assert taken.slice == expired.slice
     slices = manifest.overview().shards[0].slices
     assert (slices.expired, slices.leased) == (0, 1)
-    manifest.release(taken)
+    manifest.leases.release(taken)
     assert manifest.overview().shards[0].slices.open == 1
 
 
@@ -195,10 +194,10 @@ def test_a_hung_workers_slice_is_free_as_soon_as_its_process_has_ended(
     manifest: Manifest, lease: Take
 ) -> None:
     gone = replace(identity("hung"), host=host_id(), pid=2**22 + 1)
-    manifest.register(gone)
+    manifest.workers.register(gone)
     held = lease("hung")
-    manifest.beat(gone.id, WorkerReport(state=WorkerState.HUNG))
-    ended = processes_gone(manifest.alive_on_host(host_id()))
+    manifest.workers.beat(gone.id, WorkerReport(state=WorkerState.HUNG))
+    ended = processes_gone(manifest.workers.alive_on_host(host_id()))
     assert ended == ["hung"]
     assert lease("heir", gone=ended).slice == held.slice
-    assert manifest.alive_on_host(host_id()) == []
+    assert manifest.workers.alive_on_host(host_id()) == []

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import URL, create_engine, make_url, text
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import (
@@ -26,7 +26,6 @@ from shardgen.errors import (
 )
 from shardgen.manifest import lookups, postgres
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.tables import RECEIPT
 from tests.conformance.conftest import POLICY, MovableClock, Servers, identity, new_place, receipt_for
@@ -87,17 +86,19 @@ class _History:
         self.marks: list[object] = []
 
     def lease(self, worker: str, **options: object) -> object:
-        granted = self.manifest.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
+        granted = self.manifest.leases.lease(WorkerId(worker), POLICY, **options)  # type: ignore[arg-type]
         if isinstance(granted, Lease):
             self.leases.append(granted)
         return granted
 
     def record(self, number: int, batch: int, *, dead: tuple[int, ...] = ()) -> object:
         lease = self.leases[number]
-        return self.manifest.record(lease, receipt_for(self.plan, lease, BatchIndex(batch), dead=dead))
+        return self.manifest.receipts.record(
+            lease, receipt_for(self.plan, lease, BatchIndex(batch), dead=dead)
+        )
 
     def die_alone(self, sample: int, heir: str) -> object:
-        self.manifest.note_sample(self.leases[-1], SampleIndex(sample))
+        self.manifest.suspicion.note_sample(self.leases[-1], SampleIndex(sample))
         return self.outlived(heir)
 
     def outlived(self, worker: str) -> object:
@@ -108,38 +109,41 @@ class _History:
 def _deeds() -> list[Deed]:
     """Everything that writes, in one history; after each the manifest is another."""
     return [
-        ("register", lambda h: h.manifest.register(identity("a"))),
-        ("device", lambda h: h.manifest.set_device(WorkerId("a"), "gpu")),
-        ("agree", lambda h: h.manifest.agreed_micro_batch("gpu", 8)),
-        ("shrink", lambda h: h.manifest.shrink_micro_batch("gpu", 4)),
+        ("register", lambda h: h.manifest.workers.register(identity("a"))),
+        ("device", lambda h: h.manifest.workers.set_device(WorkerId("a"), "gpu")),
+        ("agree", lambda h: h.manifest.micro_batches.agreed("gpu", 8)),
+        ("shrink", lambda h: h.manifest.micro_batches.shrink("gpu", 4)),
         ("lease a new slice", lambda h: h.lease("a")),
-        ("beat", lambda h: h.manifest.beat(WorkerId("a"), WorkerReport(state=WorkerState.WORKING))),
-        ("renew", lambda h: h.manifest.renew(h.leases[0], POLICY)),
+        ("beat", lambda h: h.manifest.workers.beat(WorkerId("a"), WorkerReport(state=WorkerState.WORKING))),
+        ("renew", lambda h: h.manifest.leases.renew(h.leases[0], POLICY)),
         ("record", lambda h: h.record(0, 0)),
         ("record with dead letters", lambda h: h.record(0, 1, dead=(9, 10))),
         ("record the last", lambda h: h.record(0, 2)),
         ("lease the next", lambda h: h.lease("a")),
-        ("release", lambda h: h.manifest.release(h.leases[1])),
+        ("release", lambda h: h.manifest.leases.release(h.leases[1])),
         ("lease an open one", lambda h: h.lease("b")),
-        ("fail", lambda h: h.manifest.fail(h.leases[2], "no", POLICY)),
+        ("fail", lambda h: h.manifest.leases.fail(h.leases[2], "no", POLICY)),
         ("lease a failed one", lambda h: h.lease("b")),
         ("take over an expired one", lambda h: h.outlived("a")),
-        ("note a batch", lambda h: h.manifest.note_batch(h.leases[4], BatchIndex(3))),
-        ("note a sample", lambda h: h.manifest.note_sample(h.leases[4], SampleIndex(24))),
-        ("note its pass", lambda h: h.manifest.note_pass(h.leases[4], SampleIndex(24), made=True)),
+        ("note a batch", lambda h: h.manifest.suspicion.note_batch(h.leases[4], BatchIndex(3))),
+        ("note a sample", lambda h: h.manifest.suspicion.note_sample(h.leases[4], SampleIndex(24))),
+        ("note its pass", lambda h: h.manifest.suspicion.note_pass(h.leases[4], SampleIndex(24), made=True)),
         ("die alone once", lambda h: h.die_alone(25, "b")),
         ("die alone twice", lambda h: h.die_alone(25, "a")),
         ("die alone three times", lambda h: h.die_alone(25, "b")),
-        ("note another sample", lambda h: h.manifest.note_sample(h.leases[-1], SampleIndex(26))),
+        ("note another sample", lambda h: h.manifest.suspicion.note_sample(h.leases[-1], SampleIndex(26))),
         (
             "note the pass that proves it",
-            lambda h: h.manifest.note_pass(h.leases[-1], SampleIndex(26), made=True),
+            lambda h: h.manifest.suspicion.note_pass(h.leases[-1], SampleIndex(26), made=True),
         ),
-        ("free", lambda h: h.manifest.free_slices_of([WorkerId("b")], POLICY)),
+        ("free", lambda h: h.manifest.leases.free_slices_of([WorkerId("b")], POLICY)),
         ("lease what was freed", lambda h: h.lease("c")),
-        ("block", lambda h: h.manifest.block(h.leases[-1], "look at it")),
-        ("unblock", lambda h: h.manifest.unblock()),
-        ("undo", lambda h: h.manifest.undo_receipts([BatchIndex(1), BatchIndex(2)], mark=h.marks.append)),
+        ("block", lambda h: h.manifest.leases.block(h.leases[-1], "look at it")),
+        ("unblock", lambda h: h.manifest.operator.unblock()),
+        (
+            "undo",
+            lambda h: h.manifest.operator.undo_receipts([BatchIndex(1), BatchIndex(2)], mark=h.marks.append),
+        ),
         ("lease what was undone", lambda h: h.lease("d")),
     ]
 
@@ -292,10 +296,12 @@ def test_thirty_two_workers_stay_under_a_servers_usual_hundred_connections(
     def work(manifest: Manifest, name: str) -> None:
         try:
             for number in range(4):
-                lease = manifest.lease(WorkerId(f"{name}-{number}"), PATIENT)
+                lease = manifest.leases.lease(WorkerId(f"{name}-{number}"), PATIENT)
                 granted.append(lease)
                 assert isinstance(lease, Lease)
-                manifest.record(lease, receipt_for(PLAN, lease, manifest.pending_batches(lease)[0]))
+                manifest.receipts.record(
+                    lease, receipt_for(PLAN, lease, manifest.receipts.pending_batches(lease)[0])
+                )
                 manifest.overview()
         except ShardgenError as error:
             errors.append(error)
@@ -329,7 +335,7 @@ def test_the_servers_clock_decides_whatever_a_worker_believes(
     with Manifest(own_place, PLAN) as manifest:
         for hours in (1, -1):
             monkeypatch.setattr(time, "time", lambda shift=3600 * hours: real() + shift)
-            lease = manifest.lease(WorkerId(f"w{hours}"), PATIENT)
+            lease = manifest.leases.lease(WorkerId(f"w{hours}"), PATIENT)
             assert isinstance(lease, Lease)
             ahead = lease.expires_at - PATIENT.duration - manifest.now()
             assert abs(ahead) < timedelta(minutes=5)

@@ -73,9 +73,9 @@ def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(
     database: DatabaseUrl, broken: str
 ) -> None:
     with Manifest(database, PLAN) as manifest:
-        lease = manifest.lease(WorkerId("first"), PATIENT)
+        lease = manifest.leases.lease(WorkerId("first"), PATIENT)
         assert isinstance(lease, Lease)
-        manifest.release(lease)  # an open slice: whoever reads now finds this one
+        manifest.leases.release(lease)  # an open slice: whoever reads now finds this one
     # On SQLite, without BEGIN IMMEDIATE both get to the barrier; with it the first waits there in vain, for a
     # while. On a server the second passes over the locked row; without the lock it takes the same one.
     barrier = CONTEXT.Barrier(2, timeout=60 if broken else 1)
@@ -109,7 +109,7 @@ def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(database: Databas
     process.start()
     assert leased.wait(60)
     with Manifest(database, PLAN) as manifest:
-        heir = manifest.lease(WorkerId("heir"), PATIENT, gone=[WorkerId("zombie")])
+        heir = manifest.leases.lease(WorkerId("heir"), PATIENT, gone=[WorkerId("zombie")])
         assert isinstance(heir, Lease)
         before = _dump(database)
         taken_over.set()

@@ -1,23 +1,25 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import event
 
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import LeaseLost, ManifestBusy
-from shardgen.manifest import manifest as module
-from shardgen.manifest.leases import NoLease
-from shardgen.manifest.manifest import Manifest, Marks
+from shardgen.manifest import receipts as module
+from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Marks
 from tests.conformance.conftest import POLICY, MovableClock, finish, receipt_for
 
 Take = Callable[..., Lease]
 
 
 def _make_all(manifest: Manifest, plan: Plan) -> None:
-    while not isinstance(lease := manifest.lease(WorkerId("w"), POLICY), NoLease):
+    while not isinstance(lease := manifest.leases.lease(WorkerId("w"), POLICY), NoLease):
         finish(manifest, plan, lease)
 
 
@@ -27,19 +29,19 @@ def test_receipts_come_back_as_they_were_recorded_in_batch_order_over_many_pages
     recorded = []
     for name in ("a", "b"):
         held = lease(name)
-        for batch in manifest.pending_batches(held):
+        for batch in manifest.receipts.pending_batches(held):
             receipt = receipt_for(plan, held, batch, dead=(batch * 8 + 1,) if batch == 4 else ())
-            manifest.record(held, receipt)
+            manifest.receipts.record(held, receipt)
             recorded.append(receipt)
     monkeypatch.setattr(module, "_PAGE", 2)
-    assert list(manifest.receipts()) == recorded
-    assert [letter.sample for letter in manifest.dead_letters()] == [33]
+    assert list(manifest.receipts.receipts()) == recorded
+    assert [letter.sample for letter in manifest.receipts.dead_letters()] == [33]
 
 
 def test_counters_add_up_to_the_plan(manifest: Manifest, plan: Plan, lease: Take) -> None:
     held = lease("a")
-    manifest.record(held, receipt_for(plan, held, BatchIndex(0), dead=(3, 5)))
-    manifest.release(held)
+    manifest.receipts.record(held, receipt_for(plan, held, BatchIndex(0), dead=(3, 5)))
+    manifest.leases.release(held)
     _make_all(manifest, plan)
     overview = manifest.overview()
     assert (overview.stored, overview.dead) == (118, 2)
@@ -53,15 +55,15 @@ def test_undone_receipts_are_made_again_under_a_fence_above_their_mark(
     _make_all(manifest, plan)
     _undo(manifest, [BatchIndex(16)])
     _make_all(manifest, plan)
-    before = {receipt.record.batch: receipt.fence for receipt in manifest.receipts()}
+    before = {receipt.record.batch: receipt.fence for receipt in manifest.receipts.receipts()}
     batches = [BatchIndex(1), BatchIndex(2), BatchIndex(16)]
     undone, marks = _undo(manifest, batches)
     assert undone == 3
     assert marks == {1: [1, 2], 2: [16]}  # fences are per slice, so the marks are too
     assert manifest.overview().stored == 120 - 8 - 8 - 4
-    assert manifest.recorded_among(batches) == []
+    assert manifest.receipts.recorded_among(batches) == []
     _make_all(manifest, plan)
-    after = {receipt.record.batch: receipt.fence for receipt in manifest.receipts()}
+    after = {receipt.record.batch: receipt.fence for receipt in manifest.receipts.receipts()}
     assert {batch for batch in after if after[batch] > before[batch]} == set(batches)
     for fence, marked in marks.items():
         assert all(after[batch] > fence for batch in marked)
@@ -72,10 +74,10 @@ def test_a_live_lease_forbids_undoing_and_leaves_no_mark(
     manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
 ) -> None:
     held = lease("a")
-    manifest.record(held, receipt_for(plan, held, BatchIndex(0)))
+    manifest.receipts.record(held, receipt_for(plan, held, BatchIndex(0)))
     marks: list[Marks] = []
     with pytest.raises(ManifestBusy, match="worker a"):
-        manifest.undo_receipts([BatchIndex(0)], mark=marks.append)
+        manifest.operator.undo_receipts([BatchIndex(0)], mark=marks.append)
     assert marks == []
     assert manifest.overview().stored == 8
 
@@ -84,13 +86,13 @@ def test_undoing_takes_the_slice_from_an_expired_holder(
     manifest: Manifest, plan: Plan, lease: Take, clock: MovableClock
 ) -> None:
     held = lease("a")
-    manifest.record(held, receipt_for(plan, held, BatchIndex(0)))
+    manifest.receipts.record(held, receipt_for(plan, held, BatchIndex(0)))
     clock.forward(121)
     assert _undo(manifest, [BatchIndex(0)])[0] == 1
     with pytest.raises(LeaseLost):
-        manifest.record(held, receipt_for(plan, held, BatchIndex(1)))
+        manifest.receipts.record(held, receipt_for(plan, held, BatchIndex(1)))
     again = lease("b")
-    assert (again.slice, manifest.pending_batches(again)) == (0, [0, 1, 2])
+    assert (again.slice, manifest.receipts.pending_batches(again)) == (0, [0, 1, 2])
 
 
 def test_a_mark_that_cannot_be_written_changes_nothing(manifest: Manifest, plan: Plan) -> None:
@@ -100,11 +102,28 @@ def test_a_mark_that_cannot_be_written_changes_nothing(manifest: Manifest, plan:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        manifest.undo_receipts([BatchIndex(0)], mark=fail)
+        manifest.operator.undo_receipts([BatchIndex(0)], mark=fail)
     assert manifest.overview().stored == 120
+
+
+def test_every_shard_is_locked_before_any_provenance(manifest: Manifest, plan: Plan) -> None:
+    """All workers change the same few rows of provenance: in two orders a server's workers get stuck."""
+    changed: list[str] = []
+
+    def note(*arguments: object) -> None:
+        found = re.match(r"(?:UPDATE|INSERT INTO) (shard|provenance)\b", str(arguments[2]))
+        changed.extend(found.groups() if found else ())
+
+    event.listen(manifest._database.engine, "before_cursor_execute", note)
+    event.listen(manifest._database.engine, "commit", lambda _connection: changed.append(";"))
+    _make_all(manifest, plan)
+    _undo(manifest, [BatchIndex(0), BatchIndex(1), BatchIndex(16)])
+    transactions = " ".join(changed).split(";")
+    assert sum("provenance" in one for one in transactions) == plan.layout.batch_count + 1
+    assert [one for one in transactions if re.search("provenance .*shard", one)] == []
 
 
 def _undo(manifest: Manifest, batches: list[BatchIndex]) -> tuple[int, Marks]:
     found: list[Marks] = []
-    undone = manifest.undo_receipts(batches, mark=found.append)
+    undone = manifest.operator.undo_receipts(batches, mark=found.append)
     return undone, found[0]

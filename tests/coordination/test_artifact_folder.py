@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from shardgen.artifacts.listing import list_files
 from shardgen.artifacts.store import IDENTITY, ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder, is_recognised
 from shardgen.domain.identifiers import BatchIndex, Fence
+from shardgen.domain.lease import NoLease
 from shardgen.errors import ArtifactCorrupt, PlanConflict, StorageFailed
-from shardgen.manifest.leases import NoLease
 from shardgen.operations.doctor import Verdict, diagnose
 from shardgen.operations.merge import merge_run
 from shardgen.operations.rebuild import rebuild
@@ -29,7 +30,7 @@ from tests.runs import shardgen
 def start_worker(run: RunDirectory) -> None:
     """What a worker does with the artifact folder at its start."""
     with run.manifest(run.plan()) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest)
+        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
 
 
 def store_slice(run: RunDirectory) -> list[Path]:
@@ -37,12 +38,12 @@ def store_slice(run: RunDirectory) -> list[Path]:
     plan = run.plan()
     paths = []
     with run.manifest(plan) as manifest:
-        manifest.register(identity(WORKERS["a"]))
-        lease = manifest.lease(WORKERS["a"], run.settings.lease_policy)
+        manifest.workers.register(identity(WORKERS["a"]))
+        lease = manifest.leases.lease(WORKERS["a"], run.settings.lease_policy)
         assert not isinstance(lease, NoLease)
-        for batch in manifest.pending_batches(lease):
+        for batch in manifest.receipts.pending_batches(lease):
             (receipt,) = single(batch, fence=lease.fence).publish(plan, run.artifacts)
-            manifest.record(lease, receipt)
+            manifest.receipts.record(lease, receipt)
             paths.append(run.artifacts / receipt.artifact.name)
     return paths
 
@@ -50,8 +51,9 @@ def store_slice(run: RunDirectory) -> list[Path]:
 def elsewhere(run: RunDirectory, folder: Path) -> RunDirectory:
     """The same run, seen from where another folder lies under the artifacts' name."""
     settings = run.settings
-    artifacts = settings.artifacts.model_copy(update={"url": str(folder)})
-    return RunDirectory(path=run.path, settings=settings.model_copy(update={"artifacts": artifacts}))
+    artifacts = settings.engine.artifacts.model_copy(update={"url": str(folder)})
+    engine = settings.engine.model_copy(update={"artifacts": artifacts})
+    return replace(run, settings=replace(settings, engine=engine))
 
 
 def test_a_folder_is_recognised_under_any_path_and_as_a_copy(run: RunDirectory, tmp_path: Path) -> None:
@@ -90,7 +92,7 @@ def test_after_the_claim_nothing_is_written_to_what_lies_there_instead(
 ) -> None:
     plan, attempt, store = run.plan(), single(0), ArtifactStore(run.artifacts)
     with run.manifest(plan) as manifest:
-        claim_folder(store, manifest)
+        claim_folder(store, manifest.folder)
     run.artifacts.rename(tmp_path / "away")
     if instead != "nothing":
         run.artifacts.mkdir()
@@ -113,7 +115,7 @@ def test_an_identity_that_nobody_has_claimed_yet_is_kept(run: RunDirectory) -> N
     start_worker(run)
     assert ArtifactStore(run.artifacts).identity() == made
     with run.manifest(run.plan()) as manifest:
-        assert manifest.artifact_folder() == made
+        assert manifest.folder.identity() == made
 
 
 def test_two_that_make_an_identity_at_once_get_the_same(
@@ -224,7 +226,7 @@ def test_marks_of_a_requeue_are_not_written_where_no_rebuild_would_look(
     assert refused.returncode == 10, refused.stderr
     assert not (tmp_path / "other").exists()
     with run.manifest(run.plan()) as manifest:
-        assert manifest.recorded_among([BatchIndex(0)]) == [BatchIndex(0)]
+        assert manifest.receipts.recorded_among([BatchIndex(0)]) == [BatchIndex(0)]
 
 
 def test_a_rebuilt_manifest_knows_the_folder_that_it_was_made_from(run: RunDirectory, tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_a_folder_without_an_identity_can_be_rebuilt_from_and_is_left_as_it_is(r
     rebuild(run)
     assert not (run.artifacts / IDENTITY).exists()
     with run.manifest(run.plan()) as manifest:
-        assert is_recognised(ArtifactStore(run.artifacts), manifest)
+        assert is_recognised(ArtifactStore(run.artifacts), manifest.folder)
 
 
 def test_doctor_says_that_the_folder_is_another(run: RunDirectory) -> None:

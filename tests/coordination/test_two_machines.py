@@ -214,7 +214,7 @@ def test_two_machines_lose_nothing_by_a_kill_and_a_restarted_server(
     states = {one.row.identity.pid: one.state for one in after.workers}
     assert states[victim.pid] is ShownState.DEAD
     with machines.first.manifest(machines.first.plan(), read_only=True) as manifest:
-        slices = [(receipt.shard, receipt.slice, receipt.fence) for receipt in manifest.receipts()]
+        slices = [(receipt.shard, receipt.slice, receipt.fence) for receipt in manifest.receipts.receipts()]
     fences = {fence for shard, slice_, fence in slices if (shard, slice_) == (held.shard, held.slice)}
     assert fences == {1, 2}
 

@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.dataset import verify
+from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
-from shardgen.domain.plan import Plan
+from shardgen.domain.lease import Attempt
+from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     DeadLetter,
     DeadLetterReason,
-    ImageKind,
-    KindSums,
+    OutputSums,
     Provenance,
     Receipt,
     Sums,
     total_sums,
 )
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.sample import member_name
+from shardgen.recipes.base import Files
+from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.storage.files import make_folders
 
 WORKER = WorkerId("host-42-0abc1234")
-PROVENANCE = Provenance(
-    device_model="cpu of a test", tensorflow="2.0", opencv="4.0", precision="float32", micro_batch=4
+PROVENANCE = Provenance.of(
+    {
+        "device_model": "cpu of a test",
+        "tensorflow": "2.0",
+        "opencv": "4.0",
+        "precision": "float32",
+        "micro_batch": 4,
+    }
 )
 
 
-def image(kind: ImageKind, sample: int) -> bytes:
+def image(name: str, sample: int) -> bytes:
     """Bytes of a different length and content for every image."""
-    source = random.Random(f"{kind.value}-{sample}")  # noqa: S311
+    source = random.Random(f"{name}-{sample}")  # noqa: S311
     return source.randbytes(40 + source.randrange(80))
 
 
-def sums_of_image(kind: ImageKind, data: bytes) -> KindSums:
+def sums_of_image(output: Output, data: bytes) -> OutputSums:
     """Pretend that the bytes are pixel values: what decoding and adding up is in a real run."""
     pixels = len(data) // 3
-    channels = [data[channel : 3 * pixels : 3] for channel in range(kind.channels)]
-    return KindSums(
+    channels = [data[channel : 3 * pixels : 3] for channel in range(output.channels)]
+    return OutputSums(
         images=1,
         pixels=pixels,
         sum=tuple(sum(channel) for channel in channels),
@@ -56,12 +69,10 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
         if sample in dead:
             continue
         sums: Sums = {}
-        for kind in ImageKind:
-            data = image(kind, sample)
-            suffix = output_format(plan.output, kind).suffix
-            name = member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
-            members.append((name, data))
-            sums[kind] = sums_of_image(kind, data)
+        for output in plan.outputs:
+            data = image(output.name, sample)
+            members.append((member_name(output, SampleIndex(sample), sample_count=plan.samples), data))
+            sums[output.name] = sums_of_image(output, data)
         parts.append(sums)
     letters = tuple(
         DeadLetter(sample=SampleIndex(sample), reason=DeadLetterReason.COMPOSE, detail="a traceback")
@@ -71,10 +82,26 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
     return BatchContent(
         batch=BatchIndex(batch),
         members=members,
-        sums=total_sums(parts),
+        sums=total_sums(plan.outputs, parts),
         dead_letters=letters,
         provenance=PROVENANCE,
     )
+
+
+class MadeRecipe(CompositesRecipe):
+    """Composites whose images are made-up bytes; the contact sheet shows which samples it was given."""
+
+    def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes:
+        return json.dumps([sample for sample, _ in samples]).encode()
+
+    def recount(self, output: Output, data: bytes) -> OutputSums:
+        return sums_of_image(output, data)
+
+
+def verify_made(path: Path, *, recipe: type[CompositesRecipe] = MadeRecipe, **options: Any) -> Verification:
+    """Verify a zip of made-up images, decoding them its recipe's way."""
+    with patch.object(verify, "recipe_of", recipe):
+        return verify_zip(path, decode=True, **options)
 
 
 @dataclass

@@ -12,56 +12,54 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shardgen.dataset.labels import HEADER, LabelRows, thousandths
-from shardgen.recipes.composites.plan import Flips
-from shardgen.recipes.composites.placement import place, recipe_of
 
+from shardgen.dataset.labels import planned_rows
 from shardgen.dataset.statistics import statistics, stats_json
-from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind, KindSums, Sums
+from shardgen.domain.receipt import OutputSums, Sums
 from shardgen.imaging.options import DepthEncoding
-from tests.plans import make_plan
+from shardgen.recipes.composites.labels import thousandths
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
+from shardgen.recipes.registry import recipe_of
+from tests.plans import changed, make_plan
+
+HEADER = (
+    "sample,background,foreground,flip,column,row,x,y,width,height,"
+    "output_x,output_y,output_width,output_height,shard,batch"
+)
 
 
 def rows_of_all_batches(plan: Plan, dead: set[int]) -> str:
-    labels, layout = LabelRows(plan), plan.layout
-    return HEADER + "".join(
-        labels.rows(
-            layout.batch_samples(BatchIndex(batch)),
-            shard=layout.shard_of_batch(BatchIndex(batch)),
-            batch=BatchIndex(batch),
-            without=dead,
-        )
-        for batch in range(layout.batch_count)
-    )
+    return "".join(planned_rows(recipe_of(plan), without=dead))
 
 
 def naive_rows(plan: Plan, dead: set[int]) -> str:
-    """The same from the recipe of each sample, the csv module and decimal."""
+    """The same from the parts of each sample, the csv module and decimal."""
+    composites = CompositesPlan(plan)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER.strip().split(","))
+    writer.writerow(HEADER.split(","))
     for sample in range(plan.samples):
         if sample in dead:
             continue
-        recipe = recipe_of(plan, SampleIndex(sample))
-        foreground = plan.sources.foregrounds[recipe.foreground]
-        at = place(plan, foreground, column=recipe.column, row=recipe.row)
+        made_of = composites.combination(SampleIndex(sample))
+        foreground = composites.sources.foregrounds[made_of.foreground]
+        at = composites.place(foreground, column=made_of.column, row=made_of.row)
         on_canvas = [at.x, at.y, at.width, at.height]
         output = [
-            Decimal(value * plan.output.size[axis % 2]) / plan.compose.canvas[axis % 2]
+            Decimal(value * composites.output.size[axis % 2]) / composites.compose.canvas[axis % 2]
             for axis, value in enumerate(on_canvas)
         ]
         batch = plan.layout.batch_of_sample(SampleIndex(sample))
         writer.writerow(
             [
                 sample,
-                plan.sources.backgrounds[recipe.background].name,
+                composites.sources.backgrounds[made_of.background].name,
                 foreground.name,
-                recipe.flip,
-                recipe.column,
-                recipe.row,
+                made_of.flip,
+                made_of.column,
+                made_of.row,
                 *on_canvas,
                 *(value.quantize(Decimal("0.001"), ROUND_HALF_EVEN) for value in output),
                 plan.layout.shard_of_batch(batch),
@@ -80,12 +78,12 @@ def test_labels_are_those_of_a_naive_writer(flips: Flips, grid: tuple[int, int])
 
 def test_names_with_commas_quotes_and_line_ends_are_quoted_only_then() -> None:
     plan = make_plan()
+    sources = CompositesPlan(plan).sources
     names = ['a, b/"c".jpg', 'd "e" é.jpg', "f g\nh.jpg"]
     backgrounds = tuple(
-        replace(background, name=name)
-        for background, name in zip(plan.sources.backgrounds, names, strict=True)
+        replace(background, name=name) for background, name in zip(sources.backgrounds, names, strict=True)
     )
-    plan = replace(plan, sources=replace(plan.sources, backgrounds=backgrounds))
+    plan = changed(plan, sources=replace(sources, backgrounds=backgrounds))
     assert rows_of_all_batches(plan, set()) == naive_rows(plan, set())
 
 
@@ -100,11 +98,12 @@ def test_half_a_thousandth_goes_to_the_even_neighbour() -> None:
     assert [thousandths(value, 2000) for value in (1, 3, 5)] == ["0.000", "0.002", "0.002"]
 
 
-def sums_of(images: list[dict[ImageKind, np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]]) -> Sums:
+def sums_of(plan: Plan, images: list[dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint16]]]]) -> Sums:
     sums: Sums = {}
-    for kind in ImageKind:
-        pixels = np.concatenate([image[kind].reshape(-1, kind.channels) for image in images]).astype(object)
-        sums[kind] = KindSums(
+    for output in plan.outputs:
+        parts = [image[output.name].reshape(-1, output.channels) for image in images]
+        pixels = np.concatenate(parts).astype(object)
+        sums[output.name] = OutputSums(
             images=len(images),
             pixels=len(pixels),
             sum=tuple(int(value) for value in pixels.sum(axis=0)),
@@ -117,24 +116,27 @@ def sums_of(images: list[dict[ImageKind, np.ndarray[tuple[int, ...], np.dtype[np
 def test_statistics_are_numpys_over_all_pixels(encoding: DepthEncoding) -> None:
     source = np.random.default_rng(3)
     plan = make_plan()
-    plan = replace(plan, depth=replace(plan.depth, encoding=encoding))
-    limit = {ImageKind.DEPTH: 65_535 if encoding is DepthEncoding.RELATIVE else 255}
+    plan = changed(plan, depth=replace(CompositesPlan(plan).depth, encoding=encoding))
+    limit = {"depth": 65_535 if encoding is DepthEncoding.RELATIVE else 255}
     images = [
         {
-            kind: source.integers(0, limit.get(kind, 255) + 1, (4 + image, 5, kind.channels), np.uint16)
-            for kind in ImageKind
+            output.name: source.integers(
+                0, limit.get(output.name, 255) + 1, (4 + image, 5, output.channels), np.uint16
+            )
+            for output in plan.outputs
         }
         for image in range(6)
     ]
-    content = json.loads(stats_json(statistics(plan, sums_of(images))))
+    content = json.loads(stats_json(statistics(plan, sums_of(plan, images))))
     assert list(content) == ["fgbg", "mask", "depth"]
-    for kind in ImageKind:
-        pixels = np.concatenate([image[kind].reshape(-1, kind.channels) for image in images])
-        scaled = pixels / limit.get(kind, 255)
-        assert content[kind.value]["mean"] == pytest.approx(scaled.mean(axis=0).tolist(), rel=1e-12)
-        assert content[kind.value]["std"] == pytest.approx(scaled.std(axis=0).tolist(), rel=1e-12)
-        assert content[kind.value]["images"] == 6
-        assert content[kind.value]["pixels"] == len(pixels)
+    for output in plan.outputs:
+        name = output.name
+        pixels = np.concatenate([image[name].reshape(-1, output.channels) for image in images])
+        scaled = pixels / limit.get(name, 255)
+        assert content[name]["mean"] == pytest.approx(scaled.mean(axis=0).tolist(), rel=1e-12)
+        assert content[name]["std"] == pytest.approx(scaled.std(axis=0).tolist(), rel=1e-12)
+        assert content[name]["images"] == 6
+        assert content[name]["pixels"] == len(pixels)
 
 
 @given(st.integers(1, 10**13), st.integers(0, 255), st.integers(0, 10**6))
@@ -143,12 +145,12 @@ def test_mean_and_deviation_are_rounded_once(pixels: int, level: int, extra: int
     squares = -(-total * total // pixels) + extra
     plan = make_plan()
     sums = {
-        kind: KindSums(
-            images=1, pixels=pixels, sum=(total,) * kind.channels, squares=(squares,) * kind.channels
+        output.name: OutputSums(
+            images=1, pixels=pixels, sum=(total,) * output.channels, squares=(squares,) * output.channels
         )
-        for kind in ImageKind
+        for output in plan.outputs
     }
-    found = statistics(plan, sums)[ImageKind.MASK]
+    found = statistics(plan, sums)["mask"]
     variance = Fraction(squares, pixels) - Fraction(total, pixels) ** 2
     with localcontext(prec=120):
         exact = (Decimal(variance.numerator) / variance.denominator).sqrt() / 255
@@ -157,24 +159,24 @@ def test_mean_and_deviation_are_rounded_once(pixels: int, level: int, extra: int
 
 
 def test_one_grey_level_everywhere_has_no_deviation_and_its_own_mean() -> None:
-    pixels = 40_000 * 408_040
+    pixels, plan = 40_000 * 408_040, make_plan()
     sums = {
-        kind: KindSums(
+        output.name: OutputSums(
             images=1,
             pixels=pixels,
-            sum=(51 * pixels,) * kind.channels,
-            squares=(51 * 51 * pixels,) * kind.channels,
+            sum=(51 * pixels,) * output.channels,
+            squares=(51 * 51 * pixels,) * output.channels,
         )
-        for kind in ImageKind
+        for output in plan.outputs
     }
-    found = statistics(make_plan(), sums)[ImageKind.FGBG]
+    found = statistics(plan, sums)["fgbg"]
     assert found.mean == (0.2, 0.2, 0.2)
     assert found.std == (0.0, 0.0, 0.0)
     assert not any(math.isnan(value) for value in found.std)
 
 
 def test_without_a_pixel_there_are_no_numbers() -> None:
-    content = json.loads(
-        stats_json(statistics(make_plan(), {kind: KindSums.zero(kind) for kind in ImageKind}))
-    )
+    plan = make_plan()
+    sums = {output.name: OutputSums.zero(output.channels) for output in plan.outputs}
+    content = json.loads(stats_json(statistics(plan, sums)))
     assert content["mask"] == {"mean": [], "std": [], "images": 0, "pixels": 0}

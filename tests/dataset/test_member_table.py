@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from shardgen.artifacts.zip_records import Entry, ZipLimits, central_entry, local_header, read_entries
-from shardgen.dataset.member_table import KINDS, MemberColumns, MemberTable
+from shardgen.dataset.member_table import MemberColumns, MemberTable
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.sample import member_name, output_format
+from shardgen.domain.sample import member_name
 from tests.plans import make_plan
 
 SMALL = make_plan(batch=4)
@@ -26,9 +26,8 @@ def columns_of(plan: Plan, samples: list[int]) -> tuple[MemberColumns, list[Entr
     """Members of made-up sizes that follow each other, and the same as plain entries."""
     entries, offset = [], 0
     for sample in samples:
-        for kind in KINDS:
-            suffix = output_format(plan.output, kind).suffix
-            name = member_name(kind, SampleIndex(sample), sample_count=plan.samples, suffix=suffix)
+        for output in plan.outputs:
+            name = member_name(output, SampleIndex(sample), sample_count=plan.samples)
             entry = Entry(
                 name=name, crc=(sample * 31 + offset) % 2**32, size=100 + offset % 17, offset=offset
             )

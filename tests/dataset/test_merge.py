@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,8 @@ from stream_unzip import stream_unzip
 
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import bodies, zip_writer
-from shardgen.dataset.merge import Images, MergeInputs, MergeResult, merge
+from shardgen.dataset.merge import MergeInputs, MergeResult, merge
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
 from shardgen.domain.steps import MergeStep, Step
 from shardgen.errors import (
     ArtifactCorrupt,
@@ -30,28 +30,24 @@ from shardgen.errors import (
     RunIncomplete,
     StorageFailed,
 )
+from shardgen.recipes.base import Files
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.storage.files import DiskFiles
 from tests.artifacts.recorded_files import RecordedFiles
-from tests.dataset.made_runs import MadeRun, image, make_run
-from tests.plans import make_plan
+from tests.dataset.made_runs import MadeRecipe, MadeRun, image, make_run
+from tests.plans import changed, make_plan
 from tests.runs import sha256_of
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)
-
-
-def contact_sheet(samples: list[tuple[int, Images]]) -> bytes:
-    """A stand-in that shows which samples it was given."""
-    return json.dumps([sample for sample, _ in samples]).encode()
 
 
 def merge_run(
     run: MadeRun, output: Path, *, allow: bool = False, files: DiskFiles | None = None
 ) -> MergeResult:
     inputs = MergeInputs(
-        plan=run.plan,
+        recipe=MadeRecipe(run.plan),
         source=run,
         store=run.store,
-        make_contact_sheet=contact_sheet,
         allow_dead_letters=allow,
         files=files or DiskFiles(),
     )
@@ -86,7 +82,7 @@ def test_a_merged_zip_holds_every_sample_in_order_and_opens_with_zipfile(
             assert info.date_time == (1980, 1, 1, 0, 0, 0)
             assert (info.create_version, info.extract_version) == (20, 20)
         for sample in range(PLAN.samples):
-            assert archive.read(f"depth/00000/{sample:07d}.jpg") == image(ImageKind.DEPTH, sample)
+            assert archive.read(f"depth/00000/{sample:07d}.jpg") == image("depth", sample)
         assert archive.read("plan.json") == PLAN.canonical_json
     data = result.path.read_bytes()
     assert result.size_bytes == len(data)
@@ -184,20 +180,19 @@ def test_statistics_in_the_zip_are_those_of_its_own_images(tmp_path: Path) -> No
 
 
 def test_the_contact_sheet_gets_samples_spread_over_the_plan_with_their_bytes(tmp_path: Path) -> None:
-    seen: list[tuple[int, Images]] = []
+    seen: list[tuple[int, Files]] = []
 
-    def keep(samples: list[tuple[int, Images]]) -> bytes:
-        seen.extend(samples)
-        return b"png"
+    class Looking(MadeRecipe):
+        def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes:
+            seen.extend(samples)
+            return b"png"
 
     run = make_run(PLAN, tmp_path / "artifacts", dead=[3, 4, 5, 6, 7, 8, 9])
-    inputs = MergeInputs(
-        plan=PLAN, source=run, store=run.store, make_contact_sheet=keep, allow_dead_letters=True
-    )
+    inputs = MergeInputs(recipe=Looking(PLAN), source=run, store=run.store, allow_dead_letters=True)
     merge(inputs, tmp_path / "out.zip")
     assert [sample for sample, _ in seen] == [10, *range(15, 120, 6)]
-    for sample, images in seen:
-        assert images == {kind: image(kind, sample) for kind in ImageKind}
+    for sample, files in seen:
+        assert files == {output.name: image(output.name, sample) for output in PLAN.outputs}
 
 
 def test_a_gap_is_refused_with_the_number_of_pending_samples(tmp_path: Path) -> None:
@@ -228,8 +223,8 @@ def test_two_receipts_of_one_batch_are_refused(tmp_path: Path) -> None:
 def test_a_receipt_that_counts_other_images_is_refused(tmp_path: Path) -> None:
     run = make_run(PLAN, tmp_path / "artifacts")
     record = run.rows[2].record
-    mask = replace(record.sums[ImageKind.MASK], images=7)
-    sums = {**record.sums, ImageKind.MASK: mask}
+    mask = replace(record.sums["mask"], images=7)
+    sums = {**record.sums, "mask": mask}
     run.rows[2] = replace(run.rows[2], record=replace(record, sums=sums))
     with pytest.raises(ReceiptConflict, match="batch 2"):
         merge_run(run, tmp_path / "out.zip")
@@ -353,7 +348,9 @@ def test_the_zip_is_synced_before_it_gets_its_name_and_the_folder_after(tmp_path
         files.calls.append(step.value)
 
     run = make_run(PLAN, tmp_path / "artifacts")
-    inputs = MergeInputs(plan=PLAN, source=run, store=run.store, make_contact_sheet=None, files=files)
+    inputs = MergeInputs(
+        recipe=MadeRecipe(PLAN), source=run, store=run.store, contact_sheet=False, files=files
+    )
     merge(inputs, tmp_path / "out.zip", on_step=on_step)
     assert steps == list(MergeStep)
     after = [call.partition(" ")[0] for call in files.calls[files.calls.index("directory-written") :]]
@@ -383,15 +380,15 @@ def test_receipts_that_change_during_the_merge_are_noticed(tmp_path: Path) -> No
         if step is MergeStep.PLANNED:
             del run.rows[-1]
 
-    inputs = MergeInputs(plan=PLAN, source=run, store=run.store, make_contact_sheet=None)
+    inputs = MergeInputs(recipe=MadeRecipe(PLAN), source=run, store=run.store, contact_sheet=False)
     with pytest.raises(ReceiptConflict, match="changed during the merge"):
         merge(inputs, tmp_path / "out.zip", on_step=requeue)
     assert not (tmp_path / "out.zip").exists()
 
 
 def test_the_card_says_loudly_that_random_depth_is_noise(tmp_path: Path) -> None:
-    weights = replace(PLAN.depth.weights, name="random:64")
-    plan = replace(PLAN, depth=replace(PLAN.depth, weights=weights))
+    depth = CompositesPlan(PLAN).depth
+    plan = changed(PLAN, depth=replace(depth, weights=replace(depth.weights, name="random:64")))
     for number, (made, is_loud) in enumerate([(PLAN, False), (plan, True)]):
         result = merge_run(make_run(made, tmp_path / str(number)), tmp_path / f"{number}.zip")
         with zipfile.ZipFile(result.path) as archive:

@@ -7,9 +7,9 @@ import pytest
 
 from shardgen.dataset.verify import verify_run
 from shardgen.domain.identifiers import Fence, WorkerId
-from shardgen.domain.receipt import ImageKind
+from shardgen.recipes.composites.plan import CompositesPlan
 from tests.dataset.made_runs import MadeRun, make_run
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)
 
@@ -67,8 +67,8 @@ def test_a_stale_receipt_is_found(run: MadeRun) -> None:
     run.rows[5] = replace(run.rows[5], fence=Fence(9))
     run.rows[6] = replace(run.rows[6], worker=WorkerId("other-1-00000000"))
     record = run.rows[7].record
-    mask = replace(record.sums[ImageKind.MASK], sum=(1,))
-    record = replace(record, sums={**record.sums, ImageKind.MASK: mask})
+    mask = replace(record.sums["mask"], sum=(1,))
+    record = replace(record, sums={**record.sums, "mask": mask})
     run.rows[7] = replace(run.rows[7], record=record)
     run.rows[8] = replace(run.rows[8], artifact=run.rows[9].artifact)
     result = verify_run(PLAN, run, run.store)
@@ -82,7 +82,7 @@ def test_a_second_receipt_of_a_batch_is_found(run: MadeRun) -> None:
 
 
 def test_an_artifact_of_another_plan_is_found(run: MadeRun) -> None:
-    other = replace(PLAN, output=replace(PLAN.output, depth_quality=61))
+    other = changed(PLAN, output=replace(CompositesPlan(PLAN).output, depth_quality=61))
     result = verify_run(other, run, run.store)
     assert len(result.bad_batches) == PLAN.layout.batch_count
     assert "another plan" in result.findings[0].fact

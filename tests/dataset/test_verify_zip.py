@@ -11,9 +11,10 @@ from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import zip_check, zip_writer
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import Verification, verify_zip
-from shardgen.domain.receipt import ImageKind, KindSums
+from shardgen.domain.plan import Output
+from shardgen.domain.receipt import OutputSums
 from shardgen.errors import InputMissing
-from tests.dataset.made_runs import make_run, sums_of_image
+from tests.dataset.made_runs import MadeRecipe, make_run, sums_of_image, verify_made
 from tests.plans import make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)
@@ -22,18 +23,8 @@ DEAD = [3, *range(16, 24)]
 
 def merged(folder: Path) -> Path:
     run = make_run(PLAN, folder / "artifacts", dead=DEAD)
-    inputs = MergeInputs(
-        plan=PLAN,
-        source=run,
-        store=run.store,
-        make_contact_sheet=lambda _samples: b"png",
-        allow_dead_letters=True,
-    )
+    inputs = MergeInputs(recipe=MadeRecipe(PLAN), source=run, store=run.store, allow_dead_letters=True)
     return merge(inputs, folder / "out.zip").path
-
-
-def sums_of(kind: ImageKind, data: bytes, _size: tuple[int, int]) -> KindSums:
-    return sums_of_image(kind, data)
 
 
 def facts(verification: Verification) -> str:
@@ -50,9 +41,7 @@ def test_a_sound_zip_has_no_findings(
     monkeypatch.setattr(zip_writer, "ZipLimits", lambda: limits)
     progress: list[tuple[int, int]] = []
     path = merged(tmp_path)
-    result = verify_zip(
-        path, image_sums=sums_of, on_progress=lambda done, planned: progress.append((done, planned))
-    )
+    result = verify_made(path, on_progress=lambda done, planned: progress.append((done, planned)))
     assert facts(result) == ""
     assert result.samples == PLAN.samples - len(DEAD)
     assert progress[-1] == (result.samples, PLAN.samples)
@@ -194,13 +183,18 @@ def test_an_end_record_that_counts_other_members_is_found(tmp_path: Path) -> Non
     assert "holds 332 images, plan and dead letters say 333" in facts(verify_zip(path))
 
 
+class ReversedRecipe(MadeRecipe):
+    def recount(self, output: Output, data: bytes) -> OutputSums:
+        return sums_of_image(output, data[::-1])
+
+
 def test_statistics_that_are_not_the_images_are_found_when_images_are_decoded(tmp_path: Path) -> None:
     path = merged(tmp_path)
-    assert facts(verify_zip(path, image_sums=lambda kind, data, _size: sums_of_image(kind, data[::-1])))
+    assert facts(verify_made(path, recipe=ReversedRecipe))
     wrong = replaced("stats.json", lambda data: data.replace(b'"std": [\n      0.', b'"std": [\n      1.'))
     rewritten(path, wrong)
     assert facts(verify_zip(path)) == ""
-    assert "not those of the images" in facts(verify_zip(path, image_sums=sums_of))
+    assert "not those of the images" in facts(verify_made(path))
 
 
 def test_a_zip_that_is_not_there_is_one_clear_error(tmp_path: Path) -> None:

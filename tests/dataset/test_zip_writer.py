@@ -12,7 +12,6 @@ from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.output import PLAN, TAIL_MEMBERS, read_member, read_tail
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
 from shardgen.storage.files import DiskFiles
 from tests.dataset.made_runs import image, make_run
 from tests.plans import make_plan
@@ -33,7 +32,7 @@ def written_behind(start: int, plan: Plan, folder: Path) -> Path:
         archive.size = start
         reader = BodyReader(run.store, table, archive)
         for receipt in run.receipts():
-            reader.add(receipt.artifact, [receipt.record], stored_samples(plan, [receipt]))
+            reader.add(receipt.artifact, [receipt.record], stored_samples(plan, [receipt]), facts=False)
         reader.flush()
         for name in TAIL_MEMBERS:
             archive.add(name, name.encode())
@@ -47,7 +46,7 @@ def test_offsets_beyond_4_gib_stand_in_a_zip64_extra_and_only_those(tmp_path: Pa
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         infos = archive.infolist()
-        assert archive.read("mask/00000/0000119.png") == image(ImageKind.MASK, 119)
+        assert archive.read("mask/00000/0000119.png") == image("mask", 119)
     offsets = [info.header_offset for info in infos]
     assert offsets[0] == FOUR_GIB - 5000
     assert offsets[-1] > FOUR_GIB
@@ -77,4 +76,4 @@ def test_65_535_members_and_more_get_zip64_end_records(tmp_path: Path) -> None:
         assert file.read(4) == b"PK\6\6"
     with zipfile.ZipFile(path) as archive:
         assert len(archive.infolist()) == 3 * plan.samples + 6
-        assert archive.read("depth/00002/0021999.jpg") == image(ImageKind.DEPTH, 21_999)
+        assert archive.read("depth/00002/0021999.jpg") == image("depth", 21_999)

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from shardgen.recipes.composites.plan import Flips
 
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import list_files
@@ -21,16 +20,17 @@ from shardgen.artifacts.zip_records import Entry
 from shardgen.coordination.folder.notices import NoticeName, is_requeue
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, ShardIndex
-from shardgen.domain.receipt import ImageKind
 from shardgen.errors import ArtifactCorrupt, EncodeFailed
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.sweep import sweep
-from shardgen.operations.verify import image_sums
+from shardgen.recipes.composites.plan import Flips
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
+from tests.dataset.made_runs import verify_made
 from tests.fuzzing.guarded import time_limit
 from tests.fuzzing.mutating import Member, members_of, packed
-from tests.fuzzing.targets import PLAN, artifact_seeds, sums, zip_seeds
+from tests.fuzzing.targets import PLAN, artifact_seeds, zip_seeds
 from tests.plans import make_plan
 
 FEW_BYTES = 64 << 20
@@ -49,7 +49,7 @@ def verified(folder: Path, data: bytes) -> str:
     tracemalloc.start()
     try:
         with time_limit(20):
-            found = verify_zip(path, image_sums=sums)
+            found = verify_made(path)
         assert tracemalloc.get_traced_memory()[1] < FEW_BYTES
     finally:
         tracemalloc.stop()
@@ -91,7 +91,7 @@ def test_a_plan_of_thousands_of_millions_of_samples_in_a_small_zip_takes_no_time
     huge = make_plan(backgrounds=1000, foregrounds=400, grid=(100, 100), flips=flips, batch=1024)
     assert huge.samples == 8 * 10**9
     others = [member for member in with_member("plan.json", huge.canonical_json) if "/" not in member[0]]
-    first = [(f"{kind.value}/00000/{0:010d}.jpg", b"x") for kind in ImageKind]
+    first = [(f"{output.name}/00000/{0:010d}.jpg", b"x") for output in huge.outputs]
     last = ("fgbg/799999/7999999999.jpg", b"far away")
     found = verified(tmp_path, packed([*first[:images], last, *others]))
     assert "fgbg/00000/0000000001.jpg: is missing" in found
@@ -113,7 +113,7 @@ def test_statistics_that_are_no_statistics_are_found(tmp_path: Path, content: by
 def test_an_image_that_does_not_decode_is_a_finding_like_any_other(tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     path.write_bytes(zip_seeds()[0])  # its images are random bytes
-    found = facts(verify_zip(path, image_sums=image_sums))
+    found = facts(verify_zip(path, decode=True))
     assert "fgbg/00000/0000000.jpg: " in found
     assert "depth/00000/0000011.jpg: " in found
 
@@ -126,7 +126,7 @@ def test_an_image_of_another_size_is_refused_before_it_is_decoded(
     assert succeeded
     monkeypatch.setattr(cv2, "imdecode", None)
     with pytest.raises(EncodeFailed, match="4000x3000 pixels"):
-        image_sums(ImageKind.FGBG, data.tobytes(), (200, 200))
+        recipe_of(PLAN).recount(PLAN.outputs[0], data.tobytes())
 
 
 @pytest.mark.parametrize(

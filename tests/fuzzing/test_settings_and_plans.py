@@ -17,9 +17,9 @@ from shardgen.domain.limits import MAX_SAMPLES, plan_problem
 from shardgen.domain.plan import Plan
 from shardgen.errors import ArtifactCorrupt, InputMissing, InvalidSettings, ManifestCorrupt
 from shardgen.operations.requeue import read_marks
-from shardgen.recipes.composites.network import given_threads
+from shardgen.recipes.base import given_threads
 from shardgen.settings.plan_file import parse_plan, read_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings
 from shardgen.sources.folder import hash_file, list_folder, read_file
 from tests.fuzzing.guarded import time_limit
@@ -95,7 +95,7 @@ def test_the_home_of_a_user_who_is_not_there_is_one_clear_error(tmp_path: Path, 
     table = "depth" if setting == "weights" else "sources"
     run = settings_of(tmp_path, f'[{table}]\n{setting} = "~nobody-of-that-name/x"')
     with pytest.raises(InvalidSettings, match="nobody-of-that-name") as caught:
-        run.weights_file() if setting == "weights" else run.foregrounds(GivenFolders())
+        _ = run.local if setting == "weights" else run.folders({})
     assert caught.value.hint
 
 
@@ -109,16 +109,18 @@ def test_threads_that_are_digits_of_another_kind_are_one_clear_error(
 
 
 def changed_plan(change: Callable[[Any], object]) -> bytes:
-    """A plan's canonical JSON after a change, its number of samples that of its recipe."""
+    """A plan's canonical JSON after a change, its number of samples and its outputs those of its recipe."""
     document = json.loads(make_plan(backgrounds=1, foregrounds=1).canonical_json)
     change(document)
-    columns, rows = document["compose"]["grid"]
-    document["samples"] = columns * rows
+    columns, rows = document["recipe"]["compose"]["grid"]
+    document["blocks"][0]["samples"] = columns * rows
+    for output in document["outputs"]:
+        output["size"] = document["recipe"]["output"]["size"]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def background(**values: object) -> Callable[[Any], object]:
-    return lambda plan: plan["sources"]["backgrounds"][0].update(values)
+    return lambda plan: plan["blocks"][0]["sources"]["backgrounds"][0].update(values)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +135,17 @@ def background(**values: object) -> Callable[[Any], object]:
         (background(sha256="not hexadecimal"), "sha256"),
         (background(bytes=-1), "size"),
         (background(width=0), "width"),
-        (lambda plan: plan["sources"]["foregrounds"][0].update(placed_width=601), "canvas"),
+        (lambda plan: plan["blocks"][0]["sources"]["foregrounds"][0].update(placed_width=601), "canvas"),
         (lambda plan: plan["shards"].update(batch=0), "shards.batch is 0"),
         (lambda plan: plan["shards"].update(batch=10**9), "shards.batch"),
         (lambda plan: plan["shards"].update(slice_batches=10**9), "shards.slice_batches"),
-        (lambda plan: plan["compose"].update(grid=[10_000, 10_000]), "places"),
-        (lambda plan: plan["compose"].update(grid=[-2, -2]), "grid is -2"),
-        (lambda plan: plan["compose"].update(canvas=[0, 600]), "canvas is 0"),
-        (lambda plan: plan["output"].update(size=[200, 10**9]), "output.size"),
-        (lambda plan: plan["output"].update(image_quality=0), "image_quality"),
-        (lambda plan: plan["depth"].update(input=[31, 32]), "multiples of 32"),
-        (lambda plan: plan["depth"]["weights"].update(sha256=""), "sha256"),
+        (lambda plan: plan["recipe"]["compose"].update(grid=[10_000, 10_000]), "places"),
+        (lambda plan: plan["recipe"]["compose"].update(grid=[-2, -2]), "grid is -2"),
+        (lambda plan: plan["recipe"]["compose"].update(canvas=[0, 600]), "canvas is 0"),
+        (lambda plan: plan["recipe"]["output"].update(size=[200, 10**9]), "fgbg.size"),
+        (lambda plan: plan["recipe"]["output"].update(image_quality=0), "image_quality"),
+        (lambda plan: plan["recipe"]["depth"].update(input=[31, 32]), "multiples of 32"),
+        (lambda plan: plan["recipe"]["depth"]["weights"].update(sha256=""), "sha256"),
     ],
 )
 def test_a_plan_that_could_not_have_been_made_here_is_refused(
@@ -161,8 +163,8 @@ def test_the_change_of_these_tests_alone_makes_no_plan_unreadable() -> None:
 def test_a_plan_of_a_million_million_samples_reads_and_one_more_does_not() -> None:
     largest = make_plan(backgrounds=100, foregrounds=100, grid=(100, 100), shard_size=10**9)
     assert plan_problem(largest) is None
-    object.__setattr__(largest, "samples", MAX_SAMPLES + 1)
-    assert plan_problem(largest) is not None
+    one_more = replace(largest, blocks=(replace(largest.blocks[0], samples=MAX_SAMPLES + 1),))
+    assert "samples" in (plan_problem(one_more) or "")
 
 
 def test_a_plan_of_more_shards_than_rows_are_made_for_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""FORMATS.md section 2 once more, slowly and from its words; nothing of the program is used but its types."""
+"""docs/formats.md section 3 once more, slowly and from its words; nothing of the program is used but its types."""
 
 from __future__ import annotations
 

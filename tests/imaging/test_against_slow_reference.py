@@ -1,4 +1,4 @@
-"""Item by item against an implementation that shares nothing with the program but FORMATS.md."""
+"""Item by item against an implementation that shares nothing with the program but docs/formats.md."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shardgen.recipes.composites.plan import Compose, Flips
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import ImageKind
-from shardgen.imaging.codec import Photograph
+from shardgen.imaging.codec import Photograph, decode_encoded
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.masks import cut_out, halved_to_fit
-from shardgen.imaging.options import Blend, MaskMode
-from shardgen.imaging.outputs import output_images
+from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
 from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.maker import encode_sample
+from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
 from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours, write_rgb
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 
 Pixels = NDArray[np.uint8]
 
@@ -177,12 +175,17 @@ def test_outputs_and_network_input_are_resized_from_the_canvas(
     tmp_path: Path, target: tuple[int, int]
 ) -> None:
     plan, folders = planned(tmp_path, canvas=(60, 50))
-    plan = replace(plan, depth=replace(plan.depth, input=target), output=replace(plan.output, size=target))
+    depth = replace(plan.depth, input=target)
+    output = replace(plan.output, size=target, image=ImageFormat.PNG)
+    plan = CompositesPlan(changed(plan.plan, depth=depth, output=output))
     made = Composer(plan, folders.foregrounds, folders.backgrounds).compose(SampleIndex(3))
-    outputs = output_images(made.canvas, plan.output)
+    no_depth = np.ones((1, 1), np.float32)
+    files = encode_sample(made.canvas, no_depth, plan.output, DepthEncoding.INVERSE_MINMAX).files
+    composite, mask = decode_encoded(files["fgbg"], channels=3), decode_encoded(files["mask"], channels=1)
+    assert composite.dtype == mask.dtype == np.uint8
     assert_nearly_same(made.network_input, slow.resized(made.canvas.fgbg, target, linear=True))
-    assert_nearly_same(outputs[ImageKind.FGBG], slow.resized(made.canvas.fgbg, target))
-    assert_nearly_same(outputs[ImageKind.MASK], slow.resized(made.canvas.mask, target))
+    assert_nearly_same(composite.astype(np.uint8), slow.resized(made.canvas.fgbg, target))
+    assert_nearly_same(mask.astype(np.uint8), slow.resized(made.canvas.mask, target))
 
 
 def planned(
@@ -194,7 +197,7 @@ def planned(
     flips: Flips = Flips.NONE,
     blend: Blend = Blend.MASK,
     background_size: tuple[int, int] | None = None,
-) -> tuple[Plan, SourceFolders]:
+) -> tuple[CompositesPlan, SourceFolders]:
     folders = SourceFolders(foregrounds=folder / "foregrounds", backgrounds=folder / "backgrounds")
     folders.foregrounds.mkdir()
     folders.backgrounds.mkdir()
@@ -204,8 +207,9 @@ def planned(
     for number in range(2):
         write_rgb(folders.backgrounds / f"{number}.png", background(background_size or canvas, number))
     inventory = scan(folders, MaskMode.AUTO, canvas, threads=2)
-    compose = Compose(canvas=canvas, grid=grid, flips=flips, blend=blend)
-    return replace(make_plan(), sources=inventory.sources, compose=compose, samples=-1), folders
+    compose = Compose(canvas=canvas, grid=grid, flips=flips, blend=blend, mask=MaskMode.AUTO)
+    plan = changed(make_plan(), sources=inventory.sources, compose=compose)
+    return CompositesPlan(plan), folders
 
 
 def foreground(size: tuple[int, int], number: int) -> Photograph:

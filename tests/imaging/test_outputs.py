@@ -6,16 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
-from shardgen.domain.receipt import ImageKind
 from shardgen.errors import EncodeFailed
 from shardgen.imaging.compose import Canvas
 from shardgen.imaging.options import DepthEncoding, ImageFormat
-from shardgen.imaging.outputs import depth_image, encode_sample
+from shardgen.imaging.outputs import depth_image
 from shardgen.imaging.sheet import SheetSample, contact_sheet
+from shardgen.recipes.composites.maker import encode_sample
+from shardgen.recipes.composites.plan import CompositesPlan
 from tests.photographs import blob, colours
 from tests.plans import make_plan
 
-OUTPUT = make_plan().output
+OUTPUT = CompositesPlan(make_plan()).output
 CANVAS = Canvas(
     fgbg=colours(np.random.default_rng(0), 600, 600),
     mask=np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8),
@@ -27,32 +28,32 @@ DEPTH = np.random.default_rng(1).uniform(0.01, 1.0, (240, 320)).astype(np.float3
 def test_sums_are_those_of_the_encoded_bytes(depth_format: ImageFormat) -> None:
     output = replace(OUTPUT, depth=depth_format, mask=depth_format)
     sample = encode_sample(CANVAS, DEPTH, output, DepthEncoding.INVERSE_MINMAX)
-    for kind in ImageKind:
-        flag = cv2.IMREAD_COLOR if kind is ImageKind.FGBG else cv2.IMREAD_GRAYSCALE
-        decoded = cv2.imdecode(np.frombuffer(sample.images[kind], np.uint8), flag)
+    for name, data in sample.files.items():
+        flag = cv2.IMREAD_COLOR if name == "fgbg" else cv2.IMREAD_GRAYSCALE
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
         assert decoded is not None
-        channels = [decoded[:, :, 2 - c] for c in range(3)] if kind is ImageKind.FGBG else [decoded]
+        channels = [decoded[:, :, 2 - c] for c in range(3)] if name == "fgbg" else [decoded]
         values = [[int(value) for value in channel.ravel()] for channel in channels]
-        assert sample.sums[kind].pixels == 200 * 200
-        assert sample.sums[kind].sum == tuple(sum(channel) for channel in values)
-        assert sample.sums[kind].squares == tuple(sum(v * v for v in channel) for channel in values)
+        assert sample.sums[name].pixels == 200 * 200
+        assert sample.sums[name].sum == tuple(sum(channel) for channel in values)
+        assert sample.sums[name].squares == tuple(sum(v * v for v in channel) for channel in values)
 
 
 def test_16_bit_sums_do_not_overflow() -> None:
     output = replace(OUTPUT, depth=ImageFormat.PNG)
     sample = encode_sample(CANVAS, np.ones((240, 320), np.float32), output, DepthEncoding.RELATIVE)
-    assert sample.sums[ImageKind.DEPTH].sum == (65535 * 40_000,)
-    assert sample.sums[ImageKind.DEPTH].squares == (65535**2 * 40_000,)
+    assert sample.sums["depth"].sum == (65535 * 40_000,)
+    assert sample.sums["depth"].squares == (65535**2 * 40_000,)
 
 
 def test_relative_depth_needs_png() -> None:
-    with pytest.raises(EncodeFailed, match="16-bit"):
+    with pytest.raises(EncodeFailed, match="16 bits"):
         encode_sample(CANVAS, DEPTH, OUTPUT, DepthEncoding.RELATIVE)
 
 
 def test_the_same_sample_gives_the_same_bytes() -> None:
     first, again = (encode_sample(CANVAS, DEPTH, OUTPUT, DepthEncoding.INVERSE_MINMAX) for _ in range(2))
-    assert first.images == again.images
+    assert first.files == again.files
 
 
 def test_the_depth_image_is_stretched_and_inverted() -> None:

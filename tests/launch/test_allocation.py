@@ -138,7 +138,7 @@ class Seen(Exception):
 @pytest.mark.slow
 def test_a_worker_that_is_started_again_gets_the_gpu_of_its_predecessor(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"compose.grid": "[20, 20]", "shards.size": "1000"})
-    plan_run(run)
+    run = plan_run(run)
     # On auto, as there are no such GPUs: the workers fall back to the CPU and live.
     shares = tuple(Share(threads=1, gpu=Gpu(name=name)) for name in ("7", "5"))
     first: dict[int, int] = {}
@@ -250,7 +250,7 @@ COUNT_THREADS = """
 import json, sys, threading
 from pathlib import Path
 from shardgen.domain.steps import BatchStep
-from shardgen.recipes.composites.network import DeviceChoice
+from shardgen.recipes.base import DeviceChoice
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions
 

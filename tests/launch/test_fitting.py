@@ -7,10 +7,13 @@ import psutil
 import pytest
 
 from shardgen.depth.device import Device
+from shardgen.depth.families import find_family
 from shardgen.errors import MachineUnfit
 from shardgen.launch.allocation import Wanted, settle_workers
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.recipes.composites.network import agree_micro_batch, find_weights
+from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.composites.recipe import network_choice
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, plan_run
 
@@ -27,24 +30,29 @@ def test_more_workers_than_memory_holds_are_fewer_and_it_says_so(run: RunDirecto
 
 def test_the_first_worker_decides_the_micro_batch_for_its_device_model(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": '"auto"'})
-    plan_run(run)
+    run = plan_run(run)
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        assert manifest.agreed_micro_batch("some CPU", 2) == 2
-        assert manifest.agreed_micro_batch("some CPU", 1) == 2
-        assert manifest.agreed_micro_batch("another CPU", 1) == 1
+        assert manifest.micro_batches.agreed("some CPU", 2) == 2
+        assert manifest.micro_batches.agreed("some CPU", 1) == 2
+        assert manifest.micro_batches.agreed("another CPU", 1) == 1
 
 
 def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
-    plan_run(run)
+    run = plan_run(run)
     plan, on = run.plan(), Device(kind="cpu", model="some CPU", library="tensorflow", version="2")
-    topology = find_weights(run.network).topology
+    choice, composites = network_choice(run.local), CompositesPlan(plan)
+    network = find_family(composites.depth.model).find(choice)
     with run.manifest(plan) as manifest:
-        assert agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology) == (8, "")
-        manifest.shrink_micro_batch("some CPU", 2)
-        manifest.shrink_micro_batch("some CPU", 4)
-        agreed, remark = agree_micro_batch(run.network.micro_batch, plan, manifest, on=on, topology=topology)
+        assert agree_micro_batch(
+            choice.micro_batch, composites, manifest.micro_batches, on=on, network=network
+        ) == (8, "")
+        manifest.micro_batches.shrink("some CPU", 2)
+        manifest.micro_batches.shrink("some CPU", 4)
+        agreed, remark = agree_micro_batch(
+            choice.micro_batch, composites, manifest.micro_batches, on=on, network=network
+        )
     assert (agreed, remark) == (2, "micro-batch 2, not 8: memory ran out before")
 
 
@@ -62,6 +70,6 @@ def test_cores_are_split_between_workers(run: RunDirectory) -> None:
 @pytest.mark.slow
 def test_a_network_that_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"depth.micro_batch": "1024", "depth.input": "[4096, 4096]"})
-    plan_run(run)
+    run = plan_run(run)
     with pytest.raises(MachineUnfit, match="GiB"):
         settle_workers(run, run.plan(), Wanted(device="cpu"), (), say=lambda _line: None)

@@ -35,8 +35,7 @@ def long_run(tmp_path: Path) -> RunDirectory:
             "shards.batch": "8",
         },
     )
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 @pytest.fixture
@@ -161,7 +160,7 @@ def test_a_deadline_that_has_no_room_for_a_batch_makes_none(long_run: RunDirecto
 @pytest.mark.slow
 def test_a_worker_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    plan_run(run)
+    run = plan_run(run)
     command = f"{sys.executable} -m shardgen worker {run.path} >/dev/null 2>&1 & sleep 0.5"
     subprocess.run(["bash", "-c", command], check=True, timeout=30)
     deadline = time.monotonic() + 60

@@ -19,6 +19,7 @@ from shardgen.errors import ManifestBusy
 from shardgen.launch.allocation import Share
 from shardgen.launch.local import RunOptions, SilenceWatch, _Supervisor
 from shardgen.machine.processes import host_id, process_start
+from shardgen.manifest.leases import Leases
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 
@@ -138,8 +139,8 @@ class Hung:
         who = WorkerIdentity(
             id=WorkerId(f"w-{seat}aaaaaaa"), host=host_id(), pid=process.pid, process_started=started
         )
-        self.manifest.register(who)
-        self.manifest.beat(who.id, WorkerReport(state=WorkerState.WORKING))
+        self.manifest.workers.register(who)
+        self.manifest.workers.beat(who.id, WorkerReport(state=WorkerState.WORKING))
         self.watcher._seats[seat].process = process
 
     def hang(self) -> None:
@@ -184,16 +185,16 @@ def test_a_process_that_hangs_with_the_manifests_lock_is_killed_all_the_same(
 def test_it_is_killed_also_when_another_worker_has_ended_and_cannot_be_noted(
     hung: Hung, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Manifest.free_slices_of
+    real = Leases.free_slices_of
 
-    def free_slices_of(self: Manifest, *args: Any, **options: Any) -> int:
+    def free_slices_of(self: Leases, *args: Any, **options: Any) -> int:
         try:
             return real(self, *args, **options)
         except ManifestBusy:
             hung.now[0] += 40  # as the wait for the lock took
             raise
 
-    monkeypatch.setattr(Manifest, "free_slices_of", free_slices_of)
+    monkeypatch.setattr(Leases, "free_slices_of", free_slices_of)
     command = [sys.executable, "-c", "input(); raise SystemExit(30)"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as other:
         hung.sit(1, other)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shardgen.machine import cores
 from shardgen.machine.cores import cpu_quota, schedulable_cores, threads_each, usable_cores
-from shardgen.settings.run_directory import GivenFolders
+from shardgen.recipes.base import DeviceChoice, PlanEvents
 from tests.runs import make_run
 
 
@@ -33,7 +33,7 @@ def test_bound_processes_count_their_own_cores_only() -> None:
 
 
 def test_planning_reads_no_more_photographs_at_once_than_it_has_cores(tmp_path: Path) -> None:
-    from shardgen.operations.plan import PlanEvents, make_plan  # noqa: PLC0415 - OpenCV, for this test alone
+    from shardgen.operations.plan import make_plan  # noqa: PLC0415 - OpenCV, for this test alone
 
     run = make_run(tmp_path, foregrounds=6, backgrounds=6)
     readers: list[str] = []
@@ -41,7 +41,7 @@ def test_planning_reads_no_more_photographs_at_once_than_it_has_cores(tmp_path: 
     try:
         os.sched_setaffinity(0, {min(before)})
         events = PlanEvents(on_file=lambda _name: readers.append(threading.current_thread().name))
-        make_plan(run, GivenFolders(), events=events)
+        make_plan(run, {}, events=events)
     finally:
         os.sched_setaffinity(0, before)
     assert readers == ["scan_0"] * 12
@@ -84,7 +84,6 @@ def test_a_quota_limits_the_usable_cores_and_the_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from shardgen.launch.allocation import _threads  # noqa: PLC0415
-    from shardgen.recipes.composites.network import DeviceChoice  # noqa: PLC0415
 
     monkeypatch.delenv("SHARDGEN_THREADS", raising=False)
     monkeypatch.setattr(cores, "_CGROUPS", tmp_path)

@@ -11,12 +11,11 @@ import pytest
 from sqlalchemy import Connection, NullPool, create_engine, delete, insert, select, text, update
 
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest import consistency
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.tables import METADATA, RECEIPT, SHARD
 from shardgen.operations import doctor
@@ -43,14 +42,14 @@ def worked(database: DatabaseUrl, plan: Plan, clock: MovableClock) -> Iterator[M
         for _ in range(4):
             finish(manifest, plan, leased(manifest))
         lease = leased(manifest)
-        batch = manifest.pending_batches(lease)[0]
+        batch = manifest.receipts.pending_batches(lease)[0]
         dead = plan.layout.batch_samples(batch)[1]
-        manifest.record(lease, receipt_for(plan, lease, batch, dead=(dead,)))
+        manifest.receipts.record(lease, receipt_for(plan, lease, batch, dead=(dead,)))
         yield manifest
 
 
 def leased(manifest: Manifest) -> Lease:
-    granted = manifest.lease(WorkerId("a"), POLICY)
+    granted = manifest.leases.lease(WorkerId("a"), POLICY)
     assert isinstance(granted, Lease)
     return granted
 
@@ -127,11 +126,11 @@ def test_a_manifest_that_workers_have_written_has_no_contradiction(
     worked: Manifest, database: DatabaseUrl, plan: Plan
 ) -> None:
     assert counter_faults(database, plan) == []
-    assert worked.audit().contradictions == ()
-    worked.undo_receipts([BatchIndex(0), BatchIndex(3)], mark=lambda _marks: None)
-    assert worked.audit().contradictions == ()
+    assert worked.operator.audit().contradictions == ()
+    worked.operator.undo_receipts([BatchIndex(0), BatchIndex(3)], mark=lambda _marks: None)
+    assert worked.operator.audit().contradictions == ()
     before = worked.overview()
-    assert worked.mend() == 0
+    assert worked.operator.mend() == 0
     assert worked.overview().shards == before.shards
 
 
@@ -149,36 +148,36 @@ def test_what_contradicts_itself_is_found_put_right_and_made_to_the_end(
                 if before[table]:
                     connection.execute(insert(table), [dict(row) for row in before[table]])
             sabotage(connection)
-        found = worked.audit()
+        found = worked.operator.audit()
         assert found.contradictions, what
         assert found.is_complete
         with pytest.raises(ManifestCorrupt, match="contradicts itself") as caught:
-            worked.refuse_contradictions()
+            worked.operator.refuse_contradictions()
         assert "verify RUN_DIR --requeue" in caught.value.hint
-        assert worked.mend() >= 1
-        assert worked.audit().contradictions == (), what
+        assert worked.operator.mend() >= 1
+        assert worked.operator.audit().contradictions == (), what
         assert counter_faults(database, plan) == [], what
-        while not isinstance(granted := worked.lease(WorkerId("b"), POLICY), NoLease):
+        while not isinstance(granted := worked.leases.lease(WorkerId("b"), POLICY), NoLease):
             finish(worked, plan, granted)
         assert granted == NoLease(leased=0, blocked=0), what
         assert counter_faults(database, plan) == [], what
         overview = worked.overview()
         assert overview.stored + overview.dead == plan.samples, what
-        assert sum(1 for _ in worked.receipts()) == plan.layout.batch_count, what
+        assert sum(1 for _ in worked.receipts.receipts()) == plan.layout.batch_count, what
 
 
 def test_doctor_says_undamaged_only_where_something_looked(worked: Manifest, database: DatabaseUrl) -> None:
-    (line,) = doctor._records(worked)
+    (line,) = doctor._records(worked.operator)
     looked = "" if database.url.startswith("postgresql") else "undamaged; "
     assert line.fact == f"{looked}counters and receipts agree"
 
 
 def test_mending_leaves_a_worker_its_slice(worked: Manifest, database: DatabaseUrl, plan: Plan) -> None:
-    held = worked.leased_slices()
+    held = worked.leases.holders()
     with by_hand(database) as connection:
         connection.execute(text("DELETE FROM receipt WHERE batch = 0"))
-    assert worked.mend() == 3  # a shard, a slice, a provenance
-    assert worked.leased_slices() == held
+    assert worked.operator.mend() == 3  # a shard, a slice, a provenance
+    assert worked.leases.holders() == held
     ((shard, slice_, fence, worker),) = held
     lease = Lease(shard=shard, slice=slice_, fence=fence, worker=worker, expires_at=worked.now())
     finish(worked, plan, lease)
@@ -189,15 +188,15 @@ def test_a_worker_does_not_wait_for_a_slice_that_is_only_counted(
     worked: Manifest, database: DatabaseUrl, plan: Plan, clock: MovableClock
 ) -> None:
     clock.forward(3600)
-    while not isinstance(granted := worked.lease(WorkerId("b"), POLICY), NoLease):
+    while not isinstance(granted := worked.leases.lease(WorkerId("b"), POLICY), NoLease):
         finish(worked, plan, granted)
     for counter in ("slices_leased", "slices_open"):
         with by_hand(database) as connection:
             values = f"{counter} = 1, slices_done = slices_done - 1"
             connection.execute(text(f"UPDATE shard SET {values} WHERE shard = 1"))  # noqa: S608
         with pytest.raises(ManifestCorrupt, match="count"):
-            worked.lease(WorkerId("b"), POLICY)
-        worked.mend()
+            worked.leases.lease(WorkerId("b"), POLICY)
+        worked.operator.mend()
 
 
 def test_an_audit_is_read_in_pages_and_ends_when_its_time_is_over(
@@ -208,12 +207,18 @@ def test_an_audit_is_read_in_pages_and_ends_when_its_time_is_over(
     assert [list(page) for page in consistency.pages(plan.layout)] == [[0], [1], [2]]
     with by_hand(database) as connection:
         connection.execute(update(SHARD).values(dead=SHARD.c.dead + 1))
-    assert [one.subject for one in worked.audit().contradictions] == ["shard 0", "shard 1", "shard 2"]
-    cut = worked.audit(seconds=-1)
+    assert [one.subject for one in worked.operator.audit().contradictions] == [
+        "shard 0",
+        "shard 1",
+        "shard 2",
+    ]
+    cut = worked.operator.audit(seconds=-1)
     assert (cut.contradictions, cut.is_complete) == ((), False)
     clock = iter(range(100))
-    monkeypatch.setattr("shardgen.manifest.manifest.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    assert not worked.audit(seconds=6).is_complete  # one look at it before each of 5 parts, 4 in the last
-    assert worked.audit(seconds=9).is_complete
+    monkeypatch.setattr("shardgen.manifest.operator.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert not worked.operator.audit(
+        seconds=6
+    ).is_complete  # one look at it before each of 5 parts, 4 in the last
+    assert worked.operator.audit(seconds=9).is_complete
     monkeypatch.undo()
-    assert worked.mend() == 3
+    assert worked.operator.mend() == 3

@@ -65,7 +65,7 @@ def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
 ) -> None:
     create_manifest(database, plan)
     with Manifest(database, plan) as manifest:
-        manifest.agreed_micro_batch("cpu", 4)
+        manifest.micro_batches.agreed("cpu", 4)
         if how == "deleted":
             database.path.unlink()
         else:
@@ -73,14 +73,14 @@ def test_a_manifest_that_is_gone_under_a_writer_is_named_as_such(
         if how == "replaced":
             create_manifest(database, plan)
         with pytest.raises(StorageFailed, match="deleted or moved away") as caught:
-            manifest.agreed_micro_batch("gpu", 4)
+            manifest.micro_batches.agreed("gpu", 4)
     assert "shardgen rebuild RUN_DIR" in caught.value.hint
 
 
 def test_a_thread_that_opens_a_manifest_that_is_gone_says_the_same(database: DatabaseUrl, plan: Plan) -> None:
     create_manifest(database, plan)
     with Manifest(database, plan) as manifest:
-        manifest._database.engine.dispose()
+        manifest._session.database.engine.dispose()
         database.path.unlink()
         with pytest.raises(StorageFailed, match="deleted or moved away"):
             manifest.overview()

@@ -17,13 +17,13 @@ def publish(run: RunDirectory, *attempts: Attempt) -> list[Receipt]:
 
 def receipts_of(run: RunDirectory) -> list[Receipt]:
     with run.manifest(run.plan()) as manifest:
-        return list(manifest.receipts())
+        return list(manifest.receipts.receipts())
 
 
 def found_by(run: RunDirectory) -> Rebuilt:
     plan, found = rebuild(run)
     with run.manifest(plan) as manifest:
-        verified = verify_run(plan, manifest, ArtifactStore(run.artifacts))
+        verified = verify_run(plan, manifest.receipts, ArtifactStore(run.artifacts))
         overview = manifest.overview()
     assert verified.findings == ()
     assert (overview.stored, overview.dead) == (found.stored, found.dead_letters)

@@ -50,14 +50,14 @@ def _record_for_ever(run_dir: Path, name: str, begun: Path) -> None:
     plan = run.plan()
     worker = WorkerId(f"host-{name}-{name * 8}")
     with run.manifest(plan) as manifest:
-        manifest.register(identity(worker, pid=os.getpid()))
+        manifest.workers.register(identity(worker, pid=os.getpid()))
         while True:
-            lease = manifest.lease(worker, POLICY)
+            lease = manifest.leases.lease(worker, POLICY)
             if not isinstance(lease, Lease):
-                manifest.beat(worker, WorkerReport(state=WorkerState.WORKING))
+                manifest.workers.beat(worker, WorkerReport(state=WorkerState.WORKING))
                 continue
-            for batch in manifest.pending_batches(lease):
-                manifest.record(lease, receipt_for(plan, lease, batch))
+            for batch in manifest.receipts.pending_batches(lease):
+                manifest.receipts.record(lease, receipt_for(plan, lease, batch))
                 begun.touch()
 
 
@@ -95,7 +95,7 @@ def _hidden(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_every_backup_beside_two_writers_is_whole(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes=MANY_SAMPLES)
-    plan_run(run)
+    run = plan_run(run)
     folder = tmp_path / "copies"
     folder.mkdir()
     with writers(run, tmp_path):
@@ -109,7 +109,7 @@ def test_every_backup_beside_two_writers_is_whole(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_from_a_backup_that_was_made_in_its_middle(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    plan_run(run)
+    run = plan_run(run)
     with start(["run", run.path]) as process:
         while not list(run.artifacts.glob("shard-*/*.zip")):
             assert process.poll() is None
@@ -256,7 +256,7 @@ def test_an_error_names_the_file_that_it_is_about(
 def test_a_shared_folder_needs_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     run = make_run(tmp_path, changes={"manifest.url": '"folder:"'})
-    plan_run(run)
+    run = plan_run(run)
     with pytest.raises(ManifestMismatch, match="the files in it are the record"):
         back_up(run, tmp_path / "copy")
 

@@ -20,8 +20,7 @@ from tests.runs import make_run, plan_run, shardgen
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
     run = make_run(tmp_path / "two words", backgrounds=5)
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 def failing(run_dir: Path | None) -> list[Line]:
@@ -80,7 +79,7 @@ def test_the_weights_in_the_package_are_listed() -> None:
 def test_a_lost_manifest_fails_only_where_artifacts_are(run: RunDirectory) -> None:
     (run.path / "manifest.sqlite").unlink()
     assert line_of(run.path, "plan").verdict is Verdict.LOOK
-    plan_run(run)
+    run = plan_run(run)
     done = shardgen("worker", run.path, "--max-batches", "1", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert list(ArtifactStore(run.artifacts).names())

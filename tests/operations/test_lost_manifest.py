@@ -147,7 +147,7 @@ def test_a_run_whose_manifest_is_deleted_ends_and_goes_on_after_a_rebuild(
     tmp_path: Path, undisturbed_sha256: str
 ) -> None:
     run = make_run(tmp_path)
-    plan_run(run)
+    run = plan_run(run)
     manifest = run.path / "manifest.sqlite"
     parent = start(["run", run.path])
     try:

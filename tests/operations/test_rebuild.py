@@ -65,7 +65,7 @@ def test_every_row_is_what_the_artifacts_say(lost: RunDirectory) -> None:
             (1, 2, 0, 0, 0),
             (0, 1, 0, 0, 0),
         ]
-        letters = list(manifest.dead_letters())
+        letters = list(manifest.receipts.dead_letters())
     assert [(letter.sample, letter.detail) for letter in letters] == [
         (sample, LOST_DETAIL) for sample in (5, 12, 13, 14, 15)
     ]
@@ -80,7 +80,7 @@ def test_each_device_model_keeps_the_micro_batch_that_made_most_of_its_batches(l
     )
     assert rebuild(lost)[1].batches == len(kinds)
     with lost.manifest(lost.plan()) as manifest:
-        agreed = {model: manifest.agreed_micro_batch(model, 16) for model in (*sizes, "four")}
+        agreed = {model: manifest.micro_batches.agreed(model, 16) for model in (*sizes, "four")}
     assert agreed == {"one": 4, "two": 1, "three": 8, "four": 16}
 
 
@@ -89,11 +89,11 @@ def granted(run: RunDirectory) -> Iterator[Lease]:
     plan = run.plan()
     with run.manifest(plan) as manifest:
         policy = run.settings.lease_policy
-        while isinstance(lease := manifest.lease(WORKERS["f"], policy), Lease):
+        while isinstance(lease := manifest.leases.lease(WORKERS["f"], policy), Lease):
             yield lease
-            for batch in manifest.pending_batches(lease):
+            for batch in manifest.receipts.pending_batches(lease):
                 (receipt,) = single(batch, fence=lease.fence, worker="f").publish(plan, run.artifacts)
-                manifest.record(lease, receipt)
+                manifest.receipts.record(lease, receipt)
 
 
 def test_new_fences_are_above_all_that_were_seen_and_the_rest_can_be_made(lost: RunDirectory) -> None:
@@ -212,7 +212,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
             if list(store.requeued()):
                 raise OperationalError("COMMIT", None, full)
 
-        event.listen(manifest._database.engine, "commit", fail)
+        event.listen(manifest._session.database.engine, "commit", fail)
         with pytest.raises(StorageFailed, match="full"):
             requeue_batches(plan, manifest, store, [BatchIndex(1)])
     assert receipts_of(lost) == made
@@ -298,7 +298,7 @@ def test_a_manifest_that_appears_meanwhile_is_not_replaced(lost: RunDirectory) -
 def test_without_a_plan_there_is_no_rebuild(lost: RunDirectory) -> None:
     (lost.path / "plan.json").unlink()
     with pytest.raises(InputMissing, match=r"plan\.json") as raised:
-        rebuild(lost)
+        rebuild(RunDirectory.open(lost.path))
     assert "shardgen plan" in raised.value.hint
 
 

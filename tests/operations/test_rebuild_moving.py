@@ -25,13 +25,13 @@ def test_a_run_that_was_begun_with_sqlite_moves_to_a_server(
 ) -> None:
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest)
-        manifest.register(identity(WORKERS["a"]))
+        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
+        manifest.workers.register(identity(WORKERS["a"]))
         for _ in range(2):
-            lease = manifest.lease(WORKERS["a"], run.settings.lease_policy)
-            for batch in manifest.pending_batches(lease):  # type: ignore[arg-type]
+            lease = manifest.leases.lease(WORKERS["a"], run.settings.lease_policy)
+            for batch in manifest.receipts.pending_batches(lease):  # type: ignore[arg-type]
                 (receipt,) = single(batch).publish(plan, run.artifacts)
-                manifest.record(lease, receipt)  # type: ignore[arg-type]
+                manifest.receipts.record(lease, receipt)  # type: ignore[arg-type]
     before = receipts_of(run)
     assert len(before) == 4
     run.artifacts.rename(tmp_path / "shared")
@@ -46,7 +46,7 @@ def test_a_run_that_was_begun_with_sqlite_moves_to_a_server(
         moved = RunDirectory.open(run.path)
         assert receipts_of(moved) == before
         with moved.manifest(plan) as manifest:
-            claim_folder(ArtifactStore(moved.artifacts), manifest)
+            claim_folder(ArtifactStore(moved.artifacts), manifest.folder)
             (tmp_path / "another").mkdir()
             with pytest.raises(PlanConflict):
-                claim_folder(ArtifactStore(tmp_path / "another"), manifest)
+                claim_folder(ArtifactStore(tmp_path / "another"), manifest.folder)

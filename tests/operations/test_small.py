@@ -11,16 +11,19 @@ from shardgen.dataset.statistics import Statistics
 from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.plan import Plan
 from shardgen.operations import demo
+from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.composites.tables import Tables
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.template import settings_text
 from shardgen.storage.cache import CACHE_VARIABLE
 from tests.legacy_weights import write_legacy_weights
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 from tests.runs import make_run, plan_run, sha256_of
 
 
 def card(plan: Plan) -> str:
     empty: Statistics = {}
-    return dataset_card(plan, empty, stored=0, dead_letters=0).decode()
+    return dataset_card(recipe_of(plan), empty, stored=0, dead_letters=0, has_sheet=True).decode()
 
 
 def test_small_weights_are_planned_by_name_and_digest_without_a_download(
@@ -28,8 +31,8 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
 ) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "nothing"))
     run = make_run(tmp_path)
-    plan_run(run)
-    weights = run.plan().depth.weights
+    run = plan_run(run)
+    weights = CompositesPlan(run.plan()).depth.weights
     assert (weights.name, weights.sha256) == ("small", sha256_of(SHIPPED["small"]))
     assert weights.bytes == SHIPPED["small"].stat().st_size
     assert not weights.is_random
@@ -40,21 +43,24 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
 def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path: Path) -> None:
     own = write_legacy_weights(tmp_path / "my own.h5", width=32)
     run = make_run(tmp_path, changes={"depth.weights": f"'{own}'"})
-    plan_run(run)
-    weights = run.plan().depth.weights
+    run = plan_run(run)
+    weights = CompositesPlan(run.plan()).depth.weights
     assert (weights.name, weights.sha256, weights.decoder_width) == ("file", sha256_of(own), 32)
     assert "my own" not in (run.path / "plan.json").read_text()
 
 
 def test_the_demo_takes_the_small_network_and_init_the_released_one(tmp_path: Path) -> None:
-    assert demo.prepare(tmp_path / "demo").settings.weights_name == "small"
+    tables = demo.prepare(tmp_path / "demo").settings.tables
+    assert isinstance(tables, Tables)
+    assert tables.weights_name == "small"
     text = settings_text(foregrounds=tmp_path, backgrounds=tmp_path)
     assert tomllib.loads(text)["depth"]["weights"] == "nyu"
 
 
 def test_the_data_sets_card_says_that_small_depth_is_for_trials() -> None:
     plan = make_plan()
+    depth = CompositesPlan(plan).depth
     for name, is_small in (("nyu", False), ("random:64", False), ("small", True)):
-        weights = replace(plan.depth.weights, name=name)
-        text = card(replace(plan, depth=replace(plan.depth, weights=weights)))
+        weights = replace(depth.weights, name=name)
+        text = card(changed(plan, depth=replace(depth, weights=weights)))
         assert ("the small network that ships" in text) == is_small

@@ -11,27 +11,28 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import SweepStep
 from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite_building import alone_in
 from shardgen.operations.requeue import requeue_batches
 from shardgen.operations.sweep import Swept, sweep
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.conformance.conftest import MovableClock, identity
+from tests.plans import changed
 from tests.runs import shardgen
 
 
 def lease_of(run: RunDirectory, worker: str, clock: MovableClock) -> Lease:
     with Manifest(run.database, run.plan(), clock=clock) as manifest:
-        manifest.register(identity(WORKERS[worker]))
-        granted = manifest.lease(WORKERS[worker], run.settings.lease_policy)
+        manifest.workers.register(identity(WORKERS[worker]))
+        granted = manifest.leases.lease(WORKERS[worker], run.settings.lease_policy)
     assert not isinstance(granted, NoLease)
     return granted
 
@@ -44,7 +45,7 @@ def publish(run: RunDirectory, lease: Lease, batch: int, **more: object) -> Rece
 
 def record(run: RunDirectory, lease: Lease, receipt: Receipt) -> None:
     with run.manifest(run.plan()) as manifest:
-        manifest.record(lease, receipt)
+        manifest.receipts.record(lease, receipt)
 
 
 def stage(run: RunDirectory, lease: Lease, batch: int, content: bytes = b"half") -> str:
@@ -122,8 +123,8 @@ def test_released_freed_and_requeued_attempts_are_orphans(run: RunDirectory) -> 
     third = publish(run, undone, 4)
     record(run, undone, third)
     with Manifest(run.database, plan, clock=clock) as manifest:
-        manifest.release(released)
-        manifest.free_slices_of([freed.worker], run.settings.lease_policy)
+        manifest.leases.release(released)
+        manifest.leases.free_slices_of([freed.worker], run.settings.lease_policy)
         requeue_batches(plan, manifest, ArtifactStore(run.artifacts), [BatchIndex(4)])
     expected = [receipt.artifact.name for receipt in (first, second, third)]
     assert orphans(sweep(run, remove=True)) == expected
@@ -137,7 +138,7 @@ def test_what_is_not_ours_is_named_and_left(run: RunDirectory) -> None:
     ours = publish(run, lease, 0)
     record(run, lease, ours)
     plan = run.plan()
-    other_plan = replace(plan, output=replace(plan.output, depth_quality=61))
+    other_plan = changed(plan, output=replace(CompositesPlan(plan).output, depth_quality=61))
     foreign = publish(run, replace(lease, worker=WORKERS["b"]), 1, claims=other_plan)
     whole, _ = single(1, worker="d", claims=other_plan).content(plan)
     staged = stage(run, replace(lease, worker=WORKERS["d"]), 1, whole)
@@ -174,13 +175,13 @@ def test_what_says_nothing_of_its_plan_is_taken_only_of_a_worker_that_this_run_k
     with Manifest(run.database, run.plan(), clock=clock) as manifest:
         match known_by:
             case "row":
-                manifest.register(identity(WORKERS["b"]))
+                manifest.workers.register(identity(WORKERS["b"]))
             case "receipt" | "slice":
-                other = manifest.lease(WORKERS["b"], run.settings.lease_policy)
+                other = manifest.leases.lease(WORKERS["b"], run.settings.lease_policy)
                 assert not isinstance(other, NoLease)
                 if known_by == "receipt":
-                    manifest.record(other, publish(run, other, 2))
-                    manifest.release(other)
+                    manifest.receipts.record(other, publish(run, other, 2))
+                    manifest.leases.release(other)
         before = files(run)
         found = sweep(run, remove=True)
         if known_by:

@@ -48,7 +48,7 @@ def publish_orphans(run: RunDirectory, count: int) -> list[Path]:
     """Whole artifacts that no receipt names and no lease could still record."""
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        manifest.register(identity(WORKERS["a"]))
+        manifest.workers.register(identity(WORKERS["a"]))
     receipts = [single(batch).publish(plan, run.artifacts)[0] for batch in range(count)]
     return [run.artifacts / receipt.artifact.name for receipt in receipts]
 

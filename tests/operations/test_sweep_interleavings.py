@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -15,11 +16,12 @@ from shardgen.artifacts.listing import Listing, list_files
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.layout import Layout
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
+from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import LeaseLost
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import Holder, NoLease
+from shardgen.manifest.leases import Leases
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations import sweep
 from shardgen.operations.requeue import requeue_batches
@@ -28,6 +30,7 @@ from tests.artifacts.attempts import WORKERS, Attempt, single
 from tests.conformance.conftest import POLICY, MovableClock
 from tests.plans import make_plan
 
+Found = TypeVar("Found")
 PLAN = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2, slice_batches=2)  # batches 0 and 1
 
 HISTORIES = {
@@ -48,7 +51,7 @@ class World:
         self._clock = MovableClock()
         database = DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=folder)
         self.manifest = WatchedManifest(database, PLAN, clock=self._clock)
-        with closing(self.manifest._database.engine.raw_connection()) as connection:
+        with closing(self.manifest._session.database.engine.raw_connection()) as connection:
             # A thousand small runs: only the order of events matters here, not what a disk has.
             connection.cursor().execute("PRAGMA synchronous=OFF")
         self.store = ArtifactStore(folder / "artifacts")
@@ -72,13 +75,13 @@ class World:
         verb, _, subject = event.partition("-")
         match verb:
             case "lease":
-                granted = self.manifest.lease(WORKERS[subject], POLICY)
+                granted = self.manifest.leases.lease(WORKERS[subject], POLICY)
                 assert not isinstance(granted, NoLease)
                 self._leases[subject] = granted
             case "expire":
                 self._clock.forward(10_000)
             case "release":
-                self.manifest.release(self._leases[subject])
+                self.manifest.leases.release(self._leases[subject])
             case "requeue":
                 requeue_batches(PLAN, self.manifest, self.store, [BatchIndex(0)])
             case "publish":
@@ -113,15 +116,15 @@ class World:
     def _record(self, subject: str) -> None:
         if subject in self._published:
             with suppress(LeaseLost):
-                self.manifest.record(self._leases[subject[0]], self._published[subject])
+                self.manifest.receipts.record(self._leases[subject[0]], self._published[subject])
 
     def _holds(self, subject: str) -> bool:
         lease = self._leases[subject[0]]
         grant = (lease.shard, lease.slice, lease.fence, lease.worker)
-        return grant in Manifest.leased_slices(self.manifest)
+        return grant in Leases.holders(self.manifest.leases)
 
     def assert_nothing_recorded_is_gone(self) -> None:
-        for receipt in self.manifest.receipts():
+        for receipt in self.manifest.receipts.receipts():
             assert (self.store.root / receipt.artifact.name).is_file(), receipt.artifact.name
 
 
@@ -131,17 +134,18 @@ class WatchedManifest(Manifest):
     cuts: Iterator[int] | None = None
     world: World
 
-    def _move_on(self) -> None:
-        if self.cuts is not None:
-            self.world.go_to(next(self.cuts))
+    def __init__(self, database: DatabaseUrl, plan: Plan, *, clock: MovableClock) -> None:
+        super().__init__(database, plan, clock=clock)
+        self.leases.holders = self._after_a_move(self.leases.holders)  # type: ignore[method-assign]
+        self.receipts.artifacts = self._after_a_move(self.receipts.artifacts)  # type: ignore[method-assign]
 
-    def leased_slices(self) -> list[Holder]:
-        self._move_on()
-        return super().leased_slices()
+    def _after_a_move(self, read: Callable[[], Found]) -> Callable[[], Found]:
+        def moved() -> Found:
+            if self.cuts is not None:
+                self.world.go_to(next(self.cuts))
+            return read()
 
-    def recorded_artifacts(self) -> Iterator[tuple[BatchIndex, str]]:
-        self._move_on()
-        return super().recorded_artifacts()
+        return moved
 
 
 @pytest.mark.slow

@@ -42,11 +42,11 @@ def worked(run: RunDirectory) -> RunDirectory:
     """Batches 0 and 1, the first slice, have artifacts and receipts; ten more are pending."""
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        lease = manifest.lease(WorkerId("host-a-aaaaaaaa"), POLICY)
+        lease = manifest.leases.lease(WorkerId("host-a-aaaaaaaa"), POLICY)
         assert isinstance(lease, Lease)
-        for batch in manifest.pending_batches(lease):
+        for batch in manifest.receipts.pending_batches(lease):
             (receipt,) = single(batch).publish(plan, run.artifacts)
-            manifest.record(lease, receipt)
+            manifest.receipts.record(lease, receipt)
     return run
 
 

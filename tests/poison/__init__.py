@@ -6,8 +6,8 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,8 @@ def install(text: str) -> None:
             marked.append(composed.network_input)
         return composed
 
-    def poisoned_estimate(
-        self: DepthEstimator, images: NDArray[np.uint8], *, between: Callable[[int], None] | None = None
-    ) -> DepthBatch:
-        found = estimate(self, images, between=between)
+    def poisoned_estimate(self: DepthEstimator, images: NDArray[np.uint8], **options: Any) -> DepthBatch:
+        found = estimate(self, images, **options)
         is_marked = [any(np.array_equal(image, one) for one in marked) for image in images]
         bad = np.array(is_marked) if kind == "nan" else np.zeros(len(images), bool)
         if kind == "broken" and images.any():

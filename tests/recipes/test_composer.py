@@ -11,10 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from shardgen.recipes.composites.plan import Flips
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, InputMissing, PlanConflict, SampleError, SourceUndecodable
 from shardgen.imaging.options import MaskMode
 from shardgen.recipes.composites.composer import (
@@ -23,9 +21,10 @@ from shardgen.recipes.composites.composer import (
     Composer,
     _PreparedSources,
 )
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import write_photographs
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 
 
 @pytest.fixture
@@ -35,18 +34,36 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 
 @pytest.fixture
-def plan(folders: SourceFolders) -> Plan:
+def plan(folders: SourceFolders) -> CompositesPlan:
     sources = scan(folders, MaskMode.AUTO, (100, 100), threads=2).sources
     made = make_plan(grid=(2, 1), flips=Flips.FOREGROUNDS)
-    return replace(made, sources=sources, compose=replace(made.compose, canvas=(100, 100)), samples=-1)
+    compose = replace(CompositesPlan(made).compose, canvas=(100, 100))
+    return CompositesPlan(changed(made, sources=sources, compose=compose))
 
 
-def composer(plan: Plan, folders: SourceFolders, cache_bytes: int = CACHE_BYTES) -> Composer:
+def with_sources(plan: CompositesPlan, **sources: object) -> CompositesPlan:
+    return CompositesPlan(changed(plan.plan, sources=replace(plan.sources, **sources)))  # type: ignore[arg-type]
+
+
+def composer(plan: CompositesPlan, folders: SourceFolders, cache_bytes: int = CACHE_BYTES) -> Composer:
     return Composer(plan, folders.foregrounds, folders.backgrounds, cache_bytes=cache_bytes)
 
 
-def all_samples(plan: Plan) -> list[SampleIndex]:
+def all_samples(plan: CompositesPlan) -> list[SampleIndex]:
     return [SampleIndex(index) for index in range(plan.samples)]
+
+
+def composed(composer: Composer, samples: Sequence[SampleIndex]) -> list[ComposedSample | SampleError]:
+    """All of them at once, as a worker's threads do; what costs a sample stands in its place."""
+
+    def compose(sample: SampleIndex) -> ComposedSample | SampleError:
+        try:
+            return composer.compose(sample)
+        except SampleError as error:
+            return error
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(compose, samples))
 
 
 def pixels(samples: Sequence[ComposedSample | SampleError]) -> list[bytes]:
@@ -59,24 +76,30 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_batch_holds_its_samples_in_order(plan: Plan, folders: SourceFolders) -> None:
-    made = composer(plan, folders).compose_batch(all_samples(plan))
+def test_a_composed_sample_is_the_one_that_was_asked_for(
+    plan: CompositesPlan, folders: SourceFolders
+) -> None:
+    made = composed(composer(plan, folders), all_samples(plan))
     assert [one.sample for one in made if isinstance(one, ComposedSample)] == all_samples(plan)
     assert made[0].network_input.shape == (480, 640, 3)  # type: ignore[union-attr]
 
 
-def test_a_cache_too_small_for_one_source_changes_no_pixel(plan: Plan, folders: SourceFolders) -> None:
-    roomy = composer(plan, folders).compose_batch(all_samples(plan))
-    tight = composer(plan, folders, cache_bytes=1).compose_batch(all_samples(plan))
+def test_a_cache_too_small_for_one_source_changes_no_pixel(
+    plan: CompositesPlan, folders: SourceFolders
+) -> None:
+    roomy = composed(composer(plan, folders), all_samples(plan))
+    tight = composed(composer(plan, folders, cache_bytes=1), all_samples(plan))
     assert pixels(roomy) == pixels(tight)
 
 
-def test_prepared_sources_are_kept_when_the_files_are_gone(plan: Plan, folders: SourceFolders) -> None:
+def test_prepared_sources_are_kept_when_the_files_are_gone(
+    plan: CompositesPlan, folders: SourceFolders
+) -> None:
     shared = composer(plan, folders)
-    first = shared.compose_batch(all_samples(plan))
+    first = composed(shared, all_samples(plan))
     shutil.rmtree(folders.backgrounds)
     shutil.rmtree(folders.foregrounds)
-    assert pixels(shared.compose_batch(all_samples(plan))) == pixels(first)
+    assert pixels(composed(shared, all_samples(plan))) == pixels(first)
 
 
 def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
@@ -128,44 +151,48 @@ def test_the_least_recently_used_sources_leave_first() -> None:
     assert made == [0, 1, 2, 1]
 
 
-def test_a_file_that_changed_since_the_plan_stops_the_worker(plan: Plan, folders: SourceFolders) -> None:
+def test_a_file_that_changed_since_the_plan_stops_the_worker(
+    plan: CompositesPlan, folders: SourceFolders
+) -> None:
     damage(folders.backgrounds / plan.sources.backgrounds[0].name)
     with pytest.raises(PlanConflict, match="not the file that the plan was made of"):
-        composer(plan, folders).compose_batch(all_samples(plan))
+        composed(composer(plan, folders), all_samples(plan))
 
 
-def test_a_folder_that_vanished_is_no_samples_fault(plan: Plan, folders: SourceFolders) -> None:
+def test_a_folder_that_vanished_is_no_samples_fault(plan: CompositesPlan, folders: SourceFolders) -> None:
     shared = composer(plan, folders)
     shutil.rmtree(folders.backgrounds)
     with pytest.raises(InputMissing, match="the folder is gone"):
-        shared.compose_batch(all_samples(plan))
+        composed(shared, all_samples(plan))
 
 
 def test_a_photograph_that_does_not_decode_costs_only_its_own_samples(
-    plan: Plan, folders: SourceFolders
+    plan: CompositesPlan, folders: SourceFolders
 ) -> None:
     broken = b"\xff\xd8\xff\xd9"
     bad = plan.sources.backgrounds[1]
     (folders.backgrounds / bad.name).write_bytes(broken)
     bad = replace(bad, bytes=len(broken), sha256=hashlib.sha256(broken).hexdigest())
     backgrounds = (plan.sources.backgrounds[0], bad, plan.sources.backgrounds[2])
-    plan = replace(plan, sources=replace(plan.sources, backgrounds=backgrounds))
-    made = composer(plan, folders).compose_batch(all_samples(plan))
+    plan = with_sources(plan, backgrounds=backgrounds)
+    made = composed(composer(plan, folders), all_samples(plan))
     assert [isinstance(one, SourceUndecodable) for one in made] == [False] * 8 + [True] * 8 + [False] * 8
     assert bad.name in str(made[8])
 
 
 def test_a_placed_size_that_is_not_the_plans_is_that_samples_error(
-    plan: Plan, folders: SourceFolders
+    plan: CompositesPlan, folders: SourceFolders
 ) -> None:
     wrong = replace(plan.sources.foregrounds[0], placed_width=7)
-    plan = replace(plan, sources=replace(plan.sources, foregrounds=(wrong, plan.sources.foregrounds[1])))
-    made = composer(plan, folders).compose_batch(all_samples(plan)[:8])
+    plan = with_sources(plan, foregrounds=(wrong, plan.sources.foregrounds[1]))
+    made = composed(composer(plan, folders), all_samples(plan)[:8])
     assert [isinstance(one, ComposeFailed) for one in made] == [True] * 4 + [False] * 4
 
 
-def test_a_background_is_not_changed_by_what_is_laid_on_it(plan: Plan, folders: SourceFolders) -> None:
+def test_a_background_is_not_changed_by_what_is_laid_on_it(
+    plan: CompositesPlan, folders: SourceFolders
+) -> None:
     shared = composer(plan, folders)
     first = shared.compose(SampleIndex(0)).canvas.fgbg.copy()
-    shared.compose_batch(all_samples(plan))
+    composed(shared, all_samples(plan))
     np.testing.assert_array_equal(shared.compose(SampleIndex(0)).canvas.fgbg, first)

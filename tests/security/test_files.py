@@ -28,7 +28,7 @@ from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file, random_part
 from tests.artifacts.attempts import single
-from tests.dataset.made_runs import MadeRun
+from tests.dataset.made_runs import MadeRecipe, MadeRun
 from tests.dataset.made_runs import make_run as made_run
 from tests.depth.test_fetch import Server, content, server
 from tests.plans import make_plan
@@ -38,9 +38,7 @@ __all__ = ["content", "server"]  # fixtures
 
 
 def inputs_of(made: MadeRun) -> MergeInputs:
-    return MergeInputs(
-        plan=made.plan, source=made, store=made.store, make_contact_sheet=lambda _samples: b"png"
-    )
+    return MergeInputs(recipe=MadeRecipe(made.plan), source=made, store=made.store)
 
 
 @pytest.fixture
@@ -58,7 +56,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "deep" / "cache"))
     run = make_run(tmp_path)
     others = {run.path, run.path / "shardgen.toml", *(tmp_path / "sources").rglob("*"), tmp_path / "sources"}
-    plan_run(run)
+    run = plan_run(run)
     plan = run.plan()
     single(0).publish(plan, run.artifacts)
     ArtifactStore(run.artifacts).publish_requeued(Fence(1), b"{}")
@@ -74,9 +72,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     )
     small = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)
     made = made_run(small, tmp_path / "other")
-    inputs = MergeInputs(
-        plan=small, source=made, store=made.store, make_contact_sheet=lambda _samples: b"png"
-    )
+    inputs = MergeInputs(recipe=MadeRecipe(small), source=made, store=made.store)
     zipped = merge(inputs, tmp_path / ZIP_NAME).path
     extract_contact_sheet(zipped, tmp_path)
     fetch.fetch(server.released(len(server.content)), read_untrusted)

@@ -12,13 +12,14 @@ import pytest
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import Receipt
+from shardgen.domain.receipt import Provenance, Receipt
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.recipes.composites.plan import CompositesPlan
 from tests.artifacts.attempts import single
 from tests.conformance.conftest import POLICY, identity
-from tests.plans import make_plan
+from tests.plans import changed, make_plan
 
 PACKAGE = Path(__file__).parent.parent.parent / "shardgen"
 EVIL = [
@@ -35,8 +36,9 @@ EVIL = [
 
 def plan_with(name: str) -> Plan:
     plan = make_plan(batch=4, slice_batches=2)
-    first, *rest = plan.sources.backgrounds
-    return replace(plan, sources=replace(plan.sources, backgrounds=(replace(first, name=name), *rest)))
+    sources = CompositesPlan(plan).sources
+    first, *rest = sources.backgrounds
+    return changed(plan, sources=replace(sources, backgrounds=(replace(first, name=name), *rest)))
 
 
 @pytest.mark.parametrize("name", EVIL)
@@ -46,27 +48,27 @@ def test_a_name_that_looks_like_sql_is_kept_as_it_is_and_does_nothing(tmp_path: 
     create_manifest(database, plan)
     worker = WorkerId(f"{name}-aaaaaaaa")
     with Manifest(database, plan) as manifest:
-        manifest.register(replace(identity("other"), id=worker, host=name, device=name))
-        manifest.register(identity("honest"))
-        manifest.set_device(worker, name)
-        manifest.beat(worker, WorkerReport(state=WorkerState.WORKING, note=name))
-        assert manifest.agreed_micro_batch(name, 3) == 3
-        manifest.shrink_micro_batch(name, 2)
-        assert manifest.shrunk_micro_batch(name) == 2
-        assert manifest.shrunk_micro_batch("another") is None
-        lease = manifest.lease(worker, POLICY)
+        manifest.workers.register(replace(identity("other"), id=worker, host=name, device=name))
+        manifest.workers.register(identity("honest"))
+        manifest.workers.set_device(worker, name)
+        manifest.workers.beat(worker, WorkerReport(state=WorkerState.WORKING, note=name))
+        assert manifest.micro_batches.agreed(name, 3) == 3
+        manifest.micro_batches.shrink(name, 2)
+        assert manifest.micro_batches.shrunk(name) == 2
+        assert manifest.micro_batches.shrunk("another") is None
+        lease = manifest.leases.lease(worker, POLICY)
         assert isinstance(lease, Lease)
         receipt = made(plan, lease, name, tmp_path)
-        manifest.record(lease, receipt)
-        manifest.fail(lease, name, POLICY)
-        assert manifest.known_workers() == {worker, identity("honest").id}
-        assert [one.id for one in manifest.alive_on_host(name)] == [worker]
-        assert manifest.alive_on_host("x") == []
-        assert [row.record for row in manifest.receipts()] == [receipt.record]
-        assert [letter.detail for letter in manifest.dead_letters()] == [name]
-        again = manifest.lease(worker, POLICY)
+        manifest.receipts.record(lease, receipt)
+        manifest.leases.fail(lease, name, POLICY)
+        assert manifest.workers.known() == {worker, identity("honest").id}
+        assert [one.id for one in manifest.workers.alive_on_host(name)] == [worker]
+        assert manifest.workers.alive_on_host("x") == []
+        assert [row.record for row in manifest.receipts.receipts()] == [receipt.record]
+        assert [letter.detail for letter in manifest.receipts.dead_letters()] == [name]
+        again = manifest.leases.lease(worker, POLICY)
         assert isinstance(again, Lease)
-        manifest.block(again, name)
+        manifest.leases.block(again, name)
         assert [one.reason for one in manifest.overview().blocked] == [name]
     with Manifest(database, plan, read_only=True) as manifest:
         assert manifest.overview().dead == 1
@@ -78,7 +80,7 @@ def made(plan: Plan, lease: Lease, name: str, folder: Path) -> Receipt:
     (receipt,) = single(batch, fence=lease.fence, dead=(1,)).publish(plan, folder / "artifacts")
     record = receipt.record
     letters = tuple(replace(letter, detail=name) for letter in record.dead_letters)
-    provenance = replace(record.provenance, device_model=name, tensorflow=name, opencv=name)
+    provenance = Provenance.of({"device_model": name, "micro_batch": 4, name: name})
     return replace(
         receipt,
         worker=lease.worker,

@@ -85,10 +85,10 @@ def test_the_findings_of_a_zip_with_evil_names(tmp_path: Path, flags: list[str])
 def test_the_workers_of_a_status_with_evil_names(run: RunDirectory, flags: list[str]) -> None:
     with run.manifest(run.plan()) as manifest:
         worker = WorkerId(f"{EVIL}-0abc1234")
-        manifest.register(
+        manifest.workers.register(
             WorkerIdentity(id=worker, host=f"{host_id()}{EVIL}", pid=1, process_started=1.0, device=EVIL)
         )
-        manifest.beat(worker, WorkerReport(state=WorkerState.SUSPECT, note=f"a note {EVIL}"))
+        manifest.workers.beat(worker, WorkerReport(state=WorkerState.SUSPECT, note=f"a note {EVIL}"))
     code, said = on_a_terminal("status", run.path, *flags)
     assert code == 0, said
     assert "PWNED" in said

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact
+from shardgen.artifacts.archive import build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
@@ -20,13 +20,12 @@ from shardgen.coordination.folder.index import SegmentIndex
 from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.errors import LeaseLost
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.storage.atomic import random_part
 
@@ -114,7 +113,7 @@ class Worker:
             self.identity,
             clocks=Clocks(monotonic=machine.monotonic, wall=machine.wall),
         )
-        self.manifest.register(self.identity)
+        self.manifest.workers.register(self.identity)
         self.is_alive = True
         self.made = 0
         self.busy_seconds = 0.0
@@ -157,7 +156,7 @@ class Worker:
                     self._make(lease, batch)
                     self.busy_seconds += seconds
             self.work.ended(is_complete=batches is not None)
-        self.manifest.release(lease)
+        self.manifest.leases.release(lease)
 
     def _portion(self, lease: Lease) -> list[BatchIndex] | None:
         self.machine.world.look_soon(self)
@@ -169,14 +168,7 @@ class Worker:
         if world.is_salted:  # attempts that can be told apart, as on other devices
             members = [(name, data + self.identity.id.encode()) for name, data in content.members]
             content = replace(content, members=members)
-        header = ArtifactHeader(
-            fingerprint=world.plan.fingerprint,
-            shard=lease.shard,
-            slice=lease.slice,
-            fence=lease.fence,
-            worker=lease.worker,
-        )
-        data, inside = build_artifact(header, [content])
+        data, inside = build_artifact(world.plan.fingerprint, lease, [content])
         name = ArtifactName(
             shard=lease.shard,
             batches=range(batch, batch + 1),
@@ -193,7 +185,7 @@ class Worker:
             artifact=ref,
             record=inside.batches[0],
         )
-        self.manifest.record(lease, receipt)
+        self.manifest.receipts.record(lease, receipt)
         self.made += 1
         world.made[batch] = world.made.get(batch, 0) + 1
         if world.made[batch] == 1:
@@ -201,7 +193,7 @@ class Worker:
 
     def _check_finished(self) -> None:
         """Nobody ends content while a batch is nowhere, as far as it sees; one just undone may be."""
-        here = {receipt.record.batch for receipt in self.manifest.receipts()}
+        here = {receipt.record.batch for receipt in self.manifest.receipts.receipts()}
         nowhere = [
             batch
             for slice_id in self.view.slices()

@@ -19,6 +19,7 @@ from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.claims import FolderPolicy, next_generation, undone_up_to
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
+from shardgen.recipes.registry import recipe_of
 from shardgen.storage.atomic import random_part
 from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan
@@ -148,10 +149,10 @@ class World:
         view, index = (machine or self.add_machine()).view()
         view.gather()
         inputs = MergeInputs(
-            plan=self.plan,
+            recipe=recipe_of(self.plan),
             source=view,
             store=SegmentReader(view.files),
-            make_contact_sheet=None,
+            contact_sheet=False,
         )
         output = self.folder / f"{next(self._order)}.zip"
         merge(inputs, output)

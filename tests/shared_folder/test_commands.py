@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def planned(folder: Path, **more: str) -> Machines:
     machines = Machines(folder=folder, run=make_run(folder, changes=CHANGES | more))
     ran = machines.on("owner", "plan")
     assert ran.returncode == 0, ran.stderr
-    return machines
+    return replace(machines, run=RunDirectory.open(machines.run.path))
 
 
 @pytest.fixture(scope="module")

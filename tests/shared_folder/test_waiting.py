@@ -14,16 +14,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.coordination.base import LeaseOptions, Leases
+from shardgen.coordination.base import Coordinator, LeaseOptions
 from shardgen.coordination.folder import leases
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.records import publish_waiting
 from shardgen.coordination.open import ensure_manifest, leases_for
-from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy
+from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
-from shardgen.manifest.leases import NoLease
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse
 from tests.artifacts.attempts import WORKERS, single
@@ -75,11 +74,11 @@ class World:
         plan = run.plan()
         self.manifest = stack.enter_context(run.manifest(plan))
         me = identity(WORKERS["a"])
-        self.manifest.register(me)
+        self.manifest.workers.register(me)
         pulse = Pulse(monotonic=lambda: self.now, exit_process=self.exits.append)
         self.heartbeat = Heartbeat(self.manifest, me.id, POLICY, say=self.said.append, pulse=pulse)
         options = LeaseOptions(identity=me, files=self.files, on_look=self.heartbeat.waits)
-        self.leases: Leases = stack.enter_context(
+        self.leases: Coordinator = stack.enter_context(
             leases_for(run, plan, self.manifest, options, say=self.said.append)
         )
         self.heartbeat.hear(self.leases.reports)
@@ -90,9 +89,9 @@ class World:
         self.heartbeat.now_is(WorkerState.WORKING)
         granted = self.leases.lease(POLICY, gone=())
         assert not isinstance(granted, NoLease)
-        for batch in self.manifest.pending_batches(granted):
+        for batch in self.manifest.receipts.pending_batches(granted):
             (receipt,) = single(batch, fence=granted.fence).publish(self.run.plan(), self.run.artifacts)
-            self.manifest.record(granted, receipt)
+            self.manifest.receipts.record(granted, receipt)
         self.heartbeat.progress()
 
     @property
@@ -227,7 +226,7 @@ def test_a_wait_for_another_process_that_publishes_is_no_hang_and_ends(
     monkeypatch.setattr(leases, "time", clock)
     if seconds < 1800:
         world.leave()
-        assert world.manifest.unpublished() == []
+        assert world.manifest.index.unpublished() == []
     else:
         with pytest.raises(StorageFailed, match="3 batches are made"):
             world.leave()

@@ -37,10 +37,13 @@ from shardgen.recipes.base import (
     Table,
 )
 
-KILLS = "KILL"
-"""A line with this word kills whoever computes it, as a bug in a library would."""
-RAISES = "RAISE"
-"""A line with this word makes `compute` raise."""
+IMPORTED = "SHARDGEN_TEST_IMPORTED"
+"""Names a folder, in which every process leaves a file for each of these libraries that it imports."""
+HEAVY = frozenset({"cv2", "tensorflow", "keras", "h5py"})
+KILLS = "kill (0)"
+"""Kills whoever computes it, as a bug in a library would: a line `kill`, said for the first time."""
+RAISES = "raise (1)"
+"""Makes `compute` raise: a line `raise`, said for the second time."""
 
 
 class TextTable(Table):
@@ -99,7 +102,7 @@ class TextMaker(Maker[str, str]):
         self._recipe = recipe
 
     def prepare(self, sample: SampleIndex) -> str:
-        return self._recipe.line(sample)
+        return f"{self._recipe.line(sample)} ({sample % self._recipe.times})"
 
     def compute(self, batch: Sequence[str | None], *, between: Between) -> list[str | None]:
         if any(line is not None and KILLS in line for line in batch):
@@ -110,11 +113,10 @@ class TextMaker(Maker[str, str]):
         return [None if line is None else line[::-1] for line in batch]
 
     def encode(self, sample: SampleIndex, prepared: str, computed: str) -> Encoded:
-        said = f"{prepared} ({sample % self._recipe.times})"
         return Encoded(
-            files={"said": said.encode(), "back": computed.encode()},
+            files={"said": prepared.encode(), "back": computed.encode()},
             sums={name: _one_file() for name in ("said", "back")},
-            facts=(len(said),),
+            facts=(len(prepared),),
         )
 
     def check(self) -> None:

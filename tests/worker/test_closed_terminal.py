@@ -24,8 +24,7 @@ WAIT_SECONDS = 120.0
 @pytest.fixture
 def long_run(tmp_path: Path) -> RunDirectory:
     run = make_run(tmp_path, changes={"compose.grid": "[30, 30]", "shards.size": "1000", "shards.batch": "8"})
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 class Terminal:

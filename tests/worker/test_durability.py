@@ -9,17 +9,17 @@ from sqlalchemy import Connection, event
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.estimator import DepthEstimator
+from shardgen.domain.lease import NoLease
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.artifacts.recorded_files import RecordedFiles
+from tests.worker.parts import load_network, maker_of, open_composer
 
 pytestmark = pytest.mark.slow
 RULE = ["write", "fsync", "link", "unlink", "fsync_folder", "COMMIT"]
@@ -30,9 +30,7 @@ Call = Callable[[], object]
 @pytest.fixture(scope="module")
 def estimator(planned_template: Path) -> DepthEstimator:
     run = RunDirectory.open(planned_template / "run")
-    return load_for_plan(
-        run.network, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
-    )
+    return load_network(run)
 
 
 class LateFiles(RecordedFiles):
@@ -90,14 +88,15 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
     make_folders(run.artifacts)
     with run.manifest(plan) as manifest:
-        event.listen(manifest._database.engine, "before_cursor_execute", _note_receipt)
-        event.listen(manifest._database.engine, "commit", lambda connection: _note_commit(connection, files))
-        manifest.register(identity)
+        event.listen(manifest._session.database.engine, "before_cursor_execute", _note_receipt)
+        event.listen(
+            manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)
+        )
+        manifest.workers.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
-                plan=plan,
-                composer=Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())),
-                estimator=estimator,
+                recipe=recipe_of(plan),
+                maker=maker_of(plan, open_composer(run), estimator),
                 store=ArtifactStore(run.artifacts, files=files),
                 manifest=manifest,
                 heartbeat=heartbeat,
@@ -105,10 +104,10 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
                 say=lambda _line: None,
             )
             with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
-                while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
+                while not isinstance(lease := manifest.leases.lease(identity.id, policy), NoLease):
                     heartbeat.holds(lease)
                     heartbeat.now_is(WorkerState.WORKING)
-                    assert pipeline.make(lease, manifest.pending_batches(lease))
+                    assert pipeline.make(lease, manifest.receipts.pending_batches(lease))
                     heartbeat.holds(None)
     return files.calls
 

@@ -129,7 +129,7 @@ def test_a_zip_that_was_there_stays_whole_when_the_next_merge_is_killed(
 def test_a_worker_killed_at_any_note_of_suspect_mode_resumes_to_the_same_zip(
     run: RunDirectory, undisturbed_sha256: str, step: SuspectStep
 ) -> None:
-    die_at("worker", run.path, BatchStep.COMPOSED)  # the slice is suspect
+    die_at("worker", run.path, BatchStep.PREPARED)  # the slice is suspect
     die_at("worker", run.path, SuspectStep.BATCH_NOTED)  # and batch 0, too
     die_at("worker", run.path, step)
     done = shardgen("worker", run.path)
@@ -149,8 +149,8 @@ def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
         "count = {step: 0 for step in BatchStep}\n"
         "def on_step(step):\n"
         "    if step in count: count[step] += 1\n"
-        "    if count[BatchStep.COMPOSED] - count[BatchStep.RECORDED] >= 3: print('full', flush=True)\n"
-        "    if count[BatchStep.COMPOSED] - count[BatchStep.RECORDED] > 3: print('TOO MANY', flush=True)\n"
+        "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] >= 3: print('full', flush=True)\n"
+        "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] > 3: print('TOO MANY', flush=True)\n"
         "work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(), say=lambda _: None, on_step=on_step)\n"
         "os._exit(0)\n"
     )

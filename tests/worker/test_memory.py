@@ -20,11 +20,12 @@ from shardgen.depth.densedepth.network import GraphShape, build_network
 from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
-from shardgen.recipes.composites.composer import Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.composites.recipe import network_choice
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
 from tests.runs import make_run, plan_run, shardgen
+from tests.worker.parts import CPU, load_network, open_composer
 
 pytestmark = pytest.mark.slow
 AGREED = 8
@@ -36,9 +37,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A planned run whose first worker found room for a micro-batch of 8."""
     folder = tmp_path_factory.mktemp("memory")
     run = make_run(folder, changes={"depth.micro_batch": '"auto"', "shards.batch": "8"})
-    plan_run(run)
+    run = plan_run(run)
     with run.manifest(run.plan()) as manifest:
-        assert manifest.agreed_micro_batch(describe_cpu(), AGREED) == AGREED
+        assert manifest.micro_batches.agreed(describe_cpu(), AGREED) == AGREED
     return folder / "run"
 
 
@@ -78,7 +79,7 @@ class Device:
 
 def work(run: RunDirectory) -> tuple[WorkOutcome, list[str]]:
     said: list[str] = []
-    options = WorkerOptions(device=DeviceChoice(device="cpu"))
+    options = WorkerOptions(device=CPU)
     return Worker(run, options, say=said.append).work(), said
 
 
@@ -91,7 +92,7 @@ def merged(path: Path) -> dict[str, bytes]:
 
 def remembered(run: RunDirectory, *, threads: int = 0) -> int:
     with run.manifest(run.plan()) as manifest:
-        return manifest.agreed_micro_batch(describe_cpu(threads), 99)
+        return manifest.micro_batches.agreed(describe_cpu(threads), 99)
 
 
 @pytest.mark.parametrize("calls", [0, 4], ids=["at its start", "in the middle"])
@@ -155,12 +156,9 @@ def test_without_memory_for_one_image_the_slice_is_given_back_and_nothing_is_los
 
 def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template: Path) -> None:
     run = RunDirectory.open(template)
-    plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     images = np.stack([composer.compose(SampleIndex(sample)).network_input for sample in range(24)])
-    estimator = load_for_plan(
-        run.network, plan, None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
-    )
+    estimator = load_network(run)
     greys = []
     for micro_batch in (8, 4, 2, 1):
         estimator._shape = replace(estimator._shape, micro_batch=micro_batch)
@@ -177,8 +175,8 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     from shardgen.launch import allocation  # noqa: PLC0415
     from shardgen.recipes.composites.network import find_weights, network_bytes  # noqa: PLC0415
 
-    plan, topology = run.plan(), find_weights(run.network).topology
-    two, one = (network_bytes(plan, topology, size) for size in memory.CPU_MICRO_BATCHES)
+    plan, topology = run.plan(), find_weights(network_choice(run.local)).topology
+    two, one = (network_bytes(CompositesPlan(plan), topology, size) for size in memory.CPU_MICRO_BATCHES)
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:
         connection.execute("DELETE FROM micro_batch")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.base import DepthBatch
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.lease import NoLease
 from shardgen.domain.overview import ShardState
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason
@@ -24,16 +26,16 @@ from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
 from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.operations.merge import merge_run
 from shardgen.recipes.composites.composer import ComposedSample, Composer
-from shardgen.recipes.composites.network import DeviceChoice, load_for_plan
-from shardgen.settings.run_directory import GivenFolders, RunDirectory
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
+from tests.worker.parts import load_network, maker_of, open_composer
 
 POISONED = SampleIndex(9)  # in batch 2, place 1
 
@@ -41,9 +43,7 @@ POISONED = SampleIndex(9)  # in batch 2, place 1
 @pytest.fixture(scope="module")
 def estimator(planned_template: Path) -> DepthEstimator:
     run = RunDirectory.open(planned_template / "run")
-    return load_for_plan(
-        run.network, run.plan(), None, choice=DeviceChoice(device="cpu"), say=lambda _line: None
-    )
+    return load_network(run)
 
 
 class FaultyComposer(Composer):
@@ -67,14 +67,12 @@ class FaultyEstimator:
     def __getattr__(self, name: str) -> object:
         return getattr(self._real, name)
 
-    def estimate(
-        self, images: NDArray[np.uint8], *, between: Callable[[int], None] | None = None
-    ) -> DepthBatch:
+    def estimate(self, images: NDArray[np.uint8], **options: Any) -> DepthBatch:
         self.calls += 1
         bad = np.array([np.array_equal(image, self._marked) for image in images])
         if bad.any() and not self._non_finite:
             raise ZeroDivisionError("made to fail")
-        found = self._real.estimate(images, between=between)
+        found = self._real.estimate(images, **options)
         return DepthBatch(
             relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
         )
@@ -85,16 +83,16 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
     identity = new_identity("test")
     policy = run.settings.lease_policy
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         with (
             Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
             BatchMaker(stages(manifest, heartbeat)) as maker,
             Pipeline(maker, begin_batch=lambda: True) as pipeline,
         ):
-            while not isinstance(lease := manifest.lease(identity.id, policy), NoLease):
+            while not isinstance(lease := manifest.leases.lease(identity.id, policy), NoLease):
                 heartbeat.holds(lease)
                 heartbeat.now_is(WorkerState.WORKING)
-                assert pipeline.make(lease, manifest.pending_batches(lease))
+                assert pipeline.make(lease, manifest.receipts.pending_batches(lease))
                 heartbeat.holds(None)
 
 
@@ -105,9 +103,8 @@ def stages_of(
 
     def build(manifest: Manifest, heartbeat: Heartbeat) -> Stages:
         return Stages(
-            plan=plan,
-            composer=composer,
-            estimator=estimator,  # type: ignore[arg-type]
+            recipe=recipe_of(plan),
+            maker=maker_of(plan, composer, estimator),
             store=ArtifactStore(run.artifacts),
             manifest=manifest,
             heartbeat=heartbeat,
@@ -125,7 +122,7 @@ def members(path: Path) -> dict[str, bytes]:
 
 def letters(run: RunDirectory, plan: Plan) -> list[DeadLetter]:
     with run.manifest(plan, read_only=True) as manifest:
-        return list(manifest.dead_letters())
+        return list(manifest.receipts.dead_letters())
 
 
 @contextmanager
@@ -137,7 +134,7 @@ def whole_run(
     shutil.copytree(planned_template / "run", path)
     run = RunDirectory.open(path)
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     make_everything(run, plan, stages_of(run, plan, composer, estimator))
     yield members(merge_run(run, None, allow_dead_letters=False).path)
 
@@ -147,8 +144,7 @@ def test_one_bad_sample_is_one_dead_letter_and_every_other_byte_stays(
     run: RunDirectory, planned_template: Path, tmp_path: Path, estimator: DepthEstimator, stage: str
 ) -> None:
     plan = run.plan()
-    folders = run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())
-    composer = (FaultyComposer if stage == "compose" else Composer)(plan, *folders)
+    composer = open_composer(run, FaultyComposer if stage == "compose" else Composer)
     network: object = estimator
     if stage != "compose":
         marked = composer.compose(POISONED).network_input
@@ -182,7 +178,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
             raise ZeroDivisionError("always")
 
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     with pytest.raises(SliceFailed, match="every sample"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
     assert letters(run, plan) == []
@@ -212,21 +208,21 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
             time.sleep(0.2)  # the failure gets every chance to be first
 
     plan, identity, policy = run.plan(), new_identity("test"), run.settings.lease_policy
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
             build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
             with (
                 BatchMaker(replace(build, on_step=on_step)) as maker,
                 Pipeline(maker, begin_batch=lambda: True) as pipeline,
             ):
-                lease = manifest.lease(identity.id, policy)
+                lease = manifest.leases.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 with pytest.raises(DepthBackendUnavailable):
-                    pipeline.make(lease, manifest.pending_batches(lease))
+                    pipeline.make(lease, manifest.receipts.pending_batches(lease))
                 # As soon as the failure is out, since the slice may be given back then.
-                assert [receipt.record.batch for receipt in manifest.receipts()] == [0]
+                assert [receipt.record.batch for receipt in manifest.receipts.receipts()] == [0]
 
 
 def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
@@ -245,9 +241,9 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
             return estimator.estimate(images, **options)  # type: ignore[arg-type]
 
     plan, identity = run.plan(), new_identity("test")
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
+        manifest.workers.register(identity)
         heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
         with BatchMaker(stages_of(run, plan, composer, Recording())(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
@@ -260,17 +256,17 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
     run: RunDirectory, estimator: DepthEstimator
 ) -> None:
     plan = run.plan()
-    composer = Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders()))
+    composer = open_composer(run)
     identity, heir = new_identity("zombie"), new_identity("heir")
     policy = run.settings.lease_policy
     with run.manifest(plan) as manifest:
-        manifest.register(identity)
-        manifest.register(heir)
+        manifest.workers.register(identity)
+        manifest.workers.register(heir)
         before: list[tuple[ShardState, ...]] = []
 
         def take_over(step: Step) -> None:
             if step is BatchStep.PUBLISHED and not before:
-                manifest.lease(heir.id, policy, gone=[identity.id])
+                manifest.leases.lease(heir.id, policy, gone=[identity.id])
                 before.append(manifest.overview().shards)
 
         with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
@@ -279,11 +275,11 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}
             )
             with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
-                lease = manifest.lease(identity.id, policy)
+                lease = manifest.leases.lease(identity.id, policy)
                 assert not isinstance(lease, NoLease)
                 heartbeat.holds(lease)
                 with pytest.raises(LeaseLost):
-                    pipeline.make(lease, manifest.pending_batches(lease))
+                    pipeline.make(lease, manifest.receipts.pending_batches(lease))
         assert manifest.overview().shards == before[0]
-        assert list(manifest.receipts()) == []
+        assert list(manifest.receipts.receipts()) == []
     assert list(run.artifacts.glob("shard-*/*.zip"))  # the orphan that a zombie may leave

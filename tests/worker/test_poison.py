@@ -18,13 +18,12 @@ SHORT_LEASES = {"lease.seconds": "6", "lease.heartbeat_seconds": "1", "lease.sta
 @pytest.fixture
 def planned(tmp_path: Path) -> RunDirectory:
     run = make_run(tmp_path, changes=SHORT_LEASES)
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 def letters(run: RunDirectory) -> list[DeadLetter]:
     with run.manifest(run.plan(), read_only=True) as manifest:
-        return list(manifest.dead_letters())
+        return list(manifest.receipts.dead_letters())
 
 
 def images(path: Path) -> dict[str, bytes]:
@@ -88,7 +87,7 @@ def test_a_network_that_always_raises_blocks_slices_says_why_and_gives_up_soon(
     tmp_path: Path, undisturbed_zip: Path
 ) -> None:
     planned = make_run(tmp_path, changes=SHORT_LEASES | {"lease.max_attempts": "2"})
-    plan_run(planned)
+    planned = plan_run(planned)
     done = shardgen("run", planned.path, environment=poison.environment("broken", 0), timeout=900)
     assert done.returncode == 14, done.stderr
     # The last worker may end before `run` sees that its slice was the third to be blocked.

@@ -136,8 +136,7 @@ def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
 def middling_run(tmp_path: Path) -> RunDirectory:
     """800 samples in batches of 4: some seconds of work."""
     run = make_run(tmp_path, changes={"compose.grid": "[10, 10]", "shards.size": "400"})
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 def read_until(worker: Command | subprocess.Popen[str], words: str, said: list[str]) -> None:
@@ -243,7 +242,7 @@ def test_run_starts_workers_for_ten_minutes_without_progress_and_ends_with_their
     run: RunDirectory,
 ) -> None:
     with run.manifest(run.plan()) as manifest:
-        manifest.claim_artifact_folder("0" * 32)
+        manifest.folder.claim("0" * 32)
     began, said = time.monotonic(), list[str]()
     options = RunOptions(
         shares=(Share(device="cpu"),), monotonic=lambda: began + 60 * (time.monotonic() - began)
@@ -263,7 +262,7 @@ def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
     from shardgen.coordination.artifact_folder import claim_folder  # noqa: PLC0415
 
     with run.manifest(run.plan()) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest)
+        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
     away = Path(shutil.move(run.artifacts, tmp_path / "away"))
     said: list[str] = []
 

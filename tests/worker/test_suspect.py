@@ -12,13 +12,13 @@ from typing import cast
 import pytest
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
-from shardgen.domain.lease import Lease
+from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ComposeFailed, LeaseLost, SampleError
-from shardgen.imaging.outputs import EncodedSample
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.recipes.base import Encoded
+from shardgen.recipes.registry import recipe_of
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
 from shardgen.worker.suspect import SuspectMaker
@@ -50,6 +50,7 @@ class Maker:
         self.raises: set[int] = set()
         self.dying: int | None = None
         self.stages = SimpleNamespace(
+            recipe=recipe_of(plan),
             plan=plan,
             manifest=manifest,
             heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None),
@@ -59,38 +60,38 @@ class Maker:
             is_stopping=lambda: False,
         )
 
-    def compose(self, batch: BatchIndex) -> BatchIndex:
+    def prepare(self, batch: BatchIndex) -> BatchIndex:
         for sample in self._plan.layout.batch_samples(batch):
             self._live(sample, alone=False)
         return batch
 
-    def estimate(self, batch: BatchIndex) -> BatchIndex:
+    def compute(self, batch: BatchIndex) -> BatchIndex:
         return batch
 
     def finish(self, lease: Lease, batch: BatchIndex) -> None:
         dead = tuple(sample for sample in self._plan.layout.batch_samples(batch) if sample in self.raises)
-        self._manifest.record(lease, receipt_for(self._plan, lease, batch, dead=dead))
+        self._manifest.receipts.record(lease, receipt_for(self._plan, lease, batch, dead=dead))
 
     def make_alone(self, sample: SampleIndex) -> Made:
         self._live(sample, alone=True)
-        return ComposeFailed("…") if sample in self.raises else object.__new__(EncodedSample)
+        return ComposeFailed("…") if sample in self.raises else Encoded(files={}, sums={})
 
     def _live(self, sample: int, *, alone: bool) -> None:
         if self._dies(sample, alone):
             self.dying = sample if alone else None
             raise Death
 
-    def refuse_if_network_is_broken(self, _made: Sequence[Made]) -> None:
+    def refuse_if_device_is_broken(self, _made: Sequence[Made]) -> None:
         pass
 
     def provenance(self) -> None:
         pass
 
-    def keep(self, lease: Lease, made: MadeBatch, *, seconds: float) -> None:  # noqa: ARG002
+    def keep(self, lease: Lease, made: MadeBatch, *, seconds: float) -> None:
         samples = self._plan.layout.batch_samples(made.batch)
         both = zip(samples, made.samples, strict=True)
         dead = tuple(sample for sample, one in both if isinstance(one, SampleError))
-        self._manifest.record(lease, receipt_for(self._plan, lease, made.batch, dead=dead))
+        self._manifest.receipts.record(lease, receipt_for(self._plan, lease, made.batch, dead=dead))
 
 
 def search(
@@ -107,7 +108,7 @@ def search(
         gone: list[WorkerId] = []
         for number in range(2000):
             worker = WorkerId(f"w{number}")
-            manifest.register(identity(worker, pid=number))
+            manifest.workers.register(identity(worker, pid=number))
             try:
                 _work(manifest, worker, gone, maker=maker, suspect=suspect)
             except Death:
@@ -115,7 +116,7 @@ def search(
                 gone = [worker]
             else:
                 overview = manifest.overview()
-                found.dead = [letter.sample for letter in manifest.dead_letters()]
+                found.dead = [letter.sample for letter in manifest.receipts.dead_letters()]
                 found.blocked = [(one.shard, one.slice) for one in overview.blocked]
                 found.stored = overview.stored
                 return found
@@ -125,14 +126,14 @@ def search(
 def _work(
     manifest: Manifest, worker: WorkerId, gone: list[WorkerId], *, maker: Maker, suspect: SuspectMaker
 ) -> None:
-    while not isinstance(lease := manifest.lease(worker, PATIENT, gone=gone), NoLease):
-        batches, suspicion = manifest.pending_batches(lease), manifest.suspicion(lease)
+    while not isinstance(lease := manifest.leases.lease(worker, PATIENT, gone=gone), NoLease):
+        batches, suspicion = manifest.receipts.pending_batches(lease), manifest.suspicion.read(lease)
         try:
             if suspicion.is_suspect:
                 suspect.make(lease, batches, suspicion)
             else:
                 for batch in batches:
-                    maker.finish(lease, maker.compose(batch))
+                    maker.finish(lease, maker.prepare(batch))
         except LeaseLost:
             continue
 
@@ -221,21 +222,21 @@ def test_a_wish_to_stop_is_heard_between_two_samples_and_is_no_death(tmp_path: P
     create_manifest(database, PLAN)
     with Manifest(database, PLAN) as manifest:
         for number in range(3):
-            manifest.register(identity(WorkerId(f"w{number}"), pid=number))
+            manifest.workers.register(identity(WorkerId(f"w{number}"), pid=number))
         for number in range(2):
-            held = manifest.lease(WorkerId(f"w{number}"), PATIENT, gone=[WorkerId(f"w{number - 1}")])
+            held = manifest.leases.lease(WorkerId(f"w{number}"), PATIENT, gone=[WorkerId(f"w{number - 1}")])
             assert isinstance(held, Lease)
-            manifest.note_batch(held, BatchIndex(0))
-        held = manifest.lease(WorkerId("w2"), PATIENT, gone=[WorkerId("w1")])
+            manifest.suspicion.note_batch(held, BatchIndex(0))
+        held = manifest.leases.lease(WorkerId("w2"), PATIENT, gone=[WorkerId("w1")])
         assert isinstance(held, Lease)
         maker = Maker(PLAN, manifest, lambda _sample, _alone: False)
         asked = iter([False, False, True])
         maker.stages.is_stopping = lambda: next(asked)
         suspect = SuspectMaker(cast("BatchMaker", maker), begin_batch=lambda: True)
-        suspicion = manifest.suspicion(held)
-        assert not suspect.make(held, manifest.pending_batches(held), suspicion)
-        assert manifest.release(held)
-        again = manifest.lease(WorkerId("w2"), PATIENT)
+        suspicion = manifest.suspicion.read(held)
+        assert not suspect.make(held, manifest.receipts.pending_batches(held), suspicion)
+        assert manifest.leases.release(held)
+        again = manifest.leases.lease(WorkerId("w2"), PATIENT)
         assert isinstance(again, Lease)
-        assert manifest.suspicion(again).deaths == 0
-        assert sorted(manifest.suspicion(again).samples) == [0, 1]
+        assert manifest.suspicion.read(again).deaths == 0
+        assert sorted(manifest.suspicion.read(again).samples) == [0, 1]

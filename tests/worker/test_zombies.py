@@ -140,7 +140,7 @@ def assert_the_slice_ends_as_if_nothing_had_been(run: RunDirectory, sha256: str)
 @pytest.mark.parametrize(
     ("step", "heirs_step", "nth"),
     [
-        (BatchStep.ESTIMATED, BatchStep.ENCODED, 1),
+        (BatchStep.COMPUTED, BatchStep.ENCODED, 1),
         (BatchStep.STAGED, BatchStep.RECORDED, 2),
         (BatchStep.PUBLISHED, BatchStep.ENCODED, 1),
         (BatchStep.PUBLISHED, BatchStep.RECORDED, 2),
@@ -171,7 +171,7 @@ def test_a_zombie_that_wakes_while_another_is_half_way_through_its_slice_changes
     assert 0 <= orphans <= 1
 
 
-@pytest.mark.parametrize("step", [BatchStep.ESTIMATED, BatchStep.PUBLISHED])
+@pytest.mark.parametrize("step", [BatchStep.COMPUTED, BatchStep.PUBLISHED])
 def test_a_zombie_that_wakes_after_another_has_finished_its_slice_changes_nothing(
     start: Start, run: RunDirectory, sha256_of_one_slice: str, step: BatchStep
 ) -> None:

@@ -37,15 +37,15 @@ class ManifestQueue:
         )
         self._manifest = Manifest(_place(folder.path), self._plan)
         self._identity = new_identity(name)
-        self._manifest.register(self._identity)
+        self._manifest.workers.register(self._identity)
 
     def take(self) -> tuple[tuple[Lease, BatchIndex], int] | None:
         """A slice and its only batch."""
-        ended = gone(self._manifest.alive_on_host(host_id()))
-        lease = self._manifest.lease(self._identity.id, self._policy, gone=ended)
+        ended = gone(self._manifest.workers.alive_on_host(host_id()))
+        lease = self._manifest.leases.lease(self._identity.id, self._policy, gone=ended)
         if not isinstance(lease, Lease):
             return None
-        (batch,) = self._manifest.pending_batches(lease)
+        (batch,) = self._manifest.receipts.pending_batches(lease)
         return (lease, batch), batch
 
     def finish(self, handle: object) -> str:
@@ -54,7 +54,7 @@ class ManifestQueue:
             raise TypeError(f"{handle!r} was not taken here")
         lease, batch = handle
         try:
-            self._manifest.record(lease, simulated_receipt(self._plan, lease, batch))
+            self._manifest.receipts.record(lease, simulated_receipt(self._plan, lease, batch))
         except LeaseLost:
             return "refused"
         return "accepted"

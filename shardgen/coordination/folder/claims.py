@@ -18,14 +18,14 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.notices import Kind, NoticeName
 from shardgen.coordination.folder.seen import SeenClaim
 from shardgen.coordination.folder.segments import Desk, Publisher
-from shardgen.coordination.folder.view import FolderView, seconds_or_none
+from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, picking_order
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.machine.processes import gone
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 
 _LONGEST_BEAT_GAP = 300.0
@@ -120,19 +120,18 @@ class FolderWork:
 
     def _adopt(self) -> None:
         self._notice_ended_processes()
-        if self._manifest.forget_undone(self._view.undone):
+        if self._manifest.index.forget_undone(self._view.undone):
             self._adopted.clear()
         winners = [
             receipt for batch, receipt in list(self._view.winners.items()) if batch not in self._adopted
         ]
-        self._adopted |= self._manifest.adopt(winners)
+        self._adopted |= self._manifest.index.adopt(winners)
         for receipt in winners:
             made = receipt.record.provenance
-            if (
-                made.device_model not in self._agreed
-            ):  # depth's bytes depend on it: all machines take the same
-                self._agreed.add(made.device_model)
-                self._manifest.agreed_micro_batch(made.device_model, made.micro_batch)
+            device, size = made.device_model, made.micro_batch
+            if size is not None and device not in self._agreed:  # bytes depend on it: all take the same
+                self._agreed.add(device)
+                self._manifest.micro_batches.agreed(device, size)
 
     def _notice_ended_processes(self) -> None:
         """What processes of this host claimed is free as soon as they are gone."""
@@ -181,8 +180,8 @@ class FolderWork:
                 samples_done=report.samples_done,
                 samples_per_second=report.samples_per_second,
                 note=report.note.partition("\n")[0][:200],
-                lag_seconds=seconds_or_none(self._view.lag_seconds),
-                slowest_lag_seconds=seconds_or_none(self._view.slowest_lag_seconds),
+                lag_seconds=self._view.lag_seconds,
+                slowest_lag_seconds=self._view.slowest_lag_seconds,
                 claims=tuple((claim.shard, claim.slice, claim.fence) for claim in claims),
             ),
         )
@@ -214,7 +213,7 @@ class FolderWork:
         return self._view.rivals(slice_id, self._desk.own_folder, self._silent())
 
     def _claim_one(self) -> _Own | None:
-        busy = self._manifest.unavailable()
+        busy = self._manifest.index.unavailable()
         free = [
             slice_id
             for slice_id in self._view.slices(self._shard)
@@ -224,7 +223,7 @@ class FolderWork:
             return None
         slice_id = min(free, key=lambda one: picking_order(self._desk.own_folder, one))
         fence = next_fence(
-            (self._view.fences.get(slice_id, 0), self._manifest.fence_here(slice_id)),
+            (self._view.fences.get(slice_id, 0), self._manifest.index.fence_here(slice_id)),
             self._view.generations.get(slice_id, 0),
         )
         claim = Claim(
@@ -268,7 +267,7 @@ class FolderWork:
             self.ended(is_complete=False)  # one that was lost on the way
             if own is None:
                 return self._nothing()
-            granted = self._manifest.lease_claimed(worker, policy, own.claim, gone=ended)
+            granted = self._manifest.index.lease_claimed(worker, policy, own.claim, gone=ended)
             if isinstance(granted, NoLease):
                 self._quietly(lambda: self._end(own))
                 return NoLease(leased=max(1, granted.leased), blocked=granted.blocked)
@@ -277,13 +276,15 @@ class FolderWork:
 
     def _nothing(self) -> NoLease:
         """Blocked slices are those that this machine has given up; others may still make them."""
-        busy = self._manifest.unavailable()
+        busy = self._manifest.index.unavailable()
         open_slices = [
             slice_id for slice_id in self._view.slices(self._shard) if self._view.missing(slice_id)
         ]
-        blocked = sum(busy.get(slice_id) == "blocked" for slice_id in open_slices)
+        blocked = sum(busy.get(slice_id) is SliceState.BLOCKED for slice_id in open_slices)
         # What is done here and waits for its segment is nobody's work any more.
-        waiting = sum(busy.get(slice_id) not in ("blocked", "done") for slice_id in open_slices)
+        waiting = sum(
+            busy.get(slice_id) not in (SliceState.BLOCKED, SliceState.DONE) for slice_id in open_slices
+        )
         return NoLease(leased=waiting, blocked=blocked)
 
     def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
@@ -295,10 +296,10 @@ class FolderWork:
             own, slice_id = self._state.held, (lease.shard, lease.slice)
             batches = map(BatchIndex, self._view.plan.layout.slice_batch_range(*slice_id))
             winners = self._view.winners
-            self._manifest.adopt([winners[batch] for batch in batches if batch in winners], lease)
-            if self._manifest.unavailable().get(slice_id) == "done":
+            self._manifest.index.adopt([winners[batch] for batch in batches if batch in winners], lease)
+            if self._manifest.index.unavailable().get(slice_id) is SliceState.DONE:
                 return []
-            pending = self._manifest.pending_batches(lease)
+            pending = self._manifest.receipts.pending_batches(lease)
             rivals = [] if own is None else self._rivals(slice_id)
             is_behind = own is not None and any(rival.claim.goes_before(own.claim) for rival in rivals)
             if own is not None and is_behind and self._is_settling(own):
@@ -343,13 +344,13 @@ class FolderWork:
         with self._lock:
             self.stop_claiming()
             own, self._state.held = self._state.held, None
-            self._manifest.forget_undone(self._view.undone)
+            self._manifest.index.forget_undone(self._view.undone)
             self._quietly(lambda: self._publisher.publish(everything=True, on_look=self._on_look))
             if own is not None:
                 self._quietly(lambda: self._end(own))
             self._quietly(lambda: self._beat(replace(self._report, state=WorkerState.STOPPED, note="")))
             self._state.has_left = True
-        return len(self._manifest.unpublished())
+        return len(self._manifest.index.unpublished())
 
     def not_uploaded(self, *, on_look: OnLook = unheard) -> list[str]:
         """Own segments that have not left this machine yet; none where that cannot be known."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from shardgen.storage.bounded import read_regular
-from shardgen.storage.files import FILE_MODE, make_folders
+from shardgen.storage.files import DiskFiles, make_folders
 
 _MAX_NOTICE_BYTES = 1 << 24
 _MAX_SEGMENT_BYTES = 1 << 32  # an artifact's limit
@@ -49,15 +49,14 @@ class DiskFolder:
     def write(self, path: str, data: bytes) -> None:
         """Create, write, sync; FileExistsError for a name that is visible already."""
         target = self._root / path
+        files = DiskFiles()
         make_folders(target.parent)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        descriptor = files.create(target)
         try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            files.write(descriptor, data)
             _sync(descriptor)
         finally:
-            os.close(descriptor)
+            files.close(descriptor)
 
     def read(self, path: str) -> bytes:
         """All bytes that are visible; of a link, a device or a file larger than any of ours, OSError."""

@@ -5,15 +5,14 @@ A cache: what it lacks is read again. It lies on the machine's own disk, in a fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Column, Integer, LargeBinary, MetaData, Table, Text, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DatabaseError
 
+from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ShardgenError, StorageFailed
 from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access
@@ -30,16 +29,6 @@ _SEGMENT = Table(
     Column("sha256", Text, nullable=False),
     Column("receipt", LargeBinary, nullable=False),  # its receipt.json
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedSegment:
-    """A segment that was read and found whole; `path` starts from the shared folder."""
-
-    path: str
-    size_bytes: int
-    sha256: str
-    receipt: bytes
 
 
 class SegmentIndex:
@@ -67,20 +56,21 @@ class SegmentIndex:
         with suppress(DatabaseError, ShardgenError):
             self._engine.dispose()
 
-    def add(self, segment: IndexedSegment) -> None:
-        """Remember a whole segment; twice is harmless."""
-        values = {
-            "path": segment.path,
-            "size_bytes": segment.size_bytes,
-            "sha256": segment.sha256,
-            "receipt": segment.receipt,
-        }
+    def add(self, segment: ArtifactRef, receipt: bytes) -> None:
+        """Remember a segment that was read and found whole, and its `receipt.json`; twice is harmless.
+
+        Its name is its path from the shared folder on.
+        """
+        columns = {"path": segment.name, "size_bytes": segment.size_bytes, "sha256": segment.sha256}
+        values = columns | {"receipt": receipt}
         with transaction(self._engine) as connection:
             connection.execute(insert(_SEGMENT).values(values).on_conflict_do_nothing())
 
-    def all(self) -> Iterator[IndexedSegment]:
-        """Every segment, by path; read whole before the first is given."""
+    def all(self) -> list[tuple[ArtifactRef, bytes]]:
+        """Every segment with its `receipt.json`, by path."""
         with transaction(self._engine) as connection:
-            rows = connection.execute(select(_SEGMENT).order_by(_SEGMENT.c.path)).mappings().all()
-        for row in rows:
-            yield IndexedSegment(**row)
+            rows = connection.execute(select(_SEGMENT).order_by(_SEGMENT.c.path)).all()
+        return [
+            (ArtifactRef(name=row.path, size_bytes=row.size_bytes, sha256=row.sha256), row.receipt)
+            for row in rows
+        ]

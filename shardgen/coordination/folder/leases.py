@@ -7,11 +7,11 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.base import LeaseOptions, Leases, OnLook
+from shardgen.coordination.base import Coordinator, LeaseOptions, OnLook
 from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
@@ -20,15 +20,14 @@ from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.identifiers import BatchIndex, WorkerId
-from shardgen.domain.lease import Lease, LeasePolicy
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerReport
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
-from shardgen.manifest.leases import NoLease
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.files import FILE_MODE, make_folders, storage_error
+from shardgen.storage.files import FILE_MODE, make_folders, storing
 
 _UPLOAD_LIMIT_SECONDS = 1800.0
 _UPLOAD_LOOK_SECONDS = 2.0
@@ -38,7 +37,7 @@ _LOCK_LOOK_SECONDS = 0.5
 _LAST_LOOK_SECONDS = 60.0
 
 
-class FolderLeases(Leases):
+class FolderLeases(Coordinator):
     """Slices of a run in a shared folder, which a thread of its own looks through."""
 
     def __init__(
@@ -152,14 +151,10 @@ def open_view(
 def opened_view(run: RunDirectory, plan: Plan) -> Iterator[FolderView]:
     """A view that was looked through once. Raises StorageFailed when the folder cannot be read at all."""
     view, index = open_view(run, plan)
-    try:
-        try:
+    with closing(index):
+        with storing(run.path):
             view.gather()
-        except OSError as error:
-            raise storage_error(error, run.path) from error
         yield view
-    finally:
-        index.close()
 
 
 def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder: str) -> Desk:
@@ -215,12 +210,10 @@ def folder_leases(
     )
     identity = options.identity
     view, index = open_view(run, plan, files=options.files)
-    try:
+    with closing(index):
         desk = replace(desk_for(run, view, manifest, worker_folder(identity.id)), on_look=options.on_look)
         work = FolderWork(desk, identity, shard=options.shard, say=say)
         yield FolderLeases(work, identity.id, policy, say=say, on_look=options.on_look)
-    finally:
-        index.close()
 
 
 def _time(seconds: float) -> str:

@@ -15,7 +15,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.files import storage_error
+from shardgen.storage.files import storage_error, storing
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,11 +80,9 @@ def publish_waiting(run: RunDirectory, plan: Plan) -> int:
     if not run.database.backend.is_there():
         return 0
     with run.manifest(plan) as manifest:
-        if not manifest.unpublished():
+        if not manifest.index.unpublished():
             return 0
         with opened_view(run, plan) as view:
             desk = desk_for(run, view, manifest, f"left-{secrets.token_hex(4)}")
-            try:
+            with storing(run.path):
                 return Publisher(desk).publish(everything=True, on_look=_saying_once())
-            except OSError as error:
-                raise storage_error(error, run.path) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from shardgen.coordination.folder.notices import Beat
 from shardgen.domain.claims import Claim
+from shardgen.domain.worker import ENDED_STATES
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class SeenWorker:
     @property
     def has_stopped(self) -> bool:
         """Whether it said that it ended."""
-        return self.beat is not None and self.beat.state in ("stopped", "hung", "dead")
+        return self.beat is not None and self.beat.state in ENDED_STATES
 
     def has_given_up(self, seen: SeenClaim) -> bool:
         """Whether a beat after a claim does not name it: its end was lost, or the claim failed half-way."""

@@ -10,13 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import groupby
 
-from shardgen.artifacts.archive import (
-    ArtifactHeader,
-    BatchContent,
-    build_artifact,
-    member_bytes,
-    read_whole,
-)
+from shardgen.artifacts.archive import BatchContent, build_artifact, member_bytes, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.base import OnLook, unheard
@@ -91,7 +85,7 @@ class Publisher:
     def _publish(self, *, everything: bool, on_look: OnLook) -> int:
         desk = self.desk
         now = desk.monotonic()
-        waiting = desk.manifest.unpublished()
+        waiting = desk.manifest.index.unpublished()
         self._waiting_since = {batch: self._waiting_since.get(batch, now) for batch in waiting}
         count = 0
         for run in self._segments(waiting):
@@ -124,16 +118,18 @@ class Publisher:
         """Publish these batches, in one segment for each attempt that they come from."""
         undone = self.desk.view.undone
         receipts = [
-            one for one in self.desk.manifest.receipts_of(run) if one.fence > undone.get(one.record.batch, -1)
+            one
+            for one in self.desk.manifest.receipts.receipts_of(run)
+            if one.fence > undone.get(one.record.batch, -1)
         ]
         count = 0
         for _, group in groupby(receipts, lambda one: (one.worker, one.fence)):
             attempt = list(group)
-            wanted = [one for one in attempt if not self._is_needless(one)]
-            needless = [one.record.batch for one in attempt if self._is_needless(one)]
-            for batch in needless:
+            winners = self.desk.view.winners
+            wanted = [one for one in attempt if one.record.batch not in winners]
+            for batch in [one.record.batch for one in attempt if one.record.batch in winners]:
                 # Another attempt has won already: it is what this machine's receipt names from now on.
-                self.desk.manifest.note_published([batch], self.desk.view.winners[batch].artifact)
+                self.desk.manifest.index.note_published([batch], winners[batch].artifact)
             for part in _consecutive(wanted):
                 self._write(part)
                 self._steps += 1
@@ -141,13 +137,10 @@ class Publisher:
                 count += len(part)
         return count
 
-    def _is_needless(self, receipt: Receipt) -> bool:
-        return receipt.record.batch in self.desk.view.winners
-
     def _write(self, receipts: Sequence[Receipt]) -> None:
         view, first = self.desk.view, receipts[0]
-        header = ArtifactHeader.of(view.plan.fingerprint, first)
-        data, _ = build_artifact(header, [self._content(receipt) for receipt in receipts])
+        contents = [self._content(receipt) for receipt in receipts]
+        data, _ = build_artifact(view.plan.fingerprint, first, contents)
         name = ArtifactName.of(first, range(first.record.batch, receipts[-1].record.batch + 1))
         path = f"{WORKERS}/{self.desk.own_folder}/{name}"
         view.files.write(path, data)
@@ -155,7 +148,7 @@ class Publisher:
         if view.take_segment(path, name, view.files.read(path)) is None:
             raise OSError(None, f"{path}: not what was written")
         ref = ArtifactRef(name=path, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        self.desk.manifest.note_published([receipt.record.batch for receipt in receipts], ref)
+        self.desk.manifest.index.note_published([receipt.record.batch for receipt in receipts], ref)
         found = SegmentRef(path=path, size_bytes=ref.size_bytes, sha256=ref.sha256)
         self.published.setdefault((first.shard, first.slice), []).append(found)
 

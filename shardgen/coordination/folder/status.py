@@ -6,13 +6,15 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from shardgen.coordination.folder.leases import opened_view
+from shardgen.coordination.folder.notices import Beat
 from shardgen.coordination.folder.seen import SeenWorker
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
 from shardgen.settings.run_directory import RunDirectory
 
@@ -22,13 +24,13 @@ _SHOWN_TROUBLES = 5
 def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
     """Look through the folder, and tell."""
     blocked: tuple[BlockedSlice, ...] = ()
-    busy: dict[SliceId, str] = {}
+    busy: dict[SliceId, SliceState] = {}
     waiting = 0
     if run.database.backend.is_there():
         with run.manifest(plan, read_only=True) as manifest:
             blocked = manifest.overview().blocked
-            busy = manifest.unavailable()
-            waiting = len(manifest.unpublished())
+            busy = manifest.index.unavailable()
+            waiting = len(manifest.index.unpublished())
     with opened_view(run, plan) as view:
         overview = _overview(view, run, blocked, busy)
         beats = [worker.beat for worker in view.workers.values() if worker.beat is not None]
@@ -47,7 +49,7 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
 
 
 def _overview(
-    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[SliceId, str]
+    view: FolderView, run: RunDirectory, blocked: tuple[BlockedSlice, ...], busy: dict[SliceId, SliceState]
 ) -> Overview:
     now = datetime.now(UTC)
     silent = run.settings.folder_policy.silent
@@ -78,22 +80,22 @@ def _overview(
 
 
 def _slices(
-    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[SliceId, str]
+    view: FolderView, shard: ShardIndex, *, now: datetime, silent: timedelta, busy: dict[SliceId, SliceState]
 ) -> SliceCounts:
     counts: Counter[str] = Counter()
     for slice_id in view.slices(shard):
         missing = view.missing(slice_id)
         claims = list(view.claims.get(slice_id, {}).values())
         if not missing:
-            counts["done"] += 1
-        elif busy.get(slice_id) == "blocked":
-            counts["blocked"] += 1
+            counts[SliceState.DONE] += 1
+        elif busy.get(slice_id) is SliceState.BLOCKED:
+            counts[SliceState.BLOCKED] += 1
         elif any(_is_live(view, seen.claim.worker, now, silent) for seen in claims if view.stands(seen)):
-            counts["leased"] += 1
+            counts[SliceState.LEASED] += 1
         elif any(not seen.is_ended for seen in claims):
             counts["expired"] += 1
         elif claims or len(missing) < len(view.plan.layout.slice_batch_range(*slice_id)):
-            counts["open"] += 1
+            counts[SliceState.OPEN] += 1
         else:
             counts["never_leased"] += 1
     return SliceCounts(**{name: counts[name] for name in SliceCounts.__dataclass_fields__})
@@ -110,28 +112,22 @@ def _is_live(view: FolderView, folder: str, now: datetime, silent: timedelta) ->
 def _rows(view: FolderView, now: datetime) -> tuple[WorkerRow, ...]:
     rows = []
     for seen in view.workers.values():
-        if seen.beat is None:
-            continue
         last = _instant(seen.written_at)
-        if seen.has_stopped and now - last > LISTED_AFTER_END:
-            continue
-        rows.append(_row(view, seen, last))
+        if seen.beat is not None and not (seen.has_stopped and now - last > LISTED_AFTER_END):
+            rows.append(_row(view, seen, seen.beat, last))
     return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
 
 
-def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
-    beat = seen.beat
-    if beat is None:
-        raise ValueError("a row needs a beat")
-    slice_id = _place_of(view, seen.folder)
+def _row(view: FolderView, seen: SeenWorker, beat: Beat, last: datetime) -> WorkerRow:
+    shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
     known = {state.value for state in WorkerState}
     return WorkerRow(
         identity=WorkerIdentity(
             id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
         ),
         state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
-        shard=None if slice_id is None or seen.has_stopped else slice_id[0],
-        slice=None if slice_id is None or seen.has_stopped else slice_id[1],
+        shard=shard,
+        slice=slice_,
         lease_expires_at=None,
         started_at=_instant(beat.started_at),
         last_beat_at=last,
@@ -142,7 +138,7 @@ def _row(view: FolderView, seen: SeenWorker, last: datetime) -> WorkerRow:
     )
 
 
-def _place_of(view: FolderView, folder: str) -> SliceId | None:
+def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
     """The slice of the oldest claim of a worker that still stands; a newer one is its next."""
     own = [
         seen.claim
@@ -151,7 +147,7 @@ def _place_of(view: FolderView, folder: str) -> SliceId | None:
         if seen.claim.worker == folder and view.stands(seen) and seen.done_at is None
     ]
     first = min(own, key=lambda claim: claim.written_at, default=None)
-    return None if first is None else (ShardIndex(first.shard), SliceIndex(first.slice))
+    return (None, None) if first is None else first.slice_id
 
 
 def _instant(seconds: float) -> datetime:

@@ -5,7 +5,6 @@ What was seen once stays known: there, "not found" is no proof of absence.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import deque
@@ -18,7 +17,7 @@ from shardgen.artifacts.receipt_json import parse_receipt_json, receipt_json
 from shardgen.coordination.base import OnLook, unheard
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.folder.index import IndexedSegment, SegmentIndex
+from shardgen.coordination.folder.index import SegmentIndex
 from shardgen.coordination.folder.notices import Kind, NoticeName, decoded, original_name
 from shardgen.coordination.folder.seen import SeenClaim, SeenWorker
 from shardgen.domain.claims import SliceId, undone_up_to, winning_order
@@ -73,8 +72,8 @@ class FolderView:
         self._lags: deque[float] = deque(maxlen=_LAGS)
         self._looks = 0
         self._on_look: OnLook = unheard
-        for found in index.all():
-            self._take_indexed(found)
+        for ref, receipt in index.all():
+            self._take_indexed(ref, receipt)
 
     # looking
 
@@ -246,26 +245,18 @@ class FolderView:
             self._retry_later(path)
             return None
         self.not_whole.pop(path, None)
-        ref = receipts[0].artifact
-        self._index.add(
-            IndexedSegment(
-                path=path,
-                size_bytes=ref.size_bytes,
-                sha256=ref.sha256,
-                receipt=receipt_json(receipt_of_artifact(self.plan.fingerprint, receipts)),
-            )
-        )
+        inside = receipt_of_artifact(self.plan.fingerprint, receipts)
+        self._index.add(receipts[0].artifact, receipt_json(inside))
         self._add(path, receipts)
         return receipts
 
-    def _take_indexed(self, found: IndexedSegment) -> None:
+    def _take_indexed(self, ref: ArtifactRef, receipt: bytes) -> None:
         try:
-            inside = parse_receipt_json(found.receipt)
+            inside = parse_receipt_json(receipt)
         except ValueError:
             return  # it is read again
         if inside.fingerprint == self.plan.fingerprint:
-            ref = ArtifactRef(name=found.path, size_bytes=found.size_bytes, sha256=found.sha256)
-            self._add(found.path, receipts_of(inside, ref, detail=ELSEWHERE_DETAIL))
+            self._add(ref.name, receipts_of(inside, ref, detail=ELSEWHERE_DETAIL))
 
     def _add(self, path: str, receipts: list[Receipt]) -> None:
         self._segments[path] = receipts
@@ -331,12 +322,12 @@ class FolderView:
     @property
     def lag_seconds(self) -> float | None:
         """The median delay after which others' files were seen here, by both clocks; None: none was yet."""
-        return statistics.median(self._lags) if self._lags else None
+        return round(statistics.median(self._lags), 1) if self._lags else None
 
     @property
     def slowest_lag_seconds(self) -> float | None:
         """The longest such delay."""
-        return max(self._lags, default=None)
+        return round(max(self._lags), 1) if self._lags else None
 
     @property
     def duplicated_batches(self) -> int:
@@ -363,8 +354,3 @@ def _order(receipt: Receipt) -> tuple[tuple[int, str, str], str]:
     random = name.random if name is not None else ""
     # A doubled file of one attempt holds the same bytes; the path makes even that choice the same everywhere.
     return winning_order(receipt.fence, receipt.worker, random), receipt.artifact.name
-
-
-def seconds_or_none(value: float | None) -> float | None:
-    """For a notice: rounded, and never infinite."""
-    return None if value is None or not math.isfinite(value) else round(value, 1)

@@ -61,9 +61,6 @@ class Composites(RecipeKind):
             facts=_facts(document, sources),
             warnings=inventory.warnings,
             notes=inventory.notes,
-            remark=f"NOT DEPTH: the weights are {weights.name}: depth images will be noise"
-            if weights.quality is Quality.NOISE
-            else "",
         )
 
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:

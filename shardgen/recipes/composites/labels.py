@@ -1,4 +1,4 @@
-"""The rows of `labels.csv` for composites: one a sample (FORMATS: "Final zip")."""
+"""The rows of `labels.csv` for composites: one a sample (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 

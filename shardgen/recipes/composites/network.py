@@ -39,12 +39,12 @@ def agree_micro_batch(
     free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
     fitting = fitting_micro_batch(plan.depth, network, kind=on.kind, free=free)
     if setting != "auto":
-        shrunk = None if agreed is None else agreed.shrunk_micro_batch(on.model)
+        shrunk = None if agreed is None else agreed.shrunk(on.model)
         if shrunk is not None and shrunk < setting:
             return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
         wanted = setting
     elif agreed is not None:
-        wanted = agreed.agreed_micro_batch(on.model, fitting)
+        wanted = agreed.agreed(on.model, fitting)
     else:
         wanted = fitting
     if network.memory_bytes(plan.depth, wanted) <= free:
@@ -85,7 +85,7 @@ def network_demand(choice: NetworkChoice, plan: CompositesPlan) -> Demand:
 def load_for_plan(
     network: NetworkChoice, plan: CompositesPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
 ) -> Estimator:
-    """Load the plan's network and run it once. Without a manifest the micro-batch is this call's affair.
+    """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
@@ -109,5 +109,5 @@ def remember_shrinking(estimator: Estimator, before: int, agreed: BatchSizes | N
     now = estimator.micro_batch
     if now < before:
         if agreed is not None:
-            agreed.shrink_micro_batch(estimator.device_model, now)
+            agreed.shrink(estimator.device_model, now)
         say(f"out of memory: micro-batch {now} instead of {before} from now on")

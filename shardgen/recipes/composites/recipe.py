@@ -36,6 +36,16 @@ class CompositesRecipe(Recipe):
         super().__init__(plan)
         self.composites = CompositesPlan(plan)
 
+    @property
+    def remark(self) -> str:
+        """That depth is noise, when it is."""
+        weights = self.composites.depth.weights
+        return (
+            f"NOT DEPTH: the weights are {weights.name}, so depth images are noise"
+            if weights.is_random
+            else ""
+        )
+
     def problem(self) -> str | None:
         """What no plan of composites holds."""
         return self.composites.problem()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from shardgen.domain.plan import Plan, differences
+from shardgen.errors import ManifestCorrupt, ManifestMismatch
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
+from shardgen.settings.plan_file import parse_plan
+from shardgen.settings.settings import parse_settings, settings_differences
+from tests.plans import changed, make_plan
+
+PLAN = make_plan(flips=Flips.FOREGROUNDS)
+
+
+@pytest.mark.parametrize("plan", [PLAN, make_plan(flips=Flips.BACKGROUNDS, grid=(1, 1), batch=7)])
+def test_a_plan_reads_back_as_it_was_written(plan: Plan) -> None:
+    assert parse_plan(plan.canonical_json, where="plan.json") == plan
+    assert set(json.loads(plan.canonical_json)) == {"format", "recipe", "outputs", "shards", "blocks"}
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [(1, "made by an earlier version: finish it with that, or plan anew"), (3, "upgrade shardgen")],
+)
+def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_holds(
+    number: int, hint: str
+) -> None:
+    text = json.dumps({"format": number, "samples": 120, "compose": {}, "sources": []})
+    with pytest.raises(ManifestMismatch) as caught:
+        parse_plan(text, where="plan.json")
+    assert str(caught.value) == f"plan.json: plan format {number}, this shardgen reads format 2"
+    assert hint in caught.value.hint
+
+
+def test_outputs_that_are_not_those_of_the_recipe_are_refused() -> None:
+    composite, *others = PLAN.outputs
+    for outputs in (
+        (replace(composite, suffix="png"), *others),
+        (*others, composite),
+        tuple(others),
+        (composite, composite, *others),
+    ):
+        plan = replace(PLAN, outputs=outputs)
+        with pytest.raises(ManifestCorrupt, match="its outputs are not those of its recipe"):
+            parse_plan(plan.canonical_json, where="plan.json")
+
+
+def test_blocks_that_the_recipe_does_not_make_are_refused() -> None:
+    block = PLAN.blocks[0]
+    for blocks in ((block, block), (replace(block, samples=119),), ()):
+        with pytest.raises(ManifestCorrupt, match="not a plan"):
+            parse_plan(replace(PLAN, blocks=blocks).canonical_json, where="plan.json")
+
+
+def test_a_plan_of_a_recipe_that_this_program_does_not_know_is_refused() -> None:
+    text = PLAN.canonical_json.replace(b'"kind":"composites"', b'"kind":"sculptures"')
+    with pytest.raises(ManifestCorrupt, match="'sculptures' is not known"):
+        parse_plan(text, where="plan.json")
+
+
+def test_what_settings_would_change_is_said_in_their_own_words() -> None:
+    assert settings_differences(PLAN, parse_settings({}, where="shardgen.toml")) == []
+    tables = {
+        "sources": {"mask": "alpha"},
+        "compose": {"grid": [4, 4]},
+        "depth": {"weights": "kitti", "encoding": "relative"},
+        "output": {"depth": "png"},
+        "shards": {"batch": 8},
+    }
+    assert settings_differences(PLAN, parse_settings(tables, where="shardgen.toml")) == [
+        "compose.grid: 5x4 -> 4x4",
+        "sources.mask: auto -> alpha",
+        "depth.weights: nyu -> kitti",
+        "depth.encoding: inverse-minmax -> relative",
+        "output.depth: jpeg -> png",
+        "shards.batch: 32 -> 8",
+    ]
+
+
+def test_two_plans_differ_in_what_was_set_and_found_and_in_nothing_that_follows_from_it() -> None:
+    composites = CompositesPlan(PLAN)
+    first, second, third = composites.sources.backgrounds
+    weights = replace(composites.depth.weights, sha256="f" * 64)
+    backgrounds = (replace(first, bytes=9), replace(second, name="new"))
+    other = changed(
+        PLAN,
+        depth=replace(composites.depth, weights=weights),
+        output=replace(composites.output, size=(64, 48)),
+        sources=replace(composites.sources, backgrounds=backgrounds),
+    )
+    assert other.samples != PLAN.samples
+    assert differences(PLAN, other) == [
+        "depth.weights.sha256: 000000000000… -> ffffffffffff…",
+        "output.size: 200x200 -> 64x48",
+        f"backgrounds: {second.name!r} is gone",
+        f"backgrounds: {third.name!r} is gone",
+        "backgrounds: 'new' is new",
+        f"backgrounds: {first.name!r} has changed (bytes: 1000 -> 9)",
+    ]

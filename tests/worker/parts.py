@@ -1,0 +1,35 @@
+"""A worker's parts as it puts them together itself, for tests that run them in their own process."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from shardgen.depth.estimator import DepthEstimator
+from shardgen.domain.plan import Plan
+from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.maker import CompositesMaker
+from shardgen.recipes.composites.network import load_for_plan
+from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.composites.recipe import network_choice
+from shardgen.settings.run_directory import RunDirectory
+
+CPU = DeviceChoice(device="cpu")
+
+
+def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> DepthEstimator:
+    """The plan's network; its micro-batch is this process's own affair."""
+    plan = CompositesPlan(run.plan())
+    return load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
+
+
+def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Composer:
+    """A composer that reads this run's photographs."""
+    folders = run.folders({})
+    return kind(CompositesPlan(run.plan()), folders["foregrounds"], folders["backgrounds"])
+
+
+def maker_of(plan: Plan, composer: Composer, estimator: object) -> CompositesMaker:
+    """The maker with this composer and this network, which may only behave like one."""
+    network = cast("DepthEstimator", estimator)
+    return CompositesMaker(CompositesPlan(plan), composer, network, agreed=None, say=lambda _line: None)
