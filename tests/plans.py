@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shardgen.depth.base import Precision, Upsampling, Weights
+from shardgen.depth.base import Precision, Quality, Upsampling, Weights
 from shardgen.domain.plan import Block, Plan, Shards
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
 from shardgen.recipes.composites.plan import Compose, Depth, Document, Flips, Formats, sample_count
@@ -45,7 +45,9 @@ def make_plan(
         compose=Compose(canvas=(600, 600), grid=grid, flips=flips, blend=Blend.MASK, mask=MaskMode.AUTO),
         depth=Depth(
             model="densedepth",
-            weights=Weights(name="nyu", bytes=1, sha256="0" * 64, activations=1, decoder_width=1664),
+            weights=Weights(
+                name="nyu", bytes=1, sha256="0" * 64, structure="two layers", quality=Quality.DEPTH
+            ),
             input=(640, 480),
             upsampling=Upsampling.ALIGNED,
             precision=Precision.FLOAT32,

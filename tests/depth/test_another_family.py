@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,15 @@ from shardgen.errors import InvalidSettings, ManifestCorrupt, WeightsRefused
 from shardgen.recipes.base import DeviceChoice, PlanEvents, Station
 from shardgen.recipes.composites.kind import Composites
 from shardgen.recipes.composites.maker import CompositesMaker
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from tests.depth.brightness import Brightness
 from tests.photographs import write_photographs
+from tests.plans import changed
 
-SETTINGS: dict[str, Mapping[str, object]] = {
+SETTINGS: dict[str, dict[str, object]] = {
     "compose": {"canvas": [96, 80], "grid": [2, 1]},
     "depth": {"model": "brightness", "weights": "plain", "input": [36, 28]},
     "output": {"size": [32, 24]},
@@ -87,9 +89,9 @@ def test_a_family_of_its_own_goes_from_settings_to_samples_without_tensorflow(tm
     facts = maker.provenance().facts
     assert (facts["numpy"], facts["micro_batch"]) == (np.__version__, 4)
 
-    other = replace(plan, recipe=replace(draft.document, depth=replace(
-        draft.document.depth, weights=replace(draft.document.depth.weights, sha256="c" * 64)
-    )))  # fmt: skip
+    depth_plan = CompositesPlan(plan).depth
+    weights = replace(depth_plan.weights, sha256="c" * 64)
+    other = changed(plan, depth=replace(depth_plan, weights=weights))
     with pytest.raises(WeightsRefused, match="the plan has cccc"):
         recipe_of(other).open_maker(
             Station(folders=folders, local=local, device=DeviceChoice(), say=said.append)

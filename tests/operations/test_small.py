@@ -8,6 +8,7 @@ import pytest
 
 from shardgen.dataset.card import dataset_card
 from shardgen.dataset.statistics import Statistics
+from shardgen.depth.base import Quality
 from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.plan import Plan
 from shardgen.operations import demo
@@ -35,7 +36,7 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
     weights = CompositesPlan(run.plan()).depth.weights
     assert (weights.name, weights.sha256) == ("small", sha256_of(SHIPPED["small"]))
     assert weights.bytes == SHIPPED["small"].stat().st_size
-    assert not weights.is_random
+    assert weights.quality is Quality.TRIAL
     assert str(SHIPPED["small"].parent) not in (run.path / "plan.json").read_text()
     assert not (tmp_path / "nothing").exists()
 
@@ -45,22 +46,23 @@ def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path
     run = make_run(tmp_path, changes={"depth.weights": f"'{own}'"})
     run = plan_run(run)
     weights = CompositesPlan(run.plan()).depth.weights
-    assert (weights.name, weights.sha256, weights.decoder_width) == ("file", sha256_of(own), 32)
+    assert (weights.name, weights.sha256, weights.quality) == ("file", sha256_of(own), Quality.DEPTH)
+    assert weights.structure.startswith("decoder width 32, ")
     assert "my own" not in (run.path / "plan.json").read_text()
 
 
 def test_the_demo_takes_the_small_network_and_init_the_released_one(tmp_path: Path) -> None:
     tables = demo.prepare(tmp_path / "demo").settings.tables
     assert isinstance(tables, Tables)
-    assert tables.weights_name == "small"
+    assert tables.depth.planned_weights() == "small"
     text = settings_text(foregrounds=tmp_path, backgrounds=tmp_path)
     assert tomllib.loads(text)["depth"]["weights"] == "nyu"
 
 
-def test_the_data_sets_card_says_that_small_depth_is_for_trials() -> None:
+def test_the_data_sets_card_says_that_depth_is_for_trials() -> None:
     plan = make_plan()
     depth = CompositesPlan(plan).depth
-    for name, is_small in (("nyu", False), ("random:64", False), ("small", True)):
-        weights = replace(depth.weights, name=name)
+    for quality in Quality:
+        weights = replace(depth.weights, quality=quality)
         text = card(changed(plan, depth=replace(depth, weights=weights)))
-        assert ("the small network that ships" in text) == is_small
+        assert ("a network for trials (`nyu`)" in text) == (quality is Quality.TRIAL)

@@ -1,22 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from shardgen.depth import device
-from shardgen.depth.base import Upsampling
+from shardgen.depth.base import Precision, Upsampling
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network, depth_of
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
-from shardgen.depth.estimator import DepthEstimator
-from shardgen.depth.fetch import SHIPPED
-from shardgen.depth.network import Arithmetic, GraphShape, build_network
-from shardgen.depth.weights_file import WeightsFile, read_weights
+from shardgen.depth.estimator import DepthEstimator, Graph
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.imaging.compose import Canvas
 from shardgen.recipes.composites.composer import ComposedSample, Composer
@@ -41,24 +39,27 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
     """A maker that computes, and what it will have given to the network: the brightest value of each time."""
     seen: list[int] = []
 
-    def build(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Any]:
-        network = build_network(weights, shape)
+    def build(micro_batch: int, _precision: Precision) -> Graph:
+        shape = GraphShape(
+            micro_batch=micro_batch,
+            input_size=SIZE,
+            upsampling=Upsampling.ALIGNED,
+            arithmetic=Arithmetic.FLOAT32,
+        )
+        network = build_network(small, shape)
 
-        def run(images: NDArray[np.uint8]) -> Any:
+        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             seen.append(int(images.max()))
-            return network(images)
+            return np.array(network(images))
 
         return run
 
-    shape = GraphShape(
-        micro_batch=micro_batch, input_size=SIZE, upsampling=Upsampling.ALIGNED, arithmetic=Arithmetic.FLOAT32
-    )
     made = make_plan()
     plan = CompositesPlan(changed(made, depth=replace(CompositesPlan(made).depth, input=SIZE)))
     maker = CompositesMaker(
         plan,
         Composer(plan, Path("none"), Path("none")),
-        DepthEstimator(small, shape, cpu, build=build),
+        DepthEstimator(build, depth_of, plan.depth, micro_batch=micro_batch, on=cpu),
         agreed=None,
         say=lambda _text: None,
     )

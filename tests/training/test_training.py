@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from shardgen.depth.base import Upsampling
-from shardgen.depth.device import Device
 from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.densedepth.random_weights import draw_tensors
 from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.densedepth.weights_file import read_weights
+from shardgen.depth.device import Device
 from training.legacy_file import write_weights
 from training.network import SMALL, build_model, load_tensors, multiply_adds, tensors_of
 from training.rendering import Samples

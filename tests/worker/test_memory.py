@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,14 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.depth import estimator as module
-from shardgen.depth import memory
-from shardgen.depth.device import describe_cpu
+from shardgen.depth.densedepth import network as module
 from shardgen.depth.densedepth.network import GraphShape, build_network
 from shardgen.depth.densedepth.weights_file import WeightsFile
+from shardgen.depth.device import describe_cpu
+from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
-from shardgen.recipes.composites.plan import CompositesPlan
-from shardgen.recipes.composites.recipe import network_choice
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
 from tests.runs import make_run, plan_run, shardgen
@@ -159,9 +158,10 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
     composer = open_composer(run)
     images = np.stack([composer.compose(SampleIndex(sample)).network_input for sample in range(24)])
     estimator = load_network(run)
+    assert isinstance(estimator, DepthEstimator)
     greys = []
     for micro_batch in (8, 4, 2, 1):
-        estimator._shape = replace(estimator._shape, micro_batch=micro_batch)
+        estimator._micro_batch = micro_batch
         depth = estimator.estimate(images).relative.astype(np.float64)
         low, high = depth.min(axis=(1, 2), keepdims=True), depth.max(axis=(1, 2), keepdims=True)
         greys.append(255 * (depth - low) / (high - low))
@@ -173,10 +173,10 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from shardgen.launch import allocation  # noqa: PLC0415
-    from shardgen.recipes.composites.network import find_weights, network_bytes  # noqa: PLC0415
 
-    plan, topology = run.plan(), find_weights(network_choice(run.local)).topology
-    two, one = (network_bytes(CompositesPlan(plan), topology, size) for size in memory.CPU_MICRO_BATCHES)
+    plan = run.plan()
+    demand = recipe_of(plan).demand(run.local)
+    two, one = map(demand.bytes_for, demand.micro_batches)
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:
         connection.execute("DELETE FROM micro_batch")

@@ -42,7 +42,7 @@ class CompositesRecipe(Recipe):
         weights = self.composites.depth.weights
         return (
             f"NOT DEPTH: the weights are {weights.name}, so depth images are noise"
-            if weights.is_random
+            if weights.quality is Quality.NOISE
             else ""
         )
 
