@@ -46,7 +46,7 @@ def make_plan(
         depth=Depth(
             model="densedepth",
             weights=Weights(
-                name="nyu", bytes=1, sha256="0" * 64, structure="of a test", quality=Quality.DEPTH
+                name="nyu", bytes=1, sha256="0" * 64, structure="two layers", quality=Quality.DEPTH
             ),
             input=(640, 480),
             upsampling=Upsampling.ALIGNED,

@@ -47,22 +47,22 @@ def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path
     run = plan_run(run)
     weights = CompositesPlan(run.plan()).depth.weights
     assert (weights.name, weights.sha256, weights.quality) == ("file", sha256_of(own), Quality.DEPTH)
-    assert weights.structure.startswith("decoder width 32,")
+    assert weights.structure.startswith("decoder width 32, ")
     assert "my own" not in (run.path / "plan.json").read_text()
 
 
 def test_the_demo_takes_the_small_network_and_init_the_released_one(tmp_path: Path) -> None:
     tables = demo.prepare(tmp_path / "demo").settings.tables
     assert isinstance(tables, Tables)
-    assert tables.depth.weights == "small"
+    assert tables.depth.planned_weights() == "small"
     text = settings_text(foregrounds=tmp_path, backgrounds=tmp_path)
     assert tomllib.loads(text)["depth"]["weights"] == "nyu"
 
 
-def test_the_data_sets_card_says_that_small_depth_is_for_trials() -> None:
+def test_the_data_sets_card_says_that_depth_is_for_trials() -> None:
     plan = make_plan()
     depth = CompositesPlan(plan).depth
-    for name, is_small in (("nyu", False), ("random:64", False), ("small", True)):
-        weights = replace(depth.weights, name=name)
+    for quality in Quality:
+        weights = replace(depth.weights, quality=quality)
         text = card(changed(plan, depth=replace(depth, weights=weights)))
-        assert ("the small network that ships" in text) == is_small
+        assert ("a network for trials (`nyu`)" in text) == (quality is Quality.TRIAL)

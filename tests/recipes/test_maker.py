@@ -39,15 +39,18 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
     """A maker that computes, and what it will have given to the network: the brightest value of each time."""
     seen: list[int] = []
 
-    def build(size: int, _precision: Precision) -> Graph:
+    def build(micro_batch: int, _precision: Precision) -> Graph:
         shape = GraphShape(
-            micro_batch=size, input_size=SIZE, upsampling=Upsampling.ALIGNED, arithmetic=Arithmetic.FLOAT32
+            micro_batch=micro_batch,
+            input_size=SIZE,
+            upsampling=Upsampling.ALIGNED,
+            arithmetic=Arithmetic.FLOAT32,
         )
         network = build_network(small, shape)
 
         def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             seen.append(int(images.max()))
-            return np.array(network(images), np.float32)
+            return np.array(network(images))
 
         return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from shardgen.depth.estimator import DepthEstimator
+from shardgen.depth.base import Estimator
 from shardgen.domain.plan import Plan
 from shardgen.recipes.base import DeviceChoice
 from shardgen.recipes.composites.composer import Composer
@@ -17,7 +17,7 @@ from shardgen.settings.run_directory import RunDirectory
 CPU = DeviceChoice(device="cpu")
 
 
-def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> DepthEstimator:
+def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> Estimator:
     """The plan's network; its micro-batch is this process's own affair."""
     plan = CompositesPlan(run.plan())
     found = load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
@@ -33,5 +33,5 @@ def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Compose
 
 def maker_of(plan: Plan, composer: Composer, estimator: object) -> CompositesMaker:
     """The maker with this composer and this network, which may only behave like one."""
-    network = cast("DepthEstimator", estimator)
+    network = cast("Estimator", estimator)
     return CompositesMaker(CompositesPlan(plan), composer, network, agreed=None, say=lambda _line: None)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.estimator import DepthEstimator
+from shardgen.depth.base import Estimator
 from shardgen.domain.lease import NoLease
 from shardgen.domain.worker import WorkerState
 from shardgen.machine.processes import new_identity
@@ -28,7 +28,7 @@ Call = Callable[[], object]
 
 
 @pytest.fixture(scope="module")
-def estimator(planned_template: Path) -> DepthEstimator:
+def estimator(planned_template: Path) -> Estimator:
     run = RunDirectory.open(planned_template / "run")
     return load_network(run)
 
@@ -83,7 +83,7 @@ class LateFiles(RecordedFiles):
         self._do("fsync_folder", lambda: fsync_folder(path))
 
 
-def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles) -> list[str]:
+def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> list[str]:
     """Make every batch by the real pipeline; file calls and the commits of receipts in one list."""
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
     make_folders(run.artifacts)
@@ -137,7 +137,7 @@ def out_of_order(calls: list[str]) -> list[str]:
 
 
 def test_every_batch_is_written_synced_linked_and_its_folder_synced_before_its_receipt_is_committed(
-    run: RunDirectory, estimator: DepthEstimator
+    run: RunDirectory, estimator: Estimator
 ) -> None:
     calls = make_all(run, estimator, LateFiles())
     assert out_of_order(calls) == []
@@ -157,7 +157,7 @@ def test_every_batch_is_written_synced_linked_and_its_folder_synced_before_its_r
     ],
 )
 def test_a_call_that_is_moved_is_noticed(
-    run: RunDirectory, estimator: DepthEstimator, late: str, after: str
+    run: RunDirectory, estimator: Estimator, late: str, after: str
 ) -> None:
     files = LateFiles(late, after)
     assert out_of_order(make_all(run, estimator, files))

@@ -13,13 +13,14 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from shardgen.depth import estimator as module
+from shardgen.depth.densedepth import network as module
 from shardgen.depth.densedepth.network import GraphShape, build_network
 from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.depth.device import describe_cpu
+from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import DepthBackendUnavailable
-from shardgen.recipes.composites.recipe import CompositesRecipe
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
 from tests.runs import make_run, plan_run, shardgen
@@ -157,6 +158,7 @@ def test_depth_differs_by_one_grey_level_at_most_between_micro_batches(template:
     composer = open_composer(run)
     images = np.stack([composer.compose(SampleIndex(sample)).network_input for sample in range(24)])
     estimator = load_network(run)
+    assert isinstance(estimator, DepthEstimator)
     greys = []
     for micro_batch in (8, 4, 2, 1):
         estimator._micro_batch = micro_batch
@@ -173,7 +175,7 @@ def test_workers_that_do_not_fit_with_a_micro_batch_of_two_take_one(
     from shardgen.launch import allocation  # noqa: PLC0415
 
     plan = run.plan()
-    demand = CompositesRecipe(plan).demand(run.local)
+    demand = recipe_of(plan).demand(run.local)
     two, one = map(demand.bytes_for, demand.micro_batches)
     assert one < two
     with sqlite3.connect(run.path / "manifest.sqlite") as connection:

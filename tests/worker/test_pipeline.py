@@ -15,8 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.depth.base import DepthBatch
-from shardgen.depth.estimator import DepthEstimator
+from shardgen.depth.base import DepthBatch, Estimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.overview import ShardState
@@ -41,7 +40,7 @@ POISONED = SampleIndex(9)  # in batch 2, place 1
 
 
 @pytest.fixture(scope="module")
-def estimator(planned_template: Path) -> DepthEstimator:
+def estimator(planned_template: Path) -> Estimator:
     run = RunDirectory.open(planned_template / "run")
     return load_network(run)
 
@@ -58,7 +57,7 @@ class FaultyComposer(Composer):
 class FaultyEstimator:
     """The real network, but it raises whenever the marked image is among its inputs."""
 
-    def __init__(self, real: DepthEstimator, marked: NDArray[np.uint8], *, non_finite: bool) -> None:
+    def __init__(self, real: Estimator, marked: NDArray[np.uint8], *, non_finite: bool) -> None:
         self._real = real
         self._marked = marked
         self._non_finite = non_finite
@@ -126,9 +125,7 @@ def letters(run: RunDirectory, plan: Plan) -> list[DeadLetter]:
 
 
 @contextmanager
-def whole_run(
-    planned_template: Path, tmp_path: Path, estimator: DepthEstimator
-) -> Iterator[dict[str, bytes]]:
+def whole_run(planned_template: Path, tmp_path: Path, estimator: Estimator) -> Iterator[dict[str, bytes]]:
     """The members of an undisturbed run's zip."""
     path = tmp_path / "whole"
     shutil.copytree(planned_template / "run", path)
@@ -141,7 +138,7 @@ def whole_run(
 
 @pytest.mark.parametrize("stage", ["compose", "network raises", "network gives NaN"])
 def test_one_bad_sample_is_one_dead_letter_and_every_other_byte_stays(
-    run: RunDirectory, planned_template: Path, tmp_path: Path, estimator: DepthEstimator, stage: str
+    run: RunDirectory, planned_template: Path, tmp_path: Path, estimator: Estimator, stage: str
 ) -> None:
     plan = run.plan()
     composer = open_composer(run, FaultyComposer if stage == "compose" else Composer)
@@ -168,7 +165,7 @@ def test_one_bad_sample_is_one_dead_letter_and_every_other_byte_stays(
 
 
 def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
-    run: RunDirectory, estimator: DepthEstimator
+    run: RunDirectory, estimator: Estimator
 ) -> None:
     class Broken:
         def __getattr__(self, name: str) -> object:
@@ -185,7 +182,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
 
 
 def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
-    run: RunDirectory, estimator: DepthEstimator
+    run: RunDirectory, estimator: Estimator
 ) -> None:
     raised = threading.Event()
 
@@ -226,7 +223,7 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
 
 
 def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
-    run: RunDirectory, estimator: DepthEstimator
+    run: RunDirectory, estimator: Estimator
 ) -> None:
     seen: list[NDArray[np.uint8]] = []
 
@@ -253,7 +250,7 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
 
 
 def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
-    run: RunDirectory, estimator: DepthEstimator
+    run: RunDirectory, estimator: Estimator
 ) -> None:
     plan = run.plan()
     composer = open_composer(run)
