@@ -50,7 +50,8 @@ def test_outputs_that_are_not_those_of_the_recipe_are_refused() -> None:
 
 def test_blocks_that_the_recipe_does_not_make_are_refused() -> None:
     block = PLAN.blocks[0]
-    for blocks in ((block, block), (replace(block, samples=119),), ()):
+    half, one_less = replace(block, samples=block.samples // 2), replace(block, samples=block.samples - 1)
+    for blocks in ((half, half), (one_less,), ()):
         with pytest.raises(ManifestCorrupt, match="not a plan"):
             parse_plan(replace(PLAN, blocks=blocks).canonical_json, where="plan.json")
 
