@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
+from shardgen.artifacts.archive import build_artifact, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.domain import lease
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, Provenance, Receipt
@@ -44,8 +45,7 @@ class Attempt:
         """The artifact's bytes and the receipts that a manifest would have of it."""
         claimed, first = self.claims or plan, BatchIndex(self.batches[0])
         slice_ = plan.layout.slice_of_batch(first) if self.slice is None else SliceIndex(self.slice)
-        header = ArtifactHeader(
-            fingerprint=claimed.fingerprint,
+        whose = lease.Attempt(
             shard=plan.layout.shard_of_batch(first),
             slice=slice_,
             fence=Fence(self.fence),
@@ -59,7 +59,7 @@ class Attempt:
             replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
             for batch in self.batches
         ]
-        data, inside = build_artifact(header, contents)
+        data, inside = build_artifact(claimed.fingerprint, whose, contents)
         receipts = tuple(
             Receipt(
                 shard=inside.shard,

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from shardgen.artifacts.archive import ArtifactHeader, BatchContent, build_artifact
+from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset import verify
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
+from shardgen.domain.lease import Attempt
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     DeadLetter,
@@ -125,11 +126,9 @@ class MadeRun:
         layout = self.plan.layout
         shard = layout.shard_of_batch(BatchIndex(batches[0]))
         slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
-        header = ArtifactHeader(
-            fingerprint=self.plan.fingerprint, shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER
-        )
+        attempt = Attempt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER)
         contents = [batch_content(self.plan, batch, dead=dead) for batch in batches]
-        data, inside = build_artifact(header, contents)
+        data, inside = build_artifact(self.plan.fingerprint, attempt, contents)
         name = ArtifactName(
             shard=shard,
             batches=batches,

@@ -13,32 +13,29 @@ from typing import Any
 
 import cv2
 import numpy as np
-from shardgen.recipes.composites.placement import recipe_of
 
-from shardgen.artifacts.archive import build_artifact, read_whole
+from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
 from shardgen.artifacts.check import wrong_members
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.notices import decoded, encoded
-from shardgen.dataset.labels import LabelRows
+from shardgen.dataset.labels import label_rows
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.dataset.verify import verify_zip
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
-from shardgen.domain.lease import Attempt
-from shardgen.domain.receipt import ImageKind, KindSums
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import decode
 from shardgen.operations.requeue import read_marks
 from shardgen.recipes.composites.plan import Flips
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME, read_settings, settings_differences
 from shardgen.settings.template import settings_text
-from tests.dataset.made_runs import WORKER, batch_content, make_run, sums_of_image
+from tests.dataset.made_runs import WORKER, MadeRecipe, batch_content, make_run, verify_made
 from tests.legacy_weights import LegacyNetwork
 from tests.plans import make_plan
 
@@ -58,16 +55,15 @@ class Target:
 def _settings(data: bytes, folder: Path) -> object:
     (folder / FILE_NAME).write_bytes(data)
     run = RunDirectory.open(folder)
-    given = {}
-    for look in (
+    looks: tuple[Callable[[], object], ...] = (
         lambda: run.database.backend.shown,
         lambda: run.artifacts,
-        run.weights_file,
-        lambda: run.foregrounds(given),
-        lambda: run.backgrounds(given),
+        lambda: run.local,
+        lambda: run.folders({}),
         lambda: run.settings.lease_policy,
         lambda: settings_differences(PLAN, run.settings),
-    ):
+    )
+    for look in looks:
         with suppress(ShardgenError):
             look()
     return read_settings(folder)
@@ -83,13 +79,13 @@ def _plan(data: bytes, _folder: Path) -> object:
     """Read, and use what was read as the other readers do."""
     plan = parse_plan(data, where="plan.json")
     layout = plan.layout
-    rows = LabelRows(plan)
+    recipe = recipe_of(plan)
     for number in {0, layout.batch_count - 1}:
         batch = BatchIndex(number)
         samples = layout.batch_samples(batch)
-        rows.rows(samples, shard=layout.shard_of_batch(batch), batch=batch, without=())
+        label_rows(recipe, batch, without=(), facts=None)
         MemberTable(plan).header_sizes(np.arange(samples.start, samples.stop, dtype=np.int64))
-        recipe_of(plan, SampleIndex(samples.start))
+        recipe.sources_of(SampleIndex(samples.start))
     return plan
 
 
@@ -103,33 +99,28 @@ def _artifact(data: bytes, _folder: Path) -> object:
 
 @cache
 def artifact_seeds() -> list[bytes]:
-    attempt = Attempt(shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER)
+    header = ArtifactHeader(
+        fingerprint=PLAN.fingerprint,
+        shard=ShardIndex(0),
+        slice=SliceIndex(0),
+        fence=Fence(3),
+        worker=WORKER,
+    )
     batches = [batch_content(PLAN, number, dead=DEAD) for number in range(3)]
-    return [build_artifact(PLAN.fingerprint, attempt, some)[0] for some in (batches, batches[:1])]
-
-
-def sums(kind: ImageKind, data: bytes, _size: tuple[int, int]) -> KindSums:
-    """What decoding is in a real run."""
-    return sums_of_image(kind, data)
+    return [build_artifact(header, batches)[0], build_artifact(header, batches[:1])[0]]
 
 
 def _zip(data: bytes, folder: Path) -> object:
     path = folder / "data.zip"
     path.write_bytes(data)
-    return verify_zip(path, image_sums=sums)
+    return verify_made(path)
 
 
 @cache
 def zip_seeds() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(PLAN, Path(folder, "artifacts"), dead=DEAD)
-        inputs = MergeInputs(
-            plan=PLAN,
-            source=run,
-            store=run.store,
-            make_contact_sheet=lambda _samples: b"png",
-            allow_dead_letters=True,
-        )
+        inputs = MergeInputs(recipe=MadeRecipe(PLAN), source=run, store=run.store, allow_dead_letters=True)
         return [merge(inputs, Path(folder, "out.zip")).path.read_bytes()]
 
 
