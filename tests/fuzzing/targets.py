@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from shardgen.artifacts.archive import ArtifactHeader, build_artifact, read_whole
+from shardgen.artifacts.archive import build_artifact, read_whole
 from shardgen.artifacts.check import wrong_members
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
@@ -26,6 +26,7 @@ from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.topology import tensor_shapes
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex
+from shardgen.domain.lease import Attempt
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import decode
 from shardgen.operations.requeue import read_marks
@@ -99,15 +100,9 @@ def _artifact(data: bytes, _folder: Path) -> object:
 
 @cache
 def artifact_seeds() -> list[bytes]:
-    header = ArtifactHeader(
-        fingerprint=PLAN.fingerprint,
-        shard=ShardIndex(0),
-        slice=SliceIndex(0),
-        fence=Fence(3),
-        worker=WORKER,
-    )
+    attempt = Attempt(shard=ShardIndex(0), slice=SliceIndex(0), fence=Fence(3), worker=WORKER)
     batches = [batch_content(PLAN, number, dead=DEAD) for number in range(3)]
-    return [build_artifact(header, batches)[0], build_artifact(header, batches[:1])[0]]
+    return [build_artifact(PLAN.fingerprint, attempt, some)[0] for some in (batches, batches[:1])]
 
 
 def _zip(data: bytes, folder: Path) -> object:
