@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,10 +42,14 @@ def leases_for(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Receipts in batch order, and who reads the artifacts that they name."""
+    """Receipts in batch order, and who reads the artifacts that they name.
+
+    `refuse_contradictions` raises ManifestCorrupt when what is recorded contradicts itself or the plan.
+    """
 
     source: ReceiptSource
     store: ArtifactReader
+    refuse_contradictions: Callable[[], None] = lambda: None
 
 
 @contextmanager
@@ -59,7 +63,11 @@ def opened_records(run: RunDirectory, plan: Plan, *, refuse_other: bool = False)
         with run.manifest(plan, read_only=True) as manifest:
             if refuse_other:
                 refuse_other_folder(store, manifest.folder)
-            yield Recorded(source=manifest.receipts, store=store)
+            yield Recorded(
+                source=manifest.receipts,
+                store=store,
+                refuse_contradictions=manifest.operator.refuse_contradictions,
+            )
         return
     publish_waiting(run, plan)
     with opened_view(run, plan) as view:

@@ -12,8 +12,8 @@ from shardgen.domain.slice_state import SliceState
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.tables import RUN, SHARD
 
-REVISION = "2_0001"  # the newest file in migrations/versions; a test compares them
-_FORMAT = "2_"  # plan format 2, which all these revisions are of
+REVISION = "2_0001"
+"""The newest file in migrations/versions; 2 is the plan's format. Those of format 1 had a number alone."""
 _INSERT_ROWS = 10_000
 
 
@@ -39,7 +39,7 @@ def create_or_upgrade(
             hint="name another in [manifest] url (a file may also be moved away)",
         )
     if found != REVISION:
-        if found is not None and (found > REVISION or not found.startswith(_FORMAT)):
+        if found is not None and (found > REVISION or "_" not in found):
             raise _other_revision(where, found)
         _upgrade(connection)
     existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
@@ -97,7 +97,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _other_revision(where: str, found: str) -> ManifestMismatch:
-    if not found.startswith(_FORMAT):
+    if "_" not in found:
         return ManifestMismatch(
             f"{where}: of an earlier version of shardgen (revision {found})", hint=EARLIER
         )

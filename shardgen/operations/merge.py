@@ -11,7 +11,6 @@ from shardgen.dataset.output import refuse_foreign_output
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
-from shardgen.manifest.manifest import Manifest
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder
@@ -43,8 +42,7 @@ def merge_run(
         try:
             return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
         except (RunIncomplete, ReceiptConflict):
-            if isinstance(recorded.source, Manifest):
-                recorded.source.refuse_contradictions()
+            recorded.refuse_contradictions()
             raise
 
 

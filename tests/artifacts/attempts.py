@@ -45,7 +45,7 @@ class Attempt:
         """The artifact's bytes and the receipts that a manifest would have of it."""
         claimed, first = self.claims or plan, BatchIndex(self.batches[0])
         slice_ = plan.layout.slice_of_batch(first) if self.slice is None else SliceIndex(self.slice)
-        attempt = lease.Attempt(
+        whose = lease.Attempt(
             shard=plan.layout.shard_of_batch(first),
             slice=slice_,
             fence=Fence(self.fence),
@@ -59,7 +59,7 @@ class Attempt:
             replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
             for batch in self.batches
         ]
-        data, inside = build_artifact(claimed.fingerprint, attempt, contents)
+        data, inside = build_artifact(claimed.fingerprint, whose, contents)
         receipts = tuple(
             Receipt(
                 shard=inside.shard,

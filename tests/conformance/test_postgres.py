@@ -68,7 +68,7 @@ def _contents(database: DatabaseUrl) -> list[Any]:
     # Numbers of rolled back inserts are lost, so that provenances are compared without theirs.
     return [
         *found,
-        select_all(database, "SELECT device_model, micro_batch, batches FROM provenance ORDER BY 1, 2"),
+        select_all(database, "SELECT document, batches FROM provenance ORDER BY 1"),
     ]
 
 

@@ -16,6 +16,7 @@ from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset import verify
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
+from shardgen.domain.lease import Attempt
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     DeadLetter,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.script import ScriptDirectory
 
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import EARLIER, Plan
 from shardgen.errors import (
     InputMissing,
     ManifestCorrupt,
@@ -19,7 +19,7 @@ from shardgen.errors import (
 )
 from shardgen.manifest import schema
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
 
 
 def test_the_known_revision_is_the_newest_migration() -> None:
@@ -44,9 +44,28 @@ def test_other_files_are_refused_by_what_they_are(database: DatabaseUrl, plan: P
         create_manifest(database, plan)
     database.path.unlink()
     create_manifest(database, plan)
+    for newer in ("2_9999", "3_0001"):
+        with sqlite3.connect(database.path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", (newer,))
+        assert newer in str(refusal())
+        assert "upgrade shardgen" in refusal().hint
+
+
+@pytest.mark.parametrize("revision", ["0001", "0004"])
+def test_a_manifest_of_an_earlier_version_is_refused_and_stays_as_it_is(
+    database: DatabaseUrl, plan: Plan, revision: str
+) -> None:
+    create_manifest(database, plan)
     with sqlite3.connect(database.path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert "9999" in str(refusal())
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    before = database.path.read_bytes()
+    for use in (Manifest, create_manifest):
+        with pytest.raises(ManifestMismatch, match=rf"earlier version .*\(revision {revision}\)") as caught:
+            use(database, plan)
+        assert caught.value.hint == EARLIER
+    with pytest.raises(ManifestMismatch):
+        read_stored_plan(database)
+    assert database.path.read_bytes() == before
 
 
 def test_a_damaged_manifest_is_named_as_such(database: DatabaseUrl, plan: Plan) -> None:

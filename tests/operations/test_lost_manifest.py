@@ -21,15 +21,12 @@ SLICES = (
 )
 RECEIPTS = (
     "SELECT batch, shard, slice, fence, worker, artifact, artifact_bytes, artifact_sha256, members_start, "
-    "members_stop, members_sha256, sums, device_model, tensorflow, opencv, precision, micro_batch "
+    "members_stop, members_sha256, sums, document "
     "FROM receipt JOIN provenance ON provenance.id = receipt.provenance ORDER BY batch"
 )
 DEAD_LETTERS = "SELECT sample, batch, reason FROM dead_letter ORDER BY sample"
 SHARDS = "SELECT shard, slice_count, stored, dead FROM shard ORDER BY shard"
-PROVENANCES = (
-    "SELECT device_model, tensorflow, opencv, precision, micro_batch, batches FROM provenance "
-    "WHERE batches > 0 ORDER BY 1, 2, 3, 4, 5"
-)
+PROVENANCES = "SELECT document, batches FROM provenance WHERE batches > 0 ORDER BY document"
 
 
 def rows(manifest: Path, query: str) -> list[tuple[object, ...]]:

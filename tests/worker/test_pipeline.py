@@ -223,26 +223,23 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
 
 
 def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
-    run: RunDirectory, estimator: Estimator
+    run: RunDirectory, estimator: DepthEstimator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[NDArray[np.uint8]] = []
+    run_network = estimator._run
 
-    class Recording:
-        micro_batch = 3
+    def record(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.append(images)
+        return run_network(images)
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(estimator, name)
-
-        def estimate(self, images: NDArray[np.uint8], **options: object) -> DepthBatch:
-            seen.append(images)
-            return estimator.estimate(images, **options)  # type: ignore[arg-type]
-
+    monkeypatch.setattr(estimator, "_micro_batch", 3)
+    monkeypatch.setattr(estimator, "_run", record)
     plan, identity = run.plan(), new_identity("test")
     composer = open_composer(run)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
         heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
-        with BatchMaker(stages_of(run, plan, composer, Recording())(manifest, heartbeat)) as maker:
+        with BatchMaker(stages_of(run, plan, composer, estimator)(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
                 maker.make_alone(SampleIndex(sample))
     assert [[bool(image.any()) for image in images] for images in seen] == [[False, True, False], [True]]
