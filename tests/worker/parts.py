@@ -20,9 +20,7 @@ CPU = DeviceChoice(device="cpu")
 def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> Estimator:
     """The plan's network; its micro-batch is this process's own affair."""
     plan = CompositesPlan(run.plan())
-    found = load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
-    assert isinstance(found, DepthEstimator)
-    return found
+    return load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
 
 
 def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Composer:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.base import DepthBatch, Estimator
+from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.overview import ShardState
