@@ -17,7 +17,7 @@ from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.manifest import schema
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.receipts import count_samples, insert_receipts, provenance_id
+from shardgen.manifest.receipts import insert_receipts, provenance_id
 from shardgen.manifest.slices import add_slices, move, new_slice
 from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SLICE
 
@@ -107,5 +107,4 @@ def _fill_shard(
             letters = len(receipt.record.dead_letters)
             stored += len(layout.batch_samples(receipt.record.batch)) - letters
             dead += letters
-    move(connection, shard, states, begun=states.total())
-    count_samples(connection, shard, stored=stored, dead=dead)
+    move(connection, shard, states, next_slice=states.total(), stored=stored, dead=dead)

@@ -19,8 +19,8 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.manifest.leases import LeaseRequest, NoLease, lease_slice
-from shardgen.manifest.receipts import count_samples, delete_receipts, insert_receipts, provenance_id
-from shardgen.manifest.slices import begin, lock_slice, to_seconds, transition
+from shardgen.manifest.receipts import delete_receipts, insert_receipts, provenance_id
+from shardgen.manifest.slices import begin, lock_slice, move, to_seconds, transition
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"
@@ -73,7 +73,7 @@ def adopt(
         insert_receipts(connection, new, [provenance_id(connection, one.record.provenance) for one in new])
         samples = sum(len(layout.batch_samples(one.record.batch)) for one in new)
         dead = sum(len(one.record.dead_letters) for one in new)
-        count_samples(connection, shard, stored=samples - dead, dead=dead)
+        move(connection, shard, {}, stored=samples - dead, dead=dead)
         transition(connection, Event.ADOPT, own or row, batches_left=SLICE.c.batches_left - len(new))
     return present
 

@@ -179,7 +179,7 @@ def begin(connection: Connection, layout: Layout, shard: ShardIndex, slices: Ite
     floor = connection.execute(select(RUN.c.fence_floor)).scalar_one()
     rows = [new_slice(layout, shard, SliceIndex(one), fence=floor) for one in slices]
     add_slices(connection, Event.BEGIN, rows)
-    move(connection, shard, {SliceState.OPEN: len(rows)}, begun=len(rows))
+    move(connection, shard, {SliceState.OPEN: len(rows)}, next_slice=len(rows))
 
 
 def new_slice(
@@ -198,12 +198,10 @@ def add_slices(connection: Connection, event: Event, new: Sequence[SliceRow]) ->
     connection.execute(insert(SLICE), [asdict(one) for one in new])
 
 
-def move(
-    connection: Connection, shard: ShardIndex, changes: Mapping[SliceState, int], *, begun: int = 0
-) -> None:
-    """Add to the shard's counters of slices by state; `begun` have got their rows."""
-    columns = {f"slices_{state}": change for state, change in changes.items()} | {"next_slice": begun}
-    values = {name: SHARD.c[name] + change for name, change in columns.items()}
+def move(connection: Connection, shard: ShardIndex, states: Mapping[SliceState, int], **others: int) -> None:
+    """Add to the shard's counters, which `status` reads: of slices by state, and others by their columns."""
+    changes = {f"slices_{state}": change for state, change in states.items()} | others
+    values = {name: SHARD.c[name] + change for name, change in changes.items()}
     connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
 
 
