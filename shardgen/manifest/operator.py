@@ -84,11 +84,9 @@ class Operator(Part):
         def undo(connection: Connection) -> int:
             now = self.session.now(connection)
             marks: Marks = {}
-            for batch in batches:
-                shard, slice_ = (
-                    self.session.layout.shard_of_batch(batch),
-                    self.session.layout.slice_of_batch(batch),
-                )
+            for batch in sorted(batches):  # everybody locks slices in their order
+                layout = self.session.layout
+                shard, slice_ = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
                 fence = leases.fence_of_unheld_slice(connection, shard, slice_, now=now)
                 marks.setdefault(fence, []).append(batch)
             mark(marks)

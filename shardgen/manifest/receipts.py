@@ -29,8 +29,8 @@ from shardgen.domain.slice_state import Event, SliceState
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import lookups, suspicion
 from shardgen.manifest.session import Part, reading
-from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, transition
-from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SHARD, SLICE, decoding
+from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, move, transition
+from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SLICE, decoding
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
 Row = TypeVar("Row")
@@ -127,7 +127,7 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
             hint="shardgen verify RUN_DIR tells which bytes are right",
         )
     dead = len(receipt.record.dead_letters)
-    count_samples(connection, receipt.shard, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
+    move(connection, receipt.shard, {}, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
     insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
     suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
     return state is SliceState.DONE
@@ -164,15 +164,6 @@ def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provena
     ]
     if letters:
         connection.execute(insert(DEAD_LETTER), letters)
-
-
-def count_samples(connection: Connection, shard: ShardIndex, *, stored: int, dead: int) -> None:
-    """Move the shard's counters, which `status` reads."""
-    connection.execute(
-        update(SHARD)
-        .where(SHARD.c.shard == shard)
-        .values(stored=SHARD.c.stored + stored, dead=SHARD.c.dead + dead)
-    )
 
 
 def provenance_id(connection: Connection, provenance: Provenance, *, batches: int = 1) -> int:
@@ -290,7 +281,7 @@ def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[Ba
         its_slice = lock_slice(connection, shard, SliceIndex(row["slice"]))
         transition(connection, Event.UNDO, its_slice, batches_left=SLICE.c.batches_left + 1)
         stored = len(layout.batch_samples(batch)) - dead
-        count_samples(connection, shard, stored=-stored, dead=-dead)
+        move(connection, shard, {}, stored=-stored, dead=-dead)
     for number, count in sorted(provenances.items()):  # after every shard, as whoever records does
         same = PROVENANCE.c.id == number
         connection.execute(update(PROVENANCE).where(same).values(batches=PROVENANCE.c.batches - count))

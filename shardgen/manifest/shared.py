@@ -19,15 +19,9 @@ from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.manifest import lookups
 from shardgen.manifest.leases import LeaseRequest, lease_slice
-from shardgen.manifest.receipts import (
-    count_samples,
-    delete_receipts,
-    insert_receipts,
-    provenance_id,
-    recorded_in_slice,
-)
+from shardgen.manifest.receipts import delete_receipts, insert_receipts, provenance_id, recorded_in_slice
 from shardgen.manifest.session import Part, reading, writing
-from shardgen.manifest.slices import begin, lock_slice, to_seconds, transition
+from shardgen.manifest.slices import begin, lock_slice, move, to_seconds, transition
 from shardgen.manifest.tables import RECEIPT, SHARD, SLICE
 
 PUBLISHED = "workers/"
@@ -148,7 +142,7 @@ def adopt(
         insert_receipts(connection, new, [provenance_id(connection, one.record.provenance) for one in new])
         samples = sum(len(layout.batch_samples(one.record.batch)) for one in new)
         dead = sum(len(one.record.dead_letters) for one in new)
-        count_samples(connection, shard, stored=samples - dead, dead=dead)
+        move(connection, shard, {}, stored=samples - dead, dead=dead)
         transition(connection, Event.ADOPT, own or row, batches_left=SLICE.c.batches_left - len(new))
     return present
 

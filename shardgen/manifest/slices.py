@@ -195,10 +195,10 @@ def add_slices(connection: Connection, event: Event, new: Sequence[SliceRow]) ->
     connection.execute(insert(SLICE), [asdict(one) for one in new])
 
 
-def move(connection: Connection, shard: ShardIndex, changes: Mapping[SliceState, int], **others: int) -> None:
-    """Add to the shard's counters of slices by state, and in the same statement to `others` by column."""
-    columns = {f"slices_{state}": change for state, change in changes.items()} | others
-    values = {name: SHARD.c[name] + change for name, change in columns.items()}
+def move(connection: Connection, shard: ShardIndex, states: Mapping[SliceState, int], **others: int) -> None:
+    """Add to the shard's counters, which `status` reads: of slices by state, and others by their columns."""
+    changes = {f"slices_{state}": change for state, change in states.items()} | others
+    values = {name: SHARD.c[name] + change for name, change in changes.items()}
     connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
 
 
