@@ -213,7 +213,7 @@ def test_one_function_changes_the_state_of_a_slice() -> None:
                     writers.setdefault(name, set()).add(function.name)
     assert writers == {
         "manifest/slices.py": {"transition", "add_slices"},
-        "manifest/suspicion.py": {"note_pass", "_note", "blame_death"},
+        "manifest/suspicion.py": {"_note_pass", "_note", "blame_death"},
         "manifest/rebuilt.py": {"_fill"},
     }
     of_a_state = {"state", "batches_left", *ONLY_IN}
