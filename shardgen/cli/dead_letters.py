@@ -31,16 +31,16 @@ def dead_letters(
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 1000,
 ) -> None:
     """Read the manifest."""
-    from shardgen.coordination.open import opened_records
+    from shardgen.coordination.open import open_run
     from shardgen.domain.sample import recipe_of
-    from shardgen.operations.status import report
     from shardgen.settings.run_directory import RunDirectory
 
     run = RunDirectory.open(run_dir)
-    plan = run.plan()
+    opened = open_run(run)
+    plan = opened.plan
     rows = []
-    total = report(run).dead
-    with opened_records(run, plan) as recorded:
+    total = opened.report().dead
+    with opened.records() as recorded:
         for letter in islice(recorded.source.dead_letters(), limit):
             recipe = recipe_of(plan, letter.sample)
             rows.append(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
-from shardgen.coordination.open import opened_records
+from shardgen.coordination.open import open_run
 from shardgen.dataset.merge import Images, MakeContactSheet, MergeInputs, MergeResult, merge
 from shardgen.dataset.output import refuse_foreign_output
 from shardgen.domain.plan import Plan
@@ -15,7 +15,6 @@ from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
 from shardgen.imaging.codec import decode_encoded
 from shardgen.imaging.sheet import SheetSample, contact_sheet
-from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder
 
@@ -56,20 +55,20 @@ def merge_run(
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
-    plan = run.plan()
-    with opened_records(run, plan, refuse_other=True) as recorded:
+    opened = open_run(run)
+    with opened.records(refuse_other=True) as recorded:
         inputs = MergeInputs(
-            plan=plan,
+            plan=opened.plan,
             source=recorded.source,
             store=recorded.store,
-            make_contact_sheet=sheet_maker(plan),
+            make_contact_sheet=sheet_maker(opened.plan),
             allow_dead_letters=allow_dead_letters,
         )
         try:
             return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
         except (RunIncomplete, ReceiptConflict):
-            if isinstance(recorded.source, Manifest):
-                recorded.source.refuse_contradictions()
+            if recorded.manifest is not None:
+                recorded.manifest.operator.refuse_contradictions()
             raise
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
-from shardgen.coordination.folder.files import DiskFolder
-from shardgen.coordination.open import ensure_manifest
+from shardgen.coordination.open import open_run
 from shardgen.depth.estimator import check_input_size
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Depth, Plan, differences
@@ -17,12 +15,10 @@ from shardgen.machine.cores import usable_cores
 from shardgen.recipes.composites.composer import Composer, source_reader
 from shardgen.recipes.composites.estimate import Estimate, estimate_sizes
 from shardgen.recipes.composites.network import OnDownload, find_weights, planned_weights
-from shardgen.settings.plan_file import FILE_NAME, read_plan
+from shardgen.settings.plan_file import read_plan
 from shardgen.settings.run_directory import GivenFolders, RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.sources.scanning import Inventory, SourceFolders, scan
-from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import storage_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,25 +80,13 @@ def make_plan(run: RunDirectory, given: GivenFolders, *, events: PlanEvents | No
         )
     estimate = estimate_sizes(plan, Composer(plan, folders.foregrounds, folders.backgrounds))
     events.on_step(PlanStep.CHECKED)
-    _write_plan(run, plan)
+    opened = open_run(run.planned(plan))
+    opened.write_plan()
     _refuse_race(run, plan)
     events.on_step(PlanStep.PLAN_WRITTEN)
-    is_new = ensure_manifest(run.planned(plan), plan)
+    is_new = opened.ensure_manifest()
     events.on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, inventory=inventory, estimate=estimate, is_new=is_new)
-
-
-def _write_plan(run: RunDirectory, plan: Plan) -> None:
-    if not run.is_shared_folder:
-        publish_file(run.path / FILE_NAME, plan.canonical_json)
-        return
-    with suppress(FileExistsError):
-        try:
-            DiskFolder(run.path).write(FILE_NAME, plan.canonical_json)
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise storage_error(error, run.path / FILE_NAME) from error
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:

@@ -20,6 +20,7 @@ from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.artifacts.recorded_files import RecordedFiles
+from tests.runs import coordinated
 
 pytestmark = pytest.mark.slow
 RULE = ["write", "fsync", "link", "unlink", "fsync_folder", "COMMIT"]
@@ -95,7 +96,7 @@ def make_all(run: RunDirectory, estimator: DepthEstimator, files: RecordedFiles)
             manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)
         )
         manifest.workers.register(identity)
-        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
                 plan=plan,
                 composer=Composer(plan, run.foregrounds(GivenFolders()), run.backgrounds(GivenFolders())),
