@@ -24,6 +24,8 @@ import psutil
 from numpy.typing import NDArray
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.base import Seat
+from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
@@ -118,11 +120,13 @@ class Bench:
         made = 0
         with self.run.manifest(self.plan) as manifest:
             manifest.workers.register(identity)
-            with Heartbeat(manifest, identity.id, policy, say=print) as heartbeat:
+            store = ArtifactStore(self.run.artifacts)
+            coordinator = DatabaseCoordinator(manifest, store, Seat(identity=identity))
+            with Heartbeat(coordinator, policy, say=print) as heartbeat:
                 stages = Stages(
                     recipe=recipe_of(self.plan),
                     maker=maker_of(self.plan, self.composer, self.estimator),
-                    store=ArtifactStore(self.run.artifacts),
+                    store=store,
                     manifest=manifest,
                     heartbeat=heartbeat,
                     between=lambda _done: heartbeat.progress(),

@@ -231,3 +231,14 @@ class Stopped(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.number = number
+
+
+_NOTE_CHARACTERS = 500
+
+
+def note_of(error: BaseException | None) -> str:
+    """What the error says, in a line; of one that nobody foresaw, its kind too."""
+    if error is None:
+        return ""
+    kind = "" if isinstance(error, ShardgenError) else f"{type(error).__name__}: "
+    return (kind + " ".join(str(error).split()))[:_NOTE_CHARACTERS]

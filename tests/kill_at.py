@@ -81,12 +81,12 @@ def _merge(run: RunDirectory, on_step: OnStep) -> None:
 
 def _requeue(run: RunDirectory, on_step: OnStep) -> None:
     from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
-    from shardgen.operations.requeue import requeue_batches  # noqa: PLC0415
+    from shardgen.coordination.database import undo_marked  # noqa: PLC0415
 
     plan = run.plan()
     with run.manifest(plan) as manifest:
         batches = [BatchIndex(batch) for batch in REQUEUED_BATCHES]
-        requeue_batches(plan, manifest, ArtifactStore(run.artifacts), batches, on_step=on_step)
+        undo_marked(plan, manifest, ArtifactStore(run.artifacts), batches, on_step=on_step)
 
 
 def _sweep(run: RunDirectory, on_step: OnStep) -> None:

@@ -8,7 +8,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.base import Seat
+from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.steps import Step
+from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from tests import warm
@@ -52,6 +57,11 @@ def plan_run(run: RunDirectory) -> RunDirectory:
     from shardgen.operations.plan import make_plan  # noqa: PLC0415 - keeps OpenCV out of tests that only read
 
     return run.planned(make_plan(run, {}).plan)
+
+
+def coordinated(manifest: Manifest, identity: WorkerIdentity) -> DatabaseCoordinator:
+    """A worker's part in an opened manifest, for tests that publish by themselves."""
+    return DatabaseCoordinator(manifest, ArtifactStore(Path("nowhere")), Seat(identity=identity))
 
 
 def shardgen(

@@ -24,16 +24,14 @@ def dead_letters(
     Example:
       shardgen dead-letters people --details
     """
-    from shardgen.coordination.open import opened_records
-    from shardgen.operations.status import report
+    from shardgen.coordination.open import open_run
     from shardgen.recipes.registry import recipe_of
     from shardgen.settings.run_directory import RunDirectory
 
-    run = RunDirectory.open(run_dir)
-    plan = run.plan()
-    recipe = recipe_of(plan)
-    total = report(run).dead
-    with opened_records(run, plan) as recorded:
+    opened = open_run(RunDirectory.open(run_dir))
+    plan, recipe = opened.plan, recipe_of(opened.plan)
+    total = opened.report().dead
+    with opened.records() as recorded:
         rows: list[dict[str, object]] = [
             {
                 "sample": letter.sample,

@@ -74,11 +74,10 @@ def run(
     """
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.coordination.artifact_folder import refuse_unusable_at_first
-    from shardgen.coordination.open import ensure_manifest
+    from shardgen.coordination.open import open_run
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
-    from shardgen.operations.status import report
     from shardgen.recipes.base import given_threads
 
     directory = RunDirectory.open(run_dir)
@@ -94,12 +93,13 @@ def run(
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
-    plan = directory.plan()
-    ensure_manifest(directory, plan)
+    opened = open_run(directory)
+    plan = opened.plan
+    opened.ensure_manifest()
     with directory.manifest(plan, read_only=True) as manifest:
         refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)
     refuse_output(directory, plan, output)
-    found = report(directory)
+    found = opened.report()
     if found.pending:
         shares = settle_workers(directory, plan, wanted, chosen, say=render.say)
         options = RunOptions(shares=shares, folders=given)

@@ -50,13 +50,14 @@ def status(
     from rich.live import Live
 
     console = render.stdout()
-    # A shared folder is looked through as seldom as its workers do.
-    least = run.settings.engine.folder.scan_seconds if run.is_shared_folder else 0.0
-    wait = max(least, _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS)
+    wait = _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
             with suppress(TransientError):  # a busy manifest: the next look is soon
-                view = status_view(report(run))
+                found = report(run)
+                if found.folder is not None:  # looked through as seldom as its workers do
+                    wait = max(wait, found.folder.scan_seconds)
+                view = status_view(found)
                 if live is None:
                     console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
                 else:

@@ -1,16 +1,30 @@
-"""What a worker needs of whatever hands out its slices, in what portions: a database or a shared folder."""
+"""The port: what a worker and a command ask of a run, whatever hands out its slices and keeps its record."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
+from shardgen.artifacts.store import ArtifactReader, ArtifactStore
 from shardgen.coordination.folder.files import FolderFiles
+from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.worker import WorkerIdentity, WorkerReport
+from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.domain.wording import Say
+from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
+from shardgen.errors import TransientError
+from shardgen.machine.processes import gone
+from shardgen.manifest.backend import Backend
+from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.settings.run_directory import RunDirectory
+
+if TYPE_CHECKING:  # it brings numpy, which `status` does without
+    from shardgen.artifacts.check import ReceiptSource
 
 OnLook = Callable[[str], None]
 """Called whenever something slow got a step further, with what that is."""
@@ -21,49 +35,184 @@ def unheard(_what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseOptions:
-    """Who leases and what narrows it; through which eyes it sees a shared folder, if not the disk's.
+class Seat:
+    """Who works and on which shard (None: any); whom to tell, and what says that the worker is to stop.
 
-    `on_look` is told what the worker's thread waits for, at every look.
+    `files` are the eyes through which it sees a shared folder, if not the disk's.
     """
 
     identity: WorkerIdentity
     shard: ShardIndex | None = None
     files: FolderFiles | None = None
-    on_look: OnLook = unheard
+    say: Say = lambda _line: None
+    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 class Coordinator(ABC):
-    """Whom a worker asks for slices."""
+    """What one worker needs of its run. Use it as a context manager: it closes what was opened for it.
+
+    Under its lease a worker records, notes and fails in `manifest`: the run's, or this machine's own where
+    the record is elsewhere. `store` takes its artifacts. `beat` may be called from any thread.
+    """
+
+    def __init__(self, manifest: Manifest, store: ArtifactStore, seat: Seat) -> None:
+        self.manifest = manifest
+        self.store = store
+        self.seat = seat
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ended(self) -> list[WorkerId]:
+        """The workers of this host whose processes have ended without a word."""
+        return gone(self.manifest.workers.alive_on_host(self.seat.identity.host))
 
     @abstractmethod
-    def start(self) -> None:
-        """Get ready to lease."""
+    def join(self, on_look: OnLook) -> None:
+        """Take part; from now on `on_look` is told what the worker's thread waits for, at every look.
+
+        Raises PlanConflict, StorageFailed or InputMissing when the worker must not write where it would.
+        """
 
     @abstractmethod
-    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
-        """Grant a slice; `gone` are workers of this host that have ended."""
+    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
+        """Grant a slice; what ended processes of this host held is free."""
 
     @abstractmethod
-    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
-        """What to make next of a leased slice; [] when it is complete, None when it is left to another."""
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex]:
+        """What to make next of a leased slice, when the portion before is made; [] to release it.
+
+        `batch_seconds` is what a batch takes, 0.0 while that is not known. Raises LeaseLost.
+        """
 
     @abstractmethod
-    def ended(self, *, is_complete: bool) -> None:
-        """The leased slice is made, or given back."""
-
-    @abstractmethod
-    def reports(self, report: WorkerReport) -> None:
-        """What the worker says of itself."""
+    def release(self, lease: Lease) -> bool:
+        """Give the slice back, done or not; no death. Returns False when it was not held any more."""
 
     @abstractmethod
     def seconds_for_another(self, batch_seconds: float) -> float:
         """How much time a slice must at least be given, so that leasing it is of use."""
 
     @abstractmethod
-    def stop_claiming(self) -> None:
-        """The worker will lease no more."""
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """How long to wait while others hold all that is left."""
 
     @abstractmethod
-    def leave(self, *, stopping: threading.Event) -> None:
-        """The worker ends; what it made becomes visible to all. Raises StorageFailed when it cannot."""
+    def beat(self, report: WorkerReport) -> None:
+        """What the worker says of itself; after its last word nothing."""
+
+    @property
+    @abstractmethod
+    def is_missed(self) -> bool:
+        """Whether others would wait for something of this worker if it ended without a word."""
+
+    @abstractmethod
+    def leave(self, last: WorkerReport) -> None:
+        """Say the last word, with nothing leased any more; what was made is visible to all.
+
+        Raises StorageFailed when it is not.
+        """
+
+    def say_last(self, last: WorkerReport) -> None:
+        """A manifest that is away must not hide why the worker ends; its lease says that it has ended."""
+        try:
+            self.manifest.workers.beat(self.seat.identity.id, last)
+        except TransientError as error:
+            self.seat.say(f"heartbeat: {error}")
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back connections and files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """Receipts in batch order, and who reads the artifacts that they name.
+
+    `manifest` is what they are kept in, if they are: then it can be asked why some are missing.
+    """
+
+    source: ReceiptSource
+    store: ArtifactReader
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRecords:
+    """This machine's manifest, None if it has none yet, and the folder that its receipts' artifacts lie in.
+
+    `store` is None where that folder is no part of the record.
+    """
+
+    manifest: Manifest | None
+    store: ArtifactStore | None
+
+
+class OpenedRun(ABC):
+    """A planned run, as workers and commands ask it: a DatabaseRun or a FolderRun."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self.plan = run.plan()
+
+    def ensure_manifest(self) -> bool:
+        """Create or upgrade the manifest of a written plan. Returns whether it was new.
+
+        Raises PlanConflict when it is gone although artifacts exist.
+        """
+        artifacts_exist = any(True for _ in ArtifactStore(self.run.artifacts).names())
+        return create_manifest(self.run.database, self.plan, artifacts_exist=artifacts_exist)
+
+    def give_up(self, identity: WorkerIdentity, lease: Lease | None, *, note: str) -> bool:
+        """For a worker about to end whose own connections may hang; returns whether it held the slice."""
+        with self.run.manifest(self.plan) as manifest:
+            was_held = lease is not None and manifest.leases.release(lease)
+            manifest.workers.beat(identity.id, WorkerReport(state=WorkerState.STOPPED, note=note))
+        return was_held
+
+    @abstractmethod
+    def write_plan(self) -> None:
+        """Write `plan.json`, durably. Raises StorageFailed."""
+
+    @abstractmethod
+    def coordinator(self, seat: Seat) -> Coordinator:
+        """Open what a worker needs."""
+
+    @abstractmethod
+    def report(self) -> Report:
+        """The state of the run; reads no artifact."""
+
+    @abstractmethod
+    def records(self, *, refuse_other: bool = False) -> AbstractContextManager[Recorded]:
+        """Open what the run has recorded, for reading; what waits on this machine is published first.
+
+        `refuse_other` raises PlanConflict when the run's workers write to another artifact folder.
+        """
+
+    @abstractmethod
+    def own_records(self) -> AbstractContextManager[OwnRecords]:
+        """Open this machine's records, to be looked at."""
+
+    @abstractmethod
+    def undo(
+        self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
+    ) -> list[BatchIndex]:
+        """Undo receipts, of these batches or of those with dead letters, marked so that they stay undone.
+
+        Returns the batches that had one.
+        """
+
+    @abstractmethod
+    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
+        """Put the records right, then undo batches that were found bad; also how many records were wrong."""
+
+    @abstractmethod
+    def to_sweep(self) -> Backend:
+        """The database that says which files of the artifact folder count. Raises ManifestMismatch."""
+
+    @abstractmethod
+    def to_back_up(self) -> Backend:
+        """The database that is the record. Raises ManifestMismatch where it is not."""

@@ -1,57 +1,190 @@
-"""Slices of a manifest that all workers share, in SQLite or PostgreSQL."""
+"""A run whose record is a database that all workers share: SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from shardgen.coordination.base import Coordinator
-from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, refuse_other_folder
+from shardgen.coordination.base import (
+    Coordinator,
+    OnLook,
+    OpenedRun,
+    OwnRecords,
+    Recorded,
+    Seat,
+)
+from shardgen.coordination.report import Report, make_report
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.plan import Plan
+from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
 from shardgen.domain.worker import WorkerReport
+from shardgen.manifest.backend import Backend
 from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.operator import Marks
 from shardgen.manifest.slices import contradictory
+from shardgen.settings.plan_file import FILE_NAME
+from shardgen.storage.atomic import publish_file
+
+_ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 
 
-class DatabaseLeases(Coordinator):
-    """Slices of a manifest that all workers share."""
+class DatabaseCoordinator(Coordinator):
+    """One worker's part in a manifest that all workers share."""
 
-    def __init__(self, manifest: Manifest, worker: WorkerId, shard: ShardIndex | None) -> None:
-        self._manifest = manifest
-        self._worker = worker
-        self._shard = shard
-        self._begun: Lease | None = None
+    def __init__(self, manifest: Manifest, store: ArtifactStore, seat: Seat) -> None:
+        super().__init__(manifest, store, seat)
+        self._held: Lease | None = None
+        self._given: Lease | None = None  # whose batches were all given out
 
-    def start(self) -> None:
-        """Nothing to do: the manifest is open."""
+    def join(self, on_look: OnLook) -> None:
+        """Claim the artifact folder, then be listed."""
+        on_look("the artifact folder")
+        claim_folder(self.store, self.manifest.folder)
+        self.manifest.workers.register(self.seat.identity)
 
-    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
-        """From the manifest."""
-        return self._manifest.leases.lease(self._worker, policy, shard=self._shard, gone=gone)
+    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
+        """From the manifest, which decides in one transaction."""
+        worker, shard = self.seat.identity.id, self.seat.shard
+        granted = self.manifest.leases.lease(worker, policy, shard=shard, gone=self.ended())
+        self._held = granted if isinstance(granted, Lease) else None
+        return granted
 
-    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex]:
         """The whole slice at once."""
         del batch_seconds
-        if self._begun == lease:
+        if self._given == lease:
             return []
-        batches = self._manifest.receipts.pending_batches(lease)
+        batches = self.manifest.receipts.pending_batches(lease)
         if not batches:  # given back it would be leased again and again, and never be done
             where = f"shard {lease.shard} slice {lease.slice}"
             raise contradictory(where, "is not done, but all its batches have receipts")
+        self._given = lease
         return batches
 
-    def ended(self, *, is_complete: bool) -> None:
-        """Nothing to do: the last receipt, or a release, ends a lease."""
-
-    def reports(self, report: WorkerReport) -> None:
-        """Nothing to do: the heartbeat writes it into the manifest."""
+    def release(self, lease: Lease) -> bool:
+        """Its last receipt has ended it, unless an operator has put a batch back meanwhile."""
+        was_held = self.manifest.leases.release(lease)
+        self._held = None
+        return was_held
 
     def seconds_for_another(self, batch_seconds: float) -> float:
         """A batch's."""
         return batch_seconds
 
-    def stop_claiming(self) -> None:
-        """Nothing to do: nothing is claimed ahead."""
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """Soon: to ask costs a statement."""
+        return min(policy.heartbeat.total_seconds(), _ASK_AGAIN_SECONDS)
 
-    def leave(self, *, stopping: threading.Event) -> None:
-        """Nothing to do: every batch is published as it is recorded."""
+    def beat(self, report: WorkerReport) -> None:
+        """In the worker's row."""
+        self.manifest.workers.beat(self.seat.identity.id, report)
+
+    @property
+    def is_missed(self) -> bool:
+        """While a slice is leased: every batch is visible as soon as it is recorded."""
+        return self._held is not None
+
+    def leave(self, last: WorkerReport) -> None:
+        """In the worker's row."""
+        self._held = None
+        self.say_last(last)
+
+    def close(self) -> None:
+        """The connections."""
+        self.manifest.close()
+
+
+class DatabaseRun(OpenedRun):
+    """A run whose manifest is the record, and whose artifact folder all workers write to."""
+
+    def write_plan(self) -> None:
+        """Under its name only when it is whole."""
+        publish_file(self.run.path / FILE_NAME, self.plan.canonical_json)
+
+    def coordinator(self, seat: Seat) -> DatabaseCoordinator:
+        """Open the manifest."""
+        return DatabaseCoordinator(self.run.manifest(self.plan), ArtifactStore(self.run.artifacts), seat)
+
+    def report(self) -> Report:
+        """As the manifest counts."""
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            return make_report(self.run, self.plan, manifest.overview())
+
+    @contextmanager
+    def records(self, *, refuse_other: bool = False) -> Iterator[Recorded]:
+        """The manifest's receipts, and the artifact folder."""
+        store = ArtifactStore(self.run.artifacts)
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            if refuse_other:
+                refuse_other_folder(store, manifest.folder)
+            yield Recorded(source=manifest.receipts, store=store, manifest=manifest)
+
+    @contextmanager
+    def own_records(self) -> Iterator[OwnRecords]:
+        """The same for all machines."""
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            yield OwnRecords(manifest=manifest, store=ArtifactStore(self.run.artifacts))
+
+    def undo(
+        self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
+    ) -> list[BatchIndex]:
+        """In one transaction. Raises ManifestBusy while a worker holds one of the slices."""
+        store = ArtifactStore(self.run.artifacts)
+        with self.run.manifest(self.plan) as manifest:
+            refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
+            wanted = manifest.receipts.batches_with_dead_letters() if dead_letters else batches
+            return undo_marked(self.plan, manifest, store, wanted, on_step=on_step)
+
+    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
+        """What is left is whole in this artifact folder, so this becomes the run's."""
+        store = ArtifactStore(self.run.artifacts)
+        with self.run.manifest(self.plan) as manifest:
+            mended = manifest.operator.mend()
+            store.make_identity()  # the marks need a folder, which may be lost
+            undone = undo_marked(self.plan, manifest, store, batches)
+            adopt_folder(store, manifest.folder)
+        return undone, mended
+
+    def to_sweep(self) -> Backend:
+        """The manifest's."""
+        return self.run.database.backend
+
+    def to_back_up(self) -> Backend:
+        """The manifest's."""
+        return self.run.database.backend
+
+
+def undo_marked(
+    plan: Plan,
+    manifest: Manifest,
+    store: ArtifactStore,
+    batches: Sequence[BatchIndex],
+    *,
+    on_step: OnStep = ignore_step,
+) -> list[BatchIndex]:
+    """Undo the receipts of these batches; those without one are left as they are. Returns the others.
+
+    The mark `artifacts/requeued/<fence>-<random>.json` is durable before a row changes, so that a later
+    rebuild does not bring the undone artifacts back. It stays when the change then fails: whether a commit
+    that failed has happened is not always known, and a mark too many costs work, one too few brings back what
+    was undone. Raises ManifestBusy while a worker holds one of the slices.
+    """
+    recorded = manifest.receipts.recorded_among(batches)
+    if not recorded:
+        return []
+
+    def mark(marks: Marks) -> None:
+        for fence, marked in marks.items():
+            document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": marked}
+            store.publish_requeued(
+                fence, json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+            )
+        on_step(RequeueStep.MARKED)
+
+    manifest.operator.undo_receipts(recorded, mark=mark)
+    on_step(RequeueStep.ROWS_CHANGED)
+    return recorded

@@ -72,7 +72,8 @@ class Overview:
 class FolderNews:
     """What is special about a shared folder; lags in seconds, as the workers measured them on each other.
 
-    `waiting` batches are made on this machine and not published, `arriving` files are not whole yet.
+    `waiting` batches are made on this machine and not published, `arriving` files are not whole yet;
+    `scan_seconds` is from one look to the next.
     """
 
     lag_seconds: float | None
@@ -81,3 +82,4 @@ class FolderNews:
     arriving: int
     duplicated: int
     troubles: tuple[str, ...]
+    scan_seconds: float

@@ -6,7 +6,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
+from shardgen.coordination.open import open_run
+from shardgen.errors import InputMissing, PlanConflict
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import give_name, staged_beside
 from shardgen.storage.files import DiskFiles, is_folder, storage_error
@@ -20,22 +21,17 @@ def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None =
     damaged manifest, StorageFailed for a folder that cannot be looked at or written.
     """
     files = files or DiskFiles()
-    plan = run.plan()
-    if run.is_shared_folder:
-        raise ManifestMismatch(
-            f"{run.path}: a shared folder has no manifest to back up: the files in it are the record",
-            hint=f"copy the whole folder: {run.path}",
-        )
+    opened = open_run(run)
+    backend = opened.to_back_up()
     target = output or run.path / f"manifest-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite"
     if os.path.lexists(target):
         raise _in_the_way(target)
     if not is_folder(target.parent):
         raise InputMissing(f"{target.parent}: is not a folder", hint=f"mkdir -p {target.parent}")
-    backend = run.database.backend
     try:
         with staged_beside(target, files=files) as (descriptor, staged):
             backend.copy_to(staged)
-            with run.manifest(plan, read_only=True):
+            with run.manifest(opened.plan, read_only=True):
                 pass
             files.fsync(descriptor)
             if not give_name(files, staged, target):

@@ -19,6 +19,7 @@ import sqlalchemy
 from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised
+from shardgen.coordination.open import open_run
 from shardgen.depth import device, fetch
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
@@ -198,15 +199,14 @@ def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Ite
             yield from _sources(folders, run.plan())
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
-        if run.is_shared_folder and not run.database.backend.is_there():
-            return
-        with run.manifest(found.plan, read_only=True) as manifest:
-            yield from _records(manifest.operator)
-            if run.is_shared_folder:
+        with open_run(run).own_records() as own:
+            if own.manifest is None:
                 return
-            store = ArtifactStore(artifacts)
-            store.refuse_links()
-            is_ours = is_recognised(store, manifest.folder)
+            yield from _records(own.manifest.operator)
+            if own.store is None:
+                return
+            own.store.refuse_links()
+            is_ours = is_recognised(own.store, own.manifest.folder)
         if not is_ours:
             yield Line(
                 subject="artifacts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
-from shardgen.coordination.open import opened_records
+from shardgen.coordination.open import open_run
 from shardgen.dataset.merge import MergeInputs, MergeResult, merge
 from shardgen.dataset.output import refuse_foreign_output
 from shardgen.domain.plan import Plan
@@ -31,10 +31,10 @@ def merge_run(
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
-    plan = run.plan()
-    with opened_records(run, plan, refuse_other=True) as recorded:
+    opened = open_run(run)
+    with opened.records(refuse_other=True) as recorded:
         inputs = MergeInputs(
-            recipe=recipe_of(plan),
+            recipe=recipe_of(opened.plan),
             source=recorded.source,
             store=recorded.store,
             allow_dead_letters=allow_dead_letters,
@@ -42,7 +42,8 @@ def merge_run(
         try:
             return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
         except (RunIncomplete, ReceiptConflict):
-            recorded.refuse_contradictions()
+            if recorded.manifest is not None:
+                recorded.manifest.operator.refuse_contradictions()
             raise
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardgen.coordination.folder.files import DiskFolder
-from shardgen.coordination.open import ensure_manifest
+from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Plan, differences
@@ -14,11 +13,9 @@ from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict
 from shardgen.recipes.base import Draft, Folders, PlanEvents, SizeEstimate
 from shardgen.recipes.registry import recipe_of
-from shardgen.settings.plan_file import FILE_NAME, read_plan
+from shardgen.settings.plan_file import read_plan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
-from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import storage_error
 
 _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the name twice
 
@@ -71,24 +68,13 @@ def make_plan(
         )
     estimate = settings.kind.estimate(recipe_of(plan), folders)
     on_step(PlanStep.CHECKED)
-    _write_plan(run, plan)
+    opened = open_run(run.planned(plan))
+    opened.write_plan()
     _refuse_race(run, plan)
     on_step(PlanStep.PLAN_WRITTEN)
-    is_new = ensure_manifest(run.planned(plan), plan)
+    is_new = opened.ensure_manifest()
     on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, draft=draft, estimate=estimate, is_new=is_new)
-
-
-def _write_plan(run: RunDirectory, plan: Plan) -> None:
-    if not run.is_shared_folder:
-        publish_file(run.path / FILE_NAME, plan.canonical_json)
-        return
-    try:
-        DiskFolder(run.path).write(FILE_NAME, plan.canonical_json)
-    except FileExistsError:
-        return  # whose plan it is, is looked at next
-    except OSError as error:
-        raise storage_error(error, run.path / FILE_NAME) from error
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:

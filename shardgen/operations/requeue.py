@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.artifact_folder import refuse_other_folder
-from shardgen.coordination.folder import notices
-from shardgen.coordination.folder.leases import opened_view
-from shardgen.domain.claims import next_generation
+from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence
 from shardgen.domain.plan import Plan
-from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
+from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InvalidSettings
-from shardgen.manifest.manifest import Manifest
-from shardgen.manifest.operator import Marks
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.atomic import random_part
 from shardgen.storage.bounded import parse_json
-from shardgen.storage.files import storage_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,43 +34,25 @@ class RequeueChoice:
     blocked: bool = False
 
 
-def requeue(run: RunDirectory, choice: RequeueChoice) -> Requeued:
+def requeue(run: RunDirectory, choice: RequeueChoice, *, on_step: OnStep = ignore_step) -> Requeued:
     """Put back what was chosen; in a shared folder every machine will see it, each after its own delay.
 
-    A slice is blocked on the machine that gave it up, and is opened there.
+    A slice is blocked on the machine that gave it up, and is opened there. Raises InvalidSettings for a batch
+    that the plan does not have, ManifestBusy while a worker holds one of the slices.
     """
-    plan = run.plan()
-    if run.is_shared_folder and not choice.blocked:
-        return _requeue_in_folder(run, plan, choice)
-    store = ArtifactStore(run.artifacts)
-    with run.manifest(plan) as manifest:
-        if choice.blocked:
-            # Its deaths are forgotten; no receipt changes.
+    opened = open_run(run)
+    if choice.blocked:
+        with run.manifest(opened.plan) as manifest:
             return Requeued(unblocked_slices=manifest.operator.unblock())
-        refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
-        receipts = manifest.receipts
-        batches = receipts.batches_with_dead_letters() if choice.dead_letters else choice.batches
-        return requeue_batches(plan, manifest, store, batches)
+    _refuse_unplanned(opened.plan, choice.batches)
+    undone = opened.undo(choice.batches, dead_letters=choice.dead_letters, on_step=on_step)
+    return requeued(opened.plan, undone)
 
 
-def _requeue_in_folder(run: RunDirectory, plan: Plan, choice: RequeueChoice) -> Requeued:
-    """Write the mark of the next generation: attempts of an earlier one, seen or not, do not count."""
-    _refuse_unplanned(plan, choice.batches)
-    with opened_view(run, plan) as view:
-        wanted = choice.batches
-        if choice.dead_letters:
-            wanted = tuple(batch for batch, one in view.winners.items() if one.record.dead_letters)
-        batches = tuple(sorted({batch for batch in wanted if batch in view.winners}))
-        if batches:
-            generation = next_generation(view.fences.values(), view.generation)
-            mark = notices.Requeue(fingerprint=plan.fingerprint, generation=generation, batches=batches)
-            path = notices.requeue_path(generation, random_part())
-            try:
-                view.files.write(path, notices.encoded(mark))
-            except OSError as error:
-                raise storage_error(error, run.path / path) from error
+def requeued(plan: Plan, batches: Sequence[BatchIndex], *, mended: int = 0) -> Requeued:
+    """What it is that these batches are pending again."""
     samples = sum(len(plan.layout.batch_samples(batch)) for batch in batches)
-    return Requeued(batches=batches, samples=samples)
+    return Requeued(batches=tuple(batches), samples=samples, mended=mended)
 
 
 def _refuse_unplanned(plan: Plan, batches: Sequence[BatchIndex]) -> None:
@@ -89,41 +63,6 @@ def _refuse_unplanned(plan: Plan, batches: Sequence[BatchIndex]) -> None:
                 f"batch {batch}: the plan's batches are 0 to {count - 1}",
                 hint="shardgen dead-letters RUN_DIR names batches",
             )
-
-
-def requeue_batches(
-    plan: Plan,
-    manifest: Manifest,
-    store: ArtifactStore,
-    batches: Sequence[BatchIndex],
-    *,
-    on_step: OnStep = ignore_step,
-) -> Requeued:
-    """Undo the receipts of these batches; those without one are left as they are.
-
-    The mark `artifacts/requeued/<fence>-<random>.json` is durable before a row changes, so that a later
-    rebuild does not bring the undone artifacts back. It stays when the change then fails: whether a commit
-    that failed has happened is not always known, and a mark too many costs work, one too few brings back what
-    was undone. Raises InvalidSettings for a batch that the plan does not have, ManifestBusy while a worker
-    holds one of the slices.
-    """
-    _refuse_unplanned(plan, batches)
-    recorded = manifest.receipts.recorded_among(batches)
-    if not recorded:
-        return Requeued()
-
-    def mark(marks: Marks) -> None:
-        for fence, marked in marks.items():
-            document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": marked}
-            store.publish_requeued(
-                fence, json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-            )
-        on_step(RequeueStep.MARKED)
-
-    manifest.operator.undo_receipts(recorded, mark=mark)
-    on_step(RequeueStep.ROWS_CHANGED)
-    samples = sum(len(plan.layout.batch_samples(batch)) for batch in recorded)
-    return Requeued(batches=tuple(recorded), samples=samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

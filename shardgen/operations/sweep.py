@@ -10,10 +10,11 @@ from pathlib import Path
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.listing import FoundFile, Listing, list_files
 from shardgen.artifacts.store import MAX_ARTIFACT_BYTES, ArtifactStore
+from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, ManifestMismatch
+from shardgen.errors import ArtifactCorrupt
 from shardgen.manifest.backend import StillAlone
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
@@ -53,15 +54,10 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
     Raises ManifestBusy beside a rebuild, and when it could not keep others away to the end; ManifestCorrupt
     when the manifest is damaged or contradicts itself.
     """
-    plan = run.plan()
-    if run.is_shared_folder:
-        raise ManifestMismatch(
-            f"{run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
-            hint="when the merged zip is verified, remove the whole folder",
-        )
+    opened = open_run(run)
+    plan, backend = opened.plan, opened.to_sweep()
     store = ArtifactStore(run.artifacts)
     with ExitStack() as stack:
-        backend = run.database.backend
         still_alone: StillAlone | None = None
         if remove and backend.is_there():
             # A manifest rebuilt between our look and the removal could name what we remove.

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
-from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.artifact_folder import adopt_folder, is_recognised
-from shardgen.coordination.open import opened_records
+from shardgen.coordination.artifact_folder import is_recognised
+from shardgen.coordination.open import open_run
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.errors import InputMissing
 from shardgen.manifest.operator import Operator
-from shardgen.operations.requeue import RequeueChoice, Requeued, requeue, requeue_batches
+from shardgen.operations.requeue import Requeued, requeued
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import is_file, is_there
 
@@ -40,23 +39,21 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
 
     Also whether the folder is the run's. Raises ArtifactCorrupt for a link in the place of a shard's folder.
     """
-    plan = run.plan()
-    if run.is_shared_folder:
-        with opened_records(run, plan) as recorded:
-            found = verify_run(plan, recorded.source, recorded.store, on_progress=on_progress)
-        if not run.database.backend.is_there():  # this machine has not worked on it
+    opened = open_run(run)
+
+    def verify() -> Verification:
+        with opened.records() as recorded:
+            return verify_run(opened.plan, recorded.source, recorded.store, on_progress=on_progress)
+
+    with opened.own_records() as own:
+        if own.store is not None:
+            own.store.refuse_links()
+        if own.manifest is None:  # this machine has not worked on it
+            return verify()
+        found = _with_manifest(own.manifest.operator, verify)
+        if found.is_damaged or own.store is None or is_recognised(own.store, own.manifest.folder):
             return found
-        with run.manifest(plan, read_only=True) as manifest:
-            return _with_manifest(manifest.operator, lambda: found)
-    store = ArtifactStore(run.artifacts)
-    store.refuse_links()
-    with run.manifest(plan, read_only=True) as manifest:
-        found = _with_manifest(
-            manifest.operator, lambda: verify_run(plan, manifest.receipts, store, on_progress=on_progress)
-        )
-        if found.is_damaged or is_recognised(store, manifest.folder):
-            return found
-    stranger = Finding(subject=str(store.root), fact="is not the folder that this run's workers write to")
+    stranger = Finding(subject=str(own.store.root), fact="is not the folder that this run's workers write to")
     return replace(found, findings=(stranger, *found.findings))
 
 
@@ -76,20 +73,7 @@ def _with_manifest(operator: Operator, verify: Callable[[], Verification]) -> Ve
 
 
 def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
-    """Put the manifest's records right, then requeue batches that were found bad.
-
-    What is left is whole in this artifact folder, so this becomes the run's.
-    """
-    plan = run.plan()
-    mended = 0
-    if not run.is_shared_folder or run.database.backend.is_there():
-        with run.manifest(plan) as manifest:
-            mended = manifest.operator.mend()
-    if run.is_shared_folder:
-        return replace(requeue(run, RequeueChoice(batches=tuple(batches))), mended=mended)
-    store = ArtifactStore(run.artifacts)
-    with run.manifest(plan) as manifest:
-        store.make_identity()  # the marks need a folder, which may be lost
-        done = requeue_batches(plan, manifest, store, batches)
-        adopt_folder(store, manifest.folder)
-    return replace(done, mended=mended)
+    """Put the manifest's records right, then requeue batches that were found bad."""
+    opened = open_run(run)
+    undone, mended = opened.put_back(batches)
+    return requeued(opened.plan, undone, mended=mended)

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
-from shardgen.domain.identifiers import WorkerId
+from shardgen.coordination.base import Coordinator
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, ShardgenError, TransientError, WorkerHung
-from shardgen.manifest.manifest import Manifest
+from shardgen.errors import LeaseLost, ShardgenError, TransientError, WorkerHung, note_of
 
 EXIT_HUNG = WorkerHung.exit_code
 _SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
@@ -74,26 +73,18 @@ class Pulse:
     exit_process: Callable[[int], None] = os._exit
 
 
-def _in_a_line(error: BaseException) -> str:
-    """What the error says; of one that nobody foresaw, its kind too."""
-    kind = "" if isinstance(error, ShardgenError) else f"{type(error).__name__}: "
-    return kind + " ".join(str(error).split())
-
-
 class Heartbeat:
     """Beats in a thread of its own; used as a context manager around a worker's life."""
 
     def __init__(
         self,
-        manifest: Manifest,
-        worker: WorkerId,
+        coordinator: Coordinator,
         policy: LeasePolicy,
         *,
         say: Say,
         pulse: Pulse | None = None,
     ) -> None:
-        self._manifest = manifest
-        self._worker = worker
+        self._coordinator = coordinator
         self._policy = policy
         self._say = say
         self._pulse = pulse or Pulse()
@@ -111,18 +102,20 @@ class Heartbeat:
         self._is_heard = True
         self._slowest_batch = 0.0
         self._rate = RateWindow(self._pulse.monotonic)
-        self._listener: Callable[[WorkerReport], None] = lambda _report: None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join(timeout=_JOIN_SECONDS)
-        note = "" if error is None else _in_a_line(error)[:500]
-        self._tell(WorkerReport(state=WorkerState.STOPPED, samples_done=self._report.samples_done, note=note))
+
+    def last_word(self, error: BaseException | None) -> WorkerReport:
+        """What to say last of a worker that ends, because of an error or not."""
+        samples = self._report.samples_done
+        return WorkerReport(state=WorkerState.STOPPED, samples_done=samples, note=note_of(error))
 
     @property
     def slowest_batch_seconds(self) -> float:
@@ -138,10 +131,6 @@ class Heartbeat:
     def mean_batch_seconds(self) -> float:
         """What a batch takes at the recent rate, 0.0 before the first."""
         return self._rate.batch_seconds()
-
-    def hear(self, listener: Callable[[WorkerReport], None]) -> None:
-        """Tell somebody else, too, what this worker says of itself."""
-        self._listener = listener
 
     def progress(self) -> None:
         """Some stage has finished something."""
@@ -209,9 +198,8 @@ class Heartbeat:
 
     def _tell(self, report: WorkerReport) -> None:
         self._last_beat = self._pulse.monotonic()
-        self._listener(report)
         try:
-            self._manifest.workers.beat(self._worker, report)
+            self._coordinator.beat(report)
         except TransientError as error:
             self._unheard(error)
         else:
@@ -253,7 +241,7 @@ class Heartbeat:
         if lease is None:
             return
         try:
-            self._manifest.leases.renew(lease, self._policy)
+            self._coordinator.manifest.leases.renew(lease, self._policy)
         except LeaseLost:
             # The lease may have ended in this very moment, by its last receipt: that is no loss.
             with self._lock:

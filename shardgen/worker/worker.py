@@ -7,6 +7,7 @@ import faulthandler
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -15,22 +16,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
-from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.artifact_folder import claim_folder
-from shardgen.coordination.base import Coordinator, LeaseOptions
+from shardgen.coordination.base import Coordinator, Seat
 from shardgen.coordination.folder.files import FolderFiles
-from shardgen.coordination.open import ensure_manifest, leases_for
+from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
 from shardgen.domain.wording import Say
-from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
+from shardgen.domain.worker import WorkerIdentity, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
-from shardgen.machine.processes import gone, new_identity
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import check_shard
-from shardgen.manifest.manifest import Manifest
 from shardgen.recipes.base import DeviceChoice, Folders, Station
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME
@@ -43,7 +41,6 @@ from shardgen.worker.retry import Retry
 from shardgen.worker.stop import PARENT_VARIABLE, StopRequest
 from shardgen.worker.suspect import SuspectMaker
 
-_ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
 
 
@@ -89,11 +86,10 @@ class WorkOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Makers:
-    """The ordinary way to make a slice, and the careful one after a death; where slices come from."""
+    """The ordinary way to make a slice, and the careful one after a death."""
 
     pipeline: Pipeline
     suspect: SuspectMaker
-    leases: Coordinator
 
 
 class Worker:
@@ -109,7 +105,7 @@ class Worker:
         self._started = time.monotonic()
         self._batches_started = 0
         self._lease: Lease | None = None
-        self._has_joined = False  # a shared folder, where leaving takes a word
+        self._coordinator: Coordinator | None = None
         self._abandon = threading.Event()
         self._retry = Retry(say=say)
         self.identity: WorkerIdentity = new_identity(options.name)
@@ -119,47 +115,40 @@ class Worker:
         """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
         plan = self._run.plan()
         check_shard(plan.layout, self._options.limits.shard)
-        if self._run.is_shared_folder:
-            ensure_manifest(self._run, plan)  # this machine's own index
-        with self._run.manifest(plan) as manifest:
-            store = ArtifactStore(self._run.artifacts)
-            claim_folder(store, manifest.folder)
-            if self._run.plan_file is None:
-                publish_file(self._run.path / FILE_NAME, plan.canonical_json)
-            manifest.workers.register(self.identity)
-            policy = self._run.settings.lease_policy
+        seat = Seat(
+            identity=self.identity,
+            shard=self._options.limits.shard,
+            files=self._options.files,
+            say=self._say,
+            stopping=self.stop.event,
+        )
+        with open_run(self._run).coordinator(seat) as coordinator:
+            self._coordinator = coordinator
             # `run` shows the progress of all its workers itself.
             pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
-            heartbeat = Heartbeat(manifest, self.identity.id, policy, say=self._say, pulse=pulse)
-            options = LeaseOptions(
-                identity=self.identity,
-                shard=self._options.limits.shard,
-                files=self._options.files,
-                on_look=heartbeat.waits,
-            )
-            with heartbeat, leases_for(self._run, plan, manifest, options, say=self._say) as leases:
-                self._has_joined = self._run.is_shared_folder
+            with Heartbeat(
+                coordinator, self._run.settings.lease_policy, say=self._say, pulse=pulse
+            ) as heartbeat:
                 self._retry = Retry(say=self._say, between=lambda: self._between_looks(heartbeat))
-                leases.start()
-                heartbeat.hear(leases.reports)
                 try:
-                    ending = self._work(plan, manifest, store, heartbeat, leases)
+                    coordinator.join(heartbeat.waits)
+                    if self._run.plan_file is None:
+                        publish_file(self._run.path / FILE_NAME, plan.canonical_json)
+                    ending = self._work(plan, coordinator, heartbeat)
                 except Abandoned:
                     ending = Ending.STOPPED
                 finally:
                     heartbeat.holds(None)
-                    self._release(manifest, heartbeat)
-                    leases.reports(
-                        WorkerReport(state=WorkerState.STOPPED, samples_done=heartbeat.samples_done)
-                    )
-                    leases.leave(stopping=self.stop.event)
-                    self._has_joined = False
-                return WorkOutcome(
-                    ending=Ending.STOPPED if self.stop.is_set() else ending,
-                    samples_done=heartbeat.samples_done,
-                    overview=manifest.overview(),
-                    signal_number=self.stop.signal_number,
-                )
+                    try:
+                        self._release(coordinator, heartbeat)
+                    finally:
+                        coordinator.leave(heartbeat.last_word(sys.exception()))
+            return WorkOutcome(
+                ending=Ending.STOPPED if self.stop.is_set() else ending,
+                samples_done=heartbeat.samples_done,
+                overview=coordinator.manifest.overview(),
+                signal_number=self.stop.signal_number,
+            )
 
     def abandon(self) -> None:
         """Give up what is in the network, too: the grace is over."""
@@ -167,25 +156,17 @@ class Worker:
 
     @property
     def holds_nothing(self) -> bool:
-        """Whether nobody would miss a word: no slice is leased, and no shared folder has a claim of ours."""
-        return self._lease is None and not self._has_joined
+        """Whether nobody would miss a word."""
+        return self._coordinator is None or not self._coordinator.is_missed
 
     def give_up(self) -> None:
         """From another thread, with the process about to end: release what is held, and say that it ended."""
-        plan = self._run.plan()
-        with self._run.manifest(plan) as manifest:
-            lease = self._lease
-            if lease is not None and manifest.leases.release(lease):
-                self._say("the current batch did not end in time; another worker takes over")
-            manifest.workers.beat(
-                self.identity.id, WorkerReport(state=WorkerState.STOPPED, note="grace exceeded")
-            )
+        if open_run(self._run).give_up(self.identity, self._lease, note="grace exceeded"):
+            self._say("the current batch did not end in time; another worker takes over")
 
-    def _work(
-        self, plan: Plan, manifest: Manifest, store: ArtifactStore, heartbeat: Heartbeat, leases: Coordinator
-    ) -> Ending:
+    def _work(self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat) -> Ending:
         run, options, recipe = self._run, self._options, recipe_of(plan)
-        folders = run.folders(options.folders)
+        folders, manifest = run.folders(options.folders), coordinator.manifest
         self._say("checking the sources")
         recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
         station = Station(
@@ -201,7 +182,7 @@ class Worker:
         stages = Stages(
             recipe=recipe,
             maker=maker,
-            store=store,
+            store=coordinator.store,
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),
@@ -214,10 +195,9 @@ class Worker:
         self._say("ready")
         begin_batch = partial(self._begin_batch, heartbeat)
         with BatchMaker(stages) as batches, Pipeline(batches, begin_batch=begin_batch) as pipeline:
-            makers = _Makers(
-                pipeline=pipeline, suspect=SuspectMaker(batches, begin_batch=begin_batch), leases=leases
-            )
-            return self._lease_and_make(manifest, heartbeat, makers)
+            suspect = SuspectMaker(batches, begin_batch=begin_batch)
+            makers = _Makers(pipeline=pipeline, suspect=suspect)
+            return self._lease_and_make(coordinator, heartbeat, makers)
 
     def _start_up_step(self, heartbeat: Heartbeat) -> None:
         heartbeat.progress()
@@ -236,46 +216,39 @@ class Worker:
         self._between(heartbeat)
         heartbeat.waits("the manifest or a disk")
 
-    def _lease_and_make(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> Ending:
-        pause = self._run.settings.lease_policy.heartbeat.total_seconds()
-        if not self._run.is_shared_folder:  # where to ask is to look through all of it
-            pause = min(pause, _ASK_AGAIN_SECONDS)
+    def _lease_and_make(self, coordinator: Coordinator, heartbeat: Heartbeat, makers: _Makers) -> Ending:
+        policy = self._run.settings.lease_policy
         while True:
             if not self._has_room_for_another(
-                makers.leases.seconds_for_another(heartbeat.slowest_batch_seconds)
+                coordinator.seconds_for_another(heartbeat.slowest_batch_seconds)
             ):
-                makers.leases.stop_claiming()
                 return Ending.LIMIT
-            granted = self._retry(lambda: self._lease_one(manifest, makers.leases))
+            granted = self._retry(lambda: coordinator.lease(policy))
             if isinstance(granted, NoLease):
                 if not granted.leased:
                     return Ending.BLOCKED if granted.blocked else Ending.FINISHED
                 heartbeat.now_is(WorkerState.WAITING)
-                if self.stop.wait(min(pause, self._seconds_left())):
+                if self.stop.wait(min(coordinator.seconds_to_ask_again(policy), self._seconds_left())):
                     return Ending.STOPPED
                 continue
             self._lease = granted
             self._on_step(LeaseStep.GRANTED)
             heartbeat.holds(granted)
-            if not self._make_slice(manifest, heartbeat, makers):
+            if not self._make_slice(coordinator, heartbeat, makers):
                 return Ending.STOPPED if self.stop.is_set() else Ending.LIMIT
 
-    def _lease_one(self, manifest: Manifest, leases: Coordinator) -> Lease | NoLease:
-        ended = gone(manifest.workers.alive_on_host(self.identity.host))
-        return leases.lease(self._run.settings.lease_policy, gone=ended)
-
-    def _make_slice(self, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
+    def _make_slice(self, coordinator: Coordinator, heartbeat: Heartbeat, makers: _Makers) -> bool:
         lease = self._lease
         if lease is None:
             raise RuntimeError("no slice is leased")
         try:
-            complete = self._make_batches(lease, manifest, heartbeat, makers)
+            complete = self._make_batches(lease, coordinator, heartbeat, makers)
         except LeaseLost as error:
             self._say(f"{error}; leasing another")
             complete = True
         except (Abandoned, ShardgenError) as error:
             if isinstance(error, SliceFailed):
-                self._fail(lease, manifest, error)
+                self._fail(lease, coordinator, error)
             raise
         except Exception as error:
             failure = SliceFailed(
@@ -283,25 +256,27 @@ class Worker:
                 hint="the traceback is above: report it",
             )
             self._say("".join(traceback.format_exception(error)).rstrip())
-            self._fail(lease, manifest, failure)
+            self._fail(lease, coordinator, failure)
             raise failure from error
         if complete:
-            # Its last receipt ended the lease, unless an operator has put a batch back meanwhile.
-            self._retry(lambda: manifest.leases.release(lease))
+            self._retry(lambda: coordinator.release(lease))
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
         return complete
 
-    def _make_batches(self, lease: Lease, manifest: Manifest, heartbeat: Heartbeat, makers: _Makers) -> bool:
+    def _make_batches(
+        self, lease: Lease, coordinator: Coordinator, heartbeat: Heartbeat, makers: _Makers
+    ) -> bool:
         """Make a slice portion by portion; False when stopped before all were made."""
-        leases, is_made = makers.leases, True
+        is_made = True
         while is_made:
-            batches = self._retry(lambda: leases.portion(lease, batch_seconds=heartbeat.mean_batch_seconds))
+            batches = self._retry(
+                lambda: coordinator.portion(lease, batch_seconds=heartbeat.mean_batch_seconds)
+            )
             if not batches:
-                leases.ended(is_complete=batches is not None)
                 return True
-            suspicion = self._retry(lambda: manifest.suspicion.read(lease))
+            suspicion = self._retry(lambda: coordinator.manifest.suspicion.read(lease))
             if suspicion.is_suspect:
                 heartbeat.now_is(WorkerState.SUSPECT)
                 is_made = makers.suspect.make(lease, batches, suspicion)
@@ -310,11 +285,11 @@ class Worker:
                 is_made = makers.pipeline.make(lease, batches)
         return False
 
-    def _fail(self, lease: Lease, manifest: Manifest, error: SliceFailed) -> None:
+    def _fail(self, lease: Lease, coordinator: Coordinator, error: SliceFailed) -> None:
         """Give the slice back as failed: that is no clean release, or it would fail for ever."""
         with contextlib.suppress(LeaseLost):
             failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
-            if self._retry(lambda: manifest.leases.fail(lease, failure, policy)):
+            if self._retry(lambda: coordinator.manifest.leases.fail(lease, failure, policy)):
                 self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
         self._lease = None
 
@@ -335,12 +310,12 @@ class Worker:
         deadline = self._options.limits.deadline_seconds
         return math.inf if deadline is None else max(0.0, deadline - (time.monotonic() - self._started))
 
-    def _release(self, manifest: Manifest, heartbeat: Heartbeat) -> None:
+    def _release(self, coordinator: Coordinator, heartbeat: Heartbeat) -> None:
         lease, self._lease = self._lease, None
         if lease is None:
             return
         # Whatever ends the worker, an end of the grace included, must not keep it from this.
-        if self._retry(lambda: manifest.leases.release(lease), between=heartbeat.progress):
+        if self._retry(lambda: coordinator.release(lease), between=heartbeat.progress):
             self._on_step(LeaseStep.RELEASED)
 
 

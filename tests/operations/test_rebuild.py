@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from shardgen.artifacts.check import LOST_DETAIL
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import Receipt
@@ -24,7 +25,6 @@ from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestBusy, Manifes
 from shardgen.manifest.sqlite import open_engine
 from shardgen.manifest.sqlite_building import alone_in
 from shardgen.operations.rebuild import Rebuilt, rebuild
-from shardgen.operations.requeue import requeue_batches
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, Attempt, single
@@ -187,7 +187,7 @@ def test_a_rebuild_does_not_undo_a_requeue(lost: RunDirectory) -> None:
     rebuild(lost)
     store = ArtifactStore(lost.artifacts)
     with lost.manifest(plan) as manifest:
-        requeue_batches(plan, manifest, store, [BatchIndex(1), BatchIndex(2)])
+        undo_marked(plan, manifest, store, [BatchIndex(1), BatchIndex(2)])
     (lost.path / "manifest.sqlite").unlink()
     found = found_by(lost)
     assert set(winners(lost)) == {0}
@@ -214,7 +214,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
 
         event.listen(manifest._session.database.engine, "commit", fail)
         with pytest.raises(StorageFailed, match="full"):
-            requeue_batches(plan, manifest, store, [BatchIndex(1)])
+            undo_marked(plan, manifest, store, [BatchIndex(1)])
     assert receipts_of(lost) == made
     assert len(list(store.requeued())) == 1
     (lost.path / "manifest.sqlite").unlink()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import Receipt
@@ -17,7 +18,6 @@ from shardgen.domain.steps import SweepStep
 from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite_building import alone_in
-from shardgen.operations.requeue import requeue_batches
 from shardgen.operations.sweep import Swept, sweep
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.settings.run_directory import RunDirectory
@@ -125,7 +125,7 @@ def test_released_freed_and_requeued_attempts_are_orphans(run: RunDirectory) -> 
     with Manifest(run.database, plan, clock=clock) as manifest:
         manifest.leases.release(released)
         manifest.leases.free_slices_of([freed.worker], run.settings.lease_policy)
-        requeue_batches(plan, manifest, ArtifactStore(run.artifacts), [BatchIndex(4)])
+        undo_marked(plan, manifest, ArtifactStore(run.artifacts), [BatchIndex(4)])
     expected = [receipt.artifact.name for receipt in (first, second, third)]
     assert orphans(sweep(run, remove=True)) == expected
     assert [name for name in files(run) if not name.startswith("requeued/")] == []

@@ -14,6 +14,7 @@ import pytest
 
 from shardgen.artifacts.listing import Listing, list_files
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.layout import Layout
 from shardgen.domain.lease import Lease, NoLease
@@ -24,7 +25,6 @@ from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.operations import sweep
-from shardgen.operations.requeue import requeue_batches
 from shardgen.operations.sweep import find_orphans
 from tests.artifacts.attempts import WORKERS, Attempt, single
 from tests.conformance.conftest import POLICY, MovableClock
@@ -83,7 +83,7 @@ class World:
             case "release":
                 self.manifest.leases.release(self._leases[subject])
             case "requeue":
-                requeue_batches(PLAN, self.manifest, self.store, [BatchIndex(0)])
+                undo_marked(PLAN, self.manifest, self.store, [BatchIndex(0)])
             case "publish":
                 self._happen(f"stage-{subject}")
                 self._happen(f"link-{subject}")

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, CursorResult
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.open import opened_records
+from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.errors import ArtifactCorrupt, InputMissing, ManifestCorrupt, RunIncomplete, ShardgenError
@@ -228,7 +228,7 @@ def requeue_it(run: RunDirectory) -> object:
 
 
 def read_all(run: RunDirectory) -> object:
-    with opened_records(run, run.plan()) as recorded:
+    with open_run(run).records() as recorded:
         return [recorded.store.read(receipt.artifact) for receipt in recorded.source.receipts()]
 
 

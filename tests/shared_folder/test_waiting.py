@@ -14,13 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.coordination.base import Coordinator, LeaseOptions
+from shardgen.coordination.base import Seat
 from shardgen.coordination.folder import leases
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.records import publish_waiting
-from shardgen.coordination.open import ensure_manifest, leases_for
-from shardgen.domain.lease import WAIT_LIMIT, LeasePolicy, NoLease
+from shardgen.coordination.folder.run import FolderRun
+from shardgen.domain.lease import WAIT_LIMIT, Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
 from shardgen.settings.run_directory import RunDirectory
@@ -67,32 +67,29 @@ class World:
     def __init__(self, run: RunDirectory, stack: ExitStack) -> None:
         self.now = 1000.0
         self.exits: list[int] = []
+        self.notes: list[str] = []  # what its row said after each beat
         self.said: list[str] = []
         self.run = run
         self.files = SlowFolder(run.path, self.forward)
         self.files.now = lambda: self.now
-        plan = run.plan()
-        self.manifest = stack.enter_context(run.manifest(plan))
-        me = identity(WORKERS["a"])
-        self.manifest.workers.register(me)
+        me, said = identity(WORKERS["a"]), self.said.append
+        seat = Seat(identity=me, files=self.files, say=said, stopping=self)  # type: ignore[arg-type]
+        self.leases = stack.enter_context(FolderRun(run).coordinator(seat))
+        self.manifest = self.leases.manifest
         pulse = Pulse(monotonic=lambda: self.now, exit_process=self.exits.append)
-        self.heartbeat = Heartbeat(self.manifest, me.id, POLICY, say=self.said.append, pulse=pulse)
-        options = LeaseOptions(identity=me, files=self.files, on_look=self.heartbeat.waits)
-        self.leases: Coordinator = stack.enter_context(
-            leases_for(run, plan, self.manifest, options, say=self.said.append)
-        )
-        self.heartbeat.hear(self.leases.reports)
+        self.heartbeat = Heartbeat(self.leases, POLICY, say=self.said.append, pulse=pulse)
 
-    def make_slice(self) -> None:
+    def make_slice(self) -> Lease:
         """As the pipeline does."""
-        self.leases.start()
+        self.leases.join(self.heartbeat.waits)
         self.heartbeat.now_is(WorkerState.WORKING)
-        granted = self.leases.lease(POLICY, gone=())
+        granted = self.leases.lease(POLICY)
         assert not isinstance(granted, NoLease)
         for batch in self.manifest.receipts.pending_batches(granted):
             (receipt,) = single(batch, fence=granted.fence).publish(self.run.plan(), self.run.artifacts)
             self.manifest.receipts.record(granted, receipt)
         self.heartbeat.progress()
+        return granted
 
     @property
     def note(self) -> str:
@@ -105,6 +102,7 @@ class World:
         while self.now < end:
             self.now = min(end, self.now + 30.0)
             self.heartbeat.beat_once()
+            self.notes.append(self.note)
 
     def wait(self, seconds: float) -> bool:
         """As `Event.wait`, of a worker that nobody stops."""
@@ -112,7 +110,7 @@ class World:
         return False
 
     def leave(self) -> None:
-        self.leases.leave(stopping=self)  # type: ignore[arg-type]
+        self.leases.leave(self.heartbeat.last_word(None))
 
 
 @pytest.fixture
@@ -126,8 +124,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     (path / "plan.json").write_bytes(plan.canonical_json)
     monkeypatch.setattr(RunDirectory, "check_settings", lambda *_: None)
     run = RunDirectory.open(path)
-    ensure_manifest(run, plan)
-    monkeypatch.setattr(leases.FolderLeases, "_look", lambda _self: None)  # one thread moves the clock
+    monkeypatch.setattr(leases.FolderCoordinator, "_look", lambda _self: None)  # one thread moves the clock
     with ExitStack() as stack:
         made = World(run, stack)
         clock = SimpleNamespace(monotonic=lambda: made.now, sleep=made.forward)
@@ -143,7 +140,7 @@ def test_a_wait_for_the_upload_is_no_hang(world: World) -> None:
     world.leave()
     assert world.exits == []
     assert world.now >= world.files.uploading
-    assert world.note == "files to be uploaded"
+    assert "files to be uploaded" in world.notes
 
 
 def test_a_look_at_the_upload_that_never_returns_is_a_hang(
@@ -160,7 +157,7 @@ def test_a_folder_that_is_slow_to_look_through_is_no_hang(world: World) -> None:
     for number in range(12):
         (world.run.path / f"workers/other-{number}").mkdir(parents=True)
     world.files.listing = 100.0
-    world.leases.start()
+    world.leases.join(world.heartbeat.waits)
     assert world.now > 1000 + WAIT
     assert world.exits == []
 
@@ -177,7 +174,7 @@ def test_a_beat_does_not_wait_for_a_write_that_is_stuck(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a folder that hangs would stop the watchdog, which is there for that."""
-    world.make_slice()
+    lease = world.make_slice()
     is_stuck, goes_on = threading.Event(), threading.Event()
 
     def write(_path: str, _data: bytes) -> None:
@@ -187,7 +184,7 @@ def test_a_beat_does_not_wait_for_a_write_that_is_stuck(
 
     monkeypatch.setattr(world.files, "write", write)
     with ThreadPoolExecutor() as threads:
-        ended = threads.submit(world.leases.ended, is_complete=True)
+        ended = threads.submit(world.leases.release, lease)
         assert is_stuck.wait(60)
         beat = threads.submit(world.heartbeat.beat_once)
         wait([beat], timeout=10)
@@ -200,8 +197,7 @@ def test_a_beat_does_not_wait_for_a_write_that_is_stuck(
 def test_nothing_that_comes_late_follows_the_goodbye(world: World) -> None:
     world.make_slice()
     world.leave()
-    world.leases.reports(WorkerReport(state=WorkerState.WORKING))
-    assert isinstance(world.leases, leases.FolderLeases)
+    world.leases.beat(WorkerReport(state=WorkerState.WORKING))
     world.leases._work.tick()  # as a look that was under way
     with opened_view(world.run, world.run.plan()) as view:
         assert [worker.has_stopped for worker in view.workers.values()] == [True]

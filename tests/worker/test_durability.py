@@ -19,6 +19,7 @@ from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from tests.artifacts.recorded_files import RecordedFiles
+from tests.runs import coordinated
 from tests.worker.parts import load_network, maker_of, open_composer
 
 pytestmark = pytest.mark.slow
@@ -93,7 +94,7 @@ def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> l
             manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)
         )
         manifest.workers.register(identity)
-        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
             stages = Stages(
                 recipe=recipe_of(plan),
                 maker=maker_of(plan, open_composer(run), estimator),

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.domain.identifiers import WorkerId
+from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import ShownState, WorkerReport, WorkerState
-from shardgen.errors import LeaseLost, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.errors import LeaseLost, ManifestCorrupt, ManifestMismatch, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.operations.status import report
+from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
+from shardgen.worker.worker import Worker, WorkerOptions
 from tests.conformance.conftest import MovableClock, identity
 from tests.plans import make_plan
+from tests.runs import coordinated
 
 POLICY = LeasePolicy(
     duration=timedelta(seconds=120),
@@ -42,9 +46,9 @@ class World:
         self.manifest = Manifest(database, plan, clock=self.clock)
         self.worker = identity("me-12345678")
         self.manifest.workers.register(self.worker)
+        self.coordinator = coordinated(self.manifest, self.worker)
         self.heartbeat = Heartbeat(
-            self.manifest,
-            self.worker.id,
+            self.coordinator,
             POLICY,
             say=self.said.append,
             pulse=Pulse(monotonic=lambda: self.monotonic, exit_process=self.exits.append),
@@ -125,7 +129,7 @@ def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
         stall=timedelta(seconds=60),
         max_attempts=6,
     )
-    heartbeat = Heartbeat(world.manifest, world.worker.id, policy, say=world.said.append)
+    heartbeat = Heartbeat(world.coordinator, policy, say=world.said.append)
     # A beat in the middle of its transaction sees pages that do not fit together; the next sees no database.
     final = (ManifestMismatch, ManifestCorrupt)
     with contextlib.suppress(*final), heartbeat:
@@ -139,31 +143,31 @@ def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
             heartbeat.check_lease()
 
 
-class StuckManifest:
+class StuckCoordinator:
     """The real one, whose next beat of a state waits until the test lets it land, however late."""
 
-    def __init__(self, manifest: Manifest, state: WorkerState) -> None:
-        self._manifest = manifest
-        self.workers = self
+    def __init__(self, real: DatabaseCoordinator, state: WorkerState) -> None:
+        self._real = real
         self._state = state
         self.is_stuck = threading.Event()
         self.lands = threading.Event()
 
-    def beat(self, worker: WorkerId, report: WorkerReport) -> None:
+    def beat(self, report: WorkerReport) -> None:
         if report.state is self._state:
             self.is_stuck.set()
             assert self.lands.wait(60)
-        self._manifest.workers.beat(worker, report)
+        self._real.beat(report)
 
 
 def test_a_beat_that_lands_after_the_end_changes_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shardgen.worker.heartbeat._JOIN_SECONDS", 0.05)
-    stuck = StuckManifest(world.manifest, WorkerState.STARTING)
+    stuck = StuckCoordinator(world.coordinator, WorkerState.STARTING)
     policy = replace(POLICY, heartbeat=timedelta(milliseconds=10))
-    with Heartbeat(stuck, world.worker.id, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
+    with Heartbeat(stuck, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
         assert stuck.is_stuck.wait(60)
+        world.coordinator.leave(heartbeat.last_word(None))
     assert world.shown() is ShownState.STOPPED
     stuck.lands.set()
     heartbeat._thread.join(60)
@@ -175,8 +179,8 @@ def test_a_hung_process_ends_although_its_manifest_hangs_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shardgen.worker.heartbeat._LAST_WORD_SECONDS", 0.05)
-    stuck = StuckManifest(world.manifest, WorkerState.HUNG)
-    world.heartbeat._manifest = stuck  # type: ignore[assignment]
+    stuck = StuckCoordinator(world.coordinator, WorkerState.HUNG)
+    world.heartbeat._coordinator = stuck  # type: ignore[assignment]
     world.forward(15 * 60)
     world.heartbeat.beat_once()
     assert stuck.is_stuck.is_set()
@@ -268,7 +272,15 @@ def test_the_rate_counts_the_last_ten_minutes_only() -> None:
     ],
 )
 def test_a_worker_that_ends_by_an_error_notes_it_in_a_line(world: World, error: Exception, note: str) -> None:
-    with contextlib.suppress(type(error)), world.heartbeat:
-        raise error
+    world.coordinator.leave(world.heartbeat.last_word(error))
     row = world.manifest.overview().workers[0]
     assert (row.state, row.note) == (WorkerState.STOPPED, note)
+
+
+def test_the_last_word_of_a_worker_that_cannot_start_is_why(run: RunDirectory, tmp_path: Path) -> None:
+    folders = {"foregrounds": tmp_path / "nowhere"}
+    with pytest.raises(ShardgenError, match="nowhere"):
+        Worker(run, WorkerOptions(folders=folders), say=lambda _line: None).work()
+    (worker,) = report(run).overview.workers
+    assert worker.state is WorkerState.STOPPED
+    assert "nowhere" in worker.note

@@ -35,6 +35,7 @@ from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
+from tests.runs import coordinated
 from tests.worker.parts import load_network, maker_of, open_composer
 
 POISONED = SampleIndex(9)  # in batch 2, place 1
@@ -85,7 +86,7 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
         with (
-            Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat,
+            Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat,
             BatchMaker(stages(manifest, heartbeat)) as maker,
             Pipeline(maker, begin_batch=lambda: True) as pipeline,
         ):
@@ -209,7 +210,7 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
     composer = open_composer(run)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
-        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
             build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
             with (
                 BatchMaker(replace(build, on_step=on_step)) as maker,
@@ -239,7 +240,9 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
     composer = open_composer(run)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
-        heartbeat = Heartbeat(manifest, identity.id, run.settings.lease_policy, say=lambda _line: None)
+        heartbeat = Heartbeat(
+            coordinated(manifest, identity), run.settings.lease_policy, say=lambda _line: None
+        )
         with BatchMaker(stages_of(run, plan, composer, estimator)(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
                 maker.make_alone(SampleIndex(sample))
@@ -264,7 +267,7 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
                 manifest.leases.lease(heir.id, policy, gone=[identity.id])
                 before.append(manifest.overview().shards)
 
-        with Heartbeat(manifest, identity.id, policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
             build = stages_of(run, plan, composer, estimator)(manifest, heartbeat)
             stages = Stages(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}

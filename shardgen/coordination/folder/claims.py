@@ -331,18 +331,16 @@ class FolderWork:
         """What the next beat says."""
         self._report = report
 
-    def stop_claiming(self) -> None:
-        """No slice after the one in hand."""
-        with self._lock:
-            self._state.wants_more = False
-            own, self._state.next = self._state.next, None
-            if own is not None:
-                self._quietly(lambda: self._end(own))
+    def _stop_claiming(self) -> None:
+        self._state.wants_more = False
+        own, self._state.next = self._state.next, None
+        if own is not None:
+            self._quietly(lambda: self._end(own))
 
     def leave(self) -> int:
         """Publish everything, give up all claims, say goodbye; returns the batches that stay unpublished."""
         with self._lock:
-            self.stop_claiming()
+            self._stop_claiming()
             own, self._state.held = self._state.held, None
             self._manifest.index.forget_undone(self._view.undone)
             self._quietly(lambda: self._publisher.publish(everything=True, on_look=self._on_look))

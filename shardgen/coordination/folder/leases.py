@@ -6,25 +6,24 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.base import Coordinator, LeaseOptions, OnLook
+from shardgen.coordination.artifact_folder import claim_folder
+from shardgen.coordination.base import Coordinator, OnLook, Seat, unheard
 from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
 from shardgen.coordination.folder.notices import worker_folder
 from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
-from shardgen.domain.claims import FolderPolicy
-from shardgen.domain.identifiers import BatchIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerReport
-from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError
+from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError, note_of
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import FILE_MODE, make_folders, storing
@@ -37,27 +36,45 @@ _LOCK_LOOK_SECONDS = 0.5
 _LAST_LOOK_SECONDS = 60.0
 
 
-class FolderLeases(Coordinator):
-    """Slices of a run in a shared folder, which a thread of its own looks through."""
+class FolderCoordinator(Coordinator):
+    """One worker's part in a run in a shared folder, which a thread of its own looks through.
 
-    def __init__(
-        self, work: FolderWork, worker: WorkerId, policy: FolderPolicy, *, say: Say, on_look: OnLook
-    ) -> None:
-        self._on_look = on_look
-        self._work = work
-        self._worker = worker
-        self._policy = policy
-        self._say = say
+    What it records goes into this machine's manifest, and from there into segments.
+    """
+
+    def __init__(self, run: RunDirectory, plan: Plan, manifest: Manifest, seat: Seat) -> None:
+        super().__init__(manifest, ArtifactStore(run.artifacts), seat)
+        self._say = seat.say
+        self._policy = run.settings.folder_policy
+        self._on_look: OnLook = unheard
+        view, self._index = open_view(run, plan, files=seat.files)
+        desk = desk_for(run, view, manifest, worker_folder(seat.identity.id))
+        desk = replace(desk, on_look=self._tell)
+        self._work = FolderWork(desk, seat.identity, shard=seat.shard, say=seat.say)
+        self._has_joined = self._is_complete = False
         self._failure: ShardgenError | None = None
         self._ended = threading.Event()
         self._again = threading.Event()
         self._thread = threading.Thread(target=self._look, name="folder", daemon=True)
 
-    def start(self) -> None:
+    def join(self, on_look: OnLook) -> None:
         """Scan once (however long it takes), then start the scanning thread."""
+        self._on_look = on_look
+        claim_folder(self.store, self.manifest.folder)
+        self.manifest.workers.register(self.seat.identity)
+        batches, seconds = self._policy.segment_batches, self._policy.segment.total_seconds()
+        self._say(
+            f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk "
+            f"costs what it made since its last segment, {batches} batches or {_time(seconds)} of work, and "
+            f"those 3"
+        )
         self._say("looking through the shared folder")
-        self._work.tick(on_look=self._on_look)
+        self._has_joined = True
+        self._work.tick(on_look=on_look)
         self._thread.start()
+
+    def _tell(self, what: str) -> None:
+        self._on_look(what)
 
     def _look(self) -> None:
         while not self._ended.is_set():
@@ -77,38 +94,60 @@ class FolderLeases(Coordinator):
         if self._failure is not None:
             raise self._failure
 
-    def lease(self, policy: LeasePolicy, *, gone: Collection[WorkerId]) -> Lease | NoLease:
+    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
         """The slice that was claimed for this moment."""
         self._check()
-        granted = self._work.lease(self._worker, policy, ended=gone)
+        granted = self._work.lease(self.seat.identity.id, policy, ended=self.ended())
+        self._is_complete = False
         self._again.set()  # claim the one after it while this one is made
         return granted
 
-    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex] | None:
-        """A segment's worth."""
+    def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex]:
+        """A segment's worth; nothing also of a slice that is left to another worker."""
         self._check()
         self._again.set()
-        return self._work.portion(lease, batch_seconds=batch_seconds)
+        batches = self._work.portion(lease, batch_seconds=batch_seconds)
+        self._is_complete = batches == []
+        return batches or []
 
-    def ended(self, *, is_complete: bool) -> None:
-        """Publish what waits."""
-        self._work.ended(is_complete=is_complete)
-
-    def reports(self, report: WorkerReport) -> None:
-        """For the next beat."""
-        self._work.reports(report)
+    def release(self, lease: Lease) -> bool:
+        """Free it on this machine, publish what waits, and tell the others."""
+        was_held = self.manifest.leases.release(lease)
+        self._work.ended(is_complete=self._is_complete)
+        return was_held
 
     def seconds_for_another(self, batch_seconds: float) -> float:
         """A segment's: less would be claimed for nothing."""
         segment = min(self._policy.segment.total_seconds(), self._policy.segment_batches * batch_seconds)
         return max(batch_seconds, segment)
 
-    def stop_claiming(self) -> None:
-        """Give the next slice back."""
-        self._work.stop_claiming()
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """A heartbeat: to ask is to look through all of it."""
+        return policy.heartbeat.total_seconds()
 
-    def leave(self, *, stopping: threading.Event) -> None:
+    def beat(self, report: WorkerReport) -> None:
+        """For the next file of signs of life, and in the worker's row of this machine."""
+        self._work.reports(report)
+        self.manifest.workers.beat(self.seat.identity.id, report)
+
+    @property
+    def is_missed(self) -> bool:
+        """From the first look to the goodbye: a claim stands, or batches wait for their segment."""
+        return self._has_joined
+
+    def leave(self, last: WorkerReport) -> None:
         """Publish everything, and wait until it has left this machine where that can be known."""
+        try:
+            if self._has_joined:
+                self._publish_all()
+        except BaseException as error:
+            last = replace(last, note=note_of(error))
+            raise
+        finally:
+            self._has_joined = False
+            self.say_last(last)
+
+    def _publish_all(self) -> None:
         self._ended.set()
         self._again.set()
         self._wait_for_last_look()
@@ -118,7 +157,12 @@ class FolderLeases(Coordinator):
                 f"{left} batches are made but not in the shared folder; they are kept on this machine",
                 hint="when the folder can be written again: shardgen worker RUN_DIR, on this machine",
             )
-        self._wait_for_upload(stopping)
+        self._wait_for_upload()
+
+    def close(self) -> None:
+        """The index of segments, and this machine's manifest."""
+        self._index.close()
+        self.manifest.close()
 
     def _wait_for_last_look(self) -> None:
         deadline = time.monotonic() + _LAST_LOOK_SECONDS
@@ -126,12 +170,12 @@ class FolderLeases(Coordinator):
             self._on_look("the last look through the shared folder")
             self._thread.join(timeout=1)
 
-    def _wait_for_upload(self, stopping: threading.Event) -> None:
+    def _wait_for_upload(self) -> None:
         deadline = time.monotonic() + _UPLOAD_LIMIT_SECONDS
         waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
             self._say(f"waiting until {len(waiting)} files are uploaded; keep this machine until then")
-        while waiting and time.monotonic() < deadline and not stopping.wait(_UPLOAD_LOOK_SECONDS):
+        while waiting and time.monotonic() < deadline and not self.seat.stopping.wait(_UPLOAD_LOOK_SECONDS):
             waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
             self._say(f"warning: {len(waiting)} files are not uploaded yet; keep this machine until they are")
@@ -195,25 +239,6 @@ def _is_locked(descriptor: int, on_look: OnLook | None) -> bool:
             raise TimeoutError(f"another process of this machine publishes for {_time(LOCK_LIMIT_SECONDS)}")
         on_look(ANOTHER_PUBLISHES)
         time.sleep(_LOCK_LOOK_SECONDS)
-
-
-@contextmanager
-def folder_leases(
-    run: RunDirectory, plan: Plan, manifest: Manifest, options: LeaseOptions, *, say: Say
-) -> Iterator[FolderLeases]:
-    """Open the view, say what a lost machine may cost, and lease through both."""
-    policy = run.settings.folder_policy
-    say(
-        f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk costs "
-        f"what it made since its last segment, {policy.segment_batches} batches or "
-        f"{_time(policy.segment.total_seconds())} of work, and those 3"
-    )
-    identity = options.identity
-    view, index = open_view(run, plan, files=options.files)
-    with closing(index):
-        desk = replace(desk_for(run, view, manifest, worker_folder(identity.id)), on_look=options.on_look)
-        work = FolderWork(desk, identity, shard=options.shard, say=say)
-        yield FolderLeases(work, identity.id, policy, say=say, on_look=options.on_look)
 
 
 def _time(seconds: float) -> str:

@@ -44,6 +44,7 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
             arriving=len(view.not_whole),
             duplicated=view.duplicated_batches,
             troubles=tuple(view.troubles[:_SHOWN_TROUBLES]),
+            scan_seconds=run.settings.engine.folder.scan_seconds,
         )
     return overview, news
 

@@ -1,0 +1,111 @@
+"""A run whose record is the files of a folder that machines share and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from shardgen.coordination.base import OpenedRun, OwnRecords, Recorded, Seat
+from shardgen.coordination.folder import notices
+from shardgen.coordination.folder.files import DiskFolder
+from shardgen.coordination.folder.leases import FolderCoordinator, opened_view
+from shardgen.coordination.folder.records import SegmentReader, publish_waiting
+from shardgen.coordination.folder.status import oversee
+from shardgen.coordination.report import Report, make_report
+from shardgen.domain.claims import next_generation
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
+from shardgen.errors import ManifestMismatch
+from shardgen.manifest.backend import Backend
+from shardgen.settings.plan_file import FILE_NAME
+from shardgen.storage.atomic import random_part
+from shardgen.storage.files import storage_error
+
+
+class FolderRun(OpenedRun):
+    """Each machine keeps a manifest of its own: of what its workers make, and what it has seen of others."""
+
+    def write_plan(self) -> None:
+        """Once: nothing is replaced in a shared folder."""
+        with suppress(FileExistsError):
+            try:
+                DiskFolder(self.run.path).write(FILE_NAME, self.plan.canonical_json)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise storage_error(error, self.run.path / FILE_NAME) from error
+
+    def coordinator(self, seat: Seat) -> FolderCoordinator:
+        """Make this machine's manifest if it has none yet, and open it and the view."""
+        self.ensure_manifest()
+        manifest = self.run.manifest(self.plan)
+        try:
+            return FolderCoordinator(self.run, self.plan, manifest, seat)
+        except BaseException:
+            manifest.close()
+            raise
+
+    def report(self) -> Report:
+        """Look through the folder once."""
+        overview, news = oversee(self.run, self.plan)
+        return replace(make_report(self.run, self.plan, overview), folder=news)
+
+    @contextmanager
+    def records(self, *, refuse_other: bool = False) -> Iterator[Recorded]:
+        """The segments; there is no other folder that workers could write to."""
+        del refuse_other
+        publish_waiting(self.run, self.plan)
+        with opened_view(self.run, self.plan) as view:
+            yield Recorded(source=view, store=SegmentReader(view.files))
+
+    @contextmanager
+    def own_records(self) -> Iterator[OwnRecords]:
+        """This machine's manifest, if it has worked on the run; its artifacts wait for their segments."""
+        if not self.run.database.backend.is_there():
+            yield OwnRecords(manifest=None, store=None)
+            return
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            yield OwnRecords(manifest=manifest, store=None)
+
+    def undo(
+        self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
+    ) -> list[BatchIndex]:
+        """Write the mark of the next generation: attempts of an earlier one, seen or not, do not count."""
+        with opened_view(self.run, self.plan) as view:
+            letters = (batch for batch, one in view.winners.items() if one.record.dead_letters)
+            undone = sorted(view.winners.keys() & set(letters if dead_letters else batches))
+            if undone:
+                generation = next_generation(view.fences.values(), view.generation)
+                mark = notices.Requeue(
+                    fingerprint=self.plan.fingerprint, generation=generation, batches=tuple(undone)
+                )
+                path = notices.requeue_path(generation, random_part())
+                try:
+                    view.files.write(path, notices.encoded(mark))
+                except OSError as error:
+                    raise storage_error(error, self.run.path / path) from error
+                on_step(RequeueStep.MARKED)
+        return undone
+
+    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
+        """The records to put right are this machine's, if it has any."""
+        mended = 0
+        if self.run.database.backend.is_there():
+            with self.run.manifest(self.plan) as manifest:
+                mended = manifest.operator.mend()
+        return self.undo(batches), mended
+
+    def to_sweep(self) -> Backend:
+        """Refuse."""
+        raise ManifestMismatch(
+            f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            hint="when the merged zip is verified, remove the whole folder",
+        )
+
+    def to_back_up(self) -> Backend:
+        """Refuse."""
+        raise ManifestMismatch(
+            f"{self.run.path}: a shared folder has no manifest to back up: the files in it are the record",
+            hint=f"copy the whole folder: {self.run.path}",
+        )
