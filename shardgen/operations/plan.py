@@ -78,7 +78,8 @@ def make_plan(
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:
-    problem = plan_problem(plan) or recipe_of(plan).problem()
+    # The recipe's word first: it names the setting.
+    problem = recipe_of(plan).problem() or plan_problem(plan)
     if problem is not None:
         raise InvalidSettings(
             f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",

@@ -19,8 +19,8 @@ def _plan(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda box: (box / PLAN).write_bytes(change((box / PLAN).read_bytes()))
 
 
-def _newer_plan(data: bytes) -> bytes:
-    return json.dumps(json.loads(data) | {"format": 99}).encode()
+def _plan_of_format(number: int) -> Callable[[Path], object]:
+    return _plan(lambda data: json.dumps(json.loads(data) | {"format": number}).encode())
 
 
 def _sql(*statements: str) -> Callable[[Path], object]:
@@ -79,7 +79,24 @@ def _status(label: str, code: int, arrange: Callable[[Path], object], *says: str
 
 
 CASES = [
-    _status("a plan of a newer version", 13, _plan(_newer_plan), "plan.json", "99", hint="upgrade shardgen"),
+    _status("a plan of a newer version", 13, _plan_of_format(99), "plan.json", "99", hint="upgrade shardgen"),
+    _status(
+        "a plan of an earlier version",
+        13,
+        _plan_of_format(1),
+        "plan.json",
+        "format 1",
+        hint="finish it with the version that made it, or plan anew in a new directory",
+    ),
+    Case(
+        name="plan over a plan of an earlier version",
+        arguments=("plan", RUN),
+        code=13,
+        start="planned",
+        arrange=_plan_of_format(1),
+        says=("plan.json", "format 1"),
+        hints=("finish it with the version that made it",),
+    ),
     _status(
         "half a plan", 23, _plan(lambda data: data[:200]), "plan.json", "JSON", hint="shardgen plan people"
     ),
@@ -109,18 +126,18 @@ CASES = [
     _status(
         "a manifest of a newer version",
         13,
-        _sql("UPDATE alembic_version SET version_num = '9999'"),
+        _sql("UPDATE alembic_version SET version_num = '2_9999'"),
         "manifest.sqlite",
-        "9999",
+        "2_9999",
         hint="upgrade shardgen",
     ),
     _status(
-        "a manifest of an older version",
+        "a manifest of an earlier version",
         13,
-        _sql("UPDATE alembic_version SET version_num = '0000'"),
+        _sql("UPDATE alembic_version SET version_num = '0004'"),
         "manifest.sqlite",
-        "0000",
-        hint="shardgen plan people",
+        "earlier version of shardgen (revision 0004)",
+        hint="finish it with the version that made it, or plan anew in a new directory",
     ),
     _status("somebody else's database", 13, _foreign_database, "manifest.sqlite", hint="[manifest] url"),
     _status(
