@@ -19,7 +19,7 @@ Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two mi
 
 \b
 Example:
-  shardgen demo shardgen-demo
+  shardgen demo
 """
 
 
