@@ -98,7 +98,5 @@ SHOWN = {
     "shardgen weights fetch nyu": Shown(at=State.PHOTOGRAPHS, code=33, says="densedepth/nyu.h5"),
     "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),
     # `.ci/run` gives it a folder.
-    "shardgen demo": Shown(
-        at=State.PHOTOGRAPHS, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"
-    ),
+    "shardgen demo": Shown(at=State.PHOTOGRAPHS, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"),
 }
