@@ -25,7 +25,7 @@ def demo(
 
     \b
     Example:
-      shardgen demo shardgen-demo
+      shardgen demo
     """
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.run import LiveProgress

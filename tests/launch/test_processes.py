@@ -39,6 +39,17 @@ def long_run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
+def short_run(tmp_path: Path) -> RunDirectory:
+    """800 samples: a few seconds of work, and slices enough for two workers."""
+    run = make_run(
+        tmp_path,
+        changes={"compose.grid": "[10, 10]", "shards.size": "500", "lease.seconds": "3", "shards.batch": "8"},
+    )
+    plan_run(run)
+    return run
+
+
+@pytest.fixture
 def processes() -> Iterator[list[Process]]:
     """Processes that a test started; those still running are killed at the end."""
     started: list[Process] = []
@@ -87,43 +98,43 @@ def test_a_stopped_worker_gives_its_slice_back_and_says_so_by_its_exit_code(
 
 @pytest.mark.slow
 def test_a_stopped_process_that_wakes_after_a_takeover_changes_nothing(
-    long_run: RunDirectory, processes: list[Process]
+    short_run: RunDirectory, processes: list[Process]
 ) -> None:
-    zombie = start(["worker", long_run.path])
+    zombie = start(["worker", short_run.path])
     processes.append(zombie)
     while True:
-        stopped = wait_for_a_receipt(long_run, held=True)
-        stop_outside_a_commit(zombie.pid, long_run.path / "manifest.sqlite")
-        held = next(one for one in report(long_run).workers if one.row.identity.pid == zombie.pid)
+        stopped = wait_for_a_receipt(short_run, held=True)
+        stop_outside_a_commit(zombie.pid, short_run.path / "manifest.sqlite")
+        held = next(one for one in report(short_run).workers if one.row.identity.pid == zombie.pid)
         if held.row.shard is not None:
             break
         os.kill(zombie.pid, signal.SIGCONT)  # it was between two slices
-    heir = shardgen("worker", long_run.path)
+    heir = shardgen("worker", short_run.path)
     assert heir.returncode == 0, heir.stderr
     assert stopped.stored > 0
-    finished = report(long_run)
+    finished = report(short_run)
     assert finished.pending == 0
     os.kill(zombie.pid, signal.SIGCONT)
     assert zombie.wait(120) == 0
-    after = report(long_run)
+    after = report(short_run)
     assert after.overview.shards == finished.overview.shards
-    assert shardgen("verify", long_run.path).returncode == 0
+    assert shardgen("verify", short_run.path).returncode == 0
 
 
 @pytest.mark.slow
 def test_run_survives_a_killed_worker_and_makes_everything(
-    long_run: RunDirectory, processes: list[Process]
+    short_run: RunDirectory, processes: list[Process]
 ) -> None:
-    parent = start(["run", long_run.path, "--workers", "2"])
+    parent = start(["run", short_run.path, "--workers", "2"])
     processes.append(parent)
-    found = wait_for_a_receipt(long_run, held=True)  # between two slices nobody may hold one
+    found = wait_for_a_receipt(short_run, held=True)  # between two slices nobody may hold one
     victim = next(one for one in found.workers if one.row.shard is not None)
     os.kill(victim.row.identity.pid, signal.SIGKILL)
     assert parent.wait(500) == 0
     said = parent.stderr.read() if parent.stderr is not None else ""
     assert "was killed by signal 9" in said
-    assert report(long_run).stored == SAMPLES
-    assert (long_run.path / "dataset.zip").is_file()
+    assert report(short_run).stored == short_run.plan().samples
+    assert (short_run.path / "dataset.zip").is_file()
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ EXAMPLES = {
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_every_command_has_examples_of_its_own_on_lines_of_their_own(name: str) -> None:
     assert EXAMPLES[name]
-    assert all(example.startswith(f"{name} ") for example in EXAMPLES[name])
+    assert all(f"{example} ".startswith(f"{name} ") for example in EXAMPLES[name])
     assert "\n\n\b\nExample:\n" in HELP[name]  # or the paragraph is filled, and the example with it
 
 

@@ -39,7 +39,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lag", [None, 2.0], ids=["plain", "late"])
+@pytest.mark.parametrize("lag", [None, 1.0], ids=["plain", "late"])
 def test_of_three_workers_one_is_lost_with_its_disk_and_no_sample(
     tmp_path: Path, undisturbed: str, lag: float | None
 ) -> None:

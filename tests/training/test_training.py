@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,10 +97,11 @@ def test_twenty_steps_on_sixteen_pictures_make_the_loss_fall_and_a_state_goes_on
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on_where_it_stopped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.train.Trainer", partial(Trainer, SHALLOW))
     train(tmp_path, parse_stages("64x64:1x4"))
-    assert read_weights(tmp_path / "best.h5").topology == SMALL
+    assert read_weights(tmp_path / "best.h5").topology == SHALLOW
     train(tmp_path, parse_stages("64x64:2x4"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[1] for line in lines] == ["1", "2"]

@@ -12,7 +12,7 @@ from tests import poison
 from tests.runs import make_run, plan_run, shardgen
 
 SAMPLES = 2 * 2 * 2 * 6  # in shards of 20, slices of 8, batches of 4
-SHORT_LEASES = {"lease.seconds": "6", "lease.heartbeat_seconds": "1", "lease.stall_seconds": "12"}
+SHORT_LEASES = {"lease.seconds": "6", "lease.heartbeat_seconds": "1", "lease.stall_seconds": "6"}
 
 
 @pytest.fixture
