@@ -18,6 +18,7 @@ from stream_unzip import stream_unzip
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import bodies, zip_writer
 from shardgen.dataset.merge import MergeInputs, MergeResult, merge
+from shardgen.depth.base import Quality
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import MergeStep, Step
 from shardgen.errors import (
@@ -388,7 +389,9 @@ def test_receipts_that_change_during_the_merge_are_noticed(tmp_path: Path) -> No
 
 def test_the_card_says_loudly_that_random_depth_is_noise(tmp_path: Path) -> None:
     depth = CompositesPlan(PLAN).depth
-    plan = changed(PLAN, depth=replace(depth, weights=replace(depth.weights, name="random:64")))
+    plan = changed(
+        PLAN, depth=replace(depth, weights=replace(depth.weights, name="random:64", quality=Quality.NOISE))
+    )
     for number, (made, is_loud) in enumerate([(PLAN, False), (plan, True)]):
         result = merge_run(make_run(made, tmp_path / str(number)), tmp_path / f"{number}.zip")
         with zipfile.ZipFile(result.path) as archive:
