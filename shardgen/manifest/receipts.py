@@ -289,7 +289,10 @@ def delete_receipts(connection: Connection, layout: Layout, batches: Iterable[Ba
 
 
 def _sums_to_json(sums: Sums) -> str:
-    return json.dumps({name: asdict(part) for name, part in sums.items()}, separators=(",", ":"))
+    # Sorted, so that a row which is read back from `receipt.json` is the row that a worker writes.
+    return json.dumps(
+        {name: asdict(part) for name, part in sums.items()}, separators=(",", ":"), sort_keys=True
+    )
 
 
 def _sums_from_json(text: str) -> Sums:
