@@ -17,11 +17,13 @@ from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
-from shardgen.errors import TransientError
+from shardgen.errors import ManifestMismatch, TransientError
 from shardgen.machine.processes import gone
 from shardgen.manifest.backend import Backend
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.atomic import publish_file
 
 if TYPE_CHECKING:  # it brings numpy, which `status` does without
     from shardgen.artifacts.check import ReceiptSource
@@ -123,9 +125,9 @@ class Coordinator(ABC):
         except TransientError as error:
             self.seat.say(f"heartbeat: {error}")
 
-    @abstractmethod
     def close(self) -> None:
         """Give back connections and files."""
+        self.manifest.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,10 @@ class OwnRecords:
 
 
 class OpenedRun(ABC):
-    """A planned run, as workers and commands ask it: a DatabaseRun or a FolderRun."""
+    """A planned run, as workers and commands ask it: a DatabaseRun, a FolderRun, or another backend's.
+
+    What is not abstract suits a run whose record is no database, and whose machines have an index each.
+    """
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -173,9 +178,9 @@ class OpenedRun(ABC):
             manifest.workers.beat(identity.id, WorkerReport(state=WorkerState.STOPPED, note=note))
         return was_held
 
-    @abstractmethod
     def write_plan(self) -> None:
-        """Write `plan.json`, durably. Raises StorageFailed."""
+        """Write `plan.json`, durably, under its name only when it is whole. Raises StorageFailed."""
+        publish_file(self.run.path / FILE_NAME, self.plan.canonical_json)
 
     @abstractmethod
     def coordinator(self, seat: Seat) -> Coordinator:
@@ -183,14 +188,11 @@ class OpenedRun(ABC):
 
     @abstractmethod
     def report(self) -> Report:
-        """The state of the run; reads no artifact."""
+        """The state of the run, quick enough to be asked again and again."""
 
     @abstractmethod
-    def records(self, *, refuse_other: bool = False) -> AbstractContextManager[Recorded]:
-        """Open what the run has recorded, for reading; what waits on this machine is published first.
-
-        `refuse_other` raises PlanConflict when the run's workers write to another artifact folder.
-        """
+    def records(self) -> AbstractContextManager[Recorded]:
+        """Open what the run has recorded, for reading; what waits on this machine is published first."""
 
     @abstractmethod
     def own_records(self) -> AbstractContextManager[OwnRecords]:
@@ -205,14 +207,24 @@ class OpenedRun(ABC):
         Returns the batches that had one.
         """
 
-    @abstractmethod
     def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
         """Put the records right, then undo batches that were found bad; also how many records were wrong."""
+        mended = 0
+        if self.run.database.backend.is_there():
+            with self.run.manifest(self.plan) as manifest:
+                mended = manifest.operator.mend()
+        return self.undo(batches), mended
 
-    @abstractmethod
     def to_sweep(self) -> Backend:
         """The database that says which files of the artifact folder count. Raises ManifestMismatch."""
+        raise ManifestMismatch(
+            f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            hint="when the merged zip is verified, remove the whole folder",
+        )
 
-    @abstractmethod
     def to_back_up(self) -> Backend:
         """The database that is the record. Raises ManifestMismatch where it is not."""
+        raise ManifestMismatch(
+            f"{self.run.path}: a shared folder has no manifest to back up: the files in it are the record",
+            hint=f"copy the whole folder: {self.run.path}",
+        )

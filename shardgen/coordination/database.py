@@ -26,8 +26,6 @@ from shardgen.manifest.backend import Backend
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.operator import Marks
 from shardgen.manifest.slices import contradictory
-from shardgen.settings.plan_file import FILE_NAME
-from shardgen.storage.atomic import publish_file
 
 _ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 
@@ -93,17 +91,9 @@ class DatabaseCoordinator(Coordinator):
         self._held = None
         self.say_last(last)
 
-    def close(self) -> None:
-        """The connections."""
-        self.manifest.close()
-
 
 class DatabaseRun(OpenedRun):
     """A run whose manifest is the record, and whose artifact folder all workers write to."""
-
-    def write_plan(self) -> None:
-        """Under its name only when it is whole."""
-        publish_file(self.run.path / FILE_NAME, self.plan.canonical_json)
 
     def coordinator(self, seat: Seat) -> DatabaseCoordinator:
         """Open the manifest."""
@@ -115,12 +105,10 @@ class DatabaseRun(OpenedRun):
             return make_report(self.run, self.plan, manifest.overview())
 
     @contextmanager
-    def records(self, *, refuse_other: bool = False) -> Iterator[Recorded]:
+    def records(self) -> Iterator[Recorded]:
         """The manifest's receipts, and the artifact folder."""
-        store = ArtifactStore(self.run.artifacts)
         with self.run.manifest(self.plan, read_only=True) as manifest:
-            if refuse_other:
-                refuse_other_folder(store, manifest.folder)
+            store = ArtifactStore(self.run.artifacts)
             yield Recorded(source=manifest.receipts, store=store, manifest=manifest)
 
     @contextmanager

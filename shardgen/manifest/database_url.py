@@ -14,6 +14,8 @@ from shardgen.manifest.postgres import PostgresServer
 from shardgen.manifest.sqlite import SqliteFile
 
 SHARED_FOLDER = "folder:"
+OWN_INDEX = {SHARED_FOLDER}
+"""URLs that name no database: each machine has a manifest of its own, the index of what it sees of others."""
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
 
 
@@ -21,7 +23,7 @@ _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/da
 class DatabaseUrl:
     """The URL of the settings, and the run directory that relative file names start from.
 
-    `index` is this machine's own folder for a run in a shared folder (`folder:`).
+    `index` is this machine's own folder for a run whose URL is one of OWN_INDEX.
     """
 
     url: str
@@ -31,7 +33,7 @@ class DatabaseUrl:
     @property
     def backend(self) -> Backend:
         """What the URL means. Raises InvalidSettings, without repeating a password."""
-        if self.url == SHARED_FOLDER:
+        if self.url in OWN_INDEX:
             return SqliteFile(self.path)
         url = _parsed(self.url)
         if url.get_backend_name() == "sqlite":
@@ -45,7 +47,7 @@ class DatabaseUrl:
     @property
     def path(self) -> Path:
         """The file of a `sqlite:///` URL; a relative one is relative to the run directory."""
-        if self.url == SHARED_FOLDER:
+        if self.url in OWN_INDEX:
             if self.index is None:
                 raise InputMissing(
                     f"{self.run_dir}: nothing is planned here yet", hint="shardgen plan RUN_DIR"

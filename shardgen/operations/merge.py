@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
+from shardgen.coordination.artifact_folder import refuse_other_folder
 from shardgen.coordination.open import open_run
 from shardgen.dataset.merge import MergeInputs, MergeResult, merge
 from shardgen.dataset.output import refuse_foreign_output
@@ -32,7 +33,10 @@ def merge_run(
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
     opened = open_run(run)
-    with opened.records(refuse_other=True) as recorded:
+    with opened.own_records() as own:
+        if own.manifest is not None and own.store is not None:
+            refuse_other_folder(own.store, own.manifest.folder)
+    with opened.records() as recorded:
         inputs = MergeInputs(
             recipe=recipe_of(opened.plan),
             source=recorded.source,

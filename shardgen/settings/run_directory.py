@@ -10,7 +10,7 @@ from pathlib import Path
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
-from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl
+from shardgen.manifest.database_url import OWN_INDEX, SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.recipes.base import Folders
@@ -52,17 +52,22 @@ class RunDirectory:
         return DatabaseUrl(url=self.settings.manifest_url(), run_dir=self.path, index=self.index)
 
     @cached_property
+    def url(self) -> str:
+        """The manifest's URL, for whoever asks of what kind it is; "" when it cannot be told."""
+        try:
+            return self.settings.manifest_url()
+        except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
+            return ""
+
+    @property
     def is_shared_folder(self) -> bool:
         """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
-        try:
-            return self.settings.manifest_url() == SHARED_FOLDER
-        except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
-            return False
+        return self.url == SHARED_FOLDER
 
     @cached_property
     def index(self) -> Path | None:
-        """This machine's own folder for a planned run in a shared folder; None for any other."""
-        if not self.is_shared_folder or (plan := self.plan_here()) is None:
+        """This machine's own folder for a planned run without a database; None for any other."""
+        if self.url not in OWN_INDEX or (plan := self.plan_here()) is None:
             return None
         return index_folder(self.path, plan.fingerprint)
 
@@ -88,17 +93,15 @@ class RunDirectory:
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
         """
-        if self.is_shared_folder:
-            # Both are on this machine's own disk, by the plan that is not made yet.
+        if self.url in OWN_INDEX:  # it lies there by the plan that is not made yet
             refuse_unusable_folder(
                 cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
             )
-            return
-        backend = self.database.backend
-        if isinstance(backend, SqliteFile):
+        elif isinstance(backend := self.database.backend, SqliteFile):
             other = "correct [manifest] url in shardgen.toml"
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
-        ArtifactStore(self.artifacts).refuse_unusable()
+        if not self.is_shared_folder:  # there they wait beside the index
+            ArtifactStore(self.artifacts).refuse_unusable()
 
     def folders(self, given: Folders) -> Folders:
         """This machine's source folders: as given by options, by the environment, else by the settings.

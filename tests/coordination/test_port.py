@@ -17,6 +17,7 @@ from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.machine.processes import new_identity
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
+from tests.coordination.claim_files import FilesCoordinator, FilesRun
 
 PACKAGE = Path(inspect.getfile(RunDirectory)).parent.parent
 
@@ -26,8 +27,10 @@ PACKAGE = Path(inspect.getfile(RunDirectory)).parent.parent
     [
         (OpenedRun, DatabaseRun),
         (OpenedRun, FolderRun),
+        (OpenedRun, FilesRun),
         (Coordinator, DatabaseCoordinator),
         (Coordinator, FolderCoordinator),
+        (Coordinator, FilesCoordinator),
     ],
 )
 def test_no_method_of_the_port_is_nothing_to_do(port: type, implementation: type) -> None:

@@ -162,7 +162,7 @@ class FolderCoordinator(Coordinator):
     def close(self) -> None:
         """The index of segments, and this machine's manifest."""
         self._index.close()
-        self.manifest.close()
+        super().close()
 
     def _wait_for_last_look(self) -> None:
         deadline = time.monotonic() + _LAST_LOOK_SECONDS

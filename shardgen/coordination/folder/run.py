@@ -16,8 +16,6 @@ from shardgen.coordination.report import Report, make_report
 from shardgen.domain.claims import next_generation
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
-from shardgen.errors import ManifestMismatch
-from shardgen.manifest.backend import Backend
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.storage.atomic import random_part
 from shardgen.storage.files import storage_error
@@ -52,9 +50,8 @@ class FolderRun(OpenedRun):
         return replace(make_report(self.run, self.plan, overview), folder=news)
 
     @contextmanager
-    def records(self, *, refuse_other: bool = False) -> Iterator[Recorded]:
-        """The segments; there is no other folder that workers could write to."""
-        del refuse_other
+    def records(self) -> Iterator[Recorded]:
+        """The segments."""
         publish_waiting(self.run, self.plan)
         with opened_view(self.run, self.plan) as view:
             yield Recorded(source=view, store=SegmentReader(view.files))
@@ -87,25 +84,3 @@ class FolderRun(OpenedRun):
                     raise storage_error(error, self.run.path / path) from error
                 on_step(RequeueStep.MARKED)
         return undone
-
-    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
-        """The records to put right are this machine's, if it has any."""
-        mended = 0
-        if self.run.database.backend.is_there():
-            with self.run.manifest(self.plan) as manifest:
-                mended = manifest.operator.mend()
-        return self.undo(batches), mended
-
-    def to_sweep(self) -> Backend:
-        """Refuse."""
-        raise ManifestMismatch(
-            f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
-            hint="when the merged zip is verified, remove the whole folder",
-        )
-
-    def to_back_up(self) -> Backend:
-        """Refuse."""
-        raise ManifestMismatch(
-            f"{self.run.path}: a shared folder has no manifest to back up: the files in it are the record",
-            hint=f"copy the whole folder: {self.run.path}",
-        )
