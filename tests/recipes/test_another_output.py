@@ -124,7 +124,9 @@ def test_an_output_more_is_made_merged_described_and_verified(
     assert [output.name for output in run.plan().outputs] == ["said", "loud", "back"]
     assert run.plan().fingerprint != before.fingerprint
 
-    assert Worker(run, WorkerOptions(), say=lambda _line: None).work().ending is Ending.FINISHED
+    said: list[str] = []
+    assert Worker(run, WorkerOptions(), say=said.append).work().ending is Ending.FINISHED
+    assert [line for line in said if "taken over" in line] == []  # an undisturbed worker loses nothing
     merge_run(run, None, allow_dead_letters=False)
     dataset = run.path / "dataset.zip"
     assert check_run(run).findings == ()
