@@ -11,6 +11,7 @@ from operator import attrgetter
 from shardgen.artifacts.archive import read_whole
 from shardgen.artifacts.check import OnProgress, examine
 from shardgen.artifacts.listing import staged_names
+from shardgen.artifacts.marks import UndoneAttempts, read_marks
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder.index import SEGMENTS_NAME
@@ -20,7 +21,6 @@ from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InputMissing, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest
-from shardgen.operations.requeue import UndoneAttempts, read_marks
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardgen.artifacts.check import examine
+from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
@@ -27,7 +28,6 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport
 from shardgen.errors import ArtifactCorrupt
 from shardgen.machine.processes import gone
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.operations.requeue import read_marks
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
 

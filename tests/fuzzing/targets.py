@@ -16,6 +16,7 @@ import numpy as np
 
 from shardgen.artifacts.archive import build_artifact, read_whole
 from shardgen.artifacts.check import wrong_members
+from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.receipt_json import parse_receipt_json
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
@@ -29,7 +30,6 @@ from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardInd
 from shardgen.domain.lease import Attempt
 from shardgen.errors import ShardgenError
 from shardgen.imaging.codec import decode
-from shardgen.operations.requeue import read_marks
 from shardgen.recipes.composites.plan import Flips
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan

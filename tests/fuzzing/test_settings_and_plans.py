@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.limits import MAX_SAMPLES, plan_problem
 from shardgen.domain.plan import Plan
 from shardgen.errors import ArtifactCorrupt, InputMissing, InvalidSettings, ManifestCorrupt
-from shardgen.operations.requeue import read_marks
 from shardgen.recipes.base import given_threads
 from shardgen.settings.plan_file import parse_plan, read_plan
 from shardgen.settings.run_directory import RunDirectory
