@@ -67,7 +67,7 @@ def tiny(box: Path) -> None:
 def _names(kind: str, *names: str) -> Callable[[Outcome], object]:
     def check(outcome: Outcome) -> None:
         plan = json.loads((outcome.run / "plan.json").read_bytes())
-        assert {source["name"] for source in plan["sources"][kind]} >= set(names)
+        assert {source["name"] for source in plan["blocks"][0]["sources"][kind]} >= set(names)
 
     return check
 
