@@ -203,9 +203,10 @@ def _some_holder(draw: st.DrawFn, document: Any) -> Any:
 def _tell_samples(document: Any) -> None:
     """Make a plan's number of samples that of its recipe, so that the reader goes on."""
     try:
-        columns, rows = document["compose"]["grid"]
-        flips = 1 if document["compose"]["flips"] == "none" else 2
-        sources = len(document["sources"]["backgrounds"]) * len(document["sources"]["foregrounds"])
-        document["samples"] = columns * rows * flips * sources
+        compose, block = document["recipe"]["compose"], document["blocks"][0]
+        columns, rows = compose["grid"]
+        flips = 1 if compose["flips"] == "none" else 2
+        sources = len(block["sources"]["backgrounds"]) * len(block["sources"]["foregrounds"])
+        block["samples"] = columns * rows * flips * sources
     except (KeyError, TypeError, ValueError):
         return
