@@ -11,6 +11,9 @@ _TEMPLATE = """\
 # What this run makes. Lines marked (plan) are fixed once `shardgen plan` has run: for another value use a
 # new directory. The others are read anew at every start and may differ from machine to machine.
 
+[recipe]
+kind = "composites"     # (plan) what a sample is: a foreground on a background, its mask, and the depth of both
+
 [sources]
 # Folders of photographs (JPEG, PNG, WebP, BMP, TIFF), searched with their subfolders. A relative path is
 # relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
