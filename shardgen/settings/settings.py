@@ -201,7 +201,10 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
     """Check a parsed TOML document; `where` names it in errors."""
     named = document.get("recipe")
     name = named.get("kind", DEFAULT) if isinstance(named, Mapping) else DEFAULT
-    kind = find_kind(name if isinstance(name, str) else DEFAULT)
+    try:
+        kind = find_kind(name if isinstance(name, str) else DEFAULT)
+    except InvalidSettings as error:
+        raise InvalidSettings(f"{where}: {error}", hint=error.hint) from None
     ours = {key: value for key, value in document.items() if key in EngineTables.model_fields}
     theirs = {key: value for key, value in document.items() if key not in ours}
     errors: list[ValidationError] = []
