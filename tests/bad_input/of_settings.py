@@ -49,6 +49,14 @@ def _folder_for_settings(box: Path) -> None:
 
 CASES = [
     _refused(
+        "a recipe that is not known",
+        _set("recipe", "kind", '"videos"'),
+        "[recipe]",
+        "kind",
+        "videos",
+        hint="composites",
+    ),
+    _refused(
         "a quote that is not closed",
         _written('[sources]\nforegrounds = "x\n'),
         "line 2",
