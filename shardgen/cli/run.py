@@ -79,6 +79,7 @@ def run(
     from shardgen.launch.local import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
     from shardgen.recipes.base import given_threads
+    from shardgen.recipes.registry import recipe_of
 
     directory = RunDirectory.open(run_dir)
     wanted = Wanted(
@@ -95,6 +96,7 @@ def run(
         render.stdout().print(plan_view(planned, None))
     opened = open_run(directory)
     plan = opened.plan
+    recipe_of(plan).load()  # the merge needs it after hours of work
     opened.ensure_manifest()
     with directory.manifest(plan, read_only=True) as manifest:
         refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)

@@ -69,7 +69,10 @@ def verify_zip(
         try:
             plan_bytes = check.read_plan()
             if plan_bytes is not None:
-                check.run(recipe_of(parse_plan(plan_bytes, where=f"{path}: plan.json")))
+                recipe = recipe_of(parse_plan(plan_bytes, where=f"{path}: plan.json"))
+                if decode:
+                    recipe.load()
+                check.run(recipe)
         except (CorruptionError, OperatorError) as error:
             check.found(str(path), str(error))
         findings = tuple(Finding(subject=subject, fact=fact) for subject, fact in check.findings)

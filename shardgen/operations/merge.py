@@ -33,12 +33,14 @@ def merge_run(
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
     opened = open_run(run)
+    recipe = recipe_of(opened.plan)
+    recipe.load()
     with opened.own_records() as own:
         if own.manifest is not None and own.store is not None:
             refuse_other_folder(own.store, own.manifest.folder)
     with opened.records() as recorded:
         inputs = MergeInputs(
-            recipe=recipe_of(opened.plan),
+            recipe=recipe,
             source=recorded.source,
             store=recorded.store,
             allow_dead_letters=allow_dead_letters,

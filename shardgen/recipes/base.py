@@ -226,6 +226,12 @@ class Recipe(ABC):
         """Why nobody should train on what the plan makes, in one line; "" when nothing speaks against it."""
         return ""
 
+    def load(self) -> None:  # noqa: B027 - a recipe may need none
+        """Import what makes and reads its files: a missing library must be heard of before hours of work.
+
+        Raises ImportError. Whoever only counts samples does not call it.
+        """
+
     @abstractmethod
     def problem(self) -> str | None:
         """The first thing that no plan of this recipe holds, as one line; None when there is none."""

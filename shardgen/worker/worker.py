@@ -115,6 +115,7 @@ class Worker:
         """Start up, then lease and make until nothing is left. Call `stop` to end it from elsewhere."""
         plan = self._run.plan()
         check_shard(plan.layout, self._options.limits.shard)
+        recipe_of(plan).load()
         seat = Seat(
             identity=self.identity,
             shard=self._options.limits.shard,

@@ -1,19 +1,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from threading import BrokenBarrierError
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.command import upgrade
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
-from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch, PlanConflict
@@ -53,7 +53,9 @@ def test_planning_twice_is_harmless_and_another_plan_is_refused(database: Databa
     assert read_stored_plan(database) == plan.canonical_json.decode()
 
 
-def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier) -> None:
+def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, newer: Path | None) -> None:
+    if newer is not None:
+        _know_two_revisions(newer)
     real = schema._upgrade
 
     def upgrade_together(connection: Connection) -> None:
@@ -65,11 +67,11 @@ def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier) -> None:
     create_manifest(database, plan)
 
 
-def _create_four_times_at_once(database: DatabaseUrl, plan: Plan) -> None:
+def _create_four_times_at_once(database: DatabaseUrl, plan: Plan, newer: Path | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     # Were they not kept apart they would meet here; kept apart the first waits in vain, for a while.
     barrier = context.Barrier(2, timeout=3)
-    processes = [context.Process(target=_create, args=(database, plan, barrier)) for _ in range(4)]
+    processes = [context.Process(target=_create, args=(database, plan, barrier, newer)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -96,43 +98,55 @@ def test_a_failed_creation_leaves_nothing(
     assert in_database(database, lambda connection: inspect(connection).get_table_names()) == []
 
 
+SECOND_REVISION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "2_0002", "2_0001", None, None
+
+
+def upgrade() -> None:
+    op.add_column("run", sa.Column("made_up", sa.Text))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 4])
-def test_a_manifest_of_the_first_revision_is_upgraded_with_its_leases(
-    database: DatabaseUrl, plan: Plan, monkeypatch: pytest.MonkeyPatch, processes: int
+def test_a_manifest_of_the_revision_before_is_upgraded_with_its_leases(
+    database: DatabaseUrl,
+    plan: Plan,
+    lease: Callable[..., Lease],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    processes: int,
 ) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("alembic.command.upgrade", partial(_upgrade_to, "0001"))
-        assert create_manifest(database, plan)
-
-    def lease_one(connection: Connection) -> None:
-        connection.execute(text("UPDATE shard SET next_slice = 1, slices_leased = 1 WHERE shard = 0"))
-        connection.execute(text("INSERT INTO slice VALUES (0, 0, 'leased', 7, 3, 1, 'w', 1.0, NULL)"))
-
-    in_database(database, lease_one)
-    with pytest.raises(ManifestMismatch, match="revision 0001"):
+    held = lease("w")
+    newer = tmp_path / "migrations"
+    shutil.copytree(schema.migrations_folder(), newer)
+    (newer / "versions" / "0002_made_up.py").write_text(SECOND_REVISION, encoding="utf-8")
+    _know_two_revisions(newer, monkeypatch.setattr)
+    with pytest.raises(ManifestMismatch, match="revision 2_0001") as caught:
         Manifest(database, plan)
+    assert "shardgen plan" in caught.value.hint
     if processes == 1:
         assert not create_manifest(database, plan)
     else:
-        _create_four_times_at_once(database, plan)
+        _create_four_times_at_once(database, plan, newer)
+    assert "made_up" in in_database(database, lambda connection: _columns(connection, "run"))
     with Manifest(database, plan) as manifest:
         assert manifest.overview().shards[0].slices.leased == 1
-        lease = Lease(
-            shard=ShardIndex(0),
-            slice=SliceIndex(0),
-            worker=WorkerId("w"),
-            fence=Fence(7),
-            expires_at=manifest.now(),
-        )
-        assert manifest.suspicion.read(lease).deaths == 1
-        manifest.suspicion.note_batch(lease, BatchIndex(0))
-        assert manifest.folder.identity() is None
+        assert manifest.suspicion.read(held).deaths == 0
+        manifest.suspicion.note_batch(held, BatchIndex(0))
         assert manifest.folder.claim("a" * 32) == "a" * 32
 
 
-def _upgrade_to(revision: str, config: Config, _revision: str) -> None:
-    upgrade(config, revision)
+def _know_two_revisions(migrations: Path, patch: Callable[[object, str, object], None] = setattr) -> None:
+    patch(schema, "REVISION", "2_0002")
+    patch(schema, "migrations_folder", lambda: migrations)
+
+
+def _columns(connection: Connection, table: str) -> list[str]:
+    return [column["name"] for column in inspect(connection).get_columns(table)]
 
 
 def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(database: DatabaseUrl) -> None:

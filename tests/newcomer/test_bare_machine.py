@@ -13,7 +13,6 @@ NEEDS_OPENCV = (
     "shardgen run people",
     "shardgen worker people",
     "shardgen merge people",
-    "shardgen verify people",
     "shardgen demo",
 )
 NEEDS_NONE = (
@@ -22,6 +21,7 @@ NEEDS_NONE = (
     "shardgen status people",
     "shardgen dead-letters people",
     "shardgen sweep people",
+    "shardgen verify people",
     "shardgen backup people",
     "shardgen requeue people --dead-letters",
 )

@@ -46,6 +46,10 @@ class CompositesRecipe(Recipe):
             else ""
         )
 
+    def load(self) -> None:
+        """OpenCV; TensorFlow takes seconds, and only a maker needs it."""
+        from shardgen.imaging import opencv  # noqa: F401 - only whether it can be imported
+
     def problem(self) -> str | None:
         """What no plan of composites holds."""
         return self.composites.problem()
