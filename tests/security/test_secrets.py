@@ -289,7 +289,7 @@ BUGS = {
     "while a batch is recorded": """
 def record(self, lease, receipt):
     raise RuntimeError("a bug")
-Manifest.record = record
+Receipts.record = record
 """,
     "while an error of the server is explained": """
 def translated(*arguments, **options):
@@ -307,7 +307,7 @@ WITH_A_BUG = """
 import os, sys
 from shardgen.cli.app import main
 from shardgen.manifest import postgres
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.receipts import Receipts
 from shardgen.manifest.database_url import DatabaseUrl
 {bug}
 sys.argv = ["shardgen", *sys.argv[1:]]
