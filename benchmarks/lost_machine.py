@@ -96,6 +96,7 @@ class Trial:
         (folder / "shared").mkdir()
         self.run: RunDirectory = make_run(folder / "shared", changes=_settings(self._unit), foregrounds=3)
         self._call("owner", "plan")
+        self.run = RunDirectory.open(self.run.path)
 
     def disk(self, machine: str) -> Path:
         """A machine's cache folder."""

@@ -81,8 +81,7 @@ def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
     )
     (folder / "run" / "shardgen.toml").write_text(text, encoding="utf-8")
     run = RunDirectory.open(folder / "run")
-    make_plan(run, {})
-    return run
+    return run.planned(make_plan(run, {}).plan)
 
 
 class Bench:

@@ -197,8 +197,8 @@ class Demand:
 class Card:
     """What the data set's README says of the recipe, as Markdown.
 
-    `title` has `{stored}` where the number of samples goes; `outputs` describes each output in half a
-    sentence, by its name. `made_of` and `provenance` are lines of lists.
+    The number of samples follows `title`. `outputs` describes each output in half a sentence, by its name.
+    `made_of` and `provenance` are lines of lists.
     """
 
     title: str

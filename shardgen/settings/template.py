@@ -12,7 +12,7 @@ _TEMPLATE = """\
 # new directory. The others are read anew at every start and may differ from machine to machine.
 
 [recipe]
-kind = "composites"     # (plan) what a sample is: a foreground on a background, its mask, and the depth of both
+kind = "composites"     # (plan) what a sample is: a person on a background, the mask, and the depth of both
 
 [sources]
 # Folders of photographs (JPEG, PNG, WebP, BMP, TIFF), searched with their subfolders. A relative path is

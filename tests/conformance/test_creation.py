@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -13,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, text
 
-from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestMismatch, PlanConflict
@@ -53,10 +52,10 @@ def test_planning_twice_is_harmless_and_another_plan_is_refused(database: Databa
     assert read_stored_plan(database) == plan.canonical_json.decode()
 
 
-def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, newer: Path | None) -> None:
-    if newer is not None:
-        _know_two_revisions(newer)
+def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, next_one: Path | None) -> None:
     real = schema._upgrade
+    if next_one is not None:
+        _take_next_revision(next_one)
 
     def upgrade_together(connection: Connection) -> None:
         with suppress(BrokenBarrierError):
@@ -67,11 +66,11 @@ def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, newer: Path | N
     create_manifest(database, plan)
 
 
-def _create_four_times_at_once(database: DatabaseUrl, plan: Plan, newer: Path | None = None) -> None:
+def _create_four_times_at_once(database: DatabaseUrl, plan: Plan, next_one: Path | None = None) -> None:
     context = multiprocessing.get_context("spawn")
     # Were they not kept apart they would meet here; kept apart the first waits in vain, for a while.
     barrier = context.Barrier(2, timeout=3)
-    processes = [context.Process(target=_create, args=(database, plan, barrier, newer)) for _ in range(4)]
+    processes = [context.Process(target=_create, args=(database, plan, barrier, next_one)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -98,55 +97,68 @@ def test_a_failed_creation_leaves_nothing(
     assert in_database(database, lambda connection: inspect(connection).get_table_names()) == []
 
 
-SECOND_REVISION = """
+NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision, branch_labels, depends_on = "2_0002", "2_0001", None, None
+revision = "2_0002"
+down_revision = "2_0001"
 
 
-def upgrade() -> None:
-    op.add_column("run", sa.Column("made_up", sa.Text))
+def upgrade():
+    op.add_column("slice", sa.Column("colour", sa.Text))
 """
+
+
+def _take_next_revision(folder: Path) -> None:
+    """Be a version of the program that has one more migration."""
+    schema.REVISION = "2_0002"
+    schema.migrations_folder = lambda: folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 4])
-def test_a_manifest_of_the_revision_before_is_upgraded_with_its_leases(
-    database: DatabaseUrl,
-    plan: Plan,
-    lease: Callable[..., Lease],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    processes: int,
+def test_a_manifest_of_an_older_revision_is_upgraded_with_its_leases(
+    database: DatabaseUrl, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    held = lease("w")
-    newer = tmp_path / "migrations"
-    shutil.copytree(schema.migrations_folder(), newer)
-    (newer / "versions" / "0002_made_up.py").write_text(SECOND_REVISION, encoding="utf-8")
-    _know_two_revisions(newer, monkeypatch.setattr)
-    with pytest.raises(ManifestMismatch, match="revision 2_0001") as caught:
+    assert create_manifest(database, plan)
+
+    def lease_one(connection: Connection) -> None:
+        connection.execute(text("UPDATE shard SET next_slice = 1, slices_leased = 1 WHERE shard = 0"))
+        connection.execute(
+            text(
+                "INSERT INTO slice (shard, slice, state, fence, batches_left, deaths, worker, expires_at)"
+                " VALUES (0, 0, 'leased', 7, 3, 1, 'w', 1.0)"
+            )
+        )
+
+    in_database(database, lease_one)
+    folder = tmp_path / "migrations"
+    shutil.copytree(schema.migrations_folder(), folder)
+    (folder / "versions" / "0002_colour.py").write_text(NEXT, encoding="utf-8")
+    monkeypatch.setattr(schema, "REVISION", schema.REVISION)
+    monkeypatch.setattr(schema, "migrations_folder", schema.migrations_folder)
+    _take_next_revision(folder)
+    with pytest.raises(ManifestMismatch, match="revision 2_0001"):
         Manifest(database, plan)
-    assert "shardgen plan" in caught.value.hint
     if processes == 1:
         assert not create_manifest(database, plan)
     else:
-        _create_four_times_at_once(database, plan, newer)
-    assert "made_up" in in_database(database, lambda connection: _columns(connection, "run"))
+        _create_four_times_at_once(database, plan, folder)
     with Manifest(database, plan) as manifest:
         assert manifest.overview().shards[0].slices.leased == 1
-        assert manifest.suspicion.read(held).deaths == 0
-        manifest.suspicion.note_batch(held, BatchIndex(0))
-        assert manifest.folder.claim("a" * 32) == "a" * 32
-
-
-def _know_two_revisions(migrations: Path, patch: Callable[[object, str, object], None] = setattr) -> None:
-    patch(schema, "REVISION", "2_0002")
-    patch(schema, "migrations_folder", lambda: migrations)
-
-
-def _columns(connection: Connection, table: str) -> list[str]:
-    return [column["name"] for column in inspect(connection).get_columns(table)]
+        lease = Lease(
+            shard=ShardIndex(0),
+            slice=SliceIndex(0),
+            worker=WorkerId("w"),
+            fence=Fence(7),
+            expires_at=manifest.now(),
+        )
+        assert manifest.suspicion.read(lease).deaths == 1
+    colours = in_database(
+        database, lambda connection: connection.execute(text("SELECT colour FROM slice")).scalars().all()
+    )
+    assert colours == [None]
 
 
 def test_a_plan_of_a_thousand_million_samples_costs_only_its_shards(database: DatabaseUrl) -> None:

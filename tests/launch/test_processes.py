@@ -45,8 +45,7 @@ def short_run(tmp_path: Path) -> RunDirectory:
         tmp_path,
         changes={"compose.grid": "[10, 10]", "shards.size": "500", "lease.seconds": "3", "shards.batch": "8"},
     )
-    plan_run(run)
-    return run
+    return plan_run(run)
 
 
 @pytest.fixture
