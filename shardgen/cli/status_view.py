@@ -133,13 +133,11 @@ def next_step(report: Report) -> str:
 
 
 def mixture_lines(report: Report) -> list[str]:
-    """A remark when the run was made by more than one kind of device, version or micro-batch."""
+    """A remark when batches were made in more than one way, in the words of their recipe's provenance."""
     if not report.mixture:
         return []
-    lines = ["mixture: batches were made in different ways; depth may differ by 1 grey level between them"]
-    lines += [
-        f"  {part['batches']} batches: {part['device_model']}, TensorFlow {part['tensorflow']}, "
-        f"OpenCV {part['opencv']}, {part['precision']}, micro-batch {part['micro_batch']}"
-        for part in report.mixture
-    ]
+    lines = ["mixture: batches were made in different ways; their files may differ a little between them"]
+    for part in report.mixture:
+        facts = [f"{name.replace('_', '-')} {fact}" for name, fact in part.items() if name != "batches"]
+        lines.append(f"  {part['batches']} batches: {', '.join(facts)}")
     return lines

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from shardgen.cli import render
-from shardgen.cli.status_view import next_step, status_view
+from shardgen.cli.status_view import mixture_lines, next_step, status_view
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import Overview, ShardState, SliceCounts
+from shardgen.domain.receipt import Provenance
 from shardgen.domain.worker import ShownState, WorkerIdentity, WorkerRow, WorkerState
 from tests.plans import make_plan
 
@@ -77,6 +79,17 @@ def test_where_nobody_is_at_work_it_says_what_to_type(state: ShownState) -> None
     done = report((state, 0.0), stored=PLAN.samples)
     assert pace(done) == "nothing is pending"
     assert next_step(done).endswith("shardgen merge RUN_DIR")
+
+
+def test_a_mixture_is_shown_whatever_the_recipe_says_of_its_making() -> None:
+    found = report()
+    mixture = tuple((Provenance.of({"device_model": name}), 3) for name in ("tongue", "lips"))
+    mixed = replace(found, overview=replace(found.overview, mixture=mixture))
+    assert mixture_lines(found) == []
+    assert mixture_lines(mixed)[1:] == [
+        "  3 batches: device-model tongue",
+        "  3 batches: device-model lips",
+    ]
 
 
 def test_a_download_without_a_terminal_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
