@@ -243,7 +243,7 @@ def test_all_of_a_workers_pools_keep_to_its_threads(run: RunDirectory) -> None:
         timeout=240,
         check=True,
     )
-    assert json.loads(done.stdout) == {"compose-sample": 1, "encode": 1, "intra_op": 1, "opencv": 1}
+    assert json.loads(done.stdout) == {"prepare-sample": 1, "encode": 1, "intra_op": 1, "opencv": 1}
 
 
 COUNT_THREADS = """
@@ -254,7 +254,7 @@ from shardgen.recipes.base import DeviceChoice
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions
 
-pools = ("compose-sample", "encode")
+pools = ("prepare-sample", "encode")
 seen = dict.fromkeys(pools, 0)
 
 def count(step):
