@@ -183,7 +183,7 @@ def test_a_mount_that_goes_away_before_the_first_batch_is_waited_for_and_not_wri
     away, said = tmp_path / "away", list[str]()
     with start(["worker", run.path]) as worker:
         try:
-            read_until(worker, "source files", said)  # its folder is claimed
+            read_until(worker, "checking the sources", said)  # its folder is claimed
             run.artifacts.rename(away)
             run.artifacts.mkdir()
             read_until(worker, "waiting for it", said)
