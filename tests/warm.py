@@ -43,15 +43,14 @@ _LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"  # read while TensorFlow is imported; shardg
 
 def context() -> multiprocessing.context.ForkServerContext:
     """Starts processes in which everything is imported; there is one server for all tests of this process."""
-    before = os.environ.get(_LOG_LEVEL)
-    os.environ[_LOG_LEVEL] = "2"
+    # A test may have set what its own processes are to start with; the server is everybody's.
+    before = dict(os.environ)
+    os.environ.update({_LOG_LEVEL: "2", "PYTHONPATH": _PYTHONPATH})
     try:
         forkserver.ensure_running()
     finally:
-        if before is None:
-            del os.environ[_LOG_LEVEL]
-        else:
-            os.environ[_LOG_LEVEL] = before
+        os.environ.clear()
+        os.environ.update(before)
     return _CONTEXT
 
 
