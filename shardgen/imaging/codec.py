@@ -36,12 +36,15 @@ OPENCV_VERSION: str = cv2.__version__
 class Photograph:
     """Decoded pixels: uint8 (H, W, 3) RGB; `alpha` uint8 (H, W) or None, 255 is opaque.
 
-    EXIF orientation is applied to both. `notes` says what was converted on the way, one phrase each.
+    EXIF `orientation` (1-8) is applied to both. `notes` says what was converted on the way, `warnings` what
+    asks for a look, one phrase each.
     """
 
     pixels: NDArray[np.uint8]
     alpha: NDArray[np.uint8] | None
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    orientation: int = 1
 
     @property
     def width(self) -> int:
@@ -80,6 +83,7 @@ def decode(data: bytes) -> Photograph:
         pixels=_oriented(pixels, header.orientation),
         alpha=None if alpha is None else _oriented(alpha, header.orientation),
         notes=tuple(notes),
+        orientation=header.orientation,
     )
 
 
