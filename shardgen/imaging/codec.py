@@ -24,10 +24,9 @@ _LARGEST_16_BIT = 65535
 # Of five strategies at six levels, run-length coding made the smallest 200x200 masks (326 bytes) and grey
 # depth (24 kB, 0.7 ms); the level changes nothing then. Only 16-bit depth would be 8 % smaller otherwise.
 _PNG_LEVEL, _PNG_STRATEGY = 4, cv2.IMWRITE_PNG_STRATEGY_RLE
-OPENCV_VERSION: str = cv2.__version__
 VERSIONS = {
     "imagecodecs": imagecodecs.__version__,
-    "opencv": OPENCV_VERSION,
+    "opencv": cv2.__version__,
     "pillow": PIL.__version__,
     "simplejpeg": simplejpeg.__version__,
     "tifffile": tifffile.__version__,
@@ -201,7 +200,7 @@ def _eight_bit_table() -> NDArray[np.uint8]:
 
 
 def _eight_bits(levels: Levels) -> NDArray[np.uint8]:
-    return _eight_bit_table()[levels] if levels.dtype == np.uint16 else levels  # type: ignore[return-value]
+    return _eight_bit_table()[levels] if levels.dtype == np.uint16 else levels
 
 
 def _divided_by_alpha(pixels: Levels, alpha: Levels) -> NDArray[np.uint8]:

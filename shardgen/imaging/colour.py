@@ -72,6 +72,7 @@ def _plan(profile: bytes, mode: str) -> _Plan:
 
 
 def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    cube: NDArray[np.uint8]
     if mode == "L":
         cube = np.arange(256, dtype=np.uint8).reshape(1, -1)
         expected = np.dstack([cube] * 3)

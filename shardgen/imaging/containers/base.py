@@ -27,7 +27,7 @@ class Stored:
     """A picture as its container holds it: not turned yet, its colour profile not applied.
 
     `pixels` is (H, W) grey, (H, W, 3) RGB or (H, W, 4) CMYK where 255 is no ink; `alpha` (H, W) or None, 0 is
-    transparent. Both are uint8 or both uint16, of full scale; `bits` is how many each channel had in the file.
+    transparent. Both are uint8 or both uint16, of full scale; of uint16, `bits` is how many the file has.
     `premultiplied`: the colours were multiplied by alpha. `profile` is an ICC profile or empty. `notes` and
     `warnings` are phrases for the user.
     """

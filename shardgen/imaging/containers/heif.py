@@ -45,7 +45,7 @@ def read_heic(data: bytes) -> Stored:
     if numbers.get("transfer_characteristics") in _HDR_TRANSFERS:
         raise unsupported("HEIC in high dynamic range", "export it as JPEG")
     profile = file.info.get("icc_profile") or b""
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if not profile and numbers.get("color_primaries", 2) not in _UNSPECIFIED_OR_BT709:
         warnings = ("its colour space is given by numbers (nclx), which were ignored",)
     with library("HEIC"):

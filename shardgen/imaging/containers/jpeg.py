@@ -174,7 +174,7 @@ def read_jpeg(data: bytes) -> Stored:
             "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
         )
     notes = () if has_end else ("its end marker is missing, but the picture is complete",)
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if facts.profile_count and not facts.profile:
         warnings = ("its colour profile is incomplete and was ignored",)
     return Stored(

@@ -32,7 +32,7 @@ from shardgen.imaging.containers.jpeg import check_jpeg
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _SMALLER_OR_MASK = 0b101  # bits of NewSubfileType: a thumbnail, a mask
 _NONE, _JPEG = 1, 7
-# Those that show damage, by a checksum or by their length. Of JPEG 2000, WebP, zstd and CCITT nobody can tell.
+# Those that show damage, by a checksum or by their length. JPEG 2000, WebP, zstd and CCITT do not.
 _LZW, _PACKBITS = 5, 32773
 _LOSSLESS = frozenset({_LZW, _PACKBITS, 8, 32946, 34925})  # and deflate under two numbers, LZMA
 # LZW never writes code 0 three times in a row, nor PackBits zeros one by one: such a run is a disk's.
@@ -49,6 +49,7 @@ _MODELS = {
 _CAMERA_RAW = frozenset({32803, 34892})  # a filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE, _JPEG_TABLES, _INK_SET, _SUB_PICTURES = 50706, 274, 34675, 347, 332, 330
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+_LARGEST_16_BIT = 65535
 
 
 def read_tiff(data: bytes) -> Stored:
@@ -101,7 +102,7 @@ def _facts(page: TiffPage) -> _Facts:
     channels = _CHANNELS.get(model)
     if channels is None:
         raise unsupported(f"TIFF in {_MODELS.get(model, f'colour model {model}')}")
-    if page.sampleformat not in (1, 4) or not isinstance(bits, int) or bits > 16:
+    if page.sampleformat not in (1, 4) or not isinstance(bits, int) or bits > 16:  # type: ignore[redundant-expr]
         raise unsupported(f"TIFF of {_bits_in_words(page)}")
     alpha = _alpha_kind(page, model, channels)
     problem = ""
@@ -152,42 +153,45 @@ def _compression(page: TiffPage) -> str:
 
 def _check_segments(page: TiffPage, facts: _Facts, data: bytes) -> None:
     """Every strip or tile must be there and decode to just as much as it should."""
+    is_tiled = page.is_tiled
+    columns, rows = (page.tilewidth, page.tilelength) if is_tiled else (page.imagewidth, page.rowsperstrip)
+    check_size(columns, rows)
+    down = math.ceil(page.imagelength / rows)
+    planes, channels = (page.samplesperpixel, 1) if page.planarconfig == 2 else (1, page.samplesperpixel)
     offsets, lengths = page.dataoffsets, page.databytecounts
-    if page.is_tiled:
-        check_size(page.tilewidth, page.tilelength)
-        columns, rows, height = page.tilewidth, page.tilelength, page.tilelength
-        per_plane = math.ceil(page.imagewidth / columns) * math.ceil(page.imagelength / rows)
-    else:
-        columns, rows, height = page.imagewidth, page.rowsperstrip, page.imagelength
-        per_plane = math.ceil(height / rows)
-    expected = per_plane * (page.samplesperpixel if page.planarconfig == 2 else 1)
-    if not page.is_contiguous and (len(offsets) != expected or len(lengths) != expected):
-        raise damaged("TIFF", f"{len(offsets):,} of {expected:,} strips")
-    stop = max((offset + length for offset, length in zip(offsets, lengths, strict=True)), default=0)
+    if not lengths or not offsets or min(lengths) == 0 or min(offsets) == 0:
+        raise damaged("TIFF", "a strip is missing")
+    if page.is_contiguous:  # read from the first offset on, whatever the others say
+        offsets, lengths = offsets[:1], (page.nbytes,)
+    elif not len(offsets) == len(lengths) == math.ceil(page.imagewidth / columns) * down * planes:
+        raise damaged("TIFF", f"{len(offsets):,} strips are not what its size needs")
+    stop = max(offset + length for offset, length in zip(offsets, lengths, strict=True))
     if stop > len(data):
         raise truncated("TIFF", f"{len(data):,} of at least {stop:,} bytes")
-    if not lengths or min(lengths) == 0 or min(offsets) == 0:
-        raise damaged("TIFF", "a strip is missing")
-    row_bytes = -(-columns * (page.samplesperpixel if page.planarconfig == 1 else 1) * facts.bits // 8)
+    row_bytes = -(-columns * channels * facts.bits // 8)
     for index, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
-        segment = data[offset : offset + length]
-        if page.compression == _JPEG:
-            tables = page.tags.valueof(_JPEG_TABLES) or b""
-            check_jpeg(tables[:-2] + segment[2:] if tables else segment)
-        elif page.compression in _LOSSLESS:
-            here = rows if page.is_tiled else min(rows, height - index % per_plane * rows)
-            most = row_bytes * rows
-            if page.compression in {_LZW, _PACKBITS} and _ZEROS in segment:
-                raise damaged("TIFF", f"a block of zeros inside strip {index}")
+        # The last strip of a plane has fewer rows, or as many with nothing in them.
+        here = rows if is_tiled else min(rows, page.imagelength - index % down * rows)
+        _check_segment(page, index, data[offset : offset + length], (row_bytes * here, row_bytes * rows))
+
+
+def _check_segment(page: TiffPage, index: int, segment: bytes, sizes: tuple[int, int]) -> None:
+    """Decode one strip or tile, to as many bytes as `sizes` says: these, or at most those."""
+    if page.compression == _JPEG:
+        tables = bytes(page.tags.valueof(_JPEG_TABLES) or b"")
+        check_jpeg(tables[:-2] + segment[2:] if tables else segment)
+    elif page.compression in _LOSSLESS:
+        if page.compression in {_LZW, _PACKBITS} and _ZEROS in segment:
+            raise damaged("TIFF", f"a block of zeros inside strip {index}")
+        with library("TIFF", f"strip {index} does not decode"):
             if page.fillorder == 2:
-                segment = imagecodecs.bitorder_decode(segment)
-            with library("TIFF", f"strip {index} does not decode"):
-                found = len(TIFF.DECOMPRESSORS[page.compression](segment, out=most + 1))
-            if found not in (row_bytes * here, most):
-                raise damaged("TIFF", f"strip {index} decodes to {found:,} of {row_bytes * here:,} bytes")
+                segment = bytes(imagecodecs.bitorder_decode(segment))
+            found = len(TIFF.DECOMPRESSORS[page.compression](segment, out=sizes[1] + 1))
+        if found not in sizes:
+            raise damaged("TIFF", f"strip {index} decodes to {found:,} of {sizes[0]:,} bytes")
 
 
-def _picture(page: TiffPage, facts: _Facts, samples: NDArray[np.unsignedinteger]) -> Stored:
+def _picture(page: TiffPage, facts: _Facts, samples: Levels) -> Stored:
     model = int(page.photometric)
     alpha = _full_scale(samples[:, :, facts.channels], facts.bits) if facts.alpha else None
     if model == _PALETTE:
@@ -209,20 +213,22 @@ def _picture(page: TiffPage, facts: _Facts, samples: NDArray[np.unsignedinteger]
     )
 
 
-def _full_scale(samples: NDArray[np.unsignedinteger], bits: int) -> Levels:
+def _full_scale(samples: Levels, bits: int) -> Levels:
     """Levels of any depth as uint8 (0-255) or, of more than 8 bits, uint16 (0-65535)."""
     if bits in (8, 16):
         return samples
-    samples = samples.astype(np.uint16, copy=False)  # of 1 bit they are booleans, which would select
-    largest, dtype, full = (1 << bits) - 1, *((np.uint8, 255) if bits < 8 else (np.uint16, 65535))
-    table = ((np.arange(largest + 1, dtype=np.uint64) * 2 * full + largest) // (2 * largest)).astype(dtype)
-    return table[samples]
+    largest, full = (1 << bits) - 1, 255 if bits < 8 else _LARGEST_16_BIT
+    levels = (np.arange(largest + 1, dtype=np.uint64) * 2 * full + largest) // (2 * largest)
+    # Samples of 1 bit come as booleans, which would select.
+    table: Levels = levels.astype(np.uint8 if bits < 8 else np.uint16)
+    return table[samples.astype(np.uint16, copy=False)]
 
 
-def _through_palette(page: TiffPage, indices: NDArray[np.unsignedinteger]) -> NDArray[np.uint8]:
+def _through_palette(page: TiffPage, indices: Levels) -> NDArray[np.uint8]:
     """Colours of a palette; its 16-bit levels hold 8 bits in the upper byte, or in the lower one."""
     palette = page.colormap
     if palette is None or palette.shape[1] < (1 << int(page.bitspersample)):
         raise damaged("TIFF", "its palette is missing or short")
     levels = palette if palette.max() < 256 else palette >> 8
-    return levels.astype(np.uint8).T[indices]
+    colours: NDArray[np.uint8] = levels.astype(np.uint8).T[indices]
+    return colours
