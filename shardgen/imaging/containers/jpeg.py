@@ -32,6 +32,7 @@ _END_MARKER = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
+_LOSSLESS_FRAME = 0xF7
 _STANDALONE = frozenset({0x01, 0xD8})
 _END, _SCAN, _TABLES, _LEVELS, _EXIF, _PROFILE, _ADOBE = 0xD9, 0xDA, 0xC4, 0xDB, 0xE1, 0xE2, 0xEE
 # Comments and what programs keep for themselves; JFIF's and Adobe's say what the channels are.
@@ -80,6 +81,8 @@ class _Facts:
     def note(self, marker: int, segment: bytes) -> None:
         if marker in _FRAMES:
             self._note_frame(marker, segment)
+        elif marker == _LOSSLESS_FRAME:
+            raise unsupported("JPEG-LS", hint="save it as PNG")
         elif marker == _TABLES:
             self._note_tables(segment)
         elif marker == _LEVELS:

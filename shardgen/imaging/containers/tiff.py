@@ -50,13 +50,14 @@ _CAMERA_RAW = frozenset({32803, 34892})  # a filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE, _JPEG_TABLES, _INK_SET, _SUB_PICTURES = 50706, 274, 34675, 347, 332, 330
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 _LARGEST_16_BIT = 65535
+_MAX_PAGES = 1000  # one is all that is read; the rest is only counted
 
 
 def read_tiff(data: bytes) -> Stored:
     """Decode a TIFF of one picture; thumbnails and masks beside it are no pages."""
     with library("TIFF"):
         file = TiffFile(io.BytesIO(data))
-        pages = [page.aspage() for page in file.pages]
+        pages = _pages(file)
     page = _only_page(pages, is_canon=data[8:10] == b"CR")
     facts = _facts(page)
     _check_segments(page, facts, data)
@@ -74,6 +75,16 @@ class _Facts:
     channels: int
     alpha: int
     bits: int
+
+
+def _pages(file: TiffFile) -> list[TiffPage]:
+    """All pages, once: a chain of directories may lead back into itself."""
+    pages: dict[int, TiffPage] = {}
+    for page in file.pages:
+        if page.offset in pages or len(pages) >= _MAX_PAGES:
+            break
+        pages[page.offset] = page.aspage()
+    return list(pages.values())
 
 
 def _only_page(pages: list[TiffPage], *, is_canon: bool) -> TiffPage:
