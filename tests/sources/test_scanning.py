@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shardgen.cli.render import remark_text
 from shardgen.domain.remarks import Remark
@@ -158,6 +159,19 @@ def test_what_the_decoder_says_of_files_is_said_once_for_all_of_them(
         ("backgrounds", "odd colours", ("background-000.jpg", "background-001.png")),
     ]
     assert [len(one.names) for one in inventory.notes] == [3, 2]
+
+
+@pytest.mark.parametrize(("orientation", "count"), [(1, 0), (3, 1), (6, 1)])
+def test_a_mask_that_may_not_be_turned_as_its_photograph_is_warned_of(
+    folders: SourceFolders, orientation: int, count: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(opaque(30, 30)).save(folders.foregrounds / "cup.jpg", exif=exif)
+    write_rgb(folders.foregrounds / "cup.mask.png", blob(30, 30))
+    warnings = scanned(folders).warnings
+    assert [one.names for one in warnings] == [("cup.jpg",)] * count
+    assert all(f"EXIF orientation ({orientation})" in one.reason for one in warnings)
 
 
 def test_a_mask_is_found_however_the_accents_of_names_are_encoded(folders: SourceFolders) -> None:
