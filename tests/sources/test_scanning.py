@@ -175,10 +175,10 @@ def test_a_mask_that_may_not_be_turned_as_its_photograph_is_warned_of(
 
 
 def test_a_mask_is_found_however_the_accents_of_names_are_encoded(folders: SourceFolders) -> None:
-    for form, other, number in (("NFC", "NFD", 1), ("NFD", "NFC", 2)):
-        name = f"café-{number}"
-        write_rgb(folders.foregrounds / f"{unicodedata.normalize(form, name)}.jpg", opaque(30, 30, number))
-        write_rgb(folders.foregrounds / f"{unicodedata.normalize(other, name)}.mask.png", blob(30, 30))
+    composed, decomposed = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    for name, of_mask, number in ((composed, decomposed, 1), (decomposed, composed, 2)):
+        write_rgb(folders.foregrounds / f"{name}-{number}.jpg", opaque(30, 30, number))
+        write_rgb(folders.foregrounds / f"{of_mask}-{number}.mask.png", blob(30, 30))
     inventory = scanned(folders)
     assert [entry.mask for entry in inventory.sources.foregrounds[:2]] == [MaskMode.FILE, MaskMode.FILE]
     assert not inventory.warnings
