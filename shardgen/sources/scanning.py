@@ -202,6 +202,8 @@ def _check_foreground(
             return _Checked(entry=None)  # that its mask has another name is said of the mask
         return _Checked(entry=None, problems=(_problem(_FOREGROUNDS, name, error),), lacks_mask=lacks_mask)
     warnings = _said(_FOREGROUNDS, name, photo.warnings)
+    if placed.covered_pixels == placed.width * placed.height:
+        warnings += _said(_FOREGROUNDS, name, ["its mask covers all of it: a whole rectangle is placed"])
     if mask_photo is not None and mask_file is not None:
         warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
         if warning := mask_warning(photo, mask_photo):
@@ -262,7 +264,7 @@ def _name_problems(names: MaskNames, name: str, *, takes_files: bool) -> Iterato
             names=(name,),
             details=(f"beside {names.misnamed[name]}",),
             reason="looks like a mask, but masks are named NAME.mask.png",
-            hint="rename the mask, or give a photograph another name",
+            hint="rename it NAME.mask.png; if it is a photograph, give it another name",
         )
     if not takes_files:
         return

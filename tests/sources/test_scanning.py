@@ -223,6 +223,16 @@ def test_a_mask_with_a_wrong_name_is_told_from_a_photograph(folders: SourceFolde
     assert problem.details == ("beside cat-0.jpg", "beside cat-1.jpg")
 
 
+def test_a_mask_that_cuts_nothing_out_is_warned_of(folders: SourceFolders) -> None:
+    write_rgb(folders.foregrounds / "cup.jpg", opaque(30, 30))
+    write_rgb(folders.foregrounds / "cup.mask.png", np.full((30, 30), 255, np.uint8))
+    (warning,) = scanned(folders).warnings
+    assert (warning.names, warning.reason) == (
+        ("cup.jpg",),
+        "its mask covers all of it: a whole rectangle is placed",
+    )
+
+
 def test_backgrounds_that_are_cut_out_are_warned_of(folders: SourceFolders) -> None:
     write_rgb(folders.backgrounds / "person.png", np.dstack([opaque(30, 30), blob(30, 30)]))
     write_rgb(folders.backgrounds / "veil.png", np.dstack([opaque(30, 30), np.full((30, 30), 254, np.uint8)]))
