@@ -5,20 +5,30 @@ from __future__ import annotations
 from typing import ClassVar
 
 from shardgen.domain.receipt import DeadLetterReason
+from shardgen.domain.remarks import Remark
 
 
 class ShardgenError(Exception):
     """What happened (`subject: fact`), and one action in the hint. `exit_code` belongs to the class.
 
-    `problems` names everything that is wrong, where that may be more than one thing.
+    `problems` names everything that is wrong, where that may be more than one thing; `remarks` does so of
+    files, those with the same problem together.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "", problems: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        problems: tuple[str, ...] = (),
+        remarks: tuple[Remark, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.hint = hint
         self.problems = problems
+        self.remarks = remarks
 
 
 class OperatorError(ShardgenError):
@@ -64,7 +74,7 @@ class RunHasHoles(OperatorError):
 
 
 class SourcesRefused(OperatorError):
-    """Photographs that cannot be used; `problems` names them all at once."""
+    """Photographs that cannot be used; `remarks` names them all at once."""
 
     exit_code = 16
 
@@ -206,6 +216,10 @@ class ComposeFailed(SampleError):
     """The composite of this sample could not be made."""
 
     reason = DeadLetterReason.COMPOSE
+
+
+class NoMask(ComposeFailed):
+    """Nothing says which part of a photograph is foreground."""
 
 
 class ComputeFailed(SampleError):

@@ -26,13 +26,14 @@ from shardgen.cli.plan import plan
 from shardgen.cli.preview import preview
 from shardgen.cli.printable import Outlet, open_outlets
 from shardgen.cli.rebuild import rebuild
-from shardgen.cli.render import say
+from shardgen.cli.render import one_line, remark_text, say
 from shardgen.cli.requeue import requeue
 from shardgen.cli.run import run
 from shardgen.cli.status import status
 from shardgen.cli.sweep import sweep
 from shardgen.cli.verify import verify
 from shardgen.cli.worker import worker
+from shardgen.domain.wording import counted
 from shardgen.errors import IMAGE_LIBRARIES, ShardgenError, Stopped, StorageFailed, missing_image_library
 from shardgen.worker.stop import StopSignals, stopping_signals
 
@@ -49,6 +50,7 @@ app = typer.Typer(
     epilog="Start with `shardgen demo`; then init, plan, preview, run. If something stopped, run the same "
     "command again.",
 )
+_SHOWN_REMARKS = 20
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
 for command in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
     app.command(command.__name__.replace("_", "-"))(command)
@@ -121,7 +123,7 @@ def _delivered(outlet: Outlet, code: int) -> int:
 
 class _OnStderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(_one_line(record.getMessage()))
+        say(one_line(record.getMessage()))
 
 
 def _show_what_is_logged() -> None:
@@ -180,7 +182,7 @@ def _usage(error: Exception) -> int:
     path = context.command_path if context is not None else _command_typed()
     if (typed := _typed_value(getattr(error, "param", None))) and repr(typed) not in message:
         message = f"{message} (typed: {typed})"
-    say(f"error: {_one_line(message)}")
+    say(f"error: {one_line(message)}")
     say(f"hint: {path} --help")
     return 2
 
@@ -200,15 +202,16 @@ def _typed_value(parameter: object) -> str:
 
 
 def _deliberate(error: ShardgenError) -> int:
-    message = _one_line(str(error))
-    for problem in map(_one_line, error.problems):
+    message = one_line(str(error))
+    for problem in map(one_line, error.problems):
         if problem not in message:
             say(f"  - {problem}")
+    for remark in error.remarks[:_SHOWN_REMARKS]:
+        say(f"  - {remark_text(remark, indent='    ')}")
+    if rest := error.remarks[_SHOWN_REMARKS:]:
+        files = sum(len(remark.names) for remark in rest)
+        say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
     say(f"error: {message}")
     if error.hint:
-        say(f"hint: {_one_line(options.with_run_dir(error.hint))}")
+        say(f"hint: {one_line(options.with_run_dir(error.hint))}")
     return error.exit_code
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())

@@ -20,6 +20,14 @@ def init(
         Path, typer.Option("--backgrounds", metavar="DIR", help="Folder of background photographs.")
     ],
     run_dir: RunDir = HERE,
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="nyu|kitti|small|FILE",
+            help="Weights of the depth network; small needs no download and is for trials.",
+        ),
+    ] = "nyu",
     shared_folder: Annotated[
         bool,
         typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
@@ -39,7 +47,11 @@ def init(
 
     on_drive = is_on_drive(run_dir)
     path = initialise(
-        run_dir, foregrounds=foregrounds, backgrounds=backgrounds, shared_folder=shared_folder or on_drive
+        run_dir,
+        foregrounds=foregrounds,
+        backgrounds=backgrounds,
+        weights=weights,
+        shared_folder=shared_folder or on_drive,
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')

@@ -11,6 +11,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, given_folders, parse_rate, typed
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted
+from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
@@ -40,7 +41,7 @@ def plan(
 ) -> None:
     """Check every source, print what will be made, write the plan.
 
-    Prints how many samples, how many bytes and how long.
+    Prints how many samples, how many bytes and how long, and how much of the picture foregrounds cover.
     Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
 
     \b
@@ -48,7 +49,7 @@ def plan(
       shardgen plan people --rate 6.4
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
-    planned = make_plan_with_progress(RunDirectory.open(run_dir), given)
+    planned = make_plan_with_progress(RunDirectory.open(run_dir), given, rate=rate)
     render.stdout().print(plan_view(planned, rate))
     if remark := recipe_of(planned.plan).remark:
         render.say(remark)
@@ -56,26 +57,39 @@ def plan(
     render.say(f"Next: `shardgen preview {named}` (check the pictures), then `shardgen run {named}`.")
 
 
-def make_plan_with_progress(run: RunDirectory, given: Folders) -> Planned:
-    """Plan, with a bar for the sources and for a download; warnings and notes on stderr."""
+def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | None = None) -> Planned:
+    """Plan, with a bar for the sources and for a download; warnings and notes on stderr.
+
+    A plan that lacks something is shown before that is raised.
+    """
     from shardgen.operations.plan import make_plan
     from shardgen.recipes.base import PlanEvents
 
-    with render.progress_bar("reading sources") as bar:
-        files = bar.add_task("files", total=None)
-        planned = make_plan(
-            run,
-            given,
-            events=PlanEvents(
-                on_file=lambda _name: bar.advance(files),
-                on_download=render.add_download(bar, "weights", visible=False),
-            ),
-        )
-    for line in planned.draft.warnings:
-        render.say(f"warning: {line}")
-    for line in planned.draft.notes:
-        render.say(f"note: {line}")
+    unwritten: list[Planned] = []
+    try:
+        with render.progress_bar("reading sources") as bar:
+            files = bar.add_task("files", total=None)
+            planned = make_plan(
+                run,
+                given,
+                events=PlanEvents(
+                    on_file=lambda _name: bar.advance(files),
+                    on_download=render.add_download(bar, "weights", visible=False),
+                ),
+                on_unwritten=unwritten.append,
+            )
+    except ShardgenError:
+        for planned in unwritten:
+            _say_remarks(planned)
+            render.stdout().print(plan_view(planned, rate))
+        raise
+    _say_remarks(planned)
     return planned
+
+
+def _say_remarks(planned: Planned) -> None:
+    render.say_remarks("warning", planned.draft.warnings)
+    render.say_remarks("note", planned.draft.notes)
 
 
 def plan_view(planned: Planned, rate: float | None) -> RenderableType:
@@ -83,6 +97,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
     plan, layout = planned.plan, planned.plan.layout
     shards = [ShardIndex(shard) for shard in range(layout.shard_count)]
     slices = sum(map(layout.slice_count, shards))
+    is_written = planned.draft.lacks is None
     batches = counted(layout.batch_count, "batch")
     facts = [
         ("samples", f"{plan.samples:,}"),
@@ -95,9 +110,10 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("bytes expected", _bytes(planned)),
         ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
-        ("fingerprint", plan.fingerprint),
+        ("fingerprint", plan.fingerprint if is_written else "not known yet: see the error below"),
     ]
-    return render.table(["plan", "NEW" if planned.is_new else "as it was"], facts, left=True)
+    state = ("NEW" if planned.is_new else "as it was") if is_written else "NOT WRITTEN"
+    return render.table(["plan", state], facts, left=True)
 
 
 def _bytes(planned: Planned) -> str:

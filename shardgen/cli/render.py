@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from shardgen.cli.printable import outlet_of, printable, printable_json
+from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted
 
 if TYPE_CHECKING:
     from shardgen.dataset.merge import MergeResult
     from shardgen.dataset.verify import Verification
 
+_SHOWN_NAMES = 10
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
@@ -70,6 +72,42 @@ def echo_some(lines: Sequence[str], *, shown: int) -> None:
         echo(f"  {line}")
     if len(lines) > shown:
         echo(f"  and {len(lines) - shown:,} more")
+
+
+def one_line(text: str) -> str:
+    """The text without its line ends."""
+    return " ".join(text.splitlines())
+
+
+def remark_text(remark: Remark, *, indent: str = "  ") -> str:
+    """A remark in one line where it is about one file, else ten names and its hint on lines of their own."""
+    hint = f" ({remark.hint})" if remark.hint else ""
+    if not remark.names:
+        return one_line(f"{remark.folder}: {remark.reason}{hint}")
+    if len(remark.names) == 1:
+        reason = remark.reason
+        for detail in remark.details:
+            reason = reason.replace("…", detail) if "…" in reason else f"{reason} ({detail})"
+        return one_line(f"{remark.folder}/{remark.names[0]}: {reason}{hint}")
+    details = remark.details or ("",) * len(remark.names)
+    shown = [
+        one_line(f"{name} ({detail})" if detail else name)
+        for name, detail in zip(remark.names, details, strict=True)
+    ][:_SHOWN_NAMES]
+    more = len(remark.names) - len(shown)
+    lines = [
+        one_line(f"{counted(len(remark.names), 'file')} in {remark.folder}: {remark.reason}"),
+        ", ".join(shown) + (f", and {more:,} more" if more else ""),
+    ]
+    if remark.hint:
+        lines.append(one_line(f"hint: {remark.hint}"))
+    return f"\n{indent}".join(lines)
+
+
+def say_remarks(kind: str, remarks: Sequence[Remark]) -> None:
+    """Warnings or notes on stderr."""
+    for remark in remarks:
+        say(f"{kind}: {remark_text(remark)}")
 
 
 def print_json(document: object) -> None:

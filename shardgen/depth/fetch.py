@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,8 +193,12 @@ def _network_errors(released: ReleasedWeights, path: Path) -> Iterator[None]:
         ssl.SSLError,
     ) as error:
         reason = getattr(error, "reason", None) or error
+        what = f"{released.url}: {reason or type(error).__name__}"
+        if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError):
+            host = urllib.parse.urlsplit(released.url).netloc
+            what = f"no connection to {host} for the {released.name} weights ({reason.strerror or reason})"
         raise DownloadFailed(
-            f"{released.url}: {reason or type(error).__name__}",
+            what,
             hint=f"run it again to resume; without a network, download {released.url} elsewhere "
             f'and put it at {path}, or try things out with [depth] weights = "small"',
         ) from error

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.errors import ComposeFailed
+from shardgen.errors import ComposeFailed, NoMask
 from shardgen.imaging.codec import Photograph
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.opencv import resize
@@ -21,6 +21,12 @@ _SPECK_SHARE = 0.01  # of the largest component's area
 _FLAT_TOLERANCE = 20  # levels; JPEG noise around a product shot's white stays below it
 _FLAT_BORDER_SHARE = 0.75  # of the border's pixels; a bust touches the lower edge
 _FLAT_BORDER_SHARE_AUTO = 0.95  # nobody asked for `flat`, so only an unmistakable background counts
+_CORNER_SHARE = 0.25  # of the shorter side: the corners of screenshots and icons are rounded by less
+_OPAQUE = 250  # a mask file's alpha at or above it everywhere hides nothing: encoders are off by a few
+_ONE_COLOUR = 16  # levels; division by alpha and lossy WebP make a brush's one colour differ by less
+_BLACK_OR_WHITE = 32  # levels from either end; soft edges lie between
+_BLACK_OR_WHITE_SHARE = 0.9  # of what is visible of a mask; of a photograph it is rarely half
+_SURROUNDED_SHARE = 0.5  # of the border's pixels; a drawn bust covers the lower edge and no more
 _NEXT_STEP = 'put a mask file beside it (NAME.mask.png) or set mask = "grabcut" in [sources]'
 
 
@@ -46,6 +52,11 @@ class CutOut:
     def height(self) -> int:
         """Pixels down."""
         return int(self.mask.shape[0])
+
+    @property
+    def covered_pixels(self) -> int:
+        """Pixels of the mask."""
+        return cv2.countNonZero(self.mask)
 
     @property
     def nbytes(self) -> int:
@@ -75,27 +86,53 @@ def prepare_foreground(
 
 
 def cut_out(photo: Photograph, mode: MaskMode, mask_photo: Photograph | None) -> CutOut:
-    """Find the mask at full size; `auto` takes a mask file, else a useful alpha, else a flat background.
+    """Find the mask at full size; `auto` takes a mask file, else alpha that cuts out, else a flat background.
 
     The matte is the raw alpha channel where the mask was made of it, else the mask. Raises ComposeFailed
-    when the mode finds no foreground. GrabCut, which guesses, runs only when asked for by name.
+    when the mode finds no foreground, NoMask when there is nothing to find it by. GrabCut, which guesses,
+    runs only when asked for by name.
     """
     mode = _chosen_mode(photo, mask_photo) if mode is MaskMode.AUTO else mode
     match mode:
         case MaskMode.ALPHA:
             if photo.alpha is None:
-                raise ComposeFailed("it has no alpha channel", hint=_NEXT_STEP)
+                raise NoMask("no alpha channel", hint=_NEXT_STEP)
             mask = _opened_and_closed(_thresholded(photo.alpha))
         case MaskMode.FILE:
-            mask = _opened_and_closed(_thresholded(_mask_levels(photo, mask_photo)))
+            mask = _opened_and_closed(_thresholded(_file_levels(photo, mask_photo)))
         case MaskMode.FLAT:
             mask = _solid(_opened_and_closed(_flat_mask(photo.pixels)))
         case _:
             mask = _solid(_opened_and_closed(grabcut_mask(photo.pixels)))
     if not mask.any():
-        raise ComposeFailed(f"its mask ({mode.value}) is empty", hint=_NEXT_STEP)
+        raise ComposeFailed(
+            f"its mask ({mode.value}) is empty: nothing in it is 5 pixels wide", hint=_NEXT_STEP
+        )
     matte = photo.alpha if mode is MaskMode.ALPHA and photo.alpha is not None else mask
     return CutOut(pixels=photo.pixels, matte=matte, mask=mask, mode=mode)
+
+
+def cuts_out(alpha: NDArray[np.uint8] | None) -> bool:
+    """Whether an alpha channel, uint8 (H, W), leaves out anything but the corners.
+
+    What it leaves out is judged after opening and closing, so a thin line or a few pixels do not count.
+    """
+    if alpha is None or (alpha >= FOREGROUND_LEVEL).all():
+        return False
+    left_out = _opened_and_closed(_thresholded(alpha)) == 0
+    side = int(min(left_out.shape) * _CORNER_SHARE)
+    middle = slice(side, left_out.shape[0] - side)
+    return bool(left_out[middle].any() or left_out[:, side : left_out.shape[1] - side].any())
+
+
+def mask_warning(photo: Photograph, mask_photo: Photograph) -> str:
+    """Why the two may not lie over each other as they should, although their sizes are the same; else ""."""
+    turned = photo.orientation
+    if turned == mask_photo.orientation or mask_photo.orientation != 1:
+        return ""
+    if turned >= 5 and photo.width != photo.height:
+        return ""  # a mask that was not turned has the sides the other way round
+    return f"turned or mirrored by its EXIF orientation ({turned}), which its mask file does not have"
 
 
 def halved_to_fit(cutout: CutOut, canvas: tuple[int, int]) -> CutOut:
@@ -126,33 +163,105 @@ def _halved(cutout: CutOut) -> CutOut:
 def _chosen_mode(photo: Photograph, mask_photo: Photograph | None) -> MaskMode:
     if mask_photo is not None:
         return MaskMode.FILE
-    if photo.alpha is not None and not (photo.alpha == 255).all():
+    if cuts_out(photo.alpha):
         return MaskMode.ALPHA
     if _border_share(photo.pixels)[1] >= _FLAT_BORDER_SHARE_AUTO:
         return MaskMode.FLAT
-    raise ComposeFailed(
-        "no mask: it has no mask file, no transparent pixel and no flat background", hint=_NEXT_STEP
+    if photo.alpha is None or (photo.alpha == 255).all():
+        raise NoMask("no mask: no mask file, no transparent pixel and no flat background", hint=_NEXT_STEP)
+    if (photo.alpha >= FOREGROUND_LEVEL).all():
+        why = f"no pixel of it is below {FOREGROUND_LEVEL}"
+    else:
+        why = "only corners or thin lines are transparent"
+    raise NoMask(
+        f"no mask: its alpha channel cuts nothing out ({why}), no mask file and no flat background",
+        hint=f'{_NEXT_STEP}; to take the alpha channel all the same, set mask = "alpha"',
     )
 
 
-def _mask_levels(photo: Photograph, mask_photo: Photograph | None) -> NDArray[np.uint8]:
+def _file_levels(photo: Photograph, mask_photo: Photograph | None) -> NDArray[np.uint8]:
+    """A mask file's levels, uint8 (H, W); raises ComposeFailed if none of them is foreground."""
     if mask_photo is None:
+        raise NoMask("there is no mask file beside it", hint="name it like the photograph: NAME.mask.png")
+    _refuse_other_size(photo, mask_photo)
+    levels = _mask_levels(mask_photo)
+    highest = int(levels.max())
+    if highest == 0:
         raise ComposeFailed(
-            "there is no mask file beside it", hint="name it like the photograph: NAME.mask.png"
+            "its mask file is black everywhere", hint="draw the subject white; black is background"
         )
-    if (mask_photo.width, mask_photo.height) != (photo.width, photo.height):
+    if highest < FOREGROUND_LEVEL:
         raise ComposeFailed(
-            f"its mask file has {mask_photo.width}x{mask_photo.height} pixels, "
-            f"the photograph {photo.width}x{photo.height}",
-            hint="make both the same size",
+            f"its mask file is too dark: the highest level is {highest}; {FOREGROUND_LEVEL} is needed",
+            hint=f"multiply by {255 // highest}: save the subject white, the rest black",
         )
+    return levels
+
+
+def _refuse_other_size(photo: Photograph, mask_photo: Photograph) -> None:
+    of_photo, of_mask = (photo.width, photo.height), (mask_photo.width, mask_photo.height)
+    if of_mask == of_photo:
+        return
+    sizes = f"{of_mask[0]}x{of_mask[1]} pixels, the photograph {of_photo[0]}x{of_photo[1]}"
+    turned = [
+        f"the {what} is turned by its EXIF orientation ({one.orientation}), the {other} is not"
+        for what, one, other, second in (
+            ("photograph", photo, "mask", mask_photo),
+            ("mask", mask_photo, "photograph", photo),
+        )
+        if one.orientation >= 5 > second.orientation
+    ]
+    if of_mask == of_photo[::-1] and turned:
+        raise ComposeFailed(
+            f"its mask file has {sizes}: {turned[0]}",
+            hint="turn the one that is not and save it, so that both stand upright",
+        )
+    raise ComposeFailed(f"its mask file has {sizes}", hint="make both the same size")
+
+
+def _mask_levels(mask_photo: Photograph) -> NDArray[np.uint8]:
+    """What a mask file says of each pixel, uint8 (H, W); its alpha counts where it is not opaque.
+
+    A shape drawn in one colour on transparency is the alpha alone; black and white on transparency are the
+    levels times the alpha. Raises ComposeFailed for what could mean either of two things.
+    """
+    levels, alpha = _grey(mask_photo.pixels), mask_photo.alpha
+    if alpha is None or alpha.min() >= _OPAQUE:
+        return levels
+    is_visible = alpha >= FOREGROUND_LEVEL
+    if not is_visible.any():
+        raise ComposeFailed(
+            "its mask file is transparent everywhere", hint="draw the subject white; black is background"
+        )
+    colours = mask_photo.pixels[is_visible]
+    if (np.ptp(colours, axis=0) <= _ONE_COLOUR).all():
+        if levels[is_visible].max() < FOREGROUND_LEVEL and _surrounds(is_visible):
+            raise ComposeFailed(
+                "its mask file is dark around something transparent, so either may be the subject",
+                hint="draw the subject white and the rest black, without transparency",
+            )
+        return alpha
+    shown = levels[is_visible]
+    is_clear_cut = (shown < _BLACK_OR_WHITE) | (shown > 255 - _BLACK_OR_WHITE)
+    if is_clear_cut.mean() < _BLACK_OR_WHITE_SHARE:
+        raise ComposeFailed(
+            "its mask file has a picture on transparency, so its colours or its alpha may be the mask",
+            hint="draw the subject white and the rest black, without transparency",
+        )
+    return np.rint(levels * (alpha / np.float32(255))).astype(np.uint8)
+
+
+def _surrounds(is_visible: NDArray[np.bool_]) -> bool:
+    border = (is_visible[0], is_visible[-1], is_visible[1:-1, 0], is_visible[1:-1, -1])
+    return bool(np.concatenate(border).mean() > _SURROUNDED_SHARE)
+
+
+def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # A grey picture has three equal channels: its level is any of them, exactly.
-    first = mask_photo.pixels[:, :, 0]
-    if np.array_equal(first, mask_photo.pixels[:, :, 1]) and np.array_equal(
-        first, mask_photo.pixels[:, :, 2]
-    ):
+    first = pixels[:, :, 0]
+    if np.array_equal(first, pixels[:, :, 1]) and np.array_equal(first, pixels[:, :, 2]):
         return first
-    return cv2.cvtColor(mask_photo.pixels, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
 
 
 def _thresholded(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -177,7 +286,7 @@ def _flat_mask(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Everything that differs from the border's colour in any channel."""
     colour, share = _border_share(pixels)
     if share < _FLAT_BORDER_SHARE:
-        raise ComposeFailed(
+        raise NoMask(
             f"its background is not flat: {share:.0%} of the border is near one colour "
             f"(at least {_FLAT_BORDER_SHARE:.0%})",
             hint=_NEXT_STEP,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shardgen.depth.base import FILE
+from shardgen.depth.families import DEFAULT
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
 from shardgen.storage.atomic import publish_file
-from shardgen.storage.files import is_folder, is_there, make_folders
+from shardgen.storage.files import is_file, is_folder, is_there, make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
@@ -22,10 +24,11 @@ def initialise(
     weights: str = "nyu",
     shared_folder: bool = False,
 ) -> Path:
-    """Write `RUN_DIR/shardgen.toml`, the source folders as absolute paths. Returns its path.
+    """Write `RUN_DIR/shardgen.toml`, folders and a weights file as absolute paths. Returns its path.
 
-    With `shared_folder` the run directory itself is what the workers share: `[manifest] url = "folder:"`.
-    Raises InputMissing when a source folder is not there, PlanConflict when there are settings already.
+    `weights` is as in `[depth] weights`, a path relative to the current folder. With `shared_folder` the run
+    directory itself is what the workers share: `[manifest] url = "folder:"`. Raises InputMissing when a
+    source folder or the weights file is not there, PlanConflict when there are settings already.
     """
     for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
         if not is_folder(folder):
@@ -44,6 +47,7 @@ def initialise(
                 f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
                 hint="rename the folder",
             ) from None
+    weights = _written_weights(weights)
     path = run_dir / FILE_NAME
     try:
         make_folders(run_dir)
@@ -67,3 +71,17 @@ def initialise(
             hint="edit that file and run `shardgen plan RUN_DIR`, or name a new run directory",
         )
     return path
+
+
+def _written_weights(weights: str) -> str:
+    """What `[depth] weights` will say: a name as it is, a file by its whole path."""
+    hint = "--weights nyu, kitti, small, or a file's path"
+    try:
+        name = DEFAULT.plan_name(weights)
+    except ValueError as error:
+        raise InvalidSettings(f"--weights: {error}", hint=hint) from error
+    if name != FILE:
+        return name
+    if not is_file(Path(weights)):
+        raise InputMissing(f"{weights}: no such weights file", hint=hint)
+    return str(Path(weights).resolve())

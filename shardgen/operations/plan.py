@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardgen.coordination.open import open_run
@@ -22,7 +23,10 @@ _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A plan on disk with its manifest; `is_new` is False when it was there already."""
+    """A plan on disk with its manifest; `is_new` is False when it was there already.
+
+    It is not on disk when its draft lacks something; then its fingerprint means nothing.
+    """
 
     plan: Plan
     draft: Draft
@@ -41,12 +45,18 @@ class Planned:
 
 
 def make_plan(
-    run: RunDirectory, given: Folders, *, events: PlanEvents | None = None, on_step: OnStep = ignore_step
+    run: RunDirectory,
+    given: Folders,
+    *,
+    events: PlanEvents | None = None,
+    on_step: OnStep = ignore_step,
+    on_unwritten: Callable[[Planned], None] = lambda _planned: None,
 ) -> Planned:
     """Plan the run directory; twice is harmless.
 
     `plan.json` is durable before the manifest exists. Raises SourcesRefused with every problem at once,
-    PlanConflict when another plan is here or the manifest of existing artifacts is gone.
+    PlanConflict when another plan is here or the manifest of existing artifacts is gone. What the draft lacks
+    (a download that failed) is raised, too, after `on_unwritten` got all that is known without it.
     """
     folders, settings = run.folders(given), run.settings
     existing = run.plan_here()
@@ -61,6 +71,10 @@ def make_plan(
         blocks=draft.blocks,
     )
     _refuse_absurd(run, plan)
+    if draft.lacks is not None:
+        estimate = settings.kind.estimate(recipe_of(plan), folders)
+        on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=existing is None))
+        raise draft.lacks
     if existing is not None and existing != plan:
         raise PlanConflict(
             f"{run.path}: not what was planned here: {'; '.join(differences(existing, plan)[:20])}",

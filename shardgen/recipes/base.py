@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Block, Document, Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums, Provenance, Sums
+from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import Say
-from shardgen.errors import InvalidSettings, SampleError
+from shardgen.errors import InvalidSettings, SampleError, ShardgenError
 from shardgen.machine.cores import schedulable_cores, usable_cores
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
@@ -288,15 +289,17 @@ class Recipe(ABC):
 class Draft:
     """A plan's parts from settings and folders, before anything is written.
 
-    `warnings` ask for a look and `notes` say what was converted, a line each. `facts` are lines of what
-    `plan` prints: a name and a text.
+    `warnings` ask for a look and `notes` say what was converted. `facts` are lines of what `plan` prints: a
+    name and a text. With `lacks` the plan cannot be written: it is why something of it could not be had, in
+    whose place `document` has a stand-in.
     """
 
     document: Document
     blocks: tuple[Block, ...]
     facts: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    lacks: ShardgenError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
-from shardgen.errors import InputMissing, SampleError, SourcesRefused
+from shardgen.errors import InputMissing, MachineUnfit, NoMask, SampleError, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
-from shardgen.imaging.masks import prepare_foreground
+from shardgen.imaging.masks import cuts_out, mask_warning, prepare_foreground
 from shardgen.imaging.options import MaskMode
-from shardgen.sources.folder import Listing, list_folder, masked_stem, read_file, refuse_nested, stem_of
+from shardgen.sources.folder import (
+    Listing,
+    MaskNames,
+    is_mask,
+    list_folder,
+    masked_stem,
+    pair_masks,
+    read_file,
+    refuse_nested,
+    stem_of,
+)
 from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 
 _MAX_THREADS = 4  # each holds one decoded photograph (up to 800 MB for the largest that is allowed)
-_NAMED_OTHERS = 3
+_FOREGROUNDS, _BACKGROUNDS = "foregrounds", "backgrounds"
+# Folders look swapped when so many of the foregrounds have no mask, and more than so many backgrounds do.
+_SWAPPED_UNMASKED, _SWAPPED_MASKED = 0.9, 0.5
+_MASKS_ARE_NAMED = "a photograph's mask is named like it: NAME.mask.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """The checked sources; warnings ask for a look, notes say what was converted, one line per file."""
+    """The checked sources; warnings ask for a look, notes say what was converted.
+
+    `covered_pixels` are those of each foreground's mask on the canvas, in the order of the sources; they are
+    no part of a plan.
+    """
 
     sources: Sources
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
+    covered_pixels: tuple[int, ...]
+    warnings: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +62,19 @@ Source = TypeVar("Source", Foreground, Background)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked(Generic[Source]):
-    """One file's outcome: an entry of the inventory, or problems."""
+    """One file's outcome: an entry of the inventory, or problems.
+
+    `lacks_mask`: that is its problem. `is_cut_out`: it is a background with transparency or a mask file, or
+    is such a file.
+    """
 
     entry: Source | None
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    problems: tuple[Remark, ...] = ()
+    warnings: tuple[Remark, ...] = ()
+    notes: tuple[Remark, ...] = ()
+    covered_pixels: int = 0
+    is_cut_out: bool = False
+    lacks_mask: bool = False
 
 
 def scan(
@@ -68,88 +94,121 @@ def scan(
     or empty folder.
     """
     refuse_nested(folders.foregrounds, folders.backgrounds)
-    foreground_files = list_folder(folders.foregrounds, what="foregrounds", with_masks=True)
-    background_files = list_folder(folders.backgrounds, what="backgrounds", with_masks=False)
-    _refuse_empty(folders.foregrounds, foreground_files, what="foregrounds")
-    _refuse_empty(folders.backgrounds, background_files, what="backgrounds")
+    foreground_files = list_folder(folders.foregrounds, what=_FOREGROUNDS, with_masks=True)
+    background_files = list_folder(folders.backgrounds, what=_BACKGROUNDS, with_masks=False)
+    _refuse_empty(folders.foregrounds, foreground_files, what=_FOREGROUNDS)
+    _refuse_empty(folders.backgrounds, background_files, what=_BACKGROUNDS)
+    names = pair_masks(foreground_files.photographs, foreground_files.masks)
 
     def check_foreground(name: str) -> _Checked[Foreground]:
-        checked = _check_foreground(folders.foregrounds, foreground_files, name, mask, canvas)
+        checked = _check_foreground(folders.foregrounds, names, name, mask, canvas)
         on_file(name)
         return checked
 
+    masked = {masked_stem(name) for name in filter(is_mask, background_files.photographs)}
+
     def check_background(name: str) -> _Checked[Background]:
-        checked = _check_background(folders.backgrounds, name)
+        checked = _check_background(folders.backgrounds, name, masked)
         on_file(name)
         return checked
 
     with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
         foregrounds = list(pool.map(check_foreground, foreground_files.photographs))
         backgrounds = list(pool.map(check_background, background_files.photographs))
+    outcomes: list[_Checked[Foreground] | _Checked[Background]] = [*foregrounds, *backgrounds]
     problems = [
-        *_unnameable("foregrounds", foreground_files),
-        *_unnameable("backgrounds", background_files),
-        *(problem for outcome in foregrounds for problem in outcome.problems),
-        *(problem for outcome in backgrounds for problem in outcome.problems),
+        *_unnameable(_FOREGROUNDS, foreground_files),
+        *_unnameable(_BACKGROUNDS, background_files),
+        *(problem for outcome in outcomes for problem in outcome.problems),
     ]
-    left_out = [*_left_out("foregrounds", foreground_files), *_left_out("backgrounds", background_files)]
+    strange = [
+        *_strays(names),
+        *_left_out(_FOREGROUNDS, foreground_files),
+        *_left_out(_BACKGROUNDS, background_files),
+    ]
     if problems:
+        swapped = _look_swapped(foregrounds, backgrounds)
         raise SourcesRefused(
-            f"{counted(len(problems), 'problem')} in the source folders",
-            hint="repair or remove these files, then plan again",
-            problems=(*problems, *left_out),
+            f"{counted(len(problems), 'problem')} in the source folders{swapped}",
+            hint="are the two folders swapped? Exchange them in [sources], then plan again"
+            if swapped
+            else "repair or remove these files, then plan again",
+            remarks=(*grouped(problems), *grouped(strange)),
         )
     sources = Sources(backgrounds=_entries(backgrounds), foregrounds=_entries(foregrounds))
     return Inventory(
         sources=sources,
-        warnings=(
-            *_duplicates("foregrounds", sources.foregrounds),
-            *_duplicates("backgrounds", sources.backgrounds),
-            *_masks_of_nothing(foreground_files),
-            *left_out,
+        covered_pixels=tuple(outcome.covered_pixels for outcome in foregrounds),
+        warnings=grouped(
+            [
+                *_duplicates(_FOREGROUNDS, sources.foregrounds),
+                *_duplicates(_BACKGROUNDS, sources.backgrounds),
+                *(warning for outcome in outcomes for warning in outcome.warnings),
+                *strange,
+            ]
         ),
-        notes=tuple(
-            [note for outcome in foregrounds for note in outcome.notes]
-            + [note for outcome in backgrounds for note in outcome.notes]
-        ),
+        notes=grouped(note for outcome in outcomes for note in outcome.notes),
     )
 
 
-def _check_background(folder: Path, name: str) -> _Checked[Background]:
-    problems: list[str] = []
-    data = _read(folder, "backgrounds", name, problems)
-    photo = None if data is None else _decoded("backgrounds", name, data, problems)
+def _check_background(folder: Path, name: str, masked: Container[str]) -> _Checked[Background]:
+    problems: list[Remark] = []
+    data = _read(folder, _BACKGROUNDS, name, problems)
+    photo = None if data is None else _decoded(_BACKGROUNDS, name, data, problems)
     if data is None or photo is None:
         return _Checked(entry=None, problems=tuple(problems))
+    is_cut_out = cuts_out(photo.alpha)
+    warnings = _said(_BACKGROUNDS, name, photo.warnings)
+    if is_cut_out:
+        warnings += _said(_BACKGROUNDS, name, ["its transparency is ignored: what it hides will be seen"])
+    if is_mask(name):
+        reason, hint = (
+            "named like a mask, but used as a background",
+            "move it to the foregrounds, or rename it",
+        )
+        warnings += (Remark(folder=_BACKGROUNDS, names=(name,), reason=reason, hint=hint),)
     return _Checked(
         entry=Background(
             name=name, bytes=len(data), sha256=_sha256(data), width=photo.width, height=photo.height
         ),
-        notes=_notes("backgrounds", name, photo),
+        warnings=warnings,
+        notes=_said(_BACKGROUNDS, name, photo.notes),
+        is_cut_out=is_cut_out or is_mask(name) or stem_of(name) in masked,
     )
 
 
 def _check_foreground(
-    folder: Path, listing: Listing, name: str, mask: MaskMode, canvas: tuple[int, int]
+    folder: Path, names: MaskNames, name: str, mask: MaskMode, canvas: tuple[int, int]
 ) -> _Checked[Foreground]:
-    problems: list[str] = []
-    data = _read(folder, "foregrounds", name, problems)
-    photo = None if data is None else _decoded("foregrounds", name, data, problems)
+    problems: list[Remark] = []
+    data = _read(folder, _FOREGROUNDS, name, problems)
+    photo = None if data is None else _decoded(_FOREGROUNDS, name, data, problems)
     mask_photo, mask_file = None, None
-    mask_names = listing.mask_names(name) if mask in (MaskMode.AUTO, MaskMode.FILE) else []
-    if len(mask_names) > 1:
-        problems.append(f"foregrounds/{name}: more than one mask file ({', '.join(mask_names)})")
-    elif mask_names:
-        mask_data = _read(folder, "foregrounds", mask_names[0], problems)
+    takes_files = mask in (MaskMode.AUTO, MaskMode.FILE)
+    problems += _name_problems(names, name, takes_files=takes_files)
+    mask_names = names.of.get(name, ()) if takes_files else ()
+    if len(mask_names) == 1:
+        mask_data = _read(folder, _FOREGROUNDS, mask_names[0], problems)
         if mask_data is not None:
             mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
-            mask_photo = _decoded("foregrounds", mask_names[0], mask_data, problems)
+            mask_photo = _decoded(_FOREGROUNDS, mask_names[0], mask_data, problems)
     if data is None or photo is None or problems:
         return _Checked(entry=None, problems=tuple(problems))
     try:
         placed = prepare_foreground(photo, mask, mask_photo, canvas=canvas)
     except SampleError as error:
-        return _Checked(entry=None, problems=(_problem("foregrounds", name, error),))
+        lacks_mask = isinstance(error, NoMask)
+        if lacks_mask and name in names.misnamed.values():
+            return _Checked(entry=None)  # that its mask has another name is said of the mask
+        return _Checked(entry=None, problems=(_problem(_FOREGROUNDS, name, error),), lacks_mask=lacks_mask)
+    warnings = _said(_FOREGROUNDS, name, photo.warnings)
+    if placed.covered_pixels == placed.width * placed.height:
+        warnings += _said(_FOREGROUNDS, name, ["its mask covers all of it: a whole rectangle is placed"])
+    if mask_photo is not None and mask_file is not None:
+        warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
+        if warning := mask_warning(photo, mask_photo):
+            hint = "look in the preview whether they lie over each other"
+            warnings += (Remark(folder=_FOREGROUNDS, names=(name,), reason=warning, hint=hint),)
     return _Checked(
         entry=Foreground(
             name=name,
@@ -162,36 +221,87 @@ def _check_foreground(
             mask=placed.mode,
             mask_file=mask_file,
         ),
-        notes=_notes("foregrounds", name, photo),
+        warnings=warnings,
+        notes=_said(_FOREGROUNDS, name, photo.notes),
+        covered_pixels=placed.covered_pixels,
     )
 
 
-def _read(folder: Path, what: str, name: str, problems: list[str]) -> bytes | None:
+def _read(folder: Path, what: str, name: str, problems: list[Remark]) -> bytes | None:
     """A file's bytes; None for one that this user may not read, which is a problem among others."""
     try:
         return read_file(folder, name)
     except InputMissing as error:
         if not isinstance(error.__cause__, PermissionError):
             raise
-        reason = error.__cause__.strerror
-        problems.append(f"{what}/{name}: cannot be read ({reason}) (give this user the right to read it)")
+        problems.append(
+            Remark(
+                folder=what,
+                names=(name,),
+                reason=f"cannot be read ({error.__cause__.strerror})",
+                hint="give this user the right to read it",
+            )
+        )
         return None
 
 
-def _decoded(what: str, name: str, data: bytes, problems: list[str]) -> Photograph | None:
+def _decoded(what: str, name: str, data: bytes, problems: list[Remark]) -> Photograph | None:
     try:
         return decode(data)
-    except SampleError as error:
+    except (SampleError, MachineUnfit) as error:
         problems.append(_problem(what, name, error))
         return None
 
 
-def _problem(what: str, name: str, error: SampleError) -> str:
-    return f"{what}/{name}: {error}" + (f" ({error.hint})" if error.hint else "")
+def _problem(what: str, name: str, error: SampleError | MachineUnfit) -> Remark:
+    return Remark(folder=what, names=(name,), reason=str(error), hint=error.hint)
 
 
-def _notes(what: str, name: str, photo: Photograph) -> tuple[str, ...]:
-    return tuple(f"{what}/{name}: {note}" for note in photo.notes)
+def _name_problems(names: MaskNames, name: str, *, takes_files: bool) -> Iterator[Remark]:
+    if name in names.misnamed:
+        yield Remark(
+            folder=_FOREGROUNDS,
+            names=(name,),
+            details=(f"beside {names.misnamed[name]}",),
+            reason="looks like a mask, but masks are named NAME.mask.png",
+            hint="rename it NAME.mask.png; if it is a photograph, give it another name",
+        )
+    if not takes_files:
+        return
+    if name in names.contested:
+        yield Remark(
+            folder=_FOREGROUNDS,
+            names=(name,),
+            details=(f"and {', '.join(names.contested[name])}",),
+            reason="one mask file for photographs of the same name",
+            hint="rename all but one of the photographs, each mask like its photograph: NAME.mask.png",
+        )
+    if len(mask_names := names.of.get(name, ())) > 1:
+        yield Remark(
+            folder=_FOREGROUNDS,
+            names=(name,),
+            details=(", ".join(mask_names),),
+            reason="more than one mask file",
+            hint="keep one of them",
+        )
+
+
+def _said(what: str, name: str, phrases: Iterable[str]) -> tuple[Remark, ...]:
+    return tuple(Remark(folder=what, names=(name,), reason=phrase) for phrase in phrases)
+
+
+def _look_swapped(
+    foregrounds: Sequence[_Checked[Foreground]], backgrounds: Sequence[_Checked[Background]]
+) -> str:
+    """What speaks for it that the two folders were confused; "" when nothing does."""
+    unmasked = sum(outcome.lacks_mask for outcome in foregrounds)
+    cut_out = sum(outcome.is_cut_out for outcome in backgrounds)
+    if unmasked < _SWAPPED_UNMASKED * len(foregrounds) or cut_out <= _SWAPPED_MASKED * len(backgrounds):
+        return ""
+    return (
+        f": {unmasked:,} of {counted(len(foregrounds), 'foreground')} without a mask, "
+        f"but {cut_out:,} of {counted(len(backgrounds), 'background')} with transparency or a mask"
+    )
 
 
 def _sha256(data: bytes) -> str:
@@ -205,39 +315,46 @@ def _entries(outcomes: Iterable[_Checked[Source]]) -> tuple[Source, ...]:
 def _refuse_empty(folder: Path, listing: Listing, *, what: str) -> None:
     if listing.photographs or listing.unnameable:
         return
-    found = f" ({counted(len(listing.others), 'other file')})" if listing.others else ""
+    others = len(listing.others) + sum(listing.left_over.values())
+    found = f" ({counted(others, 'other file')})" if others else ""
     raise InputMissing(
         f"{folder}: no photographs in the folder of {what}{found}",
         hint="put JPEG, PNG, WebP, BMP or TIFF files into it, or give another folder",
     )
 
 
-def _unnameable(what: str, listing: Listing) -> list[str]:
-    return [f"{what}/{name}: the file's name is not UTF-8 (rename it)" for name in listing.unnameable]
+def _unnameable(what: str, listing: Listing) -> Iterator[Remark]:
+    for name in listing.unnameable:
+        yield Remark(folder=what, names=(name,), reason="the file's name is not UTF-8", hint="rename it")
 
 
-def _duplicates(what: str, entries: Sequence[Foreground] | Sequence[Background]) -> list[str]:
-    names = defaultdict(list)
+def _duplicates(what: str, entries: Sequence[Foreground] | Sequence[Background]) -> Iterator[Remark]:
+    first: dict[str, str] = {}
     for entry in entries:
-        names[entry.sha256].append(entry.name)
-    return [
-        f"{what}: the same content {len(same)} times: {', '.join(same)}"
-        for same in names.values()
-        if same[1:]
-    ]
+        original = first.setdefault(entry.sha256, entry.name)
+        if original != entry.name:
+            yield Remark(
+                folder=what,
+                names=(entry.name,),
+                details=(original,),
+                reason="the same content as …",
+                hint="remove one of the two, unless its samples are to count twice",
+            )
 
 
-def _masks_of_nothing(listing: Listing) -> list[str]:
-    stems = {stem_of(name) for name in listing.photographs}
-    return [
-        f"foregrounds/{name}: a mask file without its photograph"
-        for name in listing.masks
-        if masked_stem(name) not in stems
-    ]
+def _strays(names: MaskNames) -> Iterator[Remark]:
+    for name in names.stray:
+        yield Remark(
+            folder=_FOREGROUNDS,
+            names=(name,),
+            reason="a mask file without its photograph",
+            hint=_MASKS_ARE_NAMED,
+        )
 
 
-def _left_out(what: str, listing: Listing) -> list[str]:
-    if not listing.others:
-        return []
-    shown = ", ".join(listing.others[:_NAMED_OTHERS]) + (", …" if listing.others[_NAMED_OTHERS:] else "")
-    return [f"{what}: {counted(len(listing.others), 'file')} left out, not photographs by name: {shown}"]
+def _left_out(what: str, listing: Listing) -> Iterator[Remark]:
+    for name in listing.others:
+        yield Remark(folder=what, names=(name,), reason="left out, not a photograph by its name")
+    if count := sum(listing.left_over.values()):
+        found = ", ".join(sorted(name for name, files in listing.left_over.items() if files))
+        yield Remark(folder=what, reason=f"{counted(count, 'file')} left out in left-over folders: {found}")

@@ -59,9 +59,22 @@ def tiny(box: Path) -> None:
     random = np.random.default_rng(1)
     _empty(FOREGROUNDS)(box)
     _empty(BACKGROUNDS)(box)
-    rgba = np.dstack([colours(random, 40, 40)[:1, :1], np.full((1, 1), 254, np.uint8)])
-    write_rgb(box / FOREGROUNDS / "dot.png", rgba)
+    write_rgb(box / FOREGROUNDS / "dot.png", colours(random, 40, 40)[:1, :1])
+    write_rgb(box / FOREGROUNDS / "dot.mask.png", np.full((1, 1), 254, np.uint8))
     write_rgb(box / BACKGROUNDS / "dot.png", colours(random, 40, 40)[:1, :1])
+
+
+def many_problems(box: Path) -> None:
+    """A hundred foregrounds without a mask, fifty broken backgrounds, a mask with a wrong name."""
+    for number in range(100):
+        write_rgb(box / FOREGROUNDS / f"{number}.png", colours(np.random.default_rng(number), 20, 20))
+    for number in range(50):
+        (box / BACKGROUNDS / f"page-{number}.jpg").write_bytes(b"x" * number)
+    write_rgb(box / FOREGROUNDS / "7_mask.png", np.zeros((20, 20), np.uint8))
+
+
+def _few_lines(outcome: Outcome) -> None:
+    assert len(outcome.stderr.splitlines()) <= 12, outcome.stderr
 
 
 def _names(kind: str, *names: str) -> Callable[[Outcome], object]:
@@ -236,6 +249,16 @@ CASES = [
         lists=("two lines.jpg",),
         says=("1 problem",),
         hints=("plan again",),
+    ),
+    Case(
+        name="a hundred and fifty photographs with a few reasons",
+        arguments=("plan", RUN),
+        code=16,
+        arrange=many_problems,
+        lists=("99 files in foregrounds: no mask", "49 files in backgrounds: ", "7_mask.png: looks like"),
+        says=("150 problems",),
+        hints=("plan again",),
+        check=_few_lines,
     ),
     Case(
         name="a run directory with a dash",

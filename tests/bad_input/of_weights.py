@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 
 from shardgen.depth.densedepth.family import SHIPPED
-from tests.bad_input.case import RUN, Case
+from tests.bad_input.case import RUN, Case, Outcome
 
 
 def _named(weights: str) -> Callable[[Path], object]:
@@ -55,6 +55,16 @@ def _refused(
         says=("own.h5", *says),
         hints=(hint,),
     )
+
+
+def _shows_the_plan(outcome: Outcome) -> None:
+    lines = [line.split() for line in outcome.stdout.splitlines()]
+    shown = {words[0]: words[1:] for words in lines}
+    assert shown["plan"] == ["NOT", "WRITTEN"]
+    assert shown["samples"] == ["48"]
+    assert shown["foregrounds"][:1] == ["cover"]
+    assert shown["network"] == ["densedepth", "nyu,", "aligned", "upsampling,", "float32"]
+    assert shown["fingerprint"][:3] == ["not", "known", "yet:"]
 
 
 CASES = [
@@ -103,6 +113,18 @@ CASES = [
         arrange=_own(lambda path: shutil.copy(SHIPPED["small"], path)),
         says=("small -> file",),
         hints=("undo",),
+    ),
+    Case(
+        name="a plan whose weights cannot be fetched",
+        arguments=("plan", RUN),
+        code=33,
+        arrange=_named("nyu"),
+        environment={"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
+        prints=True,
+        says=("no connection to s3-eu-west-1.amazonaws.com for the nyu weights (Connection refused)",),
+        hints=("run it again", "and put it at", "nyu.h5", '[depth] weights = "small"'),
+        allowed=("cache",),
+        check=_shows_the_plan,
     ),
     Case(
         name="weights from a network that is not there",

@@ -67,7 +67,7 @@ def _two_that_may_not_be_read(box: Path) -> None:
     (box / "cut-outs/foreground-000.png").chmod(0)
     (box / "scenes/background-000.jpg").chmod(0)
     (box / "scenes/nothing.png").touch()
-    (box / "scenes/movie.heic").write_bytes(b"x")
+    (box / "scenes/movie.gif").write_bytes(b"x")
 
 
 CASES = [
@@ -253,7 +253,7 @@ CASES = [
             "foregrounds/foreground-000.png: cannot be read (Permission denied) (give this user the right to",
             "backgrounds/background-000.jpg: cannot be read (Permission denied) (give this user the right to",
             "backgrounds/nothing.png: empty file",
-            "backgrounds: 1 file left out, not photographs by name: movie.heic",
+            "backgrounds/movie.gif: left out, not a photograph by its name",
         ),
         says=("3 problems in the source folders",),
         hints=("plan again",),

@@ -15,7 +15,7 @@ OPTIONS = {
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
-    "init": {"--foregrounds", "--backgrounds", "--shared-folder"},
+    "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters"},
     "plan": {"--rate", "--foregrounds", "--backgrounds"},
     "preview": {"--samples", "--output", "-o", "--device", "--foregrounds", "--backgrounds"},

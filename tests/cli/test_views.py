@@ -11,6 +11,7 @@ from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import Overview, ShardState, SliceCounts
 from shardgen.domain.receipt import Provenance
+from shardgen.domain.remarks import Remark
 from shardgen.domain.worker import ShownState, WorkerIdentity, WorkerRow, WorkerState
 from tests.plans import make_plan
 
@@ -98,3 +99,32 @@ def test_a_download_without_a_terminal_is_said_once(capsys: pytest.CaptureFixtur
         on_download(10, 173_000_000)
         on_download(20, 173_000_000)
     assert capsys.readouterr().err == "fetching the nyu weights, 173.0 MB\n"
+
+
+def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
+    many = Remark(
+        folder="foregrounds",
+        reason="black everywhere",
+        hint="draw it white",
+        names=tuple(f"{number}\n.jpg" for number in range(1347)),
+    )
+    assert render.remark_text(many).splitlines() == [
+        "1,347 files in foregrounds: black everywhere",
+        "  0 .jpg, 1 .jpg, 2 .jpg, 3 .jpg, 4 .jpg, 5 .jpg, 6 .jpg, 7 .jpg, 8 .jpg, 9 .jpg, and 1,337 more",
+        "  hint: draw it white",
+    ]
+    details = tuple(str(number) for number in range(1347))
+    assert "  0 .jpg (0), 1 .jpg (1), " in render.remark_text(replace(many, details=details))
+
+
+@pytest.mark.parametrize(
+    ("remark", "line"),
+    [
+        (Remark(folder="scenes", names=("a",), reason="empty", hint="copy it"), "scenes/a: empty (copy it)"),
+        (Remark(folder="scenes", names=("a",), reason="as …", details=("b",)), "scenes/a: as b"),
+        (Remark(folder="scenes", names=("a",), reason="twice", details=("b, c",)), "scenes/a: twice (b, c)"),
+        (Remark(folder="scenes", reason="3 files left out"), "scenes: 3 files left out"),
+    ],
+)
+def test_a_remark_about_one_file_is_one_line(remark: Remark, line: str) -> None:
+    assert render.remark_text(remark) == line

@@ -178,6 +178,7 @@ def test_without_a_network_the_hint_says_what_to_download_and_where_to_put_it(ca
     nobody = ReleasedWeights(name="kitti", url="http://127.0.0.1:9/kitti.h5", size_bytes=None)
     with pytest.raises(DownloadFailed) as caught:
         fetch(nobody)
+    assert str(caught.value) == "no connection to 127.0.0.1:9 for the kitti weights (Connection refused)"
     assert "http://127.0.0.1:9/kitti.h5" in caught.value.hint
     assert str(cache / "kitti.h5") in caught.value.hint
 

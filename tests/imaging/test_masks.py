@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shardgen.errors import ComposeFailed
+from shardgen.errors import ComposeFailed, NoMask
 from shardgen.imaging.codec import Photograph
-from shardgen.imaging.masks import cut_out, halved_to_fit
+from shardgen.imaging.masks import cut_out, cuts_out, halved_to_fit, mask_warning
 from shardgen.imaging.options import MaskMode
 from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours
@@ -93,3 +93,156 @@ def test_hidden_colours_do_not_bleed_into_the_edge() -> None:
 )
 def test_the_placed_size_is_halved_until_it_fits(size: tuple[int, int], placed: tuple[int, int]) -> None:
     assert placed_size(*size, (600, 600)) == placed
+
+
+def disc(side: int = 80, radius: float = 25) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """A disc in the middle, 0 or 255."""
+    rows, columns = np.mgrid[0:side, 0:side]
+    return np.where(np.hypot(columns - side / 2, rows - side / 2) < radius, 255, 0).astype(np.uint8)
+
+
+def grey(
+    levels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
+    alpha: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None = None,
+    *,
+    orientation: int = 1,
+) -> Photograph:
+    pixels = np.repeat(levels[:, :, np.newaxis], 3, axis=2)
+    return Photograph(pixels=pixels, alpha=alpha, notes=(), orientation=orientation)
+
+
+def mask_of(mask_photo: Photograph) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    photo = Photograph(
+        pixels=colours(np.random.default_rng(2), mask_photo.width, mask_photo.height), alpha=None, notes=()
+    )
+    return cut_out(photo, MaskMode.FILE, mask_photo).mask
+
+
+DISC, WHITE, BLACK = disc(), np.full((80, 80), 255, np.uint8), np.zeros((80, 80), np.uint8)
+RING = disc(radius=35)
+DISC_MASK = mask_of(grey(DISC))
+
+
+@pytest.mark.parametrize(
+    "mask_photo",
+    [
+        grey(WHITE, DISC),
+        grey(BLACK, DISC),
+        grey(np.where(DISC, np.uint8(200), np.uint8(0)), DISC),  # hidden pixels may have any colour
+        grey(np.where(DISC, np.uint8(40), np.uint8(255)), DISC),
+        grey(DISC, RING),
+        grey(DISC, WHITE),
+        grey(DISC, np.full_like(DISC, 252)),
+        Photograph(pixels=np.full((80, 80, 3), (255, 0, 0), np.uint8), alpha=DISC, notes=()),
+    ],
+    ids=["white", "black", "grey", "dark", "black and white", "opaque", "as good as opaque", "red"],
+)
+def test_a_mask_drawn_on_transparency_is_what_was_drawn(mask_photo: Photograph) -> None:
+    np.testing.assert_array_equal(mask_of(mask_photo), DISC_MASK)
+
+
+def test_an_opaque_mask_file_has_its_grey_levels_to_the_last_one() -> None:
+    levels = np.tile(np.arange(100, 180, dtype=np.uint8), (80, 1))
+    expected = mask_of(grey(levels))
+    np.testing.assert_array_equal(mask_of(grey(levels, WHITE)), expected)
+    np.testing.assert_array_equal(mask_of(grey(levels, np.full_like(WHITE, 250))), expected)
+    assert expected[40, :28].max() == 0
+    assert expected[40, 28:].min() == 255
+
+
+@pytest.mark.parametrize(
+    ("mask_photo", "reason", "hint"),
+    [
+        (grey(DISC // 255), "the highest level is 1; 128 is needed", "multiply by 255"),
+        (grey(np.where(DISC, np.uint8(38), np.uint8(3))), "the highest level is 38; 128", "multiply by 6"),
+        (grey(BLACK), "its mask file is black everywhere", "draw the subject white"),
+        (grey(WHITE, BLACK), "its mask file is transparent everywhere", "draw the subject white"),
+        (grey(BLACK, 255 - DISC), "dark around something transparent", "the rest black"),
+        (
+            Photograph(pixels=colours(np.random.default_rng(1), 80, 80), alpha=DISC, notes=()),
+            "a picture on transparency",
+            "the rest black",
+        ),
+    ],
+    ids=["0 and 1", "dark palette", "black", "clear", "frame", "cut-out"],
+)
+def test_a_mask_file_without_a_subject_or_with_two_is_refused_by_what_it_is(
+    mask_photo: Photograph, reason: str, hint: str
+) -> None:
+    with pytest.raises(ComposeFailed, match=reason) as refusal:
+        mask_of(mask_photo)
+    assert hint in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("orientation", "of_mask", "size", "reason"),
+    [
+        (6, 1, (50, 60), r"60x50: the photograph is turned by its EXIF orientation \(6\), the mask is not"),
+        (1, 8, (50, 60), r"60x50: the mask is turned by its EXIF orientation \(8\), the photograph is not"),
+        (6, 6, (50, 60), "50x60 pixels, the photograph 60x50$"),
+        (1, 1, (50, 60), "50x60 pixels, the photograph 60x50$"),
+    ],
+)
+def test_a_mask_that_was_not_turned_with_its_photograph_is_told(
+    orientation: int, of_mask: int, size: tuple[int, int], reason: str
+) -> None:
+    photo = Photograph(pixels=SCENE, alpha=None, notes=(), orientation=orientation)
+    with pytest.raises(ComposeFailed, match=reason):
+        cut_out(photo, MaskMode.FILE, grey(blob(*size), orientation=of_mask))
+
+
+@pytest.mark.parametrize(
+    ("size", "orientation", "of_mask", "warned"),
+    [
+        ((60, 50), 3, 1, True),
+        ((60, 50), 2, 1, True),
+        ((50, 50), 6, 1, True),
+        ((60, 50), 6, 1, False),  # of this size only because it was turned
+        ((60, 50), 3, 3, False),
+        ((60, 50), 1, 1, False),
+    ],
+)
+def test_a_mask_of_the_right_size_that_may_lie_wrong_is_warned_of(
+    size: tuple[int, int], orientation: int, of_mask: int, *, warned: bool
+) -> None:
+    warning = mask_warning(grey(blob(*size), orientation=orientation), grey(blob(*size), orientation=of_mask))
+    assert (f"EXIF orientation ({orientation})" in warning) is warned
+
+
+def rounded(width: int, height: int, radius: float) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Opaque but for corners rounded with this radius in pixels."""
+    rows, columns = np.mgrid[0:height, 0:width] + 0.5
+    across = np.maximum(0, radius - np.minimum(columns, width - columns))
+    down = np.maximum(0, radius - np.minimum(rows, height - rows))
+    return np.where(np.hypot(across, down) > radius, 0, 255).astype(np.uint8)
+
+
+def test_an_alpha_channel_counts_only_where_it_cuts_something_out() -> None:
+    opaque = np.full((120, 160), 255, np.uint8)
+    line, window = opaque.copy(), opaque.copy()
+    line[:, 30:34] = 0
+    window[50:60, 70:80] = 0
+    nothing = [None, opaque, opaque - 1, opaque // 2 + 1, line, rounded(160, 120, 8), rounded(160, 120, 27)]
+    assert [cuts_out(alpha) for alpha in nothing] == [False] * 7
+    something = [window, blob(160, 120), rounded(160, 120, 60), disc(), opaque * 0]
+    assert [cuts_out(alpha) for alpha in something] == [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("alpha", "reason"),
+    [
+        (np.full((50, 60), 254, np.uint8), r"cuts nothing out \(no pixel of it is below 128\)"),
+        (rounded(60, 50, 8), r"cuts nothing out \(only corners or thin lines are transparent\)"),
+    ],
+)
+def test_auto_passes_over_an_alpha_channel_that_cuts_nothing_out(
+    alpha: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], reason: str
+) -> None:
+    with pytest.raises(NoMask, match=reason) as refusal:
+        cut_out(photograph(alpha), MaskMode.AUTO, None)
+    assert 'mask = "alpha"' in refusal.value.hint
+    assert cut_out(photograph(alpha), MaskMode.ALPHA, None).mode is MaskMode.ALPHA
+    shot = np.full((50, 60, 3), 250, np.uint8)
+    shot[15:35, 20:40] = (200, 20, 20)
+    cup = cut_out(Photograph(pixels=shot, alpha=alpha, notes=()), MaskMode.AUTO, None)
+    assert (cup.mode, cup.covered_pixels) == (MaskMode.FLAT, 400)

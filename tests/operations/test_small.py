@@ -11,13 +11,16 @@ from shardgen.dataset.statistics import Statistics
 from shardgen.depth.base import Quality
 from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.plan import Plan
+from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.operations import demo
+from shardgen.operations.init import initialise
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.tables import Tables
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.template import settings_text
 from shardgen.storage.cache import CACHE_VARIABLE
 from tests.legacy_weights import write_legacy_weights
+from tests.photographs import write_photographs
 from tests.plans import changed, make_plan
 from tests.runs import make_run, plan_run, sha256_of
 
@@ -66,3 +69,37 @@ def test_the_data_sets_card_says_that_depth_is_for_trials() -> None:
         weights = replace(depth.weights, quality=quality)
         text = card(changed(plan, depth=replace(depth, weights=weights)))
         assert ("a network for trials (`nyu`)" in text) == (quality is Quality.TRIAL)
+
+
+def test_init_writes_the_name_of_weights_or_the_whole_path_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("own.h5").touch()
+    for weights, written in (
+        ("small", "small"),
+        ("random:64", "random:64"),
+        ("own.h5", str(tmp_path / "own.h5")),
+    ):
+        path = initialise(
+            tmp_path / weights.replace(".", "-"),
+            foregrounds=foregrounds,
+            backgrounds=backgrounds,
+            weights=weights,
+        )
+        assert tomllib.loads(path.read_text(encoding="utf-8"))["depth"]["weights"] == written
+
+
+@pytest.mark.parametrize(
+    ("weights", "error"), [("smal", InputMissing), ("folder", InputMissing), ("random:x", InvalidSettings)]
+)
+def test_init_refuses_weights_that_are_none_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str, error: type[Exception]
+) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    with pytest.raises(error, match=weights):
+        initialise(tmp_path / "run", foregrounds=foregrounds, backgrounds=backgrounds, weights=weights)
+    assert not (tmp_path / "run").exists()

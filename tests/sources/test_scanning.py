@@ -3,11 +3,17 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from shardgen.cli.render import remark_text
+from shardgen.domain.remarks import Remark
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.options import MaskMode
@@ -26,6 +32,16 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 def scanned(folders: SourceFolders, mask: MaskMode = MaskMode.AUTO) -> Inventory:
     return scan(folders, mask, CANVAS, threads=2)
+
+
+def said(remarks: Sequence[Remark]) -> list[str]:
+    return [remark_text(remark) for remark in remarks]
+
+
+def refused(folders: SourceFolders) -> SourcesRefused:
+    with pytest.raises(SourcesRefused) as refusal:
+        scanned(folders)
+    return refusal.value
 
 
 def opaque(width: int, height: int, seed: int = 9) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -76,7 +92,7 @@ def test_all_problems_come_in_one_go_by_name(folders: SourceFolders) -> None:
     (folders.backgrounds / os.fsdecode(b"latin-\xe9.png")).write_bytes(b"x")
     with pytest.raises(SourcesRefused) as refusal:
         scanned(folders)
-    problems = refusal.value.problems
+    problems = said(refusal.value.remarks)
     assert [problem.split(":")[0] for problem in problems] == [
         "backgrounds/latin-\\xe9.png",
         "foregrounds/empty.png",
@@ -87,7 +103,7 @@ def test_all_problems_come_in_one_go_by_name(folders: SourceFolders) -> None:
     ]
     assert "not UTF-8" in problems[0]
     assert "mask file has 30x31 pixels" in problems[3]
-    assert "more than one mask file" in problems[4]
+    assert "more than one mask file (twice.mask.bmp, twice.mask.png)" in problems[4]
 
 
 def test_mask_files_are_no_sources_and_are_recorded(folders: SourceFolders) -> None:
@@ -106,16 +122,179 @@ def test_duplicates_lonely_masks_and_other_files_are_warnings(folders: SourceFol
     (folders.backgrounds / "copy.jpg").write_bytes(data)
     (folders.backgrounds / "movie.gif").write_bytes(b"GIF89a")
     write_rgb(folders.foregrounds / "gone.mask.png", blob(30, 30))
-    assert scanned(folders).warnings == (
-        "backgrounds: the same content 2 times: background-000.jpg, copy.jpg",
-        "foregrounds/gone.mask.png: a mask file without its photograph",
-        "backgrounds: 1 file left out, not photographs by name: movie.gif",
-    )
+    assert said(scanned(folders).warnings) == [
+        (
+            "backgrounds/copy.jpg: the same content as background-000.jpg "
+            "(remove one of the two, unless its samples are to count twice)"
+        ),
+        (
+            "foregrounds/gone.mask.png: a mask file without its photograph "
+            "(a photograph's mask is named like it: NAME.mask.png)"
+        ),
+        "backgrounds/movie.gif: left out, not a photograph by its name",
+    ]
 
 
 def test_conversions_are_noted_by_name(folders: SourceFolders) -> None:
     write_rgb(folders.backgrounds / "deep.png", opaque(20, 20).astype(np.uint16) * 257)  # type: ignore[arg-type]
-    assert scanned(folders).notes == ("backgrounds/deep.png: 16 bits per channel converted to 8",)
+    assert said(scanned(folders).notes) == ["backgrounds/deep.png: 16 bits per channel converted to 8"]
+
+
+def test_what_the_decoder_says_of_files_is_said_once_for_all_of_them(
+    folders: SourceFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_with_warnings(data: bytes) -> Photograph:
+        return replace(decode(data), warnings=("odd colours",), notes=("turned",))
+
+    write_rgb(folders.foregrounds / "cup.jpg", opaque(30, 30))
+    write_rgb(folders.foregrounds / "cup.mask.png", blob(30, 30))
+    monkeypatch.setattr("shardgen.sources.scanning.decode", decode_with_warnings)
+    inventory = scanned(folders)
+    assert [(one.folder, one.reason, one.names) for one in inventory.warnings] == [
+        (
+            "foregrounds",
+            "odd colours",
+            ("cup.jpg", "cup.mask.png", "foreground-000.png", "foreground-001.png"),
+        ),
+        ("backgrounds", "odd colours", ("background-000.jpg", "background-001.png")),
+    ]
+    assert [len(one.names) for one in inventory.notes] == [3, 2]
+
+
+@pytest.mark.parametrize(("orientation", "count"), [(1, 0), (3, 1), (6, 1)])
+def test_a_mask_that_may_not_be_turned_as_its_photograph_is_warned_of(
+    folders: SourceFolders, orientation: int, count: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(opaque(30, 30)).save(folders.foregrounds / "cup.jpg", exif=exif)
+    write_rgb(folders.foregrounds / "cup.mask.png", blob(30, 30))
+    warnings = scanned(folders).warnings
+    assert [one.names for one in warnings] == [("cup.jpg",)] * count
+    assert all(f"EXIF orientation ({orientation})" in one.reason for one in warnings)
+
+
+def test_a_mask_is_found_however_the_accents_of_names_are_encoded(folders: SourceFolders) -> None:
+    composed, decomposed = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    for name, of_mask, number in ((composed, decomposed, 1), (decomposed, composed, 2)):
+        write_rgb(folders.foregrounds / f"{name}-{number}.jpg", opaque(30, 30, number))
+        write_rgb(folders.foregrounds / f"{of_mask}-{number}.mask.png", blob(30, 30))
+    inventory = scanned(folders)
+    assert [entry.mask for entry in inventory.sources.foregrounds[:2]] == [MaskMode.FILE, MaskMode.FILE]
+    assert not inventory.warnings
+
+
+def test_names_that_differ_in_their_encoding_alone_need_a_mask_each(folders: SourceFolders) -> None:
+    one, other = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    for seed, name in enumerate((one, other)):
+        write_rgb(folders.foregrounds / f"{name}.jpg", opaque(30, 30, seed))
+        write_rgb(folders.backgrounds / f"{name}.jpg", opaque(30, 30, seed))
+    write_rgb(folders.foregrounds / f"{one}.mask.png", blob(30, 30))
+    (problem,) = refused(folders).remarks
+    assert problem.reason == "one mask file for photographs of the same name"
+    assert set(problem.names) == {f"{one}.jpg", f"{other}.jpg"}
+    write_rgb(folders.foregrounds / f"{other}.mask.png", blob(30, 30))
+    entries = {entry.name: entry for entry in scanned(folders).sources.foregrounds}
+    for name in (one, other):
+        mask_file = entries[f"{name}.jpg"].mask_file
+        assert mask_file is not None
+        assert mask_file.name == f"{name}.mask.png"
+
+
+def test_one_mask_for_two_photographs_is_refused_by_their_names(folders: SourceFolders) -> None:
+    write_rgb(folders.foregrounds / "cat.jpg", opaque(30, 30, 1))
+    write_rgb(folders.foregrounds / "cat.png", np.dstack([opaque(30, 30, 2), blob(30, 30)]))
+    write_rgb(folders.foregrounds / "cat.mask.png", blob(30, 30))
+    (problem,) = refused(folders).remarks
+    assert (problem.names, problem.details) == (("cat.jpg", "cat.png"), ("and cat.png", "and cat.jpg"))
+    assert problem.reason == "one mask file for photographs of the same name"
+    assert len(scanned(folders, MaskMode.GRABCUT).sources.foregrounds) == 4
+
+
+@pytest.mark.parametrize("mark", ["_mask", "-Mask"])
+def test_a_mask_with_a_wrong_name_is_told_from_a_photograph(folders: SourceFolders, mark: str) -> None:
+    for number in range(2):
+        write_rgb(folders.foregrounds / f"cat-{number}.jpg", opaque(30, 30, number))
+        write_rgb(folders.foregrounds / f"cat-{number}{mark}.png", blob(30, 30 + number))
+    write_rgb(folders.foregrounds / "carnival_mask.png", np.dstack([opaque(30, 30, 5), blob(30, 30)]))
+    (problem,) = refused(folders).remarks
+    assert problem.reason == "looks like a mask, but masks are named NAME.mask.png"
+    assert problem.names == (f"cat-0{mark}.png", f"cat-1{mark}.png")
+    assert problem.details == ("beside cat-0.jpg", "beside cat-1.jpg")
+
+
+def test_a_mask_that_cuts_nothing_out_is_warned_of(folders: SourceFolders) -> None:
+    write_rgb(folders.foregrounds / "cup.jpg", opaque(30, 30))
+    write_rgb(folders.foregrounds / "cup.mask.png", np.full((30, 30), 255, np.uint8))
+    (warning,) = scanned(folders).warnings
+    assert (warning.names, warning.reason) == (
+        ("cup.jpg",),
+        "its mask covers all of it: a whole rectangle is placed",
+    )
+
+
+def test_backgrounds_that_are_cut_out_are_warned_of(folders: SourceFolders) -> None:
+    write_rgb(folders.backgrounds / "person.png", np.dstack([opaque(30, 30), blob(30, 30)]))
+    write_rgb(folders.backgrounds / "veil.png", np.dstack([opaque(30, 30), np.full((30, 30), 254, np.uint8)]))
+    write_rgb(folders.backgrounds / "cat.mask.png", blob(30, 30))
+    assert {one.names: one.reason for one in scanned(folders).warnings} == {
+        ("person.png",): "its transparency is ignored: what it hides will be seen",
+        ("cat.mask.png",): "named like a mask, but used as a background",
+    }
+
+
+@pytest.mark.parametrize("kind", ["alpha", "mask file", "photograph"])
+def test_folders_that_look_swapped_are_said_to_be(folders: SourceFolders, kind: str) -> None:
+    for path in folders.foregrounds.iterdir():
+        path.unlink()
+    for number in range(10):
+        scene = opaque(30, 30, number)
+        scene[:] = 255 if number == 0 else scene
+        scene[10:20, 10:20] = 0 if number == 0 else scene[10:20, 10:20]
+        write_rgb(folders.foregrounds / f"scene-{number}.png", scene)
+    for number in range(5):
+        person = opaque(30, 30, number + 20)
+        if kind == "alpha":
+            person = np.dstack([person, blob(30, 30)])
+        if kind == "mask file":
+            write_rgb(folders.backgrounds / f"person-{number}.mask.png", blob(30, 30))
+        write_rgb(folders.backgrounds / f"person-{number}.png", person)
+    refusal = refused(folders)
+    assert len(refusal.remarks[0].names) == 9
+    assert ("9 of 10 foregrounds without a mask" in str(refusal)) is (kind != "photograph")
+    assert ("are the two folders swapped?" in refusal.hint) is (kind != "photograph")
+
+
+def test_what_a_nas_and_a_desktop_leave_behind_is_no_photograph(folders: SourceFolders) -> None:
+    for name in (
+        "@eaDir/background-000.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "album/@eaDir/other.jpg/SYNOPHOTO_THUMB_S.jpg",
+        "__MACOSX/._background-000.jpg",
+        "#recycle/old.jpg",
+        "$RECYCLE.BIN/S-1-5/$RABC.jpg",
+        ".thumbnails/small.png",
+        "Thumbs.db",
+        "album/desktop.ini",
+        ".DS_Store",
+    ):
+        path = folders.backgrounds / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no picture")
+    (folders.backgrounds / "System Volume Information").mkdir(mode=0)
+    inventory = scanned(folders)
+    assert len(inventory.sources.backgrounds) == 2
+    assert said(inventory.warnings) == [
+        (
+            "backgrounds: 6 files left out in left-over folders: "
+            "#recycle, $RECYCLE.BIN, .thumbnails, @eaDir, __MACOSX"
+        )
+    ]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "HEIF", "hif", "avif"])
+def test_a_phones_formats_are_not_left_out(folders: SourceFolders, suffix: str) -> None:
+    (folders.backgrounds / f"phone.{suffix}").write_bytes(b"what the decoder will name")
+    assert refused(folders).remarks[0].names == (f"phone.{suffix}",)
 
 
 def test_a_folder_that_is_missing_or_empty_says_which(folders: SourceFolders, tmp_path: Path) -> None:

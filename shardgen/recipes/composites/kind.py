@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING
 
-from shardgen.depth.base import Quality
+from shardgen.depth.base import Quality, Weights
 from shardgen.depth.families import find_family
 from shardgen.domain.plan import Block, Plan
+from shardgen.domain.remarks import Remark, grouped
+from shardgen.domain.wording import counted
+from shardgen.errors import DownloadFailed
 from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, RecipeTables, SizeEstimate
 from shardgen.recipes.composites.plan import (
@@ -20,6 +25,15 @@ from shardgen.recipes.composites.plan import (
 from shardgen.recipes.composites.recipe import CompositesRecipe, network_choice
 from shardgen.recipes.composites.tables import Tables
 from shardgen.sources.inventory import Sources
+
+if TYPE_CHECKING:
+    from shardgen.sources.scanning import Inventory
+
+_NAMED = 3  # in a line of the printed plan
+# Of the canvas. At the default sizes that is 20x20 of 200x200 stored pixels, hardly more than one of the
+# 16x16 blocks in which JPEG stores colours.
+_SPECK_SHARE = 0.01
+_ENLARGED = 2  # times in one direction; beyond it a background is plainly softer than what stands on it
 
 
 class Composites(RecipeKind):
@@ -50,17 +64,27 @@ class Composites(RecipeKind):
             threads=usable_cores(),
             on_file=events.on_file,
         )
-        network = find_family(document.depth.model).find(choice, on_download=events.on_download)
-        network.check_input(document.depth.input)
-        weights = network.weights
+        lacks = None
+        try:
+            network = find_family(document.depth.model).find(choice, on_download=events.on_download)
+            network.check_input(document.depth.input)
+            weights = network.weights
+        except DownloadFailed as error:
+            lacks, weights = error, _stand_in(document.depth.weights)
         document = replace(document, depth=replace(document.depth, weights=weights))
         sources = inventory.sources
         return Draft(
             document=document,
             blocks=(Block(samples=sample_count(document.compose, sources), sources=sources),),
-            facts=_facts(document, sources),
-            warnings=inventory.warnings,
+            facts=(
+                *_facts(document, sources),
+                *_looks(document, inventory),
+                _network_fact(document, is_known=lacks is None),
+                *_noise(weights),
+            ),
+            warnings=(*inventory.warnings, *_specks(document, inventory), *_coarse(document, sources)),
             notes=inventory.notes,
+            lacks=lacks,
         )
 
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
@@ -74,21 +98,19 @@ class Composites(RecipeKind):
         return estimate_sizes(plan, Composer(plan, folders["foregrounds"], folders["backgrounds"]))
 
 
+def _stand_in(weights: Weights) -> Weights:
+    """What takes the place of weights that could not be had, in a plan that is shown and never written."""
+    return replace(weights, bytes=1, sha256="0" * 64)
+
+
 def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
-    compose, depth, weights = document.compose, document.depth, document.depth.weights
+    compose = document.compose
     columns, rows = compose.grid
     flips = ""
     if compose.flips is not Flips.NONE:
         flips = f" x {flip_count(compose)} flips ({compose.flips.value})"
     modes = Counter(foreground.mask.value for foreground in sources.foregrounds)
-    network = [
-        f"{depth.model} {weights.name}",
-        *filter(None, [weights.structure]),
-        f"{depth.upsampling.value} upsampling",
-        depth.precision.value,
-        f"sha256 {weights.sha256[:12]}…",
-    ]
-    facts = [
+    return (
         (
             "made of",
             (
@@ -97,8 +119,90 @@ def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
             ),
         ),
         ("masks", ", ".join(f"{count} by {mode}" for mode, count in sorted(modes.items()))),
-        ("network", ", ".join(network)),
+    )
+
+
+def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
+    """What the pictures will look like: worth a look before hours are spent, and no part of the plan."""
+    sources, (width, height) = inventory.sources, document.compose.canvas
+    covered = _covered(document, inventory)
+    least = min(covered, key=lambda name: covered[name])
+    facts = [
+        (
+            "foregrounds",
+            (
+                f"cover {_percent(median(covered.values()))} of the picture (median), "
+                f"the smallest {_percent(covered[least])}: {least}"
+            ),
+        )
     ]
-    if weights.quality is Quality.NOISE:
-        facts.append(("NOT DEPTH", f"the weights are {weights.name}: depth images will be noise"))
-    return tuple(facts)
+    halved = [one for one in sources.foregrounds if one.placed_width < one.width]
+    if halved:
+        total = counted(len(sources.foregrounds), "foreground")
+        facts.append(("halved", f"{len(halved):,} of {total}, until they fit {width}x{height}"))
+    enlarged = [
+        one.name
+        for one in sources.backgrounds
+        if width > _ENLARGED * one.width or height > _ENLARGED * one.height
+    ]
+    if enlarged:
+        total = counted(len(sources.backgrounds), "background")
+        names = ", ".join(enlarged[:_NAMED]) + (", …" if enlarged[_NAMED:] else "")
+        facts.append(("enlarged", f"{len(enlarged):,} of {total}, more than twice: {names}"))
+    return facts
+
+
+def _network_fact(document: Document, *, is_known: bool) -> tuple[str, str]:
+    depth, weights = document.depth, document.depth.weights
+    known = [f"sha256 {weights.sha256[:12]}…"] if is_known else []
+    parts = [f"{depth.model} {weights.name}", weights.structure, f"{depth.upsampling.value} upsampling"]
+    return "network", ", ".join([*filter(None, parts), depth.precision.value, *known])
+
+
+def _noise(weights: Weights) -> list[tuple[str, str]]:
+    if weights.quality is not Quality.NOISE:
+        return []
+    return [("NOT DEPTH", f"the weights are {weights.name}: depth images will be noise")]
+
+
+def _covered(document: Document, inventory: Inventory) -> dict[str, float]:
+    """The share of the canvas that each foreground's mask covers, by its name."""
+    width, height = document.compose.canvas
+    names = (foreground.name for foreground in inventory.sources.foregrounds)
+    return {
+        name: pixels / (width * height) for name, pixels in zip(names, inventory.covered_pixels, strict=True)
+    }
+
+
+def _specks(document: Document, inventory: Inventory) -> tuple[Remark, ...]:
+    covered = sorted(_covered(document, inventory).items(), key=lambda pair: pair[1])
+    return grouped(
+        Remark(
+            folder="foregrounds",
+            names=(name,),
+            details=(_percent(share),),
+            reason=f"under {_SPECK_SHARE:.0%} of the picture: a speck",
+            hint="use larger cut-outs, or a smaller canvas in [compose]",
+        )
+        for name, share in covered
+        if share < _SPECK_SHARE
+    )
+
+
+def _coarse(document: Document, sources: Sources) -> tuple[Remark, ...]:
+    width, height = document.output.size
+    return grouped(
+        Remark(
+            folder="backgrounds",
+            names=(one.name,),
+            details=(f"{one.width}x{one.height}",),
+            reason=f"fewer pixels than the stored picture of {width}x{height}, which will be blurred",
+            hint="use larger photographs, or a smaller size in [output]",
+        )
+        for one in sources.backgrounds
+        if one.width < width or one.height < height
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
