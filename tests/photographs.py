@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Folders = tuple[Path, Path]
 
@@ -46,6 +49,15 @@ def blob(width: int, height: int) -> NDArray[np.uint8]:
     distance = np.hypot((columns - width / 2 + 0.5) / (width / 2), (rows - height / 2 + 0.5) / (height / 2))
     alpha: NDArray[np.uint8] = np.clip((0.95 - distance) * 6 * 255, 0, 255).astype(np.uint8)
     return alpha
+
+
+def heic(width: int, height: int) -> bytes:
+    """A HEIC file of the size, as phones write them."""
+    pillow_heif = importlib.import_module("pillow_heif")
+    picture = Image.fromarray(colours(np.random.default_rng(5), width, height))
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(buffer, quality=90)
+    return buffer.getvalue()
 
 
 def write_rgb(path: Path, pixels: NDArray[np.uint8]) -> None:

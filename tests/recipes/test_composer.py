@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.errors import ComposeFailed, InputMissing, PlanConflict, SampleError, SourceUndecodable
+from shardgen.errors import (
+    ComposeFailed,
+    InputMissing,
+    MachineUnfit,
+    PlanConflict,
+    SampleError,
+    SourceUndecodable,
+)
 from shardgen.imaging.options import MaskMode
 from shardgen.recipes.composites.composer import (
     CACHE_BYTES,
@@ -23,7 +31,7 @@ from shardgen.recipes.composites.composer import (
 )
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
-from tests.photographs import write_photographs
+from tests.photographs import heic, write_photographs
 from tests.plans import changed, make_plan
 
 
@@ -178,6 +186,21 @@ def test_a_photograph_that_does_not_decode_costs_only_its_own_samples(
     made = composed(composer(plan, folders), all_samples(plan))
     assert [isinstance(one, SourceUndecodable) for one in made] == [False] * 8 + [True] * 8 + [False] * 8
     assert bad.name in str(made[8])
+
+
+def test_a_machine_that_cannot_read_heic_is_at_fault_and_no_sample(
+    plan: CompositesPlan, folders: SourceFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background = plan.sources.backgrounds[0]
+    data = heic(40, 30)
+    (folders.backgrounds / background.name).write_bytes(data)
+    changed = replace(background, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    heic_plan = with_sources(plan, backgrounds=(changed, *plan.sources.backgrounds[1:]))
+    assert composer(heic_plan, folders).compose(SampleIndex(0)).canvas.fgbg.any()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MachineUnfit, match=background.name) as unfit:
+        composer(heic_plan, folders).compose(SampleIndex(0))
+    assert "shardgen[heic]" in unfit.value.hint
 
 
 def test_a_placed_size_that_is_not_the_plans_is_that_samples_error(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import threading
 import unicodedata
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.options import MaskMode
 from shardgen.sources.checking import check_against_plan
 from shardgen.sources.scanning import Inventory, SourceFolders, scan
-from tests.photographs import blob, colours, write_photographs, write_rgb
+from tests.photographs import blob, colours, heic, write_photographs, write_rgb
 
 CANVAS = (100, 100)
 
@@ -392,3 +393,16 @@ def test_a_changed_mask_file_is_named(folders: SourceFolders) -> None:
     write_rgb(folders.foregrounds / "cup.mask.bmp", blob(30, 30) // 2)
     with pytest.raises(PlanConflict, match=r"cup\.mask\.bmp: other content"):
         check(folders, inventory)
+
+
+def test_a_heic_photograph_is_a_problem_with_what_to_install_where_that_is_missing(
+    folders: SourceFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folders.backgrounds / "phone.heic").write_bytes(heic(40, 30))
+    assert scanned(folders).sources.backgrounds[-1].name == "phone.heic"
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(SourcesRefused) as refusal:
+        scanned(folders)
+    (remark,) = refusal.value.remarks
+    assert remark.names == ("phone.heic",)
+    assert "shardgen[heic]" in remark.hint
