@@ -26,6 +26,10 @@ from tests.imaging.generated.cases import (
     zeroed,
 )
 
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<r:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></r:RDF></x:xmpmeta>'
+)
 START, END, SCAN, EXIF, ADOBE = b"\xff\xd8", b"\xff\xd9", 0xDA, 0xE1, 0xEE
 # All decoders that are worth it agree to the last bit but for CMYK, where they round differently.
 SAME, ROUNDING = 1, 3
@@ -273,6 +277,9 @@ def _orientations() -> Iterator[Case]:
         yield _right(f"orientation/{name} EXIF", after_start(data, app1(block)), pixels)
     xmp = segment(EXIF, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
     yield _right("orientation/after XMP", after_start(data, xmp, app1(exif(6))), upright(pixels, 6))
+    turned = segment(EXIF, b"http://ns.adobe.com/xap/1.0/\0" + XMP % 6)
+    # Pillow turns such a picture, browsers do not.
+    yield _right("orientation/in XMP alone", after_start(data, turned), upright(pixels, 6), expect=Expect.MEASURED)
     late = place_of(data, SCAN)
     yield _right("orientation/right before the scan", data[:late] + app1(exif(8)) + data[late:], upright(pixels, 8))
 
