@@ -81,12 +81,23 @@ class MachineUnfit(OperatorError):
     exit_code = 18
 
 
-def missing_opencv(error: ImportError) -> MachineUnfit:
-    """What the failed import of OpenCV means: it is not there, or a library of the system is not."""
+IMAGE_LIBRARIES = {
+    "cv2": "opencv-python",
+    "imagecodecs": "imagecodecs",
+    "PIL": "pillow",
+    "simplejpeg": "simplejpeg",
+    "tifffile": "tifffile",
+}
+"""What pictures are decoded with: the module, and the package that brings it."""
+
+
+def missing_image_library(error: ImportError) -> MachineUnfit:
+    """What the failed import of one of them means: it is not there, or a library of the system is not."""
+    package = IMAGE_LIBRARIES.get((error.name or "").partition(".")[0], error.name)
     if isinstance(error, ModuleNotFoundError):
-        return MachineUnfit("OpenCV is not installed", hint="pip install opencv-python")
+        return MachineUnfit(f"{package} is not installed", hint=f"python -m pip install {package}")
     return MachineUnfit(
-        f"OpenCV cannot be loaded: {error}",
+        f"{package} cannot be loaded: {error}",
         hint="on Debian or Ubuntu, as root: apt-get install -y libgl1 libglib2.0-0",
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.errors import IMAGE_LIBRARIES
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import create_manifest
 from tests.plans import make_plan
@@ -64,7 +65,7 @@ ARROWS = {
     "domain": set[str](),
 }
 LIBRARIES = {
-    "cv2": {"imaging"},
+    **{name: {"imaging"} for name in IMAGE_LIBRARIES},
     "tensorflow": {"depth"},
     "h5py": {"depth"},
     "alembic": {"manifest"},
@@ -178,7 +179,7 @@ def test_status_starts_without_tensorflow_opencv_or_alembic(tmp_path: Path) -> N
         "from shardgen.cli import app\n"
         "sys.argv = ['shardgen', 'status', sys.argv[1]]\n"
         "try:\n    app.main()\nexcept SystemExit as ended:\n    code = ended.code\n"
-        "heavy = {'tensorflow', 'keras', 'cv2', 'alembic', 'h5py'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'cv2', 'PIL', 'alembic', 'h5py'} & set(sys.modules)\n"
         "print(code, sorted(heavy))\n"
     )
     plan = make_plan()

@@ -33,7 +33,7 @@ from shardgen.cli.status import status
 from shardgen.cli.sweep import sweep
 from shardgen.cli.verify import verify
 from shardgen.cli.worker import worker
-from shardgen.errors import ShardgenError, Stopped, StorageFailed, missing_opencv
+from shardgen.errors import IMAGE_LIBRARIES, ShardgenError, Stopped, StorageFailed, missing_image_library
 from shardgen.worker.stop import StopSignals, stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
@@ -84,9 +84,9 @@ def main() -> None:
     except ShardgenError as error:
         code = _deliberate(error)
     except ImportError as error:
-        if error.name != "cv2":
+        if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
             raise
-        code = _deliberate(missing_opencv(error))
+        code = _deliberate(missing_image_library(error))
     except Stopped as stopped:
         say("stopped; run the same command again to continue")
         code = 128 + stopped.number

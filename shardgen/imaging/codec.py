@@ -1,35 +1,50 @@
-"""Bytes to pixels and back: the only place that knows OpenCV's BGR order and its habits on bad files."""
+"""Bytes to pixels and back: photographs by the library that suits their container, outputs by OpenCV."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
+import PIL
+import simplejpeg
+import tifffile
 from numpy.typing import NDArray
 
 from shardgen.errors import EncodeFailed, SourceUndecodable
-from shardgen.imaging.containers import png
-from shardgen.imaging.containers.detect import read_header
-from shardgen.imaging.containers.header import Header
+from shardgen.imaging.colour import to_srgb
+from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
+from shardgen.imaging.containers.base import AGAIN, Levels, Stored
 from shardgen.imaging.opencv import opencv_errors
 from shardgen.imaging.options import ImageFormat
 
-Decoded = NDArray[np.integer[Any] | np.floating[Any]]
-"""Whatever OpenCV found: any depth, grey, BGR or BGRA."""
-# libjpeg fills what is missing of a JPEG with exactly this grey.
-_JPEG_FILL = 128
-_JPEG_FILL_TOLERANCE = 2
-# Bytes that no decoder takes for the end of the data: they hold no 0xFF.
-_JPEG_PROBE = bytes(range(1, 252, 5)) * 8
 _LARGEST_16_BIT = 65535
 # Of five strategies at six levels, run-length coding made the smallest 200x200 masks (326 bytes) and grey
 # depth (24 kB, 0.7 ms); the level changes nothing then. Only 16-bit depth would be 8 % smaller otherwise.
 _PNG_LEVEL, _PNG_STRATEGY = 4, cv2.IMWRITE_PNG_STRATEGY_RLE
-OPENCV_VERSION: str = cv2.__version__
-"""The version that decides the bytes, for a receipt's provenance."""
+VERSIONS = {
+    "imagecodecs": imagecodecs.__version__,
+    "opencv": cv2.__version__,
+    "pillow": PIL.__version__,
+    "simplejpeg": simplejpeg.__version__,
+    "tifffile": tifffile.__version__,
+}
+"""The libraries' versions that can change pixels, for a receipt's provenance."""
+_LISTED = "JPEG, PNG, WebP, BMP or TIFF"
+# What is found under the name of a photograph: its first bytes, its name, what to do with it.
+_OTHERS = (
+    (b"GIF8", "GIF", "save it as PNG"),
+    (b"%PDF", "PDF", "export its picture as PNG"),
+    (b"8BPS", "Photoshop's PSD", "export it as PNG"),
+    (b"\xff\x0a", "JPEG XL", "save it as PNG"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL", "save it as PNG"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000", "save it as PNG"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000", "save it as PNG"),
+)
+_POINTER = b"version https://git-lfs"
+_WEB_PAGE = (b"<!doctype html", b"<html", b"<head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,33 +73,67 @@ class Photograph:
 
 
 def decode(data: bytes) -> Photograph:
-    """Decode a JPEG, PNG, WebP, BMP or TIFF photograph; raises SourceUndecodable with the reason."""
-    header = read_header(data)
-    decoded = _opencv_pixels(data, header)
-    _refuse_padding(data, header, decoded)
-    notes: list[str] = []
-    if header.cmyk:
-        notes.append(f"{header.cmyk} converted to RGB")
-    transparency = None
-    if header.transparent_grey is not None and decoded.ndim == 2:
-        transparency = np.where(decoded == header.transparent_grey, 0, 255).astype(np.uint8)
-    if decoded.dtype == np.uint16:
-        decoded = _eight_bit_table()[decoded]
-        notes.append("16 bits per channel converted to 8")
-    if decoded.dtype != np.uint8:
-        raise SourceUndecodable(f"{decoded.dtype} pixels are not supported", hint="save it with 8 or 16 bits")
-    pixels, alpha = _split(decoded)
-    alpha = transparency if alpha is None else alpha
-    if header.alpha_is_padding:
-        alpha = None
-    if header.premultiplied and alpha is not None:
-        pixels = _divide_by_alpha(pixels, alpha)
+    """Decode a JPEG, PNG, WebP, BMP, TIFF or HEIC photograph; raises SourceUndecodable with the reason.
+
+    16 bits are rounded to 8, an alpha that colours were multiplied by is divided out again, a colour profile
+    is applied, the orientation too: in this order. Raises MachineUnfit for HEIC without pillow-heif.
+    """
+    stored = _stored(data)
+    notes = list(stored.notes)
+    pixels, alpha = stored.pixels, stored.alpha
+    if pixels.dtype == np.uint16:
+        notes.append(f"{stored.bits} bits per channel converted to 8")
+    if stored.premultiplied and alpha is not None:
+        pixels = _divided_by_alpha(pixels, alpha)
+    converted = to_srgb(_eight_bits(pixels), stored.profile)
+    if converted.note:
+        notes = [note for note in notes if not note.endswith("converted to RGB")] + [converted.note]
+    pixels = converted.pixels
+    rgb = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels
     return Photograph(
-        pixels=_oriented(pixels, header.orientation),
-        alpha=None if alpha is None else _oriented(alpha, header.orientation),
+        pixels=_oriented(rgb, stored.orientation),
+        alpha=None if alpha is None else _oriented(_eight_bits(alpha), stored.orientation),
         notes=tuple(notes),
-        orientation=header.orientation,
+        warnings=(*stored.warnings, converted.warning) if converted.warning else stored.warnings,
+        orientation=stored.orientation,
     )
+
+
+def _stored(data: bytes) -> Stored:
+    """Read it by its first bytes, never by its name."""
+    if not data:
+        raise SourceUndecodable("empty file (0 bytes)", hint=AGAIN)
+    if data.startswith(jpeg.START):
+        return jpeg.read_jpeg(data)
+    if data.startswith(png.SIGNATURE):
+        return png.read_png(data)
+    if webp.is_webp(data):
+        return webp.read_webp(data)
+    if data.startswith(b"BM"):
+        return bmp.read_bmp(data)
+    if data.startswith(tiff.STARTS):
+        return tiff.read_tiff(data)
+    brands = heif.brands_of(data)
+    if brands & heif.AVIF_BRANDS:
+        raise SourceUndecodable(f"AVIF is not supported (expected {_LISTED})", hint="save it as PNG")
+    if brands & heif.HEIC_BRANDS:
+        return heif.read_heic(data)
+    raise _foreign(data)
+
+
+def _foreign(data: bytes) -> SourceUndecodable:
+    """Name what lies there under the name of a photograph."""
+    for start, name, hint in _OTHERS:
+        if data.startswith(start):
+            return SourceUndecodable(f"{name} is not supported (expected {_LISTED})", hint=hint)
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(_POINTER):
+        return SourceUndecodable("a Git LFS pointer, not the photograph", hint="run `git lfs pull`")
+    if start.startswith(_WEB_PAGE):
+        return SourceUndecodable(
+            "a web page, not a photograph: its download failed", hint="download it again"
+        )
+    return SourceUndecodable(f"unreadable: not a {_LISTED} file", hint="remove it or save it as one of these")
 
 
 def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFormat, quality: int) -> bytes:
@@ -136,35 +185,12 @@ def decode_encoded(
 
 
 def _claimed_size(data: bytes) -> tuple[int, int]:
-    """Width and height as the header says; of a PNG without inflating all of it, as `read_header` does."""
-    if data.startswith(png.SIGNATURE) and len(data) >= 24:
-        return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
-    header = read_header(data)
-    return header.width, header.height
-
-
-def _opencv_pixels(data: bytes, header: Header) -> Decoded:
-    """OpenCV's array as it is: BGR(A) or grey. UNCHANGED keeps alpha, and ignores EXIF except in TIFF."""
-    with opencv_errors(lambda reason: SourceUndecodable(f"unreadable {header.container}: {reason}")):
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.shape[:2] != (header.height, header.width):
-        raise SourceUndecodable(f"unreadable {header.container}: its image data are damaged")
-    return decoded
-
-
-def _refuse_padding(data: bytes, header: Header, decoded: Decoded) -> None:
-    """Refuse a JPEG whose data run out before its end marker, which libjpeg pads with grey.
-
-    Bytes put before the end marker change nothing in a whole image, and the picture of a cut one.
-    """
-    last = decoded[-1, -1].astype(np.int64)
-    if header.jpeg_end is None or np.abs(last - _JPEG_FILL).max() > _JPEG_FILL_TOLERANCE:
-        return
-    probed = data[: header.jpeg_end] + _JPEG_PROBE + data[header.jpeg_end :]
-    if not np.array_equal(_opencv_pixels(probed, header), decoded):
-        raise SourceUndecodable(
-            "truncated JPEG: its data end before the last row", hint="copy or export the file again"
-        )
+    """Width and height as the header of one of our outputs says."""
+    if data.startswith(png.SIGNATURE):
+        return png.size_of(data)
+    if webp.is_webp(data):
+        return webp.size_of(data)
+    return jpeg.size_of(data)
 
 
 @cache
@@ -173,22 +199,16 @@ def _eight_bit_table() -> NDArray[np.uint8]:
     return ((np.arange(_LARGEST_16_BIT + 1) + 128) // 257).astype(np.uint8)
 
 
-def _split(decoded: Decoded) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    channels = 1 if decoded.ndim == 2 else decoded.shape[2]
-    if channels == 1:
-        return cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB), None  # type: ignore[return-value]
-    if channels == 4:
-        alpha = np.ascontiguousarray(decoded[:, :, 3])
-        return cv2.cvtColor(decoded, cv2.COLOR_BGRA2RGB), alpha  # type: ignore[return-value]
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), None  # type: ignore[return-value]
+def _eight_bits(levels: Levels) -> NDArray[np.uint8]:
+    return _eight_bit_table()[levels] if levels.dtype == np.uint16 else levels
 
 
-def _divide_by_alpha(pixels: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Undo a multiplication by alpha; a colour above its alpha proves that there was none."""
-    if (pixels > alpha[:, :, np.newaxis]).any():
-        return pixels
-    scale = 255.0 / np.maximum(alpha, 1).astype(np.float32)
-    return np.rint(pixels * scale[:, :, np.newaxis]).astype(np.uint8)
+def _divided_by_alpha(pixels: Levels, alpha: Levels) -> NDArray[np.uint8]:
+    """Undo a multiplication by alpha: uint8 of uint8 or uint16. A colour above its alpha is clipped."""
+    colours = pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+    scale = 255.0 / np.maximum(alpha, 1).astype(np.float64)
+    straight = np.rint(np.minimum(colours * scale[:, :, np.newaxis], 255.0)).astype(np.uint8)
+    return straight if pixels.ndim == 3 else straight[:, :, 0]
 
 
 def _oriented(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from shardgen.depth import device, fetch
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
-from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_opencv
+from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_image_library
 from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
@@ -70,7 +70,7 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
         subject="libraries",
         fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
     )
-    yield _opencv()
+    yield _image_libraries()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
     yield _device()
     memory = available_memory()
@@ -86,13 +86,15 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
         yield from _run(run_dir)
 
 
-def _opencv() -> Line:
+def _image_libraries() -> Line:
     try:
-        from shardgen.imaging.codec import OPENCV_VERSION  # noqa: PLC0415 - what is looked at may not load
+        from shardgen.imaging.codec import VERSIONS  # noqa: PLC0415 - what is looked at may not load
     except ImportError as error:
-        unfit = missing_opencv(error)
-        return Line(subject="OpenCV", fact=str(unfit), verdict=Verdict.FAILS, hint=unfit.hint)
-    return Line(subject="OpenCV", fact=OPENCV_VERSION)
+        unfit = missing_image_library(error)
+        return Line(subject="image libraries", fact=str(unfit), verdict=Verdict.FAILS, hint=unfit.hint)
+    return Line(
+        subject="image libraries", fact=", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    )
 
 
 def _device() -> Line:

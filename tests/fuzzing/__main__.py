@@ -24,7 +24,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["shardgen"]):
         targets = importlib.import_module("tests.fuzzing.targets")
         guarded = importlib.import_module("tests.fuzzing.guarded")
-    limits: Any = importlib.import_module("shardgen.imaging.containers.header")
+    limits: Any = importlib.import_module("shardgen.imaging.containers.base")
     limits.MAX_PIXELS = 4_000_000
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in targets.TARGETS:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shardgen.imaging.containers import header
+from shardgen.imaging.containers import base
 from tests.fuzzing.guarded import guarded_read
 from tests.fuzzing.mutating import damaged, rearranged, refielded
 from tests.fuzzing.targets import TARGETS
@@ -34,7 +34,7 @@ def fuzz(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 @pytest.fixture(autouse=True)
 def _small_photographs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(header, "MAX_PIXELS", 4_000_000)
+    monkeypatch.setattr(base, "MAX_PIXELS", 4_000_000)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -44,7 +44,7 @@ def test_a_machine_without_opencvs_library_is_told_what_to_install(terminals: Te
     said = without_libgl(terminal, line)
     error, hint = said.err.splitlines()[-2:]
     assert said.code == 18, said
-    assert error.startswith("error: OpenCV cannot be loaded: "), said
+    assert error.startswith("error: opencv-python cannot be loaded: "), said
     assert "libGL.so.1" in error
     assert hint == "hint: on Debian or Ubuntu, as root: apt-get install -y libgl1 libglib2.0-0"
     after = sorted(path for path in terminal.folder.rglob("*") if path.is_file())

@@ -1,81 +1,263 @@
-"""JPEG: frame size, EXIF orientation, Adobe colour model, and whether the end marker is there."""
+"""JPEG: libjpeg-turbo decodes, strictly; what it does not notice of damage is looked for here.
+
+It warns inside a scan where the codes stop making sense. It does not where a progressive file lacks whole
+scans, nor where a block of zeros decodes to something.
+"""
 
 from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.header import Header, exif_orientation, truncated
+from shardgen.imaging.containers.base import (
+    MAX_PROFILE_BYTES,
+    Stored,
+    check_size,
+    damaged,
+    exif_orientation,
+    library,
+    truncated,
+    unsupported,
+)
 
+START = b"\xff\xd8\xff"
+_END_MARKER = b"\xff\xd9"
 # Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker (D0-D7): neither ends a scan.
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
+_LOSSLESS_FRAME = 0xF7
 _STANDALONE = frozenset({0x01, 0xD8})
-_END, _SCAN, _EXIF, _ADOBE = 0xD9, 0xDA, 0xE1, 0xEE
+_END, _SCAN, _TABLES, _LEVELS, _EXIF, _PROFILE, _ADOBE = 0xD9, 0xDA, 0xC4, 0xDB, 0xE1, 0xE2, 0xEE
+# Comments and what programs keep for themselves; JFIF's and Adobe's say what the channels are.
+_APPLICATIONS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+_PROFILE_MARK = b"ICC_PROFILE\0"
+_COEFFICIENTS = 64
+_STRAY_BYTES = 16  # webcams and old programs leave a few before the end marker
+_STRAYS_AT_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+# A run of zeros: the longest in valid AC scans had 12 bytes. A disk loses blocks of 512.
+_ZEROS = bytes(64)
+_LINE_ENDS = 8  # all of so many line ends being CR LF comes by chance once in 2**64 files
+_ANNEX_K = {0x00: 0, 0x01: 0, 0x10: 0x01, 0x11: 0x00}  # the tables of files that bring none
+
+
+def _check_levels(segment: bytes) -> None:
+    """Quantisation tables hold no 0: a step of 0 would make every coefficient 0."""
+    position = 0
+    while position < len(segment):
+        width = 2 if segment[position] >> 4 else 1
+        table = segment[position + 1 : position + 1 + _COEFFICIENTS * width]
+        steps = [table[at : at + width] for at in range(0, len(table), width)]
+        if len(table) != _COEFFICIENTS * width or bytes(width) in steps:
+            raise damaged("JPEG", "a quantisation table is broken")
+        position += 1 + len(table)
 
 
 @dataclass(slots=True)
 class _Facts:
     """What the segments have told so far."""
 
+    frame_kind: int = 0
     frame: bytes = b""
-    has_scan: bool = False
-    orientation: int = 1
+    orientation: int | None = None
     adobe_transform: int | None = None
+    profile_parts: dict[int, bytes] = field(default_factory=dict)
+    profile_count: int = 0
+    # What a code of nothing but zero bits means in each Huffman table, by class (1 is AC) and number.
+    zero_codes: dict[int, int] = field(default_factory=dict)
+    # For each component, the bits that every coefficient still lacks; None: not sent at all.
+    lacking: dict[int, list[int | None]] = field(default_factory=dict)
+
+    @property
+    def components(self) -> int:
+        return self.frame[5]
 
     def note(self, marker: int, segment: bytes) -> None:
-        if marker in _FRAMES and not self.frame:
-            self.frame = segment
-        elif marker == _SCAN:
-            self.has_scan = True
-        elif marker == _EXIF and segment.startswith(b"Exif\0\0"):
-            self.orientation = exif_orientation(segment)
+        if marker in _FRAMES:
+            self._note_frame(marker, segment)
+        elif marker == _LOSSLESS_FRAME:
+            raise unsupported("JPEG-LS", hint="save it as PNG")
+        elif marker == _TABLES:
+            self._note_tables(segment)
+        elif marker == _LEVELS:
+            _check_levels(segment)
+        elif marker == _EXIF and segment.startswith(b"Exif\0") and self.orientation is None:
+            self.orientation = exif_orientation(segment[6:])
+        elif marker == _PROFILE and segment.startswith(_PROFILE_MARK) and len(segment) > 14:
+            self.profile_parts.setdefault(segment[12], segment[14:])
+            self.profile_count = segment[13]
         elif marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
             self.adobe_transform = segment[11]
 
+    def _note_frame(self, marker: int, segment: bytes) -> None:
+        if self.frame:
+            raise damaged("JPEG", "two frame headers")
+        if len(segment) < 6 or len(segment) != 6 + 3 * segment[5]:
+            raise damaged("JPEG", "its frame header has a wrong length")
+        self.frame_kind, self.frame = marker, segment
+        bits, height, width, _components = struct.unpack_from(">BHHB", segment)
+        if marker not in _SEQUENTIAL and marker != _PROGRESSIVE:
+            kind = "arithmetic-coded" if marker >= 0xC9 else "lossless or hierarchical"
+            raise unsupported(f"{kind} JPEG", hint="save it as ordinary JPEG or PNG")
+        if bits != 8:
+            raise unsupported(f"{bits}-bit JPEG", hint="save it as 8-bit JPEG or PNG")
+        check_size(width, height)
+        self.lacking = {identifier: [None] * _COEFFICIENTS for identifier in segment[6::3]}
 
-def read_jpeg(data: bytes) -> Header:
-    """Walk the markers up to the end of the image; bytes after it (phones append some) do not count."""
-    facts = _Facts()
-    position = 2
-    while (found := _MARKER.search(data, position)) is not None:
-        marker, position = found[1][0], found.end()
-        if marker == _END:
-            break
-        if marker not in _STANDALONE:
-            segment, position = _segment(data, position)
-            facts.note(marker, segment)
-    if found is None:
-        raise truncated("JPEG", "no end marker")
-    if len(facts.frame) < 6 or not facts.has_scan:
-        raise SourceUndecodable("unreadable JPEG: it holds no image")
-    bits, height, width, components = struct.unpack_from(">BHHB", facts.frame)
-    if bits != 8:
-        raise SourceUndecodable(f"{bits}-bit JPEG is not supported", hint="save it as 8-bit JPEG or PNG")
-    return Header(
-        container="JPEG",
-        width=width,
-        height=height,
-        orientation=facts.orientation,
-        cmyk=_colour_model(facts.adobe_transform) if components == 4 else "",
-        jpeg_end=found.start(),
-    )
+    def _note_tables(self, segment: bytes) -> None:
+        position = 0
+        while position + 17 < len(segment):
+            count = sum(segment[position + 1 : position + 17])
+            if count:
+                self.zero_codes[segment[position]] = segment[position + 17]
+            position += 17 + count
+
+    def note_scan(self, segment: bytes, codes: bytes) -> None:
+        """Check one scan: its header and the entropy-coded bytes that follow."""
+        if not self.frame:
+            raise damaged("JPEG", "a scan without a frame header")
+        if len(segment) < 6 or len(segment) != 4 + 2 * segment[0]:
+            raise damaged("JPEG", "a scan header has a wrong length")
+        first, last, shifts = segment[-3:]
+        tables = segment[2:-3:2]
+        is_progressive = self.frame_kind == _PROGRESSIVE
+        if not is_progressive:
+            first, last, shifts = 0, _COEFFICIENTS - 1, 0
+        for identifier in segment[1:-3:2]:
+            if identifier not in self.lacking or not first <= last < _COEFFICIENTS:
+                raise damaged("JPEG", "a scan of a component that it does not have")
+            self.lacking[identifier][first : last + 1] = [shifts & 15] * (last + 1 - first)
+        has_dc = not is_progressive or (first == 0 and shifts >> 4 == 0)
+        has_ac = not is_progressive or first > 0
+        dc_tables = {table >> 4 for table in tables if has_dc}
+        ac_tables = {16 + (table & 15) for table in tables if has_ac}
+        known = self.zero_codes or _ANNEX_K
+        if not dc_tables | ac_tables <= set(known):
+            raise damaged("JPEG", "a table of its codes is missing")
+        # A code of zero bits that is a coefficient fills a block with one value, over and over: no picture
+        # does that. Where it ends the block instead, a flat picture is made of zeros.
+        tells = first > 0 if is_progressive else any(known[table] & 15 for table in ac_tables)
+        if tells and _ZEROS in codes:
+            raise damaged("JPEG", "a block of zeros inside its picture")
+        line_ends = codes.count(b"\n")
+        if line_ends >= _LINE_ENDS and codes.count(b"\r\n") == line_ends:
+            raise damaged("JPEG", "mangled by a transfer as text (every line end became CR LF)")
+
+    def check_complete(self) -> None:
+        if any(bits != 0 for lacking in self.lacking.values() for bits in lacking):
+            raise truncated("JPEG", "its last scans are missing")
+
+    @property
+    def profile(self) -> bytes:
+        """The ICC profile, put together from its numbered parts; empty where one is missing."""
+        parts = [self.profile_parts.get(number, b"") for number in range(1, self.profile_count + 1)]
+        whole = b"".join(parts)
+        return whole if all(parts) and len(whole) <= MAX_PROFILE_BYTES else b""
 
 
-def _segment(data: bytes, position: int) -> tuple[bytes, int]:
-    length = int.from_bytes(data[position : position + 2])
-    stop = position + length
-    if stop > len(data):
-        raise truncated("JPEG", "it ends inside a header")
-    return data[position + 2 : stop], max(stop, position + 2)
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height that the header claims."""
+    with library("JPEG"):
+        height, width, _model, _subsampling = simplejpeg.decode_jpeg_header(data, strict=False)
+    return width, height
 
 
-def _colour_model(adobe_transform: int | None) -> str:
-    if adobe_transform is None:
-        # OpenCV takes four channels for Adobe's inverted ones; without the marker that gives a negative.
+def read_jpeg(data: bytes) -> Stored:
+    """Decode a JPEG; bytes after its end (phones append some) do not count."""
+    facts, clean, has_end = _walk(data)
+    if facts.components == 4 and facts.adobe_transform is None:
+        # Adobe's four channels are inverted; without its marker nobody knows.
         raise SourceUndecodable(
             "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
         )
-    return "YCCK" if adobe_transform == 2 else "CMYK"
+    notes = () if has_end else ("its end marker is missing, but the picture is complete",)
+    warnings: tuple[str, ...] = ()
+    if facts.profile_count and not facts.profile:
+        warnings = ("its colour profile is incomplete and was ignored",)
+    return Stored(
+        pixels=_decode(clean, facts.components),
+        orientation=facts.orientation or 1,
+        profile=facts.profile,
+        notes=(*notes, *_cmyk_note(facts)),
+        warnings=warnings,
+    )
+
+
+def check_jpeg(data: bytes) -> None:
+    """Refuse a damaged JPEG stream, such as a strip of a TIFF together with its tables."""
+    facts, clean, _has_end = _walk(data)
+    _decode(clean, facts.components)
+
+
+def _cmyk_note(facts: _Facts) -> tuple[str, ...]:
+    if facts.components != 4:
+        return ()
+    return (f"{'YCCK' if facts.adobe_transform == 2 else 'CMYK'} converted to RGB",)
+
+
+def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
+    """Check segments and scans. Returns facts, the file less what is no part of it, whether it had an end."""
+    facts = _Facts()
+    parts = [data[:2]]
+    position, in_scans, found = 2, False, None
+    while (found := _MARKER.search(data, position)) is not None:
+        marker, start = found[1][0], found.end()
+        if marker == _END:
+            break
+        if marker in _STANDALONE:
+            position = start
+            continue
+        stop = start + int.from_bytes(data[start : start + 2])
+        if stop > len(data) or stop < start + 2:
+            raise truncated("JPEG", "it ends inside a header")
+        segment = data[start + 2 : stop]
+        position = stop
+        if marker == _SCAN:
+            after = _MARKER.search(data, stop)
+            position = len(data) if after is None else after.start()
+            facts.note_scan(segment, data[stop:position])
+            in_scans = True
+        else:
+            facts.note(marker, segment)
+        if marker not in _APPLICATIONS:
+            # What lies between the segments before the first scan is left out as well: cameras pad, some
+            # programs give a segment a wrong length. A scan in which something is missing shows it.
+            parts.append(data[found.start() : position])
+    if not in_scans:
+        if found is None:
+            raise truncated("JPEG", "it ends before its picture")
+        raise SourceUndecodable("unreadable JPEG: it holds no image")
+    facts.check_complete()
+    if found is None:
+        parts[-1] = parts[-1].rstrip(b"\xff")  # half an end marker
+    return facts, b"".join([*parts, _END_MARKER]), found is not None
+
+
+def _decode(data: bytes, components: int) -> NDArray[np.uint8]:
+    """Grey (H, W), RGB (H, W, 3), or CMYK (H, W, 4) where 255 is no ink."""
+    model = {1: "GRAY", 4: "CMYK"}.get(components, "RGB")
+    try:
+        pixels = simplejpeg.decode_jpeg(data, model)
+    except ValueError as error:
+        strays = _STRAYS_AT_END.search(str(error))
+        if strays is None or int(strays[1]) > _STRAY_BYTES:
+            raise _refusal(str(error)) from error
+        with library("JPEG"):
+            pixels = simplejpeg.decode_jpeg(data[: -2 - int(strays[1])] + _END_MARKER, model)
+    return pixels[:, :, 0] if components == 1 else pixels  # type: ignore[no-any-return]
+
+
+def _refusal(message: str) -> SourceUndecodable:
+    if "remature end" in message:
+        return truncated("JPEG", "its data end before the last row")
+    if "subsampling" in message:
+        return unsupported(
+            "JPEG with such a subsampling of its colours", hint="save it as ordinary JPEG or PNG"
+        )
+    return damaged("JPEG", message.removeprefix("Corrupt JPEG data: "))

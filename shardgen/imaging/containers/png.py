@@ -1,55 +1,106 @@
-"""PNG: every chunk's checksum, the length of the pixel data, EXIF orientation and grey transparency."""
+"""PNG: libpng decodes, strictly; the chunks that are not pixels are read here."""
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.header import Header, animated, exif_orientation, truncated
+import imagecodecs
+
+from shardgen.imaging.containers.base import (
+    MAX_PROFILE_BYTES,
+    Stored,
+    animated,
+    check_size,
+    damaged,
+    exif_orientation,
+    library,
+    truncated,
+)
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_GREY = 0
-_CHANNELS = {_GREY: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_INFLATE_STEP_BYTES = 1 << 20
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
+_MAX_TEXT_BYTES = 1 << 20
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_SRGB_BY_NUMBER = (1, 13, 0, 1)  # primaries and transfer as in cICP, no matrix, full range
 
 
-def read_png(data: bytes) -> Header:
-    """Check the whole file: OpenCV fills missing rows of a damaged PNG without a word."""
-    chunks = _chunks(data)
-    name, ihdr = next(chunks)
-    if name != b"IHDR" or len(ihdr) != 13:
-        raise SourceUndecodable("unreadable PNG: no header")
-    width, height, bits, colour, _compression, _filter, interlace = struct.unpack(">IIBBBBB", ihdr)
-    orientation = 1
-    transparent_grey: int | None = None
-    pixel_data: list[bytes] = []
-    for name, body in chunks:
-        if name == b"IDAT":
-            pixel_data.append(body)
-        elif name == b"eXIf":
-            orientation = exif_orientation(body)
-        elif name == b"tRNS" and colour == _GREY and len(body) == 2:
-            levels = 1 if bits >= 8 else 255 // ((1 << bits) - 1)
-            transparent_grey = int.from_bytes(body) * levels
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height that the header claims."""
+    if len(data) < 24 or data[12:16] != b"IHDR":
+        raise truncated("PNG", "it ends inside its header")
+    return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What the chunks beside the pixels have told so far."""
+
+    exif: bytes = b""
+    raw_exif: bytes = b""
+    xmp: bytes = b""
+    profile: bytes = b""
+    warnings: tuple[str, ...] = ()
+
+    def note(self, name: bytes, body: bytes) -> None:
+        if name == b"eXIf":
+            self.exif = body
+        elif name == b"iCCP":
+            self.profile = _inflated(body.partition(b"\0")[2][1:], MAX_PROFILE_BYTES)
+            if not self.profile:
+                self.warnings = ("its colour profile is damaged and was ignored",)
+        elif name == b"cICP" and tuple(body) != _SRGB_BY_NUMBER:
+            self.warnings = ("its colour space is given by numbers (cICP), which were ignored",)
         elif name == b"acTL" and int.from_bytes(body[:4]) > 1:
             raise animated("animated PNG")
-    header = Header(
-        container="PNG",
-        width=width,
-        height=height,
-        orientation=orientation,
-        transparent_grey=transparent_grey,
+        elif name in _TEXT_CHUNKS:
+            keyword, text = _text(name, body)
+            if keyword in {b"Raw profile type exif", b"Raw profile type APP1"}:
+                self.raw_exif = _raw_profile(text)
+            elif keyword == b"XML:com.adobe.xmp":
+                self.xmp = text
+
+    @property
+    def orientation(self) -> int:
+        """EXIF counts, and XMP where there is none."""
+        exif = self.exif or self.raw_exif
+        if exif:
+            return exif_orientation(exif)
+        found = _XMP_ORIENTATION.search(self.xmp)
+        return int(found[1]) if found else 1
+
+
+def read_png(data: bytes) -> Stored:
+    """Decode a PNG. Every chunk's checksum must be right, its end must be there."""
+    check_size(*size_of(data))
+    facts = _Facts()
+    pixel_chunks = [SIGNATURE]
+    for name, body, chunk in _chunks(data):
+        if name in _PIXEL_CHUNKS:
+            pixel_chunks.append(chunk)
+        else:
+            facts.note(name, body)
+    with library("PNG") as lines:
+        # The other chunks stay out: what libpng says of them says nothing of the pixels.
+        pixels = imagecodecs.png_decode(b"".join(pixel_chunks))
+    if lines:
+        raise damaged("PNG", lines[0].removeprefix("PNG warning: ").removeprefix("IDAT: "))
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    return Stored(
+        pixels=pixels if channels == 1 else pixels[:, :, 0] if channels == 2 else pixels[:, :, :3],
+        alpha=pixels[:, :, -1] if channels in (2, 4) else None,
+        orientation=facts.orientation,
+        profile=facts.profile,
+        warnings=facts.warnings,
     )
-    if colour in _CHANNELS:
-        expected = _raw_bytes(width, height, bits=bits * _CHANNELS[colour], interlaced=interlace == 1)
-        _check_pixel_data(pixel_data, expected)
-    return header
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Each chunk's name, its body and the whole of it, up to IEND."""
     view = memoryview(data)
     position = len(SIGNATURE)
     while position + 12 <= len(data):
@@ -59,40 +110,37 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             break
         (checksum,) = struct.unpack_from(">I", data, stop - 4)
         if zlib.crc32(view[position + 4 : stop - 4]) != checksum:
-            raise SourceUndecodable(
-                f"damaged PNG: the checksum of its {name.decode('ascii', 'replace')} chunk is wrong",
-                hint="copy or export the file again",
-            )
-        yield name, data[position + 8 : stop - 4]
+            raise damaged("PNG", f"the checksum of its {name.decode('ascii', 'replace')} chunk is wrong")
+        yield name, data[position + 8 : stop - 4], data[position:stop]
         if name == b"IEND":
             return
         position = stop
     raise truncated("PNG", "no end chunk")
 
 
-def _raw_bytes(width: int, height: int, *, bits: int, interlaced: bool) -> int:
-    """Bytes of the uncompressed rows, each with its filter byte."""
-    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
-    total = 0
-    for x, y, step_x, step_y in passes:
-        columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
-        if columns > 0 and rows > 0:
-            total += rows * (1 + -(-columns * bits // 8))
-    return total
-
-
-def _check_pixel_data(parts: list[bytes], expected: int) -> None:
+def _inflated(data: bytes, limit: int) -> bytes:
+    """What zlib makes of it; empty if that is damaged or longer than `limit`."""
     inflate = zlib.decompressobj()
-    found = 0
     try:
-        for part in parts:
-            rest = part
-            while rest and found < expected:
-                found += len(inflate.decompress(rest, _INFLATE_STEP_BYTES))
-                rest = inflate.unconsumed_tail
-        while found < expected and (more := inflate.decompress(inflate.unconsumed_tail, _INFLATE_STEP_BYTES)):
-            found += len(more)
-    except zlib.error as error:
-        raise SourceUndecodable(f"damaged PNG: its pixel data do not inflate ({error})") from error
-    if found < expected:
-        raise truncated("PNG", f"{found:,} of {expected:,} bytes of pixel data")
+        text = inflate.decompress(data, limit)
+    except zlib.error:
+        return b""
+    return text if inflate.eof else b""
+
+
+def _text(name: bytes, body: bytes) -> tuple[bytes, bytes]:
+    keyword, _, rest = body.partition(b"\0")
+    if name == b"zTXt":
+        return keyword, _inflated(rest[1:], _MAX_TEXT_BYTES)
+    if name == b"iTXt":
+        text = rest[2:].split(b"\0", 2)[-1]
+        return keyword, _inflated(text, _MAX_TEXT_BYTES) if rest[:1] == b"\1" else text
+    return keyword, rest
+
+
+def _raw_profile(text: bytes) -> bytes:
+    """EXIF as older ImageMagick stores it: a line with its name, one with its length, hexadecimal lines."""
+    try:
+        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
+    except ValueError:
+        return b""

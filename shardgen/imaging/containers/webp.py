@@ -1,40 +1,69 @@
-"""WebP: size, EXIF orientation, animation, and whether the file is as long as it says."""
+"""WebP: libwebp decodes; the chunks around the picture are read here."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 
+import imagecodecs
+
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.header import Header, animated, exif_orientation, truncated
+from shardgen.imaging.containers.base import (
+    Stored,
+    animated,
+    check_size,
+    exif_orientation,
+    library,
+    truncated,
+)
 
 _ANIMATION_FLAG = 0x02
 
 
-def read_webp(data: bytes) -> Header:
-    """Walk the RIFF chunks."""
+def is_webp(data: bytes) -> bool:
+    """Whether it begins as a WebP file does."""
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height that the headers claim."""
+    for name, body in _chunks(data):
+        if name == b"VP8X" and len(body) >= 10:
+            return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+        if name in (b"VP8 ", b"VP8L"):
+            return _frame_size(name, body)
+    raise SourceUndecodable("unreadable WebP: it holds no image")
+
+
+def read_webp(data: bytes) -> Stored:
+    """Decode a WebP; the file must be as long as it says."""
+    check_size(*size_of(data))
+    orientation, profile, has_image = 1, b"", False
+    for name, body in _chunks(data):
+        if name in (b"ANIM", b"ANMF") or (name == b"VP8X" and body[:1] and body[0] & _ANIMATION_FLAG):
+            raise animated("animated WebP")
+        has_image = has_image or name in (b"VP8 ", b"VP8L")
+        if name == b"EXIF":
+            orientation = exif_orientation(body)
+        elif name == b"ICCP":
+            profile = body
+    if not has_image:
+        raise SourceUndecodable("unreadable WebP: it holds no image")
+    with library("WebP", "its image data do not decode"):
+        pixels = imagecodecs.webp_decode(data)
+    has_alpha = pixels.shape[2] == 4
+    return Stored(
+        pixels=pixels[:, :, :3],
+        alpha=pixels[:, :, 3] if has_alpha else None,
+        orientation=orientation,
+        profile=profile,
+    )
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     stop = 8 + int.from_bytes(data[4:8], "little")
     if stop > len(data):
         raise truncated("WebP", f"{len(data):,} of {stop:,} bytes")
-    size: tuple[int, int] | None = None
-    has_image = False
-    orientation = 1
-    for name, body in _chunks(data, stop):
-        if name == b"ANIM" or (name == b"VP8X" and body[:1] and body[0] & _ANIMATION_FLAG):
-            raise animated("animated WebP")
-        if name == b"VP8X" and len(body) >= 10:
-            size = 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
-        elif name in (b"VP8 ", b"VP8L"):
-            has_image = True
-            size = size or _frame_size(name, body)
-        elif name == b"EXIF":
-            orientation = exif_orientation(body)
-    if size is None or not has_image:
-        raise SourceUndecodable("unreadable WebP: it holds no image")
-    return Header(container="WebP", width=size[0], height=size[1], orientation=orientation)
-
-
-def _chunks(data: bytes, stop: int) -> Iterator[tuple[bytes, bytes]]:
     position = 12
     while position + 8 <= stop:
         name, length = struct.unpack_from("<4sI", data, position)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.errors import ComposeFailed, PlanConflict, ShardgenError, SourceUndecodable
+from shardgen.errors import ComposeFailed, MachineUnfit, PlanConflict, ShardgenError, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.compose import Canvas, compose, network_input
 from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
@@ -121,8 +121,8 @@ def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photo
         )
     try:
         return decode(data)
-    except SourceUndecodable as error:
-        raise SourceUndecodable(f"{file.name}: {error}", hint=error.hint) from error
+    except (SourceUndecodable, MachineUnfit) as error:
+        raise type(error)(f"{file.name}: {error}", hint=error.hint) from error
 
 
 _Source = TypeVar("_Source", CutOut, NDArray[np.uint8])

@@ -12,7 +12,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Provenance, Sums
 from shardgen.domain.wording import Say
 from shardgen.errors import DepthNotFinite, EncodeFailed, SampleError
-from shardgen.imaging.codec import OPENCV_VERSION, encode
+from shardgen.imaging.codec import VERSIONS, encode
 from shardgen.imaging.compose import Canvas
 from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import DepthEncoding, ImageFormat
@@ -86,7 +86,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
             {
                 "device_model": estimator.device_model,
                 "micro_batch": now,
-                "opencv": OPENCV_VERSION,
+                **VERSIONS,
                 "precision": self._plan.depth.precision.value,
                 **estimator.provenance,
             }

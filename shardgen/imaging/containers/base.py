@@ -1,0 +1,133 @@
+"""What every container's reader shares: the value it returns, its limits, its errors, EXIF orientation."""
+
+from __future__ import annotations
+
+import logging
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.errors import SampleError, SourceUndecodable
+
+Levels = NDArray[np.unsignedinteger[Any]]
+MAX_PIXELS = 200_000_000  # 800 MB as RGBA; a larger claim is taken for a decompression bomb
+MAX_PROFILE_BYTES = 16 << 20  # the largest that printers come with have 3 MB
+AGAIN = "copy or export the file again"
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stored:
+    """A picture as its container holds it: not turned yet, its colour profile not applied.
+
+    `pixels` is (H, W) grey, (H, W, 3) RGB or (H, W, 4) CMYK where 255 is no ink; `alpha` (H, W) or None, 0 is
+    transparent. Both are uint8 or both uint16, of full scale; of uint16, `bits` is how many the file has.
+    `premultiplied`: the colours were multiplied by alpha. `profile` is an ICC profile or empty. `notes` and
+    `warnings` are phrases for the user.
+    """
+
+    pixels: Levels
+    alpha: Levels | None = None
+    bits: int = 16
+    premultiplied: bool = False
+    orientation: int = 1
+    profile: bytes = b""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a size that no photograph has, before any memory is taken for its pixels."""
+    if width < 1 or height < 1:
+        raise SourceUndecodable(f"its size is zero ({width}x{height} pixels)")
+    if width * height > MAX_PIXELS:
+        raise SourceUndecodable(
+            f"{width}x{height} is {width * height / 1e6:,.0f} megapixels (at most {MAX_PIXELS // 1_000_000})",
+            hint="make it smaller: a photograph larger than the canvas is scaled down anyway",
+        )
+
+
+def truncated(container: str, detail: str) -> SourceUndecodable:
+    """Make the error for a file that ends too early."""
+    return SourceUndecodable(f"truncated {container}: {detail}", hint=AGAIN)
+
+
+def damaged(container: str, detail: str) -> SourceUndecodable:
+    """Make the error for a file whose bytes were changed."""
+    return SourceUndecodable(f"damaged {container}: {detail}", hint=AGAIN)
+
+
+def unsupported(what: str, hint: str = "save it as PNG, 8 or 16 bits, RGB or RGBA") -> SourceUndecodable:
+    """Make the error for what is rare or ambiguous."""
+    return SourceUndecodable(f"{what} is not supported", hint=hint)
+
+
+def animated(container: str) -> SourceUndecodable:
+    """Make the error for a file that holds more than one picture."""
+    return SourceUndecodable(
+        f"{container}: a photograph is one still picture",
+        hint="export one frame or page as a file of its own",
+    )
+
+
+_heard = threading.local()
+
+
+def _keep_for_us(record: logging.LogRecord) -> bool:
+    """Take what a library logs while this thread decodes; what others make it say goes its own way."""
+    lines: list[str] | None = getattr(_heard, "lines", None)
+    if lines is None:
+        return True
+    lines.append(record.getMessage())
+    return False
+
+
+for _name in ("imagecodecs", "tifffile", "PIL", "pillow_heif"):
+    logging.getLogger(_name).addFilter(_keep_for_us)
+
+
+@contextmanager
+def library(container: str, says: str = "") -> Iterator[list[str]]:
+    """Call a decoder: whatever it raises says that the file is damaged. Yields the lines that it logs.
+
+    `says` is the reason for the user where the library's words are none. Decoders raise almost anything on
+    bytes that were made to harm or that a disk has changed.
+    """
+    lines: list[str] = []
+    before, _heard.lines = getattr(_heard, "lines", None), lines
+    try:
+        yield lines
+    except (MemoryError, SampleError):
+        raise
+    except Exception as error:
+        raise damaged(container, says or _one_line(str(error) or type(error).__name__)) from error
+    finally:
+        _heard.lines = before
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]
+
+
+def exif_orientation(block: bytes) -> int:
+    """Orientation 1-8 of an EXIF block (a TIFF header and its first directory); 1 if absent or malformed."""
+    block = block.removeprefix(b"Exif\0\0")
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return 1
+    try:
+        (directory,) = struct.unpack_from(f"{order}I", block, 4)
+        (entry_count,) = struct.unpack_from(f"{order}H", block, directory)
+        for entry in range(entry_count):
+            tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", block, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        return 1
+    return 1
