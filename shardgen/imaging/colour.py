@@ -84,7 +84,8 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def _applied(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
-    image = Image.fromarray(np.ascontiguousarray(pixels), transform.input_mode)
+    size = pixels.shape[1], pixels.shape[0]
+    image = Image.frombytes(transform.input_mode, size, pixels.tobytes())
     return np.asarray(ImageCms.applyTransform(image, transform))
 
 
