@@ -107,7 +107,7 @@ def differs(
     opaque = np.full(pixels.shape[:2], 255, np.uint8)
     found, true = opaque if alpha is None else alpha, opaque if true_alpha is None else true_alpha
     transparency = np.abs(found.astype(np.int16) - true)
-    if transparency.max() > (0 if np.ndim(tolerance) else min(int(tolerance), 2)):
+    if transparency.max() > (1 if np.ndim(tolerance) else min(int(tolerance), 2)):
         return f"alpha by up to {transparency.max()} in {(transparency > 0).sum()} of {transparency.size} pixels"
     colour = np.abs(pixels.astype(np.int16) - true_pixels) * (true > 0)[:, :, np.newaxis]
     wrong = colour > tolerance

@@ -471,6 +471,13 @@ def _layouts() -> Iterator[Case]:
     yield _case("layout/one number of bits for three samples", one, Expect.EITHER, RGB)
     mixed = tiff(RGB, tags=((258, 3, [8, 8, 16]),))
     yield _case("layout/samples of different bits", mixed, Expect.REFUSED)
+    for tag, value in ((284, 1), (262, 2), (259, 1), (277, 3), (274, 6)):
+        truth = upright(RGB, 6) if tag == 274 else RGB
+        for kind in (1, 4):
+            data = tiff(RGB, rows=16, tags=((tag, kind, [value]),))
+            yield _case(f"layout/tag {tag} of type {kind}", data, Expect.EITHER, truth)
+    quarter = tiff(RGB, planar=True, rows=16, tags=((273, 4, [8, 728, 1448]), (279, 4, [720, 720, 270])))
+    yield _case("layout/strips of one plane of three", quarter, Expect.REFUSED)
     for kind in (3, 4):
         data = tiff(RGB, tags=((256, kind, [WIDTH]), (257, kind, [HEIGHT])))
         yield _case(f"layout/size of type {kind}", data, Expect.RIGHT, RGB)
