@@ -12,7 +12,7 @@ from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import Stored, check_size, library, truncated, unsupported
 
 _FILE_HEADER_BYTES = 14
-_CORE_HEADER_BYTES, _INFO_HEADER_BYTES, _V5_HEADER_BYTES = 12, 40, 124
+_CORE_HEADER_BYTES, _INFO_HEADER_BYTES, _V3_HEADER_BYTES, _V5_HEADER_BYTES = 12, 40, 56, 124
 _PLAIN, _COLOUR_MASKS = 0, 3
 _EMBEDDED_PROFILE = b"DEBM"  # LCS_PROFILE_EMBEDDED, little endian
 _AS_PNG = "save it as PNG"
@@ -28,22 +28,7 @@ def read_bmp(data: bytes) -> Stored:
     with library("BMP"):
         picture = BmpImageFile(io.BytesIO(data))
     check_size(*picture.size)
-    bits, compression, colours = _facts(data, header_bytes)
-    ends = _FILE_HEADER_BYTES + header_bytes
-    if bits <= 8:
-        ends += (colours or 1 << bits) * (3 if header_bytes == _CORE_HEADER_BYTES else 4)
-    elif compression == _COLOUR_MASKS and header_bytes == _INFO_HEADER_BYTES:
-        ends += 12
-    if pixels_at < ends:
-        raise unsupported("BMP whose pixels begin inside its header or palette", _AS_PNG)
-    if compression in (_PLAIN, _COLOUR_MASKS):
-        stop = pixels_at + -(-picture.width * bits // 32) * 4 * picture.height
-        if stop > len(data):
-            raise truncated("BMP", f"{len(data):,} of {stop:,} bytes")
-    if bits == 32 and compression == _PLAIN:
-        _refuse_unnamed_alpha(
-            np.frombuffer(data, np.uint8, picture.width * picture.height * 4, pixels_at)[3::4]
-        )
+    _check(data, picture.size, header_bytes, pixels_at)
     with library("BMP"):
         pixels = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
     has_alpha = pixels.ndim == 3 and pixels.shape[2] == 4
@@ -52,6 +37,37 @@ def read_bmp(data: bytes) -> Stored:
         alpha=pixels[:, :, 3] if has_alpha else None,
         profile=_profile(data, header_bytes),
     )
+
+
+def _check(data: bytes, size: tuple[int, int], header_bytes: int, pixels_at: int) -> None:
+    """Refuse what headers leave open, and a file that is too short."""
+    bits, compression, colours = _facts(data, header_bytes)
+    problem = ""
+    ends = _FILE_HEADER_BYTES + header_bytes
+    if bits <= 8:
+        ends += (colours or 1 << bits) * (3 if header_bytes == _CORE_HEADER_BYTES else 4)
+    elif compression == _COLOUR_MASKS and header_bytes == _INFO_HEADER_BYTES:
+        ends += 12
+    if compression not in (_PLAIN, _COLOUR_MASKS):  # Pillow reads runs, and damaged ones as something else
+        problem = "run-length coded or otherwise compressed BMP"
+    elif compression == _COLOUR_MASKS and not _has_clear_masks(data, header_bytes, bits):
+        problem = "BMP with such colour masks"
+    elif pixels_at < ends:
+        problem = "BMP whose pixels begin inside its header or palette"
+    if problem:
+        raise unsupported(problem, _AS_PNG)
+    stop = pixels_at + -(-size[0] * bits // 32) * 4 * size[1]
+    if stop > len(data):
+        raise truncated("BMP", f"{len(data):,} of {stop:,} bytes")
+    if bits == 32 and compression == _PLAIN:
+        _refuse_unnamed_alpha(np.frombuffer(data, np.uint8, size[0] * size[1] * 4, pixels_at)[3::4])
+
+
+def _has_clear_masks(data: bytes, header_bytes: int, bits: int) -> bool:
+    """Whether all colours have a mask; Pillow knows alpha masks only among 32 bits."""
+    masks = struct.unpack_from("<4I", data[54:70].ljust(16, b"\0"))
+    has_alpha = header_bytes >= _V3_HEADER_BYTES and masks[3] != 0
+    return 0 not in masks[:3] and (bits == 32 or not has_alpha)
 
 
 def _facts(data: bytes, header_bytes: int) -> tuple[int, int, int]:

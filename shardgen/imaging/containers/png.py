@@ -26,6 +26,7 @@ _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _MAX_TEXT_BYTES = 1 << 20
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_INTERLACED = "Interlace handling"  # what imagecodecs makes libpng say of every interlaced file
 _SRGB_BY_NUMBER = (1, 13, 0, 1)  # primaries and transfer as in cICP, no matrix, full range
 
 
@@ -87,6 +88,7 @@ def read_png(data: bytes) -> Stored:
     with library("PNG") as lines:
         # The other chunks stay out: what libpng says of them says nothing of the pixels.
         pixels = imagecodecs.png_decode(b"".join(pixel_chunks))
+    lines = [line for line in lines if _INTERLACED not in line]
     if lines:
         raise damaged("PNG", lines[0].removeprefix("PNG warning: ").removeprefix("IDAT: "))
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]

@@ -241,5 +241,5 @@ def _through_palette(page: TiffPage, indices: Levels) -> NDArray[np.uint8]:
     if palette is None or palette.shape[1] < (1 << int(page.bitspersample)):
         raise damaged("TIFF", "its palette is missing or short")
     levels = palette if palette.max() < 256 else palette >> 8
-    colours: NDArray[np.uint8] = levels.astype(np.uint8).T[indices]
+    colours: NDArray[np.uint8] = levels.astype(np.uint8).T[indices.astype(np.uint16, copy=False)]
     return colours
