@@ -25,13 +25,26 @@ from typing import Any
 
 import cv2
 import numpy as np
+import skimage.data
+import sklearn.datasets
 import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from shardgen.errors import SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
 from tests.imaging.generated.bmp import bmp_cases
-from tests.imaging.generated.cases import Case, Expect, Pixels, Samples, Verdict, differs, judge, levels, rgb_of, upright
+from tests.imaging.generated.cases import (
+    Case,
+    Expect,
+    Pixels,
+    Samples,
+    Verdict,
+    differs,
+    judge,
+    levels,
+    rgb_of,
+    upright,
+)
 from tests.imaging.generated.colour import colour_cases
 from tests.imaging.generated.jpeg import jpeg_cases
 from tests.imaging.generated.others import other_cases
@@ -69,13 +82,13 @@ def container_of(data: bytes) -> str:
 
 def by_pillow(data: bytes) -> Reading:
     """Pillow, of an MPO the first picture."""
-    image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data))
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise Unread("several pictures")
     profile = image.info.get("icc_profile", b"")
     image.load()
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F" or image.mode == "LAB":
+    if image.mode in {"F", "LAB"}:
         raise Unread(image.mode)
     key = image.info.get("transparency")
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):
@@ -88,8 +101,7 @@ def by_pillow(data: bytes) -> Reading:
         whole = np.asarray(image.convert("RGBA"))
         return Reading(managed(whole[..., :3], profile), whole[..., 3])
     if image.mode == "CMYK" and profile:
-        inks = image
-        return Reading(managed(np.asarray(inks), profile))
+        return Reading(managed(np.asarray(image), profile))
     return Reading(managed(np.asarray(image.convert("RGB")), profile))
 
 
@@ -99,13 +111,13 @@ def by_opencv(data: bytes) -> Reading:
     if found is None or found.dtype not in (np.uint8, np.uint16):
         raise Unread("not by OpenCV")
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
     except Exception:  # noqa: BLE001 - of what Pillow refuses, OpenCV's pixels as they are
         image = Image.new("RGB", (1, 1))
     turned = 1 if container_of(data) == "TIFF" else image.getexif().get(_ORIENTATION, 1)
     turned = turned if turned in range(1, 9) else 1
-    shown = levels(found, 16) if found.dtype == np.uint16 else found
+    shown = levels(found, 16) if found.dtype == np.uint16 else found.astype(np.uint8)
     shown = rgb_of(shown) if shown.ndim == 2 else shown
     alpha = shown[..., 3] if shown.shape[2] == 4 and image.mode != "CMYK" else None
     pixels = upright(shown[..., 2::-1], turned)
@@ -146,9 +158,11 @@ def by_tifffile(data: bytes) -> Reading:
     if extra and extra[0] in (1, 2):
         alpha = shown[..., -len(extra)]
         if extra[0] == 1 and colour == 2:
-            share = np.maximum(samples[..., 3:4], 1).astype(np.float64)
-            pixels = np.clip(np.rint(255 * samples[..., :3] / share), 0, 255).astype(np.uint8)
-    return Reading(upright(managed(pixels, profile), turned), None if alpha is None else upright(alpha, turned))
+            share = samples[..., :3] / np.maximum(samples[..., 3:4], 1).astype(np.float64)
+            pixels = np.clip(np.rint(share * 255), 0, 255).astype(np.uint8)
+    return Reading(
+        upright(managed(pixels, profile), turned), None if alpha is None else upright(alpha, turned)
+    )
 
 
 def _seen(shown: Pixels, colour: int) -> Pixels:
@@ -173,7 +187,13 @@ def managed(pixels: Pixels, profile: bytes) -> Pixels:
             mode = "L"
         elif space != mode:
             return pixels if mode == "RGB" else np.asarray(Image.fromarray(pixels, "CMYK").convert("RGB"))
-        change = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", renderingIntent=1)
+        change = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        )
     except (ImageCms.PyCMSError, OSError):
         return pixels
     if mode == "RGB":
@@ -199,16 +219,45 @@ READERS: dict[str, dict[str, Callable[[bytes], Reading]]] = {
 # Files on which readers disagree, or that none of them reads and decode does: looked into by hand.
 # A pattern of their names, the readers that are wrong, why. What is not listed here is a difference.
 JUDGED: tuple[tuple[str, frozenset[str], str], ...] = (
-    (r"^truncated_jpeg\.jpg$", frozenset(), "half of its end marker is missing, no pixel: Pillow shows the same if told to"),
+    (
+        r"^truncated_jpeg\.jpg$",
+        frozenset(),
+        "half of its end marker is missing, no pixel: Pillow shows the same if told to",
+    ),
     (r"^[il]_trns\.png$", frozenset({"OpenCV"}), "OpenCV forgets the grey that is transparent"),
     (r"^bmp/g/pal8os2\.bmp$", frozenset({"OpenCV"}), "OpenCV forgets the palette; html/pal8.png shows it"),
-    (r"^bmp/g/rgb16(-565(pal)?)?\.bmp$", frozenset({"OpenCV"}), "OpenCV's white is 248; html/rgb16.png shows 255"),
+    (
+        r"^bmp/g/rgb16(-565(pal)?)?\.bmp$",
+        frozenset({"OpenCV"}),
+        "OpenCV's white is 248; html/rgb16.png shows 255",
+    ),
     (r"^bmp/q/rgb32h52\.bmp$", frozenset({"OpenCV"}), "OpenCV takes a byte without a meaning for alpha"),
     (r"^pil136\.tiff$", frozenset({"OpenCV"}), "OpenCV multiplies by an alpha that is not associated"),
-    (r"^tiff_wrong_bits_per_sample\.tiff$", frozenset({"OpenCV"}), "OpenCV multiplies by an alpha that is not associated"),
-    (r"^tiff_(strip|tiled)_planar_16bit_RGB\.tiff$", frozenset({"OpenCV"}), "OpenCV mixes up separate planes of 16 bits"),
-    (r"^tiff_.*16bit_RGBa\.tiff$", frozenset({"OpenCV", "Pillow"}), "8 bits are too few to divide by a small alpha"),
-    (r"^avif/hopper\.heif$", frozenset(), "HEIC has no second reader here; the picture is that of hopper.ppm"),
+    (
+        r"^tiff_wrong_bits_per_sample\.tiff$",
+        frozenset({"OpenCV"}),
+        "OpenCV multiplies by an alpha that is not associated",
+    ),
+    (
+        r"^tiff_(strip|tiled)_planar_16bit_RGB\.tiff$",
+        frozenset({"OpenCV"}),
+        "OpenCV mixes up separate planes of 16 bits",
+    ),
+    (
+        r"^multipage(-lastframe|_single_frame_loop)\.tiff?$",
+        frozenset({"OpenCV"}),
+        "OpenCV forgets the palette of 1 bit",
+    ),
+    (
+        r"^tiff_.*16bit_RGBa\.tiff$",
+        frozenset({"OpenCV", "Pillow"}),
+        "8 bits are too few to divide by a small alpha",
+    ),
+    (
+        r"^avif/hopper\.heif$",
+        frozenset(),
+        "HEIC has no second reader here; the picture is that of hopper.ppm",
+    ),
 )
 
 
@@ -377,7 +426,9 @@ def table(rows: dict[str, Row]) -> str:
     for name, row in rows.items():
         lines += ["", f"{name}: slowest {row.slowest[0]:.2f} s ({row.slowest[1]})"]
         lines += [f"  agrees with {readers}: {count}" for readers, count in row.agree.most_common()]
-        lines += [f"  damage that nothing tells, {verdict}: {count}" for verdict, count in row.measured.items()]
+        lines += [
+            f"  damage that nothing tells, {verdict}: {count}" for verdict, count in row.measured.items()
+        ]
         reasons = sorted(row.refused.items(), key=lambda item: -len(item[1]))
         lines += [f"  refused {len(names):4}  {reason}  e.g. {names[0]}" for reason, names in reasons]
         lines += [f"  judged  {line}" for line in row.judged]
@@ -390,15 +441,22 @@ def files_of(folders: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of every file, in order of names; sources of programs are left out."""
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and path.suffix not in {".py", ".pyc", ".pyi", ".rst", ".md", ".txt", ".c", ".h", ".so"}:
+            if path.is_file() and path.suffix not in {
+                ".py",
+                ".pyc",
+                ".pyi",
+                ".rst",
+                ".md",
+                ".txt",
+                ".c",
+                ".h",
+                ".so",
+            }:
                 yield path.relative_to(folder).as_posix(), path.read_bytes()
 
 
 def packaged_folders() -> list[Path]:
     """Where scikit-image and scikit-learn keep their pictures."""
-    import skimage.data
-    import sklearn.datasets
-
     folders = [Path(skimage.data.__file__).parent, Path(sklearn.datasets.__file__).parent / "images"]
     for folder in folders:
         if not any(folder.glob("*.[jp][pn]g")):

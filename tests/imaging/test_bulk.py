@@ -1,4 +1,4 @@
-"""Files of other projects through decode and through independent readers; `tests/imaging/bulk.py` is the proof."""
+"""Files of other projects, and all generated ones, through decode and through independent readers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.imaging.bulk import Row, compare, compare_generated, fetch_archive, files_of, generated, packaged_folders, table
+from tests.imaging.bulk import (
+    Row,
+    compare,
+    compare_generated,
+    fetch_archive,
+    files_of,
+    generated,
+    packaged_folders,
+    table,
+)
 
 # So many are decoded, and not refused, of what other projects carry.
 AT_LEAST = {"JPEG": 60, "PNG": 380, "WebP": 13, "BMP": 40, "TIFF": 60}
@@ -28,7 +37,6 @@ def assert_nothing_is_wrong(rows: dict[str, Row]) -> None:
 @pytest.mark.slow
 def test_every_image_of_other_projects_is_right_or_refused(archive: Path) -> None:
     rows = compare(files_of([archive, *packaged_folders()]))
-    print(table(rows))
     assert_nothing_is_wrong(rows)
     for container, count in AT_LEAST.items():
         assert sum(rows[container].agree.values()) + len(rows[container].judged) >= count, table(rows)
@@ -37,7 +45,6 @@ def test_every_image_of_other_projects_is_right_or_refused(archive: Path) -> Non
 @pytest.mark.slow
 def test_every_generated_file_is_right_or_refused() -> None:
     rows = compare_generated(generated())
-    print(table(rows))
     assert_nothing_is_wrong(rows)
     measured = sum((row.measured for row in rows.values()), start=type(rows["PNG, generated"].measured)())
     assert measured["differs"] <= UNTOLD * measured.total()

@@ -1,4 +1,4 @@
-"""A share of the generated files with each run of the fast tests: some of every kind; `test_bulk.py` takes all."""
+"""Some generated files of every kind; `test_bulk.py` takes all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ A_KIND = 12  # files of each kind, spread over all there are
 def kinds() -> dict[str, list[Case]]:
     found: dict[str, list[Case]] = defaultdict(list)
     for case in generated():
-        kind = case.name.split("/")[1].split(" ")[0] if case.container in {"profile", "other"} else case.name.split("/")[1]
+        kind = (
+            case.name.split("/")[1].split(" ")[0]
+            if case.container in {"profile", "other"}
+            else case.name.split("/")[1]
+        )
         found[f"{case.container}/{kind}"].append(case)
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,8 @@ from shardgen.errors import SourceUndecodable
 from shardgen.imaging.codec import Photograph
 
 Pixels = NDArray[np.uint8]
-Samples = NDArray[np.integer[Any]]
+Samples = NDArray[Any]
+"""Integers of any width, and in a few files floating point."""
 
 
 class Expect(StrEnum):
@@ -35,7 +37,8 @@ class Case:
 
     `pixels` (H, W, 3) and `alpha` (H, W) are the truth, turned upright; `tolerance` in levels, one number or
     one for each pixel (H, W, 1). Colours under an alpha of 0 do not count. `says` is a pattern that the
-    reason of a refusal, or one of the notes and warnings of what must be RIGHT, must match; None: there is none.
+    reason of a refusal, or one of the notes and warnings of what must be RIGHT, must match; None: there are
+    no notes and warnings.
     """
 
     name: str
@@ -108,7 +111,9 @@ def differs(
     found, true = opaque if alpha is None else alpha, opaque if true_alpha is None else true_alpha
     transparency = np.abs(found.astype(np.int16) - true)
     if transparency.max() > (1 if np.ndim(tolerance) else min(int(tolerance), 2)):
-        return f"alpha by up to {transparency.max()} in {(transparency > 0).sum()} of {transparency.size} pixels"
+        return (
+            f"alpha by up to {transparency.max()} in {(transparency > 0).sum()} of {transparency.size} pixels"
+        )
     colour = np.abs(pixels.astype(np.int16) - true_pixels) * (true > 0)[:, :, np.newaxis]
     wrong = colour > tolerance
     if wrong.any():
@@ -122,14 +127,17 @@ def photograph(width: int, height: int, *, noise: int = 20, seed: int = 0) -> Pi
     grain = np.random.default_rng(seed).integers(-noise, noise + 1, (height, width, 1))
     bands = np.dstack([columns * 220 + 20, rows * 200 + 30, 215 - columns * 110 - rows * 60])
     corner = (rows < 0.4) & (columns < 0.3)
-    return np.clip(np.where(corner[..., np.newaxis], bands[..., ::-1], bands) + grain, 0, 255).astype(np.uint8)
+    return np.clip(np.where(corner[..., np.newaxis], bands[..., ::-1], bands) + grain, 0, 255).astype(
+        np.uint8
+    )
 
 
 def soft_disc(width: int, height: int) -> Pixels:
     """An alpha channel off the centre with a soft edge: 0, 255 and much in between."""
     rows, columns = np.mgrid[0:height, 0:width]
     distance = np.hypot(columns - width * 0.4, rows - height * 0.55) / (min(width, height) * 0.4)
-    return np.clip((1.25 - distance) * 400, 0, 255).astype(np.uint8)
+    alpha: Pixels = np.clip((1.25 - distance) * 400, 0, 255).astype(np.uint8)
+    return alpha
 
 
 def grey_of(pixels: Pixels) -> Pixels:
@@ -158,10 +166,10 @@ def upright(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 def exif(orientation: int, order: str = "<", *, kind: int = 3) -> bytes:
     """An EXIF block (a TIFF header and one directory) that holds nothing but the orientation."""
-    import struct
-
     head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8)
-    value = struct.pack(f"{order}{'HH' if kind == 3 else 'I'}", *((orientation, 0) if kind == 3 else (orientation,)))
+    value = struct.pack(
+        f"{order}{'HH' if kind == 3 else 'I'}", *((orientation, 0) if kind == 3 else (orientation,))
+    )
     return head + struct.pack(f"{order}HHHI", 1, 0x0112, kind, 1) + value + bytes(4)
 
 

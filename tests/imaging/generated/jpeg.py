@@ -216,7 +216,8 @@ def from_ycc(y: Pixels, cb: Pixels, cr: Pixels) -> Pixels:
     y, cb, cr = (plane.astype(np.float64) for plane in (y, cb, cr))  # type: ignore[assignment]
     red, blue = y + 1.402 * (cr - 128.0), y + 1.772 * (cb - 128.0)
     green = y - 0.344136 * (cb - 128.0) - 0.714136 * (cr - 128.0)
-    return np.clip(np.rint(np.dstack([red, green, blue])), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(np.rint(np.dstack([red, green, blue])), 0, 255).astype(np.uint8)
+    return pixels
 
 
 _JFIF = segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0")
@@ -233,9 +234,17 @@ def _hand_made() -> Iterator[Case]:
     ycc, rgb = from_ycc(*grown[:3]), np.dstack(grown[:3])
     for interleaved in (True, False):
         scans = "one scan" if interleaved else "a scan each"
-        yield _right(f"hand-made/colour {scans}", blocks_jpeg([y, cb, cr], interleaved=interleaved, header=_JFIF), ycc)
-        for factors in ([(2, 2), (1, 1), (1, 1)], [(1, 2), (1, 1), (1, 1)], [(2, 1), (1, 1), (1, 1)],
-                        [(4, 1), (1, 1), (1, 1)], [(2, 2), (2, 1), (1, 2)], [(2, 2), (2, 2), (1, 1)]):  # fmt: skip
+        yield _right(
+            f"hand-made/colour {scans}", blocks_jpeg([y, cb, cr], interleaved=interleaved, header=_JFIF), ycc
+        )
+        for factors in (
+            [(2, 2), (1, 1), (1, 1)],
+            [(1, 2), (1, 1), (1, 1)],
+            [(2, 1), (1, 1), (1, 1)],
+            [(4, 1), (1, 1), (1, 1)],
+            [(2, 2), (2, 1), (1, 2)],
+            [(2, 2), (2, 2), (1, 1)],
+        ):
             planes = [random.integers(90, 160, (4 * v, 4 * h)).astype(np.uint8) for h, v in factors]
             data = blocks_jpeg(planes, factors, interleaved=interleaved, header=_JFIF)
             name = "-".join(f"{h}x{v}" for h, v in factors)
@@ -253,13 +262,27 @@ def _hand_made() -> Iterator[Case]:
     yield _right("hand-made/extended", blocks_jpeg([y, cb, cr], header=_JFIF, frame=0xC1), ycc)
     inverted = np.rint(np.dstack(grown[:3]) / 255.0 * grown[3][..., np.newaxis]).astype(np.uint8)
     planes = [y, cb, cr, k]
-    yield _right("hand-made/Adobe CMYK", blocks_jpeg(planes, header=adobe(0)), inverted, tolerance=ROUNDING, says="CMYK")
+    yield _right(
+        "hand-made/Adobe CMYK",
+        blocks_jpeg(planes, header=adobe(0)),
+        inverted,
+        tolerance=ROUNDING,
+        says="CMYK",
+    )
     black = np.rint((255 - ycc) / 255.0 * grown[3][..., np.newaxis]).astype(np.uint8)
-    yield _right("hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="YCCK")
+    yield _right(
+        "hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="YCCK"
+    )
     yield _refusal("hand-made/CMYK without Adobe", blocks_jpeg(planes), "CMYK.*ambiguous")
     yield _refusal("hand-made/two components", blocks_jpeg([y, cb]), "")
     dnl = blocks_jpeg([y, cb, cr], header=_JFIF, lines=0)
-    yield Case(name="JPEG/hand-made/height after the scan", data=dnl, expect=Expect.EITHER, pixels=ycc, tolerance=SAME)
+    yield Case(
+        name="JPEG/hand-made/height after the scan",
+        data=dnl,
+        expect=Expect.EITHER,
+        pixels=ycc,
+        tolerance=SAME,
+    )
 
 
 def _orientations() -> Iterator[Case]:
@@ -279,9 +302,13 @@ def _orientations() -> Iterator[Case]:
     yield _right("orientation/after XMP", after_start(data, xmp, app1(exif(6))), upright(pixels, 6))
     turned = segment(EXIF, b"http://ns.adobe.com/xap/1.0/\0" + XMP % 6)
     # Pillow turns such a picture, browsers do not.
-    yield _right("orientation/in XMP alone", after_start(data, turned), upright(pixels, 6), expect=Expect.MEASURED)
+    yield _right(
+        "orientation/in XMP alone", after_start(data, turned), upright(pixels, 6), expect=Expect.MEASURED
+    )
     late = place_of(data, SCAN)
-    yield _right("orientation/right before the scan", data[:late] + app1(exif(8)) + data[late:], upright(pixels, 8))
+    yield _right(
+        "orientation/right before the scan", data[:late] + app1(exif(8)) + data[late:], upright(pixels, 8)
+    )
 
 
 def _oddities() -> Iterator[Case]:
@@ -304,7 +331,9 @@ def _oddities() -> Iterator[Case]:
             "a comment": after_start(data, segment(0xFE, b"made by \xff\xd9 hand")),
             "a long comment": after_start(data, segment(0xFE, b"\xff" * 65533)),
             "many segments": after_start(data, *[segment(0xE0 + i, b"\xff\xda" * 99) for i in range(2, 14)]),
-            "restart interval 0": after_start(data, segment(0xDD, b"\0\0")) if "restart" not in kind else data,
+            "restart interval 0": after_start(data, segment(0xDD, b"\0\0"))
+            if "restart" not in kind
+            else data,
         }
         for name, odd in oddities.items():
             yield _right(f"odd/{name} {kind}", odd, pixels)
@@ -338,12 +367,18 @@ def _refused() -> Iterator[Case]:
     yield _refusal("refused/arithmetic progressive", with_frame(0xCA), "arithmetic")
     for marker in (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF):
         yield _refusal(f"refused/hierarchical {marker:x}", with_frame(marker), "")
-    yield _refusal("refused/JPEG-LS", imagecodecs.jpegls_encode(PHOTOGRAPH), "JPEG-LS|lossless")
+    yield _refusal("refused/JPEG-LS", bytes(imagecodecs.jpegls_encode(PHOTOGRAPH)), "JPEG-LS|lossless")
     wide = PHOTOGRAPH.astype(np.uint16) * 16
-    yield _refusal("refused/12 bits", imagecodecs.jpeg8_encode(wide, bitspersample=12), "12-bit")
-    yield _refusal("refused/16 bits lossless", imagecodecs.jpeg8_encode(wide, bitspersample=16, lossless=True), "lossless|16-bit")
-    lossless = imagecodecs.jpeg8_encode(PHOTOGRAPH, lossless=True)
-    yield Case(name="JPEG/refused/lossless", data=lossless, expect=Expect.EITHER, pixels=PHOTOGRAPH, says="lossless")
+    yield _refusal("refused/12 bits", bytes(imagecodecs.jpeg8_encode(wide, bitspersample=12)), "12-bit")
+    yield _refusal(
+        "refused/16 bits lossless",
+        bytes(imagecodecs.jpeg8_encode(wide, bitspersample=16, lossless=True)),
+        "lossless|16-bit",
+    )
+    lossless = bytes(imagecodecs.jpeg8_encode(PHOTOGRAPH, lossless=True))
+    yield Case(
+        name="JPEG/refused/lossless", data=lossless, expect=Expect.EITHER, pixels=PHOTOGRAPH, says="lossless"
+    )
     for height, width in ((0, 160), (120, 0)):
         size = struct.pack(">HH", height, width)
         yield _refusal(f"refused/{width}x{height}", data[: frame + 5] + size + data[frame + 9 :], "")
@@ -359,7 +394,8 @@ def _refused() -> Iterator[Case]:
 
 def _channels() -> Iterator[Case]:
     cmyk = Image.fromarray(PHOTOGRAPH).convert("CMYK")
-    for name, options in {"baseline": {}, "progressive": {"progressive": True}}.items():
+    for name in ("baseline", "progressive"):
+        options = WHOLE[name]
         data = saved(cmyk, "JPEG", quality=95, **options)
         yield _right(f"channels/CMYK {name}", data, seen(data), tolerance=ROUNDING, says="CMYK")
         data = jpeg(keep_rgb=True, quality=95, **options)
@@ -404,14 +440,20 @@ def _damage(whole: bytes, *, zeros_tell: bool) -> dict[str, tuple[bytes, Expect]
             inside = any(start <= at and at + count <= stop for start, stop in alternating)
             tells = inside or (len(scans) == 1 and zeros_tell)
             data = zeroed(whole, at, count)
-            found[f"{count} zeros at {percent} %"] = data, Expect.EITHER if tells or count > 64 else Expect.MEASURED
+            found[f"{count} zeros at {percent} %"] = (
+                data,
+                Expect.EITHER if tells or count > 64 else Expect.MEASURED,
+            )
         if at + 1460 < end:
             found[f"1460 bytes lost at {percent} %"] = shortened(whole, at, 1460), Expect.EITHER
         flipped = whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :]
         found[f"a bit flipped at {percent} %"] = flipped, Expect.MEASURED
     # A decoder falls into step again after one byte too many; not after several.
     told = sum(whole.count(b"\n", start, stop) for start, stop in scans) >= 8
-    found["text mode: LF becomes CRLF"] = whole.replace(b"\n", b"\r\n"), Expect.EITHER if told else Expect.MEASURED
+    found["text mode: LF becomes CRLF"] = (
+        whole.replace(b"\n", b"\r\n"),
+        Expect.EITHER if told else Expect.MEASURED,
+    )
     found["text mode: CRLF becomes LF"] = whole.replace(b"\r\n", b"\n"), Expect.MEASURED
     found["text mode: CR is dropped"] = whole.replace(b"\r", b""), Expect.MEASURED
     found["7 bits"] = bytes(byte & 0x7F for byte in whole), Expect.REFUSED

@@ -1,4 +1,4 @@
-"""PNGs: every colour type, depth and interlace, transparency and orientation in all their places, and damage."""
+"""PNGs: every colour type, depth and interlace, transparency and orientation, and damage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ from tests.imaging.generated.cases import (
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
-DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALPHA: (8, 16), RGB_ALPHA: (8, 16)}
+DEPTHS = {
+    GREY: (1, 2, 4, 8, 16),
+    RGB: (8, 16),
+    PALETTE: (1, 2, 4, 8),
+    GREY_ALPHA: (8, 16),
+    RGB_ALPHA: (8, 16),
+}
 NAMES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", GREY_ALPHA: "grey alpha", RGB_ALPHA: "RGB alpha"}
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 PHOTOGRAPH = photograph(43, 35)
@@ -99,7 +105,7 @@ def _filtered(line: Any, above: Any, stride: int, kind: int) -> bytes:
         (to_left <= to_above) & (to_left <= to_corner), left, np.where(to_above <= to_corner, above, corner)
     )
     predicted = (0, left, above, (left + above) // 2, paeth)[kind]
-    return ((line - predicted) % 256).astype(np.uint8).tobytes()
+    return bytes(((line - predicted) % 256).astype(np.uint8))
 
 
 def _case(name: str, data: bytes, expect: Expect, pixels: Pixels | None = None, **fields: Any) -> Case:
@@ -112,7 +118,8 @@ def _samples(colour: int, bits: int) -> Samples:
         GREY_ALPHA: np.dstack([PHOTOGRAPH[..., 0], ALPHA]), RGB_ALPHA: np.dstack([PHOTOGRAPH, ALPHA]),
     }[colour].astype(np.uint32)  # fmt: skip
     fine = np.random.default_rng(bits).integers(0, 256, source.shape, np.uint32)
-    return ((source << 8 | fine) >> (16 - bits)).astype(np.uint16)
+    samples: Samples = ((source << 8 | fine) >> (16 - bits)).astype(np.uint16)
+    return samples
 
 
 _ENTRIES = np.random.default_rng(5).integers(0, 256, (256, 3)).astype(np.uint8)
@@ -152,7 +159,9 @@ def _kinds() -> Iterator[Case]:
                 yield _case(name, data, Expect.RIGHT, pixels, alpha=alpha, says=says)
     for width, height, interlaced in product((1, 2, 5, 9), (1, 3, 8), (False, True)):
         pixels = photograph(width, height)
-        yield _case(f"size/{width}x{height} {interlaced}", png(pixels, interlaced=interlaced), Expect.RIGHT, pixels)
+        yield _case(
+            f"size/{width}x{height} {interlaced}", png(pixels, interlaced=interlaced), Expect.RIGHT, pixels
+        )
 
 
 def _transparent() -> Iterator[Case]:
@@ -165,7 +174,9 @@ def _transparent() -> Iterator[Case]:
         data = png(samples, GREY, bits, before=chunk(b"tRNS", struct.pack(">H", written)))
         alpha = np.where(samples[..., 0] == key, 0, 255).astype(np.uint8)
         name = f"transparent/grey {bits} {'high bits' if high else ''}"
-        yield _case(name, data, Expect.EITHER if high else Expect.RIGHT, _seen(samples, GREY, bits)[0], alpha=alpha)
+        yield _case(
+            name, data, Expect.EITHER if high else Expect.RIGHT, _seen(samples, GREY, bits)[0], alpha=alpha
+        )
     for bits, high, interlaced in product(DEPTHS[RGB], (False, True), (False, True)):
         samples = _samples(RGB, bits)
         key = samples[3, 4]
@@ -176,10 +187,14 @@ def _transparent() -> Iterator[Case]:
         near[2] ^= 1
         samples[20:25, 5:20] = near
         written = key | (0x5A00 if high else 0)
-        data = png(samples, RGB, bits, interlaced=interlaced, before=chunk(b"tRNS", written.astype(">u2").tobytes()))
+        data = png(
+            samples, RGB, bits, interlaced=interlaced, before=chunk(b"tRNS", written.astype(">u2").tobytes())
+        )
         alpha = np.where((samples == key).all(axis=2), 0, 255).astype(np.uint8)
         name = f"transparent/RGB {bits} {'high bits' if high else ''} {interlaced}"
-        yield _case(name, data, Expect.EITHER if high else Expect.RIGHT, _seen(samples, RGB, bits)[0], alpha=alpha)
+        yield _case(
+            name, data, Expect.EITHER if high else Expect.RIGHT, _seen(samples, RGB, bits)[0], alpha=alpha
+        )
     for bits in DEPTHS[PALETTE]:
         samples = _samples(PALETTE, bits)
         for count in sorted({1, (1 << bits) - 1, 1 << bits}):
@@ -191,16 +206,23 @@ def _transparent() -> Iterator[Case]:
             yield _case(f"transparent/palette {bits} {count}", data, Expect.RIGHT, pixels, alpha=alpha)
     over = chunk(b"tRNS", bytes(300))
     data = png(_samples(PALETTE, 8), PALETTE, before=_palette(8) + over)
-    yield _case("transparent/more entries than colours", data, Expect.EITHER, _ENTRIES[_samples(PALETTE, 8)[..., 0]])
+    yield _case(
+        "transparent/more entries than colours", data, Expect.EITHER, _ENTRIES[_samples(PALETTE, 8)[..., 0]]
+    )
     for colour in (GREY_ALPHA, RGB_ALPHA):
         samples = _samples(colour, 8)
-        pixels, alpha = _seen(samples, colour, 8)
+        pixels, share = _seen(samples, colour, 8)
         data = png(samples, colour, before=chunk(b"tRNS", bytes(6)))
-        yield _case(f"transparent/tRNS beside {NAMES[colour]}", data, Expect.EITHER, pixels, alpha=alpha)
+        yield _case(f"transparent/tRNS beside {NAMES[colour]}", data, Expect.EITHER, pixels, alpha=share)
     for colour, body in ((GREY, b"\0"), (RGB, bytes(5)), (GREY, b"")):
         samples = _samples(colour, 8)
         data = png(samples, colour, before=chunk(b"tRNS", body))
-        yield _case(f"transparent/{NAMES[colour]} of {len(body)} bytes", data, Expect.EITHER, _seen(samples, colour, 8)[0])
+        yield _case(
+            f"transparent/{NAMES[colour]} of {len(body)} bytes",
+            data,
+            Expect.EITHER,
+            _seen(samples, colour, 8)[0],
+        )
 
 
 def raw_profile(block: bytes) -> bytes:
@@ -239,21 +261,31 @@ def _orientations() -> Iterator[Case]:
                 continue
             data = png(samples, RGB_ALPHA, **chunks)  # type: ignore[arg-type]
             truth = upright(PHOTOGRAPH, orientation), upright(ALPHA, orientation)
-            yield _case(f"orientation/{orientation} {order} {name}", data, Expect.RIGHT, truth[0], alpha=truth[1])
-    for name, before in {"cut eXIf": chunk(b"eXIf", exif(6)[:12]), "empty eXIf": chunk(b"eXIf"), "9": chunk(b"eXIf", exif(9)),
-                         "text in a raw profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"exif"))}.items():  # fmt: skip
+            yield _case(
+                f"orientation/{orientation} {order} {name}", data, Expect.RIGHT, truth[0], alpha=truth[1]
+            )
+    for name, before in {
+        "cut eXIf": chunk(b"eXIf", exif(6)[:12]),
+        "empty eXIf": chunk(b"eXIf"),
+        "9": chunk(b"eXIf", exif(9)),
+        "text in a raw profile": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"exif")),
+    }.items():
         yield _case(f"orientation/{name}", png(PHOTOGRAPH, before=before), Expect.RIGHT, PHOTOGRAPH)
 
 
 def _oddities() -> Iterator[Case]:
     text = chunk(b"tEXt", b"Comment\0IEND IDAT")
-    white = b"".join(struct.pack(">I", value) for value in (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000))
+    white = b"".join(
+        struct.pack(">I", value) for value in (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    )
     sound: dict[str, dict[str, Any]] = {
         "suggested palette": {"before": _palette(8)},
         "gAMA 0.45455": {"before": chunk(b"gAMA", struct.pack(">I", 45455))},
         "sRGB": {"before": chunk(b"sRGB", b"\0")},
         "gAMA, cHRM of sRGB": {"before": chunk(b"gAMA", struct.pack(">I", 45455)) + chunk(b"cHRM", white)},
-        "text, time, background": {"before": text + chunk(b"bKGD", bytes(6)) + chunk(b"pHYs", bytes(9)) + chunk(b"tIME", bytes(7))},
+        "text, time, background": {
+            "before": text + chunk(b"bKGD", bytes(6)) + chunk(b"pHYs", bytes(9)) + chunk(b"tIME", bytes(7))
+        },
         "sBIT": {"before": chunk(b"sBIT", b"\5\6\5")},
         "an unknown chunk": {"before": chunk(b"quIz", b"?")},
         "empty data chunks": {"before": chunk(b"IDAT")},
@@ -262,13 +294,23 @@ def _oddities() -> Iterator[Case]:
     for name, options in sound.items():
         yield _case(f"odd/{name}", png(PHOTOGRAPH, **options), Expect.RIGHT, PHOTOGRAPH, says=None)
     yield _case("odd/bytes after the end", png(PHOTOGRAPH) + b"more" * 99, Expect.RIGHT, PHOTOGRAPH)
-    still = chunk(b"acTL", struct.pack(">II", 1, 0)) + chunk(b"fcTL", struct.pack(">IIIIIHHBB", 0, 43, 35, 0, 0, 1, 1, 0, 0))
+    still = chunk(b"acTL", struct.pack(">II", 1, 0)) + chunk(
+        b"fcTL", struct.pack(">IIIIIHHBB", 0, 43, 35, 0, 0, 1, 1, 0, 0)
+    )
     yield _case("odd/animation of one frame", png(PHOTOGRAPH, before=still), Expect.RIGHT, PHOTOGRAPH)
     unusual: dict[str, bytes] = {
-        "a bomb of text": png(PHOTOGRAPH, before=chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))),
-        "more data than pixels": _with_data(zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False) + bytes(500))),
-        "bytes after the compressed data": _with_data(zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False)) + b"abc"),
-        "a bad checksum of the compressed data": _with_data(zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False))[:-4] + b"abcd"),
+        "a bomb of text": png(
+            PHOTOGRAPH, before=chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))
+        ),
+        "more data than pixels": _with_data(
+            zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False) + bytes(500))
+        ),
+        "bytes after the compressed data": _with_data(
+            zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False)) + b"abc"
+        ),
+        "a bad checksum of the compressed data": _with_data(
+            zlib.compress(_rows(PHOTOGRAPH, 8, interlaced=False))[:-4] + b"abcd"
+        ),
         "a bad checksum of a text": png(PHOTOGRAPH, before=text[:-1] + b"?"),
         "a chunk between the data": _interrupted(text),
         "the palette after the data": png(PHOTOGRAPH, after=_palette(8)),
@@ -298,37 +340,55 @@ def _refused() -> Iterator[Case]:
     second = Image.fromarray(PHOTOGRAPH[::-1])
     animated = saved(PHOTOGRAPH, "PNG", save_all=True, append_images=[second], duration=100)
     yield _case("refused/animation", animated, Expect.REFUSED, says="animated")
-    for name, place, value in (("colour type 5", 9, 5), ("depth 3", 8, 3), ("depth 16 of a palette", 8, 16),
-                               ("compression 1", 10, 1), ("filter 1", 11, 1), ("interlace 2", 12, 2)):  # fmt: skip
+    for name, place, value in (
+        ("colour type 5", 9, 5),
+        ("depth 3", 8, 3),
+        ("depth 16 of a palette", 8, 16),
+        ("compression 1", 10, 1),
+        ("filter 1", 11, 1),
+        ("interlace 2", 12, 2),
+    ):
         colour = PALETTE if "palette" in name else RGB
         samples = _samples(PALETTE, 8) if colour == PALETTE else PHOTOGRAPH
         before = _palette(8) if colour == PALETTE else b""
-        yield _case(f"refused/{name}", png(samples, colour, before=before, header={place: value}), Expect.REFUSED)
+        yield _case(
+            f"refused/{name}", png(samples, colour, before=before, header={place: value}), Expect.REFUSED
+        )
     row_filter = _with_data(zlib.compress(b"\7" + _rows(PHOTOGRAPH, 8, interlaced=False)[1:]))
     yield _case("refused/filter of a row", row_filter, Expect.REFUSED)
     yield _case("refused/no palette", png(_samples(PALETTE, 8), PALETTE), Expect.REFUSED)
-    yield _case("refused/unknown critical chunk", png(PHOTOGRAPH, before=chunk(b"QUIZ")), Expect.EITHER, PHOTOGRAPH)
+    yield _case(
+        "refused/unknown critical chunk", png(PHOTOGRAPH, before=chunk(b"QUIZ")), Expect.EITHER, PHOTOGRAPH
+    )
     apple = png(PHOTOGRAPH, before=b"")
     apple = SIGNATURE + chunk(b"CgBI", b"P\0 \2") + apple[8:]
     yield _case("refused/CgBI of an iPhone's application", apple, Expect.REFUSED)
     yield _case("refused/zero width", png(PHOTOGRAPH, header=dict.fromkeys(range(4), 0)), Expect.REFUSED)
     yield _case("refused/bomb", png(PHOTOGRAPH, header={2: 200, 6: 200}), Expect.REFUSED, says="megapixels")
-    yield _case("refused/no data", SIGNATURE + chunk(b"IHDR", png(PHOTOGRAPH)[16:29]) + chunk(b"IEND"), Expect.REFUSED)
+    yield _case(
+        "refused/no data", SIGNATURE + chunk(b"IHDR", png(PHOTOGRAPH)[16:29]) + chunk(b"IEND"), Expect.REFUSED
+    )
     yield _case("refused/only a signature", SIGNATURE, Expect.REFUSED)
 
 
 def _damaged() -> Iterator[Case]:
     pictures = {
-        "RGB": png(PHOTOGRAPH, split=500), "interlaced": png(PHOTOGRAPH, interlaced=True),
-        "grey 16": png(_samples(GREY, 16), GREY, 16), "palette": png(_samples(PALETTE, 4), PALETTE, 4, before=_palette(4)),
-    }  # fmt: skip
+        "RGB": png(PHOTOGRAPH, split=500),
+        "interlaced": png(PHOTOGRAPH, interlaced=True),
+        "grey 16": png(_samples(GREY, 16), GREY, 16),
+        "palette": png(_samples(PALETTE, 4), PALETTE, 4, before=_palette(4)),
+    }
     for (name, whole), percent in product(pictures.items(), (2, 20, 50, 80, 99)):
         at = 40 + (len(whole) - 60) * percent // 100
         for count in (1, 16, 64, 512):
             if at + count < len(whole) - 12 and zeroed(whole, at, count) != whole:
-                yield _case(f"damage/{name} {count} zeros at {percent} %", zeroed(whole, at, count), Expect.REFUSED)
+                yield _case(
+                    f"damage/{name} {count} zeros at {percent} %", zeroed(whole, at, count), Expect.REFUSED
+                )
         yield _case(f"damage/{name} cut at {percent} %", whole[:at], Expect.REFUSED)
-        yield _case(f"damage/{name} cut and ended at {percent} %", whole[:at] + chunk(b"IEND"), Expect.REFUSED)
+        yield _case(
+            f"damage/{name} cut and ended at {percent} %", whole[:at] + chunk(b"IEND"), Expect.REFUSED
+        )
         yield _case(f"damage/{name} 100 bytes lost at {percent} %", shortened(whole, at, 100), Expect.REFUSED)
     for name, whole in pictures.items():
         yield _case(f"damage/{name} CRLF", whole.replace(b"\n", b"\r\n"), Expect.REFUSED)

@@ -1,4 +1,4 @@
-"""TIFFs: samples, layouts, compressions and colours of every kind that cameras, scanners and programs write."""
+"""TIFFs: samples, layouts, compressions and colours as cameras, scanners and programs write them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+from PIL import Image
 
 from tests.imaging.generated.cases import (
     Case,
     Expect,
     Pixels,
     Samples,
-    exif,
     grey_of,
     levels,
     photograph,
@@ -30,7 +30,10 @@ from tests.imaging.generated.cases import (
     zeroed,
 )
 
+Options = dict[str, Any]
 WIDTH, HEIGHT = 45, 38
+_LAYOUTS: tuple[Options, ...] = ({"rows": 16}, {"rows": 0}, {"tile": (32, 48)})
+_DAMAGED_LAYOUTS: tuple[Options, ...] = ({"rows": 40}, {"rows": 8}, {"tile": (64, 64)})
 RGB = photograph(WIDTH, HEIGHT)
 GREY = grey_of(RGB)
 ALPHA = soft_disc(WIDTH, HEIGHT)
@@ -42,7 +45,7 @@ _TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 7: "s", 16: "Q"}
 Encoder = Callable[[bytes], bytes]
 ENCODERS: dict[int, Encoder] = {
     NONE: lambda raw: raw,
-    LZW: imagecodecs.lzw_encode,
+    LZW: lambda raw: bytes(imagecodecs.lzw_encode(raw)),
     DEFLATE: zlib.compress,
     OLD_DEFLATE: zlib.compress,
     PACKBITS: lambda raw: bytes(imagecodecs.packbits_encode(raw)),
@@ -124,7 +127,11 @@ def tiff(samples: Samples, how: Tiff | None = None, **options: Any) -> bytes:
     how = how or Tiff(**options)
     order = how.order
     head = b"II" if order == "<" else b"MM"
-    body = bytearray(head + struct.pack(f"{order}HHHQ", 43, 8, 0, 0) if how.big else head + struct.pack(f"{order}HI", 42, 0))
+    body = bytearray(
+        head + struct.pack(f"{order}HHHQ", 43, 8, 0, 0)
+        if how.big
+        else head + struct.pack(f"{order}HI", 42, 0)
+    )
     link, link_format = (8, f"{order}Q") if how.big else (4, f"{order}I")
     for page, settings in ((samples, how), *how.next_pages):
         at, link_next = _page(body, page if page.ndim == 3 else page[..., np.newaxis], settings, big=how.big)
@@ -153,14 +160,22 @@ def _page(body: bytearray, samples: Samples, how: Tiff, *, big: bool) -> tuple[i
         tags |= {322: (3, [how.tile[0]]), 323: (3, [how.tile[1]]), 324: (4, offsets), 325: (4, lengths)}
     else:
         tags |= {273: (4, offsets), 278: (3, [how.rows or height]), 279: (4, lengths)}
-    optional = {266: how.fill_order - 1 and how.fill_order, 274: how.orientation, 317: how.predictor - 1 and how.predictor}
-    tags |= {tag: (3, [value]) for tag, value in optional.items() if value is not None and (value or tag == 274)}
+    optional = {
+        266: how.fill_order - 1 and how.fill_order,
+        274: how.orientation,
+        317: how.predictor - 1 and how.predictor,
+    }
+    tags |= {
+        tag: (3, [value]) for tag, value in optional.items() if value is not None and (value or tag == 274)
+    }
     if how.extra is not None:
         tags[338] = (3, list(how.extra))
     if how.sample_format is not None:
         tags[339] = (3, [how.sample_format] * count)
     tags |= {tag: (kind, values) for tag, kind, values in how.tags}
-    return _directory(body, {tag: value for tag, value in tags.items() if tag not in how.without}, how.order, big=big)
+    return _directory(
+        body, {tag: value for tag, value in tags.items() if tag not in how.without}, how.order, big=big
+    )
 
 
 def _directory(
@@ -221,7 +236,9 @@ def _orientations() -> Iterator[Case]:
         if planar and samples.ndim == 2:
             continue
         layout = f"{'tiles' if tile else 'strips'} {'planar' if planar else 'contiguous'}"
-        data = tiff(samples, tile=tile, rows=0 if tile else 7, planar=planar, orientation=orientation, **options)
+        data = tiff(
+            samples, tile=tile, rows=0 if tile else 7, planar=planar, orientation=orientation, **options
+        )
         yield _case(
             f"orientation/{orientation} {kind} {layout}",
             data,
@@ -238,7 +255,8 @@ def _orientations() -> Iterator[Case]:
 def _samples(bits: int, channels: int) -> Samples:
     source = np.dstack([RGB, ALPHA])[..., :channels].astype(np.uint32)
     fine = np.random.default_rng(bits).integers(0, 256, source.shape, np.uint32)
-    return ((source << 8 | fine) >> (16 - bits)).astype(np.uint16)
+    samples: Samples = ((source << 8 | fine) >> (16 - bits)).astype(np.uint16)
+    return samples
 
 
 def _colour_map(bits: int) -> tuple[list[int], Pixels]:
@@ -252,7 +270,7 @@ def _depths() -> Iterator[Case]:
         label = f"{bits} bits {'II' if order == '<' else 'MM'} strips of {rows or 'all'}"
         usual = Expect.RIGHT if bits in (1, 8, 16) else Expect.EITHER
         truth = rgb_of(levels(grey[..., 0], bits))
-        options: dict[str, Any] = {"bits": bits, "order": order, "rows": rows}
+        options: Options = {"bits": bits, "order": order, "rows": rows}
         yield _case(f"depth/grey {label}", tiff(grey, colour=BLACK_IS_ZERO, **options), usual, truth)
         yield _case(
             f"depth/white is zero {label}", tiff(grey, colour=WHITE_IS_ZERO, **options),
@@ -290,8 +308,14 @@ def _alphas() -> Iterator[Case]:
         scale = 1 if bits == 8 else 257
         straight = np.dstack([RGB, ALPHA]).astype(np.uint16) * scale
         layout = f"{bits} {'planar' if planar else 'contiguous'} {'tiles' if tile else 'strips'}"
-        options: dict[str, Any] = {"bits": bits, "planar": planar, "tile": tile}
-        yield _case(f"alpha/unassociated {layout}", tiff(straight, extra=(2,), **options), Expect.RIGHT, RGB, alpha=ALPHA)
+        options: Options = {"bits": bits, "planar": planar, "tile": tile}
+        yield _case(
+            f"alpha/unassociated {layout}",
+            tiff(straight, extra=(2,), **options),
+            Expect.RIGHT,
+            RGB,
+            alpha=ALPHA,
+        )
         samples, truth, tolerance = _premultiplied(bits)
         data = tiff(samples, extra=(1,), **options)
         yield _case(f"alpha/associated {layout}", data, Expect.RIGHT, truth, alpha=ALPHA, tolerance=tolerance)
@@ -307,22 +331,35 @@ def _alphas() -> Iterator[Case]:
         for extra in ((0,), (1,), (2,)):
             expect = Expect.RIGHT if extra != (0,) else Expect.EITHER
             yield _case(f"alpha/opaque {extra} {layout}", tiff(opaque, extra=extra, **options), expect, RGB)
-        for extra in ((0,), None):
-            name = f"alpha/unspecified {extra} {layout}"
-            yield _case(name, tiff(straight, extra=extra, **options), Expect.EITHER, RGB, alpha=ALPHA)
+        for unspecified in ((0,), None):
+            name = f"alpha/unspecified {unspecified} {layout}"
+            yield _case(name, tiff(straight, extra=unspecified, **options), Expect.EITHER, RGB, alpha=ALPHA)
         grey = straight[..., (0, 3)]
-        for extra in ((2,), (0,), None):
-            data = tiff(grey, colour=BLACK_IS_ZERO, extra=extra, **options)
-            yield _case(f"alpha/grey {extra} {layout}", data, Expect.EITHER, rgb_of(GREY), alpha=ALPHA)
+        for of_grey in ((2,), (0,), None):
+            data = tiff(grey, colour=BLACK_IS_ZERO, extra=of_grey, **options)
+            yield _case(f"alpha/grey {of_grey} {layout}", data, Expect.EITHER, rgb_of(GREY), alpha=ALPHA)
         data = tiff(samples[..., (0, 3)], colour=BLACK_IS_ZERO, extra=(1,), **options)
-        yield _case(f"alpha/grey associated {layout}", data, Expect.EITHER, rgb_of(GREY), alpha=ALPHA, tolerance=tolerance)
+        yield _case(
+            f"alpha/grey associated {layout}",
+            data,
+            Expect.EITHER,
+            rgb_of(GREY),
+            alpha=ALPHA,
+            tolerance=tolerance,
+        )
         inverted = np.dstack([255 - GREY, ALPHA]).astype(np.uint16) * scale
         data = tiff(inverted, colour=WHITE_IS_ZERO, extra=(2,), **options)
         yield _case(f"alpha/white is zero {layout}", data, Expect.EITHER, rgb_of(GREY), alpha=ALPHA)
         five = np.dstack([straight, straight[..., 0]])
-        for extra in ((2, 0), (0, 2)):
-            order = five if extra == (2, 0) else five[..., (0, 1, 2, 4, 3)]
-            yield _case(f"alpha/and another {extra} {layout}", tiff(order, extra=extra, **options), Expect.EITHER, RGB, alpha=ALPHA)
+        for pair in ((2, 0), (0, 2)):
+            order = five if pair == (2, 0) else five[..., (0, 1, 2, 4, 3)]
+            yield _case(
+                f"alpha/and another {pair} {layout}",
+                tiff(order, extra=pair, **options),
+                Expect.EITHER,
+                RGB,
+                alpha=ALPHA,
+            )
     colour_map, entries = _colour_map(8)
     data = tiff(np.dstack([GREY, ALPHA]), colour=PALETTE, extra=(2,), tags=((320, 3, colour_map),))
     yield _case("alpha/palette", data, Expect.EITHER, entries[GREY], alpha=ALPHA)
@@ -340,7 +377,9 @@ def _inks() -> Iterator[Case]:
         name = f"CMYK/{bits} {'planar' if planar else ''} {'tiles' if tile else ''} {orientation}"
         yield _case(name, data, usual, upright(truth, orientation), tolerance=2, says="CMYK")
     five = np.dstack([inks, ALPHA])
-    yield _case("CMYK/with alpha", tiff(five, colour=CMYK, extra=(2,)), Expect.EITHER, truth, alpha=ALPHA, tolerance=2)
+    yield _case(
+        "CMYK/with alpha", tiff(five, colour=CMYK, extra=(2,)), Expect.EITHER, truth, alpha=ALPHA, tolerance=2
+    )
     yield _case("CMYK/three inks", tiff(255 - RGB, colour=CMYK, tags=((332, 3, [2]),)), Expect.REFUSED)
     named = tiff(inks, colour=CMYK, tags=((332, 3, [2]),))
     yield _case("CMYK/inks that are no CMYK", named, Expect.REFUSED)
@@ -355,27 +394,55 @@ def _compressions() -> Iterator[Case]:
         samples = _samples(bits, 3)
         for layout in ({"rows": 9}, {"tile": (16, 16)}):
             data = tiff(
-                samples, bits=bits, compression=compression, predictor=predictor, order=order, planar=planar, **layout
-            )  # type: ignore[arg-type]
+                samples,
+                bits=bits,
+                compression=compression,
+                predictor=predictor,
+                order=order,
+                planar=planar,
+                **layout,
+            )
             label = f"{NAMES[compression]} {bits} predictor {predictor} {order} {planar} {layout}"
             known = compression not in (LZMA, ZSTD)
-            yield _case(f"compression/{label}", data, Expect.RIGHT if known else Expect.EITHER, levels(samples, bits), says="" if known else NAMES[compression])
+            yield _case(
+                f"compression/{label}",
+                data,
+                Expect.RIGHT if known else Expect.EITHER,
+                levels(samples, bits),
+                says="" if known else NAMES[compression],
+            )
     for order in "<>":
-        yield _case(f"BigTIFF/{order}", tiff(RGB, big=True, order=order, rows=7), Expect.EITHER, RGB, says="BigTIFF")
+        yield _case(
+            f"BigTIFF/{order}", tiff(RGB, big=True, order=order, rows=7), Expect.EITHER, RGB, says="BigTIFF"
+        )
         alpha = tiff(np.dstack([RGB, ALPHA]), big=True, order=order, tile=(16, 16), extra=(2,), orientation=8)
         yield _case(f"BigTIFF/alpha {order}", alpha, Expect.EITHER, upright(RGB, 8), alpha=upright(ALPHA, 8))
     whole: dict[int, Callable[[Samples], bytes]] = {
         WEBP: lambda piece: bytes(imagecodecs.webp_encode(piece.astype(np.uint8), lossless=True)),
-        JPEG2000: lambda piece: bytes(imagecodecs.jpeg2k_encode(piece.astype(np.uint8), codecformat="j2k", reversible=True)),
+        JPEG2000: lambda piece: bytes(
+            imagecodecs.jpeg2k_encode(piece.astype(np.uint8), codecformat="j2k", reversible=True)
+        ),
         JPEG_XL: lambda piece: bytes(imagecodecs.jpegxl_encode(piece.astype(np.uint8), lossless=True)),
     }
     for compression, encode in whole.items():
         data = tiff(RGB, compression=compression, encode=encode, rows=20)
         yield _case(f"compression/{NAMES[compression]}", data, Expect.EITHER, RGB, says=NAMES[compression])
-    for compression, says in ((2, ""), (OLD_JPEG, "JPEG"), (9999, "9999"), (32809, ""), (34676, ""), (34887, "")):
+    for compression, says in (
+        (2, ""),
+        (OLD_JPEG, "JPEG"),
+        (9999, "9999"),
+        (32809, ""),
+        (34676, ""),
+        (34887, ""),
+    ):
         for rows in (0, 9):
             data = tiff(RGB, compression=compression, encode=lambda piece: packed(piece, 8, "<"), rows=rows)
-            yield _case(f"compression/unreadable {compression} {rows}", data, Expect.REFUSED, says=f"(?i)compress.*{says}|{says}.*compress")
+            yield _case(
+                f"compression/unreadable {compression} {rows}",
+                data,
+                Expect.REFUSED,
+                says=f"(?i)compress.*{says}|{says}.*compress",
+            )
 
 
 def _jpegs() -> Iterator[Case]:
@@ -396,23 +463,41 @@ def _jpegs() -> Iterator[Case]:
 
         return encode
 
-    for subsampling, layout, orientation in product(
-        ((1, 1), (2, 1), (2, 2)), ({"rows": 16}, {"rows": 0}, {"tile": (32, 48)}), (1, 6)
-    ):
+    for subsampling, layout, orientation in product(((1, 1), (2, 1), (2, 2)), _LAYOUTS, (1, 6)):
         how = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}[subsampling]
         data = tiff(
             picture, compression=JPEG, colour=YCBCR, encode=strip(how, "YCBCR"), orientation=orientation,
-            tags=((530, 3, subsampling),), **layout,  # type: ignore[arg-type]
+            tags=((530, 3, subsampling),), **layout,
         )  # fmt: skip
-        yield _case(f"JPEG/YCbCr {how} {layout} {orientation}", data, Expect.RIGHT, upright(picture, orientation), tolerance=near)
+        yield _case(
+            f"JPEG/YCbCr {how} {layout} {orientation}",
+            data,
+            Expect.RIGHT,
+            upright(picture, orientation),
+            tolerance=near,
+        )
     for layout in ({"rows": 16}, {"tile": (32, 48)}):
-        data = tiff(picture, compression=JPEG, encode=strip("444", "RGB"), **layout)  # type: ignore[arg-type]
+        data = tiff(picture, compression=JPEG, encode=strip("444", "RGB"), **layout)
         yield _case(f"JPEG/RGB {layout}", data, Expect.RIGHT, picture, tolerance=near)
-        data = tiff(picture[..., 0], compression=JPEG, colour=BLACK_IS_ZERO, encode=strip("444", "GRAYSCALE"), **layout)  # type: ignore[arg-type]
+        data = tiff(
+            picture[..., 0],
+            compression=JPEG,
+            colour=BLACK_IS_ZERO,
+            encode=strip("444", "GRAYSCALE"),
+            **layout,
+        )
         yield _case(f"JPEG/grey {layout}", data, Expect.RIGHT, rgb_of(picture[..., 0]), tolerance=near)
-        data = tiff(255 - picture[..., 0], compression=JPEG, colour=WHITE_IS_ZERO, encode=strip("444", "GRAYSCALE"), **layout)  # type: ignore[arg-type]
-        yield _case(f"JPEG/white is zero {layout}", data, Expect.EITHER, rgb_of(picture[..., 0]), tolerance=near)
-        data = tiff(picture, compression=JPEG, planar=True, encode=strip("444", "GRAYSCALE"), **layout)  # type: ignore[arg-type]
+        data = tiff(
+            255 - picture[..., 0],
+            compression=JPEG,
+            colour=WHITE_IS_ZERO,
+            encode=strip("444", "GRAYSCALE"),
+            **layout,
+        )
+        yield _case(
+            f"JPEG/white is zero {layout}", data, Expect.EITHER, rgb_of(picture[..., 0]), tolerance=near
+        )
+        data = tiff(picture, compression=JPEG, planar=True, encode=strip("444", "GRAYSCALE"), **layout)
         yield _case(f"JPEG/planar {layout}", data, Expect.EITHER, picture, tolerance=near)
     shared = saved(picture, "TIFF", compression="jpeg", quality=95)  # with its tables in a tag of their own
     yield _case("JPEG/shared tables", shared, Expect.RIGHT, picture, tolerance=near)
@@ -433,21 +518,35 @@ def _fax() -> Iterator[Case]:
 
         for rows, colour in product((0, 32), (WHITE_IS_ZERO, BLACK_IS_ZERO)):
             try:
-                data = tiff(drawn, bits=1, compression=compression, encode=bilevel, rows=rows, colour=colour, orientation=orientation)
+                data = tiff(
+                    drawn,
+                    bits=1,
+                    compression=compression,
+                    encode=bilevel,
+                    rows=rows,
+                    colour=colour,
+                    orientation=orientation,
+                )
             except (ValueError, RuntimeError, NotImplementedError):
                 continue
             truth = rgb_of((1 - drawn if colour == WHITE_IS_ZERO else drawn) * 255)
             name = f"fax/{NAMES[compression]} {rows} {colour} {orientation} {encode}"
             yield _case(name, data, Expect.EITHER, upright(truth, orientation))
-    from PIL import Image
-
     image = Image.fromarray(drawn * 255).convert("1")
-    for compression in ("group3", "group4", "tiff_ccitt", "tiff_thunderscan", "packbits", "tiff_lzw", "tiff_raw_16"):
+    for written in (
+        "group3",
+        "group4",
+        "tiff_ccitt",
+        "tiff_thunderscan",
+        "packbits",
+        "tiff_lzw",
+        "tiff_raw_16",
+    ):
         try:
-            data = saved(image, "TIFF", compression=compression)
+            data = saved(image, "TIFF", compression=written)
         except (OSError, KeyError):
             continue
-        yield _case(f"fax/by libtiff {compression}", data, Expect.EITHER, rgb_of(drawn * 255))
+        yield _case(f"fax/by libtiff {written}", data, Expect.EITHER, rgb_of(drawn * 255))
     for compression, bits in product((NONE, LZW, PACKBITS), (1, 8)):
         samples = drawn if bits == 1 else drawn * 200
         data = tiff(samples, bits=bits, colour=BLACK_IS_ZERO, compression=compression, fill_order=2)
@@ -464,7 +563,12 @@ def _layouts() -> Iterator[Case]:
     for tag in (258, 259, 262, 277, 278, 279, 284):
         data = tiff(RGB, without=frozenset({tag}))
         known = tag in (259, 278, 284)
-        yield _case(f"layout/without tag {usual[usual.index(tag)]}", data, Expect.RIGHT if known else Expect.EITHER, RGB)
+        yield _case(
+            f"layout/without tag {usual[usual.index(tag)]}",
+            data,
+            Expect.RIGHT if known else Expect.EITHER,
+            RGB,
+        )
     for tag in (256, 257, 273):
         yield _case(f"layout/without tag {tag}", tiff(RGB, without=frozenset({tag})), Expect.REFUSED)
     one = tiff(RGB, tags=((258, 3, [8]),))
@@ -503,12 +607,19 @@ def _layouts() -> Iterator[Case]:
     struct.pack_into("<I", astray, directory + 2 + 12 * count, 1 << 30)
     yield _case("layout/next directory beyond the end", bytes(astray), Expect.EITHER, RGB)
     yield _case("layout/zero width", tiff(RGB, tags=((256, 3, [0]),)), Expect.REFUSED)
-    yield _case("layout/bomb", tiff(RGB, tags=((256, 4, [60000]), (257, 4, [60000]))), Expect.REFUSED, says="megapixels")
+    yield _case(
+        "layout/bomb",
+        tiff(RGB, tags=((256, 4, [60000]), (257, 4, [60000]))),
+        Expect.REFUSED,
+        says="megapixels",
+    )
     many = tiff(RGB, tags=((277, 3, [65535]),))
     yield _case("layout/65535 samples", many, Expect.REFUSED)
     bytes_after = tiff(RGB) + bytes(range(256)) * 4
     yield _case("layout/bytes after the end", bytes_after, Expect.RIGHT, RGB)
-    described = tiff(RGB, tags=((270, 2, b"a photograph\0"), (305, 2, b"by hand\0"), (34665, 4, [8]), (700, 1, b"<x/>")))
+    described = tiff(
+        RGB, tags=((270, 2, b"a photograph\0"), (305, 2, b"by hand\0"), (34665, 4, [8]), (700, 1, b"<x/>"))
+    )
     yield _case("layout/description, EXIF, XMP", described, Expect.RIGHT, RGB)
 
 
@@ -516,7 +627,9 @@ def _pages() -> Iterator[Case]:
     small = RGB[::4, ::4]
     thumbnail, mask = Tiff(tags=((254, 4, [1]),)), Tiff(bits=1, colour=4, tags=((254, 4, [4]),))
     plain = Tiff()
-    yield _case("pages/picture, thumbnail", tiff(RGB, Tiff(next_pages=((small, thumbnail),))), Expect.RIGHT, RGB)
+    yield _case(
+        "pages/picture, thumbnail", tiff(RGB, Tiff(next_pages=((small, thumbnail),))), Expect.RIGHT, RGB
+    )
     first = Tiff(tags=((254, 4, [1]),), next_pages=((RGB, plain),))
     yield _case("pages/thumbnail, picture", tiff(small, first), Expect.RIGHT, RGB)
     masked = tiff(RGB, Tiff(next_pages=((GREY >> 7, mask),)))
@@ -525,7 +638,9 @@ def _pages() -> Iterator[Case]:
     yield _case("pages/turned picture, thumbnail", tiff(RGB, turned), Expect.RIGHT, upright(RGB, 6))
     old = tiff(RGB, Tiff(next_pages=((small, Tiff(tags=((255, 3, [2]),))),)))
     yield _case("pages/picture, thumbnail in old words", old, Expect.EITHER, RGB)
-    yield _case("pages/two", tiff(RGB, Tiff(next_pages=((RGB[::-1], plain),))), Expect.REFUSED, says="2 pages")
+    yield _case(
+        "pages/two", tiff(RGB, Tiff(next_pages=((RGB[::-1], plain),))), Expect.REFUSED, says="2 pages"
+    )
     pages = tiff(RGB, Tiff(next_pages=((GREY, Tiff(colour=BLACK_IS_ZERO)), (small, plain))))
     yield _case("pages/three of several sizes", pages, Expect.REFUSED, says="3 pages")
     numbered = Tiff(tags=((254, 4, [2]), (297, 3, [0, 1])))
@@ -538,7 +653,9 @@ def _refused() -> Iterator[Case]:
     unit = RGB / 255.0
     for bits in (16, 32, 64):
         floats = unit.astype(f"f{bits // 8}")
-        yield _case(f"refused/float {bits}", tiff(floats, bits=bits, sample_format=3), Expect.REFUSED, says="float")
+        yield _case(
+            f"refused/float {bits}", tiff(floats, bits=bits, sample_format=3), Expect.REFUSED, says="float"
+        )
     for bits, colours in product((8, 16, 32), ((GREY, BLACK_IS_ZERO), (RGB, IS_RGB))):
         samples, colour = colours
         data = tiff(samples.astype(np.uint32), bits=bits, sample_format=2, colour=colour)
@@ -548,17 +665,24 @@ def _refused() -> Iterator[Case]:
     complex_ = tiff(RGB.astype(np.uint32), bits=32, sample_format=6)
     yield _case("refused/complex", complex_, Expect.REFUSED)
     for colour, bits in product((8, 9, 10), (8, 16)):
-        samples = RGB.astype(np.uint16) * (1 if bits == 8 else 257)
-        yield _case(f"refused/Lab {colour} {bits}", tiff(samples, colour=colour, bits=bits), Expect.REFUSED, says=r"L\*a\*b|Lab")
+        wide_samples = RGB.astype(np.uint16) * (1 if bits == 8 else 257)
+        yield _case(
+            f"refused/Lab {colour} {bits}",
+            tiff(wide_samples, colour=colour, bits=bits),
+            Expect.REFUSED,
+            says=r"L\*a\*b|Lab",
+        )
     for colour in (4, 32844, 32845, 51177, 7777):
-        samples = RGB if colour != 4 else GREY >> 7
-        data = tiff(samples, colour=colour, bits=1 if colour == 4 else 8)
+        plain: Samples = RGB if colour != 4 else GREY >> 7
+        data = tiff(plain, colour=colour, bits=1 if colour == 4 else 8)
         yield _case(f"refused/colour model {colour}", data, Expect.REFUSED)
     yield _case("refused/two channels of colour", tiff(RGB[..., :2], colour=IS_RGB), Expect.REFUSED)
     seven = np.dstack([RGB, RGB, GREY])
     yield _case("refused/seven bands", tiff(seven, colour=BLACK_IS_ZERO, extra=(0,) * 6), Expect.REFUSED)
     yield _case("refused/palette without a palette", tiff(GREY, colour=PALETTE), Expect.REFUSED)
-    yield _case("refused/float predictor", tiff(RGB, compression=DEFLATE, tags=((317, 3, [3]),)), Expect.REFUSED)
+    yield _case(
+        "refused/float predictor", tiff(RGB, compression=DEFLATE, tags=((317, 3, [3]),)), Expect.REFUSED
+    )
     volume = tiff(RGB, tags=((32997, 4, [2]),))
     yield _case("refused/a volume", volume, Expect.EITHER, RGB)
 
@@ -573,19 +697,31 @@ def _raw_photographs() -> Iterator[Case]:
     yield _case("raw/DNG", data, Expect.REFUSED, says="raw")
     linear = tiff(_samples(16, 3), bits=16, colour=34892, tags=dng)
     yield _case("raw/linear DNG", linear, Expect.REFUSED, says="raw")
-    inside = tiff(small, Tiff(tags=((254, 4, [1]), (271, 2, b"NIKON\0"), *dng), next_pages=((sensor, Tiff(bits=12, colour=32803, tags=cfa)),)))
+    inside = tiff(
+        small,
+        Tiff(
+            tags=((254, 4, [1]), (271, 2, b"NIKON\0"), *dng),
+            next_pages=((sensor, Tiff(bits=12, colour=32803, tags=cfa)),),
+        ),
+    )
     yield _case("raw/DNG with a thumbnail", inside, Expect.REFUSED, says="raw")
     for name, tags in {"DNG": dng, "NEF": ((271, 2, b"NIKON CORPORATION\0"),)}.items():
         sub_directory = bytearray(tiff(small, tags=((254, 4, [1]), (330, 4, [0]), *tags)))
         at, _link = _page(sub_directory, sensor, Tiff(bits=12, colour=32803, tags=cfa), big=False)
         place = _value_of(sub_directory, 330)
         struct.pack_into("<I", sub_directory, place, at)
-        yield _case(f"raw/{name} with sub-directories", bytes(sub_directory), Expect.REFUSED, says="raw|thumbnail")
+        yield _case(
+            f"raw/{name} with sub-directories", bytes(sub_directory), Expect.REFUSED, says="raw|thumbnail"
+        )
     canon = bytearray(tiff(small, tags=((271, 2, b"Canon\0"),)))
     spread = bytes(canon[:8]) + b"CR\2\0" + bytes(4) + bytes(canon[8:])
     shifted = _shifted(spread, 8)
     yield _case("raw/CR2", shifted, Expect.REFUSED, says="raw")
-    for name, start in {"ORF": b"IIRO\x08\0\0\0", "RW2": b"IIU\0\x18\0\0\0", "ORF of old": b"IIRS\x08\0\0\0"}.items():
+    for name, start in {
+        "ORF": b"IIRO\x08\0\0\0",
+        "RW2": b"IIU\0\x18\0\0\0",
+        "ORF of old": b"IIRS\x08\0\0\0",
+    }.items():
         yield _case(f"raw/{name}", start + tiff(RGB)[8:], Expect.REFUSED, says="raw|not a")
 
 
@@ -615,10 +751,14 @@ def _shifted(data: bytes, by: int) -> bytes:
 def _damaged() -> Iterator[Case]:
     """One strip of a compressed file is damaged."""
     picture = photograph(160, 120)
-    encoders: dict[int, Callable[[Samples], bytes] | None] = dict.fromkeys((LZW, DEFLATE, PACKBITS, LZMA, ZSTD))
+    encoders: dict[int, Callable[[Samples], bytes] | None] = dict.fromkeys(
+        (LZW, DEFLATE, PACKBITS, LZMA, ZSTD)
+    )
     encoders[JPEG] = lambda piece: bytes(imagecodecs.jpeg8_encode(piece.astype(np.uint8), 90))
     encoders[WEBP] = lambda piece: bytes(imagecodecs.webp_encode(piece.astype(np.uint8), 90))
-    encoders[JPEG2000] = lambda piece: bytes(imagecodecs.jpeg2k_encode(piece.astype(np.uint8), 80, codecformat="j2k"))
+    encoders[JPEG2000] = lambda piece: bytes(
+        imagecodecs.jpeg2k_encode(piece.astype(np.uint8), 80, codecformat="j2k")
+    )
     spoilers: dict[str, Callable[[bytes], bytes]] = {
         "64 zeros": lambda piece: zeroed(piece, len(piece) // 2, 64),
         "512 zeros": lambda piece: zeroed(piece, len(piece) // 3, 512),
@@ -631,11 +771,16 @@ def _damaged() -> Iterator[Case]:
     }
     exact = (LZW, DEFLATE, PACKBITS, LZMA)
     for (compression, encode), (name, spoil), predictor, layout in product(
-        encoders.items(), spoilers.items(), (1, 2), ({"rows": 40}, {"rows": 8}, {"tile": (64, 64)})
+        encoders.items(), spoilers.items(), (1, 2), _DAMAGED_LAYOUTS
     ):
         if predictor == 2 and compression in (PACKBITS, JPEG, WEBP, JPEG2000):
             continue
-        options: dict[str, Any] = {"compression": compression, "encode": encode, "predictor": predictor, **layout}
+        options: Options = {
+            "compression": compression,
+            "encode": encode,
+            "predictor": predictor,
+            **layout,
+        }
         if compression == JPEG:
             options |= {"colour": YCBCR, "tags": ((530, 3, (2, 2)),)}
         data = tiff(picture, spoil=spoil, **options)

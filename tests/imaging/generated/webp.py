@@ -48,7 +48,9 @@ def chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def extended(flags: int, *more: bytes, size: tuple[int, int] = (70, 52)) -> bytes:
-    header = bytes([flags, 0, 0, 0]) + (size[0] - 1).to_bytes(3, "little") + (size[1] - 1).to_bytes(3, "little")
+    header = (
+        bytes([flags, 0, 0, 0]) + (size[0] - 1).to_bytes(3, "little") + (size[1] - 1).to_bytes(3, "little")
+    )
     return riff(chunk(b"VP8X", header), *more)
 
 
@@ -97,7 +99,12 @@ def _odd(lossless: bytes, clear: bytes, lossy: bytes, lossy_clear: bytes) -> Ite
     one = saved(RGB, "WEBP", save_all=True, append_images=[], lossless=True)
     yield _case("odd/animation of one frame", one, Expect.EITHER, RGB)
     yield _case("odd/bytes after the end", lossless + b"more" * 9, Expect.RIGHT, RGB)
-    yield _case("odd/unknown chunk", extended(0, chunk(b"VP8L", chunks(lossless)[b"VP8L"]), chunk(b"QUIZ", b"??")), Expect.RIGHT, RGB)
+    yield _case(
+        "odd/unknown chunk",
+        extended(0, chunk(b"VP8L", chunks(lossless)[b"VP8L"]), chunk(b"QUIZ", b"??")),
+        Expect.RIGHT,
+        RGB,
+    )
     smaller = extended(0, chunk(b"VP8L", chunks(lossless)[b"VP8L"]), size=(60, 40))
     yield _case("odd/a canvas of another size", smaller, Expect.REFUSED)
     parts = chunks(lossy_clear)
@@ -126,6 +133,11 @@ def _damaged(name: str, whole: bytes) -> Iterator[Case]:
         yield _case(f"damage/{name} cut with its lengths mended at {percent} %", cut, expect, truth)
         for count in (64, 512):
             if at + count < len(whole):
-                yield _case(f"damage/{name} {count} zeros at {percent} %", zeroed(whole, at, count), Expect.MEASURED, truth)
+                yield _case(
+                    f"damage/{name} {count} zeros at {percent} %",
+                    zeroed(whole, at, count),
+                    Expect.MEASURED,
+                    truth,
+                )
         yield _case(f"damage/{name} 100 bytes lost at {percent} %", shortened(whole, at, 100), Expect.REFUSED)
     yield _case(f"damage/{name} CRLF", whole.replace(b"\n", b"\r\n"), Expect.MEASURED, truth)
