@@ -331,7 +331,7 @@ def compare(files: Iterable[tuple[str, bytes]]) -> dict[str, Row]:
             if lines := written():
                 row.printed.append(f"{name}: {lines.splitlines()[0]}")
             if isinstance(found, SourceUndecodable):
-                row.refused[str(found)].append(name)
+                row.refused[_grouped(str(found))].append(name)
             elif isinstance(found, Exception):
                 row.differences.append(f"{name}: {type(found).__name__}: {found}")
             else:
@@ -382,6 +382,10 @@ def _settle(row: Row, name: str, photo: Photograph, readings: dict[str, Reading]
     row.differences.append(f"{name}: {reasons}" + (f" (as {', '.join(agree)})" if agree else ""))
 
 
+def _grouped(reason: str) -> str:
+    return re.sub(r"\d[\d,.]*", "N", reason)
+
+
 def generated() -> list[Case]:
     """All generated files."""
     makers = (jpeg_cases, png_cases, webp_cases, bmp_cases, tiff_cases, colour_cases, other_cases)
@@ -406,7 +410,7 @@ def compare_generated(cases: Iterable[Case]) -> dict[str, Row]:
             elif outcome.verdict is Verdict.AGREES:
                 row.agree["the truth"] += 1
             elif outcome.verdict is Verdict.REFUSED:
-                row.refused[outcome.reason].append(case.name)
+                row.refused[_grouped(outcome.reason)].append(case.name)
             else:
                 row.differences.append(f"{case.name}: {outcome.reason}")
     return rows

@@ -182,7 +182,7 @@ def saved(image: Image.Image | Pixels, container: str, **options: Any) -> bytes:
 
 def zeroed(data: bytes, at: int, count: int) -> bytes:
     """The data with a hole of zero bytes, as a bad sector leaves it."""
-    return data[:at] + bytes(count) + data[at + count :]
+    return data[:at] + bytes(min(count, len(data) - at)) + data[at + count :]
 
 
 def shortened(data: bytes, at: int, count: int) -> bytes:

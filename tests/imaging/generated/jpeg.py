@@ -122,8 +122,8 @@ def _flat() -> Iterator[Case]:
     half[:120, :160] = PHOTOGRAPH
     stripes[:, ::8] = 0
     pictures = {
-        "black": np.zeros((1200, 1600, 3), np.uint8),
-        "white": np.full((1200, 1600, 3), 255, np.uint8),
+        "black": np.zeros((600, 800, 3), np.uint8),
+        "white": np.full((600, 800, 3), 255, np.uint8),
         "mid grey": grey,
         "colour": np.full((600, 800, 3), (200, 30, 40), np.uint8),
         "half": half,

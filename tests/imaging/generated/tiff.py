@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -49,7 +50,7 @@ ENCODERS: dict[int, Encoder] = {
     DEFLATE: zlib.compress,
     OLD_DEFLATE: zlib.compress,
     PACKBITS: lambda raw: bytes(imagecodecs.packbits_encode(raw)),
-    LZMA: lambda raw: lzma.compress(raw, format=lzma.FORMAT_XZ),
+    LZMA: lambda raw: lzma.compress(raw, format=lzma.FORMAT_XZ, preset=0),
     ZSTD: lambda raw: bytes(imagecodecs.zstd_encode(raw)),
 }
 NAMES = {
@@ -109,6 +110,11 @@ def _pieces(samples: Samples, how: Tiff) -> Iterator[Samples]:
                 yield plane[top : top + (how.rows or height)]
 
 
+@lru_cache(maxsize=256)  # damage of many kinds is done to the same strips
+def _compressed(compression: int, raw: bytes) -> bytes:
+    return ENCODERS[compression](raw)
+
+
 def _encoded(piece: Samples, how: Tiff) -> bytes:
     if how.encode:
         return how.encode(piece)
@@ -116,7 +122,7 @@ def _encoded(piece: Samples, how: Tiff) -> bytes:
         kind = np.uint8 if how.bits == 8 else np.uint16
         piece = np.concatenate([piece[:, :1], np.diff(piece.astype(kind), axis=1)], axis=1)
     raw = packed(piece, how.bits, how.order)
-    data = ENCODERS[how.compression](raw)
+    data = _compressed(how.compression, raw)
     if how.fill_order == 2:
         data = bytes(int(f"{byte:08b}"[::-1], 2) for byte in data)
     return data
@@ -537,7 +543,6 @@ def _fax() -> Iterator[Case]:
         "group3",
         "group4",
         "tiff_ccitt",
-        "tiff_thunderscan",
         "packbits",
         "tiff_lzw",
         "tiff_raw_16",
@@ -748,17 +753,27 @@ def _shifted(data: bytes, by: int) -> bytes:
     return bytes(moved)
 
 
+def _remembered(encode: Callable[[Pixels], bytes | bytearray]) -> Callable[[Samples], bytes]:
+    known: dict[tuple[int, bytes], bytes] = {}
+
+    def encoded(piece: Samples) -> bytes:
+        key = piece.shape[1], piece.tobytes()
+        if key not in known:
+            known[key] = bytes(encode(piece.astype(np.uint8)))
+        return known[key]
+
+    return encoded
+
+
 def _damaged() -> Iterator[Case]:
     """One strip of a compressed file is damaged."""
-    picture = photograph(160, 120)
+    picture = photograph(128, 96)
     encoders: dict[int, Callable[[Samples], bytes] | None] = dict.fromkeys(
         (LZW, DEFLATE, PACKBITS, LZMA, ZSTD)
     )
-    encoders[JPEG] = lambda piece: bytes(imagecodecs.jpeg8_encode(piece.astype(np.uint8), 90))
-    encoders[WEBP] = lambda piece: bytes(imagecodecs.webp_encode(piece.astype(np.uint8), 90))
-    encoders[JPEG2000] = lambda piece: bytes(
-        imagecodecs.jpeg2k_encode(piece.astype(np.uint8), 80, codecformat="j2k")
-    )
+    encoders[JPEG] = _remembered(lambda piece: imagecodecs.jpeg8_encode(piece, 90))
+    encoders[WEBP] = _remembered(lambda piece: imagecodecs.webp_encode(piece, 90))
+    encoders[JPEG2000] = _remembered(lambda piece: imagecodecs.jpeg2k_encode(piece, 80, codecformat="j2k"))
     spoilers: dict[str, Callable[[bytes], bytes]] = {
         "64 zeros": lambda piece: zeroed(piece, len(piece) // 2, 64),
         "512 zeros": lambda piece: zeroed(piece, len(piece) // 3, 512),
@@ -770,8 +785,8 @@ def _damaged() -> Iterator[Case]:
         "empty": lambda _: b"",
     }
     exact = (LZW, DEFLATE, PACKBITS, LZMA)
-    for (compression, encode), (name, spoil), predictor, layout in product(
-        encoders.items(), spoilers.items(), (1, 2), _DAMAGED_LAYOUTS
+    for (compression, encode), predictor, layout, (name, spoil) in product(
+        encoders.items(), (1, 2), _DAMAGED_LAYOUTS, spoilers.items()
     ):
         if predictor == 2 and compression in (PACKBITS, JPEG, WEBP, JPEG2000):
             continue
