@@ -130,9 +130,7 @@ def _foreign(data: bytes) -> SourceUndecodable:
     if start.startswith(_POINTER):
         return SourceUndecodable("a Git LFS pointer, not the photograph", hint="run `git lfs pull`")
     if start.startswith(_WEB_PAGE):
-        return SourceUndecodable(
-            "a web page, not a photograph: its download failed", hint="download it again"
-        )
+        return SourceUndecodable("a web page, not a photograph", hint="download the photograph again")
     return SourceUndecodable(f"unreadable: not a {_LISTED} file", hint="remove it or save it as one of these")
 
 

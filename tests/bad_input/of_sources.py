@@ -192,11 +192,11 @@ CASES = [
         "900 megapixels",
         peak_bytes=250 * MIB,
     ),
-    Case(
-        name="a bomb that says another size",
-        arguments=("plan", RUN),
-        code=0,
-        arrange=_with("bomb.png", png(10, 10, rows=4_000_000)),
+    _refused(
+        "a bomb that says another size",
+        _with("bomb.png", png(10, 10, rows=4_000_000)),
+        "bomb.png",
+        "Too much image data",
         peak_bytes=250 * MIB,
     ),
     _refused("text called a photograph", _with("letter.jpg", b"Dear Sir,\n"), "letter.jpg", "not a JPEG"),

@@ -224,7 +224,7 @@ JUDGED: tuple[tuple[str, frozenset[str], str], ...] = (
         frozenset(),
         "half of its end marker is missing, no pixel: Pillow shows the same if told to",
     ),
-    (r"^[il]_trns\.png$", frozenset({"OpenCV"}), "OpenCV forgets the grey that is transparent"),
+    (r"^[1il]_trns\.png$", frozenset({"OpenCV"}), "OpenCV forgets the grey that is transparent"),
     (r"^bmp/g/pal8os2\.bmp$", frozenset({"OpenCV"}), "OpenCV forgets the palette; html/pal8.png shows it"),
     (
         r"^bmp/g/rgb16(-565(pal)?)?\.bmp$",

@@ -106,7 +106,13 @@ def library(container: str, says: str = "") -> Iterator[list[str]]:
     except (MemoryError, SampleError):
         raise
     except Exception as error:
-        raise damaged(container, says or _one_line(str(error) or type(error).__name__)) from error
+        words = _one_line(str(error))
+        if words.startswith("Unsupported "):
+            raise unsupported(words.removeprefix("Unsupported ")) from error
+        is_said = isinstance(error, ValueError | OSError | RuntimeError) and not isinstance(
+            error, UnicodeError
+        )
+        raise damaged(container, says or (is_said and words) or "its parts contradict each other") from error
     finally:
         _heard.lines = before
 

@@ -35,8 +35,8 @@ _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
 _LOSSLESS_FRAME = 0xF7
 _STANDALONE = frozenset({0x01, 0xD8})
 _END, _SCAN, _TABLES, _LEVELS, _EXIF, _PROFILE, _ADOBE = 0xD9, 0xDA, 0xC4, 0xDB, 0xE1, 0xE2, 0xEE
-# Comments and what programs keep for themselves; JFIF's and Adobe's say what the channels are.
-_APPLICATIONS = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+# What a picture needs of its headers, JFIF's and Adobe's segments among it, which say what the channels are.
+_NEEDED = _FRAMES | {_TABLES, _LEVELS, _SCAN, 0xDD, 0xE0, _ADOBE}
 _PROFILE_MARK = b"ICC_PROFILE\0"
 _COEFFICIENTS = 64
 _STRAY_BYTES = 16  # webcams and old programs leave a few before the end marker
@@ -114,6 +114,9 @@ class _Facts:
         position = 0
         while position + 17 < len(segment):
             count = sum(segment[position + 1 : position + 17])
+            values = segment[position + 17 : position + 17 + count]
+            if len(set(values)) != count:
+                raise damaged("JPEG", "a table of its codes is broken")
             if count:
                 self.zero_codes[segment[position]] = segment[position + 17]
             position += 17 + count
@@ -225,9 +228,9 @@ def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
             in_scans = True
         else:
             facts.note(marker, segment)
-        if marker not in _APPLICATIONS:
+        if in_scans or marker in _NEEDED:
             # What lies between the segments before the first scan is left out as well: cameras pad, some
-            # programs give a segment a wrong length. A scan in which something is missing shows it.
+            # programs give a segment a wrong length. If something is missing then, its scans show it.
             parts.append(data[found.start() : position])
     if not in_scans:
         if found is None:
@@ -257,7 +260,5 @@ def _refusal(message: str) -> SourceUndecodable:
     if "remature end" in message:
         return truncated("JPEG", "its data end before the last row")
     if "subsampling" in message:
-        return unsupported(
-            "JPEG with such a subsampling of its colours", hint="save it as ordinary JPEG or PNG"
-        )
+        return unsupported("JPEG with an unusual subsampling", hint="save it as ordinary JPEG or PNG")
     return damaged("JPEG", message.removeprefix("Corrupt JPEG data: "))

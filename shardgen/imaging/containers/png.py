@@ -22,11 +22,12 @@ from shardgen.imaging.containers.base import (
 )
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _TEXT_CHUNKS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 _MAX_TEXT_BYTES = 1 << 20
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
-_INTERLACED = "Interlace handling"  # what imagecodecs makes libpng say of every interlaced file
+# What imagecodecs makes libpng say of every interlaced file; bytes behind pixel data that are whole.
+_HARMLESS = ("Interlace handling", "Extra compressed data")
 _SRGB_BY_NUMBER = (1, 13, 0, 1)  # primaries and transfer as in cICP, no matrix, full range
 
 
@@ -81,14 +82,16 @@ def read_png(data: bytes) -> Stored:
     facts = _Facts()
     pixel_chunks = [SIGNATURE]
     for name, body, chunk in _chunks(data):
-        if name in _PIXEL_CHUNKS:
+        if name == b"tRNS":
+            pixel_chunks.append(_transparency(body, bits=data[24], colour=data[25]))
+        elif name in _PIXEL_CHUNKS:
             pixel_chunks.append(chunk)
         else:
             facts.note(name, body)
     with library("PNG") as lines:
         # The other chunks stay out: what libpng says of them says nothing of the pixels.
         pixels = imagecodecs.png_decode(b"".join(pixel_chunks))
-    lines = [line for line in lines if _INTERLACED not in line]
+    lines = [line for line in lines if not any(harmless in line for harmless in _HARMLESS)]
     if lines:
         raise damaged("PNG", lines[0].removeprefix("PNG warning: ").removeprefix("IDAT: "))
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
@@ -118,6 +121,15 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
             return
         position = stop
     raise truncated("PNG", "no end chunk")
+
+
+def _transparency(body: bytes, *, bits: int, colour: int) -> bytes:
+    """The tRNS chunk; of a colour in it only the bits that a pixel has count, and some programs set all."""
+    if colour in (0, 2) and len(body) == (2 if colour == 0 else 6):
+        levels = struct.unpack(f">{len(body) // 2}H", body)
+        body = struct.pack(f">{len(levels)}H", *(level & ((1 << bits) - 1) for level in levels))
+    chunk = b"tRNS" + body
+    return struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def _inflated(data: bytes, limit: int) -> bytes:

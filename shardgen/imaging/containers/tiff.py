@@ -49,6 +49,31 @@ _MODELS = {
 _CAMERA_RAW = frozenset({32803, 34892})  # a filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE, _JPEG_TABLES, _INK_SET, _SUB_PICTURES = 50706, 274, 34675, 347, 332, 330
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+# Tags that are read here or by tifffile, which takes one of bytes for something else than a number.
+_USED = (
+    254,
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    274,
+    277,
+    278,
+    279,
+    284,
+    317,
+    322,
+    323,
+    324,
+    325,
+    332,
+    338,
+    339,
+)
+_INTEGERS = frozenset({3, 4, 13, 16, 18})  # SHORT, LONG, IFD, LONG8, IFD8
 _LARGEST_16_BIT = 65535
 _MAX_PAGES = 1000  # one is all that is read; the rest is only counted
 
@@ -83,7 +108,9 @@ def _pages(file: TiffFile) -> list[TiffPage]:
     for page in file.pages:
         if page.offset in pages or len(pages) >= _MAX_PAGES:
             break
-        pages[page.offset] = page.aspage()
+        pages[page.offset] = whole = page.aspage()
+        if any(whole.tags[code].dtype not in _INTEGERS for code in _USED if code in whole.tags):
+            raise unsupported("TIFF that keeps its layout in tags of an unusual type")
     return list(pages.values())
 
 
