@@ -29,8 +29,8 @@ def fetch(
     """
     from shardgen.depth.densedepth.family import RELEASED
     from shardgen.depth.densedepth.trial import read_untrusted
-    from shardgen.depth.fetch import cached_path
-    from shardgen.depth.fetch import fetch as download
+    from shardgen.storage.fetch import cached_path
+    from shardgen.storage.fetch import fetch as download
 
     if name not in RELEASED:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(RELEASED)}")
