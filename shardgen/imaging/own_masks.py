@@ -1,4 +1,4 @@
-"""Masks that shardgen makes: what a network's levels are worth, and how its own files are told from others."""
+"""Masks that shardgen makes: what a network's levels are worth, and how to tell its own files from others."""
 
 from __future__ import annotations
 
@@ -73,13 +73,10 @@ def judge(photo: Photograph, levels: NDArray[np.uint8]) -> Verdict:
 def own_mask_file(levels: NDArray[np.uint8], marks: Marks) -> bytes:
     """A mask file: a grey PNG, 8 bits, with the marks as text behind its header; same input, same bytes."""
     picture = encode(levels, ImageFormat.PNG, 100)
-    head = picture[:_HEADER_END]
-    for keyword, text in zip(
-        _KEYWORDS, (_SOFTWARE, marks.model, marks.photograph, marks.verdict), strict=False
-    ):
-        head += _text_chunk(keyword, text)
-    rest = picture[_HEADER_END:]
-    return head + _text_chunk("Content", hashlib.sha256(head + rest).hexdigest()) + rest
+    head, rest = picture[:_HEADER_END], picture[_HEADER_END:]
+    texts = (_SOFTWARE, marks.model, marks.photograph, marks.verdict)
+    head += b"".join(map(_text_chunk, _KEYWORDS, texts))
+    return head + _text_chunk(_KEYWORDS[-1], hashlib.sha256(head + rest).hexdigest()) + rest
 
 
 def read_marks(data: bytes) -> Marks | None:

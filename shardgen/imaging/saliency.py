@@ -17,6 +17,8 @@ _SIDE = 320  # pixels; the square that the network was trained with, whatever th
 _MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 _DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
 _MAPS = 7  # the fused map, then the six that it is made of; other networks have other outputs
+# The key of a tensor in another file; OpenCV would open whatever file the model names.
+_EXTERNAL = b"location"
 _NO_MEMORY = -4  # OpenCV's StsNoMem
 _HINT = "use u2netp.onnx or u2net.onnx, which take 320x320 pixels; others are prepared in other ways"
 
@@ -29,8 +31,9 @@ class SaliencyNetwork:
 
     def __init__(self, data: bytes, *, where: str, threads: int) -> None:
         self._where = where
+        if _EXTERNAL in data:
+            raise WeightsRefused(f"{where}: its tensors lie in other files, which are not opened", hint=_HINT)
         cv2.setNumThreads(threads)
-        # From memory, so that no file that the model names is opened.
         with self._refusing("OpenCV cannot read it"):
             self._net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
             self._outputs = self._net.getUnconnectedOutLayersNames()

@@ -73,13 +73,13 @@ def cut_out_cell(
     """
     photo = _tile(pixels, _CUT_OUT_SIDE)
     height, width = photo.shape[:2]
-    rows, columns = np.indices((height, width)) // _CHECKER_SIDE
-    squares = np.where((rows + columns) % 2 == 0, *_CHECKER).astype(np.float32)
-    share = np.zeros((height, width), np.float32)
+    opaque = np.zeros((height, width), np.uint8)
     if mask is not None:
-        share = resize(np.where(mask > 0, 255, 0).astype(np.uint8), (width, height)).astype(np.float32) / 255
-    share = share[:, :, np.newaxis]
-    cut = np.rint(photo * share + squares[:, :, np.newaxis] * (1 - share)).astype(np.uint8)
+        opaque = resize(np.where(mask > 0, 255, 0).astype(np.uint8), (width, height))
+    share = opaque[:, :, np.newaxis] / 255
+    rows, columns = np.indices((height, width)) // _CHECKER_SIDE
+    squares = np.where((rows + columns) % 2 == 0, *_CHECKER)[:, :, np.newaxis]
+    cut = np.rint(photo * share + squares * (1 - share)).astype(np.uint8)
     cell = _paper(_CUT_OUT_SIDE + 2 * _LABEL, 2 * _CUT_OUT_SIDE + _GAP)
     for column, picture in enumerate((photo, cut)):
         y, x = (_CUT_OUT_SIDE - height) // 2, (_CUT_OUT_SIDE - width) // 2 + column * (_CUT_OUT_SIDE + _GAP)
@@ -109,10 +109,8 @@ def _laid_out(cells: Sequence[NDArray[np.uint8]], *, per_row: int, top: int) -> 
 
 def _fitting(name: str, width: int) -> str:
     """The name in the letters that OpenCV draws, its beginning left out where it is too long."""
-    plain = unicodedata.normalize("NFKD", name)
-    shown = (
-        "".join(one for one in plain if not unicodedata.combining(one)).encode("ascii", "replace").decode()
-    )
+    letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    shown = "".join(letters).encode("ascii", "replace").decode()
     while cv2.getTextSize(shown, _FONT, _SMALL.scale, _SMALL.thickness)[0][0] > width:
         shown = f"...{shown.removeprefix('...')[1:]}"
     return shown

@@ -7,7 +7,6 @@ network that drew it.
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import unicodedata
 from collections import Counter
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,7 +258,7 @@ def _one_photograph(path: Path) -> Listing:
     if _is_mask(path.name):
         raise InputMissing(f"{path}: a mask file", hint="name the photograph that it belongs to")
     with storing(path.parent):
-        beside = [name for name in os.listdir(path.parent) if PurePosixPath(name).suffix.lower() in SUFFIXES]
+        beside = [one.name for one in path.parent.iterdir() if one.suffix.lower() in SUFFIXES]
     alike = [name for name in beside if not _is_mask(name) and _key(name) == _key(path.name)]
     return Listing(
         photographs=tuple(sorted(alike)),
