@@ -21,7 +21,10 @@ _SPECK_SHARE = 0.01  # of the largest component's area
 _FLAT_TOLERANCE = 20  # levels; JPEG noise around a product shot's white stays below it
 _FLAT_BORDER_SHARE = 0.75  # of the border's pixels; a bust touches the lower edge
 _FLAT_BORDER_SHARE_AUTO = 0.95  # nobody asked for `flat`, so only an unmistakable background counts
-_NEXT_STEP = 'put a mask file beside it (NAME.mask.png) or set mask = "grabcut" in [sources]'
+_NEXT_STEP = (
+    "make mask files: `shardgen cut-out FOLDER`, or put one beside it (NAME.mask.png), "
+    'or set mask = "grabcut" in [sources]'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
