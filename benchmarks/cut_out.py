@@ -2,11 +2,10 @@
 
 python -m benchmarks.cut_out [--foregrounds DIR --backgrounds DIR] [--model FILE.onnx] [--sheet PNG]
 
-Every foreground with an alpha channel is laid on every background, as ordinary photographs have it: in the
-middle, at the lower edge, half as high as the picture or more; both ways of cutting out get the composite,
-and are compared with the alpha channel at 128. Without folders the foregrounds are ellipses and polygons in
-textures of scikit-image's photographs, on others of them: subjects only by their looks, and so a harder task
-for a network that learned from photographs of things.
+Every foreground with an alpha channel is laid on every background, in the middle of its lower edge and 55, 75
+or 95 % as high; both ways of cutting out get the composite, and are compared with the alpha channel at 128.
+Backgrounds in which other things stand out cost both. Without folders, what is laid are ellipses and polygons
+of photographs on textures, all of scikit-image: an easy task, which shows that nothing is broken.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.masks import FOREGROUND_LEVEL, cut_out
 from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import MaskMode
+from shardgen.imaging.own_masks import Verdict, judge
 from shardgen.imaging.saliency import SaliencyNetwork
 from shardgen.imaging.sheet import cut_out_cell, cut_out_sheet
 from shardgen.machine.cores import usable_cores
@@ -34,6 +34,7 @@ from shardgen.storage.fetch import locate
 
 _SIDE = 480  # pixels; the shorter side of a composite
 _HEIGHTS = (0.55, 0.75, 0.95)  # of the picture's height
+_GOOD = 0.9  # IoU
 _SHEET_CELLS = 24
 Pixels = NDArray[np.uint8]
 
@@ -76,8 +77,14 @@ def main() -> None:
     print(f"{len(composites)} composites: {len(foregrounds)} foregrounds on {len(backgrounds)} backgrounds")
     print("| masks by | mean IoU | median | worst | above 0.9 | seconds each |")
     print("|---|---|---|---|---|---|")
-    for name, cut in (("`shardgen cut-out`", by_network), ('`mask = "grabcut"`', by_grabcut)):
-        _report(name, cut, composites)
+    found = _report("`shardgen cut-out`", by_network, composites)
+    _report('`mask = "grabcut"`', by_grabcut, composites)
+    named = np.array([_is_named(one, network.levels(one.pixels)) for one in composites])
+    poor = found <= _GOOD
+    print(
+        f"cut-out lists for a look: {named[poor].sum()} of {poor.sum()} masks at or below {_GOOD}, "
+        f"{named[~poor].sum()} of the other {(~poor).sum()}"
+    )
     if options.sheet:
         cells = [
             cut_out_cell(one.name, one.pixels, by_network(one), remark="")
@@ -86,15 +93,23 @@ def main() -> None:
         options.sheet.write_bytes(cut_out_sheet(cells))
 
 
-def _report(name: str, cut: Callable[[Composite], Pixels], composites: list[Composite]) -> None:
+def _report(
+    name: str, cut: Callable[[Composite], Pixels], composites: list[Composite]
+) -> NDArray[np.float64]:
     began = time.perf_counter()
     masks = [cut(composite) for composite in composites]
     seconds = (time.perf_counter() - began) / len(composites)
     overlaps = np.array([overlap(mask, one.alpha) for mask, one in zip(masks, composites, strict=True)])
     print(
         f"| {name} | {overlaps.mean():.2f} | {np.median(overlaps):.2f} | {overlaps.min():.2f} "
-        f"| {(overlaps > 0.9).mean():.0%} | {seconds:.2f} |"
+        f"| {(overlaps > _GOOD).mean():.0%} | {seconds:.2f} |"
     )
+    return overlaps
+
+
+def _is_named(composite: Composite, levels: Pixels) -> bool:
+    photo = Photograph(pixels=composite.pixels, alpha=None, notes=())
+    return judge(photo, levels) is not Verdict.CLEAR
 
 
 def overlap(mask: Pixels, alpha: Pixels) -> float:
@@ -127,7 +142,8 @@ def _laid(name: str, foreground: Photograph, background: Photograph, *, height: 
     size = round(background.width * scale), round(background.height * scale)
     pixels = resize(background.pixels, size).copy()
     alpha = np.zeros(pixels.shape[:2], np.uint8)
-    assert foreground.alpha is not None
+    if foreground.alpha is None:
+        raise SystemExit(f"{name}: the foreground has no alpha channel")
     scale = min(height * size[1] / foreground.height, size[0] / foreground.width)
     fitted = max(1, round(foreground.width * scale)), max(1, round(foreground.height * scale))
     top, left = size[1] - fitted[1], (size[0] - fitted[0]) // 2
@@ -150,7 +166,6 @@ def _scenes() -> dict[str, Photograph]:
 
 
 def _made() -> dict[str, Photograph]:
-    """What `cut-out`'s subjects look like, as far as that can be had without one with an alpha channel."""
     from skimage import data  # noqa: PLC0415 - part of an extra
 
     pictures = {"astronaut": data.astronaut(), "chelsea": data.chelsea(), "coffee": data.coffee()}

@@ -98,7 +98,11 @@ class Concern(Enum):
         "no subject found, no mask",
     )
     FULL = ("the mask covers nearly the whole picture", "look, and draw a better one", "nearly all of it")
-    UNCERTAIN = ("the mask is uncertain", "look closely, and draw a better one", "uncertain")
+    UNCERTAIN = (
+        "the mask is uncertain, or of several things",
+        "look closely, and draw a better one",
+        "uncertain, or several things",
+    )
     OUTDATED = (
         "the mask is of an earlier photograph of that name",
         "add --overwrite",
