@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from sqlalchemy import URL
 
 from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
+from tests import u2netp as released
 from tests.postgres import Server, running_server
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
@@ -34,6 +36,13 @@ def postgres_server() -> Iterator[Server]:
     server = Server()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def u2netp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real network of `cut-out`, downloaded once for all test processes of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    return released.fetched_into(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
 
 
 @pytest.fixture(scope="session")

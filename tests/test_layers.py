@@ -35,7 +35,7 @@ ARROWS = {
     "__main__": {"cli"},
     "cli": {
         *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),
-        *("manifest", "artifacts", "depth", "machine", "errors", "domain"),
+        *("manifest", "artifacts", "depth", "storage", "machine", "errors", "domain"),
     },
     "operations": {
         *("launch", "coordination", "dataset", "settings", "recipes", "manifest", "artifacts", "sources"),

@@ -17,6 +17,7 @@ import typer
 from shardgen import __version__
 from shardgen.cli import options, weights
 from shardgen.cli.backup import backup
+from shardgen.cli.cut_out import cut_out
 from shardgen.cli.dead_letters import dead_letters
 from shardgen.cli.demo import demo
 from shardgen.cli.doctor import doctor
@@ -47,12 +48,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Make large image data sets (composites, masks, depth maps) on machines that come and go, without "
     "losing one sample.",
-    epilog="Start with `shardgen demo`; then init, plan, preview, run. If something stopped, run the same "
-    "command again.",
+    epilog="Start with `shardgen demo`; then cut-out, init, plan, preview, run. If something stopped, run "
+    "the same command again.",
 )
 _SHOWN_REMARKS = 20
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
-for command in (init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
+for command in (cut_out, init, plan, preview, run, worker, status, merge, verify, *_OPERATORS, doctor, demo):
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(weights.app, name="weights")
 

@@ -10,13 +10,18 @@ import typer
 from shardgen.cli import render
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Fetch and check DenseDepth weights files."
+    no_args_is_help=True, rich_markup_mode=None, help="Fetch and check the weights of networks."
 )
 
 
 @app.command("fetch")
 def fetch(
-    name: Annotated[str, typer.Argument(metavar="nyu|kitti", help="Which released network.")] = "nyu",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="nyu|kitti|u2netp", help="Which released network: DenseDepth's two, or that of cut-out."
+        ),
+    ] = "nyu",
 ) -> None:
     """Download weights into the cache folder and check them.
 
@@ -29,19 +34,29 @@ def fetch(
     """
     from shardgen.depth.densedepth.family import RELEASED
     from shardgen.depth.densedepth.trial import read_untrusted
-    from shardgen.depth.fetch import cached_path
-    from shardgen.depth.fetch import fetch as download
+    from shardgen.operations.cut_out import U2NETP, fetch_model
+    from shardgen.storage.fetch import cached_path
+    from shardgen.storage.fetch import fetch as download
 
-    if name not in RELEASED:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(RELEASED)}")
+    all_released = {**RELEASED, U2NETP.name: U2NETP}
+    if name not in all_released:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(all_released)}")
     with render.progress_bar(f"fetching {name}") as bar:
-        weights = download(RELEASED[name], read_untrusted, on_progress=render.add_download(bar, name))
-    render.echo(f"{cached_path(RELEASED[name])}")
-    render.echo(f"sha256 {weights.sha256}")
+        on_download = render.add_download(bar, name)
+        if name == U2NETP.name:
+            sha256 = fetch_model(on_download)
+        else:
+            sha256 = download(RELEASED[name], read_untrusted, on_progress=on_download).sha256
+    render.echo(f"{cached_path(all_released[name])}")
+    render.echo(f"sha256 {sha256}")
 
 
 @app.command("check")
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file (HDF5).")]) -> None:
+def check(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A weights file (HDF5), or a network for cut-out (.onnx).")
+    ],
+) -> None:
     """Say what is in a weights file, or what is wrong with it.
 
     \b
@@ -50,7 +65,8 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights f
     """
     from shardgen.depth.densedepth.trial import read_untrusted
     from shardgen.depth.densedepth.weights_file import facts_of
+    from shardgen.operations.cut_out import check_model
 
-    facts = facts_of(read_untrusted(file))
+    facts = check_model(file) if file.suffix.lower() == ".onnx" else facts_of(read_untrusted(file))
     rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
     render.stdout().print(render.table(["fact", "value"], rows))

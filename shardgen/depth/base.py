@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
 from shardgen.errors import InvalidSettings, WeightsRefused
+from shardgen.storage.fetch import OnDownload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "file"
 """The plan's name of weights that `shardgen.toml` names by their path: a plan holds no paths."""
-OnDownload = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
 
 
 class Upsampling(StrEnum):
@@ -86,15 +85,6 @@ class NetworkChoice:
     written: str
     file: Path | None
     micro_batch: int | Literal["auto"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleasedWeights:
-    """Published weights, fetched into the cache folder; `size_bytes` is None where nobody measured it."""
-
-    name: str
-    url: str
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,10 @@ _ONE_COLOUR = 16  # levels; division by alpha and lossy WebP make a brush's one 
 _BLACK_OR_WHITE = 32  # levels from either end; soft edges lie between
 _BLACK_OR_WHITE_SHARE = 0.9  # of what is visible of a mask; of a photograph it is rarely half
 _SURROUNDED_SHARE = 0.5  # of the border's pixels; a drawn bust covers the lower edge and no more
-_NEXT_STEP = 'put a mask file beside it (NAME.mask.png) or set mask = "grabcut" in [sources]'
+_NEXT_STEP = (
+    "make mask files: `shardgen cut-out FOLDER`, or put one beside it (NAME.mask.png), "
+    'or set mask = "grabcut" in [sources]'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,7 +1,8 @@
-"""The contact sheet: samples, masks and depth in a grid, for a look before (and after) long hours."""
+"""Sheets of pictures for a look before (and after) long hours: samples, and what was cut out."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ _GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels
 _SAMPLES_PER_ROW = 3
 _PAPER, _INK, _RED = (250, 250, 250), (40, 40, 40), (200, 20, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_CUT_OUTS_PER_ROW = 3
+_CUT_OUT_SIDE = 200  # pixels; the square that a photograph, and what is cut out of it, is fitted into
+_CHECKER, _CHECKER_SIDE = (205, 245), 8  # levels, pixels
 _BANNER = "NOT DEPTH: random weights"
 
 
@@ -40,6 +44,9 @@ class _Pen:
     thickness: int
 
 
+_SMALL = _Pen(colour=_INK, scale=0.45, thickness=1)
+
+
 def contact_sheet(samples: Sequence[SheetSample], *, depth_is_random: bool) -> bytes:
     """Draw samples in reading order, each as composite, mask and depth, as PNG; same input, same bytes.
 
@@ -48,20 +55,65 @@ def contact_sheet(samples: Sequence[SheetSample], *, depth_is_random: bool) -> b
     if not samples:
         raise ValueError("a contact sheet needs at least one sample")
     cells = [_cell(sample, depth_is_random=depth_is_random) for sample in samples]
-    height, width = cells[0].shape[:2]
-    columns = min(_SAMPLES_PER_ROW, len(cells))
-    rows = -(-len(cells) // columns)
-    top = 3 * _LABEL if depth_is_random else _SAMPLE_GAP
-    sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
-    for index, cell in enumerate(cells):
-        row, column = divmod(index, columns)
-        y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
-        sheet[y : y + height, x : x + width] = cell
+    sheet = _laid_out(cells, per_row=_SAMPLES_PER_ROW, top=3 * _LABEL if depth_is_random else _SAMPLE_GAP)
     if depth_is_random:
         sheet[: 2 * _LABEL] = _RED
         scale = min(1.0, sheet.shape[1] / 520)
         _write(sheet, _BANNER, (_SAMPLE_GAP, 31), _Pen(colour=(255, 255, 255), scale=scale, thickness=2))
     return encode(sheet, ImageFormat.PNG, 100)
+
+
+def cut_out_cell(
+    name: str, pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None, *, remark: str
+) -> NDArray[np.uint8]:
+    """One photograph beside its cut-out on a checkerboard, its name and a remark below.
+
+    `pixels` uint8 (H, W, 3) RGB; `mask` uint8 (H, W), above 0 is cut out, None for nothing at all. Small,
+    however large the photograph; letters that the font lacks become `?`.
+    """
+    photo = _tile(pixels, _CUT_OUT_SIDE)
+    height, width = photo.shape[:2]
+    opaque = np.zeros((height, width), np.uint8)
+    if mask is not None:
+        opaque = resize(np.where(mask > 0, 255, 0).astype(np.uint8), (width, height))
+    share = opaque[:, :, np.newaxis] / 255
+    rows, columns = np.indices((height, width)) // _CHECKER_SIDE
+    squares = np.where((rows + columns) % 2 == 0, *_CHECKER)[:, :, np.newaxis]
+    cut = np.rint(photo * share + squares * (1 - share)).astype(np.uint8)
+    cell = _paper(_CUT_OUT_SIDE + 2 * _LABEL, 2 * _CUT_OUT_SIDE + _GAP)
+    for column, picture in enumerate((photo, cut)):
+        y, x = (_CUT_OUT_SIDE - height) // 2, (_CUT_OUT_SIDE - width) // 2 + column * (_CUT_OUT_SIDE + _GAP)
+        cell[y : y + height, x : x + width] = picture
+    _write(cell, _fitting(name, cell.shape[1]), (0, _CUT_OUT_SIDE + 16), _SMALL)
+    _write(cell, remark, (0, _CUT_OUT_SIDE + 36), _Pen(colour=_RED, scale=0.45, thickness=1))
+    return cell
+
+
+def cut_out_sheet(cells: Sequence[NDArray[np.uint8]]) -> bytes:
+    """Lay such cells out in reading order, as PNG; same input, same bytes."""
+    return encode(_laid_out(cells, per_row=_CUT_OUTS_PER_ROW, top=_SAMPLE_GAP), ImageFormat.PNG, 100)
+
+
+def _laid_out(cells: Sequence[NDArray[np.uint8]], *, per_row: int, top: int) -> NDArray[np.uint8]:
+    """A page of cells, all of one size, below `top` pixels of nothing."""
+    height, width = cells[0].shape[:2]
+    columns = min(per_row, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
+    for index, cell in enumerate(cells):
+        row, column = divmod(index, columns)
+        y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
+        sheet[y : y + height, x : x + width] = cell
+    return sheet
+
+
+def _fitting(name: str, width: int) -> str:
+    """The name in the letters that OpenCV draws, its beginning left out where it is too long."""
+    letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    shown = "".join(letters).encode("ascii", "replace").decode()
+    while cv2.getTextSize(shown, _FONT, _SMALL.scale, _SMALL.thickness)[0][0] > width:
+        shown = f"...{shown.removeprefix('...')[1:]}"
+    return shown
 
 
 def _cell(sample: SheetSample, *, depth_is_random: bool) -> NDArray[np.uint8]:
@@ -77,13 +129,13 @@ def _cell(sample: SheetSample, *, depth_is_random: bool) -> NDArray[np.uint8]:
     for column, picture in enumerate(pictures):
         x = column * (width + _GAP)
         cell[_LABEL:, x : x + width] = picture
-    _write(cell, f"sample {sample.number}", (0, 15), _Pen(colour=_INK, scale=0.45, thickness=1))
+    _write(cell, f"sample {sample.number}", (0, 15), _SMALL)
     return cell
 
 
-def _tile(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _tile(picture: NDArray[np.uint8], side: int = _TILE_SIDE) -> NDArray[np.uint8]:
     height, width = picture.shape[:2]
-    scale = _TILE_SIDE / max(height, width)
+    scale = side / max(height, width)
     return resize(picture, (max(1, round(width * scale)), max(1, round(height * scale)))).copy()
 
 

@@ -20,7 +20,7 @@ from shardgen import __version__
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised
 from shardgen.coordination.open import open_run
-from shardgen.depth import device, fetch
+from shardgen.depth import device
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
 from shardgen.domain.plan import Plan
@@ -37,6 +37,7 @@ from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.sources.checking import COPY_THEM
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
+from shardgen.storage.fetch import cached_path
 from shardgen.storage.files import is_file, is_folder, is_there, storage_error
 
 _RECORDS_SECONDS = 5.0
@@ -118,7 +119,7 @@ def _device() -> Line:
 
 def _weights() -> Iterator[Line]:
     for name, released in RELEASED.items():
-        path = fetch.cached_path(released)
+        path = cached_path(released)
         fetch_them = f"shardgen weights fetch {name}"
         problem = _weights_problem(path)
         if problem is None:

@@ -35,7 +35,7 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     plan = run.plan()
     recipe, folders = recipe_of(plan), run.folders(request.folders)
     path = request.output or run.path / PNG_NAME
-    _refuse_output(path, *folders.values())
+    refuse_picture(path, *folders.values(), option="-o")
     maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
     drawn: list[tuple[int, Files]] = []
     for number in spread_samples(plan.samples, request.samples):
@@ -64,25 +64,26 @@ def _make(maker: Maker[Any, Any], sample: SampleIndex) -> Encoded:
     return maker.encode(sample, prepared, computed)
 
 
-def _refuse_output(path: Path, *sources: Path) -> None:
-    """Say before the network is loaded that the picture could not be written there.
+def refuse_picture(path: Path, *sources: Path, option: str) -> None:
+    """Say before long work that a PNG, named with `option`, could not be written there.
 
-    Refuses to replace what no preview made, to put one among the photographs of the plan, and a name that
-    promises another format than the one that is written.
+    Refuses to replace what is no PNG, to put one among the photographs in `sources`, and a name that promises
+    another format than the one that is written.
     """
-    refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
+    example = f"{option} {PNG_NAME}"
+    refuse_unusable_folder(path.parent, makes=0, otherwise=f"choose another folder with {option}")
     if is_folder(path):
-        raise InputMissing(f"{path}: a folder, not a picture", hint="name a PNG: -o preview.png")
-    other_name = "choose another name with -o, such as -o preview.png"
+        raise InputMissing(f"{path}: a folder, not a picture", hint=f"name a PNG: {example}")
+    other_name = f"choose another name with {option}, such as {example}"
     for folder in sources:
         if folder.resolve() in path.resolve().parents:
-            raise PlanConflict(f"{path}: would be among the photographs of the plan", hint=other_name)
+            raise PlanConflict(f"{path}: would be among the photographs", hint=other_name)
     if is_there(path) and not (is_file(path) and _start_of(path) == _PNG_START):
         raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
     if path.suffix.lower() != ".png":
         raise InvalidSettings(
             f"{path}: the picture is a PNG, so its name must end in .png",
-            hint=f"-o {shlex.quote(str(path.with_suffix('.png')))}",
+            hint=f"{option} {shlex.quote(str(path.with_suffix('.png')))}",
         )
 
 

@@ -20,7 +20,8 @@ kind = "composites"     # (plan) what a sample is: a person on a background, the
 foregrounds = {foregrounds}
 backgrounds = {backgrounds}
 # (plan) How a foreground's mask is found: "alpha" its alpha channel, "flat" a plain background, "grabcut" a
-# subject in the middle, "file" NAME.mask.png beside NAME; "auto" a mask file, alpha or a flat background.
+# subject in the middle, "file" NAME.mask.png beside NAME (`shardgen cut-out` makes them); "auto" a mask file,
+# alpha or a flat background.
 mask = "auto"
 
 [compose]

@@ -15,6 +15,7 @@ from shardgen.errors import InputMissing, MachineUnfit, NoMask, SampleError, Sou
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.masks import cuts_out, mask_warning, prepare_foreground
 from shardgen.imaging.options import MaskMode
+from shardgen.imaging.own_masks import read_marks
 from shardgen.sources.folder import (
     Listing,
     MaskNames,
@@ -183,7 +184,7 @@ def _check_foreground(
     problems: list[Remark] = []
     data = _read(folder, _FOREGROUNDS, name, problems)
     photo = None if data is None else _decoded(_FOREGROUNDS, name, data, problems)
-    mask_photo, mask_file = None, None
+    mask_photo, mask_file, is_own = None, None, False
     takes_files = mask in (MaskMode.AUTO, MaskMode.FILE)
     problems += _name_problems(names, name, takes_files=takes_files)
     mask_names = names.of.get(name, ()) if takes_files else ()
@@ -192,6 +193,7 @@ def _check_foreground(
         if mask_data is not None:
             mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
             mask_photo = _decoded(_FOREGROUNDS, mask_names[0], mask_data, problems)
+            is_own = read_marks(mask_data) is not None  # drawn over the photograph as it is seen
     if data is None or photo is None or problems:
         return _Checked(entry=None, problems=tuple(problems))
     try:
@@ -206,7 +208,7 @@ def _check_foreground(
         warnings += _said(_FOREGROUNDS, name, ["its mask covers all of it: a whole rectangle is placed"])
     if mask_photo is not None and mask_file is not None:
         warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
-        if warning := mask_warning(photo, mask_photo):
+        if not is_own and (warning := mask_warning(photo, mask_photo)):
             hint = "look in the preview whether they lie over each other"
             warnings += (Remark(folder=_FOREGROUNDS, names=(name,), reason=warning, hint=hint),)
     return _Checked(

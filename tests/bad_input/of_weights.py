@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from shardgen.depth.densedepth.family import SHIPPED
 from tests.bad_input.case import RUN, Case, Outcome
+from tests.photographs import colours, write_rgb
 
 
 def _named(weights: str) -> Callable[[Path], object]:
@@ -65,6 +67,11 @@ def _shows_the_plan(outcome: Outcome) -> None:
     assert shown["foregrounds"][:1] == ["cover"]
     assert shown["network"] == ["densedepth", "nyu,", "aligned", "upsampling,", "float32"]
     assert shown["fingerprint"][:3] == ["not", "known", "yet:"]
+
+
+def _ordinary_photograph(box: Path) -> None:
+    (box / "portraits").mkdir()
+    write_rgb(box / "portraits" / "anna.jpg", colours(np.random.default_rng(1), 90, 80))
 
 
 CASES = [
@@ -134,5 +141,38 @@ CASES = [
         says=("nyu",),
         hints=("nyu.h5",),
         allowed=("cache",),
+    ),
+    Case(
+        name="a cut-out whose network can be fetched from nowhere",
+        arguments=("cut-out", "portraits"),
+        code=33,
+        arrange=_ordinary_photograph,
+        environment={"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
+        says=("u2netp.onnx",),
+        hints=("elsewhere and put it at", "--model u2netp.onnx"),
+        allowed=("cache",),
+    ),
+    Case(
+        name="a cut-out by a file that is no network",
+        arguments=("cut-out", "portraits", "--model", "people/shardgen.toml"),
+        code=17,
+        arrange=_ordinary_photograph,
+        says=("shardgen.toml", "cannot read it"),
+        hints=("u2netp.onnx",),
+    ),
+    Case(
+        name="a cut-out by a network that is not there",
+        arguments=("cut-out", "portraits", "--model", "u2netp.onnx"),
+        code=11,
+        arrange=_ordinary_photograph,
+        says=("u2netp.onnx: No such file",),
+        hints=("shardgen weights fetch u2netp",),
+    ),
+    Case(
+        name="a cut-out of a run directory",
+        arguments=("cut-out", RUN),
+        code=11,
+        says=("people: a run directory",),
+        hints=("[sources]",),
     ),
 ]

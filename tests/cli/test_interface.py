@@ -12,6 +12,7 @@ from shardgen.settings.settings import EngineTables
 
 OPTIONS = {
     "backup": {"--output", "-o"},
+    "cut-out": {"--sheet", "--overwrite", "--model"},
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),

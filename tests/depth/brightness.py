@@ -12,7 +12,6 @@ from shardgen.depth.base import (
     Network,
     NetworkChoice,
     NetworkPlan,
-    OnDownload,
     Precision,
     Quality,
     Sides,
@@ -20,6 +19,7 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
+from shardgen.storage.fetch import OnDownload
 
 
 class BrightnessNetwork(Network):

@@ -63,7 +63,7 @@ def test_preparing_sets_the_threads_and_prints_nothing() -> None:
 
 def test_importing_the_depth_package_does_not_import_tensorflow() -> None:
     program = (
-        "import sys, shardgen.depth.densedepth.network, shardgen.depth.fetch, shardgen.depth.families\n"
+        "import sys, shardgen.depth.densedepth.network, shardgen.storage.fetch, shardgen.depth.families\n"
         "print('tensorflow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.depth.densedepth import trial
 from shardgen.depth.densedepth.model_config import ConfigRefused, read_model_config
 from shardgen.depth.densedepth.trial import read_untrusted
 from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.errors import InputMissing, ShardgenError, WeightsRefused
+from shardgen.machine import trial
 from tests.fuzzing.guarded import time_limit
 from tests.fuzzing.mutating import EXTREMES
 from tests.fuzzing.targets import network

@@ -95,6 +95,9 @@ SHOWN = {
         at=State.MADE, says="to put it back", leaves="people.sqlite"
     ),
     "shardgen doctor people": Shown(at=State.MADE, says="96 samples, 0 pending"),
+    "shardgen cut-out portraits --sheet cut-outs.png": Shown(
+        at=State.PORTRAITS, says="cut-outs.png   2 photographs", leaves="portraits/anna.mask.png"
+    ),
     "shardgen weights fetch nyu": Shown(at=State.PHOTOGRAPHS, code=33, says="densedepth/nyu.h5"),
     "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),
     # `.ci/run` gives it a folder.

@@ -12,14 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from shardgen.settings.template import settings_text
 from tests import warm
-from tests.photographs import write_photographs
+from tests.photographs import write_photographs, write_rgb
 from tests.poison import environment
 from tests.runs import SETTINGS
 
@@ -34,6 +34,9 @@ class State(StrEnum):
     """How far the newcomer is."""
 
     PHOTOGRAPHS = "photographs"  # `cut-outs` and `scenes`
+    PORTRAITS = (
+        "portraits"  # the same, and ordinary photographs in `portraits`; the network of `cut-out` is fetched
+    )
     INITIALISED = "initialised"
     PLANNED = "planned"
     MADE = "made"  # with `people.zip`
@@ -121,8 +124,9 @@ class Terminal:
 class Terminals:
     """Makes each state once, by the commands that lead to it, and hands out copies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, u2netp: Callable[[], Path]) -> None:
         self._folder = folder
+        self._u2netp = u2netp
         self._copies = 0
 
     def at(self, state: State) -> Terminal:
@@ -144,6 +148,10 @@ class Terminals:
             foregrounds.rename(terminal.folder / "cut-outs")
             backgrounds.rename(terminal.folder / "scenes")
             return terminal
+        if state is State.PORTRAITS:
+            terminal = self.at(State.PHOTOGRAPHS)
+            _bring_portraits(terminal, self._u2netp())
+            return terminal
         before = {State.INITIALISED: State.PHOTOGRAPHS, State.PLANNED: State.INITIALISED}
         before |= {State.MADE: State.PLANNED, State.DEAD: State.PLANNED, State.WEIGHTS: State.PHOTOGRAPHS}
         terminal = self.at(before.get(state, State.MADE))
@@ -156,12 +164,15 @@ def _initialise(terminal: Terminal) -> None:
     shrink(terminal)
 
 
-def shrink(terminal: Terminal) -> None:
+def shrink(terminal: Terminal, *, foregrounds: str = "cut-outs") -> None:
     """Put the small network and small images into the settings: 96 samples in 24 batches."""
     settings = terminal.folder / "people" / "shardgen.toml"
     assert settings.is_file()
     text = settings_text(
-        foregrounds=Path("../cut-outs"), backgrounds=Path("../scenes"), weights="small", changes=SETTINGS
+        foregrounds=Path("..", foregrounds),
+        backgrounds=Path("../scenes"),
+        weights="small",
+        changes=SETTINGS,
     )
     settings.write_text(text, encoding="utf-8")
 
@@ -189,6 +200,16 @@ def _flip_a_bit(terminal: Terminal) -> None:
 def _lose_the_manifest(terminal: Terminal) -> None:
     for path in (terminal.folder / "people").glob("manifest.sqlite*"):
         path.unlink()
+
+
+def _bring_portraits(terminal: Terminal, u2netp: Path) -> None:
+    from skimage import data  # noqa: PLC0415 - for these alone
+
+    for folder in ("portraits", "cache"):
+        (terminal.folder / folder).mkdir()
+    for name, picture in (("anna", data.astronaut()), ("cup", data.coffee())):
+        write_rgb(terminal.folder / "portraits" / f"{name}.jpg", picture)
+    shutil.copyfile(u2netp, terminal.folder / "cache" / u2netp.name)
 
 
 def _bring_weights(terminal: Terminal) -> None:

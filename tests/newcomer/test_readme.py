@@ -29,7 +29,7 @@ IN_TEXT = [
     for command in code.replace("\n", " ").split(" && ")
 ]
 COMMANDS = list(dict.fromkeys([command for block in BLOCKS for command in block] + IN_TEXT))
-OWN_DATA_SET = next(block for block in BLOCKS if block[0].startswith("shardgen init"))
+OWN_DATA_SET = next(block for block in BLOCKS if block[0].startswith("shardgen cut-out"))
 
 # Beginnings of commands that no test types, and why.
 EXCUSED = {
@@ -58,12 +58,12 @@ def test_every_command_of_the_readme_is_typed_by_a_test_or_excused() -> None:
 
 @pytest.mark.slow
 def test_ones_own_data_set_is_made_by_the_commands_in_their_order(terminals: Terminals) -> None:
-    terminal = terminals.at(State.PHOTOGRAPHS)
+    terminal = terminals.at(State.PORTRAITS)
     for command in OWN_DATA_SET:
         said = terminal.type(command)
         assert said.code == 0, said
         if command.startswith("shardgen init"):
-            shrink(terminal)
+            shrink(terminal, foregrounds="portraits")
     assert "read 96 samples: no findings" in said.out
     assert (terminal.folder / "people" / "preview.png").is_file()
 

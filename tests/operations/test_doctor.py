@@ -10,9 +10,9 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
-from shardgen.depth.fetch import cached_path
 from shardgen.operations.doctor import Line, Verdict, diagnose
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.fetch import cached_path
 from tests.runs import make_run, plan_run, shardgen
 
 

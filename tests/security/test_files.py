@@ -13,10 +13,7 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.depth import fetch
-from shardgen.depth.base import ReleasedWeights
 from shardgen.depth.densedepth.trial import read_untrusted
-from shardgen.depth.fetch import cached_path
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
 from shardgen.launch.allocation import Share
@@ -26,13 +23,15 @@ from shardgen.operations.init import initialise
 from shardgen.operations.merge import ZIP_NAME
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage import fetch
 from shardgen.storage.atomic import publish_file, random_part
+from shardgen.storage.fetch import Released, cached_path
 from tests.artifacts.attempts import single
 from tests.dataset.made_runs import MadeRecipe, MadeRun
 from tests.dataset.made_runs import make_run as made_run
-from tests.depth.test_fetch import Server, content, server
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run
+from tests.storage.test_fetch import Server, content, server
 
 __all__ = ["content", "server"]  # fixtures
 
@@ -183,7 +182,7 @@ def test_a_length_that_is_no_number_is_no_length(length: str) -> None:
         headers = Message()
 
     Response.headers["Content-Length"] = length
-    released = ReleasedWeights(name="nyu", url="http://127.0.0.1/", size_bytes=None)
+    released = Released(name="nyu", url="http://127.0.0.1/", size_bytes=None, otherwise="")
     assert fetch._where_it_starts(released, Response, 0) == (0, None)  # type: ignore[arg-type]
 
 

@@ -16,10 +16,8 @@ from shardgen.depth.base import (
     Network,
     NetworkChoice,
     NetworkPlan,
-    OnDownload,
     Precision,
     Quality,
-    ReleasedWeights,
     Sides,
     Weights,
 )
@@ -27,22 +25,26 @@ from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.device import Device
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.storage.fetch import OnDownload, Released, fetch, locate
 
 if TYPE_CHECKING:
     from shardgen.depth.densedepth.weights_file import WeightsFile
     from shardgen.depth.estimator import DepthEstimator, Graph
 
 SHIPPED = {"small": Path(__file__).with_name("small.h5")}
+_OTHERWISE = 'try things out with [depth] weights = "small"'
 RELEASED = {
-    "nyu": ReleasedWeights(
+    "nyu": Released(
         name="nyu",
         url="https://s3-eu-west-1.amazonaws.com/densedepth/nyu.h5",
         size_bytes=172_897_376,
+        otherwise=_OTHERWISE,
     ),
-    "kitti": ReleasedWeights(
+    "kitti": Released(
         name="kitti",
         url="https://s3-eu-west-1.amazonaws.com/densedepth/kitti.h5",
         size_bytes=None,
+        otherwise=_OTHERWISE,
     ),
 }
 RANDOM = "random:"
@@ -135,7 +137,6 @@ class DenseDepth(Family):
 
 
 def _weights_file(choice: NetworkChoice, on_download: OnDownload | None) -> WeightsFile:
-    from shardgen.depth import fetch
     from shardgen.depth.densedepth.random_weights import random_weights
     from shardgen.depth.densedepth.trial import read_untrusted
     from shardgen.depth.densedepth.weights_file import read_weights
@@ -147,8 +148,8 @@ def _weights_file(choice: NetworkChoice, on_download: OnDownload | None) -> Weig
         return read_weights(SHIPPED[name])
     if name in RELEASED:
         if on_download is not None:
-            return fetch.fetch(RELEASED[name], read_untrusted, on_progress=on_download)
-        return read_untrusted(fetch.locate(RELEASED[name]))
+            return fetch(RELEASED[name], read_untrusted, on_progress=on_download)
+        return read_untrusted(locate(RELEASED[name]))
     if choice.file is None:
         raise InvalidSettings(
             f'[depth] weights = "{name}": this version does not know such weights',

@@ -1,83 +1,20 @@
-"""A weights file from outside is first read by a process of its own: the HDF5 library is written in C.
-
-A damaged file can make it loop for ever, or end its process. Only what the trial has read to its end, within
-limits of time and memory, is read by the process that needs it.
-"""
+"""A weights file from outside is tried first: the HDF5 library is written in C."""
 
 from __future__ import annotations
 
-import os
-import re
-import resource
-import signal
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights, refused
-from shardgen.errors import ShardgenError
-
-LIMIT_VARIABLE = "SHARDGEN_TRIAL_SECONDS"
-BASE_SECONDS = 60  # of CPU time
-BYTES_A_SECOND = 4 << 20  # hashing and reading are a hundred times as fast
-PATIENCE = 5  # seconds by the clock for each of CPU time: disks and neighbours may be slow
-MEMORY_BYTES = 6 << 30  # of addresses: the largest network that is read takes half of it
-_REFUSED = 3  # the trial's exit code when it ended well, with one of our own errors
+from shardgen.machine.trial import main_of_trial, try_to_read
 
 
 def read_untrusted(path: Path) -> WeightsFile:
     """As `read_weights`, of a file that may come from anywhere; errors as there."""
-    try:
-        size_bytes = path.stat().st_size
-    except (OSError, ValueError):
-        size_bytes = 0  # the reader says what is wrong
-    seconds = _cpu_seconds(size_bytes)
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        # -P: nothing in the folder that the command was typed in is taken for a module
-        [sys.executable, "-P", "-m", "shardgen.depth.densedepth.trial", os.path.abspath(path), str(seconds)],  # noqa: PTH100
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as trial:
-        try:
-            code = trial.wait(PATIENCE * seconds)
-        except subprocess.TimeoutExpired:
-            raise refused(path, [f"damaged HDF5: reading it did not end in {PATIENCE * seconds} s"]) from None
-        finally:
-            trial.kill()  # also after Ctrl-C; of one that has ended nothing is left to kill
-    if code == -signal.SIGXCPU:
-        raise refused(path, [f"damaged HDF5: reading it did not end in {seconds} s of CPU time"])
-    if code not in (0, _REFUSED):
-        raise refused(path, [f"damaged HDF5: a process that read it ended with {_named(code)}"])
+    if problem := try_to_read("shardgen.depth.densedepth.trial", path):
+        raise refused(path, [f"damaged HDF5: {problem}"])
     return read_weights(path)
 
 
-def _cpu_seconds(size_bytes: int) -> int:
-    given = os.environ.get(LIMIT_VARIABLE, "")
-    base = int(given) if re.fullmatch("[1-9][0-9]{0,6}", given) else BASE_SECONDS
-    return base + size_bytes // BYTES_A_SECOND
-
-
-def _named(code: int) -> str:
-    with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"exit code {code}"
-
-
-def main(path: str, seconds: str) -> int:
-    """Read the file within limits that the kernel keeps, also when nobody waits any more; the exit code."""
-    for kind, wanted in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, int(seconds))):
-        soft, hard = resource.getrlimit(kind)
-        limits = [wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]
-        resource.setrlimit(kind, (min(limits), hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        read_weights(Path(path))
-    except ShardgenError:
-        return _REFUSED
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main_of_trial(read_weights, *sys.argv[1:]))

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.depth import fetch as download
-from shardgen.depth.base import OnDownload, ReleasedWeights
 from shardgen.depth.densedepth.family import RELEASED
 from shardgen.depth.densedepth.trial import read_untrusted
 from shardgen.depth.densedepth.weights_file import WeightsFile
-from shardgen.depth.fetch import cached_path, locate
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
+from shardgen.storage import fetch as download
+from shardgen.storage.fetch import OnDownload, Released, cached_path, locate
 from tests.legacy_weights import write_legacy_weights
 
 
@@ -31,8 +30,14 @@ class Server:
     port: int = 0
     ranges: list[str | None] = field(default_factory=list)
 
-    def released(self, size_bytes: int | None = None) -> ReleasedWeights:
-        return ReleasedWeights(name="nyu", url=f"http://127.0.0.1:{self.port}/nyu.h5", size_bytes=size_bytes)
+    def released(self, size_bytes: int | None = None, sha256: str | None = None) -> Released:
+        return Released(
+            name="nyu",
+            url=f"http://127.0.0.1:{self.port}/nyu.h5",
+            size_bytes=size_bytes,
+            sha256=sha256,
+            otherwise="do without",
+        )
 
 
 def handler_for(server: Server) -> type[BaseHTTPRequestHandler]:
@@ -60,7 +65,7 @@ def handler_for(server: Server) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def fetch(released: ReleasedWeights, *, on_progress: OnDownload = lambda _done, _total: None) -> WeightsFile:
+def fetch(released: Released, *, on_progress: OnDownload = lambda _done, _total: None) -> WeightsFile:
     return download.fetch(released, read_untrusted, on_progress=on_progress)
 
 
@@ -171,16 +176,36 @@ def test_an_error_of_the_server_says_what_to_put_where(server: Server, cache: Pa
         fetch(server.released())
     by_hand = f"download {server.released().url} elsewhere and put it at {cache / 'nyu.h5'}"
     assert by_hand in caught.value.hint
-    assert caught.value.hint.endswith('or try things out with [depth] weights = "small"')
+    assert caught.value.hint.endswith(", or do without")
 
 
 def test_without_a_network_the_hint_says_what_to_download_and_where_to_put_it(cache: Path) -> None:
-    nobody = ReleasedWeights(name="kitti", url="http://127.0.0.1:9/kitti.h5", size_bytes=None)
+    nobody = Released(name="kitti", url="http://127.0.0.1:9/kitti.h5", size_bytes=None, otherwise="")
     with pytest.raises(DownloadFailed) as caught:
         fetch(nobody)
     assert str(caught.value) == "no connection to 127.0.0.1:9 for the kitti weights (Connection refused)"
     assert "http://127.0.0.1:9/kitti.h5" in caught.value.hint
     assert str(cache / "kitti.h5") in caught.value.hint
+
+
+def test_a_file_of_another_digest_is_refused_and_nothing_of_it_is_kept(server: Server, cache: Path) -> None:
+    pinned = hashlib.sha256(server.content).hexdigest()
+    other = bytearray(server.content)
+    other[-1] ^= 1
+    server.content = bytes(other)
+    with pytest.raises(WeightsRefused, match="not the released file"):
+        fetch(server.released(len(other), pinned))
+    assert list(cache.iterdir()) == []
+
+
+def test_a_fetched_file_that_was_changed_is_refused_with_what_to_type(server: Server, cache: Path) -> None:
+    released = server.released(len(server.content), hashlib.sha256(server.content).hexdigest())
+    fetch(released)
+    (cache / "nyu.h5").write_bytes(server.content[:-1])
+    for use in (locate, fetch):
+        with pytest.raises(WeightsRefused) as caught:
+            use(released)
+        assert caught.value.hint == f"rm -f {cache / 'nyu.h5'}; shardgen weights fetch nyu"
 
 
 def test_a_cache_that_cannot_be_made_is_a_storage_failure(

@@ -1,47 +1,69 @@
-"""The only downloader: released weights into the user's cache folder, resumable and checked."""
+"""The only downloader: released networks into the user's cache folder, resumable and checked."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import http.client
 import os
 import re
+import shlex
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from shardgen.depth.base import OnDownload, ReleasedWeights
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage.atomic import rename_durably
+from shardgen.storage.bounded import open_regular
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
 from shardgen.storage.files import FILE_MODE, DiskFiles, is_file, make_folders
 
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
 MAX_BYTES = 2 << 30  # a server that never stops sending is not the weights
+_NOTHING_KEPT = "ask for the file's new address; nothing was kept"
 Checked = TypeVar("Checked")
+OnDownload = Callable[[int, int | None], None]
+"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
 
 
-def cached_path(released: ReleasedWeights) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """A published file, fetched into the cache folder; size and digest are None where nobody pinned them.
+
+    `name` is what `shardgen weights fetch` calls it. `otherwise` is the way out for who cannot fetch it at
+    all, as the end of a hint.
+    """
+
+    name: str
+    url: str
+    size_bytes: int | None
+    otherwise: str
+    sha256: str | None = None
+
+
+def cached_path(released: Released) -> Path:
     """Where the weights lie once they are fetched."""
     return cache_folder() / f"{released.name}{Path(released.url).suffix}"
 
 
-def locate(released: ReleasedWeights) -> Path:
-    """The file of fetched weights; raises InputMissing if they were not fetched yet."""
+def locate(released: Released) -> Path:
+    """The file of fetched weights; raises InputMissing if they were not fetched yet, or WeightsRefused."""
     path, name = cached_path(released), released.name
     if not is_file(path):
         raise InputMissing(f"{path}: the {name} weights are not there", hint=f"shardgen weights fetch {name}")
+    _refuse_other(released, path, hint=f"rm -f {shlex.quote(str(path))}; shardgen weights fetch {name}")
     return path
 
 
 def fetch(
-    released: ReleasedWeights,
+    released: Released,
     check: Callable[[Path], Checked],
     *,
     on_progress: OnDownload = lambda _done, _total: None,
@@ -49,18 +71,19 @@ def fetch(
     """Fetch weights unless they are in the cache; return what `check` makes of the file.
 
     A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
-    name only when its size and structure are right and its bytes are on the disk. Raises DownloadFailed, or
-    the WeightsRefused of `check` if what arrived is not the weights (then nothing of it is kept).
+    name only when its size, digest and structure are right and its bytes are on the disk. Raises
+    DownloadFailed, or WeightsRefused if what arrived is not the weights (then nothing of it is kept).
     """
     path = cached_path(released)
     if is_file(path):
-        return check(path)
+        return check(locate(released))
     part = path.with_name(f"{path.name}.part")
     with _disk_errors(path):
         make_folders(path.parent)
     with _network_errors(released, path):
         _download(released, part, check, on_progress)
     try:
+        _refuse_other(released, part, hint=_NOTHING_KEPT)
         weights = check(part)
     except WeightsRefused:
         part.unlink(missing_ok=True)
@@ -71,7 +94,7 @@ def fetch(
 
 
 def _download(
-    released: ReleasedWeights, part: Path, check: Callable[[Path], object], on_progress: OnDownload
+    released: Released, part: Path, check: Callable[[Path], object], on_progress: OnDownload
 ) -> None:
     """Bring `part` to its full size, starting over if the server cannot resume it."""
     if part.is_symlink():
@@ -90,7 +113,7 @@ def _download(
         _refuse_size(released, part, check, found)
 
 
-def _refuse_size(released: ReleasedWeights, part: Path, check: Callable[[Path], object], found: int) -> None:
+def _refuse_size(released: Released, part: Path, check: Callable[[Path], object], found: int) -> None:
     # The structure check names a web page or a truncated file; of the right structure, it is another file.
     try:
         check(part)
@@ -98,16 +121,30 @@ def _refuse_size(released: ReleasedWeights, part: Path, check: Callable[[Path], 
         part.unlink()
     raise WeightsRefused(
         f"{released.url}: {found:,} bytes (expected {released.size_bytes:,}): not the released file",
-        hint="ask for the file's new address; nothing was kept",
+        hint=_NOTHING_KEPT,
         problems=("size",),
     )
+
+
+def _refuse_other(released: Released, path: Path, *, hint: str) -> None:
+    """Refuse a file of another digest than the pinned one."""
+    if released.sha256 is None:
+        return
+    with _disk_errors(path), os.fdopen(open_regular(path), "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != released.sha256:
+        raise WeightsRefused(
+            f"{path}: sha256 {found[:12]} (expected {released.sha256[:12]}): not the released file",
+            hint=hint,
+            problems=("sha256",),
+        )
 
 
 class _CannotResumeError(Exception):
     """The server has no such range any more, or another size than when the download began."""
 
 
-def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnDownload) -> None:
+def _receive(released: Released, part: Path, have: int, on_progress: OnDownload) -> None:
     request = urllib.request.Request(released.url, headers={"User-Agent": "shardgen"})  # noqa: S310  our own addresses
     if have:
         request.add_header("Range", f"bytes={have}-")
@@ -133,7 +170,7 @@ def _receive(released: ReleasedWeights, part: Path, have: int, on_progress: OnDo
 
 
 def _where_it_starts(
-    released: ReleasedWeights, response: http.client.HTTPResponse, have: int
+    released: Released, response: http.client.HTTPResponse, have: int
 ) -> tuple[int, int | None]:
     """The offset of the first byte that comes, and the whole file's size if it is known."""
     if have and response.status == http.client.PARTIAL_CONTENT:
@@ -181,7 +218,7 @@ def _copy(
 
 
 @contextmanager
-def _network_errors(released: ReleasedWeights, path: Path) -> Iterator[None]:
+def _network_errors(released: Released, path: Path) -> Iterator[None]:
     """Everything that can go wrong on the way becomes one DownloadFailed that says what to do by hand."""
     try:
         yield
@@ -200,7 +237,7 @@ def _network_errors(released: ReleasedWeights, path: Path) -> Iterator[None]:
         raise DownloadFailed(
             what,
             hint=f"run it again to resume; without a network, download {released.url} elsewhere "
-            f'and put it at {path}, or try things out with [depth] weights = "small"',
+            f"and put it at {path}, or {released.otherwise}",
         ) from error
     except OSError as error:
         raise StorageFailed(f"{path}: {error.strerror or error}", hint="free some disk space") from error
