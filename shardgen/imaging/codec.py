@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.colour import to_srgb
 from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
-from shardgen.imaging.containers.base import AGAIN, Levels, Stored
+from shardgen.imaging.containers.base import AGAIN, Levels, Stored, library
 from shardgen.imaging.opencv import opencv_errors
 from shardgen.imaging.options import ImageFormat
 
@@ -78,7 +78,8 @@ def decode(data: bytes) -> Photograph:
     16 bits are rounded to 8, an alpha that colours were multiplied by is divided out again, a colour profile
     is applied, the orientation too: in this order. Raises MachineUnfit for HEIC without pillow-heif.
     """
-    stored = _stored(data)
+    with library("photograph"):  # what no reader expects of a file is damage too
+        stored = _stored(data)
     notes = list(stored.notes)
     pixels, alpha = stored.pixels, stored.alpha
     if pixels.dtype == np.uint16:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.imaging.bulk import (
+    MUTATED,
     Row,
     compare,
     compare_generated,
+    compare_mutated,
     fetch_archive,
     files_of,
     generated,
@@ -48,3 +50,8 @@ def test_every_generated_file_is_right_or_refused() -> None:
     assert_nothing_is_wrong(rows)
     measured = sum((row.measured for row in rows.values()), start=type(rows["PNG, generated"].measured)())
     assert measured["differs"] <= UNTOLD * measured.total()
+
+
+@pytest.mark.slow
+def test_no_bytes_crash_hang_or_print() -> None:
+    assert_nothing_is_wrong(compare_mutated(generated(), MUTATED))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.errors import SampleError, SourceUndecodable
+from shardgen.errors import ShardgenError, SourceUndecodable
 
 Levels = NDArray[np.unsignedinteger[Any]]
 MAX_PIXELS = 200_000_000  # 800 MB as RGBA; a larger claim is taken for a decompression bomb
@@ -103,7 +103,7 @@ def library(container: str, says: str = "") -> Iterator[list[str]]:
     before, _heard.lines = getattr(_heard, "lines", None), lines
     try:
         yield lines
-    except (MemoryError, SampleError):
+    except (MemoryError, ShardgenError):
         raise
     except Exception as error:
         words = _one_line(str(error))

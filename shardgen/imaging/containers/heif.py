@@ -7,7 +7,7 @@ import io
 import numpy as np
 
 from shardgen.errors import MachineUnfit
-from shardgen.imaging.containers.base import Stored, animated, check_size, library, unsupported
+from shardgen.imaging.containers.base import Stored, animated, check_size, damaged, library, unsupported
 
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -38,6 +38,8 @@ def read_heic(data: bytes) -> Stored:
         ) from error
     with library("HEIC"):
         file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+    if not len(file):
+        raise damaged("HEIC", "it holds no picture")
     if len(file) > 1:
         raise animated(f"HEIC with {len(file)} pictures")
     check_size(*file.size)

@@ -49,30 +49,9 @@ _MODELS = {
 _CAMERA_RAW = frozenset({32803, 34892})  # a filter array, linear raw
 _DNG_VERSION, _ORIENTATION, _PROFILE, _JPEG_TABLES, _INK_SET, _SUB_PICTURES = 50706, 274, 34675, 347, 332, 330
 _ASSOCIATED, _UNASSOCIATED = 1, 2
-# Tags that are read here or by tifffile, which takes one of bytes for something else than a number.
-_USED = (
-    254,
-    256,
-    257,
-    258,
-    259,
-    262,
-    266,
-    273,
-    274,
-    277,
-    278,
-    279,
-    284,
-    317,
-    322,
-    323,
-    324,
-    325,
-    332,
-    338,
-    339,
-)
+# Tags that are read here or by tifffile, which takes bytes for something else than a number.
+_NUMBERS = frozenset({254, 256, 257, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323, 332})
+_LISTS = frozenset({258, 273, 279, 324, 325, 338, 339})
 _INTEGERS = frozenset({3, 4, 13, 16, 18})  # SHORT, LONG, IFD, LONG8, IFD8
 _LARGEST_16_BIT = 65535
 _MAX_PAGES = 1000  # one is all that is read; the rest is only counted
@@ -109,7 +88,8 @@ def _pages(file: TiffFile) -> list[TiffPage]:
         if page.offset in pages or len(pages) >= _MAX_PAGES:
             break
         pages[page.offset] = whole = page.aspage()
-        if any(whole.tags[code].dtype not in _INTEGERS for code in _USED if code in whole.tags):
+        used = [whole.tags[code] for code in _NUMBERS | _LISTS if code in whole.tags]
+        if any(tag.dtype not in _INTEGERS or (tag.count != 1 and tag.code in _NUMBERS) for tag in used):
             raise unsupported("TIFF that keeps its layout in tags of an unusual type")
     return list(pages.values())
 

@@ -450,6 +450,13 @@ def _damage(whole: bytes, *, zeros_tell: bool) -> dict[str, tuple[bytes, Expect]
         found[f"a bit flipped at {percent} %"] = flipped, Expect.MEASURED
     # A decoder falls into step again after one byte too many; not after several.
     told = sum(whole.count(b"\n", start, stop) for start, stop in scans) >= 8
+    for number, (marker, start, stop) in enumerate(markers(whole)):
+        if marker in {0xDB, 0xC0, 0xC2, 0xC4, SCAN} and start < first:
+            for count, share in product((4, 16, 64), (30, 90)):
+                at = start + 4 + (stop - start - 4) * share // 100 if marker != SCAN else start + 5
+                data = zeroed(whole, at, min(count, stop - at))
+                name = f"{count} zeros at {share} % of header {number} of type {marker:x}"
+                found[name] = data, Expect.EITHER
     found["text mode: LF becomes CRLF"] = (
         whole.replace(b"\n", b"\r\n"),
         Expect.EITHER if told else Expect.MEASURED,

@@ -59,6 +59,20 @@ NAMES = {
     JPEG_XL: "JPEG ?XL",
 }  # fmt: skip
 Tag = tuple[int, int, Sequence[int] | bytes]
+_NUMBERS = {
+    256: WIDTH,
+    257: HEIGHT,
+    259: NONE,
+    262: IS_RGB,
+    277: 3,
+    278: 16,
+    284: 1,
+    274: 6,
+    254: 0,
+    317: 1,
+    339: 1,
+    266: 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -580,11 +594,7 @@ def _layouts() -> Iterator[Case]:
     yield _case("layout/one number of bits for three samples", one, Expect.EITHER, RGB)
     mixed = tiff(RGB, tags=((258, 3, [8, 8, 16]),))
     yield _case("layout/samples of different bits", mixed, Expect.REFUSED)
-    for tag, value in ((284, 1), (262, 2), (259, 1), (277, 3), (274, 6)):
-        truth = upright(RGB, 6) if tag == 274 else RGB
-        for kind in (1, 4):
-            data = tiff(RGB, rows=16, tags=((tag, kind, [value]),))
-            yield _case(f"layout/tag {tag} of type {kind}", data, Expect.EITHER, truth)
+    yield from _odd_tags()
     quarter = tiff(RGB, planar=True, rows=16, tags=((273, 4, [8, 728, 1448]), (279, 4, [720, 720, 270])))
     yield _case("layout/strips of one plane of three", quarter, Expect.REFUSED)
     for kind in (3, 4):
@@ -626,6 +636,20 @@ def _layouts() -> Iterator[Case]:
         RGB, tags=((270, 2, b"a photograph\0"), (305, 2, b"by hand\0"), (34665, 4, [8]), (700, 1, b"<x/>"))
     )
     yield _case("layout/description, EXIF, XMP", described, Expect.RIGHT, RGB)
+
+
+def _odd_tags() -> Iterator[Case]:
+    """Tags of another type, or with another count of values, than the standard gives them."""
+    for (tag, value), kind, count in product(_NUMBERS.items(), (1, 2, 3, 4, 5, 7), (1, 2)):
+        raw = bytes([value] * count)
+        values = raw if kind in (1, 2, 7) else [value, 1] * count if kind == 5 else [value] * count
+        is_number = kind in (1, 3, 4) and count == 1
+        if tag == 274 and not is_number:
+            continue  # ignored or refused: the standard does not say
+        truth = upright(RGB, value) if tag == 274 else RGB
+        expect = Expect.RIGHT if kind == 3 and is_number else Expect.EITHER
+        data = tiff(RGB, rows=16, tags=((tag, kind, values),))
+        yield _case(f"tags/{tag} of type {kind}, {count} of them", data, expect, truth)
 
 
 def _pages() -> Iterator[Case]:
