@@ -272,7 +272,7 @@ class Row:
     judged: list[str] = field(default_factory=list)
     refused: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     readable: list[str] = field(default_factory=list)  # refused, and read alike by two readers
-    measured: Counter[str] = field(default_factory=Counter)
+    measured: Counter[tuple[str, str]] = field(default_factory=Counter)  # by the damage and what came of it
     differences: list[str] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
@@ -409,6 +409,15 @@ def generated() -> list[Case]:
     return [case for make in makers for case in make()]
 
 
+def _damage_of(name: str) -> str:
+    """What was done to a file, less where and to which kind of file."""
+    return re.sub(
+        r" (at \d+ %|baseline|optimised|progressive|restart|predictor|\d+ (?=%)).*",
+        "",
+        name.partition("/")[2],
+    )
+
+
 def compare_generated(cases: Iterable[Case]) -> dict[str, Row]:
     """Each generated file through decode, against what is known of it."""
     rows: dict[str, Row] = {}
@@ -423,7 +432,7 @@ def compare_generated(cases: Iterable[Case]) -> dict[str, Row]:
             if lines := written():
                 row.printed.append(f"{case.name}: {_shown(lines)}")
             if case.expect is Expect.MEASURED:
-                row.measured[str(outcome.verdict)] += 1
+                row.measured[_damage_of(case.name), str(outcome.verdict)] += 1
             elif outcome.verdict is Verdict.AGREES:
                 row.agree["the truth"] += 1
             elif outcome.verdict is Verdict.REFUSED:
@@ -487,7 +496,8 @@ def table(rows: dict[str, Row]) -> str:
         lines += ["", f"{name}: slowest {row.slowest[0]:.2f} s ({row.slowest[1]})"]
         lines += [f"  agrees with {readers}: {count}" for readers, count in row.agree.most_common()]
         lines += [
-            f"  damage that nothing tells, {verdict}: {count}" for verdict, count in row.measured.items()
+            f"  damage that nothing tells: {damage}, {verdict}: {count}"
+            for (damage, verdict), count in sorted(row.measured.items())
         ]
         reasons = sorted(row.refused.items(), key=lambda item: -len(item[1]))
         lines += [f"  refused {len(names):4}  {reason}  e.g. {names[0]}" for reason, names in reasons]

@@ -48,8 +48,9 @@ def test_every_image_of_other_projects_is_right_or_refused(archive: Path) -> Non
 def test_every_generated_file_is_right_or_refused() -> None:
     rows = compare_generated(generated())
     assert_nothing_is_wrong(rows)
-    measured = sum((row.measured for row in rows.values()), start=type(rows["PNG, generated"].measured)())
-    assert measured["differs"] <= UNTOLD * measured.total()
+    measured = [item for row in rows.values() for item in row.measured.items()]
+    differ = sum(count for (_damage, verdict), count in measured if verdict == "differs")
+    assert differ <= UNTOLD * sum(count for _case, count in measured)
 
 
 @pytest.mark.slow
