@@ -114,10 +114,10 @@ def _delivered(outlet: Outlet, code: int) -> int:
     if outlet.failure is None:
         return code
     if outlet.has_lost_its_reader:
-        return code or 128 + signal.SIGPIPE
-    what = f"the output cannot be written ({outlet.failure.strerror})"
-    if code:
-        say(what)
+        return code or (128 + signal.SIGPIPE if outlet.is_the_result else 0)
+    what = f"stdout: the output cannot be written ({outlet.failure.strerror})"
+    if code or not outlet.is_the_result:
+        say(what if code else f"{what}; everything else was done")
         return code
     return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
 

@@ -22,6 +22,8 @@ class Outlet(io.FileIO):
     """
 
     failure: OSError | None = None
+    is_the_result = True
+    """Whether what is printed here is what the command is for, and not only told beside it."""
 
     def write(self, data: Any, /) -> int:
         """Write what the other side takes, waiting for it if need be; all of it is taken once it failed."""

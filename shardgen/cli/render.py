@@ -50,6 +50,12 @@ def is_heard() -> bool:
     return outlet is None or outlet.failure is None
 
 
+def told_beside() -> None:
+    """Let the command succeed though what it prints gets lost: its result is a file, and is there."""
+    if (outlet := outlet_of(sys.stdout)) is not None:
+        outlet.is_the_result = False
+
+
 def stderr() -> Console:
     """Where progress and remarks go."""
     return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)

@@ -6,11 +6,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from shardgen.domain.wording import counted
@@ -21,19 +24,45 @@ DEVICES = ("auto", "cpu", "gpu")
 # Lines of absl's logger, as in "I0000 00:00:1700000000.000000    1 port.cc:153] oneDNN custom ...".
 START_UP_NOISE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+# Variables that change the bits of what the network computes, each with the value that changes nothing; 0 and
+# 1 are read as TensorFlow reads them. What was measured: docs/decisions.md 123.
+_SWITCHES_OF_CPU = {
+    "ONEDNN_CPU_ISA_HINTS": "NO_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
+    "ONEDNN_MAX_CPU_ISA": "ALL",
+    "TF_SET_ONEDNN_FPMATH_MODE": "",
+    "TF_USE_DEEP_CONV2D": "0",
+}
+_ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+_SWITCHES_OF_GPU = {
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "TF_CONV2D_USE_FP16_ACCUMULATE": "0",
+    "TF_CUDNN_DISABLE_CONV_1X1_OPTIMIZATION": "0",
+    "TF_CUDNN_USE_AUTOTUNE": "1",
+    "TF_CUDNN_USE_RUNTIME_FUSION": "0",
+    "TF_CUDNN_WORKSPACE_LIMIT_IN_MB": "4096",
+    "TF_ENABLE_WINOGRAD_NONFUSED": "1",
+    "TF_FP16_CONV_USE_FP32_COMPUTE": "1",
+    "TF_FP16_MATMUL_USE_FP32_COMPUTE": "1",
+    "TF_MATMUL_AUTOTUNE_ENABLE": "1",
+    "TF_USE_CUBLASLT": "0",
+}
+_SHOWN_CHARACTERS = 200
+_READ_AS = {"0": "0", "false": "0", "1": "1", "true": "1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """What the network runs on: `kind` is cpu or gpu, `model` a GPU, or a CPU with its threads.
 
-    The model and the library that computes, as in `tensorflow` `2.21.0`, decide the bytes.
+    The model, the library that computes, as in `tensorflow` `2.21.0`, and its `switches` decide the bytes.
     """
 
     kind: str
     model: str
     library: str
     version: str
+    switches: str = ""
 
 
 def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
@@ -41,37 +70,60 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
 
     `choice` is auto, cpu or gpu; `intra_op` and `inter_op` are threads, 0 for TensorFlow's own choice. Op
     determinism is switched on, logs below errors are switched off; of several GPUs the first is used, and
-    its memory grows as needed. Raises MachineUnfit if a GPU was asked for and there is none, or if
-    TensorFlow cannot be imported.
+    its memory grows as needed. Keras is not imported, so no setting of it matters. Raises MachineUnfit if a
+    GPU was asked for and there is none, or if TensorFlow cannot be imported.
     """
     if choice not in DEVICES:
         raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        with _without_start_up_noise():
-            import tensorflow as tf
-
+    with _without_start_up_noise():
+        tf = _imported()
+        try:
             gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
             _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
-    except ImportError as error:
-        raise MachineUnfit(
-            f"TensorFlow cannot be imported: {error}", hint='python -m pip install "tensorflow>=2.16"'
-        ) from error
-    except (RuntimeError, ValueError) as error:
-        raise DepthBackendUnavailable(
-            f"TensorFlow was already running with other settings: {error}", hint="start a new process"
-        ) from error
+        except (RuntimeError, ValueError) as error:
+            raise DepthBackendUnavailable(
+                f"TensorFlow was already running with other settings: {error}", hint="start a new process"
+            ) from error
     if choice == "gpu" and not gpus:
         raise MachineUnfit(
             "no GPU that TensorFlow can use",
             hint='--device cpu, or install the GPU extra: pip install "shardgen[gpu]"',
         )
     version = str(tf.__version__)
-    if not gpus:
-        return Device(kind="cpu", model=describe_cpu(intra_op), library="tensorflow", version=version)
-    details = tf.config.experimental.get_device_details(gpus[0])
-    model = str(details.get("device_name", "GPU"))
-    return Device(kind="gpu", model=model, library="tensorflow", version=version)
+    kind, model = "cpu", describe_cpu(intra_op)
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        kind, model = "gpu", str(details.get("device_name", "GPU"))
+    return Device(kind=kind, model=model, library="tensorflow", version=version, switches=switches(kind))
+
+
+def switches(kind: str) -> str:
+    """The variables that make this process compute other bits than others, as in `TF_USE_DEEP_CONV2D=1`.
+
+    For a device's `kind`, cpu or gpu; "" when none is set to anything but its default.
+    """
+    usual = dict(_SWITCHES_OF_GPU)
+    if kind == "cpu":
+        # By default on where the CPU has this instruction; what others do by default depends on the build.
+        is_on = "avx512_vnni" in cpu_flags()
+        usual = _SWITCHES_OF_CPU | {_ONEDNN: "1" if is_on else ""}
+    if _variable("TF_XLA_FLAGS"):  # nothing else brings XLA in
+        usual |= {"TF_XLA_FLAGS": "", "XLA_FLAGS": ""}
+    found = []
+    for name, default in sorted(usual.items()):
+        value = _variable(name)
+        if default in ("0", "1") or name == _ONEDNN:
+            value = _READ_AS.get(value.lower(), "")
+        if value and value.upper() != default:
+            found.append(f"{name}={value}")
+    return " ".join(found)
+
+
+def _variable(name: str) -> str:
+    """Its value; libraries still read the older names of oneDNN's, too."""
+    value = os.environ.get(name) or os.environ.get(name.replace("ONEDNN_", "DNNL_", 1), "")
+    return value.strip()[:_SHOWN_CHARACTERS]
 
 
 @contextmanager
@@ -95,11 +147,79 @@ def translated_errors() -> Iterator[None]:
         ) from error
 
 
+def _imported() -> Any:
+    try:
+        with _without_keras(), _without_temporary_folder():
+            import tensorflow as tf
+    except ImportError as error:
+        raise MachineUnfit(
+            f"TensorFlow cannot be imported: {error}", hint='python -m pip install "tensorflow>=2.16"'
+        ) from error
+    except Exception as error:  # of any package that it imports: what fits together badly raises anything
+        raise MachineUnfit(
+            f"TensorFlow cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            hint="packages do not fit together; in a new environment: python -m pip install shardgen",
+        ) from error
+    return tf
+
+
+class _KerasAway(MetaPathFinder, Loader):
+    """Finds Keras where it is, and does not load it: to TensorFlow that is as if it were not installed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """TensorFlow keeps the place, so that whoever imports Keras later still can."""
+        if fullname not in ("keras", "tf_keras"):
+            return None
+        found = PathFinder.find_spec(fullname, path, target)
+        return None if found is None else ModuleSpec(fullname, self, origin=found.origin)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Refuse."""
+        raise ImportError(f"{module.__name__} is not needed", name=module.__name__)
+
+
+@contextmanager
+def _without_keras() -> Iterator[None]:
+    """Import TensorFlow without Keras, which it would load on the way, and which we do not use.
+
+    Keras fails for a `keras.json` or a variable of another backend, imports what it finds (JAX, PyTorch,
+    scikit-learn), and costs a second and 100 MB. A copy inside TensorFlow reads the same `keras.json`, and
+    writes one, where the home folder is unknown into a folder named `~`: it is shown no folder.
+    """
+    away, before = _KerasAway(), os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"] = os.devnull  # no folder, so nothing is in it or gets into it
+    sys.meta_path.insert(0, away)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(away)
+        if before is None:
+            del os.environ["KERAS_HOME"]
+        else:
+            os.environ["KERAS_HOME"] = before
+
+
+@contextmanager
+def _without_temporary_folder() -> Iterator[None]:
+    """Let an import ask for a temporary folder where there is none: TensorFlow's tests want its name only."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = os.devnull
+    try:
+        yield
+    finally:
+        if tempfile.tempdir == os.devnull:
+            tempfile.tempdir = None
+
+
 @contextmanager
 def _without_start_up_noise() -> Iterator[None]:
     """Drop what TensorFlow's libraries log before they read TF_CPP_MIN_LOG_LEVEL; pass on everything else."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as caught:
+    with os.fdopen(os.memfd_create("stderr"), "w+b") as caught:  # needs no writable folder
         stderr = os.dup(2)
         os.dup2(caught.fileno(), 2)
         try:
@@ -147,8 +267,8 @@ def has_bfloat16() -> bool:
 def describe_cpu(threads: int = 0) -> str:
     """The CPU's name, widest instruction set and threads, as in `AMD EPYC (avx512_bf16, 2 threads)`.
 
-    All decide the bytes: by the number of threads inside an operation libraries cut long sums. 0: one for
-    each core, as TensorFlow chooses.
+    All decide the bytes: by the number of threads inside an operation libraries cut long sums. 0: as
+    TensorFlow chooses, by $TF_NUM_INTRAOP_THREADS, else one for each core.
     """
     flags = cpu_flags()
     instructions = (
@@ -158,5 +278,7 @@ def describe_cpu(threads: int = 0) -> str:
         ("avx2", "avx2"),
     )
     best = next((name for flag, name in instructions if flag in flags), "baseline")
-    count = counted(threads or schedulable_cores(), "thread")
+    wanted = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    by_variable = int(wanted) if re.fullmatch(r"[0-9]{1,4}", wanted) else 0
+    count = counted(threads or by_variable or schedulable_cores(), "thread")
     return f"{_cpu_field('model name') or 'CPU'} ({best}, {count})"

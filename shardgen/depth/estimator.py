@@ -54,8 +54,12 @@ class DepthEstimator(Estimator):
 
     @property
     def provenance(self) -> Mapping[str, str | int]:
-        """The library and its version."""
-        return {self._device.library: self._device.version}
+        """The library, its version, and the switches that are set."""
+        on = self._device
+        found: dict[str, str | int] = {on.library: on.version}
+        if on.switches:
+            found[f"{on.library}_switches"] = on.switches
+        return found
 
     def warm_up(self) -> None:
         """Build the graph, too."""

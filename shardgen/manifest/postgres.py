@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import re
 import shlex
 import socket
@@ -17,7 +18,14 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from shardgen.domain.steps import OnStep, RebuildStep
-from shardgen.errors import InputMissing, InvalidSettings, ManifestBusy, ManifestMismatch, ShardgenError
+from shardgen.errors import (
+    InputMissing,
+    InvalidSettings,
+    MachineUnfit,
+    ManifestBusy,
+    ManifestMismatch,
+    ShardgenError,
+)
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.postgres_errors import (
     answer_of,
@@ -75,6 +83,7 @@ class PostgresServer(Backend):
 
     def open(self, access: Access) -> PostgresDatabase:
         """Connect once, so that a wrong address or user is said at the start."""
+        self._refuse_missing_user()
         database = PostgresDatabase(self._engine(), self.shown, reads_only=access is Access.READ)
         try:
             database.check()
@@ -144,6 +153,19 @@ class PostgresServer(Backend):
             f"{self.shown}: a database on a server is copied by pg_dump, not by shardgen",
             hint=shlex.join(["pg_dump", "--format=custom", *words, "--file", str(target)]),
         )
+
+    def _refuse_missing_user(self) -> None:
+        """Without a name in the URL or around it, the client takes this system's user, who may have none."""
+        named = (self._url.username, *(self._url.query.get(key) for key in ("user", "service")))
+        if any(named) or os.environ.get("PGUSER") or os.environ.get("PGSERVICE"):
+            return
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            raise MachineUnfit(
+                f"{self.shown}: no user is named, and this process's own ({os.geteuid()}) has no name",
+                hint="export PGUSER=NAME, or write postgresql+psycopg://NAME@host/database",
+            ) from None
 
     def _refuse_company(self, connection: Connection, attempt: TextClause) -> None:
         if not connection.execute(attempt, {"key": _ALONE}).scalar_one():

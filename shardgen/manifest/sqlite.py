@@ -229,6 +229,8 @@ def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:
         # EXTRA also syncs the folder after the journal is deleted: durable on power loss, in rollback mode.
         cursor.execute("PRAGMA synchronous=EXTRA")
         cursor.execute("PRAGMA foreign_keys=ON")
+        # A large statement's own journal would need a folder for temporary files; there may be none.
+        cursor.execute("PRAGMA temp_store=MEMORY")
         cursor.close()
 
     @event.listens_for(engine, "begin")

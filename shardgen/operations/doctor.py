@@ -41,6 +41,7 @@ from shardgen.storage.fetch import cached_path
 from shardgen.storage.files import is_file, is_folder, is_there, storage_error
 
 _RECORDS_SECONDS = 5.0
+_FETCHED = ": weights are fetched into it"
 _SHOWN = 3  # of the photographs that are not as planned
 
 
@@ -111,6 +112,7 @@ def _device() -> Line:
     return Line(
         subject="device",
         fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.version}{fast}"
+        + (f"; set, which changes bytes: {found.switches}" if found.switches else "")
         + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
         verdict=Verdict.LOOK if unused else Verdict.FACT,
         hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",
@@ -118,6 +120,17 @@ def _device() -> Line:
 
 
 def _weights() -> Iterator[Line]:
+    try:
+        folder = cache_folder()
+    except ShardgenError as error:
+        yield Line(subject="cache", fact=str(error), verdict=Verdict.LOOK, hint=f"{error.hint}{_FETCHED}")
+    else:
+        yield from _cache(folder)
+    for name in SHIPPED:
+        yield Line(subject=f"weights {name}", fact="in the package")
+
+
+def _cache(folder: Path) -> Iterator[Line]:
     for name, released in RELEASED.items():
         path = cached_path(released)
         fetch_them = f"shardgen weights fetch {name}"
@@ -133,15 +146,12 @@ def _weights() -> Iterator[Line]:
             )
         else:
             yield Line(subject=f"weights {name}", fact=str(path))
-    for name in SHIPPED:
-        yield Line(subject=f"weights {name}", fact="in the package")
-    folder = cache_folder()
     if not _takes_files(_nearest(folder)):
         yield Line(
             subject="cache",
             fact=f"{folder}: cannot be written",
             verdict=Verdict.LOOK,
-            hint=f"export {CACHE_VARIABLE}=DIR, a folder of yours: weights are fetched into it",
+            hint=f"export {CACHE_VARIABLE}=DIR, a folder of yours{_FETCHED}",
         )
 
 

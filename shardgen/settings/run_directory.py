@@ -181,5 +181,6 @@ def _with_home(setting: str, *, where: str) -> Path:
         return Path(setting).expanduser()
     except RuntimeError:
         raise InvalidSettings(
-            f"{where}: {setting!r} names a user that this machine does not have", hint="write the whole path"
+            f"{where}: {setting!r}: this machine does not know that user's home folder",
+            hint="write the whole path",
         ) from None

@@ -230,3 +230,25 @@ def test_a_reader_that_goes_away_is_no_bug(finished: RunDirectory) -> None:
     )
     assert "error" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_status_shows_that_workers_had_other_switches(run: RunDirectory) -> None:
+    """Those that change bytes; a default that is stated, and a word that nobody knows, change none."""
+    usual = {"TF_USE_DEEP_CONV2D": "0", "ONEDNN_MAX_CPU_ISA": "ALL", "OPENCV_IPP": "maybe"}
+    other = {"TF_ENABLE_ONEDNN_OPTS": "0", "OPENCV_IPP": "disabled"}
+    for environment in (None, usual):
+        done = shardgen("worker", run.path, "--max-batches", "3", environment=environment)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(shardgen("status", run.path, "--json").stdout)["mixture"] == []
+    assert shardgen("worker", run.path, environment=other).returncode == 0
+    document = json.loads(shardgen("status", run.path, "--json").stdout)
+    mixture = sorted(document["mixture"], key=len)
+    assert [part["batches"] for part in mixture] == [6, 6]
+    assert mixture[1] == mixture[0] | {
+        "opencv_switches": "OPENCV_IPP=disabled",
+        "tensorflow_switches": "TF_ENABLE_ONEDNN_OPTS=0",
+    }
+    shown = " ".join(shardgen("status", run.path).stdout.split())
+    assert "opencv-switches OPENCV_IPP=disabled" in shown
+    assert "tensorflow-switches TF_ENABLE_ONEDNN_OPTS=0" in shown

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.cli.app import app
+from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.settings.run_directory import RunDirectory
@@ -64,7 +66,7 @@ def test_a_full_disk_is_an_error_unless_the_command_has_a_worse_one(
 ) -> None:
     code, errors = said(command, damaged.path, "> /dev/full")
     assert code == CODES.get(command, 31), errors
-    assert os.strerror(errno.ENOSPC) in errors
+    assert f"stdout: the output cannot be written ({os.strerror(errno.ENOSPC)})" in errors
     assert "bug" not in errors
     assert "Traceback" not in errors
     assert "error: " in errors
@@ -111,3 +113,62 @@ def test_streams_that_were_closed_lead_nowhere() -> None:
 def test_watching_ends_when_nobody_looks(run: RunDirectory) -> None:
     code, errors = said("status --watch", run.path, "| true")
     assert code == 141, errors
+
+
+@pytest.mark.parametrize("command", ["merge", "run"])
+@pytest.mark.parametrize("redirection", ["> /dev/full", "| true", ">&-", "2>&-", ">&- 2>&-", "&> /dev/full"])
+def test_a_zip_that_is_finished_is_success_whoever_hears_of_it(
+    finished_run: RunDirectory, command: str, redirection: str
+) -> None:
+    code, errors = said(command, finished_run.path, redirection)
+    assert code == 0, errors
+    assert (finished_run.path / "dataset.zip").is_file()
+    assert "bug" not in errors
+    if redirection == "> /dev/full":
+        lost = f"stdout: the output cannot be written ({os.strerror(errno.ENOSPC)}); everything else was done"
+        assert errors.splitlines()[-1] == lost
+    assert shardgen("verify", finished_run.path / "dataset.zip").returncode == 0
+
+
+# Every command, one after the other on one run directory; after the mark, the exit code on full streams.
+STORY = """
+--help > 31
+init {box}/new --foregrounds {box} --backgrounds {box} > 0
+plan {run} > 31
+preview {run} --samples 1 > 31
+worker {run} --max-batches 3 > 0
+run {run} > 0
+status {run} > 31
+status {run} --json > 31
+dead-letters {run} > 31
+verify {run} > 31
+verify {run}/dataset.zip > 31
+requeue {run} --batch 1 > 31
+worker {run} > 0
+merge {run} > 0
+sweep {run} --yes > 31
+backup {run} -o {box}/copy.sqlite > 31
+rebuild {run} > 13
+weights check {weights} > 31
+doctor {run} > 31
+cut-out {run} > 11
+demo {run} > 10
+"""
+
+
+def test_no_command_minds_that_both_streams_are_full(run: RunDirectory) -> None:
+    """Their work is the same: the zip is whole, and no file got what was to be printed."""
+    lines = [line.rpartition(" > ") for line in STORY.strip().splitlines()]
+    told = {words.partition(" ")[0] for words, _, _ in lines}
+    assert {f"{one.name or one.callback.__name__}" for one in app.registered_commands if one.callback} <= told
+    box = run.path.parent
+    for words, _, code in lines:
+        typed = words.format(run=run.path, box=box, weights=SHIPPED["small"]).split()
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "shardgen", *typed], stdout=full, stderr=full, check=False, timeout=120
+            )
+        assert done.returncode == int(code), words
+    heard = shardgen("verify", run.path / "dataset.zip")
+    assert (heard.returncode, heard.stdout) == (0, "read 48 samples: no findings\n")
+    assert shardgen("status", run.path).returncode == 0

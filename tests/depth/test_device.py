@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -100,3 +101,105 @@ def test_on_the_cpu_no_gpu_is_touched() -> None:
     device._configure(tensorflow, [], intra_op=0, inter_op=0)
     assert tensorflow.calls[0] == ("config.set_visible_devices", ([], "GPU"))
     assert not any("memory" in name for name, _ in tensorflow.calls)
+
+
+PREPARED = (
+    "import sys; from shardgen.depth import device; device.prepare('cpu')\n"
+    "print(sorted({name.partition('.')[0] for name in sys.modules} & {'keras', 'tf_keras', 'jax'}))"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("text", "variables"),
+    [
+        ('{"backend": "theano"}', {}),
+        ('{"floatx": "float33"}', {}),
+        ("[]", {}),
+        (None, {"KERAS_BACKEND": "theano", "KERAS_MAX_EPOCHS": "many", "TF_USE_LEGACY_KERAS": "1"}),
+    ],
+    ids=["another backend", "an unknown value", "no object", "variables"],
+)
+def test_no_setting_of_keras_matters(tmp_path: Path, text: str | None, variables: dict[str, str]) -> None:
+    path = tmp_path / "home" / ".keras" / "keras.json"
+    if text is None:
+        path.mkdir(parents=True)  # cannot be read, whoever asks
+    else:
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    given = {"HOME": str(tmp_path / "home"), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", PREPARED], capture_output=True, text=True, check=False, env=os.environ | given
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert sorted(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_who_imports_keras_later_still_can_with_settings_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "keras.json").write_text('{"floatx": "float16"}', encoding="utf-8")
+    program = (
+        f"{PREPARED}\nfrom tensorflow.keras import layers\nimport keras\n"
+        "print(layers.__name__.startswith('keras.'), keras.config.floatx())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"KERAS_HOME": str(tmp_path)},
+    )
+    assert done.stdout == "[]\nTrue float16\n"
+
+
+def test_a_tensorflow_that_raises_anything_at_its_import_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text("raise TypeError('Descriptors cannot be created')", "utf-8")
+    program = (
+        "from shardgen.depth import device; from shardgen.errors import MachineUnfit\n"
+        "try:\n    device.prepare('cpu')\nexcept MachineUnfit as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert done.stdout == "TensorFlow cannot be imported: TypeError: Descriptors cannot be created\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "given", "found"),
+    [
+        ("cpu", {"avx2"}, {}, ""),
+        ("cpu", {"avx512_vnni"}, {"TF_ENABLE_ONEDNN_OPTS": "False"}, "TF_ENABLE_ONEDNN_OPTS=0"),
+        ("cpu", {"avx512_vnni"}, {"TF_ENABLE_ONEDNN_OPTS": "1"}, ""),
+        ("cpu", {"avx2"}, {"TF_ENABLE_ONEDNN_OPTS": "true"}, "TF_ENABLE_ONEDNN_OPTS=1"),
+        ("cpu", {"avx2"}, {"TF_ENABLE_ONEDNN_OPTS": "maybe", "TF_USE_DEEP_CONV2D": "0"}, ""),
+        ("cpu", {"avx2"}, {"DNNL_MAX_CPU_ISA": "avx", "TF_USE_DEEP_CONV2D": "1"},
+         "ONEDNN_MAX_CPU_ISA=avx TF_USE_DEEP_CONV2D=1"),
+        ("cpu", {"avx2"}, {"ONEDNN_MAX_CPU_ISA": "all", "ONEDNN_DEFAULT_FPMATH_MODE": "strict"}, ""),
+        ("cpu", {"avx2"}, {"XLA_FLAGS": "--xla_dump_to=/d", "NVIDIA_TF32_OVERRIDE": "0"}, ""),
+        ("cpu", {"avx2"}, {"TF_XLA_FLAGS": "--a", "XLA_FLAGS": "--b"}, "TF_XLA_FLAGS=--a XLA_FLAGS=--b"),
+        ("gpu", {"avx2"}, {"NVIDIA_TF32_OVERRIDE": "0", "TF_USE_DEEP_CONV2D": "1"}, "NVIDIA_TF32_OVERRIDE=0"),
+        ("gpu", {"avx2"}, {"TF_CUDNN_USE_AUTOTUNE": "true", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB": "4096"}, ""),
+    ],
+)  # fmt: skip
+def test_only_switches_that_change_bytes_are_named(
+    monkeypatch: pytest.MonkeyPatch, kind: str, flags: set[str], given: dict[str, str], found: str
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("TF_", "ONEDNN_", "DNNL_", "XLA_", "NVIDIA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert device.switches(kind) == found
+
+
+def test_tensorflows_own_number_of_threads_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
+    assert "3 threads)" in device.describe_cpu()
+    assert "2 threads)" in device.describe_cpu(2)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "many")
+    assert device.describe_cpu() == device.describe_cpu(schedulable_cores())

@@ -7,6 +7,7 @@ import math
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from shardgen.depth.densedepth.model_config import MAX_LAYERS, ConfigRefused, ModelConfig, read_model_config
 from shardgen.depth.densedepth.topology import TensorKey, Topology, tensor_shapes
-from shardgen.errors import InputMissing, WeightsRefused
+from shardgen.errors import InputMissing, MachineUnfit, WeightsRefused
 from shardgen.storage.cache import cache_folder
 
 PROBLEMS_IN_MESSAGE = 8  # the rest is counted; `problems` of the error has them all
@@ -122,7 +123,10 @@ def refused(path: Path, problems: list[str], *, hint: str = "") -> WeightsRefuse
 
 
 def _fetch_instead(path: Path) -> str:
-    if path.parent == cache_folder():
+    fetched = None
+    with suppress(MachineUnfit):  # without a cache nothing was fetched into it
+        fetched = cache_folder()
+    if path.parent == fetched:
         return f"rm -f {shlex.quote(str(path))}; shardgen weights fetch {path.name.partition('.')[0]}"
     return "a DenseDepth weights file is needed; shardgen weights fetch nyu fetches the released one"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, 
 
 DepthMap = NDArray[np.float32]
 """Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
+
+
+_IPP_WORDS = ("disabled", "sse42", "avx2", "avx512")
 
 
 class CompositesMaker(Maker[ComposedSample, DepthMap]):
@@ -88,6 +92,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
                 "micro_batch": now,
                 **VERSIONS,
                 "precision": self._plan.depth.precision.value,
+                **_opencv_switches(),
                 **estimator.provenance,
             }
         )
@@ -99,6 +104,12 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
             if sample is not None:
                 images[row] = sample.network_input
         return images
+
+
+def _opencv_switches() -> dict[str, str]:
+    """What makes OpenCV enlarge depth, in float32, to other bits; of words that it does not know, nothing."""
+    value = os.environ.get("OPENCV_IPP", "")
+    return {"opencv_switches": f"OPENCV_IPP={value}"} if value in _IPP_WORDS else {}
 
 
 def encode_sample(
