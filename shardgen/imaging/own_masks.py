@@ -94,8 +94,8 @@ def own_mask_file(levels: NDArray[np.uint8], marks: Marks) -> bytes:
     picture = encode(levels, ImageFormat.PNG, 100)
     head, rest = picture[:_HEADER_END], picture[_HEADER_END:]
     texts = (_SOFTWARE, marks.model, marks.photograph, marks.verdict)
-    head += b"".join(map(_text_entry, _KEYWORDS, texts))
-    return head + _text_entry(_KEYWORDS[-1], hashlib.sha256(head + rest).hexdigest()) + rest
+    head += b"".join(map(_png_text, _KEYWORDS, texts))
+    return head + _png_text(_KEYWORDS[-1], hashlib.sha256(head + rest).hexdigest()) + rest
 
 
 def read_marks(data: bytes) -> Marks | None:
@@ -107,9 +107,9 @@ def read_marks(data: bytes) -> Marks | None:
     at = end_of_head = _HEADER_END
     for keyword in _KEYWORDS:
         length = int.from_bytes(data[at : at + 4])
-        chunk = data[at : at + 12 + length]
-        text = chunk[8 + len(keyword) + 1 : 8 + length].decode("ascii", "replace")
-        if length > 200 or chunk != _text_entry(keyword, text):
+        piece = data[at : at + 12 + length]
+        text = piece[8 + len(keyword) + 1 : 8 + length].decode("ascii", "replace")
+        if length > 200 or piece != _png_text(keyword, text):
             return None
         texts.append(text)
         end_of_head, at = at, at + 12 + length
@@ -121,6 +121,6 @@ def read_marks(data: bytes) -> Marks | None:
     return Marks(model=model, photograph=photograph, verdict=Verdict(verdict))
 
 
-def _text_entry(keyword: str, text: str) -> bytes:
+def _png_text(keyword: str, text: str) -> bytes:
     body = b"tEXt" + keyword.encode("ascii") + b"\0" + text.encode("ascii", "replace")
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))

@@ -294,8 +294,8 @@ def test_a_sheet_shows_masks_made_now_and_earlier_and_what_has_none(
 @pytest.mark.parametrize(
     "call",
     [
-        "fsync",
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("create", "write", "link", "fsync_folder")),
+        "link",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("create", "write", "fsync", "fsync_folder")),
         pytest.param("unlink", marks=pytest.mark.slow),
     ],
 )
