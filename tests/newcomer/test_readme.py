@@ -45,7 +45,7 @@ EXCUSED = {
     "du -sh .venv": "measures an installation",
     "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/coordination have a real one",
 }
-NAMES = {"shardgen cut-out", "shardgen run"}  # heads of rows in tables
+NAMES = {"shardgen run"}  # the head of a row in a table
 
 
 def test_every_command_of_the_readme_is_typed_by_a_test_or_excused() -> None:
