@@ -70,7 +70,7 @@ def fetch(
 ) -> Checked:
     """Fetch weights unless they are in the cache; return what `check` makes of the file.
 
-    A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
+    A download that fails leaves a `.part` file, and the next call resumes there. The file gets its final
     name only when its size, digest and structure are right and its bytes are on the disk. Raises
     DownloadFailed, or WeightsRefused if what arrived is not the weights (then nothing of it is kept).
     """
