@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -123,7 +124,11 @@ def switches(kind: str) -> str:
 def _variable(name: str) -> str:
     """The variable's value; of oneDNN's also by the older name, which libraries still read."""
     value = os.environ.get(name) or os.environ.get(name.replace("ONEDNN_", "DNNL_", 1), "")
-    return value.strip()[:_SHOWN_CHARACTERS]
+    value = value.strip()
+    if len(value) > _SHOWN_CHARACTERS:
+        digest = hashlib.sha256(os.fsencode(value)).hexdigest()
+        return f"{value[:_SHOWN_CHARACTERS]}… (sha256 {digest[:8]})"
+    return value
 
 
 @contextmanager
