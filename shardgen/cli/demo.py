@@ -63,7 +63,7 @@ def demo(
     out.print(status_view(report(run)))
     step("Merge: one zip with labels, a contact sheet and the statistics of the pixels as stored.")
     result = merge_run(run, folder / "demo.zip", allow_dead_letters=False)
-    render.told_beside()
+    render.result_is_a_file()
     out.print(render.merge_view(result))
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
     found = check_zip(result.path, decode=True)

@@ -30,6 +30,6 @@ def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters
 
     with render.counting("merging") as on_progress:
         result = merge_run(run, output, allow_dead_letters=allow_dead_letters, on_progress=on_progress)
-    render.told_beside()
+    render.result_is_a_file()
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")

@@ -23,7 +23,7 @@ class Outlet(io.FileIO):
 
     failure: OSError | None = None
     is_the_result = True
-    """Whether what is printed here is what the command is for, and not only told beside it."""
+    """Whether this output is the command's result; False where the result is a file."""
 
     def write(self, data: Any, /) -> int:
         """Write what the other side takes, waiting for it if need be; all of it is taken once it failed."""

@@ -50,8 +50,8 @@ def is_heard() -> bool:
     return outlet is None or outlet.failure is None
 
 
-def told_beside() -> None:
-    """Let the command succeed though what it prints gets lost: its result is a file, and is there."""
+def result_is_a_file() -> None:
+    """Call it once the file is there: the command succeeds even if what it prints is lost."""
     if (outlet := outlet_of(sys.stdout)) is not None:
         outlet.is_the_result = False
 

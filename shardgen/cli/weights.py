@@ -19,7 +19,7 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="nyu|kitti|u2netp", help="Which released network: DenseDepth's two, or that of cut-out."
+            metavar="nyu|kitti|u2netp", help="Which network: nyu or kitti for depth, u2netp for cut-out."
         ),
     ] = "nyu",
 ) -> None:

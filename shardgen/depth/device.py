@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -99,13 +100,13 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
 
 
 def switches(kind: str) -> str:
-    """The variables that make this process compute other bits than others, as in `TF_USE_DEEP_CONV2D=1`.
+    """Environment variables that change the bits that are computed, as in `TF_USE_DEEP_CONV2D=1`.
 
-    For a device's `kind`, cpu or gpu; "" when none is set to anything but its default.
+    Only those that matter to a device of this `kind` (cpu or gpu) and differ from their default.
     """
     usual = dict(_SWITCHES_OF_GPU)
     if kind == "cpu":
-        # By default on where the CPU has this instruction; what others do by default depends on the build.
+        # On by default where the CPU has this instruction; elsewhere the default depends on the build.
         is_on = "avx512_vnni" in cpu_flags()
         usual = _SWITCHES_OF_CPU | {_ONEDNN: "1" if is_on else ""}
     if _variable("TF_XLA_FLAGS"):  # nothing else brings XLA in
@@ -121,9 +122,13 @@ def switches(kind: str) -> str:
 
 
 def _variable(name: str) -> str:
-    """Its value; libraries still read the older names of oneDNN's, too."""
+    """The variable's value; of oneDNN's also by the older name, which libraries still read."""
     value = os.environ.get(name) or os.environ.get(name.replace("ONEDNN_", "DNNL_", 1), "")
-    return value.strip()[:_SHOWN_CHARACTERS]
+    value = value.strip()
+    if len(value) > _SHOWN_CHARACTERS:
+        digest = hashlib.sha256(os.fsencode(value)).hexdigest()
+        return f"{value[:_SHOWN_CHARACTERS]}… (sha256 {digest[:8]})"
+    return value
 
 
 @contextmanager
@@ -164,12 +169,12 @@ def _imported() -> Any:
 
 
 class _KerasAway(MetaPathFinder, Loader):
-    """Finds Keras where it is, and does not load it: to TensorFlow that is as if it were not installed."""
+    """Finds Keras and refuses to load it: TensorFlow goes on as if it were not installed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """TensorFlow keeps the place, so that whoever imports Keras later still can."""
+        """TensorFlow keeps the location, so that Keras can still be imported later."""
         if fullname not in ("keras", "tf_keras"):
             return None
         found = PathFinder.find_spec(fullname, path, target)
@@ -182,14 +187,14 @@ class _KerasAway(MetaPathFinder, Loader):
 
 @contextmanager
 def _without_keras() -> Iterator[None]:
-    """Import TensorFlow without Keras, which it would load on the way, and which we do not use.
+    """Let TensorFlow be imported without Keras, which it would load on the way, and which we do not use.
 
-    Keras fails for a `keras.json` or a variable of another backend, imports what it finds (JAX, PyTorch,
-    scikit-learn), and costs a second and 100 MB. A copy inside TensorFlow reads the same `keras.json`, and
-    writes one, where the home folder is unknown into a folder named `~`: it is shown no folder.
+    Keras fails if `keras.json` or a variable names another backend, imports what it finds (JAX, PyTorch,
+    scikit-learn), and costs a second and 100 MB. The copy inside TensorFlow reads the same `keras.json` and
+    writes one, into a folder named `~` if the home folder is unknown: so its folder is /dev/null.
     """
     away, before = _KerasAway(), os.environ.get("KERAS_HOME")
-    os.environ["KERAS_HOME"] = os.devnull  # no folder, so nothing is in it or gets into it
+    os.environ["KERAS_HOME"] = os.devnull  # nothing is in it or gets into it
     sys.meta_path.insert(0, away)
     try:
         yield
@@ -203,7 +208,7 @@ def _without_keras() -> Iterator[None]:
 
 @contextmanager
 def _without_temporary_folder() -> Iterator[None]:
-    """Let an import ask for a temporary folder where there is none: TensorFlow's tests want its name only."""
+    """Give an import some name of a temporary folder where there is none; TensorFlow only asks for it."""
     try:
         tempfile.gettempdir()
     except FileNotFoundError:

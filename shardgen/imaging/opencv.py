@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.errors import SampleError
+from shardgen.errors import ShardgenError
 
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
@@ -18,7 +18,7 @@ _NO_MEMORY = -4  # OpenCV's StsNoMem
 
 
 @contextmanager
-def opencv_errors(translate: Callable[[str], SampleError]) -> Iterator[None]:
+def opencv_errors(translate: Callable[[str], ShardgenError]) -> Iterator[None]:
     """Raise `translate(what OpenCV said)` for its errors; a lack of memory is no sample's fault."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Masks that shardgen makes: what a network's levels are worth, and how to tell its own files from others."""
+"""Masks that shardgen makes: how good they look, and how to tell its own files from the user's."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shardgen.imaging.masks import FOREGROUND_LEVEL, cut_out
 from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import ImageFormat, MaskMode
 
-_FULL_SHARE = 0.95  # of the pixels; nothing would be left of the photograph's background
-# Levels that say neither yes nor no: around a clear subject a seam, 0.1 to 0.2 of its area.
+_FULL_SHARE = 0.95  # of the pixels: hardly any background would be left out
+# Levels that say neither yes nor no: a clear subject has a seam of them, 0.1 to 0.2 of its area.
 _DOUBTFUL = (51, 204)
 _DOUBTFUL_SHARE = 0.25
 _OTHERS_SHARE = 0.1  # of the mask, outside its largest part: more than one thing stands out
@@ -32,7 +32,7 @@ _KEYWORDS = ("Software", "Model", "Photograph", "Verdict", "Content")
 
 
 class Verdict(StrEnum):
-    """What a cut-out looks like; of an empty one there is no file."""
+    """What a cut-out looks like; an empty one has no file."""
 
     CLEAR = "clear"
     UNCERTAIN = "uncertain"
@@ -60,9 +60,9 @@ def has_useful_alpha(photo: Photograph) -> bool:
 
 
 def judge(photo: Photograph, levels: NDArray[np.uint8]) -> Verdict:
-    """What becomes of the photograph with these levels uint8 (H, W), by the very steps of composing.
+    """What a mask of these levels uint8 (H, W) would look like, by the very steps of composing.
 
-    Uncertain is what the levels hesitate about, and a mask of several things.
+    Uncertain are a mask with many levels near the middle, and one of several things.
     """
     grey = np.repeat(levels[:, :, np.newaxis], 3, axis=2)
     try:
@@ -101,7 +101,7 @@ def own_mask_file(levels: NDArray[np.uint8], marks: Marks) -> bytes:
 def read_marks(data: bytes) -> Marks | None:
     """The marks of a mask file that `own_mask_file` made and nobody changed since; None for any other file.
 
-    A program that opens one and saves it again, with or without strokes of its own, writes other bytes.
+    A program that opens one and saves it again, changed or not, writes other bytes.
     """
     texts: list[str] = []
     at = end_of_head = _HEADER_END

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,27 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.errors import WeightsRefused
-from shardgen.imaging.opencv import resize
+from shardgen.imaging.opencv import opencv_errors, resize
 
 _SIDE = 320  # pixels; the square that the network was trained with, whatever the photograph's shape
 # Of ImageNet, as the network was trained: RGB, after the brightest value has become 1.
 _MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 _DEVIATION = np.array((0.229, 0.224, 0.225), np.float32)
-_MAPS = 7  # the fused map, then the six that it is made of; other networks have other outputs
+_MAPS = 7  # outputs: the fused map, then the six that it is made of
 # The key of a tensor in another file; OpenCV would open whatever file the model names.
 _EXTERNAL = b"location"
-_NO_MEMORY = -4  # OpenCV's StsNoMem
-_HINT = "use u2netp.onnx or u2net.onnx, which take 320x320 pixels; others are prepared in other ways"
+_HINT = "use u2netp.onnx or u2net.onnx"
 
 
 class SaliencyNetwork:
-    """A network of U²-Net's family; for one thread, and OpenCV computes with `threads`, however many.
+    """A network of U²-Net's family, to be called from one thread; OpenCV computes with `threads`.
 
     Raises WeightsRefused for bytes that OpenCV cannot read as ONNX; `where` names them.
     """
 
+    sha256: str
+    """Of the ONNX file."""
+
     def __init__(self, data: bytes, *, where: str, threads: int) -> None:
         self._where = where
+        self.sha256 = hashlib.sha256(data).hexdigest()
         if _EXTERNAL in data:
             raise WeightsRefused(f"{where}: its tensors lie in other files, which are not opened", hint=_HINT)
         cv2.setNumThreads(threads)
@@ -72,13 +76,12 @@ class SaliencyNetwork:
 
     @contextmanager
     def _refusing(self, what: str) -> Iterator[None]:
+        def refused(said: str) -> WeightsRefused:
+            return WeightsRefused(f"{self._where}: {what}: {' '.join(said.split())[:200]}", hint=_HINT)
+
         before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            yield
-        except cv2.error as error:
-            if error.code == _NO_MEMORY:
-                raise MemoryError(error.err) from error
-            reason = " ".join(error.err.split())[:200]
-            raise WeightsRefused(f"{self._where}: {what}: {reason}", hint=_HINT) from error
+            with opencv_errors(refused):
+                yield
         finally:
             cv2.utils.logging.setLogLevel(before)

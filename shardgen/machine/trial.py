@@ -1,7 +1,7 @@
-"""A file from outside is first read by a process of its own, where the library that reads it is written in C.
+"""Trials: a file from outside is first read in a process of its own if a library in C or C++ reads it.
 
-A damaged file can make such a library loop for ever, or end its process. Only what the trial has read to its
-end, within limits of time and memory, is read by the process that needs it.
+A damaged file can make such a library loop for ever, or end its process. Only a file that the trial has read
+to its end, within limits of time and memory, is read by the process that needs it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _REFUSED = 3  # the trial's exit code when it ended well, with one of our own er
 
 
 def try_to_read(module: str, path: Path) -> str:
-    """Let `python -m module` read the file with `main_of_trial`; what came of it, "" when it ended well.
+    """Let `python -m module` read the file with `main_of_trial`; what went wrong, "" if nothing did.
 
-    It ended well, too, when it refused the file with an error of ours: whoever reads the file then gets that.
+    A file that it refuses with an error of ours is left to the caller, who reads it and gets that error.
     """
     try:
         size_bytes = path.stat().st_size
@@ -55,7 +55,7 @@ def try_to_read(module: str, path: Path) -> str:
 
 
 def main_of_trial(read: Callable[[Path], object], path: str, seconds: str) -> int:
-    """Read the file within limits that the kernel keeps, also when nobody waits any more; the exit code."""
+    """Read the file within limits that the kernel keeps, even if nobody waits any more; the exit code."""
     for kind, wanted in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CPU, int(seconds))):
         soft, hard = resource.getrlimit(kind)
         limits = [wanted, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)]

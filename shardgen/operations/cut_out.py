@@ -6,10 +6,9 @@ network that drew it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import sys
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,8 +19,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.sample import spread_samples
-from shardgen.errors import ComposeFailed, InputMissing, SampleError, SourcesRefused, WeightsRefused
+from shardgen.errors import (
+    ComposeFailed,
+    InputMissing,
+    MachineUnfit,
+    SampleError,
+    SourcesRefused,
+    StorageFailed,
+    WeightsRefused,
+)
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.masks import cut_out
 from shardgen.imaging.options import MaskMode
@@ -31,7 +39,17 @@ from shardgen.imaging.sheet import cut_out_cell, cut_out_sheet
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.trial import main_of_trial, try_to_read
 from shardgen.operations.preview import refuse_picture
-from shardgen.sources.folder import SUFFIXES, Listing, MaskNames, list_folder, pair_masks, read_file, stem_of
+from shardgen.sources.folder import (
+    SUFFIXES,
+    Listing,
+    MaskNames,
+    by_name,
+    is_mask,
+    list_folder,
+    pair_masks,
+    read_file,
+    stem_of,
+)
 from shardgen.storage.atomic import (
     abandoned_files,
     give_name,
@@ -49,7 +67,7 @@ U2NETP = Released(
     url="https://github.com/danielgatis/rembg/releases/download/v0.0.0/u2netp.onnx",
     size_bytes=4_574_861,
     sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
-    otherwise="name it where it lies: shardgen cut-out FOLDER --model u2netp.onnx",
+    otherwise="say where you put it: shardgen cut-out FOLDER --model u2netp.onnx",
 )
 _MODEL_BYTES = 1 << 30  # u2net.onnx, the largest of the family, has 176 million
 _MASK_SUFFIX = ".mask.png"
@@ -69,9 +87,9 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of one photograph; `verdict` is None where no mask of ours is meant.
+    """What became of one photograph; `verdict` is None where the mask is not ours.
 
-    `is_outdated`: its mask was made earlier, of another file of that name.
+    `is_outdated`: its mask was made earlier, of another file with that name.
     """
 
     name: str
@@ -82,30 +100,34 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOuts:
-    """Every photograph's outcome in the order of names, and the problems with others, one line each."""
+    """Every photograph's outcome in the order of names, and what is wrong with the others."""
 
     folder: Path
     outcomes: tuple[Outcome, ...]
-    problems: tuple[str, ...]
+    problems: tuple[Remark, ...]
 
 
 class Concern(Enum):
-    """What asks for a look: in a list, what to do about it, and on a sheet."""
+    """Why a person should look: the reason, what to do, and what stands on a sheet."""
 
     EMPTY = (
-        "nothing stands out, no mask written",
-        "draw NAME.mask.png yourself, or take them out",
+        "no subject found, so no mask was written",
+        "draw NAME.mask.png yourself, or take the photograph out",
         "no subject found, no mask",
     )
-    FULL = ("the mask covers nearly the whole picture", "look, and draw a better one", "nearly all of it")
+    FULL = (
+        "the mask covers nearly the whole picture",
+        "look at it, and draw a better one if need be",
+        "nearly the whole picture",
+    )
     UNCERTAIN = (
-        "the mask is uncertain, or of several things",
-        "look closely, and draw a better one",
+        "the mask is uncertain, or covers several things",
+        "look at it closely, and draw a better one if need be",
         "uncertain, or several things",
     )
     OUTDATED = (
-        "the mask is of an earlier photograph of that name",
-        "add --overwrite",
+        "the mask was made of an earlier photograph with that name",
+        "run cut-out on that photograph alone, or add --overwrite",
         "mask of an earlier photograph",
     )
 
@@ -115,10 +137,10 @@ class Concern(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOutRequest:
-    """`path` is a folder, or one photograph, whose mask is then made anew if it is shardgen's own.
+    """`path` is a folder, or one photograph, whose mask is then made again if it is shardgen's own.
 
     `model` is None for the released one, which is fetched if need be. `overwrite` makes shardgen's own masks
-    anew, `sheet` is a PNG to draw.
+    again; `sheet` is a PNG that will be drawn.
     """
 
     path: Path
@@ -129,7 +151,7 @@ class CutOutRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOutEvents:
-    """`on_found` hears how many photographs there are, `on_file` of each that is done."""
+    """`on_found` is told how many photographs there are, `on_file` the name of each that is done."""
 
     on_found: Callable[[int], None] = field(default=lambda _count: None)
     on_file: Callable[[str], None] = field(default=lambda _name: None)
@@ -138,17 +160,11 @@ class CutOutEvents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ready:
-    """A decoded photograph that gets a mask, in the place of one of our own with `replaces`."""
+    """A decoded photograph that needs a mask; with `replaces` it has one of ours."""
 
     photo: Photograph
     sha256: str
     replaces: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Model:
-    network: SaliencyNetwork
-    sha256: str
 
 
 def cut_out_photographs(
@@ -156,8 +172,8 @@ def cut_out_photographs(
 ) -> CutOuts:
     """Write `NAME.mask.png` beside each photograph that has neither a useful alpha channel nor a mask file.
 
-    Each mask is durable before the next photograph's turn; whatever ends this, the same again goes on. A mask
-    that is not shardgen's own is never replaced.
+    Each mask is durable before the next one is made; after a stop, the same call continues. A mask that is
+    not shardgen's own is never replaced.
 
     Raises InputMissing, WeightsRefused, DownloadFailed, StorageFailed; SourcesRefused for one photograph by
     name whose mask is the user's.
@@ -168,15 +184,17 @@ def cut_out_photographs(
         refuse_picture(request.sheet, folder, option="--sheet")
     _remove_leftovers(folder, listing)
     mask_names = pair_masks(listing.photographs, listing.masks)
-    names, problems = _without_rivals(listing, mask_names)
+    problems = list(_name_problems(folder, listing, mask_names))
+    named = {name for problem in problems for name in problem.names} | {*mask_names.misnamed.values()}
+    names = [name for name in listing.photographs if name not in named]
     events.on_found(len(names))
     outcomes: list[Outcome] = []
-    model: _Model | None = None
+    network: SaliencyNetwork | None = None
     for name, seen in _looked_at(folder, mask_names, names, overwrite=overwrite):
         if isinstance(seen, _Ready):
-            model = model or _open_model(request.model, events.on_download)
-            outcomes.append(_cut(folder / name, name, seen, model, files))
-        elif isinstance(seen, Outcome):
+            network = network or _open_model(request.model, events.on_download)
+            seen = _cut(folder, name, seen, network, files)  # noqa: PLW2901
+        if isinstance(seen, Outcome):
             outcomes.append(seen)
         else:
             problems.append(seen)
@@ -186,14 +204,14 @@ def cut_out_photographs(
             f"{request.path}: it has a mask that shardgen did not make, or that was changed since",
             hint="move that mask away; it is never replaced",
         )
-    return CutOuts(folder=folder, outcomes=tuple(outcomes), problems=tuple(problems))
+    return CutOuts(folder=folder, outcomes=tuple(outcomes), problems=grouped(problems))
 
 
 def draw_sheet(done: CutOuts, path: Path) -> int:
     """Draw photographs beside their cut-outs as PNG, replacing an earlier one; how many were drawn.
 
-    At most 120: all that ask for a look, as far as they fit, then others spread over the rest. None without
-    masks of shardgen's own.
+    At most 120: first those that need a look, then others spread over the rest. Those with masks of the
+    user's are left out; where nothing else is there, no file is written.
     """
     shown = [one for one in done.outcomes if one.verdict is not None]
     flagged = [one for one in shown if _concern(one)][:_SHEET_CELLS]
@@ -209,7 +227,7 @@ def draw_sheet(done: CutOuts, path: Path) -> int:
 
 
 def concerns(done: CutOuts) -> dict[Concern, list[str]]:
-    """The names of photographs that ask for a look, in groups."""
+    """The names of photographs that need a look, by the reason."""
     found: dict[Concern, list[str]] = {concern: [] for concern in Concern}
     for one in done.outcomes:
         if concern := _concern(one):
@@ -219,29 +237,29 @@ def concerns(done: CutOuts) -> dict[Concern, list[str]]:
 
 def check_model(path: Path) -> dict[str, str | int]:
     """What `weights check` says of a network for cut-outs; raises InputMissing, WeightsRefused."""
-    model = _read_model(path)
+    network = _read_model(path)
     return {
-        "network": "U²-Net, cuts out what stands out (shardgen cut-out)",
-        "released as": U2NETP.name if model.sha256 == U2NETP.sha256 else "unknown",
+        "network": "U²-Net, for shardgen cut-out",
+        "released as": U2NETP.name if network.sha256 == U2NETP.sha256 else "unknown",
         "bytes": path.stat().st_size,
-        "sha256": model.sha256,
+        "sha256": network.sha256,
     }
 
 
 def fetch_model(on_download: OnDownload) -> str:
     """Fetch the released network into the cache, unless it is there; its sha256."""
-    return hashlib.sha256(fetch(U2NETP, _model_bytes, on_progress=on_download)).hexdigest()
+    return _open_model(None, on_download).sha256
 
 
 def _listed(request: CutOutRequest) -> tuple[Path, Listing, bool]:
-    """The folder, what lies in it, whether to make our own masks anew."""
+    """The folder, what lies in it, and whether to make our own masks again."""
     path = request.path
     if not is_folder(path):
         return path.parent, _one_photograph(path), True
     if is_file(path / "shardgen.toml"):
         raise InputMissing(
             f"{path}: a run directory, not a folder of photographs",
-            hint="name the folder of foregrounds that its shardgen.toml has under [sources]",
+            hint="name the folder that its shardgen.toml calls foregrounds",
         )
     listing = list_folder(path, what="photographs", with_masks=True)
     if not listing.photographs and not listing.unnameable:
@@ -253,56 +271,55 @@ def _listed(request: CutOutRequest) -> tuple[Path, Listing, bool]:
 
 
 def _one_photograph(path: Path) -> Listing:
-    """A photograph and what lies beside it under its name, as a folder's listing has them."""
+    """A photograph, others of its name, and the masks beside it, as the listing of a folder has them."""
     if not is_there(path):
         raise InputMissing(f"{path}: no such folder or photograph", hint="give the right path")
     if path.suffix.lower() not in SUFFIXES or not is_file(path):
         raise InputMissing(
             f"{path}: not a photograph by its name", hint="name a folder, or a JPEG, PNG, WebP, BMP or TIFF"
         )
-    if _is_mask(path.name):
+    if is_mask(path.name):
         raise InputMissing(f"{path}: a mask file", hint="name the photograph that it belongs to")
     with storing(path.parent):
         beside = [one.name for one in path.parent.iterdir() if one.suffix.lower() in SUFFIXES]
-    alike = [name for name in beside if not _is_mask(name) and _key(name) == _key(path.name)]
+    photographs = tuple(sorted(name for name in beside if not is_mask(name)))
     return Listing(
-        photographs=tuple(sorted(alike)),
-        masks=tuple(sorted(filter(_is_mask, beside))),
+        photographs=next(same for same in by_name(photographs, stem_of).values() if path.name in same),
+        masks=tuple(sorted(filter(is_mask, beside))),
         others=(),
         unnameable=(),
         left_over={},
     )
 
 
-def _is_mask(name: str) -> bool:
-    return stem_of(name).lower().endswith(".mask")
+def _name_problems(folder: Path, listing: Listing, mask_names: MaskNames) -> Iterator[Remark]:
+    """What the names alone show: photographs that cannot have a mask of their own."""
+    for name in listing.unnameable:
+        yield _problem(folder, name, "the file's name is not UTF-8", hint="rename it")
+    for name, beside in mask_names.misnamed.items():
+        yield _problem(
+            folder,
+            name,
+            "looks like a mask, but masks are named NAME.mask.png",
+            hint="rename it NAME.mask.png; if it is a photograph, give it another name",
+            detail=f"beside {beside}",
+        )
+    for same in by_name(listing.photographs, stem_of).values():
+        if len(same) > 1 and not all(mask_names.of.get(name) for name in same):
+            for name in same:
+                others = ", ".join(other for other in same if other != name)
+                reason = "one mask file would belong to several photographs"
+                yield _problem(folder, name, reason, hint="rename all but one", detail=f"beside {others}")
 
 
-def _key(name: str) -> str:
-    """What two photographs have in common that would share a mask file."""
-    return unicodedata.normalize("NFC", stem_of(name))
-
-
-def _without_rivals(listing: Listing, mask_names: MaskNames) -> tuple[list[str], list[str]]:
-    """The photographs that can have a mask of their own, and problems."""
-    count = Counter(map(_key, listing.photographs))
-    misnamed = mask_names.misnamed
-    spared = {*misnamed, *misnamed.values()}
-    names = [name for name in listing.photographs if count[_key(name)] == 1 and name not in spared]
-    problems = [f"{name}: the file's name is not UTF-8 (rename it)" for name in listing.unnameable]
-    problems += [
-        f"{name}: looks like the mask of {misnamed[name]} (rename it NAME.mask.png; if it is a photograph, "
-        "give it another name)"
-        for name in sorted(misnamed)
-    ]
-    for key in sorted(key for key in count if count[key] > 1):
-        rivals = ", ".join(name for name in listing.photographs if _key(name) == key)
-        problems.append(f"{rivals}: one mask file would belong to all of them (rename all but one)")
-    return names, problems
+def _problem(folder: Path, name: str, reason: str, *, hint: str, detail: str = "") -> Remark:
+    return Remark(
+        folder=str(folder), names=(name,), reason=reason, hint=hint, details=(detail,) if detail else ()
+    )
 
 
 def _remove_leftovers(folder: Path, listing: Listing) -> None:
-    """Remove what a killed command staged; one that another command is writing is locked, and stays."""
+    """Remove what a killed command staged; what another command is writing is locked, and stays."""
     for one in sorted({(folder / name).parent for name in listing.photographs}):
         for leftover in abandoned_files(one):
             if leftover.name.removesuffix(".part")[:-9].endswith(_MASK_SUFFIX):
@@ -311,18 +328,20 @@ def _remove_leftovers(folder: Path, listing: Listing) -> None:
 
 def _looked_at(
     folder: Path, mask_names: MaskNames, names: list[str], *, overwrite: bool
-) -> Iterator[tuple[str, _Ready | Outcome | str]]:
-    """Look at one photograph after the other, one ahead of the network; a problem is a line of text."""
+) -> Iterator[tuple[str, _Ready | Outcome | Remark]]:
+    """Look at one photograph after the other, one ahead of the network."""
 
-    def look(name: str) -> _Ready | Outcome | str:
+    def look(name: str) -> _Ready | Outcome | Remark:
         try:
             return _look(folder, mask_names.of.get(name, ()), name, overwrite=overwrite)
-        except SampleError as error:
-            return f"{name}: {error}" + (f" ({error.hint})" if error.hint else "")
+        except (SampleError, MachineUnfit) as error:
+            return _problem(folder, name, str(error), hint=error.hint)
         except InputMissing as error:
-            if not isinstance(error.__cause__, PermissionError | FileNotFoundError) or not is_folder(folder):
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or not is_folder(folder):
                 raise
-            return f"{name}: cannot be read ({error.__cause__.strerror})"
+            wrong = Path(cause.filename).relative_to(folder).as_posix()
+            return _problem(folder, wrong, f"cannot be read ({cause.strerror})", hint=error.hint)
 
     with ThreadPoolExecutor(1, "look") as pool:
         ahead = [pool.submit(look, name) for name in names[:1]]
@@ -339,14 +358,22 @@ def _look(folder: Path, masks: tuple[str, ...], name: str, *, overwrite: bool) -
         return Outcome(name=name, kind=Kind.THEIRS)
     data = read_file(folder, name)
     sha256 = hashlib.sha256(data).hexdigest()
-    if own is not None and not overwrite:
-        return Outcome(
-            name=name, kind=Kind.EARLIER, verdict=own.verdict, is_outdated=own.photograph != sha256
-        )
+    kept = _kept(name, own, sha256)
+    if own is not None and not overwrite and not kept.is_outdated:
+        return kept
     photo = decode(data)
+    if own is not None and not overwrite:
+        return kept
     if own is None and has_useful_alpha(photo):
         return Outcome(name=name, kind=Kind.ALPHA)
     return _Ready(photo=photo, sha256=sha256, replaces=own is not None)
+
+
+def _kept(name: str, own: Marks | None, sha256: str) -> Outcome:
+    """The outcome of a photograph whose mask file stays as it is; `own` is None for one of the user's."""
+    if own is None:
+        return Outcome(name=name, kind=Kind.THEIRS)
+    return Outcome(name=name, kind=Kind.EARLIER, verdict=own.verdict, is_outdated=own.photograph != sha256)
 
 
 def _mask_path(photograph: Path) -> Path:
@@ -360,24 +387,30 @@ def _own_marks(path: Path) -> Marks | None:
     return read_marks(read_file(path.parent, path.name))
 
 
-def _cut(photograph: Path, name: str, ready: _Ready, model: _Model, files: DiskFiles) -> Outcome:
-    levels = model.network.levels(ready.photo.pixels)
+def _cut(
+    folder: Path, name: str, ready: _Ready, network: SaliencyNetwork, files: DiskFiles
+) -> Outcome | Remark:
+    path = _mask_path(folder / name)
+    levels = network.levels(ready.photo.pixels)
     verdict = judge(ready.photo, levels)
     if verdict is Verdict.EMPTY:
         if ready.replaces:
-            _remove(_mask_path(photograph), files)
+            _remove(path, files)
         return Outcome(name=name, kind=Kind.EMPTY, verdict=verdict)
-    marks = Marks(model=model.sha256, photograph=ready.sha256, verdict=verdict)
-    is_ours = _write(_mask_path(photograph), own_mask_file(levels, marks), files, replaces=ready.replaces)
-    return Outcome(
-        name=name,
-        kind=Kind.WRITTEN if is_ours else Kind.THEIRS,
-        verdict=verdict if is_ours else None,
-    )
+    marks = Marks(model=network.sha256, photograph=ready.sha256, verdict=verdict)
+    try:
+        is_written = _write(path, own_mask_file(levels, marks), files, replaces=ready.replaces)
+    except StorageFailed as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.ENAMETOOLONG:
+            raise
+        return _problem(folder, name, "its mask file's name would be too long", hint="shorten the name")
+    if not is_written:  # another cut-out may have been faster, or the user
+        return _kept(name, _own_marks(path), ready.sha256)
+    return Outcome(name=name, kind=Kind.WRITTEN, verdict=verdict)
 
 
 def _write(path: Path, data: bytes, files: DiskFiles, *, replaces: bool) -> bool:
-    """Give a mask its name, durably; False, changing nothing, when somebody else's has come meanwhile."""
+    """Give a mask its name, durably; False, changing nothing, when another one has come meanwhile."""
     with storing(path), staged_beside(path, files=files) as (descriptor, staged):
         files.write(descriptor, data)
         files.fsync(descriptor)
@@ -391,7 +424,7 @@ def _write(path: Path, data: bytes, files: DiskFiles, *, replaces: bool) -> bool
 
 
 def _remove(path: Path, files: DiskFiles) -> None:
-    """A mask of our own that is not made again: the photograph has none now."""
+    """Remove a mask of our own where a new look finds no subject."""
     with storing(path):
         if _own_marks(path) is not None:
             files.unlink(path)
@@ -405,7 +438,10 @@ def _concern(one: Outcome) -> Concern | None:
 
 
 def _drawn(folder: Path, one: Outcome) -> NDArray[np.uint8]:
-    photo = decode(read_file(folder, one.name))
+    try:
+        photo = decode(read_file(folder, one.name))
+    except SampleError as error:  # exchanged meanwhile, or an earlier version of a decoder could read it
+        raise SourcesRefused(f"{folder / one.name}: {error}", hint=error.hint) from error
     concern = _concern(one)
     mask = None
     if one.kind is not Kind.EMPTY:
@@ -415,29 +451,23 @@ def _drawn(folder: Path, one: Outcome) -> NDArray[np.uint8]:
     return cut_out_cell(one.name, photo.pixels, mask, remark=concern.remark if concern else "")
 
 
-def _open_model(path: Path | None, on_download: OnDownload) -> _Model:
+def _open_model(path: Path | None, on_download: OnDownload) -> SaliencyNetwork:
     if path is not None:
         return _read_model(path)
     data = fetch(U2NETP, _model_bytes, on_progress=on_download)
-    return _model_of(data, cached_path(U2NETP))
+    return SaliencyNetwork(data, where=str(cached_path(U2NETP)), threads=usable_cores())
 
 
-def _read_model(path: Path) -> _Model:
-    """A model from anywhere; one that is not the released one is tried first."""
+def _read_model(path: Path) -> SaliencyNetwork:
+    """A model from anywhere; one that is not the released one is tried first, and run once."""
     data = _model_bytes(path)
-    if hashlib.sha256(data).hexdigest() != U2NETP.sha256 and (
-        problem := try_to_read("shardgen.operations.cut_out", path)
-    ):
+    is_released = hashlib.sha256(data).hexdigest() == U2NETP.sha256
+    if not is_released and (problem := try_to_read("shardgen.operations.cut_out", path)):
         raise WeightsRefused(f"{path}: damaged model: {problem}", hint=_FETCH)
-    return _model_of(data, path)
-
-
-def _model_of(data: bytes, path: Path) -> _Model:
-    sha256 = hashlib.sha256(data).hexdigest()
     network = SaliencyNetwork(data, where=str(path), threads=usable_cores())
-    if sha256 != U2NETP.sha256:
+    if not is_released:
         network.check()
-    return _Model(network=network, sha256=sha256)
+    return network
 
 
 def _model_bytes(path: Path) -> bytes:

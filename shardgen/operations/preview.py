@@ -71,13 +71,14 @@ def refuse_picture(path: Path, *sources: Path, option: str) -> None:
     another format than the one that is written.
     """
     example = f"{option} {PNG_NAME}"
-    refuse_unusable_folder(path.parent, makes=0, otherwise=f"choose another folder with {option}")
+    other_folder = f"choose another folder with {option}"
+    refuse_unusable_folder(path.parent, makes=0, otherwise=other_folder)
     if is_folder(path):
         raise InputMissing(f"{path}: a folder, not a picture", hint=f"name a PNG: {example}")
     other_name = f"choose another name with {option}, such as {example}"
     for folder in sources:
         if folder.resolve() in path.resolve().parents:
-            raise PlanConflict(f"{path}: would be among the photographs", hint=other_name)
+            raise PlanConflict(f"{path}: would be among the photographs", hint=other_folder)
     if is_there(path) and not (is_file(path) and _start_of(path) == _PNG_START):
         raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
     if path.suffix.lower() != ".png":

@@ -74,7 +74,7 @@ def pair_masks(photographs: tuple[str, ...], masks: tuple[str, ...]) -> MaskName
     A Mac writes `é` as two characters, others as one. Where two photographs have the same name but for that,
     each needs a mask file whose name is encoded as its own is.
     """
-    photographs_of, masks_of = _by_name(photographs, stem_of), _by_name(masks, masked_stem)
+    photographs_of, masks_of = by_name(photographs, stem_of), by_name(masks, masked_stem)
     of: dict[str, tuple[str, ...]] = {}
     contested: dict[str, tuple[str, ...]] = {}
     for name, same in photographs_of.items():
@@ -148,7 +148,8 @@ def _canonical(stem: str) -> str:
     return unicodedata.normalize("NFC", stem)
 
 
-def _by_name(names: tuple[str, ...], stem: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
+def by_name(names: tuple[str, ...], stem: Callable[[str], str]) -> dict[str, tuple[str, ...]]:
+    """Put together what has the same `stem`, however its accents are encoded."""
     result: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
     for name in names:
         result[_canonical(stem(name))] += (name,)

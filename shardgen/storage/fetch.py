@@ -37,8 +37,8 @@ OnDownload = Callable[[int, int | None], None]
 class Released:
     """A published file, fetched into the cache folder; size and digest are None where nobody pinned them.
 
-    `name` is what `shardgen weights fetch` calls it. `otherwise` is the way out for who cannot fetch it at
-    all, as the end of a hint.
+    `name` is what `shardgen weights fetch` calls it. `otherwise` ends the hint for users who cannot fetch it
+    at all.
     """
 
     name: str
@@ -70,7 +70,7 @@ def fetch(
 ) -> Checked:
     """Fetch weights unless they are in the cache; return what `check` makes of the file.
 
-    A download that fails leaves `<name>.h5.part`, and the next call resumes there. The file gets its final
+    A download that fails leaves a `.part` file, and the next call resumes there. The file gets its final
     name only when its size, digest and structure are right and its bytes are on the disk. Raises
     DownloadFailed, or WeightsRefused if what arrived is not the weights (then nothing of it is kept).
     """
@@ -78,9 +78,8 @@ def fetch(
     if is_file(path):
         return check(locate(released))
     part = path.with_name(f"{path.name}.part")
-    with _disk_errors(path):
+    with _disk_errors(path), _network_errors(released, path):
         make_folders(path.parent)
-    with _network_errors(released, path):
         _download(released, part, check, on_progress)
     try:
         _refuse_other(released, part, hint=_NOTHING_KEPT)
@@ -219,7 +218,7 @@ def _copy(
 
 @contextmanager
 def _network_errors(released: Released, path: Path) -> Iterator[None]:
-    """Everything that can go wrong on the way becomes one DownloadFailed that says what to do by hand."""
+    """Whatever goes wrong with the network becomes one DownloadFailed that says what to do by hand."""
     try:
         yield
     except (
@@ -239,8 +238,6 @@ def _network_errors(released: Released, path: Path) -> Iterator[None]:
             hint=f"run it again to resume; without a network, download {released.url} elsewhere "
             f"and put it at {path}, or {released.otherwise}",
         ) from error
-    except OSError as error:
-        raise StorageFailed(f"{path}: {error.strerror or error}", hint="free some disk space") from error
 
 
 @contextmanager
@@ -249,5 +246,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageFailed(
-            f"{path}: {error.strerror or error}", hint=f"set {CACHE_VARIABLE} to a folder that can be written"
+            f"{path}: {error.strerror or error}",
+            hint=f"free some disk space, or set {CACHE_VARIABLE} to another folder",
         ) from error

@@ -197,6 +197,17 @@ def test_only_switches_that_change_bytes_are_named(
     assert device.switches(kind) == found
 
 
+def test_switches_that_differ_far_from_their_beginning_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = set()
+    for end in "ab":
+        monkeypatch.setenv("TF_XLA_FLAGS", f"--{'x' * 5000}{end}")
+        found.add(device.switches("gpu"))
+    assert len(found) == 2
+    assert max(map(len, found)) < 300
+
+
 def test_tensorflows_own_number_of_threads_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "3")
     assert "3 threads)" in device.describe_cpu()

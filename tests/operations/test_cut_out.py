@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from shardgen.operations.cut_out import (
     cut_out_photographs,
     draw_sheet,
 )
+from shardgen.sources.folder import MAX_FILE_BYTES
 from shardgen.storage.files import DiskFiles
 from tests import u2netp as released
 from tests import warm
@@ -173,6 +175,15 @@ def test_a_mask_that_comes_while_ours_is_made_stays(folder: Path, u2netp: Path) 
     assert sorted(content(folder)) == ["anna.jpg", "anna.mask.png"]
 
 
+def test_a_mask_that_another_cut_out_was_faster_with_is_none_of_the_users(folder: Path, u2netp: Path) -> None:
+    class Rival(DiskFiles):
+        def fsync(self, descriptor: int) -> None:
+            cut(folder, u2netp)
+
+    (outcome,) = cut_out_photographs(CutOutRequest(path=folder, model=u2netp), files=Rival()).outcomes
+    assert (outcome.kind, outcome.verdict, outcome.is_outdated) == (Kind.EARLIER, Verdict.CLEAR, False)
+
+
 def test_a_mask_of_our_own_that_is_exchanged_while_it_is_made_anew_stays(made: Path, u2netp: Path) -> None:
     class Rival(DiskFiles):
         def fsync(self, descriptor: int) -> None:
@@ -250,7 +261,7 @@ def test_one_mask_is_not_made_for_two_photographs(folder: Path, u2netp: Path) ->
     done = cut(folder, u2netp)
     assert kinds(done) == {"bert.jpg": Kind.WRITTEN}
     (problem,) = done.problems
-    assert problem.startswith("anna.jpg, anna.png: ")
+    assert problem.names == ("anna.jpg", "anna.png")
     assert cut(folder / "anna.png", u2netp).problems == done.problems
     assert "anna.mask.png" not in content(folder)
 
@@ -287,8 +298,9 @@ def test_a_sheet_shows_masks_made_now_and_earlier_and_what_has_none(
     first = sheet.read_bytes()
     assert draw_sheet(cut(made, u2netp, sheet=sheet), sheet) == 2
     assert sheet.read_bytes() == first
-    with pytest.raises(PlanConflict, match="among the photographs"):
+    with pytest.raises(PlanConflict, match="among the photographs") as caught:
         cut(made, u2netp, sheet=made / "sheet.png")
+    assert caught.value.hint == "choose another folder with --sheet"
 
 
 @pytest.mark.parametrize(
@@ -344,9 +356,51 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(folder: Path, u2netp:
     write_rgb(folder / "zoe.jpg", ROCKET)
     said = shardgen("cut-out", folder, "--model", u2netp)
     assert said.returncode == 16
-    assert "  - bad.jpg: " in said.stderr
-    assert "warning: 1 photograph: the mask is uncertain, or of several things: zoe.jpg" in said.stderr
+    assert f"  - {folder}/bad.jpg: " in said.stderr
+    assert f"warning: {folder}/zoe.jpg: the mask is uncertain, or covers several things" in said.stderr
     assert {"anna.mask.png", "zoe.mask.png"} <= set(content(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a.heic", "HEIC"),
+        ("a.jpg", "more than"),
+        (f"{'a' * 235}.jpg", "too long"),
+        ("anna.jpg", "truncated JPEG"),
+    ],
+    ids=["no reader", "too large", "too long a name", "exchanged, and damaged"],
+)
+def test_a_photograph_that_gets_no_mask_costs_no_other_its_own(
+    made: Path, u2netp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    photograph = (made / "anna.jpg").read_bytes()
+    (made / "zoe.jpg").write_bytes(photograph)
+    bad = made / name
+    if bad.suffix == ".heic":
+        bad.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    elif reason == "more than":
+        with bad.open("wb") as file:
+            file.truncate(MAX_FILE_BYTES + 1)
+    else:
+        bad.write_bytes(photograph[:2000] if bad.name == "anna.jpg" else photograph)
+    done = cut(made, u2netp)
+    (problem,) = done.problems
+    assert problem.names == (name,)
+    assert reason in problem.reason
+    assert problem.hint
+    assert kinds(done)["zoe.jpg"] is Kind.WRITTEN
+    assert draw_sheet(done, tmp_path / "sheet.png") == len(done.outcomes)
+
+
+def test_a_photograph_that_is_damaged_before_the_sheet_is_drawn_is_named(
+    made: Path, u2netp: Path, tmp_path: Path
+) -> None:
+    done = cut(made, u2netp)
+    (made / "anna.jpg").write_bytes((made / "anna.jpg").read_bytes()[:2000])
+    with pytest.raises(SourcesRefused, match=r"anna\.jpg: truncated"):
+        draw_sheet(done, tmp_path / "sheet.png")
 
 
 def test_a_folder_that_nothing_is_missing_in_needs_no_network(folder: Path, tmp_path: Path) -> None:
