@@ -41,8 +41,10 @@ _PROFILE_MARK = b"ICC_PROFILE\0"
 _COEFFICIENTS = 64
 _STRAY_BYTES = 16  # webcams and old programs leave a few before the end marker
 _STRAYS_AT_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-# A run of zeros: the longest in valid AC scans had 12 bytes. A disk loses blocks of 512.
+# A run of zeros: in AC scans of photographs the longest had 12 bytes. A disk loses blocks of 512.
 _ZEROS = bytes(64)
+_RUNS_OF_ZEROS = re.compile(rb"\0{64,}")
+_MOST_CORRECTION_BYTES = 128  # libjpeg sends correction bits up to 1,000 at a time
 _LINE_ENDS = 8  # all of so many line ends being CR LF comes by chance once in 2**64 files
 _ANNEX_K = {0x00: 0, 0x01: 0, 0x10: 0x01, 0x11: 0x00}  # the tables of files that bring none
 
@@ -57,6 +59,12 @@ def _check_levels(segment: bytes) -> None:
         if len(table) != _COEFFICIENTS * width or bytes(width) in steps:
             raise damaged("JPEG", "a quantisation table is broken")
         position += 1 + len(table)
+
+
+def _are_corrections(codes: bytes) -> bool:
+    """Whether runs of zeros are those of a smooth gradient: it corrects nothing, and that time and again."""
+    runs = [len(run[0]) for run in _RUNS_OF_ZEROS.finditer(codes)]
+    return len(runs) > 1 and max(runs) <= _MOST_CORRECTION_BYTES
 
 
 @dataclass(slots=True)
@@ -146,7 +154,8 @@ class _Facts:
         # A code of zero bits that is a coefficient fills a block with one value, over and over: no picture
         # does that. Where it ends the block instead, a flat picture is made of zeros.
         tells = first > 0 if is_progressive else any(known[table] & 15 for table in ac_tables)
-        if tells and _ZEROS in codes:
+        is_refined = is_progressive and shifts >> 4 > 0
+        if tells and _ZEROS in codes and not (is_refined and _are_corrections(codes)):
             raise damaged("JPEG", "a block of zeros inside its picture")
         line_ends = codes.count(b"\n")
         if line_ends >= _LINE_ENDS and codes.count(b"\r\n") == line_ends:
