@@ -29,7 +29,7 @@ from shardgen.sources.folder import (
 )
 from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 
-_MAX_THREADS = 4  # each holds one decoded photograph (up to 800 MB for the largest that is allowed)
+_MAX_THREADS = 4  # each takes up to 24 bytes a pixel while it halves a photograph: 5 GB for the largest
 _FOREGROUNDS, _BACKGROUNDS = "foregrounds", "backgrounds"
 # Folders look swapped when so many of the foregrounds have no mask, and more than so many backgrounds do.
 _SWAPPED_UNMASKED, _SWAPPED_MASKED = 0.9, 0.5

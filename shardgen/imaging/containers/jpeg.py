@@ -74,7 +74,7 @@ class _Facts:
     frame_kind: int = 0
     frame: bytes = b""
     orientation: int | None = None
-    adobe_transform: int | None = None
+    has_adobe_marker: bool = False
     profile_parts: dict[int, bytes] = field(default_factory=dict)
     profile_count: int = 0
     # What a code of nothing but zero bits means in each Huffman table, by class (1 is AC) and number.
@@ -101,7 +101,7 @@ class _Facts:
             self.profile_parts.setdefault(segment[12], segment[14:])
             self.profile_count = segment[13]
         elif marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
-            self.adobe_transform = segment[11]
+            self.has_adobe_marker = True
 
     def _note_frame(self, marker: int, segment: bytes) -> None:
         if self.frame:
@@ -183,7 +183,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 def read_jpeg(data: bytes) -> Stored:
     """Decode a JPEG; bytes after its end (phones append some) do not count."""
     facts, clean, has_end = _walk(data)
-    if facts.components == 4 and facts.adobe_transform is None:
+    if facts.components == 4 and not facts.has_adobe_marker:
         # Adobe's four channels are inverted; without its marker nobody knows.
         raise SourceUndecodable(
             "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
@@ -196,7 +196,7 @@ def read_jpeg(data: bytes) -> Stored:
         pixels=_decode(clean, facts.components),
         orientation=facts.orientation or 1,
         profile=facts.profile,
-        notes=(*notes, *_cmyk_note(facts)),
+        notes=notes,
         warnings=warnings,
     )
 
@@ -205,12 +205,6 @@ def check_jpeg(data: bytes) -> None:
     """Refuse a damaged JPEG stream, such as a strip of a TIFF together with its tables."""
     facts, clean, _has_end = _walk(data)
     _decode(clean, facts.components)
-
-
-def _cmyk_note(facts: _Facts) -> tuple[str, ...]:
-    if facts.components != 4:
-        return ()
-    return (f"{'YCCK' if facts.adobe_transform == 2 else 'CMYK'} converted to RGB",)
 
 
 def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:

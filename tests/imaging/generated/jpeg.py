@@ -273,7 +273,7 @@ def _hand_made() -> Iterator[Case]:
     )
     black = np.rint((255 - ycc) / 255.0 * grown[3][..., np.newaxis]).astype(np.uint8)
     yield _right(
-        "hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="YCCK"
+        "hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="CMYK"
     )
     yield _refusal("hand-made/CMYK without Adobe", blocks_jpeg(planes), "CMYK.*ambiguous")
     yield _refusal("hand-made/two components", blocks_jpeg([y, cb]), "")
