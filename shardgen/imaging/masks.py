@@ -249,7 +249,7 @@ def _mask_levels(mask_photo: Photograph) -> NDArray[np.uint8]:
     is_clear_cut = (shown < _BLACK_OR_WHITE) | (shown > 255 - _BLACK_OR_WHITE)
     if is_clear_cut.mean() < _BLACK_OR_WHITE_SHARE:
         raise ComposeFailed(
-            "its mask file has a picture on transparency, so its colours or its alpha may be the mask",
+            "its mask file is a picture with transparency: either its colours or its alpha may be the mask",
             hint="draw the subject white and the rest black, without transparency",
         )
     return np.rint(levels * (alpha / np.float32(255))).astype(np.uint8)

@@ -99,7 +99,7 @@ def _keep_for_us(record: logging.LogRecord) -> bool:
     return False
 
 
-for _name in ("imagecodecs", "tifffile", "PIL", "pillow_heif"):
+for _name in ("imagecodecs", "tifffile"):
     logging.getLogger(_name).addFilter(_keep_for_us)
 
 

@@ -124,7 +124,7 @@ class _Facts:
             count = sum(segment[position + 1 : position + 17])
             values = segment[position + 17 : position + 17 + count]
             if len(set(values)) != count:
-                raise damaged("JPEG", "a table of its codes is broken")
+                raise damaged("JPEG", "a Huffman table is broken")
             if count:
                 self.zero_codes[segment[position]] = segment[position + 17]
             position += 17 + count
@@ -150,16 +150,16 @@ class _Facts:
         ac_tables = {16 + (table & 15) for table in tables if has_ac}
         known = self.zero_codes or _ANNEX_K
         if not dc_tables | ac_tables <= set(known):
-            raise damaged("JPEG", "a table of its codes is missing")
+            raise damaged("JPEG", "a Huffman table is missing")
         # A code of zero bits that is a coefficient fills a block with one value, over and over: no picture
         # does that. Where it ends the block instead, a flat picture is made of zeros.
         tells = first > 0 if is_progressive else any(known[table] & 15 for table in ac_tables)
         is_refined = is_progressive and shifts >> 4 > 0
         if tells and _ZEROS in codes and not (is_refined and _are_corrections(codes)):
-            raise damaged("JPEG", "a block of zeros inside its picture")
+            raise damaged("JPEG", "a block of zeros inside its image data")
         line_ends = codes.count(b"\n")
         if line_ends >= _LINE_ENDS and codes.count(b"\r\n") == line_ends:
-            raise damaged("JPEG", "mangled by a transfer as text (every line end became CR LF)")
+            raise damaged("JPEG", "mangled by a text-mode transfer (every LF became CR LF)")
 
     def check_complete(self) -> None:
         if any(bits != 0 for lacking in self.lacking.values() for bits in lacking):
