@@ -1,4 +1,4 @@
-"""What is said of files, once for all of which the same is to be said."""
+"""Remarks about files; what is true of many files is said once."""
 
 from __future__ import annotations
 

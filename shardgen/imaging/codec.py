@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.colour import to_srgb
 from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
-from shardgen.imaging.containers.base import AGAIN, Levels, Stored, library
+from shardgen.imaging.containers.base import AGAIN, Levels, Stored, by_strips, library
 from shardgen.imaging.opencv import opencv_errors
 from shardgen.imaging.options import ImageFormat
 
@@ -88,7 +88,7 @@ def decode(data: bytes) -> Photograph:
         pixels = _divided_by_alpha(pixels, alpha)
     converted = to_srgb(_eight_bits(pixels), stored.profile)
     if converted.note:
-        notes = [note for note in notes if not note.endswith("converted to RGB")] + [converted.note]
+        notes.append(converted.note)
     pixels = converted.pixels
     rgb = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels
     return Photograph(
@@ -204,10 +204,14 @@ def _eight_bits(levels: Levels) -> NDArray[np.uint8]:
 
 def _divided_by_alpha(pixels: Levels, alpha: Levels) -> NDArray[np.uint8]:
     """Undo a multiplication by alpha: uint8 of uint8 or uint16. A colour above its alpha is clipped."""
-    colours = pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
-    scale = 255.0 / np.maximum(alpha, 1).astype(np.float64)
-    straight = np.rint(np.minimum(colours * scale[:, :, np.newaxis], 255.0)).astype(np.uint8)
-    return straight if pixels.ndim == 3 else straight[:, :, 0]
+
+    def divided(pixels: Levels, alpha: Levels) -> NDArray[np.uint8]:
+        scale = 255.0 / np.maximum(alpha, 1).astype(np.float64)
+        if pixels.ndim == 3:
+            scale = scale[:, :, np.newaxis]
+        return np.rint(np.minimum(pixels * scale, 255.0)).astype(np.uint8)
+
+    return by_strips(np.empty(pixels.shape, np.uint8), divided, pixels, alpha)
 
 
 def _oriented(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from shardgen.imaging.containers.base import by_strips
+
 _MODES = {1: "L", 3: "RGB", 4: "CMYK"}
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 _CUBE_STEPS = 17  # 17**3 colours, 16 levels apart, and the ends
-_STRIP_PIXELS = 1 << 22  # a photograph is converted in strips, to bound the copies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,9 +39,11 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes) -> Converted:
     if profile:
         plan = _plan(profile, _MODES[channels])
         if plan.transform is not None:
-            return Converted(pixels=_transformed(pixels, plan.transform), note=plan.note)
+            return Converted(pixels=_rgb(pixels, partial(_applied, transform=plan.transform)), note=plan.note)
         warning = plan.warning
-    return Converted(pixels=_plain_cmyk(pixels) if channels == 4 else pixels, warning=warning)
+    if channels == 4:
+        return Converted(pixels=_rgb(pixels, _plain_cmyk), note="CMYK converted to RGB", warning=warning)
+    return Converted(pixels=pixels, warning=warning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +87,18 @@ def _is_srgb(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     return bool(moved.max() <= 1)
 
 
+def _rgb(
+    pixels: NDArray[np.uint8], convert: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    return by_strips(np.empty((*pixels.shape[:2], 3), np.uint8), convert, pixels)
+
+
 def _applied(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
+    if transform.input_mode == "CMYK":
+        pixels = 255 - pixels  # LittleCMS counts ink, 255 being full
     size = pixels.shape[1], pixels.shape[0]
     image = Image.frombytes(transform.input_mode, size, pixels.tobytes())
     return np.asarray(ImageCms.applyTransform(image, transform))
-
-
-def _transformed(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    converted = np.empty((height, width, 3), np.uint8)
-    step = max(1, _STRIP_PIXELS // width)
-    for top in range(0, height, step):
-        strip = pixels[top : top + step]
-        # LittleCMS counts ink, 255 being full.
-        converted[top : top + step] = _applied(255 - strip if strip.shape[2:] == (4,) else strip, transform)
-    return converted
 
 
 def _plain_cmyk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

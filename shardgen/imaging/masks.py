@@ -17,6 +17,7 @@ from shardgen.imaging.options import MaskMode
 FOREGROUND_LEVEL = 128
 """The threshold everywhere: this level and above is foreground."""
 _SQUARE = np.ones((5, 5), np.uint8)
+_BLACK, _WHITE = np.uint8(0), np.uint8(255)
 _SPECK_SHARE = 0.01  # of the largest component's area
 _FLAT_TOLERANCE = 20  # levels; JPEG noise around a product shot's white stays below it
 _FLAT_BORDER_SHARE = 0.75  # of the border's pixels; a bust touches the lower edge
@@ -154,7 +155,7 @@ def _halved(cutout: CutOut) -> CutOut:
     """Halve once; colours are weighted by alpha, so hidden pixels do not bleed into the edge."""
     size = max(1, cutout.width // 2), max(1, cutout.height // 2)
     alpha = cutout.matte.astype(np.float32)
-    weighted = resize(cutout.pixels.astype(np.float32) * alpha[:, :, np.newaxis], size)
+    weighted = resize(cutout.pixels * alpha[:, :, np.newaxis], size)
     alpha = resize(alpha, size)
     matte = np.rint(alpha).astype(np.uint8)
     colours = np.rint(weighted / np.maximum(alpha, np.float32(1e-6))[:, :, np.newaxis])
@@ -248,7 +249,7 @@ def _mask_levels(mask_photo: Photograph) -> NDArray[np.uint8]:
     is_clear_cut = (shown < _BLACK_OR_WHITE) | (shown > 255 - _BLACK_OR_WHITE)
     if is_clear_cut.mean() < _BLACK_OR_WHITE_SHARE:
         raise ComposeFailed(
-            "its mask file has a picture on transparency, so its colours or its alpha may be the mask",
+            "its mask file is a picture with transparency: either its colours or its alpha may be the mask",
             hint="draw the subject white and the rest black, without transparency",
         )
     return np.rint(levels * (alpha / np.float32(255))).astype(np.uint8)
@@ -268,7 +269,7 @@ def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _thresholded(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.where(levels >= FOREGROUND_LEVEL, 255, 0).astype(np.uint8)
+    return np.where(levels >= FOREGROUND_LEVEL, _WHITE, _BLACK)
 
 
 def _opened_and_closed(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -302,11 +303,11 @@ def _solid(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Fill holes (background that does not reach the border) and drop specks."""
     framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[0])
     cv2.floodFill(framed, None, (0, 0), [128])
-    filled = np.where(framed[1:-1, 1:-1] == 128, 0, 255).astype(np.uint8)
+    filled = np.where(framed[1:-1, 1:-1] == 128, _BLACK, _WHITE)
     count, labels, facts, _centres = cv2.connectedComponentsWithStats(filled, connectivity=8)
     if count < 2:
         return filled
     areas = facts[:, cv2.CC_STAT_AREA]
     is_kept = areas >= _SPECK_SHARE * areas[1:].max()
     is_kept[0] = False
-    return np.where(is_kept[labels], 255, 0).astype(np.uint8)
+    return np.where(is_kept[labels], _WHITE, _BLACK)

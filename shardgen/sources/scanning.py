@@ -29,11 +29,10 @@ from shardgen.sources.folder import (
 )
 from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 
-_MAX_THREADS = 4  # each holds one decoded photograph (up to 800 MB for the largest that is allowed)
+_MAX_THREADS = 4  # each takes up to 24 bytes a pixel while it halves a photograph: 5 GB for the largest
 _FOREGROUNDS, _BACKGROUNDS = "foregrounds", "backgrounds"
 # Folders look swapped when so many of the foregrounds have no mask, and more than so many backgrounds do.
 _SWAPPED_UNMASKED, _SWAPPED_MASKED = 0.9, 0.5
-_MASKS_ARE_NAMED = "a photograph's mask is named like it: NAME.mask.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +160,7 @@ def _check_background(folder: Path, name: str, masked: Container[str]) -> _Check
     is_cut_out = cuts_out(photo.alpha)
     warnings = _said(_BACKGROUNDS, name, photo.warnings)
     if is_cut_out:
-        warnings += _said(_BACKGROUNDS, name, ["its transparency is ignored: what it hides will be seen"])
+        warnings += _said(_BACKGROUNDS, name, ["its transparency is ignored: what it hides will show"])
     if is_mask(name):
         reason, hint = (
             "named like a mask, but used as a background",
@@ -205,11 +204,11 @@ def _check_foreground(
         return _Checked(entry=None, problems=(_problem(_FOREGROUNDS, name, error),), lacks_mask=lacks_mask)
     warnings = _said(_FOREGROUNDS, name, photo.warnings)
     if placed.covered_pixels == placed.width * placed.height:
-        warnings += _said(_FOREGROUNDS, name, ["its mask covers all of it: a whole rectangle is placed"])
+        warnings += _said(_FOREGROUNDS, name, ["its mask covers everything: the whole rectangle is placed"])
     if mask_photo is not None and mask_file is not None:
         warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
         if not is_own and (warning := mask_warning(photo, mask_photo)):
-            hint = "look in the preview whether they lie over each other"
+            hint = "check in the preview that they line up"
             warnings += (Remark(folder=_FOREGROUNDS, names=(name,), reason=warning, hint=hint),)
     return _Checked(
         entry=Foreground(
@@ -274,8 +273,8 @@ def _name_problems(names: MaskNames, name: str, *, takes_files: bool) -> Iterato
         yield Remark(
             folder=_FOREGROUNDS,
             names=(name,),
-            details=(f"and {', '.join(names.contested[name])}",),
-            reason="one mask file for photographs of the same name",
+            details=(", ".join(names.contested[name]),),
+            reason="shares its mask file with another photograph",
             hint="rename all but one of the photographs, each mask like its photograph: NAME.mask.png",
         )
     if len(mask_names := names.of.get(name, ())) > 1:
@@ -340,7 +339,7 @@ def _duplicates(what: str, entries: Sequence[Foreground] | Sequence[Background])
                 names=(entry.name,),
                 details=(original,),
                 reason="the same content as …",
-                hint="remove one of the two, unless its samples are to count twice",
+                hint="remove one of the two, unless its samples should count twice",
             )
 
 
@@ -350,7 +349,7 @@ def _strays(names: MaskNames) -> Iterator[Remark]:
             folder=_FOREGROUNDS,
             names=(name,),
             reason="a mask file without its photograph",
-            hint=_MASKS_ARE_NAMED,
+            hint="name it like its photograph: NAME.mask.png",
         )
 
 
@@ -359,4 +358,4 @@ def _left_out(what: str, listing: Listing) -> Iterator[Remark]:
         yield Remark(folder=what, names=(name,), reason="left out, not a photograph by its name")
     if count := sum(listing.left_over.values()):
         found = ", ".join(sorted(name for name, files in listing.left_over.items() if files))
-        yield Remark(folder=what, reason=f"{counted(count, 'file')} left out in left-over folders: {found}")
+        yield Remark(folder=what, reason=f"{counted(count, 'file')} left out, in system folders: {found}")

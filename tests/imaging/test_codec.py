@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -167,11 +169,34 @@ def ycck_jpeg() -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(("make", "name"), [(cmyk_jpeg, "CMYK"), (ycck_jpeg, "YCCK")])
-def test_a_cmyk_jpeg_is_converted_as_pillow_does(make: Callable[[], bytes], name: str) -> None:
+@pytest.mark.parametrize("make", [cmyk_jpeg, ycck_jpeg])
+def test_a_cmyk_jpeg_is_converted_as_pillow_does(make: Callable[[], bytes]) -> None:
     photo = decode(make())
     assert_pixels(photo, np.asarray(Image.open(io.BytesIO(make())).convert("RGB")), tolerance=3)
-    assert photo.notes == (f"{name} converted to RGB",)
+    assert photo.notes == ("CMYK converted to RGB",)
+
+
+def premultiplied_tiff() -> bytes:
+    pixels = np.full((2000, 4000, 4), 50, np.uint8)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, photometric="rgb", extrasamples=["assocalpha"], compression="zlib")
+    return buffer.getvalue()
+
+
+def large_cmyk_jpeg() -> bytes:
+    return saved(Image.new("CMYK", (4000, 2000)), "JPEG")
+
+
+@pytest.mark.parametrize("make", [premultiplied_tiff, large_cmyk_jpeg])
+def test_conversions_take_little_more_memory_than_the_pixels(make: Callable[[], bytes]) -> None:
+    data = make()
+    tracemalloc.start()
+    try:
+        decode(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak / 8e6 < 20  # bytes a pixel
 
 
 def without_adobe_marker() -> bytes:

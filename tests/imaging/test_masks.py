@@ -160,7 +160,7 @@ def test_an_opaque_mask_file_has_its_grey_levels_to_the_last_one() -> None:
         (grey(BLACK, 255 - DISC), "dark around something transparent", "the rest black"),
         (
             Photograph(pixels=colours(np.random.default_rng(1), 80, 80), alpha=DISC, notes=()),
-            "a picture on transparency",
+            "a picture with transparency",
             "the rest black",
         ),
     ],

@@ -126,11 +126,11 @@ def test_duplicates_lonely_masks_and_other_files_are_warnings(folders: SourceFol
     assert said(scanned(folders).warnings) == [
         (
             "backgrounds/copy.jpg: the same content as background-000.jpg "
-            "(remove one of the two, unless its samples are to count twice)"
+            "(remove one of the two, unless its samples should count twice)"
         ),
         (
             "foregrounds/gone.mask.png: a mask file without its photograph "
-            "(a photograph's mask is named like it: NAME.mask.png)"
+            "(name it like its photograph: NAME.mask.png)"
         ),
         "backgrounds/movie.gif: left out, not a photograph by its name",
     ]
@@ -192,7 +192,7 @@ def test_names_that_differ_in_their_encoding_alone_need_a_mask_each(folders: Sou
         write_rgb(folders.backgrounds / f"{name}.jpg", opaque(30, 30, seed))
     write_rgb(folders.foregrounds / f"{one}.mask.png", blob(30, 30))
     (problem,) = refused(folders).remarks
-    assert problem.reason == "one mask file for photographs of the same name"
+    assert problem.reason == "shares its mask file with another photograph"
     assert set(problem.names) == {f"{one}.jpg", f"{other}.jpg"}
     write_rgb(folders.foregrounds / f"{other}.mask.png", blob(30, 30))
     entries = {entry.name: entry for entry in scanned(folders).sources.foregrounds}
@@ -207,8 +207,8 @@ def test_one_mask_for_two_photographs_is_refused_by_their_names(folders: SourceF
     write_rgb(folders.foregrounds / "cat.png", np.dstack([opaque(30, 30, 2), blob(30, 30)]))
     write_rgb(folders.foregrounds / "cat.mask.png", blob(30, 30))
     (problem,) = refused(folders).remarks
-    assert (problem.names, problem.details) == (("cat.jpg", "cat.png"), ("and cat.png", "and cat.jpg"))
-    assert problem.reason == "one mask file for photographs of the same name"
+    assert (problem.names, problem.details) == (("cat.jpg", "cat.png"), ("cat.png", "cat.jpg"))
+    assert problem.reason == "shares its mask file with another photograph"
     assert len(scanned(folders, MaskMode.GRABCUT).sources.foregrounds) == 4
 
 
@@ -230,7 +230,7 @@ def test_a_mask_that_cuts_nothing_out_is_warned_of(folders: SourceFolders) -> No
     (warning,) = scanned(folders).warnings
     assert (warning.names, warning.reason) == (
         ("cup.jpg",),
-        "its mask covers all of it: a whole rectangle is placed",
+        "its mask covers everything: the whole rectangle is placed",
     )
 
 
@@ -239,7 +239,7 @@ def test_backgrounds_that_are_cut_out_are_warned_of(folders: SourceFolders) -> N
     write_rgb(folders.backgrounds / "veil.png", np.dstack([opaque(30, 30), np.full((30, 30), 254, np.uint8)]))
     write_rgb(folders.backgrounds / "cat.mask.png", blob(30, 30))
     assert {one.names: one.reason for one in scanned(folders).warnings} == {
-        ("person.png",): "its transparency is ignored: what it hides will be seen",
+        ("person.png",): "its transparency is ignored: what it hides will show",
         ("cat.mask.png",): "named like a mask, but used as a background",
     }
 
@@ -286,7 +286,7 @@ def test_what_a_nas_and_a_desktop_leave_behind_is_no_photograph(folders: SourceF
     assert len(inventory.sources.backgrounds) == 2
     assert said(inventory.warnings) == [
         (
-            "backgrounds: 6 files left out in left-over folders: "
+            "backgrounds: 6 files left out, in system folders: "
             "#recycle, $RECYCLE.BIN, .thumbnails, @eaDir, __MACOSX"
         )
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ MAX_PIXELS = 200_000_000  # 800 MB as RGBA; a larger claim is taken for a decomp
 MAX_PROFILE_BYTES = 16 << 20  # the largest that printers come with have 3 MB
 AGAIN = "copy or export the file again"
 _ORIENTATION_TAG = 0x0112
+_STRIP_PIXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +41,16 @@ class Stored:
     profile: bytes = b""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+def by_strips(
+    out: NDArray[np.uint8], convert: Callable[..., NDArray[np.uint8]], *images: Levels
+) -> NDArray[np.uint8]:
+    """Fill `out` with what `convert` makes of the same rows of `images`, a few at a time: small copies."""
+    step = max(1, _STRIP_PIXELS // out.shape[1])
+    for top in range(0, out.shape[0], step):
+        out[top : top + step] = convert(*(image[top : top + step] for image in images))
+    return out
 
 
 def check_size(width: int, height: int) -> None:
@@ -88,7 +99,7 @@ def _keep_for_us(record: logging.LogRecord) -> bool:
     return False
 
 
-for _name in ("imagecodecs", "tifffile", "PIL", "pillow_heif"):
+for _name in ("imagecodecs", "tifffile"):
     logging.getLogger(_name).addFilter(_keep_for_us)
 
 

@@ -51,7 +51,7 @@ def _check(data: bytes, size: tuple[int, int], header_bytes: int, pixels_at: int
     if compression not in (_PLAIN, _COLOUR_MASKS):  # Pillow reads runs, and damaged ones as something else
         problem = "run-length coded or otherwise compressed BMP"
     elif compression == _COLOUR_MASKS and not _has_clear_masks(data, header_bytes, bits):
-        problem = "BMP with such colour masks"
+        problem = "BMP with unusual colour masks"
     elif pixels_at < ends:
         problem = "BMP whose pixels begin inside its header or palette"
     if problem:

@@ -41,8 +41,10 @@ _PROFILE_MARK = b"ICC_PROFILE\0"
 _COEFFICIENTS = 64
 _STRAY_BYTES = 16  # webcams and old programs leave a few before the end marker
 _STRAYS_AT_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-# A run of zeros: the longest in valid AC scans had 12 bytes. A disk loses blocks of 512.
+# A run of zeros: in AC scans of photographs the longest had 12 bytes. A disk loses blocks of 512.
 _ZEROS = bytes(64)
+_RUNS_OF_ZEROS = re.compile(rb"\0{64,}")
+_MOST_CORRECTION_BYTES = 128  # libjpeg sends correction bits up to 1,000 at a time
 _LINE_ENDS = 8  # all of so many line ends being CR LF comes by chance once in 2**64 files
 _ANNEX_K = {0x00: 0, 0x01: 0, 0x10: 0x01, 0x11: 0x00}  # the tables of files that bring none
 
@@ -59,6 +61,12 @@ def _check_levels(segment: bytes) -> None:
         position += 1 + len(table)
 
 
+def _are_corrections(codes: bytes) -> bool:
+    """Whether runs of zeros are those of a smooth gradient: it corrects nothing, and that time and again."""
+    runs = [len(run[0]) for run in _RUNS_OF_ZEROS.finditer(codes)]
+    return len(runs) > 1 and max(runs) <= _MOST_CORRECTION_BYTES
+
+
 @dataclass(slots=True)
 class _Facts:
     """What the segments have told so far."""
@@ -66,7 +74,7 @@ class _Facts:
     frame_kind: int = 0
     frame: bytes = b""
     orientation: int | None = None
-    adobe_transform: int | None = None
+    has_adobe_marker: bool = False
     profile_parts: dict[int, bytes] = field(default_factory=dict)
     profile_count: int = 0
     # What a code of nothing but zero bits means in each Huffman table, by class (1 is AC) and number.
@@ -93,7 +101,7 @@ class _Facts:
             self.profile_parts.setdefault(segment[12], segment[14:])
             self.profile_count = segment[13]
         elif marker == _ADOBE and segment.startswith(b"Adobe") and len(segment) >= 12:
-            self.adobe_transform = segment[11]
+            self.has_adobe_marker = True
 
     def _note_frame(self, marker: int, segment: bytes) -> None:
         if self.frame:
@@ -116,7 +124,7 @@ class _Facts:
             count = sum(segment[position + 1 : position + 17])
             values = segment[position + 17 : position + 17 + count]
             if len(set(values)) != count:
-                raise damaged("JPEG", "a table of its codes is broken")
+                raise damaged("JPEG", "a Huffman table is broken")
             if count:
                 self.zero_codes[segment[position]] = segment[position + 17]
             position += 17 + count
@@ -142,15 +150,16 @@ class _Facts:
         ac_tables = {16 + (table & 15) for table in tables if has_ac}
         known = self.zero_codes or _ANNEX_K
         if not dc_tables | ac_tables <= set(known):
-            raise damaged("JPEG", "a table of its codes is missing")
+            raise damaged("JPEG", "a Huffman table is missing")
         # A code of zero bits that is a coefficient fills a block with one value, over and over: no picture
         # does that. Where it ends the block instead, a flat picture is made of zeros.
         tells = first > 0 if is_progressive else any(known[table] & 15 for table in ac_tables)
-        if tells and _ZEROS in codes:
-            raise damaged("JPEG", "a block of zeros inside its picture")
+        is_refined = is_progressive and shifts >> 4 > 0
+        if tells and _ZEROS in codes and not (is_refined and _are_corrections(codes)):
+            raise damaged("JPEG", "a block of zeros inside its image data")
         line_ends = codes.count(b"\n")
         if line_ends >= _LINE_ENDS and codes.count(b"\r\n") == line_ends:
-            raise damaged("JPEG", "mangled by a transfer as text (every line end became CR LF)")
+            raise damaged("JPEG", "mangled by a text-mode transfer (every LF became CR LF)")
 
     def check_complete(self) -> None:
         if any(bits != 0 for lacking in self.lacking.values() for bits in lacking):
@@ -174,7 +183,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 def read_jpeg(data: bytes) -> Stored:
     """Decode a JPEG; bytes after its end (phones append some) do not count."""
     facts, clean, has_end = _walk(data)
-    if facts.components == 4 and facts.adobe_transform is None:
+    if facts.components == 4 and not facts.has_adobe_marker:
         # Adobe's four channels are inverted; without its marker nobody knows.
         raise SourceUndecodable(
             "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
@@ -187,7 +196,7 @@ def read_jpeg(data: bytes) -> Stored:
         pixels=_decode(clean, facts.components),
         orientation=facts.orientation or 1,
         profile=facts.profile,
-        notes=(*notes, *_cmyk_note(facts)),
+        notes=notes,
         warnings=warnings,
     )
 
@@ -196,12 +205,6 @@ def check_jpeg(data: bytes) -> None:
     """Refuse a damaged JPEG stream, such as a strip of a TIFF together with its tables."""
     facts, clean, _has_end = _walk(data)
     _decode(clean, facts.components)
-
-
-def _cmyk_note(facts: _Facts) -> tuple[str, ...]:
-    if facts.components != 4:
-        return ()
-    return (f"{'YCCK' if facts.adobe_transform == 2 else 'CMYK'} converted to RGB",)
 
 
 def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:

@@ -227,7 +227,6 @@ def _picture(page: TiffPage, facts: _Facts, samples: Levels) -> Stored:
         premultiplied=facts.alpha == _ASSOCIATED,
         orientation=int(orientation) if orientation in range(1, 9) else 1,
         profile=profile if len(profile) <= MAX_PROFILE_BYTES else b"",
-        notes=("CMYK converted to RGB",) if model == _CMYK else (),
     )
 
 

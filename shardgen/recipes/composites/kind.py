@@ -196,7 +196,7 @@ def _coarse(document: Document, sources: Sources) -> tuple[Remark, ...]:
             folder="backgrounds",
             names=(one.name,),
             details=(f"{one.width}x{one.height}",),
-            reason=f"fewer pixels than the stored picture of {width}x{height}, which will be blurred",
+            reason=f"smaller than the stored picture of {width}x{height}, so it will be blurred",
             hint="use larger photographs, or a smaller size in [output]",
         )
         for one in sources.backgrounds

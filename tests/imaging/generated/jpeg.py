@@ -121,6 +121,7 @@ def _flat() -> Iterator[Case]:
     half[:300] = PHOTOGRAPH[:1, :1]
     half[:120, :160] = PHOTOGRAPH
     stripes[:, ::8] = 0
+    sky = np.linspace(0, 255, 600).round().astype(np.uint8)[:, np.newaxis, np.newaxis]
     pictures = {
         "black": np.zeros((600, 800, 3), np.uint8),
         "white": np.full((600, 800, 3), 255, np.uint8),
@@ -128,6 +129,7 @@ def _flat() -> Iterator[Case]:
         "colour": np.full((600, 800, 3), (200, 30, 40), np.uint8),
         "half": half,
         "stripes": stripes,
+        "sky": np.broadcast_to(sky, (600, 800, 3)),
         "two": np.repeat(np.repeat(PHOTOGRAPH[::60, ::80] // 128 * 255, 300, 0), 400, 1),
     }
     for (kind, options), (name, pixels), subsampling in product(WHOLE.items(), pictures.items(), (0, 2)):
@@ -271,7 +273,7 @@ def _hand_made() -> Iterator[Case]:
     )
     black = np.rint((255 - ycc) / 255.0 * grown[3][..., np.newaxis]).astype(np.uint8)
     yield _right(
-        "hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="YCCK"
+        "hand-made/Adobe YCCK", blocks_jpeg(planes, header=adobe(2)), black, tolerance=ROUNDING, says="CMYK"
     )
     yield _refusal("hand-made/CMYK without Adobe", blocks_jpeg(planes), "CMYK.*ambiguous")
     yield _refusal("hand-made/two components", blocks_jpeg([y, cb]), "")
