@@ -31,7 +31,7 @@ def preview(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Draw a contact sheet of samples: every photograph in turn, mirrored too, at every place.
+    """Draw a contact sheet: photographs and places in turn.
 
     Works before `plan`, and fixes nothing: change shardgen.toml, look again.
     Makes samples exactly as a worker does. Draws each as composite with its
