@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, given_folders, parse_device
-from shardgen.cli.render import echo, say
+from shardgen.cli.render import add_download, echo, progress_bar, say
 
 
 def preview(
@@ -17,6 +17,10 @@ def preview(
     samples: Annotated[
         int, typer.Option("--samples", metavar="N", min=1, max=400, help="How many samples to draw.")
     ] = 20,
+    all_foregrounds: Annotated[
+        bool,
+        typer.Option("--all-foregrounds", help="Show each foreground once, however many samples that takes."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -27,9 +31,11 @@ def preview(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
-    """Draw a contact sheet of samples spread over the plan.
+    """Draw a contact sheet: photographs and places in turn.
 
-    Look at it before you spend hours on all of them. Makes samples exactly as a worker does.
+    Works before `plan`, and fixes nothing: change shardgen.toml, look again.
+    Makes samples exactly as a worker does. Draws each as composite with its
+    mask's outline, mask, and depth in colours (bright is near).
 
     \b
     Example:
@@ -37,17 +43,25 @@ def preview(
     """
     from shardgen.operations.preview import PreviewRequest
     from shardgen.operations.preview import preview as make_preview
-    from shardgen.recipes.base import DeviceChoice
+    from shardgen.recipes.base import DeviceChoice, PlanEvents
     from shardgen.settings.run_directory import RunDirectory
 
-    path = make_preview(
-        RunDirectory.open(run_dir),
-        PreviewRequest(
-            samples=samples,
-            folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
-            output=output,
-        ),
-        choice=DeviceChoice.from_environment(parse_device(device)),
-        say=say,
-    )
+    with progress_bar("reading sources") as bar:
+        files = bar.add_task("files", total=None, visible=False)
+
+        def on_file(_name: str) -> None:
+            bar.update(files, advance=1, visible=True)
+
+        path = make_preview(
+            RunDirectory.open(run_dir),
+            PreviewRequest(
+                samples=samples,
+                every="foregrounds" if all_foregrounds else "",
+                folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
+                output=output,
+            ),
+            choice=DeviceChoice.from_environment(parse_device(device)),
+            say=say,
+            events=PlanEvents(on_file=on_file, on_download=add_download(bar, "weights", visible=False)),
+        )
     echo(str(path))

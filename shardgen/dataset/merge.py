@@ -32,7 +32,6 @@ from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt, Sums, total_sums
-from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.recipes.base import Recipe
@@ -238,9 +237,7 @@ class _Bodies:
         self._labels = labels
         self._dead_letters = dead_letters
         self._on_progress = on_progress
-        self._wanted = (
-            spread_samples(inputs.plan.samples, CONTACT_SHEET_SAMPLES) if inputs.contact_sheet else []
-        )
+        self._wanted = sorted(inputs.recipe.to_look_at(CONTACT_SHEET_SAMPLES)) if inputs.contact_sheet else []
         self.picked: list[tuple[int, Mapping[str, bytes]]] = []
         self._facts: dict[SampleIndex, tuple[int, ...]] = {}
         self._names = [output.name for output in inputs.plan.outputs]

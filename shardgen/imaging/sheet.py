@@ -18,6 +18,7 @@ _TILE_SIDE = 160  # pixels; the longer side of one picture
 _GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels
 _SAMPLES_PER_ROW = 3
 _PAPER, _INK, _RED = (250, 250, 250), (40, 40, 40), (200, 20, 30)
+_OUTLINE = (0, 255, 120)  # no skin, no sky, no wood
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CUT_OUTS_PER_ROW = 3
 _CUT_OUT_SIDE = 200  # pixels; the square that a photograph, and what is cut out of it, is fitted into
@@ -29,7 +30,7 @@ _BANNER = "NOT DEPTH: random weights"
 class SheetSample:
     """One sample's pictures: `fgbg` uint8 (h, w, 3) RGB; `mask` and `depth` (h, w), 8 bits or 16 bits."""
 
-    number: int
+    caption: str
     fgbg: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     depth: NDArray[np.uint8] | NDArray[np.uint16]
@@ -47,15 +48,22 @@ class _Pen:
 _SMALL = _Pen(colour=_INK, scale=0.45, thickness=1)
 
 
-def contact_sheet(samples: Sequence[SheetSample], *, depth_is_random: bool) -> bytes:
+def contact_sheet(
+    samples: Sequence[SheetSample], *, title: str, near_is_dark: bool, depth_is_random: bool
+) -> bytes:
     """Draw samples in reading order, each as composite, mask and depth, as PNG; same input, same bytes.
 
+    The composite has its mask's outline. Depth is drawn in the colours of inferno, whose brightness grows
+    evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
     `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
     if not samples:
         raise ValueError("a contact sheet needs at least one sample")
-    cells = [_cell(sample, depth_is_random=depth_is_random) for sample in samples]
-    sheet = _laid_out(cells, per_row=_SAMPLES_PER_ROW, top=3 * _LABEL if depth_is_random else _SAMPLE_GAP)
+    cells = [_cell(sample, near_is_dark=near_is_dark, depth_is_random=depth_is_random) for sample in samples]
+    top = (2 * _LABEL if depth_is_random else 0) + _LABEL + _SAMPLE_GAP
+    sheet = _laid_out(cells, per_row=_SAMPLES_PER_ROW, top=top)
+    line = _fitting(title, sheet.shape[1] - 2 * _SAMPLE_GAP)
+    _write(sheet, line, (_SAMPLE_GAP, top - _SAMPLE_GAP), _SMALL)
     if depth_is_random:
         sheet[: 2 * _LABEL] = _RED
         scale = min(1.0, sheet.shape[1] / 520)
@@ -116,11 +124,14 @@ def _fitting(name: str, width: int) -> str:
     return shown
 
 
-def _cell(sample: SheetSample, *, depth_is_random: bool) -> NDArray[np.uint8]:
-    pictures = [
-        _tile(sample.fgbg),
-        _tile(cv2.cvtColor(sample.mask, cv2.COLOR_GRAY2RGB)),  # type: ignore[arg-type]
-        _tile(cv2.cvtColor(_eight_bits(sample.depth), cv2.COLOR_GRAY2RGB)),  # type: ignore[arg-type]
+def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> NDArray[np.uint8]:
+    mask = _tile(sample.mask)
+    depth = _tile(_eight_bits(sample.depth))
+    coloured = cv2.applyColorMap(255 - depth if near_is_dark else depth, cv2.COLORMAP_INFERNO)
+    pictures: list[NDArray[np.uint8]] = [
+        _outlined(_tile(sample.fgbg), mask),
+        cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB),  # type: ignore[list-item]
+        cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB),  # type: ignore[list-item]
     ]
     if depth_is_random:
         _write(pictures[2], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
@@ -129,8 +140,14 @@ def _cell(sample: SheetSample, *, depth_is_random: bool) -> NDArray[np.uint8]:
     for column, picture in enumerate(pictures):
         x = column * (width + _GAP)
         cell[_LABEL:, x : x + width] = picture
-    _write(cell, f"sample {sample.number}", (0, 15), _SMALL)
+    _write(cell, _fitting(sample.caption, cell.shape[1]), (0, 15), _SMALL)
     return cell
+
+
+def _outlined(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The picture with a line around its mask, from level 128 on."""
+    outlines, _ = cv2.findContours(cv2.inRange(mask, 128, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)  # type: ignore[return-value]
 
 
 def _tile(picture: NDArray[np.uint8], side: int = _TILE_SIDE) -> NDArray[np.uint8]:

@@ -63,14 +63,7 @@ def make_plan(
     if existing is not None:
         run.check_settings(existing)
     run.check_outputs()
-    draft = settings.kind.draft(settings.tables, folders, run.local, events=events or PlanEvents())
-    plan = Plan(
-        recipe=draft.document,
-        outputs=draft.document.outputs,
-        shards=settings.shards_plan,
-        blocks=draft.blocks,
-    )
-    _refuse_absurd(run, plan)
+    plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:
         estimate = settings.kind.estimate(recipe_of(plan), folders)
         on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=existing is None))
@@ -89,6 +82,25 @@ def make_plan(
     is_new = opened.ensure_manifest()
     on_step(PlanStep.MANIFEST_CREATED)
     return Planned(plan=plan, draft=draft, estimate=estimate, is_new=is_new)
+
+
+def draft_plan(
+    run: RunDirectory, folders: Folders, *, events: PlanEvents | None = None
+) -> tuple[Plan, Draft]:
+    """Check every source and plan in memory; nothing is written. Raises SourcesRefused, InvalidSettings.
+
+    Where the draft lacks something (a download that failed) the plan has a stand-in for it.
+    """
+    settings = run.settings
+    draft = settings.kind.draft(settings.tables, folders, run.local, events=events or PlanEvents())
+    plan = Plan(
+        recipe=draft.document,
+        outputs=draft.document.outputs,
+        shards=settings.shards_plan,
+        blocks=draft.blocks,
+    )
+    _refuse_absurd(run, plan)
+    return plan, draft
 
 
 def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:

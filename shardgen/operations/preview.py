@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.sample import spread_samples
+from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SampleError
-from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, Station
+from shardgen.operations.plan import draft_plan
+from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, PlanEvents, Station
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
@@ -23,29 +24,45 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewRequest:
-    """How many samples, from which folders, drawn where (None: `RUN_DIR/preview.png`)."""
+    """How many samples, from which folders, drawn where (None: `RUN_DIR/preview.png`).
+
+    `every` names a folder of which each photograph is to be seen, however many samples that takes.
+    """
 
     samples: int = 20
+    every: str = ""
     folders: Folders = field(default_factory=dict)
     output: Path | None = None
 
 
-def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice, say: Say) -> Path:
-    """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path."""
-    plan = run.plan()
-    recipe, folders = recipe_of(plan), run.folders(request.folders)
+def preview(
+    run: RunDirectory,
+    request: PreviewRequest,
+    *,
+    choice: DeviceChoice,
+    say: Say,
+    events: PlanEvents | None = None,
+) -> Path:
+    """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path.
+
+    Before `plan` it plans in memory, and writes nothing but the picture.
+    """
+    folders = run.folders(request.folders)
     path = request.output or run.path / PNG_NAME
     refuse_picture(path, *folders.values(), option="-o")
+    plan = _plan_of(run, folders, events)
+    recipe = recipe_of(plan)
     maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
     drawn: list[tuple[int, Files]] = []
-    for number in spread_samples(plan.samples, request.samples):
+    numbers = recipe.to_look_at(request.samples, every=request.every)
+    for number in numbers:
         try:
             encoded = _make(maker, number)
         except SampleError as error:
             say(f"sample {number}: left out: {error}")
             continue
         drawn.append((number, encoded.files))
-        say(f"{len(drawn)} of {min(request.samples, plan.samples)} samples")
+        say(f"{len(drawn)} of {len(numbers)} samples")
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
     sheet = recipe.contact_sheet(drawn)
@@ -54,6 +71,15 @@ def preview(run: RunDirectory, request: PreviewRequest, *, choice: DeviceChoice,
     path.unlink(missing_ok=True)
     publish_file(path, sheet)
     return path
+
+
+def _plan_of(run: RunDirectory, folders: Folders, events: PlanEvents | None) -> Plan:
+    if run.plan_here() is not None or run.database.backend.is_there():
+        return run.plan()
+    plan, draft = draft_plan(run, folders, events=events)
+    if draft.lacks is not None:
+        raise draft.lacks
+    return plan
 
 
 def _make(maker: Maker[Any, Any], sample: SampleIndex) -> Encoded:

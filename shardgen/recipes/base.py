@@ -19,6 +19,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Block, Document, Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums, Provenance, Sums
 from shardgen.domain.remarks import Remark
+from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import Say
 from shardgen.errors import InvalidSettings, SampleError, ShardgenError
 from shardgen.machine.cores import schedulable_cores, usable_cores
@@ -260,9 +261,19 @@ class Recipe(ABC):
     def card(self) -> Card:
         """What the data set's README says."""
 
+    def to_look_at(self, wanted: int, *, every: str = "") -> list[SampleIndex]:
+        """At most `wanted` samples that show what there is: no two more alike than they must be.
+
+        `every` names a folder of sources, each of which is to be seen, whatever is wanted. Raises
+        InvalidSettings for a folder that the recipe does not have.
+        """
+        if every:
+            raise InvalidSettings(f"{self.plan.recipe.kind}: this recipe has no folder of {every}")
+        return spread_samples(self.plan.samples, wanted)
+
     @abstractmethod
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
-        """A picture of some samples as PNG; None when there is nothing to look at."""
+        """A picture of some samples as PNG, in the given order; None when there is nothing to look at."""
 
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:

@@ -110,6 +110,20 @@ def test_preview_draws_a_contact_sheet(finished: RunDirectory, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_preview_comes_before_the_plan_and_writes_nothing_but_the_picture(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    before = {path.name for path in run.path.iterdir()}
+    one = shardgen("preview", run.path, "--all-foregrounds")
+    assert one.returncode == 0, one.stderr
+    assert "2 of 2 samples" in one.stderr
+    assert {path.name for path in run.path.iterdir()} == {*before, "preview.png"}
+    first = (run.path / "preview.png").read_bytes()
+    assert shardgen("plan", run.path).returncode == 0
+    assert shardgen("preview", run.path, "--all-foregrounds").returncode == 0
+    assert (run.path / "preview.png").read_bytes() == first
+
+
+@pytest.mark.slow
 def test_planning_twice_is_harmless_and_a_changed_setting_is_refused_with_the_difference(
     finished: RunDirectory,
 ) -> None:

@@ -19,7 +19,15 @@ OPTIONS = {
     "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters"},
     "plan": {"--rate", "--foregrounds", "--backgrounds"},
-    "preview": {"--samples", "--output", "-o", "--device", "--foregrounds", "--backgrounds"},
+    "preview": {
+        "--samples",
+        "--all-foregrounds",
+        "--output",
+        "-o",
+        "--device",
+        "--foregrounds",
+        "--backgrounds",
+    },
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
     "run": {

@@ -93,12 +93,17 @@ def test_depth_is_averaged_before_it_is_stretched() -> None:
 def sheet(*, depth_is_random: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     samples = [
         SheetSample(
-            number=number, fgbg=CANVAS.fgbg, mask=CANVAS.mask, depth=np.full((200, 200), 90, np.uint8)
+            caption=f"{number}: a",
+            fgbg=CANVAS.fgbg,
+            mask=CANVAS.mask,
+            depth=np.full((200, 200), 90, np.uint8),
         )
         for number in range(4)
     ]
-    data = contact_sheet(samples, depth_is_random=depth_is_random)
-    assert data == contact_sheet(samples, depth_is_random=depth_is_random)
+    data = contact_sheet(samples, title="4 shown", near_is_dark=False, depth_is_random=depth_is_random)
+    assert data == contact_sheet(
+        samples, title="4 shown", near_is_dark=False, depth_is_random=depth_is_random
+    )
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     return np.asarray(decoded, np.uint8)

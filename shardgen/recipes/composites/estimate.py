@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.sample import spread_samples
 from shardgen.errors import SampleError
 from shardgen.recipes.base import SizeEstimate
 from shardgen.recipes.composites.composer import ComposedSample, Composer
@@ -20,10 +19,10 @@ _LABEL_BYTES = 120
 
 
 def estimate_sizes(plan: CompositesPlan, composer: Composer) -> SizeEstimate:
-    """Encode a few samples spread over the plan, with their blurred brightness in the place of depth."""
+    """Encode a few samples that cover the plan, with their blurred brightness in the place of depth."""
     sizes = dict.fromkeys((FGBG, MASK, DEPTH), 0)
     count = 0
-    for composed in _composed(composer, spread_samples(plan.samples, _PROBES)):
+    for composed in _composed(composer, plan.covering(_PROBES)):
         encoded = encode_sample(composed.canvas, _stand_in(composed), plan.output, plan.depth.encoding)
         for name in sizes:
             sizes[name] += len(encoded.files[name])

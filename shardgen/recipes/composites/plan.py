@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
+from math import gcd
 from typing import Literal
 
 from shardgen.depth.base import NetworkPlan
@@ -20,6 +22,7 @@ KIND: Literal["composites"] = "composites"
 FGBG, MASK, DEPTH = "fgbg", "mask", "depth"
 """The names of the outputs, in the order in which they are stored."""
 MAX_PLACES = 10_000  # of a grid; the rows of labels.csv are made for all places of a foreground at once
+_TRIES = 8  # combinations looked at for each sample of a sheet, before the rest is taken in order
 MAX_STRUCTURE = 200  # characters that describe a network
 
 
@@ -146,6 +149,26 @@ class CompositesPlan:
             sample=sample, background=background, foreground=foreground, flip=flip, column=column, row=row
         )
 
+    def covering(self, wanted: int) -> list[SampleIndex]:
+        """At most `wanted` samples: each has another background, foreground, flip and place than the last.
+
+        None of a kind comes twice before all came once; then they begin again, in another pairing. Samples at
+        equal steps would meet one photograph and place over and over, since the grid has steps of its own.
+        """
+        backgrounds, foregrounds = len(self.sources.backgrounds), len(self.sources.foregrounds)
+        stride = _scattering(self.place_count)
+        count = min(wanted, self.samples)
+        chosen: dict[SampleIndex, None] = {}
+        for tile in range(_TRIES * count):
+            if len(chosen) == count:
+                break
+            place = _turn(tile, self.place_count) * stride % self.place_count
+            pair = _turn(tile, backgrounds) * foregrounds + _turn(tile, foregrounds)
+            variant = _turn(tile, self.flip_count) * self.place_count + place
+            chosen.setdefault(SampleIndex(pair * self.variants + variant))
+        rest = (one for one in map(SampleIndex, range(self.samples)) if one not in chosen)
+        return [*chosen, *islice(rest, count - len(chosen))]
+
     def place(self, foreground: Foreground, *, column: int, row: int) -> Rectangle:
         """Where a foreground lies; the last column and row touch the far edge, a single one is centred."""
         canvas_width, canvas_height = self.compose.canvas
@@ -207,6 +230,16 @@ def sample_count(compose: Compose, sources: Sources) -> int:
     """How many samples these photographs make."""
     pairs = len(sources.backgrounds) * len(sources.foregrounds)
     return pairs * flip_count(compose) * place_count(compose)
+
+
+def _turn(tile: int, count: int) -> int:
+    """Which of `count` the tile shows: each once a round, and a round begins one further than the last."""
+    return (tile + tile // count) % count
+
+
+def _scattering(places: int) -> int:
+    """A step coprime to the places, near the golden section: neighbours on a sheet lie far apart."""
+    return next(step for step in range(max(1, round(places * 0.618)), places + 2) if gcd(step, places) == 1)
 
 
 def _offset(room: int, step: int, steps: int) -> int:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from shardgen.depth.base import NetworkChoice, Quality
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums
+from shardgen.domain.wording import counted
+from shardgen.imaging.options import DepthEncoding
 from shardgen.recipes.base import (
     Card,
     Demand,
@@ -21,7 +24,7 @@ from shardgen.recipes.base import (
 )
 from shardgen.recipes.composites.card import composites_card
 from shardgen.recipes.composites.labels import COLUMNS, LabelRows
-from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan
+from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, Flips
 
 if TYPE_CHECKING:
     from shardgen.recipes.composites.maker import CompositesMaker
@@ -79,24 +82,48 @@ class CompositesRecipe(Recipe):
         """What the README says."""
         return composites_card(self.composites)
 
+    def to_look_at(self, wanted: int, *, every: str = "") -> list[SampleIndex]:
+        """Samples that cover backgrounds, foregrounds, flips and places."""
+        if every not in {"", "foregrounds", "backgrounds"}:
+            return super().to_look_at(wanted, every=every)
+        sources = self.composites.sources
+        count = len(sources.foregrounds if every == "foregrounds" else sources.backgrounds)
+        return self.composites.covering(count if every else wanted)
+
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
-        """Composite, mask and depth of each sample."""
+        """Composite with its mask's outline, mask, and depth in colours, of each sample; near is bright."""
         from shardgen.imaging.codec import decode_encoded
         from shardgen.imaging.sheet import SheetSample, contact_sheet
 
-        size = self.composites.output.size
+        plan = self.composites
+        size = plan.output.size
+        counts = (
+            f"{counted(len(plan.sources.backgrounds), 'background')} x "
+            f"{counted(len(plan.sources.foregrounds), 'foreground')} x {counted(plan.flip_count, 'flip')} x "
+            f"{counted(plan.place_count, 'place')} = {counted(plan.samples, 'sample')}; {len(samples)} shown"
+        )
         return contact_sheet(
             [
                 SheetSample(
-                    number=number,
+                    caption=self._caption(SampleIndex(number)),
                     fgbg=decode_encoded(files[FGBG], channels=3, size=size),  # type: ignore[arg-type]
                     mask=decode_encoded(files[MASK], channels=1, size=size),  # type: ignore[arg-type]
                     depth=decode_encoded(files[DEPTH], channels=1, size=size),
                 )
                 for number, files in samples
             ],
-            depth_is_random=self.composites.depth.weights.quality is Quality.NOISE,
+            title=counts,
+            near_is_dark=plan.depth.encoding is DepthEncoding.RELATIVE,
+            depth_is_random=plan.depth.weights.quality is Quality.NOISE,
         )
+
+    def _caption(self, sample: SampleIndex) -> str:
+        """As in `17: anna on park, mirrored, place 3,2`; columns and rows count from 0, as in labels.csv."""
+        made_of, names = self.composites.combination(sample), self.describe(sample)
+        foreground, background = (PurePosixPath(names[kind]).stem for kind in ("foreground", "background"))
+        is_background = self.composites.compose.flips is Flips.BACKGROUNDS
+        mirrored = (", background mirrored" if is_background else ", mirrored") if made_of.flip else ""
+        return f"{sample}: {foreground} on {background}{mirrored}, place {made_of.column},{made_of.row}"
 
     def recount(self, output: Output, data: bytes) -> OutputSums:
         """Decode the image and add up its pixels."""

@@ -1,0 +1,62 @@
+"""Samples to look at: what a sheet shows of a plan."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.errors import InvalidSettings
+from shardgen.recipes.composites.plan import Combination, CompositesPlan, Flips
+from shardgen.recipes.registry import recipe_of
+from tests.plans import make_plan
+
+SIDES = st.integers(1, 7)
+
+
+def shown(plan: CompositesPlan, samples: list[SampleIndex]) -> list[Combination]:
+    return [plan.combination(sample) for sample in samples]
+
+
+@given(st.integers(1, 25), st.integers(1, 25), SIDES, SIDES, st.sampled_from(Flips), st.integers(1, 60))
+@settings(deadline=None, max_examples=150)
+def test_nothing_comes_twice_before_all_of_its_kind_came_once(
+    backgrounds: int, foregrounds: int, columns: int, rows: int, flips: Flips, wanted: int
+) -> None:
+    plan = CompositesPlan(
+        make_plan(backgrounds=backgrounds, foregrounds=foregrounds, grid=(columns, rows), flips=flips)
+    )
+    samples = plan.covering(wanted)
+    assert len(samples) == len(set(samples)) == min(wanted, plan.samples)
+    made_of = shown(plan, samples)
+    kinds = (
+        ([one.background for one in made_of], backgrounds),
+        ([one.foreground for one in made_of], foregrounds),
+        ([one.flip for one in made_of], plan.flip_count),
+        ([(one.column, one.row) for one in made_of], plan.place_count),
+    )
+    for values, count in kinds:
+        first = values[: min(count, len(values))]
+        # Repeated combinations are passed over, so a round may end early; it never begins with a repetition.
+        assert len(set(first)) >= min(len(first), len(set(values)))
+
+
+def test_twenty_backgrounds_and_ten_people_at_the_defaults_are_all_seen() -> None:
+    plan = CompositesPlan(make_plan(backgrounds=20, foregrounds=10, flips=Flips.FOREGROUNDS))
+    made_of = shown(plan, plan.covering(20))
+    assert len({one.background for one in made_of}) == 20
+    assert len({one.foreground for one in made_of}) == 10
+    assert len({(one.column, one.row) for one in made_of}) == 20
+    assert sorted(one.flip for one in made_of) == [0] * 10 + [1] * 10
+    for person in range(10):
+        assert len({one.flip for one in made_of if one.foreground == person}) >= 1
+
+
+def test_each_photograph_of_a_folder_is_shown_when_asked_for() -> None:
+    recipe = recipe_of(make_plan(backgrounds=2, foregrounds=45))
+    plan = CompositesPlan(recipe.plan)
+    assert [one.foreground for one in shown(plan, recipe.to_look_at(3, every="foregrounds"))] == [*range(45)]
+    assert len(recipe.to_look_at(3, every="backgrounds")) == 2
+    with pytest.raises(InvalidSettings, match="no folder of cats"):
+        recipe.to_look_at(3, every="cats")
