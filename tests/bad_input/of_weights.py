@@ -148,7 +148,7 @@ CASES = [
         code=33,
         arrange=_ordinary_photograph,
         environment={"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
-        says=("u2netp.onnx",),
+        says=("no connection to", "u2netp"),
         hints=("elsewhere and put it at", "--model u2netp.onnx"),
         allowed=("cache",),
     ),
@@ -173,6 +173,6 @@ CASES = [
         arguments=("cut-out", RUN),
         code=11,
         says=("people: a run directory",),
-        hints=("[sources]",),
+        hints=("shardgen.toml",),
     ),
 ]
