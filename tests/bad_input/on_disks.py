@@ -425,7 +425,7 @@ CASES = [
         code=10,
         start="planned",
         says=("background-000.jpg", "photographs"),
-        hints=("-o preview.png",),
+        hints=("another folder with -o",),
     ),
     Case(
         name="a new picture among the photographs",
@@ -433,7 +433,7 @@ CASES = [
         code=10,
         start="planned",
         says=("sheet.png", "photographs"),
-        hints=("-o preview.png",),
+        hints=("another folder with -o",),
     ),
     Case(
         name="a picture in the place of the settings",

@@ -53,6 +53,16 @@ def test_twenty_backgrounds_and_ten_people_at_the_defaults_are_all_seen() -> Non
         assert len({one.flip for one in made_of if one.foreground == person}) >= 1
 
 
+def test_kinds_of_one_count_are_not_locked_to_each_other() -> None:
+    plan = CompositesPlan(make_plan(backgrounds=4, foregrounds=4, grid=(2, 2), flips=Flips.FOREGROUNDS))
+    made_of = shown(plan, plan.covering(16))
+    assert len({(one.background, one.foreground) for one in made_of}) == 16
+    for background in range(4):
+        seen = [one for one in made_of if one.background == background]
+        assert len({(one.column, one.row) for one in seen}) >= 2
+        assert {one.flip for one in seen} == {0, 1}
+
+
 def test_each_photograph_of_a_folder_is_shown_when_asked_for() -> None:
     recipe = recipe_of(make_plan(backgrounds=2, foregrounds=45))
     plan = CompositesPlan(recipe.plan)

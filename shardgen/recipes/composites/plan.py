@@ -162,9 +162,10 @@ class CompositesPlan:
         for tile in range(_TRIES * count):
             if len(chosen) == count:
                 break
-            place = _turn(tile, self.place_count) * stride % self.place_count
-            pair = _turn(tile, backgrounds) * foregrounds + _turn(tile, foregrounds)
-            variant = _turn(tile, self.flip_count) * self.place_count + place
+            # Kinds of one count would be locked to each other if their rounds began alike.
+            place = _turn(tile, self.place_count, further=2) * stride % self.place_count
+            pair = _turn(tile, backgrounds, further=0) * foregrounds + _turn(tile, foregrounds, further=1)
+            variant = tile.bit_count() % self.flip_count * self.place_count + place
             chosen.setdefault(SampleIndex(pair * self.variants + variant))
         rest = (one for one in map(SampleIndex, range(self.samples)) if one not in chosen)
         return [*chosen, *islice(rest, count - len(chosen))]
@@ -232,9 +233,9 @@ def sample_count(compose: Compose, sources: Sources) -> int:
     return pairs * flip_count(compose) * place_count(compose)
 
 
-def _turn(tile: int, count: int) -> int:
-    """Which of `count` the tile shows: each once a round, and a round begins one further than the last."""
-    return (tile + tile // count) % count
+def _turn(tile: int, count: int, *, further: int) -> int:
+    """Which of `count` the tile shows: each once a round; every round begins so much further on."""
+    return (tile + further * (tile // count)) % count
 
 
 def _scattering(places: int) -> int:
