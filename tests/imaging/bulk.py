@@ -9,7 +9,6 @@ import argparse
 import io
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import cv2
@@ -33,6 +31,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from shardgen.errors import SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
+from tests.fuzzing.guarded import time_limit
 from tests.imaging.generated.bmp import bmp_cases
 from tests.imaging.generated.cases import (
     Case,
@@ -311,20 +310,6 @@ def _shown(lines: str) -> str:
     return ascii(lines.splitlines()[0])
 
 
-@contextmanager
-def _alarm(seconds: int) -> Iterator[None]:
-    def late(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"no end after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def compare(files: Iterable[tuple[str, bytes]]) -> dict[str, Row]:
     """Each file through decode and through its container's readers."""
     rows = {container: Row() for container in READERS}
@@ -352,7 +337,7 @@ def compare(files: Iterable[tuple[str, bytes]]) -> dict[str, Row]:
 def _decoded(data: bytes) -> tuple[Photograph | Exception, float]:
     start = time.perf_counter()
     try:
-        with _alarm(_SECONDS_A_FILE):
+        with time_limit(_SECONDS_A_FILE):
             photo: Photograph | Exception = decode(data)
     except Exception as error:  # noqa: BLE001 - told apart by the caller
         photo = error
@@ -426,7 +411,7 @@ def compare_generated(cases: Iterable[Case]) -> dict[str, Row]:
             row = rows.setdefault(f"{case.container}, generated", Row())
             row.files += 1
             start = time.perf_counter()
-            with _alarm(_SECONDS_A_FILE):
+            with time_limit(_SECONDS_A_FILE):
                 outcome = judge(case, decode)
             row.slowest = max(row.slowest, (time.perf_counter() - start, case.name))
             if lines := written():
