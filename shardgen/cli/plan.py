@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shardgen.recipes.base import Folders
 
 
+_CHANGES = 20  # lines
 _ASK_RATE = "unknown; add --rate N (a V100 made 6.4 samples/s), or run `status` once workers run"
 
 
@@ -43,6 +44,7 @@ def plan(
 
     Prints how many samples, how many bytes and how long, and how much of the picture foregrounds cover.
     Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
+    Until the first sample is stored it takes changed settings and photographs, and says what changed.
 
     \b
     Example:
@@ -112,7 +114,12 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
         ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
         ("fingerprint", plan.fingerprint if is_written else "not known yet: see the error below"),
     ]
-    state = ("NEW" if planned.is_new else "as it was") if is_written else "NOT WRITTEN"
+    changes = [*planned.changes[:_CHANGES]]
+    if more := len(planned.changes) - len(changes):
+        changes.append(f"and {more:,} more")
+    facts[:0] = [("" if number else "changed", change) for number, change in enumerate(changes)]
+    unchanged = "NEW" if planned.is_new else "as it was"
+    state = ("CHANGED" if changes else unchanged) if is_written else "NOT WRITTEN"
     return render.table(["plan", state], facts, left=True)
 
 

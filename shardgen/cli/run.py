@@ -90,7 +90,7 @@ def run(
     )
     chosen = choose_gpus(wanted)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
-    if directory.plan_file is None:
+    if directory.current_plan is None:
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))

@@ -14,20 +14,24 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.domain.plan import Plan, differences, is_larger
+from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
-from shardgen.errors import ManifestMismatch, TransientError
+from shardgen.errors import ManifestMismatch, PlanConflict, TransientError
 from shardgen.machine.processes import gone
 from shardgen.manifest.backend import Backend
+from shardgen.manifest.database_url import OWN_INDEX
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.settings.plan_file import FILE_NAME
-from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.atomic import publish_file
+from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
+from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
+from shardgen.storage.atomic import publish_file, rename_durably
+from shardgen.storage.files import DiskFiles, storing
 
 if TYPE_CHECKING:  # it brings numpy, which `status` does without
     from shardgen.artifacts.check import ReceiptSource
 
+_SHOWN = 20  # lines
 OnLook = Callable[[str], None]
 """Called whenever something slow got a step further, with what that is."""
 
@@ -111,6 +115,11 @@ class Coordinator(ABC):
     def is_missed(self) -> bool:
         """Whether others would wait for something of this worker if it ended without a word."""
 
+    @property
+    def may_plan_anew(self) -> bool:
+        """Whether `plan` would take other photographs, since nothing is made of these yet."""
+        return False
+
     @abstractmethod
     def leave(self, last: WorkerReport) -> None:
         """Say the last word, with nothing leased any more; what was made is visible to all.
@@ -153,6 +162,24 @@ class OwnRecords:
     store: ArtifactStore | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutPlan:
+    """That a plan is the run's: what was `before`, None if nothing; and whether its manifest is new."""
+
+    before: Plan | None
+    is_new: bool
+
+
+def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConflict:
+    """The error of a plan that cannot take the place of another: what differs, and what can be done."""
+    changed = differences(before, new)
+    shown = changed[:_SHOWN] + ([f"and {len(changed) - _SHOWN:,} more"] if changed[_SHOWN:] else [])
+    hint = f"put the planned files and settings back, or {OTHER_DIRECTORY}"
+    if before is not None and is_larger(before, new) and run.url not in OWN_INDEX:
+        hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
+    return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
+
+
 class OpenedRun(ABC):
     """A planned run, as workers and commands ask it: a DatabaseRun, a FolderRun, or another backend's.
 
@@ -178,9 +205,45 @@ class OpenedRun(ABC):
             manifest.workers.beat(identity.id, WorkerReport(state=WorkerState.STOPPED, note=note))
         return was_held
 
+    def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+        """Make this plan the run's, durably; under the planning lock. Twice is harmless.
+
+        `grows`: it begins with the blocks of the present one, whose receipts stay. Raises PlanConflict where
+        the present plan cannot be replaced, ManifestBusy while a worker holds a live lease.
+        """
+        del grows
+        before = read_plan(self.run.path)
+        if before not in (None, self.plan):
+            raise refused_plan(self.run, before, self.plan)
+        return PutPlan(before=before, is_new=self._begin(on_step))
+
+    def _begin(self, on_step: OnStep) -> bool:
+        """Write the plan if it is not there, then make the manifest. Returns whether that was new."""
+        self.write_plan()
+        on_step(PlanStep.PLAN_WRITTEN)
+        is_new = self.ensure_manifest()
+        on_step(PlanStep.MANIFEST_CREATED)
+        return is_new
+
     def write_plan(self) -> None:
         """Write `plan.json`, durably, under its name only when it is whole. Raises StorageFailed."""
         publish_file(self.run.path / FILE_NAME, self.plan.canonical_json)
+
+    def write_next(self, on_step: OnStep) -> None:
+        """Write `plan.json.next` durably; the one before was settled."""
+        publish_file(self.run.path / NEXT, self.plan.canonical_json)
+        on_step(PlanStep.NEXT_WRITTEN)
+
+    def rename_next(self, on_step: OnStep) -> None:
+        """Let it be `plan.json`, durably."""
+        with storing(self.run.path / FILE_NAME):
+            rename_durably(DiskFiles(), self.run.path / NEXT, self.run.path / FILE_NAME)
+        on_step(PlanStep.RENAMED)
+
+    def remove_next(self) -> None:
+        """Remove what a command has left that was killed, or refused, before it counted."""
+        with storing(self.run.path / NEXT):
+            (self.run.path / NEXT).unlink(missing_ok=True)
 
     @abstractmethod
     def coordinator(self, seat: Seat) -> Coordinator:

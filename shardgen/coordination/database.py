@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, refuse_other_folder
@@ -13,19 +14,27 @@ from shardgen.coordination.base import (
     OnLook,
     OpenedRun,
     OwnRecords,
+    PutPlan,
     Recorded,
     Seat,
+    refused_plan,
 )
 from shardgen.coordination.report import Report, make_report
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
+from shardgen.domain.steps import OnStep, PlanStep, RequeueStep, ignore_step
 from shardgen.domain.worker import WorkerReport
+from shardgen.errors import ShardgenError
 from shardgen.manifest.backend import Backend
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.operator import Marks
+from shardgen.manifest.replanning import replace_plan
+from shardgen.manifest.schema import StoredPlan, foreign_plan, lost_manifest
 from shardgen.manifest.slices import contradictory
+from shardgen.settings.plan_file import MAX_BYTES, NEXT, read_plan
+from shardgen.storage.bounded import read_regular
+from shardgen.storage.files import is_there, storing
 
 _ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 
@@ -86,6 +95,11 @@ class DatabaseCoordinator(Coordinator):
         """While a slice is leased: every batch is visible as soon as it is recorded."""
         return self._held is not None
 
+    @property
+    def may_plan_anew(self) -> bool:
+        """While there is no receipt."""
+        return not self.manifest.receipts.are_there()
+
     def leave(self, last: WorkerReport) -> None:
         """In the worker's row."""
         self._held = None
@@ -94,6 +108,56 @@ class DatabaseCoordinator(Coordinator):
 
 class DatabaseRun(OpenedRun):
     """A run whose manifest is the record, and whose artifact folder all workers write to."""
+
+    def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+        """The manifest's plan counts, and changes in one transaction, between `plan.json.next` and its name.
+
+        What a killed command has left is settled first. A file that the manifest does not know is not
+        replaced.
+        """
+        run, path = self.run, self.run.path
+        stored = read_stored_plan(run.database)
+        self._settle_next(stored)
+        here = read_plan(path)
+        if stored is None:
+            if here not in (None, self.plan):
+                if run.is_begun:
+                    raise lost_manifest(run.database.backend.shown)
+                self.write_next(on_step)
+                self.rename_next(on_step)
+            return PutPlan(before=here, is_new=self._begin(on_step))
+        if here is not None and here.fingerprint not in {stored.fingerprint, *stored.earlier}:
+            raise foreign_plan(run.database.backend.shown, stored.fingerprint, here.fingerprint)
+        before = run.parse_stored(stored)
+        if before == self.plan:
+            if here not in (None, before):
+                self.write_next(on_step)
+                self.rename_next(on_step)
+            return PutPlan(before=before, is_new=self._begin(on_step))
+        if stored.has_receipts and not grows:
+            raise refused_plan(run, before, self.plan)
+        self.write_next(on_step)
+        try:
+            replace_plan(run.database, before.fingerprint, self.plan, grows=grows)
+        except ShardgenError:
+            with suppress(ShardgenError):  # of a server that is away the next command will know more
+                self._settle_next(read_stored_plan(run.database))
+            raise
+        on_step(PlanStep.ROWS_REPLACED)
+        self.rename_next(on_step)
+        return PutPlan(before=before, is_new=False)
+
+    def _settle_next(self, stored: StoredPlan | None) -> None:
+        """A `plan.json.next` that the manifest holds gets its name; any other never counted."""
+        following = self.run.path / NEXT
+        if not is_there(following):
+            return
+        with storing(following):
+            data = read_regular(following, limit=MAX_BYTES)
+        if stored is not None and hashlib.sha256(data).hexdigest() == stored.fingerprint:
+            self.rename_next(ignore_step)
+        else:
+            self.remove_next()
 
     def coordinator(self, seat: Seat) -> DatabaseCoordinator:
         """Open the manifest."""

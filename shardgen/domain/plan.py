@@ -124,6 +124,25 @@ def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
     return lines
 
 
+def is_larger(old: Plan, new: Plan) -> bool:
+    """Whether the new plan has all sources of the old one, and more of them, and nothing else is changed."""
+    if (old.recipe, old.outputs, old.shards) != (new.recipe, new.outputs, new.shards):
+        return False
+    before, after = _entries(old), _entries(new)
+    return before.keys() == after.keys() and all(before[name] <= after[name] for name in before)
+
+
+def _entries(plan: Plan) -> dict[str, frozenset[object]]:
+    """All blocks' sources by their folder; of what is no list of sources its one value."""
+    found: dict[str, frozenset[object]] = {}
+    for block in plan.blocks:
+        for field in fields(block.sources):  # type: ignore[arg-type]
+            value = getattr(block.sources, field.name)
+            entries = frozenset(value) if isinstance(value, tuple) else frozenset([value])
+            found[field.name] = found.get(field.name, frozenset()) | entries
+    return found
+
+
 def _plan_differences(old: Plan, new: Plan) -> list[str]:
     """In the words of settings and folders; outputs and numbers of samples follow from these."""
     if old.recipe.kind != new.recipe.kind:

@@ -35,11 +35,14 @@ class SuspectStep(StrEnum):
 
 
 class PlanStep(StrEnum):
-    """From sources to a manifest."""
+    """From sources to a manifest; the last three are of a plan that takes another's place."""
 
     CHECKED = "checked"
     PLAN_WRITTEN = "plan-written"
     MANIFEST_CREATED = "manifest-created"
+    NEXT_WRITTEN = "next-written"
+    ROWS_REPLACED = "rows-replaced"
+    RENAMED = "renamed"
 
 
 class MergeStep(StrEnum):

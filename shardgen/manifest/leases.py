@@ -76,12 +76,13 @@ class Leases(Part):
     ) -> Lease | NoLease:
         """Grant one slice, in one transaction, under a new fence; `gone` workers' slices are free.
 
-        `shard` narrows to one shard.
+        `shard` narrows to one shard. Raises PlanConflict when the run has another plan by now.
         """
         session = self.session
         check_shard(session.layout, shard)
 
         def take(connection: Connection) -> Lease | NoLease:
+            session.hold_plan(connection)
             now = session.now(connection)
             request = LeaseRequest(worker=worker, now=now, policy=policy, shard=shard, gone=gone)
             return lease_slice(connection, session.layout, request)
@@ -339,13 +340,18 @@ def fence_of_unheld_slice(
     """
     row = lock_slice(connection, shard, slice_)
     if row.state is SliceState.LEASED:
-        if row.expires_at is not None and row.expires_at > to_seconds(now):
-            raise ManifestBusy(
-                f"shard {shard} slice {slice_}: worker {row.worker} holds it under a live lease",
-                hint="stop that worker (or wait until it has finished the slice), then run the command again",
-            )
+        refuse_live(row, now)
         transition(connection, Event.WITHDRAW, row)
     return Fence(row.fence)
+
+
+def refuse_live(row: SliceRow, now: datetime) -> None:
+    """Raise ManifestBusy when a worker holds this slice under a lease that has not expired."""
+    if row.expires_at is not None and row.expires_at > to_seconds(now):
+        raise ManifestBusy(
+            f"shard {row.shard} slice {row.slice}: worker {row.worker} holds it under a live lease",
+            hint="stop that worker (or wait until it has finished the slice), then run the command again",
+        )
 
 
 def unblock(connection: Connection) -> int:

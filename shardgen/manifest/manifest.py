@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime
 from typing import Self
 
@@ -19,6 +20,7 @@ from shardgen.manifest.leases import Leases
 from shardgen.manifest.operator import Operator
 from shardgen.manifest.overview import read_overview
 from shardgen.manifest.receipts import Receipts
+from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.session import Clock, Part, Session, reading, writing
 from shardgen.manifest.shared import MachineIndex
 from shardgen.manifest.suspicion import Suspicions
@@ -46,18 +48,17 @@ def create_manifest(url: DatabaseUrl, plan: Plan, *, artifacts_exist: bool = Fal
         database.close()
 
 
-def read_stored_plan(url: DatabaseUrl) -> str:
-    """The plan's canonical JSON as the manifest keeps it: for a machine that has only `shardgen.toml`."""
-    database = url.backend.open(Access.READ)
+def read_stored_plan(url: DatabaseUrl, known: str = "") -> StoredPlan | None:
+    """What the manifest says of its plan, without its text if its fingerprint is `known`.
 
-    def read(connection: Connection) -> str:
-        schema.check_revision(connection, where=database.shown)
-        return str(connection.execute(select(RUN.c.plan)).scalar_one())
-
-    try:
-        return database.transact(read, reading=True)
-    finally:
-        database.close()
+    None when there is no manifest.
+    """
+    if not url.backend.is_there():
+        return None
+    with closing(url.backend.open(Access.READ)) as database:
+        return database.transact(
+            lambda connection: schema.read_stored(connection, where=database.shown, known=known), reading=True
+        )
 
 
 class Manifest:
@@ -71,7 +72,7 @@ class Manifest:
         self, url: DatabaseUrl, plan: Plan, *, read_only: bool = False, clock: Clock | None = None
     ) -> None:
         database = url.backend.open(Access.READ if read_only else Access.WRITE)
-        self._session = session = Session(database, plan.layout, clock)
+        self._session = session = Session(database, plan, clock)
         self.workers = Workers(session)
         self.micro_batches = MicroBatches(session)
         self.folder = ArtifactFolder(session)
@@ -92,7 +93,7 @@ class Manifest:
         if found is None:
             raise ManifestCorrupt(f"{self.shown}: names no plan", hint=REBUILD)
         if found != plan.fingerprint:
-            raise schema.other_plan(self.shown, found, plan.fingerprint)
+            raise schema.other_plan(connection, self.shown, found, plan.fingerprint)
 
     def __enter__(self) -> Self:
         return self

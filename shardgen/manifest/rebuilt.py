@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -24,21 +24,23 @@ from shardgen.manifest.tables import MICRO_BATCH, PROVENANCE, RUN, SLICE
 
 def rebuild_manifest(
     url: DatabaseUrl,
-    plan: Plan,
+    plans: Sequence[Plan],
     receipts: Iterable[Receipt],
     *,
     highest_fence: Callable[[], Fence],
     on_step: OnStep = ignore_step,
 ) -> None:
-    """Make the manifest of a plan from these receipts, batches ascending, one per batch.
+    """Make the manifest of the last of these plans from these receipts, batches ascending, one per batch.
 
-    `highest_fence` is asked once the receipts have run out: every grant of the new manifest is above it.
-    Raises ManifestMismatch when a manifest is there, ManifestBusy while another rebuild is at work.
+    The other plans are those that the run had before. `highest_fence` is asked once the receipts have run
+    out: every grant of the new manifest is above it. Raises ManifestMismatch when a manifest is there,
+    ManifestBusy while another rebuild is at work.
     """
+    *earlier, plan = plans
     backend = url.backend
     backend.refuse_existing()
     backend.build(
-        lambda connection: schema.create(connection, plan),
+        lambda connection: schema.create(connection, plan, earlier=[one.fingerprint for one in earlier]),
         lambda connection: _fill(connection, plan, receipts, highest_fence=highest_fence),
         on_step=on_step,
     )

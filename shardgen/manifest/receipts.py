@@ -85,6 +85,11 @@ class Receipts(Part):
         return [BatchIndex(batch) for batch in found.scalars()]
 
     @reading
+    def are_there(self, connection: Connection) -> bool:
+        """Whether anything is done."""
+        return connection.execute(select(RECEIPT.c.batch).limit(1)).first() is not None
+
+    @reading
     def recorded_among(self, connection: Connection, batches: Sequence[BatchIndex]) -> list[BatchIndex]:
         """Those of the batches that have a receipt, in order."""
         return recorded_among(connection, batches)

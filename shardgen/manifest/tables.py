@@ -28,6 +28,12 @@ RUN = Table(
     Column("artifact_folder", Text),  # its identity; null until the first worker starts
 )
 
+EARLIER_PLAN = Table(
+    "earlier_plan",
+    METADATA,
+    Column("fingerprint", Text, primary_key=True),  # of a plan that this run had; never the present one's
+)
+
 SHARD = Table(
     "shard",
     METADATA,

@@ -94,6 +94,7 @@ class MicroBatches(Part):
     @writing
     def agreed(self, connection: Connection, device_model: str, proposed: int) -> int:
         """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
+        self.session.hold_plan(connection)  # another plan may have another network
         return _agreed(connection, device_model, proposed)
 
     @reading

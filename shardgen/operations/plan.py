@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shardgen.coordination.base import PutPlan
 from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Plan, differences
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
-from shardgen.errors import InvalidSettings, PlanConflict
+from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Draft, Folders, PlanEvents, SizeEstimate
 from shardgen.recipes.registry import recipe_of
-from shardgen.settings.plan_file import read_plan
+from shardgen.settings.plan_file import planning_lock
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 
@@ -25,13 +26,15 @@ _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the
 class Planned:
     """A plan on disk with its manifest; `is_new` is False when it was there already.
 
-    It is not on disk when its draft lacks something; then its fingerprint means nothing.
+    `changes` are a line each where it took the place of another. It is not on disk when its draft lacks
+    something; then its fingerprint means nothing.
     """
 
     plan: Plan
     draft: Draft
     estimate: SizeEstimate
     is_new: bool
+    changes: tuple[str, ...] = ()
 
     @property
     def sample_bytes(self) -> float:
@@ -54,34 +57,36 @@ def make_plan(
 ) -> Planned:
     """Plan the run directory; twice is harmless.
 
-    `plan.json` is durable before the manifest exists. Raises SourcesRefused with every problem at once,
-    PlanConflict when another plan is here or the manifest of existing artifacts is gone. What the draft lacks
-    (a download that failed) is raised, too, after `on_unwritten` got all that is known without it.
+    Until something is made, changed settings and photographs make a plan that takes the place of the one
+    here. Raises SourcesRefused with every problem at once, PlanConflict when the plan here stays and is
+    another, or the manifest of existing artifacts is gone; ManifestBusy while a worker holds a live lease.
+    What the draft lacks (a download that failed) is raised, too, after `on_unwritten` got all that is known
+    without it.
     """
     folders, settings = run.folders(given), run.settings
-    existing = run.plan_here()
-    if existing is not None:
-        run.check_settings(existing)
+    current = run.current_plan
+    if current is not None and run.is_begun:
+        run.check_settings(current)  # before every photograph is read
     run.check_outputs()
     plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:
         estimate = settings.kind.estimate(recipe_of(plan), folders)
-        on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=existing is None))
+        on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=current is None))
         raise draft.lacks
-    if existing is not None and existing != plan:
-        raise PlanConflict(
-            f"{run.path}: not what was planned here: {'; '.join(differences(existing, plan)[:20])}",
-            hint="put the planned files back, or use a new directory for the other plan",
-        )
     estimate = settings.kind.estimate(recipe_of(plan), folders)
     on_step(PlanStep.CHECKED)
-    opened = open_run(run.planned(plan))
-    opened.write_plan()
-    _refuse_race(run, plan)
-    on_step(PlanStep.PLAN_WRITTEN)
-    is_new = opened.ensure_manifest()
-    on_step(PlanStep.MANIFEST_CREATED)
-    return Planned(plan=plan, draft=draft, estimate=estimate, is_new=is_new)
+    put = put_plan(run, plan, on_step=on_step)
+    changes = () if put.before is None else tuple(differences(put.before, plan))
+    return Planned(plan=plan, draft=draft, estimate=estimate, is_new=put.is_new, changes=changes)
+
+
+def put_plan(run: RunDirectory, plan: Plan, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+    """Make `plan` the run's, durably, whatever a killed command has left; see `OpenedRun.put_plan`.
+
+    One command at a time: raises ManifestBusy when another one needs longer than half a minute.
+    """
+    with planning_lock(run.path):
+        return open_run(run.planned(plan)).put_plan(grows=grows, on_step=on_step)
 
 
 def draft_plan(
@@ -110,14 +115,4 @@ def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:
         raise InvalidSettings(
             f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",
             hint="change that in shardgen.toml, or use fewer sources",
-        )
-
-
-def _refuse_race(run: RunDirectory, plan: Plan) -> None:
-    """Another process may have planned here since we looked; its plan stands."""
-    written = read_plan(run.path)
-    if written is not None and written != plan:
-        raise PlanConflict(
-            f"{run.path}: planned by another process just now: {'; '.join(differences(written, plan)[:20])}",
-            hint="use a new directory for the other plan",
         )

@@ -15,6 +15,7 @@ from shardgen.operations.plan import draft_plan
 from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, PlanEvents, Station
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import settings_differences
 from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import is_file, is_folder, is_there, refuse_unusable_folder, storage_error
 
@@ -45,7 +46,8 @@ def preview(
 ) -> Path:
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path.
 
-    Before `plan` it plans in memory, and writes nothing but the picture.
+    Before `plan`, and for changed settings that `plan` would still take, it plans in memory; it writes
+    nothing but the picture.
     """
     folders = run.folders(request.folders)
     path = request.output or run.path / PNG_NAME
@@ -74,7 +76,8 @@ def preview(
 
 
 def _plan_of(run: RunDirectory, folders: Folders, events: PlanEvents | None) -> Plan:
-    if run.plan_here() is not None or run.database.backend.is_there():
+    planned = run.current_plan
+    if planned is not None and (run.is_begun or not settings_differences(planned, run.settings)):
         return run.plan()
     plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:

@@ -21,7 +21,7 @@ from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, InputMissing, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest
-from shardgen.settings.plan_file import FILE_NAME
+from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
 from shardgen.settings.run_directory import RunDirectory
 
 
@@ -49,30 +49,47 @@ def rebuild(
 ) -> tuple[Plan, Rebuilt]:
     """Make a new manifest of the run directory's plan and artifacts; there all at once, or not.
 
-    Per batch the highest whole fence wins that no requeue has undone. Raises InputMissing without
-    `plan.json`, ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read,
-    StorageFailed when the disk gives not one artifact although it has some.
+    Of two plans, one of them `plan.json.next`, it takes the one of which more batches are whole. Per batch
+    the highest whole fence wins that no requeue has undone. Raises InputMissing without `plan.json`,
+    ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read, StorageFailed
+    when the disk gives not one artifact although it has some.
     """
-    plan = run.plan_here()
-    if plan is None:
+    # On a shared folder, whose machines have an index each, only `plan.json` ever counts.
+    following = None if run.index is not None else read_plan(run.path, NEXT)
+    candidates = [one for one in (run.plan_here(), following) if one is not None]
+    if not candidates:
         raise InputMissing(
             f"{run.path / FILE_NAME}: is gone, and a manifest cannot be rebuilt without the plan",
             hint="put it back from a copy; or, with the same photographs: shardgen plan RUN_DIR",
         )
-    run.check_settings(plan)
     run.database.backend.refuse_existing()
+    plan = candidates[0]
+    if candidates[1:]:  # a command was killed that changed the plan: before its transaction, or after it
+        plan = max(candidates, key=lambda one: _count_whole(one, ArtifactStore(run.artifacts)))
+    run = run.planned(plan)
+    run.check_settings(plan)
     if run.index is not None:  # what others have published is read again, too
         (run.index / SEGMENTS_NAME).unlink(missing_ok=True)
     store = ArtifactStore(run.artifacts)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     rebuild_manifest(
-        run.database, plan, search.receipts(), highest_fence=lambda: search.highest_fence, on_step=on_step
+        run.database,
+        candidates[: candidates.index(plan) + 1],
+        search.receipts(),
+        highest_fence=lambda: search.highest_fence,
+        on_step=on_step,
     )
     identity = store.identity()
     if identity is not None:  # a folder that may only be read can be rebuilt from, too
         with run.manifest(plan) as manifest:
             manifest.folder.claim(identity)
     return plan, search.result
+
+
+def _count_whole(plan: Plan, store: ArtifactStore) -> int:
+    """How many batches of this plan could be taken."""
+    search = _Search(plan, store, read_marks(plan, store), on_progress=lambda _done, _planned: None)
+    return sum(1 for _ in search.receipts())
 
 
 class _Search:

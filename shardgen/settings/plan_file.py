@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,11 +16,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import EARLIER, PLAN_FORMAT, Block, Document, Output, Plan, Shards
-from shardgen.errors import InputMissing, InvalidSettings, ManifestCorrupt, ManifestMismatch
+from shardgen.errors import InputMissing, InvalidSettings, ManifestBusy, ManifestCorrupt, ManifestMismatch
 from shardgen.recipes.registry import find_kind, recipe_of
 from shardgen.storage.bounded import how_to_read, parse_json, read_regular
+from shardgen.storage.files import FILE_MODE, storing
 
 FILE_NAME = "plan.json"
+NEXT = "plan.json.next"
+"""A plan that is to take the place of `plan.json`, from before the manifest takes it until it is renamed."""
+_LOCK = ".plan.lock"
+_LOCK_SECONDS, _LOCK_PAUSE_SECONDS = 30.0, 0.05
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 MAX_BYTES = 1 << 28  # a photograph takes about 250 bytes
 
 
@@ -73,9 +85,9 @@ def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Pla
     return plan
 
 
-def read_plan(run_dir: Path) -> Plan | None:
-    """The run directory's plan, or None when nothing was planned yet."""
-    path = run_dir / FILE_NAME
+def read_plan(run_dir: Path, name: str = FILE_NAME) -> Plan | None:
+    """The run directory's plan, or None when nothing was planned yet; or what is to take its place."""
+    path = run_dir / name
     try:
         text = read_regular(path, limit=MAX_BYTES)
     except FileNotFoundError:
@@ -87,6 +99,57 @@ def read_plan(run_dir: Path) -> Plan | None:
             f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=_RESTORE)
         ) from error
     return parse_plan(text, where=str(path), hint=_RESTORE)
+
+
+@contextmanager
+def planning_lock(run_dir: Path) -> Iterator[None]:
+    """Held by whoever replaces `plan.json`, or writes, renames or removes `plan.json.next`.
+
+    Waited for up to half a minute, then ManifestBusy. Its file goes with it; one that a kill has left holds
+    nobody up. Where the file system has no locks, there is none.
+    """
+    path = run_dir / _LOCK
+    with storing(run_dir / FILE_NAME):
+        descriptor = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
+        if _lock(descriptor) and _is_still(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise ManifestBusy(
+                f"{path.parent}: another command has been changing its plan for {_LOCK_SECONDS:g} s",
+                hint="wait until it has ended, then run the command again",
+            )
+        time.sleep(_LOCK_PAUSE_SECONDS)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether the locked file has its name: who held the lock before has removed it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _plan(envelope: _Envelope) -> Plan:

@@ -12,13 +12,17 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import OWN_INDEX, SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
+from shardgen.manifest.schema import StoredPlan
+from shardgen.manifest.shared import PUBLISHED
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.recipes.base import Folders
 from shardgen.settings.plan_file import parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import Settings, read_settings, settings_differences
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
-from shardgen.storage.files import refuse_unusable_folder
+from shardgen.storage.files import entries, refuse_unusable_folder
+
+OTHER_DIRECTORY = "use a new directory for the other plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +30,14 @@ class RunDirectory:
     """A run directory with readable settings; it may not be planned yet.
 
     Its two files are read when it is opened and never again. `plan_file` is what `plan.json` was then: None
-    when there was none; an error waits for whoever needs a plan.
+    when there was none; an error waits for whoever needs a plan. `is_current`: it is known to be the plan
+    that counts.
     """
 
     path: Path
     settings: Settings
     plan_file: Plan | ShardgenError | None
+    is_current: bool = False
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -44,7 +50,7 @@ class RunDirectory:
 
     def planned(self, plan: Plan) -> RunDirectory:
         """The same directory with this plan in it: for whoever has written it since."""
-        return replace(self, plan_file=plan)
+        return replace(self, plan_file=plan, is_current=True)
 
     @cached_property
     def database(self) -> DatabaseUrl:
@@ -144,22 +150,53 @@ class RunDirectory:
         return self.plan_file
 
     def plan(self) -> Plan:
-        """The plan of this run: `plan.json`, or, on a machine that has only settings, the manifest's.
+        """The plan of this run. The manifest's counts: `plan.json` if that is the same, or of another run.
 
-        Raises InputMissing when nothing was planned, PlanConflict when the settings would plan otherwise.
+        So a machine needs no `plan.json`, and an older one of this run does no harm. Raises InputMissing when
+        nothing was planned, PlanConflict when the settings would plan otherwise.
         """
         return self._plan
 
     @cached_property
     def _plan(self) -> Plan:
-        plan = self.plan_here()
+        plan = self.current_plan
         if plan is None:
-            backend = self.database.backend
-            if not backend.is_there():
-                raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
-            plan = parse_plan(read_stored_plan(self.database), where=f"{backend.shown}: its plan")
+            raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
         self.check_settings(plan)
         return plan
+
+    @cached_property
+    def current_plan(self) -> Plan | None:
+        """The plan that counts, whatever the settings say by now; None when nothing was planned."""
+        plan = self.plan_here()
+        if self.is_current or (stored := self._stored) is None:
+            return plan
+        if plan is not None and plan.fingerprint not in stored.earlier:
+            return plan  # the same; or whoever opens the manifest is told that it is another run's
+        return self.parse_stored(stored)
+
+    @cached_property
+    def _stored(self) -> StoredPlan | None:
+        if self.url in OWN_INDEX:  # it was made of `plan.json`, and lies where that says
+            return None
+        plan = self.plan_here()
+        return read_stored_plan(self.database, "" if plan is None else plan.fingerprint)
+
+    def parse_stored(self, stored: StoredPlan) -> Plan:
+        """The plan that the manifest holds."""
+        return parse_plan(stored.text, where=f"{self.database.backend.shown}: its plan")
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something is made of the plan, so that no other can take its place.
+
+        On a shared folder: whether a worker has joined. Without a manifest: whether there are artifacts.
+        """
+        if self.url in OWN_INDEX:
+            return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
+        if self._stored is not None:
+            return self._stored.has_receipts
+        return any(True for _ in ArtifactStore(self.artifacts).names())
 
     def check_settings(self, plan: Plan) -> None:
         """Refuse settings that would give another plan. Raises PlanConflict with the differences."""
@@ -167,7 +204,9 @@ class RunDirectory:
         if changed:
             raise PlanConflict(
                 f"{self.path}: shardgen.toml is not what was planned: {'; '.join(changed)}",
-                hint="undo that in shardgen.toml, or use a new directory for the other plan",
+                hint=f"undo that in shardgen.toml, or {OTHER_DIRECTORY}"
+                if self.is_begun
+                else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
             )
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:

@@ -26,7 +26,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerState
-from shardgen.errors import LeaseLost, ShardgenError, SliceFailed
+from shardgen.errors import LeaseLost, PlanConflict, ShardgenError, SliceFailed
 from shardgen.machine.processes import new_identity
 from shardgen.manifest.leases import check_shard
 from shardgen.recipes.base import DeviceChoice, Folders, Station
@@ -169,7 +169,12 @@ class Worker:
         run, options, recipe = self._run, self._options, recipe_of(plan)
         folders, manifest = run.folders(options.folders), coordinator.manifest
         self._say("checking the sources")
-        recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+        try:
+            recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+        except PlanConflict as error:
+            if coordinator.may_plan_anew:
+                error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
+            raise
         station = Station(
             folders=folders,
             local=run.local,

@@ -49,7 +49,9 @@ def test_planning_twice_is_harmless_and_another_plan_is_refused(database: Databa
         create_manifest(database, other)
     with pytest.raises(PlanConflict):
         Manifest(database, other)
-    assert read_stored_plan(database) == plan.canonical_json.decode()
+    stored = read_stored_plan(database)
+    assert stored is not None
+    assert stored.text == plan.canonical_json.decode()
 
 
 def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, next_one: Path | None) -> None:
@@ -101,8 +103,8 @@ NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "2_0002"
-down_revision = "2_0001"
+revision = "2_9998"
+down_revision = "2_0002"
 
 
 def upgrade():
@@ -112,7 +114,7 @@ def upgrade():
 
 def _take_next_revision(folder: Path) -> None:
     """Be a version of the program that has one more migration."""
-    schema.REVISION = "2_0002"
+    schema.REVISION = "2_9998"
     schema.migrations_folder = lambda: folder
 
 
@@ -135,11 +137,11 @@ def test_a_manifest_of_an_older_revision_is_upgraded_with_its_leases(
     in_database(database, lease_one)
     folder = tmp_path / "migrations"
     shutil.copytree(schema.migrations_folder(), folder)
-    (folder / "versions" / "0002_colour.py").write_text(NEXT, encoding="utf-8")
+    (folder / "versions" / "9998_colour.py").write_text(NEXT, encoding="utf-8")
     monkeypatch.setattr(schema, "REVISION", schema.REVISION)
     monkeypatch.setattr(schema, "migrations_folder", schema.migrations_folder)
     _take_next_revision(folder)
-    with pytest.raises(ManifestMismatch, match="revision 2_0001"):
+    with pytest.raises(ManifestMismatch, match="revision 2_0002"):
         Manifest(database, plan)
     if processes == 1:
         assert not create_manifest(database, plan)

@@ -8,6 +8,7 @@ import pytest
 
 from shardgen.errors import InputMissing, ManifestCorrupt
 from shardgen.manifest.manifest import read_stored_plan
+from shardgen.manifest.schema import StoredPlan
 from shardgen.settings import run_directory
 from shardgen.settings.run_directory import RunDirectory
 from tests import warm
@@ -36,7 +37,7 @@ def test_a_machine_that_has_only_settings_asks_the_manifest_for_the_plan_once(
     (run.path / "plan.json").unlink()
     asked = []
 
-    def counted(*arguments: object) -> str:
+    def counted(*arguments: object) -> StoredPlan | None:
         asked.append(arguments)
         return read_stored_plan(*arguments)  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from shardgen.coordination.base import OpenedRun, OwnRecords, Recorded, Seat
+from shardgen.coordination.base import OpenedRun, OwnRecords, PutPlan, Recorded, Seat, refused_plan
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import FolderCoordinator, opened_view
@@ -16,7 +16,7 @@ from shardgen.coordination.report import Report, make_report
 from shardgen.domain.claims import next_generation
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.steps import OnStep, RequeueStep, ignore_step
-from shardgen.settings.plan_file import FILE_NAME
+from shardgen.settings.plan_file import FILE_NAME, read_plan
 from shardgen.storage.atomic import random_part
 from shardgen.storage.files import storage_error
 
@@ -24,8 +24,23 @@ from shardgen.storage.files import storage_error
 class FolderRun(OpenedRun):
     """Each machine keeps a manifest of its own: of what its workers make, and what it has seen of others."""
 
+    def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+        """Another plan takes the place of `plan.json` only before a worker has joined.
+
+        Each machine's manifest lies where the plan's fingerprint says, so none changes its plan.
+        """
+        del grows
+        self.remove_next()
+        before = read_plan(self.run.path)
+        if before not in (None, self.plan):
+            if self.run.is_begun:
+                raise refused_plan(self.run, before, self.plan)
+            self.write_next(on_step)
+            self.rename_next(on_step)
+        return PutPlan(before=before, is_new=self._begin(on_step))
+
     def write_plan(self) -> None:
-        """Once: nothing is replaced in a shared folder."""
+        """Once: workers take the one that they see first."""
         with suppress(FileExistsError):
             try:
                 DiskFolder(self.run.path).write(FILE_NAME, self.plan.canonical_json)
