@@ -177,10 +177,10 @@ CASES = [
         hints=("put the file back",),
     ),
     Case(
-        name="a plan over other photographs",
+        name="a plan over other photographs, after the first sample",
         arguments=("plan", RUN),
         code=10,
-        start="planned",
+        start="finished",
         arrange=lambda box: (box / PHOTO).unlink(),
         says=("people", "background"),
         hints=("new directory",),
