@@ -270,7 +270,7 @@ def test_a_command_killed_while_it_changes_the_plan_leaves_one_that_counts(
     if settings == "old":
         set_grid(run, OLD)
     fits = is_taken == (settings == "new")
-    looked, worked = shardgen("status", run.path), shardgen("worker", run.path, "--max-batches", "0")
+    looked, worked = shardgen("status", run.path), shardgen("worker", run.path, "--max-batches", "1")
     assert looked.returncode == worked.returncode == (0 if fits else 10), looked.stderr + worked.stderr
     if not fits:
         assert "shardgen plan" in looked.stderr
@@ -323,7 +323,7 @@ def test_changed_photographs_are_taken_by_plan_and_the_preview_shows_changed_set
     shutil.copytree(run.folders({})["backgrounds"], run.path / "backgrounds")
     next((run.path / "backgrounds").iterdir()).unlink()
     folders = ("--backgrounds", run.path / "backgrounds")
-    refused = shardgen("run", run.path, *folders)
+    refused = shardgen("worker", run.path, *folders)
     assert refused.returncode == 10, refused.stderr
     assert f"shardgen plan {run.path} takes them" in refused.stderr
     planned = shardgen("plan", run.path, *folders)
