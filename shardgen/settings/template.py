@@ -9,7 +9,8 @@ from pathlib import Path
 
 _TEMPLATE = """\
 # What this run makes. Lines marked (plan) are fixed once the first sample is stored; until then run
-# `shardgen plan` after a change. The others are read anew at every start and may differ from machine to machine.
+# `shardgen plan` after a change. The others are read anew at every start and may differ from machine to
+# machine.
 
 [recipe]
 kind = "composites"     # (plan) what a sample is: a person on a background, the mask, and the depth of both
