@@ -108,7 +108,7 @@ def test_what_is_undone_by_planning_back_leaves_no_trace_but_fences(
     replace_plan(database, plan.fingerprint, other, clock=clock)
     replace_plan(database, other.fingerprint, plan, clock=clock)
     found = stored(database)
-    assert (found.fingerprint, found.earlier) == (plan.fingerprint, {other.fingerprint})
+    assert (found.fingerprint, found.earlier) == (plan.fingerprint, frozenset({other.fingerprint}))
     second = lease("w")
     assert (second.shard, second.slice) == (first.shard, first.slice)
     assert second.fence > first.fence

@@ -191,8 +191,8 @@ def test_two_that_plan_at_once_do_it_one_after_the_other(any_run: RunDirectory) 
     before = [one.before for one in put]
     final = read_plan(any_run.path)
     assert final in plans
-    assert stored(any_run) == final.fingerprint  # type: ignore[union-attr]
-    chain = {one.fingerprint for one in before if one is not None} | {final.fingerprint}  # type: ignore[union-attr]
+    assert stored(any_run) == final.fingerprint
+    chain = {one.fingerprint for one in before if one is not None} | {final.fingerprint}
     assert len(chain) == 4  # each replaced another
     assert left_over(any_run) == set()
 
@@ -234,7 +234,7 @@ def test_a_rebuild_takes_the_plan_that_more_artifacts_are_of(run: RunDirectory, 
     assert (plan, found.batches) == (new, 3)
     known = read_stored_plan(run.database)
     assert known is not None
-    assert (known.fingerprint, known.earlier) == (new.fingerprint, {old.fingerprint})
+    assert (known.fingerprint, known.earlier) == (new.fingerprint, frozenset({old.fingerprint}))
     assert RunDirectory.open(run.path).plan() == new
     assert (run.path / NEXT).exists()
     assert make_plan(RunDirectory.open(run.path), {}).changes == ()
