@@ -176,7 +176,7 @@ def write_artifacts(folder: Path, plan: Plan) -> int:
         content = BatchContent(
             batch=batch,
             members=[
-                (member_name(output, SampleIndex(sample), sample_count=plan.samples), _IMAGE)
+                (member_name(output, SampleIndex(sample), digits=plan.name_digits), _IMAGE)
                 for sample in plan.layout.batch_samples(batch)
                 for output in plan.outputs
             ],

@@ -109,7 +109,7 @@ class SimulatedRun:
         members: list[tuple[str, bytes]] = []
         for sample in samples:
             for output in plan.outputs:
-                name = member_name(output, SampleIndex(sample), sample_count=plan.samples)
+                name = member_name(output, SampleIndex(sample), digits=plan.name_digits)
                 size = MEMBER_BYTES[output.name]
                 start = (sample * 7919 + len(members)) % (len(NOISE) - size)
                 members.append((name, NOISE[start : start + size]))

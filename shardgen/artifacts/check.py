@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.archive import member_bytes, read_whole
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.zip_records import Entry
-from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     ArtifactReceipt,
@@ -42,7 +42,9 @@ def examine(
     letters, which artifacts do not hold. Raises ArtifactCorrupt with the fact.
     """
     path = shown or str(name)
-    entries, inside = read_whole(data, name=path, fingerprint=plan.fingerprint)
+    entries, inside = read_whole(
+        data, name=path, fingerprint=plan.fingerprint_of(BatchIndex(name.batches[0]))
+    )
     fact = _contradiction(plan, name, inside)
     if fact is None:
         receipts = receipts_of(inside, _ref(path, data), detail=detail)
@@ -78,11 +80,11 @@ def receipts_of(inside: ArtifactReceipt, ref: ArtifactRef, *, detail: str) -> li
     ]
 
 
-def receipt_of_artifact(fingerprint: str, receipts: Sequence[Receipt]) -> ArtifactReceipt:
+def receipt_of_artifact(plan: Plan, receipts: Sequence[Receipt]) -> ArtifactReceipt:
     """The way back: what the artifact of these receipts says of itself."""
     first = receipts[0]
     return ArtifactReceipt(
-        fingerprint=fingerprint,
+        fingerprint=plan.fingerprint_of(first.record.batch),
         shard=first.shard,
         slice=first.slice,
         fence=first.fence,
@@ -177,4 +179,4 @@ def _expected_names(plan: Plan, record: BatchRecord) -> Iterator[str]:
         if sample in dead:
             continue
         for output in plan.outputs:
-            yield member_name(output, SampleIndex(sample), sample_count=plan.samples)
+            yield member_name(output, SampleIndex(sample), digits=plan.name_digits)

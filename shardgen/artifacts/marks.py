@@ -40,7 +40,7 @@ def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
                 hint="put it back from a copy; moved away, what it undid counts again",
             ) from error
         highest = max(highest, fence)
-        if fingerprint == plan.fingerprint:
+        if fingerprint in plan.fingerprints:
             for batch in batches:
                 up_to[batch] = max(fence, up_to.get(batch, fence))
     return UndoneAttempts(up_to=up_to, highest_fence=highest)

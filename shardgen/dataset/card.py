@@ -5,7 +5,7 @@ from __future__ import annotations
 from shardgen.dataset.statistics import Statistics
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
-from shardgen.domain.sample import member_name, name_digits
+from shardgen.domain.sample import member_name
 from shardgen.recipes.base import Card, Recipe
 
 
@@ -50,7 +50,7 @@ def _layout(plan: Plan, card: Card, *, has_sheet: bool) -> str:
 
 
 def _example(plan: Plan, output: Output) -> str:
-    return member_name(output, SampleIndex(0), sample_count=plan.samples)
+    return member_name(output, SampleIndex(0), digits=plan.name_digits)
 
 
 def _statistics_table(statistics: Statistics) -> str:
@@ -69,7 +69,7 @@ def _statistics_table(statistics: Statistics) -> str:
 
 def _reading(plan: Plan) -> str:
     folders = {output.name: output.suffix for output in plan.outputs}
-    digits = name_digits(plan.samples)
+    digits = plan.name_digits
     return f"""## Reading it in Python
 
 ```python

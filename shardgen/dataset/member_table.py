@@ -25,9 +25,10 @@ from shardgen.artifacts.zip_records import (
     local_header,
 )
 from shardgen.domain.plan import Output, Plan
-from shardgen.domain.sample import SAMPLES_PER_FOLDER, name_digits
+from shardgen.domain.sample import SAMPLES_PER_FOLDER
 
 _ZERO = ord("0")
+_FOLDER_DIGITS = 5
 # Where these stand in a directory entry and in a local header (`zip_records.CENTRAL`, `LOCAL`).
 _CENTRAL_FIELDS = {"crc": 16, "stored_size": 20, "size": 24, "offset": 42}
 _LOCAL_FIELDS = {"crc": 14, "stored_size": 18, "size": 22}
@@ -49,24 +50,24 @@ class MemberColumns:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Consecutive samples whose records have the same lengths."""
+    """Consecutive samples whose records have the same lengths; `digits` of the folder and of the number."""
 
     start: int
     stop: int
-    folder_digits: int
+    digits: tuple[int, int]
     zip64: tuple[bool, ...]
 
     @property
-    def names(self) -> tuple[int, int, int]:
+    def names(self) -> tuple[int, int, tuple[int, int]]:
         """What decides the names."""
-        return self.start, self.stop, self.folder_digits
+        return self.start, self.stop, self.digits
 
 
 class MemberTable:
     """Renders and reads the records of a plan's members."""
 
     def __init__(self, plan: Plan) -> None:
-        self._digits = name_digits(plan.samples)
+        self._digits = plan.name_digits
         self._outputs = plan.outputs
         self._written: tuple[NDArray[np.int64], _Run, Digits] | None = None
         self._template = lru_cache(maxsize=64)(self._make_template)
@@ -80,7 +81,7 @@ class MemberTable:
         """Bytes of each member's local header with its name, (samples, outputs)."""
         sizes = np.empty((len(samples), self.width), np.int64)
         for run in self._runs(samples, zip64_from=self.width * len(samples)):
-            names = (self._name(output, run.folder_digits) for output in self._outputs)
+            names = (self._name(output, run.digits) for output in self._outputs)
             sizes[run.start : run.stop] = [LOCAL.size + len(name) for name in names]
         return sizes
 
@@ -113,7 +114,7 @@ class MemberTable:
         moved = np.frombuffer(directory, np.uint8).copy()
         position = 0
         for run in self._runs(columns.samples, zip64_from=columns.offsets.size):
-            _, dtype = self._template(run.folder_digits, run.zip64)
+            _, dtype = self._template(run.digits, run.zip64)
             records = np.frombuffer(moved, dtype, run.stop - run.start, position)
             position += records.nbytes
             for index, output in enumerate(self._outputs):
@@ -132,7 +133,7 @@ class MemberTable:
         sizes = np.empty((len(samples), self.width), np.uint32)
         position = 0
         for run in self._runs(samples, self.width * len(samples) if zip64_from is None else zip64_from):
-            _, dtype = self._template(run.folder_digits, run.zip64)
+            _, dtype = self._template(run.digits, run.zip64)
             count = run.stop - run.start
             if position + count * dtype.itemsize > len(data):
                 raise BrokenZip("has a directory that ends too early")
@@ -149,7 +150,7 @@ class MemberTable:
     def central_size(self, samples: NDArray[np.int64], *, zip64_from: int) -> int:
         """Bytes of the directory entries of these samples."""
         return sum(
-            (run.stop - run.start) * self._template(run.folder_digits, run.zip64)[1].itemsize
+            (run.stop - run.start) * self._template(run.digits, run.zip64)[1].itemsize
             for run in self._runs(samples, zip64_from)
         )
 
@@ -172,44 +173,49 @@ class MemberTable:
         return True
 
     def _local_headers(self, run: _Run, columns: MemberColumns, output: Output) -> NDArray[np.void]:
-        template = self._entry(output, run.folder_digits, is_far=False)
+        template = self._entry(output, run.digits, is_far=False)
         header = local_header(template)
         fields: list[tuple[str, str, int]] = [(name, "<u4", at) for name, at in _LOCAL_FIELDS.items()]
-        fields += self._digit_fields(output, run.folder_digits, name_at=LOCAL.size, prefix="")
+        fields += self._digit_fields(output, run.digits, name_at=LOCAL.size, prefix="")
         records = np.frombuffer(bytearray(header * (run.stop - run.start)), _dtype(fields, len(header)))
         records["folder"], records["number"] = self._digits_of(run, columns.samples)
         return records
 
     def _runs(self, samples: NDArray[np.int64], zip64_from: int) -> Iterator[_Run]:
-        """Cut ascending samples where a folder gets one more digit, and around the first zip64 offset."""
+        """Cut ascending samples where a number gets one more digit, and around the first zip64 offset."""
         cuts = {0, len(samples)}
         last = int(samples[-1]) if len(samples) else 0
-        digits = 5
-        while last // SAMPLES_PER_FOLDER >= 10**digits:
-            cuts.add(int(np.searchsorted(samples, 10**digits * SAMPLES_PER_FOLDER)))
-            digits += 1
+        for shortest, counted in ((_FOLDER_DIGITS, SAMPLES_PER_FOLDER), (self._digits, 1)):
+            longer = 10**shortest * counted
+            while longer <= last:
+                cuts.add(int(np.searchsorted(samples, longer)))
+                longer *= 10
         border, inside = divmod(zip64_from, self.width)
         cuts |= {cut for cut in (border, border + (inside > 0)) if cut < len(samples)}
         edges = sorted(cuts)
         for start, stop in pairwise(edges):
             flags = tuple(self.width * start + index >= zip64_from for index in range(self.width))
-            folder_digits = max(5, len(str(int(samples[start]) // SAMPLES_PER_FOLDER)))
-            yield _Run(start, stop, folder_digits, flags)
+            first = int(samples[start])
+            folder = max(_FOLDER_DIGITS, len(str(first // SAMPLES_PER_FOLDER)))
+            yield _Run(start, stop, (folder, max(self._digits, len(str(first)))), flags)
 
-    def _name(self, output: Output, folder_digits: int) -> str:
-        return f"{output.name}/{0:0{folder_digits}d}/{0:0{self._digits}d}.{output.suffix}"
+    def _name(self, output: Output, digits: tuple[int, int]) -> str:
+        folder, number = digits
+        return f"{output.name}/{0:0{folder}d}/{0:0{number}d}.{output.suffix}"
 
-    def _entry(self, output: Output, folder_digits: int, *, is_far: bool) -> Entry:
-        name = self._name(output, folder_digits)
+    def _entry(self, output: Output, digits: tuple[int, int], *, is_far: bool) -> Entry:
+        name = self._name(output, digits)
         return Entry(name=name, crc=0, size=0, offset=FULL_32 if is_far else 0)
 
-    def _make_template(self, folder_digits: int, zip64: tuple[bool, ...]) -> tuple[bytes, np.dtype[np.void]]:
+    def _make_template(
+        self, digits: tuple[int, int], zip64: tuple[bool, ...]
+    ) -> tuple[bytes, np.dtype[np.void]]:
         """The directory entries of one sample, and where in them stands what differs between samples."""
         template = b""
         fields: list[tuple[str, str, int]] = []
         for output, is_far in zip(self._outputs, zip64, strict=True):
             start = len(template)
-            entry = self._entry(output, folder_digits, is_far=is_far)
+            entry = self._entry(output, digits, is_far=is_far)
             template += central_entry(entry, ZipLimits())
             positions = dict(_CENTRAL_FIELDS)
             if is_far:
@@ -218,20 +224,18 @@ class MemberTable:
                 size = "<u8" if name == "offset" and is_far else "<u4"
                 fields.append((f"{output.name} {name}", size, start + at))
             name_at = start + CENTRAL.size
-            fields += self._digit_fields(output, folder_digits, name_at=name_at, prefix=f"{output.name} ")
+            fields += self._digit_fields(output, digits, name_at=name_at, prefix=f"{output.name} ")
         return template, _dtype(fields, len(template))
 
     def _digit_fields(
-        self, output: Output, folder_digits: int, *, name_at: int, prefix: str
+        self, output: Output, digits: tuple[int, int], *, name_at: int, prefix: str
     ) -> list[tuple[str, str, int]]:
-        folder = name_at + len(output.name) + 1
-        return [
-            (f"{prefix}folder", f"S{folder_digits}", folder),
-            (f"{prefix}number", f"S{self._digits}", folder + folder_digits + 1),
-        ]
+        folder, number = digits
+        at = name_at + len(output.name) + 1
+        return [(f"{prefix}folder", f"S{folder}", at), (f"{prefix}number", f"S{number}", at + folder + 1)]
 
     def _records(self, run: _Run, samples: NDArray[np.int64]) -> NDArray[np.void]:
-        template, dtype = self._template(run.folder_digits, run.zip64)
+        template, dtype = self._template(run.digits, run.zip64)
         records = np.frombuffer(bytearray(template * (run.stop - run.start)), dtype)
         folders, numbers = self._digits_of(run, samples)
         for output in self._outputs:
@@ -244,8 +248,8 @@ class MemberTable:
         if self._written and self._written[0] is all_samples and self._written[1].names == run.names:
             return self._written[2]
         samples = all_samples[run.start : run.stop]
-        folders = _decimal(samples // SAMPLES_PER_FOLDER, run.folder_digits)
-        digits = folders, _decimal(samples, self._digits)
+        folder, number = run.digits
+        digits = _decimal(samples // SAMPLES_PER_FOLDER, folder), _decimal(samples, number)
         self._written = (all_samples, run, digits)
         return digits
 

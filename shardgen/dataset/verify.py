@@ -129,8 +129,9 @@ def _check_artifact(plan: Plan, store: ArtifactReader, receipts: Sequence[Receip
 
 
 def _disagreement(plan: Plan, receipt: Receipt, inside: ArtifactReceipt) -> str | None:
-    if inside.fingerprint != plan.fingerprint:
-        return f"belongs to another plan ({inside.fingerprint[:12]}…, expected {plan.fingerprint[:12]}…)"
+    fingerprint = plan.fingerprint_of(receipt.record.batch)
+    if inside.fingerprint != fingerprint:
+        return f"belongs to another plan ({inside.fingerprint[:12]}…, expected {fingerprint[:12]}…)"
     for attribute in ("shard", "slice", "fence", "worker"):
         recorded, found = getattr(receipt, attribute), getattr(inside, attribute)
         if recorded != found:

@@ -358,7 +358,7 @@ def _first_wrong_row(found: bytes, expected: bytes) -> str:
 
 
 def _name(plan: Plan, sample: int, output: Output) -> str:
-    return member_name(output, SampleIndex(sample), sample_count=plan.samples)
+    return member_name(output, SampleIndex(sample), digits=plan.name_digits)
 
 
 def _image_of(plan: Plan, name: str) -> int | None:

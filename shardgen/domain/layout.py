@@ -65,6 +65,10 @@ class Layout:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
+    def block_of_batch(self, batch: BatchIndex) -> int:
+        """The number of the block that a batch belongs to; of one behind the last batch, the last block."""
+        return bisect_right(self._batches, batch) - 1
+
     def block_of_shard(self, shard: ShardIndex) -> BlockStart:
         """The block that a shard belongs to."""
         return self.starts[bisect_right(self._shards, shard) - 1]

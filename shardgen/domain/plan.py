@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol
 
+from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.layout import Layout
 
 PLAN_FORMAT = 2
+_LEAST_DIGITS = 7  # of a sample's number in names
 EARLIER = "finish it with the version that made it, or plan anew in a new directory"
 """What to do with what an earlier version made: formats before this one are not read."""
 SETTING = "setting"
@@ -95,15 +98,45 @@ class Plan:
             slice_batches=self.shards.slice_batches,
         )
 
+    @property
+    def name_digits(self) -> int:
+        """Digits of a sample's number in names, or more where it is longer: names outlive a growing plan."""
+        return max(_LEAST_DIGITS, len(str(self.blocks[0].samples - 1)))
+
+    def until(self, blocks: int) -> Plan:
+        """The plan of the first so many blocks, at least one."""
+        return self if blocks == len(self.blocks) else replace(self, blocks=self.blocks[:blocks])
+
     @cached_property
     def canonical_json(self) -> bytes:
         """UTF-8, sorted keys, no white space, every field written."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return _canonical_json(asdict(self))
 
     @cached_property
     def fingerprint(self) -> str:
         """Sha256 of the canonical JSON, 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical_json).hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """For each block the fingerprint of the plan that ends with it; the last one is the plan's own."""
+        if len(self.blocks) == 1:
+            return (self.fingerprint,)
+        # `blocks` is the first key: all these plans' JSON begins alike, and what is alike is hashed once.
+        start = b'{"blocks":['
+        behind = _canonical_json(asdict(replace(self, blocks=()))).removeprefix(start)
+        begun = hashlib.sha256(start)
+        found = []
+        for number, block in enumerate(self.blocks):
+            begun.update((b"," if number else b"") + _canonical_json(asdict(block)))
+            whole = begun.copy()
+            whole.update(behind)
+            found.append(whole.hexdigest())
+        return tuple(found)
+
+    def fingerprint_of(self, batch: BatchIndex) -> str:
+        """What an artifact of this batch carries: the fingerprint of the plan that ends with its block."""
+        return self.fingerprints[self.layout.block_of_batch(batch)]
 
 
 def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
@@ -148,13 +181,36 @@ def _plan_differences(old: Plan, new: Plan) -> list[str]:
     if old.recipe.kind != new.recipe.kind:
         return [f"recipe.kind: {old.recipe.kind} -> {new.recipe.kind}"]
     lines = differences(old.recipe, new.recipe) + differences(old.shards, new.shards, prefix="shards")
-    for number in range(max(len(old.blocks), len(new.blocks))):
-        pair = old.blocks[number : number + 1], new.blocks[number : number + 1]
+    before, after = _joined(old.blocks), _joined(new.blocks)
+    for number in range(max(len(before), len(after))):
+        pair = before[number : number + 1], after[number : number + 1]
         if not all(pair):
             lines.append(f"block {number} is {'gone' if pair[0] else 'new'}")
         else:
-            lines += differences(pair[0][0].sources, pair[1][0].sources)
+            lines += differences(pair[0][0], pair[1][0])
+    if not lines and old.blocks != new.blocks:
+        numbers = [" + ".join(f"{block.samples:,}" for block in plan.blocks) for plan in (old, new)]
+        lines.append(f"blocks: the same sources in another order ({' -> '.join(numbers)} samples)")
     return lines
+
+
+def _joined(blocks: tuple[Block, ...]) -> list[Any]:
+    """The sources of all blocks as one; those of each block where they are more than lists of entries."""
+    sources: list[Any] = [block.sources for block in blocks]
+    parts = {
+        field.name: [getattr(one, field.name) for one in sources]
+        for one in sources[:1]
+        for field in fields(one)
+    }
+    if not all(isinstance(part, tuple) for same in parts.values() for part in same):
+        return sources
+    return [
+        replace(one, **{name: tuple(chain(*same)) for name, same in parts.items()}) for one in sources[:1]
+    ]
+
+
+def _canonical_json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _inventory_differences(old: tuple[Any, ...], new: tuple[Any, ...], prefix: str) -> list[str]:

@@ -8,14 +8,8 @@ from shardgen.domain.plan import Output
 SAMPLES_PER_FOLDER = 10_000  # large folders choke shared drives and file browsers
 
 
-def name_digits(sample_count: int) -> int:
-    """Digits of a sample's number in member names: 7, or as many as the last index needs."""
-    return max(7, len(str(sample_count - 1)))
-
-
-def member_name(output: Output, sample: SampleIndex, *, sample_count: int) -> str:
-    """The member of one output, as in `fgbg/00012/0123456.jpg`."""
-    digits = name_digits(sample_count)
+def member_name(output: Output, sample: SampleIndex, *, digits: int) -> str:
+    """The member of one output, as in `fgbg/00012/0123456.jpg`; `digits` are `Plan.name_digits`."""
     return f"{output.name}/{sample // SAMPLES_PER_FOLDER:05d}/{sample:0{digits}d}.{output.suffix}"
 
 

@@ -40,8 +40,7 @@ class Planned:
     def sample_bytes(self) -> float:
         """A sample's share of the final zip: its files, their entries, its row of labels."""
         names = (
-            member_name(output, SampleIndex(0), sample_count=self.plan.samples)
-            for output in self.plan.outputs
+            member_name(output, SampleIndex(0), digits=self.plan.name_digits) for output in self.plan.outputs
         )
         entries = sum(_ZIP_RECORD_BYTES + 2 * len(name) for name in names)
         return sum(self.estimate.outputs.values()) + entries + self.estimate.labels

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 
-from shardgen.artifacts.archive import read_whole
+from shardgen.artifacts.archive import read_artifact, read_whole
 from shardgen.artifacts.check import OnProgress, examine
 from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.marks import UndoneAttempts, read_marks
@@ -179,7 +179,9 @@ class _Search:
         except ArtifactCorrupt as error:
             self._refuse(name, error)
             with suppress(ArtifactCorrupt):  # what contradicts its name may name a higher fence inside
-                self._saw(read_whole(data, name=str(name), fingerprint=self._plan.fingerprint)[1].fence)
+                _, inside = read_artifact(data, name=str(name))
+                fingerprint = self._plan.fingerprint_of(inside.batches[0].batch)
+                self._saw(read_whole(data, name=str(name), fingerprint=fingerprint)[1].fence)
             return None
         return _Whole(name=name, worker=receipts[0].worker, receipts=receipts)
 

@@ -138,7 +138,7 @@ def _is_ours(plan: Plan, store: ArtifactStore, found: FoundFile, workers: Collec
         return False
     except OSError as error:
         raise storage_error(error, store.root / found.path) from error
-    return receipt.fingerprint == plan.fingerprint
+    return receipt.fingerprint == plan.fingerprint_of(receipt.batches[0].batch)
 
 
 def _size(path: Path) -> int | None:

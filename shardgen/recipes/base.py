@@ -291,6 +291,14 @@ class Recipe(ABC):
     def source_problems(self, folders: Folders) -> list[str]:
         """What of the plan's sources is plainly not there, without reading it, a line each."""
 
+    def unknown_sources(self, folders: Folders) -> list[str]:
+        """What lies in this machine's folders and not in the plan, as in `foregrounds/NAME`; opens no file.
+
+        Nothing is known of a folder that is not there, or may not be read.
+        """
+        del folders
+        return []
+
     @abstractmethod
     def open_maker(self, station: Station) -> Maker[Any, Any]:
         """Load what makes samples, and run it once. Raises MachineUnfit, InputMissing, WeightsRefused, ..."""
@@ -349,6 +357,17 @@ class RecipeKind(ABC):
     @abstractmethod
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Read every source and say what will be made. Raises SourcesRefused with every problem at once."""
+
+    def arrange(self, planned: Plan, drafted: tuple[Block, ...]) -> tuple[Block, ...]:
+        """The drafted sources in the blocks of `planned`, and those that it does not know in one more block.
+
+        There, what is gone is left out and what has changed is as drafted; a block of which all is gone has
+        no samples. Raises InvalidSettings for a recipe whose plans cannot grow.
+        """
+        del drafted
+        raise InvalidSettings(
+            f"plans of {planned.recipe.kind} cannot be extended", hint="plan anew in a new directory"
+        )
 
     @abstractmethod
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:

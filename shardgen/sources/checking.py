@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from shardgen.errors import InputMissing, PlanConflict
-from shardgen.sources.folder import hash_file
+from shardgen.sources.folder import hash_file, list_folder
 from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
 from shardgen.storage.files import is_folder
 
@@ -58,6 +59,23 @@ def size_problems(foregrounds: Path, backgrounds: Path, sources: Sources) -> lis
     """Planned files that are gone or of another size, a line each; none of them is opened."""
     files = _planned_files(foregrounds, backgrounds, sources)
     return [problem for folder, what, file in files if (problem := _size_problem(folder, what, file))]
+
+
+def unknown_photographs(foregrounds: Path, backgrounds: Path, sources: Sources) -> list[str]:
+    """Photographs in the folders that are not among the sources, as in `foregrounds/NAME`; none is opened.
+
+    Mask files are none. Of a folder that is not there, or may not be read, nothing is known.
+    """
+    found = []
+    for folder, what, planned in (
+        (foregrounds, "foregrounds", sources.foregrounds),
+        (backgrounds, "backgrounds", sources.backgrounds),
+    ):
+        known = {one.name for one in planned}
+        with suppress(InputMissing):
+            listing = list_folder(folder, what=what, with_masks=what == "foregrounds")
+            found += [f"{what}/{name}" for name in listing.photographs if name not in known]
+    return found
 
 
 _File = Foreground | Background | MaskFile

@@ -44,7 +44,7 @@ class BatchStore:
 
     def keep(self, lease: Lease, made: MadeBatch, *, on_step: OnStep) -> None:
         """Publish, then record; when it returns the batch is durable. Raises LeaseLost or StorageFailed."""
-        data, receipt = build_artifact(self._plan.fingerprint, lease, [self._content(made)])
+        data, receipt = build_artifact(self._plan.fingerprint_of(made.batch), lease, [self._content(made)])
 
         def publish() -> ArtifactRef:
             # A new name for each attempt: one that failed late may have left the file under its own.
@@ -69,7 +69,7 @@ class BatchStore:
         return BatchContent(
             batch=made.batch,
             members=[
-                (member_name(output, sample, sample_count=self._plan.samples), result.files[output.name])
+                (member_name(output, sample, digits=self._plan.name_digits), result.files[output.name])
                 for sample, result in both
                 if isinstance(result, Encoded)
                 for output in outputs

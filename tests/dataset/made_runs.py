@@ -71,7 +71,7 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
         sums: Sums = {}
         for output in plan.outputs:
             data = image(output.name, sample)
-            members.append((member_name(output, SampleIndex(sample), sample_count=plan.samples), data))
+            members.append((member_name(output, SampleIndex(sample), digits=plan.name_digits), data))
             sums[output.name] = sums_of_image(output, data)
         parts.append(sums)
     letters = tuple(

@@ -27,7 +27,7 @@ def columns_of(plan: Plan, samples: list[int]) -> tuple[MemberColumns, list[Entr
     entries, offset = [], 0
     for sample in samples:
         for output in plan.outputs:
-            name = member_name(output, SampleIndex(sample), sample_count=plan.samples)
+            name = member_name(output, SampleIndex(sample), digits=plan.name_digits)
             entry = Entry(
                 name=name, crc=(sample * 31 + offset) % 2**32, size=100 + offset % 17, offset=offset
             )

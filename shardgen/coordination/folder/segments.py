@@ -140,7 +140,7 @@ class Publisher:
     def _write(self, receipts: Sequence[Receipt]) -> None:
         view, first = self.desk.view, receipts[0]
         contents = [self._content(receipt) for receipt in receipts]
-        data, _ = build_artifact(view.plan.fingerprint, first, contents)
+        data, _ = build_artifact(view.plan.fingerprint_of(first.record.batch), first, contents)
         name = ArtifactName.of(first, range(first.record.batch, receipts[-1].record.batch + 1))
         path = f"{WORKERS}/{self.desk.own_folder}/{name}"
         view.files.write(path, data)
@@ -156,7 +156,8 @@ class Publisher:
         """A checkpoint's batch, its images as they were made."""
         ref, record = receipt.artifact, receipt.record
         data = self.desk.checkpoints.read(ref)
-        entries, inside = read_whole(data, name=ref.name, fingerprint=self.desk.view.plan.fingerprint)
+        fingerprint = self.desk.view.plan.fingerprint_of(record.batch)
+        entries, inside = read_whole(data, name=ref.name, fingerprint=fingerprint)
         start, stop = member_bytes(entries, record)
         members = [
             (entry.name, data[entry.data_offset : entry.stop])

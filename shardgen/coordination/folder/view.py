@@ -245,7 +245,7 @@ class FolderView:
             self._retry_later(path)
             return None
         self.not_whole.pop(path, None)
-        inside = receipt_of_artifact(self.plan.fingerprint, receipts)
+        inside = receipt_of_artifact(self.plan, receipts)
         self._index.add(receipts[0].artifact, receipt_json(inside))
         self._add(path, receipts)
         return receipts
@@ -255,7 +255,7 @@ class FolderView:
             inside = parse_receipt_json(receipt)
         except ValueError:
             return  # it is read again
-        if inside.fingerprint == self.plan.fingerprint:
+        if inside.fingerprint == self.plan.fingerprint_of(inside.batches[0].batch):
             self._add(ref.name, receipts_of(inside, ref, detail=ELSEWHERE_DETAIL))
 
     def _add(self, path: str, receipts: list[Receipt]) -> None:

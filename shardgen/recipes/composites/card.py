@@ -85,16 +85,35 @@ def _how_made(plan: CompositesPlan) -> str:
     width, height = plan.compose.canvas
     columns, rows = plan.compose.grid
     output_width, output_height = plan.output.size
-    foregrounds, flips, places = len(plan.sources.foregrounds), plan.flip_count, plan.place_count
     return (
         f"1. The background is resized to a canvas of {width} x {height} pixels.\n"
         "2. The foreground, halved while it is larger than the canvas, is laid on it: "
         f"{_BLENDS[plan.compose.blend]}.\n"
         f"3. Places: a grid of {columns} columns x {rows} rows that touches the far edges. "
         f"Flips: {_FLIPS[plan.compose.flips]}.\n"
-        f"4. All three images are resized to {output_width} x {output_height} pixels.\n\n"
-        "The number of a sample is "
-        f"`((background * {foregrounds} + foreground) * {flips} + flip) * {places} "
-        f"+ row * {columns} + column`, "
-        "with sources sorted by name and everything counted from 0.\n"
+        f"4. All three images are resized to {output_width} x {output_height} pixels.\n\n" + _numbers(plan)
+    )
+
+
+def _numbers(plan: CompositesPlan) -> str:
+    foregrounds, columns = len(plan.sources.foregrounds), plan.compose.grid[0]
+    behind = f"* {plan.flip_count} + flip) * {plan.place_count} + row * {columns} + column`"
+    if len(plan.plan.blocks) == 1:
+        return (
+            f"The number of a sample is `((background * {foregrounds} + foreground) {behind}, "
+            "with sources sorted by name and everything counted from 0.\n"
+        )
+    lines = [
+        f"| {number} | {start.sample:,} | {len(sources.backgrounds):,} | {len(sources.foregrounds):,} |\n"
+        for number, (start, sources) in enumerate(zip(plan.plan.layout.starts, plan.blocks, strict=True))
+    ]
+    return (
+        "Photographs were added to the plan, so its samples lie in blocks:\n\n"
+        "| block | first sample | new backgrounds | new foregrounds |\n|---|---|---|---|\n"
+        + "".join(lines)
+        + f"\nThe number of a sample is its block's first one plus `(pair {behind}. With F foregrounds up to "
+        "this block and f new ones, the pairs of new backgrounds come first, `pair = background * F + "
+        "foreground` with new backgrounds counted from 0; behind them those of the earlier backgrounds with "
+        "the new foregrounds, `background * f + foreground` with these counted from 0. Sources are sorted by "
+        "name in each block, and everything is counted from 0.\n"
     )

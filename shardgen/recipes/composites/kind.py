@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shardgen.depth.base import Quality, Weights
 from shardgen.depth.families import find_family
@@ -17,17 +18,21 @@ from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, RecipeTables, SizeEstimate
 from shardgen.recipes.composites.plan import (
     KIND,
+    CompositesPlan,
     Document,
     Flips,
     flip_count,
     sample_count,
+    sample_counts,
 )
 from shardgen.recipes.composites.recipe import CompositesRecipe, network_choice
 from shardgen.recipes.composites.tables import Tables
-from shardgen.sources.inventory import Sources
+from shardgen.sources.inventory import Background, Foreground, Sources
 
 if TYPE_CHECKING:
     from shardgen.sources.scanning import Inventory
+
+Entry = TypeVar("Entry", Background, Foreground)
 
 _NAMED = 3  # in a line of the printed plan
 # Of the canvas. At the default sizes that is 20x20 of 200x200 stored pixels, hardly more than one of the
@@ -87,6 +92,31 @@ class Composites(RecipeKind):
             lacks=lacks,
         )
 
+    def arrange(self, planned: Plan, drafted: tuple[Block, ...]) -> tuple[Block, ...]:
+        """Photographs go by their names; new ones are sorted by name among themselves."""
+        found = CompositesPlan(replace(planned, blocks=drafted)).sources
+        backgrounds = {one.name: one for one in found.backgrounds}
+        foregrounds = {one.name: one for one in found.foregrounds}
+        composites = CompositesPlan(planned)
+        blocks = [
+            Sources(
+                backgrounds=_taken(backgrounds, (one.name for one in block.backgrounds)),
+                foregrounds=_taken(foregrounds, (one.name for one in block.foregrounds)),
+            )
+            for block in composites.blocks
+        ]
+        if backgrounds or foregrounds:
+            blocks.append(
+                Sources(
+                    backgrounds=_taken(backgrounds, sorted(backgrounds, key=str.encode)),
+                    foregrounds=_taken(foregrounds, sorted(foregrounds, key=str.encode)),
+                )
+            )
+        counts = sample_counts(composites.compose, blocks)
+        return tuple(
+            Block(samples=samples, sources=sources) for samples, sources in zip(counts, blocks, strict=True)
+        )
+
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
         """Compose a few samples; their depth is a guess."""
         from shardgen.recipes.composites.composer import Composer
@@ -96,6 +126,11 @@ class Composites(RecipeKind):
             raise TypeError(f"{recipe!r} is not a recipe of composites")
         plan = recipe.composites
         return estimate_sizes(plan, Composer(plan, folders["foregrounds"], folders["backgrounds"]))
+
+
+def _taken(entries: dict[str, Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+    """Take those of these names out of the entries, in the order of the names."""
+    return tuple(entries.pop(name) for name in names if name in entries)
 
 
 def _stand_in(weights: Weights) -> Weights:

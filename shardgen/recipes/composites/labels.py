@@ -31,7 +31,6 @@ class LabelRows:
 
     def __init__(self, plan: CompositesPlan) -> None:
         self._plan = plan
-        self._foregrounds = len(plan.sources.foregrounds)
         self._variants = plan.variants
         self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
         self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
@@ -43,7 +42,7 @@ class LabelRows:
         while start < samples.stop:
             pair = start // self._variants
             stop = min((pair + 1) * self._variants, samples.stop)
-            background_index, foreground = divmod(pair, self._foregrounds)
+            background_index, foreground = self._plan.pair(pair)
             background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
             rest = variants[start % self._variants :]
             lines += [

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from math import gcd
 from typing import Literal
 
@@ -113,14 +115,21 @@ class CompositesPlan:
     """
 
     def __init__(self, plan: Plan) -> None:
-        document, sources = plan.recipe, plan.blocks[0].sources
-        if not isinstance(document, Document) or not isinstance(sources, Sources):
+        document = plan.recipe
+        blocks = tuple(block.sources for block in plan.blocks if isinstance(block.sources, Sources))
+        if not isinstance(document, Document) or len(blocks) != len(plan.blocks):
             raise TypeError(f"a plan of {plan.recipe.kind}, not of {KIND}")
         self.plan = plan
         self.document = document
         self.compose, self.depth, self.output = document.compose, document.depth, document.output
-        self.sources = sources
+        self.sources = Sources(
+            backgrounds=tuple(chain.from_iterable(part.backgrounds for part in blocks)),
+            foregrounds=tuple(chain.from_iterable(part.foregrounds for part in blocks)),
+        )
+        """The photographs of all blocks, by their indices; sorted by name in each block only."""
         self.samples = plan.samples
+        self.blocks = blocks
+        self._pairs = Pairs(blocks)
 
     @property
     def flip_count(self) -> int:
@@ -138,16 +147,26 @@ class CompositesPlan:
         return self.flip_count * self.place_count
 
     def combination(self, sample: SampleIndex) -> Combination:
-        """Invert `i = ((background * F + foreground) * flips + flip) * places + row * columns + column`."""
+        """Invert `i = (pair * flips + flip) * places + row * columns + column`; raises ValueError."""
         if not 0 <= sample < self.samples:
             raise ValueError(f"sample {sample} is not in [0, {self.samples})")
         rest, place = divmod(sample, self.place_count)
-        rest, flip = divmod(rest, self.flip_count)
-        background, foreground = divmod(rest, len(self.sources.foregrounds))
+        pair, flip = divmod(rest, self.flip_count)
+        background, foreground = self.pair(pair)
         row, column = divmod(place, self.compose.grid[0])
         return Combination(
             sample=sample, background=background, foreground=foreground, flip=flip, column=column, row=row
         )
+
+    def pair(self, number: int) -> tuple[int, int]:
+        """Background and foreground of the samples from `number * variants` on."""
+        return self._pairs.of(number)
+
+    def sample(self, made_of: Combination) -> SampleIndex:
+        """The way back: the sample of this combination, whatever number it says."""
+        pair = self._pairs.number(made_of.background, made_of.foreground)
+        place = made_of.row * self.compose.grid[0] + made_of.column
+        return SampleIndex((pair * self.flip_count + made_of.flip) * self.place_count + place)
 
     def covering(self, wanted: int) -> list[SampleIndex]:
         """At most `wanted` samples: each has another background, foreground, flip and place than the last.
@@ -164,7 +183,9 @@ class CompositesPlan:
                 break
             # Kinds of one count would be locked to each other if their rounds began alike.
             place = _turn(tile, self.place_count, further=2) * stride % self.place_count
-            pair = _turn(tile, backgrounds, further=0) * foregrounds + _turn(tile, foregrounds, further=1)
+            pair = self._pairs.number(
+                _turn(tile, backgrounds, further=0), _turn(tile, foregrounds, further=1)
+            )
             variant = tile.bit_count() % self.flip_count * self.place_count + place
             chosen.setdefault(SampleIndex(pair * self.variants + variant))
         rest = (one for one in map(SampleIndex, range(self.samples)) if one not in chosen)
@@ -204,9 +225,7 @@ class CompositesPlan:
             yield f"depth.input: not {allowed}"
         if self.place_count > MAX_PLACES:
             yield f"grid: {shown_number(self.place_count)} places (at most {MAX_PLACES:,})"
-        expected = sample_count(compose, self.sources)
-        if self.samples != expected or len(self.plan.blocks) != 1:
-            yield f"samples is {shown_number(self.samples)}, but the recipe makes {shown_number(expected)}"
+        yield from self._block_problems()
         if not is_sha256(depth.weights.sha256):
             yield "depth.weights.sha256: not a sha256"
         for foreground in self.sources.foregrounds:
@@ -214,6 +233,73 @@ class CompositesPlan:
             if any(not 1 <= side <= limit for side, limit in zip(placed, compose.canvas, strict=True)):
                 yield f"{foreground.name!r}: does not fit on the canvas"
         yield from inventory_problems(self.sources)
+
+    def _block_problems(self) -> Iterator[str]:
+        for number, (block, pairs) in enumerate(zip(self.plan.blocks, self._pairs.counts, strict=True)):
+            if not pairs:
+                yield (
+                    "no background or no foreground"
+                    if number == 0
+                    else f"block {number}: no photograph is new"
+                )
+            expected = pairs * self.flip_count * self.place_count
+            if block.samples != expected:
+                where = "" if len(self.plan.blocks) == 1 else f"block {number}: "
+                found, made = shown_number(block.samples), shown_number(expected)
+                yield f"{where}samples is {found}, but the recipe makes {made}"
+        for same in (self.sources.backgrounds, self.sources.foregrounds):
+            name, times = Counter(one.name for one in same).most_common(1)[0] if same else ("", 0)
+            if times > 1:
+                yield f"{name!r}: is there {times} times"
+
+
+class Pairs:
+    """Numbers the pairs of backgrounds and foregrounds, so that a block of new ones only adds at the end.
+
+    With b and f new ones beside B and F earlier ones, first each new background stands on all F + f
+    foregrounds, then each earlier one on the f new foregrounds. Takes memory for each block, not each pair.
+    """
+
+    def __init__(self, blocks: Sequence[Sources]) -> None:
+        self.counts: list[int] = []
+        """Pairs of each block."""
+        self._starts: list[int] = []
+        self._backgrounds, self._foregrounds = [0], [0]
+        start = 0
+        for sources in blocks:
+            earlier, new = self._backgrounds[-1], len(sources.backgrounds)
+            self._backgrounds.append(earlier + new)
+            foregrounds = self._foregrounds[-1] + len(sources.foregrounds)
+            self._foregrounds.append(foregrounds)
+            self._starts.append(start)
+            self.counts.append(new * foregrounds + earlier * len(sources.foregrounds))
+            start += self.counts[-1]
+
+    def of(self, number: int) -> tuple[int, int]:
+        """Background and foreground of a pair."""
+        block = bisect_right(self._starts, number) - 1
+        rest = number - self._starts[block]
+        earlier, backgrounds = self._backgrounds[block : block + 2]
+        old, foregrounds = self._foregrounds[block : block + 2]
+        on_new = (backgrounds - earlier) * foregrounds
+        if rest < on_new:
+            background, foreground = divmod(rest, foregrounds)
+            return earlier + background, foreground
+        background, foreground = divmod(rest - on_new, foregrounds - old)
+        return background, old + foreground
+
+    def number(self, background: int, foreground: int) -> int:
+        """The way back."""
+        # The block of both is that of the later one; of blocks without backgrounds none starts with this one.
+        with_background = bisect_right(self._backgrounds, background) - 1
+        with_foreground = bisect_right(self._foregrounds, foreground) - 1
+        block = max(with_background, with_foreground)
+        earlier, backgrounds = self._backgrounds[block : block + 2]
+        old, foregrounds = self._foregrounds[block : block + 2]
+        if with_background == block:
+            return self._starts[block] + (background - earlier) * foregrounds + foreground
+        on_new = (backgrounds - earlier) * foregrounds
+        return self._starts[block] + on_new + background * (foregrounds - old) + foreground - old
 
 
 def flip_count(compose: Compose) -> int:
@@ -229,8 +315,12 @@ def place_count(compose: Compose) -> int:
 
 def sample_count(compose: Compose, sources: Sources) -> int:
     """How many samples these photographs make."""
-    pairs = len(sources.backgrounds) * len(sources.foregrounds)
-    return pairs * flip_count(compose) * place_count(compose)
+    return sample_counts(compose, [sources])[0]
+
+
+def sample_counts(compose: Compose, blocks: Sequence[Sources]) -> list[int]:
+    """How many samples the photographs of each block add to those of the blocks before it."""
+    return [pairs * flip_count(compose) * place_count(compose) for pairs in Pairs(blocks).counts]
 
 
 def _turn(tile: int, count: int, *, further: int) -> int:

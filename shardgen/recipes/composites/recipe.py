@@ -151,6 +151,12 @@ class CompositesRecipe(Recipe):
 
         return size_problems(folders["foregrounds"], folders["backgrounds"], self.composites.sources)
 
+    def unknown_sources(self, folders: Folders) -> list[str]:
+        """Photographs, not mask files."""
+        from shardgen.sources.checking import unknown_photographs
+
+        return unknown_photographs(folders["foregrounds"], folders["backgrounds"], self.composites.sources)
+
     def open_maker(self, station: Station) -> CompositesMaker:
         """Load the network; nothing is composed yet."""
         from shardgen.recipes.composites.composer import Composer
