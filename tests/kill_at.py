@@ -52,6 +52,12 @@ def _plan(run: RunDirectory, on_step: OnStep) -> None:
     make_plan(run, {}, on_step=on_step)
 
 
+def _extend(run: RunDirectory, on_step: OnStep) -> None:
+    from shardgen.operations.extend import extend  # noqa: PLC0415
+
+    extend(run, {}, on_step=on_step)
+
+
 def _worker(run: RunDirectory, on_step: OnStep) -> None:
     from shardgen.worker.worker import WorkerLimits, WorkerOptions, work  # noqa: PLC0415
 
@@ -103,6 +109,7 @@ def _rebuild(run: RunDirectory, on_step: OnStep) -> None:
 
 _VERBS: dict[str, Callable[[RunDirectory, OnStep], None]] = {
     "plan": _plan,
+    "extend": _extend,
     "worker": _worker,
     "merge": _merge,
     "requeue": _requeue,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shardgen.cli import render
+from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
 from shardgen.settings.run_directory import RunDirectory
 
@@ -21,7 +22,9 @@ def merge(
     Example:
       shardgen merge people -o people.zip
     """
-    merge_and_show(RunDirectory.open(run_dir), output, allow_dead_letters=allow_dead_letters)
+    run = RunDirectory.open(run_dir)
+    warn_of_unplanned(run, run.plan(), {})
+    merge_and_show(run, output, allow_dead_letters=allow_dead_letters)
 
 
 def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters: bool) -> None:

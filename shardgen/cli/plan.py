@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +19,7 @@ from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from shardgen.operations.plan import Planned
-    from shardgen.recipes.base import Folders
+    from shardgen.recipes.base import Folders, PlanEvents
 
 
 _CHANGES = 20  # lines
@@ -65,37 +67,41 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
     A plan that lacks something is shown before that is raised.
     """
     from shardgen.operations.plan import make_plan
-    from shardgen.recipes.base import PlanEvents
 
     unwritten: list[Planned] = []
     try:
-        with render.progress_bar("reading sources") as bar:
-            files = bar.add_task("files", total=None)
-            planned = make_plan(
-                run,
-                given,
-                events=PlanEvents(
-                    on_file=lambda _name: bar.advance(files),
-                    on_download=render.add_download(bar, "weights", visible=False),
-                ),
-                on_unwritten=unwritten.append,
-            )
+        with planning_progress() as events:
+            planned = make_plan(run, given, events=events, on_unwritten=unwritten.append)
     except ShardgenError:
         for planned in unwritten:
-            _say_remarks(planned)
+            say_planning_remarks(planned)
             render.stdout().print(plan_view(planned, rate))
         raise
-    _say_remarks(planned)
+    say_planning_remarks(planned)
     return planned
 
 
-def _say_remarks(planned: Planned) -> None:
+@contextmanager
+def planning_progress() -> Iterator[PlanEvents]:
+    """A bar for the sources that are read, and one for a download."""
+    from shardgen.recipes.base import PlanEvents
+
+    with render.progress_bar("reading sources") as bar:
+        files = bar.add_task("files", total=None)
+        yield PlanEvents(
+            on_file=lambda _name: bar.advance(files),
+            on_download=render.add_download(bar, "weights", visible=False),
+        )
+
+
+def say_planning_remarks(planned: Planned) -> None:
+    """What was found in the sources, on stderr."""
     render.say_remarks("warning", planned.draft.warnings)
     render.say_remarks("note", planned.draft.notes)
 
 
-def plan_view(planned: Planned, rate: float | None) -> RenderableType:
-    """The printed plan."""
+def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED") -> RenderableType:
+    """The printed plan; `changed` is how one is called that took the place of another."""
     plan, layout = planned.plan, planned.plan.layout
     shards = [ShardIndex(shard) for shard in range(layout.shard_count)]
     slices = sum(map(layout.slice_count, shards))
@@ -119,7 +125,7 @@ def plan_view(planned: Planned, rate: float | None) -> RenderableType:
         changes.append(f"and {more:,} more")
     facts[:0] = [("" if number else "changed", change) for number, change in enumerate(changes)]
     unchanged = "NEW" if planned.is_new else "as it was"
-    state = ("CHANGED" if changes else unchanged) if is_written else "NOT WRITTEN"
+    state = (changed if changes else unchanged) if is_written else "NOT WRITTEN"
     return render.table(["plan", state], facts, left=True)
 
 

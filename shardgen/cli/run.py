@@ -10,6 +10,7 @@ from typing import Annotated, Self
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.merge import merge_and_show
 from shardgen.cli.options import (
     HERE,
@@ -96,6 +97,7 @@ def run(
         render.stdout().print(plan_view(planned, None))
     opened = open_run(directory)
     plan = opened.plan
+    warn_of_unplanned(directory, plan, given)
     recipe_of(plan).load()  # the merge needs it after hours of work
     opened.ensure_manifest()
     with directory.manifest(plan, read_only=True) as manifest:

@@ -33,7 +33,7 @@ def replace_plan(
     """Make `new` the plan of a manifest that holds the plan with the fingerprint `old`.
 
     `grows`: `new` begins with the blocks of that plan, and its further blocks are all that changes; receipts
-    stay. Else nothing is left of what was begun, and every later grant is above every earlier fence, so that
+    stay, and a plan that is not so is refused. Else nothing is left of what was begun, and every later grant is above every earlier fence, so that
     no holder of an expired lease can record anything. `clock` replaces the database's own.
 
     An older manifest is upgraded on the way. Raises PlanConflict when it holds another plan by now, or has
@@ -60,7 +60,7 @@ def _replace(connection: Connection, session: Session, old: str, new: Plan, *, g
     run = connection.execute(select(RUN.c.fingerprint, RUN.c.fence_floor).with_for_update()).first()
     if run is None:
         raise ManifestCorrupt(f"{session.database.shown}: names no plan", hint=REBUILD)
-    if run.fingerprint != old:
+    if run.fingerprint != old or (grows and old not in new.fingerprints):
         raise planned_anew(session.database.shown)
     slices = lock_slices(connection)
     now = session.now(connection)

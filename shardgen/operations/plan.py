@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shardgen.coordination.base import PutPlan
 from shardgen.coordination.open import open_run
@@ -13,7 +13,7 @@ from shardgen.domain.plan import Plan, differences
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InvalidSettings
-from shardgen.recipes.base import Draft, Folders, PlanEvents, SizeEstimate
+from shardgen.recipes.base import Draft, Folders, PlanEvents, RecipeKind, SizeEstimate
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import planning_lock
 from shardgen.settings.run_directory import RunDirectory
@@ -72,11 +72,21 @@ def make_plan(
         estimate = settings.kind.estimate(recipe_of(plan), folders)
         on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=current is None))
         raise draft.lacks
+    if current is not None:
+        plan = _in_blocks_of(current, plan, settings.kind)
     estimate = settings.kind.estimate(recipe_of(plan), folders)
     on_step(PlanStep.CHECKED)
     put = put_plan(run, plan, on_step=on_step)
     changes = () if put.before is None else tuple(differences(put.before, plan))
     return Planned(plan=plan, draft=draft, estimate=estimate, is_new=put.is_new, changes=changes)
+
+
+def _in_blocks_of(current: Plan, drafted: Plan, kind: RecipeKind) -> Plan:
+    """The current plan if its blocks hold just these sources; a draft has them in one block."""
+    if len(current.blocks) == 1:
+        return drafted
+    arranged = replace(drafted, blocks=kind.arrange(current, drafted.blocks))
+    return arranged if arranged == current else drafted
 
 
 def put_plan(run: RunDirectory, plan: Plan, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
@@ -103,11 +113,11 @@ def draft_plan(
         shards=settings.shards_plan,
         blocks=draft.blocks,
     )
-    _refuse_absurd(run, plan)
+    refuse_absurd(run, plan)
     return plan, draft
 
 
-def _refuse_absurd(run: RunDirectory, plan: Plan) -> None:
+def refuse_absurd(run: RunDirectory, plan: Plan) -> None:
     # The recipe's word first: it names the setting.
     problem = recipe_of(plan).problem() or plan_problem(plan)
     if problem is not None:

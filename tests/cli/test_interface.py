@@ -16,6 +16,7 @@ OPTIONS = {
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
+    "extend": {"--foregrounds", "--backgrounds"},
     "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters"},
     "plan": {"--rate", "--foregrounds", "--backgrounds"},

@@ -146,6 +146,7 @@ verify {run}/dataset.zip > 31
 requeue {run} --batch 1 > 31
 worker {run} > 0
 merge {run} > 0
+extend {run} > 31
 sweep {run} --yes > 31
 backup {run} -o {box}/copy.sqlite > 31
 rebuild {run} > 13

@@ -1,0 +1,54 @@
+"""`shardgen extend`, and the warning of those who could use it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from shardgen.cli import render
+from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, given_folders, typed, with_run_dir
+from shardgen.cli.plan import plan_view, planning_progress, say_planning_remarks
+from shardgen.domain.wording import counted
+from shardgen.settings.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.domain.plan import Plan
+    from shardgen.recipes.base import Folders
+
+
+def extend(
+    *, run_dir: RunDir = HERE, foregrounds: Foregrounds = None, backgrounds: Backgrounds = None
+) -> None:
+    """Add the new photographs of the source folders to the plan.
+
+    Everything planned keeps its number and its name, and what is stored is not made again: the new samples
+    follow at the end. Stop the workers first. Photographs that were removed or changed are refused.
+
+    \b
+    Example:
+      cp new/*.png people-cutouts/ && shardgen extend people && shardgen run people
+    """
+    from shardgen.operations.extend import extend as extend_run
+
+    run = RunDirectory.open(run_dir)
+    before = run.plan().samples
+    with planning_progress() as events:
+        extended = extend_run(
+            run, given_folders(foregrounds=foregrounds, backgrounds=backgrounds), events=events
+        )
+    say_planning_remarks(extended)
+    render.stdout().print(plan_view(extended, None, changed="EXTENDED"))
+    named = typed(run_dir)
+    if extended.changes:
+        new = counted(extended.plan.samples - before, "new sample")
+        render.say(f"{new}, numbers {before:,} and up. Next: `shardgen run {named}`.")
+    else:
+        render.say("The plan has every photograph of the folders: nothing to add.")
+
+
+def warn_of_unplanned(run: RunDirectory, plan: Plan, given: Folders) -> None:
+    """Say on stderr which photographs lie in the folders and nothing is made of."""
+    from shardgen.operations.extend import unplanned
+
+    found = unplanned(run, plan, given)
+    render.say_remarks("warning", [replace(remark, hint=with_run_dir(remark.hint)) for remark in found])

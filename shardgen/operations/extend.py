@@ -1,0 +1,89 @@
+"""Extend: photographs were added to the folders, and the plan grows by a block at its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shardgen.domain.plan import Plan, differences
+from shardgen.domain.remarks import Remark
+from shardgen.domain.steps import OnStep, PlanStep, ignore_step
+from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
+from shardgen.manifest.database_url import OWN_INDEX
+from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
+from shardgen.recipes.base import Folders, PlanEvents
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
+
+_SHOWN = 20  # differences
+
+
+def extend(
+    run: RunDirectory,
+    given: Folders,
+    *,
+    events: PlanEvents | None = None,
+    on_step: OnStep = ignore_step,
+) -> Planned:
+    """Let the plan grow by a block of all sources that it does not know; twice is harmless.
+
+    What was planned keeps number, batch, shard, name and bytes, and what is stored stays so. The result has
+    no changes when nothing is new. Raises PlanConflict when planned sources are gone or changed, or the
+    settings are; ManifestMismatch on a shared folder; ManifestBusy while a worker holds a live lease.
+    """
+    planned = run.plan()
+    if run.url in OWN_INDEX:
+        raise ManifestMismatch(
+            f"{run.path}: a plan on a shared folder cannot grow: its machines would see that at different times",
+            hint=OTHER_DIRECTORY if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
+        )
+    folders, kind = run.folders(given), run.settings.kind
+    drafted, draft = draft_plan(run, folders, events=events)
+    grown = replace(planned, blocks=kind.arrange(planned, drafted.blocks))
+    # Without the network's weights at hand the draft has a stand-in; the plan knows which they were.
+    document = planned.recipe if draft.lacks is not None else drafted.recipe
+    kept = replace(grown, recipe=document, blocks=grown.blocks[: len(planned.blocks)])
+    if kept != planned:
+        changed = differences(planned, kept)
+        more = f"; and {len(changed) - _SHOWN:,} more" if changed[_SHOWN:] else ""
+        raise PlanConflict(
+            f"{run.path}: only new photographs can be added, but: {'; '.join(changed[:_SHOWN])}{more}",
+            hint=f"put the planned files back, then extend again; or {OTHER_DIRECTORY}",
+        )
+    refuse_absurd(run, grown)
+    estimate = kind.estimate(recipe_of(grown), folders)
+    on_step(PlanStep.CHECKED)
+    put_plan(run, grown, grows=True, on_step=on_step)
+    return Planned(
+        plan=grown,
+        draft=replace(draft, lacks=None),
+        estimate=estimate,
+        is_new=False,
+        changes=tuple(differences(planned, grown)),
+    )
+
+
+def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
+    """Sources in this machine's folders that the plan does not know, and the command that takes them.
+
+    Nothing is read but the folders' lists, so that `run` and `merge` can afford to ask.
+    """
+    try:
+        names = recipe_of(plan).unknown_sources(run.folders(given))
+    except InputMissing:  # a machine that only merges needs no photographs
+        return []
+    by_folder: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, rest = name.partition("/")
+        by_folder.setdefault(folder, []).append(rest)
+    if not run.is_begun:
+        hint = "shardgen plan RUN_DIR takes them"
+    elif run.url in OWN_INDEX:
+        hint = f"a run on a shared folder does not grow: {OTHER_DIRECTORY}"
+    else:
+        hint = "shardgen extend RUN_DIR adds them"
+    return [
+        Remark(
+            folder=folder, reason="not in the plan, so nothing is made of them", hint=hint, names=tuple(found)
+        )
+        for folder, found in by_folder.items()
+    ]
