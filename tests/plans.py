@@ -72,6 +72,32 @@ def plan_of(document: Document, sources: Sources, shards: Shards) -> Plan:
     return Plan(recipe=document, outputs=document.outputs, shards=shards, blocks=(block,))
 
 
+def grown(plan: Plan, *additions: tuple[int, int]) -> Plan:
+    """The plan with one more block for each pair of numbers: of new backgrounds and new foregrounds."""
+    for new_backgrounds, new_foregrounds in additions:
+        parts = [block.sources for block in plan.blocks]
+        assert isinstance(plan.recipe, Document)
+        like = parts[0]
+        assert isinstance(like, Sources)
+        name = f"a_{len(parts)}"  # sorts before all earlier photographs
+        sources = Sources(
+            backgrounds=tuple(
+                replace(like.backgrounds[0], name=f"{name}_{number}.jpg") for number in range(new_backgrounds)
+            ),
+            foregrounds=tuple(
+                replace(like.foregrounds[0], name=f"{name}_{number}.png") for number in range(new_foregrounds)
+            ),
+        )
+        known = [part for part in parts if isinstance(part, Sources)]
+        backgrounds = sum(len(part.backgrounds) for part in known)
+        foregrounds = sum(len(part.foregrounds) for part in known)
+        pairs = (backgrounds + new_backgrounds) * (foregrounds + new_foregrounds) - backgrounds * foregrounds
+        variants = plan.blocks[0].samples // (len(like.backgrounds) * len(like.foregrounds))
+        block = Block(samples=pairs * variants, sources=sources)
+        plan = replace(plan, blocks=(*plan.blocks, block))
+    return plan
+
+
 def changed(
     plan: Plan, *, sources: Sources | None = None, shards: Shards | None = None, **parts: object
 ) -> Plan:

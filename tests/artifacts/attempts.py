@@ -59,7 +59,7 @@ class Attempt:
             replace(batch_content(claimed, batch, dead=self.dead), provenance=provenance)
             for batch in self.batches
         ]
-        data, inside = build_artifact(claimed.fingerprint, whose, contents)
+        data, inside = build_artifact(claimed.fingerprint_of(first), whose, contents)
         receipts = tuple(
             Receipt(
                 shard=inside.shard,

@@ -128,7 +128,7 @@ class MadeRun:
         slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
         attempt = Attempt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER)
         contents = [batch_content(self.plan, batch, dead=dead) for batch in batches]
-        data, inside = build_artifact(self.plan.fingerprint, attempt, contents)
+        data, inside = build_artifact(self.plan.fingerprint_of(BatchIndex(batches[0])), attempt, contents)
         name = ArtifactName(
             shard=shard,
             batches=batches,

@@ -10,7 +10,7 @@ from shardgen.dataset.member_table import MemberColumns, MemberTable
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.sample import member_name
-from tests.plans import make_plan
+from tests.plans import grown, make_plan
 
 SMALL = make_plan(batch=4)
 
@@ -20,6 +20,13 @@ def plan_of_many() -> Plan:
     plan = make_plan(backgrounds=1, foregrounds=1, grid=(100_000, 20_000))
     assert plan.samples == 2 * 10**9
     return plan
+
+
+def plan_that_outgrew_its_names(first: int) -> Plan:
+    """A first block of so many samples, whose numbers have 7 digits, then as many as 2 * 10^9."""
+    plan = grown(make_plan(backgrounds=1, foregrounds=1, grid=(1, first)), (1, 0))
+    later = replace(plan.blocks[1], samples=2 * 10**9)
+    return replace(plan, blocks=(plan.blocks[0], later))
 
 
 def columns_of(plan: Plan, samples: list[int]) -> tuple[MemberColumns, list[Entry]]:
@@ -48,7 +55,28 @@ CASES = [
     (SMALL, [0, 5, 119]),
     (plan_of_many(), list(range(10**9 - 3, 10**9 + 3))),
     (plan_of_many(), [10**9]),
+    *(
+        (plan_that_outgrew_its_names(first), list(range(border - 2, border + 2)))
+        for first in (9, 10**7, 10**7 + 1)
+        for border in (10, 10**7, 10**8, 10**9)
+    ),
+    (plan_that_outgrew_its_names(9), [9, 10**7 - 1, 10**7, 10**8, 10**9 - 1, 10**9]),
 ]
+
+
+def test_the_first_block_gives_names_their_width_and_longer_numbers_are_longer() -> None:
+    for first, digits in ((9, 7), (10**7, 7), (10**7 + 1, 8)):
+        plan = plan_that_outgrew_its_names(first)
+        names = [
+            member_name(plan.outputs[0], SampleIndex(sample), digits=plan.name_digits)
+            for sample in (8, 10**7, 10**9)
+        ]
+        assert plan.name_digits == digits
+        assert names == [
+            f"fgbg/00000/{'0' * (digits - 1)}8.jpg",
+            "fgbg/01000/10000000.jpg",
+            "fgbg/100000/1000000000.jpg",
+        ]
 
 
 @pytest.mark.parametrize(("plan", "samples"), CASES)

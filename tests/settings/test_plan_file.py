@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from shardgen.domain.plan import Plan, differences
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.domain.plan import Block, Plan, differences
 from shardgen.errors import ManifestCorrupt, ManifestMismatch
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
-from tests.plans import changed, make_plan
+from shardgen.sources.inventory import Sources
+from tests.plans import changed, grown, make_plan
 
 PLAN = make_plan(flips=Flips.FOREGROUNDS)
 
@@ -54,6 +56,52 @@ def test_blocks_that_the_recipe_does_not_make_are_refused() -> None:
     for blocks in ((half, half), (one_less,), ()):
         with pytest.raises(ManifestCorrupt, match="not a plan"):
             parse_plan(replace(PLAN, blocks=blocks).canonical_json, where="plan.json")
+
+
+GROWN = grown(PLAN, (1, 0), (0, 2), (2, 1))
+
+
+def test_a_plan_of_several_blocks_reads_back_and_knows_the_plans_that_it_grew_from() -> None:
+    assert parse_plan(GROWN.canonical_json, where="plan.json") == GROWN
+    earlier = [GROWN.until(blocks) for blocks in range(1, 5)]
+    assert earlier[0] == PLAN
+    assert GROWN.fingerprints == tuple(plan.fingerprint for plan in earlier)
+    assert len(set(GROWN.fingerprints)) == 4
+    for number in range(GROWN.layout.batch_count):
+        batch = BatchIndex(number)
+        ends_with_it = next(plan for plan in earlier if number < plan.layout.batch_count)
+        assert GROWN.fingerprint_of(batch) == ends_with_it.fingerprint
+
+
+def test_blocks_that_photographs_added_later_do_not_make_are_refused() -> None:
+    first, second, third, last = GROWN.blocks
+    empty = Block(samples=1, sources=Sources(backgrounds=(), foregrounds=()))
+    for blocks, said in (
+        ((first, replace(second, samples=second.samples - 1)), "block 1: samples is 79"),
+        ((first, third, second), "block 1: samples is"),
+        ((first, replace(second, sources=last.sources)), "block 1: samples is"),
+        ((first, empty), "block 1: no photograph is new"),
+        ((second, first), "no background or no foreground"),
+        ((first, second, third, replace(second, samples=160)), "'a_1_0.jpg': is there 2 times"),
+    ):
+        with pytest.raises(ManifestCorrupt, match=said):
+            parse_plan(replace(PLAN, blocks=blocks).canonical_json, where="plan.json")
+
+
+def test_what_changed_between_plans_of_several_blocks_is_said_of_photographs_not_of_blocks() -> None:
+    two = GROWN.until(2)
+    assert differences(PLAN, two) == ["backgrounds: 'a_1_0.jpg' is new"]
+    assert differences(two, PLAN) == ["backgrounds: 'a_1_0.jpg' is gone"]
+    sources = two.blocks[1].sources
+    assert isinstance(sources, Sources)
+    other = replace(sources, backgrounds=(replace(sources.backgrounds[0], bytes=9),))
+    assert differences(two, replace(two, blocks=(two.blocks[0], replace(two.blocks[1], sources=other)))) == [
+        "backgrounds: 'a_1_0.jpg' has changed (bytes: 1000 -> 9)"
+    ]
+    at_once = changed(two, sources=CompositesPlan(two).sources)
+    assert differences(two, at_once) == [
+        "blocks: the same sources in another order (240 + 80 -> 320 samples)"
+    ]
 
 
 def test_a_plan_of_a_recipe_that_this_program_does_not_know_is_refused() -> None:
