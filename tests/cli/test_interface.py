@@ -17,7 +17,7 @@ OPTIONS = {
     "demo": set(),
     "doctor": set(),
     "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
-    "merge": {"--output", "-o", "--allow-dead-letters"},
+    "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
     "plan": {"--rate", "--foregrounds", "--backgrounds"},
     "preview": {
         "--samples",
