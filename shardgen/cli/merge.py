@@ -3,36 +3,91 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
+from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.dataset.merge import MergeResult
 
 
 def merge(
-    *, run_dir: RunDir = HERE, output: Output = None, allow_dead_letters: AllowDeadLetters = False
+    *,
+    run_dir: RunDir = HERE,
+    output: Output = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exclude",
+            metavar="foregrounds/NAME",
+            help="Leave out every sample made of this photograph; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Merge what is stored by now, also while workers run.")
+    ] = False,
+    allow_dead_letters: AllowDeadLetters = False,
 ) -> None:
     """Assemble the final zip with labels and statistics.
 
-    Refuses while samples are pending. The zip gets its name only when it is complete; the same run gives the
-    same bytes every time.
+    Refuses while samples are pending, unless --partial. The zip gets its name only when it is complete; the
+    same run gives the same bytes every time. Without -o, a data set that is partial or excludes a photograph
+    is dataset.partial.zip, dataset.excluded.zip or dataset.partial.excluded.zip; it never replaces a whole
+    one. selection.json in it lists what is left out.
 
     \b
     Example:
       shardgen merge people -o people.zip
+      shardgen merge people --partial
+      shardgen merge people --exclude foregrounds/anna.png
     """
     run = RunDirectory.open(run_dir)
     warn_of_unplanned(run, run.plan(), {})
-    merge_and_show(run, output, allow_dead_letters=allow_dead_letters)
+    merge_and_show(
+        run, output, allow_dead_letters=allow_dead_letters, exclude=tuple(exclude or ()), partial=partial
+    )
 
 
-def merge_and_show(run: RunDirectory, output: Path | None, *, allow_dead_letters: bool) -> None:
-    """Merge with a bar, and print what was made."""
+def merge_and_show(
+    run: RunDirectory,
+    output: Path | None,
+    *,
+    allow_dead_letters: bool,
+    exclude: tuple[str, ...] = (),
+    partial: bool = False,
+) -> None:
+    """Merge with a bar, and print what was made; the last line says what is missing."""
     from shardgen.operations.merge import merge_run
 
     with render.counting("merging") as on_progress:
-        result = merge_run(run, output, allow_dead_letters=allow_dead_letters, on_progress=on_progress)
+        result = merge_run(
+            run,
+            output,
+            allow_dead_letters=allow_dead_letters,
+            exclude=exclude,
+            partial=partial,
+            on_progress=on_progress,
+        )
     render.result_is_a_file()
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")
+    if exclude or partial:
+        render.say(_missing(run, result))
+
+
+def _missing(run: RunDirectory, result: MergeResult) -> str:
+    selection = result.selection
+    planned = counted(selection.planned, "sample")
+    dead = counted(result.dead_letters, "dead letter") if result.dead_letters else ""
+    if not selection.kinds:
+        return f"nothing is pending: of {planned} " + (f"{dead} missing" if dead else "none is missing")
+    parts = f"{selection.in_words} samples" + (f", and {dead}" if dead else "")
+    rest = f"; shardgen run {typed(run.path)} makes what is pending" if selection.pending else ""
+    return f"not in it, of {planned}: {parts}{rest}"

@@ -205,9 +205,10 @@ def merge_view(result: MergeResult) -> RenderableType:
         mean = ", ".join(f"{value:.4f}" for value in part.mean)
         std = ", ".join(f"{value:.4f}" for value in part.std)
         rows.append([name, f"{part.images:,}", mean, std])
+    left_out = f", {result.selection.in_words}" if result.selection.kinds else ""
     return Group(
         text(f"{result.path}   {size(result.size_bytes)}"),
-        text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters"),
+        text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters{left_out}"),
         text(""),
         table(["images", "count", "mean", "std"], rows),
     )

@@ -92,11 +92,18 @@ class BodyReader:
         self._filled = 0
 
     def add(
-        self, ref: ArtifactRef, records: Sequence[BatchRecord], samples: NDArray[np.int64], *, facts: bool
+        self,
+        ref: ArtifactRef,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+        *,
+        kept: NDArray[np.bool_] | None = None,
+        facts: bool,
     ) -> Facts:
         """Take the members of these consecutive batches, which are those of `samples` in their order.
 
-        Returns the facts of these samples, if they are wanted: only the artifact has them.
+        With `kept` only of the samples for which it is true. Returns the facts of what is taken, if they are
+        wanted: only the artifact has them.
         """
         if self._filled + ref.size_bytes > len(self._buffer):
             self.flush()
@@ -107,12 +114,17 @@ class BodyReader:
         self._store.read_into(ref, view)
         found = _facts_of(ref, view, records) if facts else {}
         try:
-            part = self._part(ref, view, records, samples)
+            if kept is None:
+                parts = [self._part(ref, view, records, samples)]
+            else:
+                parts = self._parts_of_some_samples(ref, view, records, samples, kept)
+                taken = set(samples[kept].tolist())
+                found = {sample: facts_of_it for sample, facts_of_it in found.items() if sample in taken}
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
-        self._parts.append(part)
-        self._filled = start + part.size
-        self._sink.add_body(view[: part.size])
+        self._parts += parts
+        self._filled = parts[-1].start + parts[-1].size
+        self._sink.add_body(view[: self._filled - start])
         return found
 
     def flush(self) -> None:
@@ -137,8 +149,7 @@ class BodyReader:
         records: Sequence[BatchRecord],
         samples: NDArray[np.int64],
     ) -> _Part:
-        if any(before.members_stop != after.members_start for before, after in pairwise(records)):
-            raise BrokenZip("its receipts do not agree which members are whose")
+        _refuse_gaps(records)
         directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
         stop = directory.offset + directory.size
         if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
@@ -174,6 +185,40 @@ class BodyReader:
             offset=start,
         )
 
+    def _parts_of_some_samples(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+        kept: NDArray[np.bool_],
+    ) -> list[_Part]:
+        """Move the members of kept samples together: a part for each run of neighbours."""
+        _refuse_gaps(records)
+        entries, _ = read_artifact(bytes(view), name=ref.name)
+        mine = entries[records[0].members_start : records[-1].members_stop]
+        width = self._table.width
+        if len(mine) != width * len(samples):
+            raise BrokenZip("its members are not as many as its receipts say")
+        parts: list[_Part] = []
+        filled = 0
+        edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
+        for first, end in edges.reshape(-1, 2).tolist():
+            wanted = mine[width * first : width * end]
+            start, stop = wanted[0].offset, wanted[-1].stop
+            view[filled : filled + stop - start] = bytes(view[start:stop])
+            part = _Part(
+                name=ref.name,
+                directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
+                samples=samples[first:end],
+                start=self._filled + filled,
+                size=stop - start,
+                offset=start,
+            )
+            parts.append(part)
+            filled += part.size
+        return parts
+
     def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
         table = self._table
@@ -203,6 +248,11 @@ class BodyReader:
             self._check([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _refuse_gaps(records: Sequence[BatchRecord]) -> None:
+    if any(before.members_stop != after.members_start for before, after in pairwise(records)):
+        raise BrokenZip("its receipts do not agree which members are whose")
 
 
 def _facts_of(ref: ArtifactRef, view: memoryview, records: Sequence[BatchRecord]) -> Facts:

@@ -6,19 +6,26 @@ from shardgen.dataset.statistics import Statistics
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.sample import member_name
+from shardgen.domain.selection import Selection
 from shardgen.recipes.base import Card, Recipe
 
 
 def dataset_card(
-    recipe: Recipe, statistics: Statistics, *, stored: int, dead_letters: int, has_sheet: bool
+    recipe: Recipe,
+    statistics: Statistics,
+    *,
+    selection: Selection,
+    dead_letters: int,
+    has_sheet: bool,
 ) -> bytes:
-    """Write the card; it holds nothing historic, so the same plan always gives the same bytes."""
+    """Write the card; it holds nothing historic, so the same plan and selection give the same bytes."""
     plan, card = recipe.plan, recipe.card()
+    stored = plan.samples - selection.left_out.count - dead_letters
     parts = (
         f"# {card.title}: {stored:,} samples\n\n{card.introduction}",
-        _counts(plan, card, stored, dead_letters),
+        _counts(plan, card, stored, dead_letters, selection),
         f"## How a sample is made\n\n{card.how_made}",
-        _layout(plan, card, has_sheet=has_sheet),
+        _layout(plan, card, selection, has_sheet=has_sheet),
         _statistics_table(statistics),
         _reading(plan),
         _provenance(plan, card),
@@ -26,24 +33,39 @@ def dataset_card(
     return "\n".join(parts).encode()
 
 
-def _counts(plan: Plan, card: Card, stored: int, dead_letters: int) -> str:
+def _counts(plan: Plan, card: Card, stored: int, dead_letters: int, selection: Selection) -> str:
+    whether = "stored or listed in `dead_letters.csv`"
+    left_out, of_the_plan = "", ""
+    if selection.kinds:
+        whether = "stored, or listed in `dead_letters.csv` or `selection.json`"
+        of_the_plan = " of the plan"
+    if selection.excluded:
+        left_out += f"- excluded: {selection.excluded.count:,} samples, left out on purpose\n"
+    if selection.pending:
+        left_out += f"- pending: {selection.pending.count:,} samples, not made yet\n"
     files = "files" if any(output.size is None for output in plan.outputs) else "images"
     return (
         "## Counts\n\n"
-        f"- planned: {plan.samples:,} samples, each one stored or listed in `dead_letters.csv`\n"
+        f"- planned: {plan.samples:,} samples, each one {whether}\n"
         f"- stored: {stored:,} samples, {len(plan.outputs) * stored:,} {files}\n"
         f"- dead letters: {dead_letters:,} samples that could not be made, each with its reason\n"
-        f"- sources: {card.made_of}\n"
+        f"{left_out}"
+        f"- sources{of_the_plan}: {card.made_of}\n"
     )
 
 
-def _layout(plan: Plan, card: Card, *, has_sheet: bool) -> str:
+def _layout(plan: Plan, card: Card, selection: Selection, *, has_sheet: bool) -> str:
     lines = [f"- `{_example(plan, output)}`: {card.outputs[output.name]}" for output in plan.outputs]
+    missing, ranges = "are not here", ""
+    if selection.kinds:
+        missing = "could not be made"
+        ranges = "- `selection.json`: the other samples that are not here, in ranges `[start, stop)`\n"
     return (
         "## Layout\n\n" + "\n".join(lines) + "\n"
         f"- `labels.csv`: {card.labels}\n"
         "- `stats.json`: the statistics below\n"
-        "- `dead_letters.csv`: planned samples that are not here, and why\n"
+        f"- `dead_letters.csv`: planned samples that {missing}, and why\n"
+        f"{ranges}"
         "- `plan.json`: the exact plan, with the sha256 of every source photograph\n"
         + ("- `contact_sheet.png`: some samples to look at\n" if has_sheet else "")
     )

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.receipt import Facts
+from shardgen.domain.selection import Ranges, Selection, batches_with
 from shardgen.errors import ArtifactCorrupt
 from shardgen.recipes.base import Recipe
 
@@ -33,28 +34,38 @@ def label_rows(recipe: Recipe, batch: BatchIndex, *, without: Container[int], fa
     return recipe.label_rows(samples, tail=tail, without=without, facts=facts)
 
 
-def planned_rows(recipe: Recipe, *, without: Container[int]) -> Iterator[str]:
-    """The header, then the rows of each batch as far as the plan tells them."""
+def planned_rows(
+    recipe: Recipe, *, without: Container[int], selection: Selection | None = None
+) -> Iterator[str]:
+    """The header, then the rows of each batch as far as the plan tells them.
+
+    Batches that the selection leaves out as a whole are not looked at.
+    """
     yield labels_header(recipe)
-    for number in range(recipe.plan.layout.batch_count):
-        yield label_rows(recipe, BatchIndex(number), without=without, facts=None)
+    layout = recipe.plan.layout
+    kept = Ranges([(0, layout.sample_count)]) if selection is None else selection.kept
+    for batch in batches_with(kept, layout):
+        yield label_rows(recipe, batch, without=without, facts=None)
 
 
-def first_wrong_row(recipe: Recipe, found: Iterable[str], *, without: Container[int]) -> str | None:
+def first_wrong_row(
+    recipe: Recipe, found: Iterable[str], *, without: Container[int], selection: Selection | None = None
+) -> str | None:
     """What is wrong with rows of which only pixels tell a part: of that, whether it is numbers.
 
     `found` are lines with their ends. None when nothing is wrong.
     """
     try:
-        return _first_wrong_row(recipe, _Rows(found), without=without)
+        return _first_wrong_row(
+            recipe, _Rows(found), planned_rows(recipe, without=without, selection=selection)
+        )
     except csv.Error as error:
         return f"does not read ({error})"
 
 
-def _first_wrong_row(recipe: Recipe, rows: _Rows, *, without: Container[int]) -> str | None:
+def _first_wrong_row(recipe: Recipe, rows: _Rows, parts: Iterator[str]) -> str | None:
     header = (*recipe.label_columns, "shard", "batch")
     facts = {header.index(column) for column in recipe.fact_columns}
-    parts = planned_rows(recipe, without=without)
     expected = _Rows(line for part in parts for line in part.splitlines(keepends=True))
     unplanned = 0
     for number, right in enumerate(expected):

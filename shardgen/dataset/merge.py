@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
@@ -23,15 +22,18 @@ from shardgen.dataset.output import (
     DEAD_LETTERS,
     LABELS,
     PLAN,
+    SELECTION,
     STATS,
     refuse_foreign_output,
     refuse_full_disk,
 )
+from shardgen.dataset.selecting import LeftOut, excluded_by, kept_to_look_at, sums_of_kept, which_in
 from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt, Sums, total_sums
+from shardgen.domain.selection import Ranges, Selection, batches_with
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.recipes.base import Recipe
@@ -48,13 +50,18 @@ _LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeInputs:
-    """What a merge is made of. Without `contact_sheet` the zip has none."""
+    """What a merge is made of. Without `contact_sheet` the zip has none.
+
+    Samples that are made of a source in `exclude` are left out, and with `partial` those that are pending.
+    """
 
     recipe: Recipe
     source: ReceiptSource
     store: ArtifactReader
     contact_sheet: bool = True
     allow_dead_letters: bool = False
+    exclude: frozenset[str] = frozenset()
+    partial: bool = False
     files: DiskFiles = field(default_factory=DiskFiles)
 
     @property
@@ -71,17 +78,21 @@ class MergeResult:
     size_bytes: int
     samples_stored: int
     dead_letters: int
+    selection: Selection
     statistics: Statistics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """The receipts of a run whose every sample is stored or dead."""
+    """The receipts of a run: `planned = stored + dead + excluded + pending`.
+
+    It decides what is merged: receipts that come later change nothing.
+    """
 
     stored: int
     dead: int
     artifact_bytes: int
-    sums: Sums
+    selection: Selection
 
 
 def merge(
@@ -93,22 +104,21 @@ def merge(
 ) -> MergeResult:
     """Write the final zip; under its name it is whole or not there.
 
-    Raises RunIncomplete, RunHasHoles, PlanConflict (foreign zip), StorageFailed, ArtifactMissing or
-    ArtifactCorrupt. The same plan and artifacts give the same bytes.
+    Raises RunIncomplete, RunHasHoles, InvalidSettings (no such source), PlanConflict (another data set is
+    there), StorageFailed, ArtifactMissing or ArtifactCorrupt. The same plan, artifacts and selection give the
+    same bytes.
     """
-    survey = survey_receipts(inputs.plan, inputs.source)
-    if survey.dead == inputs.plan.samples:
-        raise RunHasHoles(
-            f"all {survey.dead:,} samples are dead letters, so there is nothing to merge",
-            hint="shardgen dead-letters RUN_DIR says why; then shardgen requeue RUN_DIR --dead-letters",
-        )
+    excluded = excluded_by(inputs.recipe, inputs.exclude)
+    survey = survey_receipts(inputs.plan, inputs.source, excluded=excluded, partial=inputs.partial)
+    if not survey.stored:
+        raise _nothing_to_merge(survey)
     if survey.dead and not inputs.allow_dead_letters:
         raise RunHasHoles(
             f"{survey.dead:,} of {inputs.plan.samples:,} samples are dead letters",
             hint="shardgen dead-letters RUN_DIR; then --allow-dead-letters to merge without them",
         )
     refuse_full_disk(output, _needed_bytes(inputs.plan, survey), files=inputs.files)
-    refuse_foreign_output(output, inputs.plan.fingerprint, files=inputs.files)
+    refuse_foreign_output(output, survey.selection, inputs.plan, files=inputs.files)
     on_step(MergeStep.PLANNED)
     try:
         return _write(inputs, survey, output, on_progress=on_progress, on_step=on_step)
@@ -116,52 +126,83 @@ def merge(
         raise storage_error(error, output) from error
 
 
-def survey_receipts(plan: Plan, source: ReceiptSource) -> Survey:
-    """Add up the receipts; RunIncomplete when a batch has none, ReceiptConflict when they contradict."""
-    stored = dead = artifact_bytes = missing = 0
-    first_missing = None
+def _nothing_to_merge(survey: Survey) -> RunIncomplete | RunHasHoles:
+    selection = survey.selection
+    if survey.dead == selection.planned:
+        return RunHasHoles(
+            f"all {survey.dead:,} samples are dead letters, so there is nothing to merge",
+            hint="shardgen dead-letters RUN_DIR says why; then shardgen requeue RUN_DIR --dead-letters",
+        )
+    left_out = f"{selection.in_words}, {survey.dead:,} dead letters"
+    if selection.pending:
+        return RunIncomplete(
+            f"none of {selection.planned:,} samples is there to merge ({left_out})",
+            hint="shardgen run RUN_DIR",
+        )
+    return RunHasHoles(
+        f"none of {selection.planned:,} samples is left to merge ({left_out})",
+        hint="exclude fewer sources",
+    )
+
+
+def survey_receipts(
+    plan: Plan, source: ReceiptSource, *, excluded: Ranges | None = None, partial: bool = False
+) -> Survey:
+    """Count what the receipts say; excluded samples count as nothing else.
+
+    Raises RunIncomplete when a sample is pending and the data set is not to be partial, ReceiptConflict when
+    receipts contradict each other or the plan.
+    """
+    layout, excluded = plan.layout, excluded or Ranges()
+    stored = dead = artifact_bytes = 0
     artifact = None
     expected = BatchIndex(0)
-    page: list[Sums] = []
+    gaps: list[tuple[int, int]] = []
     for receipt in source.receipts():
         record = receipt.record
-        if record.batch < expected or record.batch >= plan.layout.batch_count:
+        if record.batch < expected or record.batch >= layout.batch_count:
             raise ReceiptConflict(
                 f"batch {record.batch}: its receipt is out of order",
                 hint="shardgen verify RUN_DIR --requeue",
             )
-        if record.batch > expected and first_missing is None:
-            first_missing = expected
-        missing += record.batch - expected
+        samples = layout.batch_samples(record.batch)
+        if record.batch > expected:
+            gaps.append((layout.batch_samples(expected).start, samples.start))
         expected = BatchIndex(record.batch + 1)
-        stored += stored_count(plan, receipt)
-        dead += len(record.dead_letters)
+        count, letters = stored_count(plan, receipt), len(record.dead_letters)
+        if excluded and (parts := excluded.within(samples.start, samples.stop)):
+            outside = sum(letter.sample in excluded for letter in record.dead_letters)
+            count -= sum(stop - start for start, stop in parts) - outside
+            letters -= outside
+            if not count + letters:
+                continue
+        stored += count
+        dead += letters
         if receipt.artifact.name != artifact:
             artifact = receipt.artifact.name
             artifact_bytes += receipt.artifact.size_bytes
-        page.append(record.sums)
-        if len(page) == _TOTALS_PAGE:
-            page = [total_sums(plan.outputs, page)]
-    batch_count = plan.layout.batch_count
-    missing += batch_count - expected
-    dead_on_record = sum(1 for _ in source.dead_letters())
-    if missing:
-        pending = plan.samples - stored - max(dead, dead_on_record)
-        first = expected if first_missing is None else first_missing
+    if expected < layout.batch_count:
+        gaps.append((layout.batch_samples(expected).start, plan.samples))
+    unmade = Ranges(gaps)
+    # Letters of later receipts are not of this survey.
+    on_record = sum(
+        1 for one in source.dead_letters() if one.sample not in unmade and one.sample not in excluded
+    )
+    selection = Selection(planned=plan.samples, excluded=excluded, pending=unmade - excluded)
+    if selection.pending and not partial:
+        batches = list(batches_with(selection.pending, layout))
         raise RunIncomplete(
-            f"{pending:,} of {plan.samples:,} samples are pending "
-            f"({missing:,} of {batch_count:,} batches, the first is {first})",
-            hint="shardgen run RUN_DIR",
+            f"{selection.pending.count:,} of {plan.samples:,} samples are pending "
+            f"({len(batches):,} of {layout.batch_count:,} batches, the first is {batches[0]})",
+            hint="shardgen run RUN_DIR; or shardgen merge RUN_DIR --partial, for what is stored by now",
         )
-    if plan.samples != stored + dead or dead != dead_on_record:
+    if plan.samples != stored + dead + selection.left_out.count or dead != on_record:
         raise ReceiptConflict(
             f"planned {plan.samples:,} samples, but receipts say {stored:,} stored and {dead:,} dead, "
-            f"and {dead_on_record:,} dead letters are recorded",
+            f"and {on_record:,} dead letters are recorded",
             hint="shardgen verify RUN_DIR --requeue",
         )
-    return Survey(
-        stored=stored, dead=dead, artifact_bytes=artifact_bytes, sums=total_sums(plan.outputs, page)
-    )
+    return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, selection=selection)
 
 
 def _needed_bytes(plan: Plan, survey: Survey) -> int:
@@ -173,7 +214,7 @@ def _needed_bytes(plan: Plan, survey: Survey) -> int:
 def _write(
     inputs: MergeInputs, survey: Survey, output: Path, *, on_progress: OnProgress, on_step: OnStep
 ) -> MergeResult:
-    values = statistics(inputs.plan, survey.sums)
+    selection = survey.selection
     files = inputs.files
     with ExitStack() as stack:
         descriptor, staged = stack.enter_context(staged_beside(output, files=files))
@@ -181,7 +222,8 @@ def _write(
         labels, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(2))
         table = MemberTable(inputs.plan)
         archive = FinalZip(files, descriptor, table=table, directory=directory)
-        bodies = _Bodies(inputs, archive, labels=labels, dead_letters=dead_letters, on_progress=on_progress)
+        aside = labels, dead_letters
+        bodies = _Bodies(inputs, selection, archive, aside=aside, on_progress=on_progress)
         bodies.copy(table)
         if (bodies.stored, bodies.dead) != (survey.stored, survey.dead):
             raise ReceiptConflict(
@@ -190,15 +232,18 @@ def _write(
                 hint="merge again when nobody requeues",
             )
         on_step(MergeStep.BODIES_COPIED)
+        values = statistics(inputs.plan, bodies.sums())
         archive.add_spooled(LABELS, labels)
         archive.add(STATS, stats_json(values))
         archive.add_spooled(DEAD_LETTERS, dead_letters)
+        if selection.kinds:
+            archive.add(SELECTION, selection.canonical_json)
         archive.add(PLAN, inputs.plan.canonical_json)
         sheet = inputs.recipe.contact_sheet(bodies.picked) if inputs.contact_sheet else None
         card = dataset_card(
             inputs.recipe,
             values,
-            stored=survey.stored,
+            selection=selection,
             dead_letters=survey.dead,
             has_sheet=sheet is not None,
         )
@@ -216,6 +261,7 @@ def _write(
         size_bytes=archive.size,
         samples_stored=survey.stored,
         dead_letters=survey.dead,
+        selection=selection,
         statistics=values,
     )
 
@@ -226,37 +272,47 @@ class _Bodies:
     def __init__(
         self,
         inputs: MergeInputs,
+        selection: Selection,
         archive: FinalZip,
         *,
-        labels: Spool,
-        dead_letters: Spool,
+        aside: tuple[Spool, Spool],
         on_progress: OnProgress,
     ) -> None:
         self._inputs = inputs
+        self._left_out = selection.left_out
+        self._kept = selection.planned - selection.left_out.count
         self._archive = archive
-        self._labels = labels
-        self._dead_letters = dead_letters
+        self._labels, self._dead_letters = aside
         self._on_progress = on_progress
-        self._wanted = sorted(inputs.recipe.to_look_at(CONTACT_SHEET_SAMPLES)) if inputs.contact_sheet else []
+        sheet = inputs.contact_sheet
+        self._wanted = kept_to_look_at(inputs.recipe, selection, CONTACT_SHEET_SAMPLES) if sheet else []
         self.picked: list[tuple[int, Mapping[str, bytes]]] = []
         self._facts: dict[SampleIndex, tuple[int, ...]] = {}
         self._names = [output.name for output in inputs.plan.outputs]
+        self._parts: list[Sums] = []
         self.stored = 0
         self.dead = 0
 
     def copy(self, table: MemberTable) -> None:
-        """Copy everything, batches ascending."""
+        """Copy everything that is kept, batches ascending."""
         plan, recipe = self._inputs.plan, self._inputs.recipe
         has_facts = bool(recipe.fact_columns)
         self._labels.write(labels_header(recipe).encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
         reader = BodyReader(self._inputs.store, table, self)
         page: list[Receipt] = []
-        for _, group in groupby(self._inputs.source.receipts(), attrgetter("artifact.name")):
-            receipts = list(group)
+        for receipts in self._of_one_artifact():
             samples = stored_samples(plan, receipts)
             records = [receipt.record for receipt in receipts]
-            self._facts |= reader.add(receipts[0].artifact, records, samples, facts=has_facts)
+            kept = ~which_in(self._left_out, samples) if self._left_out else None
+            if kept is None or kept.all():
+                kept = None
+                self._add_up([record.sums for record in records])
+            else:
+                self._add_up(sums_of_kept(recipe, self._inputs.store, receipts, self._left_out))
+            if kept is None or kept.any():
+                ref = receipts[0].artifact
+                self._facts |= reader.add(ref, records, samples, kept=kept, facts=has_facts)
             page += receipts
             if len(page) >= _LABELS_PAGE:
                 self._label(page)
@@ -264,13 +320,40 @@ class _Bodies:
         reader.flush()
         self._label(page)
 
+    def _of_one_artifact(self) -> Iterator[list[Receipt]]:
+        """Receipts of consecutive batches in one artifact, without batches of which nothing is kept."""
+        found: list[Receipt] = []
+        for receipt in self._inputs.source.receipts():
+            batch, name = receipt.record.batch, receipt.artifact.name
+            samples = self._inputs.plan.layout.batch_samples(batch)
+            if self._left_out and self._left_out.next_gap(samples.start) >= samples.stop:
+                continue
+            if found and (found[-1].artifact.name, found[-1].record.batch + 1) != (name, batch):
+                yield found
+                found = []
+            found.append(receipt)
+        if found:
+            yield found
+
+    def _add_up(self, parts: Sequence[Sums]) -> None:
+        self._parts += parts
+        if len(self._parts) >= _TOTALS_PAGE:
+            self._parts = [self.sums()]
+
+    def sums(self) -> Sums:
+        """Those of all images that were copied."""
+        return total_sums(self._inputs.plan.outputs, self._parts)
+
     def _label(self, page: Sequence[Receipt]) -> None:
         texts = []
         for receipt in page:
             record = receipt.record
             letters = sorted(record.dead_letters, key=attrgetter("sample"))
-            dead = {letter.sample for letter in letters}
-            texts.append(label_rows(self._inputs.recipe, record.batch, without=dead, facts=self._facts))
+            letters = [letter for letter in letters if letter.sample not in self._left_out]
+            without: Container[int] = {letter.sample for letter in letters}
+            if self._left_out:
+                without = LeftOut(without, self._left_out)
+            texts.append(label_rows(self._inputs.recipe, record.batch, without=without, facts=self._facts))
             for letter in letters:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
             self.dead += len(letters)
@@ -291,4 +374,4 @@ class _Bodies:
                 self.picked.append((int(samples[row]), files))
         self._archive.add_piece(piece)
         self.stored += len(samples)
-        self._on_progress(self.stored, self._inputs.plan.samples)
+        self._on_progress(self.stored, self._kept)

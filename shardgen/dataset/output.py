@@ -17,18 +17,23 @@ from shardgen.artifacts.zip_records import (
     read_end,
     read_entries,
 )
+from shardgen.domain.plan import Plan
+from shardgen.domain.selection import Selection
 from shardgen.errors import PlanConflict, StorageFailed
+from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder, storage_error
 
 LABELS = "labels.csv"
 STATS = "stats.json"
 DEAD_LETTERS = "dead_letters.csv"
+SELECTION = "selection.json"
 PLAN = "plan.json"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
-TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, PLAN, CARD, CONTACT_SHEET)
+TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, SELECTION, PLAN, CARD, CONTACT_SHEET)
+_OPTIONAL = {SELECTION, CONTACT_SHEET}
 MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
-_TAIL_DIRECTORY_BYTES = 4096  # six entries of at most 100 bytes each
+_TAIL_DIRECTORY_BYTES = 4096  # seven entries of at most 100 bytes each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +55,7 @@ def read_tail(descriptor: int, size: int, *, files: DiskFiles) -> ZipTail:
     if first < 0:
         raise BrokenZip(f"holds no {LABELS}")
     entries = {entry.name: entry for entry in read_entries(data[first:])}
-    if tuple(entries) not in (TAIL_MEMBERS, TAIL_MEMBERS[:-1]):
+    if list(entries) != [name for name in TAIL_MEMBERS if name in entries or name not in _OPTIONAL]:
         raise BrokenZip(f"ends with {', '.join(entries)} (expected {', '.join(TAIL_MEMBERS)})")
     return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
 
@@ -74,8 +79,26 @@ def read_at(files: DiskFiles, descriptor: int, start: int, stop: int) -> bytes:
     return bytes(buffer[: files.read_into(descriptor, memoryview(buffer), start)])
 
 
-def refuse_foreign_output(output: Path, fingerprint: str, *, files: DiskFiles) -> None:
-    """PlanConflict unless there is nothing at `output`, or a zip that carries this fingerprint."""
+def read_selection(descriptor: int, tail: ZipTail, *, planned: int, files: DiskFiles) -> Selection:
+    """What a zip of so many planned samples leaves out; BrokenZip when its `selection.json` is not ours."""
+    if SELECTION not in tail.entries:
+        return Selection(planned=planned)
+    data = read_member(descriptor, tail.entries[SELECTION], files=files)
+    try:
+        found = Selection.of_document(parse_json(data), planned=planned)
+    except ValueError as error:
+        raise BrokenZip(f"{SELECTION}: {error}") from error
+    if not found.kinds or found.canonical_json != data:
+        raise BrokenZip(f"{SELECTION}: lists nothing, or not as merge writes it")
+    return found
+
+
+def refuse_foreign_output(output: Path, selection: Selection, plan: Plan, *, files: DiskFiles) -> None:
+    """PlanConflict unless nothing is at `output`, or a data set of this plan that may be replaced.
+
+    It may be when it leaves out samples for every reason for which the new one does: nothing replaces a whole
+    data set but a whole one.
+    """
     try:
         descriptor = files.open(output)
     except FileNotFoundError:
@@ -85,14 +108,19 @@ def refuse_foreign_output(output: Path, fingerprint: str, *, files: DiskFiles) -
     try:
         tail = read_tail(descriptor, files.size(descriptor), files=files)
         found = hashlib.sha256(read_member(descriptor, tail.entries[PLAN], files=files)).hexdigest()
+        is_ours = found in plan.fingerprints
+        there = read_selection(descriptor, tail, planned=plan.samples, files=files) if is_ours else selection
     except (BrokenZip, IsADirectoryError) as error:
         raise _foreign(output, "is not a data set of this run") from error
     except OSError as error:
         raise storage_error(error, output) from error
     finally:
         files.close(descriptor)
-    if found != fingerprint:
-        raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {fingerprint[:12]}…)")
+    if not is_ours:
+        raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {plan.fingerprint[:12]}…)")
+    if lacking := sorted(selection.kinds - there.kinds):
+        what = "the whole data set" if not there.kinds else "a data set"
+        raise _foreign(output, f"holds {what} of this run without {' or '.join(lacking)} samples left out")
 
 
 def refuse_full_disk(output: Path, needed_bytes: int, *, files: DiskFiles) -> None:

@@ -40,7 +40,8 @@ class Verification:
     """What was read, and what was wrong with it.
 
     `pending` samples are planned and not made yet, so nothing of them was read; None for a zip, and of a
-    damaged manifest, whose artifacts are not read at all. `remarks` say what was looked at in part only.
+    damaged manifest, whose artifacts are not read at all. `remarks` say what was looked at in part only, and
+    what a zip leaves out.
     """
 
     samples: int
@@ -76,7 +77,8 @@ def verify_zip(
         except (CorruptionError, OperatorError) as error:
             check.found(str(path), str(error))
         findings = tuple(Finding(subject=subject, fact=fact) for subject, fact in check.findings)
-        return Verification(samples=check.samples, findings=findings)
+        remarks = (f"by its selection.json it leaves out {check.left_out} samples",) if check.left_out else ()
+        return Verification(samples=check.samples, findings=findings, remarks=remarks)
 
 
 def verify_run(

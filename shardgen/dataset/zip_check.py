@@ -19,17 +19,21 @@ from shardgen.dataset.output import (
     DEAD_LETTERS,
     LABELS,
     PLAN,
+    SELECTION,
     STATS,
     ZipTail,
     read_at,
     read_member,
+    read_selection,
     read_tail,
 )
+from shardgen.dataset.selecting import LeftOut, strays_in
 from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import DeadLetterReason, OutputSums
 from shardgen.domain.sample import member_name
+from shardgen.domain.selection import Selection
 from shardgen.errors import InputMissing, SampleError
 from shardgen.recipes.base import Recipe
 from shardgen.storage.bounded import parse_json
@@ -61,6 +65,7 @@ class ZipCheck:
         self._sums: dict[str, OutputSums] = {}
         self.findings: list[tuple[str, str]] = []
         self.samples = 0
+        self.left_out = ""
         try:
             self._descriptor = self._files.open(path)
         except FileNotFoundError as error:
@@ -102,10 +107,11 @@ class ZipCheck:
             raise ValueError("read the plan first")
         try:
             dead = self._dead_letters(plan, tail)
+            selection = self._selection(recipe, tail, dead)
             self._tail_members(tail)
-            self._files_of_samples(recipe, tail, dead)
-            self._labels(recipe, tail, dead)
-            self._stats(plan, tail, plan.samples - len(dead))
+            self._files_of_samples(recipe, tail, dead, selection)
+            self._labels(recipe, tail, dead, selection)
+            self._stats(plan, tail, plan.samples - len(dead) - selection.left_out.count)
         except BrokenZip as error:
             self.found(str(self._path), str(error))
         except OSError as error:
@@ -125,6 +131,17 @@ class ZipCheck:
             raise BrokenZip(f"{DEAD_LETTERS}: has another header, or samples out of order")
         return set(dead)
 
+    def _selection(self, recipe: Recipe, tail: ZipTail, dead: set[int]) -> Selection:
+        planned = recipe.plan.samples
+        selection = read_selection(self._descriptor, tail, planned=planned, files=self._files)
+        self.left_out = selection.in_words
+        twice = next((sample for sample in sorted(dead) if sample in selection.left_out), None)
+        if twice is not None:
+            self.found(SELECTION, f"lists sample {twice}, which is a dead letter")
+        if stray := strays_in(recipe, selection):
+            self.found(SELECTION, stray)
+        return selection
+
     def _tail_members(self, tail: ZipTail) -> None:
         stop = tail.entries[LABELS].offset
         for entry in tail.entries.values():
@@ -141,13 +158,14 @@ class ZipCheck:
                 f"its members end at byte {stop}, its directory starts at {tail.directory.offset}"
             )
 
-    def _files_of_samples(self, recipe: Recipe, tail: ZipTail, dead: set[int]) -> None:
+    def _files_of_samples(self, recipe: Recipe, tail: ZipTail, dead: set[int], selection: Selection) -> None:
         plan, table = recipe.plan, MemberTable(recipe.plan)
-        members = table.width * (plan.samples - len(dead))
+        kept = selection.kept.count
+        members = table.width * (kept - len(dead))
         in_zip = tail.directory.members - len(tail.entries)
-        zip64_from = self._first_zip64(table, plan, dead, tail)
+        zip64_from = members - self._zip64_members(table, dead, selection, tail)
         position, offset, done = 0, 0, 0
-        for samples in _stored(plan, dead):
+        for samples in _stored(dead, selection):
             border = max(0, zip64_from - done)
             size = table.central_size(samples, zip64_from=border)
             start = tail.directory.offset + position
@@ -157,27 +175,30 @@ class ZipCheck:
             if columns is None:
                 stop = tail.directory.offset + tail.directory_size
                 rest = read_at(self._files, self._descriptor, start, stop)
-                self._name_differences(plan, dead, int(samples[0]), rest)
+                self._name_differences(plan, dead, selection, int(samples[0]), rest)
                 break
             self._bodies(recipe, table, columns)
             position += size
             done += table.width * len(samples)
             offset = self._stop_of(table, columns)
             self.samples += len(samples)
-            self._on_progress(self.samples, plan.samples)
+            self._on_progress(self.samples, kept)
         if in_zip != members:
-            self.found(str(self._path), f"holds {in_zip:,} images, plan and dead letters say {members:,}")
+            says = (
+                f"plan, dead letters and {SELECTION} say" if selection.kinds else "plan and dead letters say"
+            )
+            self.found(str(self._path), f"holds {in_zip:,} images, {says} {members:,}")
         elif done == members and offset != tail.entries[LABELS].offset:
             self.found(LABELS, f"starts at byte {tail.entries[LABELS].offset}, the images end at {offset}")
 
-    def _first_zip64(self, table: MemberTable, plan: Plan, dead: set[int], tail: ZipTail) -> int:
-        """Which member is the first whose entry has a zip64 extra: each one is 12 bytes longer."""
+    def _zip64_members(self, table: MemberTable, dead: set[int], selection: Selection, tail: ZipTail) -> int:
+        """How many members, the last ones, have entries with a zip64 extra: each one is 12 bytes longer."""
         size = 0
-        for samples in _stored(plan, dead):
+        for samples in _stored(dead, selection):
             size += table.central_size(samples, zip64_from=table.width * len(samples))
             if size > tail.directory_size:  # the plan may claim any number of samples
                 break
-        return table.width * (plan.samples - len(dead)) - max(0, tail.directory_size - size) // 12
+        return max(0, tail.directory_size - size) // 12
 
     def _columns(
         self, table: MemberTable, data: bytes, samples: NDArray[np.int64], *, border: int, start: int
@@ -234,9 +255,12 @@ class ZipCheck:
                 except SampleError as error:
                     self.found(_name(recipe.plan, int(part.samples[row]), output), str(error))
 
-    def _name_differences(self, plan: Plan, dead: set[int], first: int, data: bytes) -> None:
+    def _name_differences(
+        self, plan: Plan, dead: set[int], selection: Selection, first: int, data: bytes
+    ) -> None:
         """Name every image from sample `first` on that is missing, there twice, or not where it should be."""
-        expected = _ExpectedImages(plan, dead, first)
+        expected = _ExpectedImages(plan, dead, selection, first)
+        left_out = LeftOut(dead, selection.left_out)
         wanted = expected.following(len(plan.outputs) * first)
         missing: set[int] = set()
         before = len(self.findings)
@@ -248,7 +272,7 @@ class ZipCheck:
                     break
                 missing.add(wanted)
                 wanted = expected.following(wanted + 1)
-            if image is None or image // len(plan.outputs) in dead:
+            if image is None or image // len(plan.outputs) in left_out:
                 self.found(entry.name, "does not belong into this zip")
             elif image == wanted:
                 wanted = expected.following(image + 1)
@@ -265,18 +289,19 @@ class ZipCheck:
         if len(self.findings) == before:
             self.found(str(self._path), f"from sample {first} on: members do not follow each other")
 
-    def _labels(self, recipe: Recipe, tail: ZipTail, dead: set[int]) -> None:
+    def _labels(self, recipe: Recipe, tail: ZipTail, dead: set[int], selection: Selection) -> None:
         entry = tail.entries[LABELS]
         header = local_header(entry)
         if read_at(self._files, self._descriptor, entry.offset, entry.data_offset) != header:
             self.found(LABELS, "its local header is not the directory's")
+        without = LeftOut(dead, selection.left_out) if selection.kinds else dead
         if recipe.fact_columns:
-            wrong = first_wrong_row(recipe, self._lines(entry), without=dead)
+            wrong = first_wrong_row(recipe, self._lines(entry), without=without, selection=selection)
             if wrong is not None:
                 self.found(LABELS, wrong)
             return
         position = entry.data_offset
-        for rows in planned_rows(recipe, without=dead):
+        for rows in planned_rows(recipe, without=without, selection=selection):
             expected = rows.encode()
             stop = min(position + len(expected), entry.stop)
             found = read_at(self._files, self._descriptor, position, stop)
@@ -317,19 +342,22 @@ class ZipCheck:
 
 
 class _ExpectedImages:
-    """The images that a plan should have, counted from 0, without those of the dead."""
+    """The images that a plan should have, counted from 0, without those of the dead and the left out."""
 
-    def __init__(self, plan: Plan, dead: set[int], first: int) -> None:
+    def __init__(self, plan: Plan, dead: set[int], selection: Selection, first: int) -> None:
         self._width = len(plan.outputs)
         self._stop = self._width * plan.samples
         self._dead = dead
+        self._left_out = selection.left_out
         self._first = self._width * first
 
     def following(self, image: int) -> int | None:
         """The first one from `image` on; None behind the last."""
         image = max(image, self._first)
-        while image // self._width in self._dead:
-            image = self._width * (image // self._width + 1)
+        sample = image // self._width
+        while sample in self._dead or sample in self._left_out:
+            sample = self._left_out.next_gap(sample + (sample in self._dead))
+            image = self._width * sample
         return image if image < self._stop else None
 
     def from_(self, image: int) -> Iterator[int]:
@@ -340,13 +368,22 @@ class _ExpectedImages:
             wanted = self.following(wanted + 1)
 
 
-def _stored(plan: Plan, dead: set[int]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, plan.samples, _SAMPLES_AT_ONCE):
-        samples = np.arange(start, min(start + _SAMPLES_AT_ONCE, plan.samples), dtype=np.int64)
-        if dead:
-            samples = samples[[sample not in dead for sample in samples.tolist()]]
-        if len(samples):
-            yield samples
+def _stored(dead: set[int], selection: Selection) -> Iterator[NDArray[np.int64]]:
+    """The samples that have images, ascending, some hundreds at once."""
+    parts: list[NDArray[np.int64]] = []
+    count = 0
+    for first, end in selection.kept.pairs:
+        for start in range(first, end, _SAMPLES_AT_ONCE):
+            part = np.arange(start, min(start + _SAMPLES_AT_ONCE, end), dtype=np.int64)
+            if dead:
+                part = part[[sample not in dead for sample in part.tolist()]]
+            parts.append(part)
+            count += len(part)
+            if count >= _SAMPLES_AT_ONCE:
+                yield np.concatenate(parts)
+                parts, count = [], 0
+    if count:
+        yield np.concatenate(parts)
 
 
 def _first_wrong_row(found: bytes, expected: bytes) -> str:

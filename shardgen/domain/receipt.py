@@ -59,6 +59,14 @@ class OutputSums:
             squares=tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
 
+    def __sub__(self, other: OutputSums) -> OutputSums:
+        return OutputSums(
+            images=self.images - other.images,
+            pixels=self.pixels - other.pixels,
+            sum=tuple(a - b for a, b in zip(self.sum, other.sum, strict=True)),
+            squares=tuple(a - b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
+
 
 Sums = dict[str, OutputSums]
 """By the name of the output; every declared output has an entry."""

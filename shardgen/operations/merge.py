@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
@@ -10,6 +11,7 @@ from shardgen.coordination.open import open_run
 from shardgen.dataset.merge import MergeInputs, MergeResult, merge
 from shardgen.dataset.output import refuse_foreign_output
 from shardgen.domain.plan import Plan
+from shardgen.domain.selection import Selection
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
 from shardgen.recipes.registry import recipe_of
@@ -19,15 +21,25 @@ from shardgen.storage.files import DiskFiles, refuse_unusable_folder
 ZIP_NAME = "dataset.zip"
 
 
-def merge_run(
+def zip_name(*, partial: bool, excludes: bool) -> str:
+    """Where a merge writes to in the run directory: what may leave samples out has another name."""
+    return "dataset" + ".partial" * partial + ".excluded" * excludes + ".zip"
+
+
+def merge_run(  # noqa: PLR0913 - what the command has options for, and who watches
     run: RunDirectory,
     output: Path | None,
     *,
     allow_dead_letters: bool,
+    exclude: Collection[str] = (),
+    partial: bool = False,
     on_progress: OnProgress = lambda _done, _planned: None,
     on_step: OnStep = ignore_step,
 ) -> MergeResult:
-    """Merge a run directory into `output`, or `RUN_DIR/dataset.zip`. Errors as `dataset.merge.merge`.
+    """Merge a run directory into `output`, or the file that `zip_name` names in it.
+
+    Without the samples made of the sources in `exclude` and, if it is `partial`, the pending ones. Errors as
+    `dataset.merge.merge`.
 
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
@@ -44,9 +56,14 @@ def merge_run(
             source=recorded.source,
             store=recorded.store,
             allow_dead_letters=allow_dead_letters,
+            exclude=frozenset(exclude),
+            partial=partial,
         )
+        path = output or run.path / zip_name(partial=partial, excludes=bool(exclude))
+        if partial and recorded.manifest is not None:  # a receipt that is lost looks like one to come
+            recorded.manifest.operator.refuse_contradictions()
         try:
-            return merge(inputs, output or run.path / ZIP_NAME, on_progress=on_progress, on_step=on_step)
+            return merge(inputs, path, on_progress=on_progress, on_step=on_step)
         except (RunIncomplete, ReceiptConflict):
             if recorded.manifest is not None:
                 recorded.manifest.operator.refuse_contradictions()
@@ -60,4 +77,4 @@ def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
     """
     path = output or run.path / ZIP_NAME
     refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
-    refuse_foreign_output(path, plan.fingerprint, files=DiskFiles())
+    refuse_foreign_output(path, Selection(planned=plan.samples), plan, files=DiskFiles())

@@ -245,6 +245,11 @@ class Recipe(ABC):
         Two samples without a common one can hardly fail for the same reason.
         """
 
+    @property
+    def alike(self) -> int:
+        """So many samples that follow each other, counted from the first, have the same sources."""
+        return 1
+
     @abstractmethod
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:
         """What the sample is made of, in words for a table: the same keys for every sample."""

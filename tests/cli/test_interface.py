@@ -18,7 +18,7 @@ OPTIONS = {
     "doctor": set(),
     "extend": {"--foregrounds", "--backgrounds"},
     "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
-    "merge": {"--output", "-o", "--allow-dead-letters"},
+    "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
     "plan": {"--rate", "--foregrounds", "--backgrounds"},
     "preview": {
         "--samples",

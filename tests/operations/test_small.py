@@ -11,6 +11,7 @@ from shardgen.dataset.statistics import Statistics
 from shardgen.depth.base import Quality
 from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.domain.plan import Plan
+from shardgen.domain.selection import Selection
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.operations import demo
 from shardgen.operations.init import initialise
@@ -27,7 +28,8 @@ from tests.runs import make_run, plan_run, sha256_of
 
 def card(plan: Plan) -> str:
     empty: Statistics = {}
-    return dataset_card(recipe_of(plan), empty, stored=0, dead_letters=0, has_sheet=True).decode()
+    selection = Selection(planned=plan.samples)
+    return dataset_card(recipe_of(plan), empty, selection=selection, dead_letters=0, has_sheet=True).decode()
 
 
 def test_small_weights_are_planned_by_name_and_digest_without_a_download(

@@ -61,6 +61,11 @@ class CompositesRecipe(Recipe):
         """Its two photographs."""
         return frozenset(f"{folder}s/{name}" for folder, name in self.describe(sample).items())
 
+    @property
+    def alike(self) -> int:
+        """All flips and places of a pair."""
+        return self.composites.variants
+
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:
         """Their names."""
         made_of, sources = self.composites.combination(sample), self.composites.sources
