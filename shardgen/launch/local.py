@@ -382,9 +382,7 @@ class _Supervisor:
         left = math.ceil((limit - found.stored) / self._plan.shards.batch) - self._in_hand(found)
         left = max(0, left if found.pending else 0)
         for waiting, seat in zip(range(len(due), 0, -1), due, strict=True):
-            if (
-                seat.finished_before == finished
-            ):  # its process has made nothing: there is no time, or no slice
+            if seat.finished_before == finished:  # its process made nothing: no time is left, or no slice
                 seat.given_up = 0
                 continue
             part = math.ceil(left / (2 * len(self._seats))) if self._seats[1:] else left
