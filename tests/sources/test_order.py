@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -35,7 +36,7 @@ class _Shuffled:
         random.Random(f"{seed} {path}").shuffle(self._entries)  # noqa: S311
         self._left = iter(self._entries)
 
-    def __enter__(self) -> _Shuffled:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,9 +109,7 @@ sys.stdout.buffer.write("\\n".join(found.photographs + found.masks).encode())
 @pytest.mark.parametrize("locale", ["C", "POSIX", "C.UTF-8", "de_DE.UTF-8", "tr_TR.UTF-8"])
 def test_the_locale_changes_no_name_and_no_order(many: Path, locale: str) -> None:
     there = {**os.environ, "LC_ALL": locale, "LANG": locale}
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _PRINT, many], env=there, capture_output=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", _PRINT, many], env=there, capture_output=True, check=True)
     found = _listed(many)
     assert done.stdout.decode().split("\n") == [*found.photographs, *found.masks]
 
