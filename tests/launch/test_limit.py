@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,3 +134,15 @@ def test_what_is_dealt_is_never_one_batch_more_than_the_limit_needs(
         assert sum(dealt) == needed
         assert max(dealt) - min(dealt) <= 1
     assert any(dealt)
+
+
+def test_what_running_workers_may_still_make_is_not_dealt_again(planned: RunDirectory) -> None:
+    supervisor: Any = _Supervisor(planned, planned.plan(), RunOptions(shares=(Share(),) * 2), say=print)
+    idle, busy = supervisor._seats
+    busy.process, busy.batches = SimpleNamespace(pid=os.getpid()), 5
+    supervisor._deal(40, [idle])
+    assert idle.batches == 10 - 5
+    busy.batches = 10
+    idle.finished_before = -1
+    supervisor._deal(40, [idle])
+    assert (idle.batches, idle.start_at) == (0, math.inf)
