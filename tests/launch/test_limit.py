@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from shardgen.launch.local import _PORTION_BATCHES, RunOptions, Share, _Supervisor
+from shardgen.launch.allocation import Share
+from shardgen.launch.local import _PORTION_BATCHES, RunOptions, _Supervisor
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests import poison
