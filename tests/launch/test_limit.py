@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,25 +117,20 @@ def test_a_run_whose_samples_keep_dying_ends_with_15_and_the_reasons(tmp_path: P
     assert not any(shard["slices"]["leased"] for shard in shown["shards"])
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("limit", [1, 4, 5, 47, 48, 1_000, 40_001])
-def test_what_is_dealt_is_never_one_batch_more_than_the_limit_needs(
-    tmp_path: Path, workers: int, limit: int
-) -> None:
-    """The first deal of all, with the worst that may follow: nobody is in hand, then all are."""
-    changes = {"compose.grid": "[60, 100]", "shards.size": "100000"}
-    run = plan_run(make_run(tmp_path, changes=changes))
-    supervisor: Any = _Supervisor(
-        run, run.plan(), RunOptions(shares=(Share(),) * workers, limit=limit), say=print
-    )
-    supervisor._deal(limit, supervisor._seats)
-    dealt = [seat.batches for seat in supervisor._seats]
-    needed = math.ceil(limit / 4)
-    assert sum(dealt) <= needed
-    if needed <= _PORTION_BATCHES:
-        assert sum(dealt) == needed
-        assert max(dealt) - min(dealt) <= 1
-    assert any(dealt)
+def test_what_is_dealt_is_never_one_batch_more_than_the_limit_needs(tmp_path: Path) -> None:
+    """The first deal of all, when nobody has anything in hand."""
+    run = plan_run(make_run(tmp_path, changes={"compose.grid": "[60, 100]", "shards.size": "100000"}))
+    for workers, limit in product((1, 2, 3, 8), (1, 4, 5, 47, 48, 1_000, 40_001)):
+        options = RunOptions(shares=(Share(),) * workers, limit=limit)
+        supervisor: Any = _Supervisor(run, run.plan(), options, say=print)
+        supervisor._deal(limit, supervisor._seats)
+        dealt = [seat.batches for seat in supervisor._seats]
+        needed = math.ceil(limit / 4)
+        assert any(dealt)
+        assert sum(dealt) <= needed, (workers, limit)
+        if needed <= _PORTION_BATCHES:
+            assert sum(dealt) == needed, (workers, limit)
+            assert max(dealt) - min(dealt) <= 1, (workers, limit)
 
 
 def test_what_running_workers_may_still_make_is_not_dealt_again(planned: RunDirectory) -> None:
