@@ -73,6 +73,10 @@ class RunHasHoles(OperatorError):
     exit_code = 15
 
 
+class TooManyDead(RunHasHoles):
+    """So many of the finished samples are dead letters that nothing more is leased."""
+
+
 class SourcesRefused(OperatorError):
     """Photographs that cannot be used; `remarks` names them all at once."""
 

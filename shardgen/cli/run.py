@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -22,12 +23,15 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
     parse_device,
+    parse_duration,
     parse_gpus,
+    typed,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.report import Report
+from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
 
 _LINE_SECONDS = 30.0
@@ -58,21 +62,45 @@ def run(
     ] = None,
     output: Output = None,
     allow_dead_letters: AllowDeadLetters = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="Stop when the run has N stored samples, and do not merge. All that it has counts, of all "
+            "workers and earlier commands; batches are made whole.",
+            show_default=False,
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            "--deadline",
+            metavar="11h",
+            help="Stop this long after the start (for example 11h), and do not merge unless all is made. "
+            "Finishes the current batches first.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
-    If anything stops it, run it again: it continues where it stopped. Restarts dead workers, waiting longer
-    each time. Starts one worker per GPU, or one on the CPU, where --workers 2 splits the cores. A closed
-    terminal stops it like Ctrl-C; put `nohup` in front to let it go on.
+    If anything stops it, run it again: it continues where it stopped, with --limit to the same point.
+    Restarts dead workers, waiting longer each time. Starts one worker per GPU, or one on the CPU, where
+    --workers 2 splits the cores. A closed terminal stops it like Ctrl-C; put `nohup` in front to let it go
+    on.
 
     \b
     Example:
       shardgen run people -o people.zip
       shardgen run people --gpus 0,2
+      shardgen run people --limit 1000
     """
+    ends_at = time.monotonic() + (math.inf if deadline is None else parse_duration(deadline))
     from shardgen.artifacts.store import ArtifactStore
     from shardgen.coordination.artifact_folder import refuse_unusable_at_first
     from shardgen.coordination.open import open_run
@@ -104,13 +132,25 @@ def run(
         refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)
     refuse_output(directory, plan, output)
     found = opened.report()
-    if found.pending:
+    if limit is not None and found.pending and found.stored >= limit:
+        render.say(
+            f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
+        )
+    elif found.pending:
         shares = settle_workers(directory, plan, wanted, chosen, say=render.say)
-        options = RunOptions(shares=shares, folders=given)
+        options = RunOptions(shares=shares, folders=given, limit=limit, deadline=ends_at)
         with LiveProgress() as live:
             found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
+        if found.pending:
+            found = opened.report()
     for line in mixture_lines(found):
         render.say(line)
+    if found.pending:
+        render.say(
+            f"not merged: {counted(found.stored, 'sample')} stored, {found.pending:,} of {plan.samples:,} "
+            f"pending; a data set of what is stored: shardgen merge {typed(run_dir)} --partial"
+        )
+        return
     merge_and_show(directory, output, allow_dead_letters=allow_dead_letters)
 
 

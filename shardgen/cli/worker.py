@@ -74,6 +74,7 @@ def worker(
     from shardgen.errors import RunIncomplete
     from shardgen.recipes.base import DeviceChoice
     from shardgen.settings.run_directory import RunDirectory
+    from shardgen.worker.stop import PARENT_VARIABLE
     from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
     options = WorkerOptions(
@@ -97,7 +98,8 @@ def worker(
         case Ending.FINISHED:
             code = 0
         case Ending.LIMIT:
-            say(f"{prefix}the limit is reached; to continue: shardgen worker {typed(run_dir)}")
+            if PARENT_VARIABLE not in os.environ:  # `run` says itself what to type
+                say(f"{prefix}the limit is reached; to continue: shardgen worker {typed(run_dir)}")
             code = 0
         case Ending.BLOCKED:
             raise RunIncomplete(

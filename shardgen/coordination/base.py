@@ -253,6 +253,10 @@ class OpenedRun(ABC):
     def report(self) -> Report:
         """The state of the run, quick enough to be asked again and again."""
 
+    def take_stock(self) -> Report:
+        """The state of the run by the record that this machine's workers write to, brought up to date."""
+        return self.report()
+
     @abstractmethod
     def records(self) -> AbstractContextManager[Recorded]:
         """Open what the run has recorded, for reading; what waits on this machine is published first."""

@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 
 WAIT_LIMIT = timedelta(minutes=15)  # a look at something slow, or the writing of one file in a shared folder
+JUDGED_AFTER = 640
+"""Finished samples before their dead letters are judged: a bad start says little of the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +31,16 @@ class Lease(Attempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasePolicy:
-    """How long leases last, how often they are renewed, and when a worker counts as stalled."""
+    """How long leases last, how often they are renewed, and when a worker counts as stalled.
+
+    Nothing is leased while more than `max_dead_share` per cent of the finished samples are dead letters.
+    """
 
     duration: timedelta
     heartbeat: timedelta
     stall: timedelta
     max_attempts: int
+    max_dead_share: float = 100.0
 
     @property
     def wait(self) -> timedelta:

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import FrameType
 
+from shardgen.coordination.open import open_run
 from shardgen.coordination.report import Report, make_report
 from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.plan import Plan
@@ -32,6 +33,7 @@ from shardgen.errors import (
     SliceFailed,
     Stopped,
     StorageFailed,
+    TooManyDead,
     TransientError,
     WorkerHung,
     WorkersFailed,
@@ -54,6 +56,8 @@ _AUDIT_SECONDS = 5.0  # of a manifest, before workers start
 _LONGEST_WAIT_SECONDS = 60.0
 _GIVE_UP_SECONDS = 600.0  # of trouble without a stored sample
 _STOP_MARGIN_SECONDS = 15.0
+_PATIENT_LOOKS = 3
+_PORTION_BATCHES = 32  # dealt to one worker at least, so that its start-up does not count
 _UNHEARD_BEATS = 2  # of 30 s each: who blocks the manifest for so long hangs in a commit
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
 _MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
@@ -77,12 +81,26 @@ OnLook = Callable[[Report, Mapping[int, int]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """A worker for each share of the machine, and with which folders."""
+    """A worker for each share of the machine, with which folders, and when to stop before all is made.
+
+    `limit` is in samples stored in the run, `deadline` an instant of `monotonic`.
+    """
 
     shares: tuple[Share, ...]
     folders: Folders = field(default_factory=dict)
     grace_seconds: float = 25.0
     monotonic: Callable[[], float] = time.monotonic
+    limit: int | None = None
+    deadline: float = math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; not above 0 past it."""
+        return self.deadline - self.monotonic()
+
+    def is_enough(self, found: Report) -> bool:
+        """Whether as much is stored as was asked for."""
+        return self.limit is not None and found.stored >= self.limit
 
 
 @dataclass(slots=True)
@@ -111,6 +129,8 @@ class _Seat:
     number: int
     share: Share
     process: subprocess.Popen[str] | None = None
+    batches: int | None = None  # that its process may make; None: all
+    finished_before: int = -1  # samples of the run, when its process was started
     start_at: float = 0.0
     fruitless: int = 0  # ends in a row without a slice in hand
     given_up: int | None = None
@@ -119,6 +139,11 @@ class _Seat:
     relay: threading.Thread | None = None
     unheard: int = 0  # words about it that the manifest did not take
     is_killed: bool = False  # its process may not have ended all the same
+
+    def hear_out(self) -> None:
+        """Wait a moment for the last words of a process that has ended: they may still be in the pipe."""
+        if self.relay is not None:
+            self.relay.join(timeout=1)
 
 
 class _Supervisor:
@@ -140,6 +165,7 @@ class _Supervisor:
         self._stored = -1
         self._has_made = False
         self._blocked = sys.maxsize
+        self._too_much = 0  # looks in a row at a worker that goes on although the limit is met
         self._last: _Seat | None = None  # of the seats that were given up
         self._kernel = KernelKills()
         self._killed_for = ""  # why the kernel probably killed a worker
@@ -155,6 +181,13 @@ class _Supervisor:
                 signal.signal(number, handler)
         if self._signals.first is not None:
             raise Stopped(self._signals.first)
+
+    def has_stopped_early(self, found: Report) -> bool:
+        """Whether samples are pending because no more were asked for, or the time was up."""
+        if self._options.deadline == math.inf:
+            return self._options.is_enough(found)
+        is_time_up = self._options.seconds_left <= 0 or any(seat.given_up == 0 for seat in self._seats)
+        return is_time_up or self._options.is_enough(found)
 
     def incomplete(self, found: Report) -> RunIncomplete | TransientError:
         """The error of a run that ends with samples pending."""
@@ -201,6 +234,7 @@ class _Supervisor:
             try:
                 if self._look(manifest, on_look):
                     return
+                self._start_due()
             except ManifestGone:
                 raise
             except TransientError as error:
@@ -216,7 +250,6 @@ class _Supervisor:
                 self._say("the manifest answers again")
             troubles = 0
             self._blind.end()
-            self._start_due()
             if all(seat.given_up is not None for seat in self._seats):
                 return
             time.sleep(_TICK_SECONDS)
@@ -238,11 +271,26 @@ class _Supervisor:
         self._kernel.look()
         found = make_report(self._run, self._plan, manifest.overview())
         on_look(found, self._pids())
-        if (not found.pending and not self._pids()) or self._looks_hopeless(found):
+        if not found.pending and not self._pids():
+            return True
+        if self._is_enough_for_all(found) or self._looks_hopeless(found):
             return True
         self._credit(found)
         self._kill_silent(found, manifest)
         return False
+
+    def _is_enough_for_all(self, found: Report) -> bool:
+        """Whether the limit is met, and nobody is left who should end by himself.
+
+        Who has made what was dealt publishes, releases and ends. Who still works on a slice some looks later
+        was dealt what others, not of this call, have made meanwhile: then all are told to stop.
+        """
+        if not self._options.is_enough(found):
+            return False
+        pids = set(self._pids().values())
+        hold = [one for one in found.workers if one.row.identity.pid in pids and one.row.shard is not None]
+        self._too_much = self._too_much + 1 if hold else 0
+        return not pids or self._too_much >= _PATIENT_LOOKS
 
     def _looks_hopeless(self, found: Report) -> bool:
         """Whether slice after slice gets blocked while nothing is made: then it is hardly the slices."""
@@ -309,10 +357,55 @@ class _Supervisor:
         return {seat.number: process.pid for seat, process in self._running()}
 
     def _start_due(self) -> None:
+        idle = [seat for seat in self._seats if seat.process is None and seat.given_up is None]
+        if self._options.seconds_left <= 0:
+            for seat in idle:
+                seat.given_up = 0
+            return
         now = self._monotonic()
-        for seat in self._seats:
-            if seat.process is None and seat.given_up is None and now >= seat.start_at:
+        due = [seat for seat in idle if now >= seat.start_at]
+        if due and self._options.limit is not None:
+            self._deal(self._options.limit, due)
+        for seat in due:
+            if seat.batches != 0 and seat.given_up is None:
                 seat.process, seat.unheard, seat.is_killed = self._start(seat), 0, False
+
+    def _deal(self, limit: int, due: Sequence[_Seat]) -> None:
+        """Say how many batches each of these seats may make: together never one more than the limit needs.
+
+        Every batch is taken for full. Where one stores less, for its dead letters or at the end of a shard,
+        the rest is dealt in another round.
+        """
+        # Read after the ends of workers were noticed, so that what they have stored is counted in it.
+        found = open_run(self._run).take_stock()
+        finished = found.stored + found.dead
+        left = math.ceil((limit - found.stored) / self._plan.shards.batch) - self._in_hand(found)
+        left = max(0, left if found.pending else 0)
+        for waiting, seat in zip(range(len(due), 0, -1), due, strict=True):
+            if seat.finished_before == finished:  # its process made nothing: no time is left, or no slice
+                seat.given_up = 0
+                continue
+            part = math.ceil(left / (2 * len(self._seats))) if self._seats[1:] else left
+            even = math.ceil(left / waiting)
+            seat.batches = even if even <= _PORTION_BATCHES else max(_PORTION_BATCHES, part)
+            left -= seat.batches
+            if seat.batches:
+                seat.finished_before = finished
+            else:
+                seat.start_at = math.inf  # until another worker has ended
+
+    def _in_hand(self, found: Report) -> int:
+        """Batches that running workers may still make, or more: what they say of themselves comes late."""
+        made = {
+            one.row.identity.pid: one.row.samples_done // self._plan.shards.batch
+            for one in found.workers
+            if one.row.identity.host == self._host and one.row.state not in ENDED_STATES
+        }
+        return sum(
+            (seat.batches or 0) - made.get(seat.process.pid, 0)
+            for seat in self._seats
+            if seat.process is not None
+        )
 
     def _start(self, seat: _Seat) -> subprocess.Popen[str]:
         number, share = seat.number, seat.share
@@ -321,6 +414,10 @@ class _Supervisor:
         command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
         command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
+        if seat.batches is not None:
+            command += ["--max-batches", str(seat.batches)]
+        if options.deadline < math.inf:
+            command += ["--deadline", f"{options.seconds_left:.3f}s"]
         for name, folder in folders.items():
             command += [f"--{name}", str(folder)]
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
@@ -357,9 +454,16 @@ class _Supervisor:
                 gone(here), self._run.settings.lease_policy, innocent=innocent
             )
             seat.process = None
-            if code == 0 or self._signals.first is not None:
+            for other in self._seats:
+                if other.start_at == math.inf:
+                    other.start_at = self._monotonic()
+            if self._signals.first is not None or (code == 0 and seat.batches is None):
                 seat.given_up = 0
                 continue
+            if code == 0:
+                continue  # what is left of the limit is dealt again
+            if code == TooManyDead.exit_code:
+                raise _refused(seat)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             if code == -signal.SIGKILL and (why := self._kernel.explain()):
                 self._killed_for = why
@@ -380,9 +484,9 @@ class _Supervisor:
             self._quiet.end()
         else:
             seat.fruitless += 1
+        seat.finished_before = -1
         if seat.is_lasting or (not held_a_slice and self._quiet.is_too_long()):
-            if seat.relay is not None:
-                seat.relay.join(timeout=1)  # its last words may still be in the pipe
+            seat.hear_out()
             seat.given_up = code
             self._last = seat
             return
@@ -413,25 +517,38 @@ class _Supervisor:
 def run_workers(
     run: RunDirectory, plan: Plan, options: RunOptions, *, say: Say, on_look: OnLook = lambda _r, _p: None
 ) -> Report:
-    """Make everything that is pending with worker processes; returns the last report.
+    """Make what is pending with worker processes, all or as much as asked for; returns the last report.
 
-    Raises Stopped after a signal, RunIncomplete when samples stay pending because something must be
-    changed, ManifestCorrupt when the manifest contradicts itself, or the TransientError that fits when ten
+    No worker is started past the deadline, and those at work then finish their batches in flight. The limit
+    is met by the fewest batches as far as this call's own workers make them; batches of others count as soon
+    as they are stored, and then too many may be in flight.
+
+    Raises Stopped after a signal, TooManyDead, RunIncomplete when samples stay pending because something must
+    be changed, ManifestCorrupt when the manifest contradicts itself, or the TransientError that fits when ten
     minutes of trouble have gone without a stored sample.
     """
     with run.manifest(plan) as manifest:
         manifest.operator.refuse_contradictions(seconds=_AUDIT_SECONDS)
         found = make_report(run, plan, manifest.overview())
         workers = _Supervisor(run, plan, options, say=say)
-        if found.pending:
+        if found.pending and not workers.has_stopped_early(found):
             workers.work(manifest, on_look)
         found = make_report(run, plan, manifest.overview())
         on_look(found, {})
-        if found.pending:
+        if found.pending and not workers.has_stopped_early(found):
             manifest.operator.refuse_contradictions()  # because of one, workers may never make what is left
-    if not found.pending:
+    if not found.pending or workers.has_stopped_early(found):
         return found
     raise workers.incomplete(found)
+
+
+def _refused(seat: _Seat) -> TooManyDead:
+    """What the worker was told when it asked for a slice: others would be told the same."""
+    seat.hear_out()
+    return TooManyDead(
+        seat.last_words.get("error", "so many samples are dead letters that nothing more is leased"),
+        hint=seat.last_words.get("hint", "shardgen dead-letters RUN_DIR"),
+    )
 
 
 def _gave_up(error: TransientError) -> TransientError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,11 +10,11 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 
 from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
-from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.lease import JUDGED_AFTER, Lease, LeasePolicy, NoLease
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.worker import ENDED_STATES, WorkerState
-from shardgen.errors import InvalidSettings, LeaseLost, ManifestBusy
+from shardgen.errors import InvalidSettings, LeaseLost, ManifestBusy, TooManyDead
 from shardgen.manifest import lookups, suspicion
 from shardgen.manifest.session import Part, reading, writing
 from shardgen.manifest.slices import (
@@ -29,12 +29,15 @@ from shardgen.manifest.slices import (
     transition,
 )
 from shardgen.manifest.suspicion import Death
-from shardgen.manifest.tables import SHARD, SLICE, WORKER
+from shardgen.manifest.tables import DEAD_LETTER, SHARD, SLICE, WORKER
 
 Holder = tuple[ShardIndex, SliceIndex, Fence, WorkerId]
 """A leased slice, the fence of its grant, and who got it."""
 
 
+_ALL = 100  # per cent
+_REASONS = 3  # named in a refusal
+_DETAIL_CHARACTERS = 120
 _ATTEMPTS = 1_000  # in one transaction; a death that blocks a slice takes one, too
 
 
@@ -181,6 +184,7 @@ def _lowest(
 
 
 def _grant(connection: Connection, request: LeaseRequest, row: SliceRow) -> Lease:
+    _refuse_dead_share(connection, request.policy.max_dead_share)
     lease = Lease(
         shard=row.shard,
         slice=row.slice,
@@ -196,6 +200,35 @@ def _grant(connection: Connection, request: LeaseRequest, row: SliceRow) -> Leas
         .values(shard=lease.shard, slice=lease.slice, lease_expires_at=seconds)
     )
     return lease
+
+
+def _refuse_dead_share(connection: Connection, limit: float) -> None:
+    """Raise TooManyDead when more per cent of the finished samples than this are dead letters."""
+    if limit >= _ALL:
+        return
+    counts = connection.execute(select(func.sum(SHARD.c.stored), func.sum(SHARD.c.dead))).one()
+    stored, dead = (int(count or 0) for count in counts)
+    finished = stored + dead
+    if finished < JUDGED_AFTER or dead * _ALL <= limit * finished:
+        return
+    raise TooManyDead(
+        f"{dead:,} of {finished:,} finished samples are dead letters: {dead * _ALL / finished:.1f} %, more "
+        f"than [lease] max_dead_share = {limit:g}: {'; '.join(_frequent_reasons(connection))}",
+        hint="shardgen dead-letters RUN_DIR lists them; when the cause is mended: shardgen requeue RUN_DIR "
+        "--dead-letters, or set a higher max_dead_share, then run again",
+    )
+
+
+def _frequent_reasons(connection: Connection) -> Iterator[str]:
+    """The most frequent reasons of dead letters, the first sample of each as its example."""
+    count, example = func.count(), func.min(DEAD_LETTER.c.sample)
+    query = select(DEAD_LETTER.c.reason, count, example).group_by(DEAD_LETTER.c.reason)
+    ranked = query.order_by(count.desc(), DEAD_LETTER.c.reason).limit(_REASONS)
+    for reason, times, sample in connection.execute(ranked).all():
+        text = select(DEAD_LETTER.c.detail).where(DEAD_LETTER.c.sample == sample)
+        detail = str(connection.execute(text).scalar_one()).partition("\n")[0][:_DETAIL_CHARACTERS]
+        # On a shared folder the text stays with the machine that gave the sample up.
+        yield f"{reason} {times:,} times, such as sample {sample:,}" + (f" ({detail})" if detail else "")
 
 
 def _grant_new(connection: Connection, layout: Layout, request: LeaseRequest) -> Lease | None:

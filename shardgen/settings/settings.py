@@ -57,12 +57,16 @@ class ArtifactsTable(Table):
 
 
 class LeaseTable(Table):
-    """Lease times in seconds, and how many deaths without progress block a slice."""
+    """Lease times in seconds, and how many deaths without progress block a slice.
+
+    `max_dead_share` is per cent of the finished samples.
+    """
 
     seconds: Seconds = 120
     heartbeat_seconds: Seconds = 30
     stall_seconds: Seconds = 600
     max_attempts: Annotated[int, Field(ge=1, le=1_000_000)] = 6
+    max_dead_share: Annotated[float, Field(ge=0, le=100)] = 100
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -125,6 +129,7 @@ class Settings:
             heartbeat=timedelta(seconds=self.engine.lease.heartbeat_seconds),
             stall=timedelta(seconds=self.engine.lease.stall_seconds),
             max_attempts=self.engine.lease.max_attempts,
+            max_dead_share=self.engine.lease.max_dead_share,
         )
 
     @property

@@ -68,6 +68,7 @@ seconds = 120           # after this long, others may take over a silent worker'
 heartbeat_seconds = 30  # how often a worker renews; at most a third of the above
 stall_seconds = 600     # a worker without progress for this long gives up its slice
 max_attempts = 6        # deaths without progress before a slice is blocked
+max_dead_share = 100    # stop when more per cent of the finished samples are dead letters; 100: never
 
 [folder]
 # Only for [manifest] url = "folder:", where machines share this directory and nothing else.

@@ -221,14 +221,14 @@ def _walk(folder: Path, left_over: dict[str, int]) -> Iterator[str]:
     seen = {_identity(folder)}
     for root, folders, files in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
         kept = []
-        for name in folders:
+        for name in sorted(folders):  # of two names of one folder the first is kept, however they are listed
             if name.lower() in _LEFT_OVER_FOLDERS:
                 shown = os.fsencode(name).decode("utf-8", "backslashreplace")
                 left_over[shown] = left_over.get(shown, 0) + _count_files(Path(root, name))
             elif not name.startswith(".") and (identity := _identity(Path(root, name))) not in seen:
                 seen.add(identity)
                 kept.append(name)
-        folders[:] = sorted(kept)
+        folders[:] = kept
         for name in files:
             if not name.startswith(".") and name.lower() not in _LEFT_OVER_FILES:
                 yield Path(root, name).relative_to(folder).as_posix()

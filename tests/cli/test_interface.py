@@ -32,7 +32,16 @@ OPTIONS = {
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
     "run": {
-        *("--workers", "--gpus", "--output", "-o", "--allow-dead-letters", "--device"),
+        *(
+            "--workers",
+            "--gpus",
+            "--output",
+            "-o",
+            "--allow-dead-letters",
+            "--device",
+            "--limit",
+            "--deadline",
+        ),
         *("--foregrounds", "--backgrounds"),
     },
     "status": {"--json", "--watch"},
@@ -54,7 +63,7 @@ SETTINGS = {
     "shards": {"size", "slice_batches", "batch"},
     "manifest": {"url"},
     "artifacts": {"url"},
-    "lease": {"seconds", "heartbeat_seconds", "stall_seconds", "max_attempts"},
+    "lease": {"seconds", "heartbeat_seconds", "stall_seconds", "max_attempts", "max_dead_share"},
     "folder": {
         *("segment_seconds", "segment_batches", "settle_seconds", "silent_seconds", "scan_seconds"),
     },

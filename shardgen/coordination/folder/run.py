@@ -64,6 +64,14 @@ class FolderRun(OpenedRun):
         overview, news = oversee(self.run, self.plan)
         return replace(make_report(self.run, self.plan, overview), folder=news)
 
+    def take_stock(self) -> Report:
+        """This machine's manifest, with what others have published by now."""
+        with self.run.manifest(self.plan) as manifest:
+            with opened_view(self.run, self.plan) as view:
+                manifest.index.forget_undone(view.undone)
+                manifest.index.adopt(list(view.winners.values()))
+            return make_report(self.run, self.plan, manifest.overview())
+
     @contextmanager
     def records(self) -> Iterator[Recorded]:
         """The segments."""
