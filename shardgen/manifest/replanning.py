@@ -33,8 +33,9 @@ def replace_plan(
     """Make `new` the plan of a manifest that holds the plan with the fingerprint `old`.
 
     `grows`: `new` begins with the blocks of that plan, and its further blocks are all that changes; receipts
-    stay, and a plan that is not so is refused. Else nothing is left of what was begun, and every later grant is above every earlier fence, so that
-    no holder of an expired lease can record anything. `clock` replaces the database's own.
+    stay, and a plan that is not so is refused. Else nothing is left of what was begun, and every later grant
+    is above every earlier fence, so that no holder of an expired lease can record anything. `clock` replaces
+    the database's own.
 
     An older manifest is upgraded on the way. Raises PlanConflict when it holds another plan by now, or has
     receipts although the plan does not merely grow; ManifestBusy while a worker holds a live lease.

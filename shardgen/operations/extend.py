@@ -33,7 +33,7 @@ def extend(
     planned = run.plan()
     if run.url in OWN_INDEX:
         raise ManifestMismatch(
-            f"{run.path}: a plan on a shared folder cannot grow: its machines would see that at different times",
+            f"{run.path}: a plan on a shared folder cannot grow: machines would see that at different times",
             hint=OTHER_DIRECTORY if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
         )
     folders, kind = run.folders(given), run.settings.kind

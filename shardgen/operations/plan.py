@@ -118,6 +118,7 @@ def draft_plan(
 
 
 def refuse_absurd(run: RunDirectory, plan: Plan) -> None:
+    """Raise InvalidSettings for a plan that no run could be of."""
     # The recipe's word first: it names the setting.
     problem = recipe_of(plan).problem() or plan_problem(plan)
     if problem is not None:

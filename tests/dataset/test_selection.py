@@ -298,7 +298,7 @@ def whole_again(content: dict[str, list[list[int]]]) -> None:
 
 
 def put(key: str, *pairs: list[object]) -> Callable[[Members], None]:
-    return edited(lambda content: content.update({key: list(pairs)}))  # type: ignore[dict-item]
+    return edited(lambda content: content.update({key: list(pairs)}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
