@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from shardgen.errors import InputMissing, InvalidSettings, StorageFailed
+from shardgen.errors import InputMissing, InvalidSettings, MachineUnfit, StorageFailed
 from shardgen.storage.bounded import Irregular, open_regular, read_regular
 
 SUFFIXES = frozenset(
@@ -109,6 +110,11 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
     photographs, masks, others, unnameable = [], [], [], []
     left_over: dict[str, int] = {}
     for name in _walk(folder, left_over):
+        if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
+            raise MachineUnfit(
+                f"{folder}: this locale reads names of files as {sys.getfilesystemencoding()}, plans are UTF-8",
+                hint="export PYTHONUTF8=1, then run it again",
+            )
         try:
             name.encode()
         except UnicodeEncodeError:
