@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, refuse_other_folder
@@ -25,7 +26,8 @@ from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, RequeueStep, ignore_step
 from shardgen.domain.worker import WorkerReport
-from shardgen.errors import ShardgenError
+from shardgen.errors import ManifestMismatch, ShardgenError
+from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.backend import Backend
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.operator import Marks
@@ -136,6 +138,7 @@ class DatabaseRun(OpenedRun):
             return PutPlan(before=before, is_new=self._begin(on_step))
         if stored.has_receipts and not grows:
             raise refused_plan(run, before, self.plan)
+        self._free_slices_of_the_ended(before)
         self.write_next(on_step)
         try:
             replace_plan(run.database, before.fingerprint, self.plan, grows=grows)
@@ -146,6 +149,13 @@ class DatabaseRun(OpenedRun):
         on_step(PlanStep.ROWS_REPLACED)
         self.rename_next(on_step)
         return PutPlan(before=before, is_new=False)
+
+    def _free_slices_of_the_ended(self, before: Plan) -> None:
+        """A lease outlives a worker that was killed; on this host it is known to have ended."""
+        # An older manifest is upgraded with the change; there the lease runs out.
+        with suppress(ManifestMismatch), self.run.manifest(before) as manifest:
+            ended = gone(manifest.workers.alive_on_host(host_id()))
+            manifest.leases.free_slices_of(ended, self.run.settings.lease_policy)
 
     def _settle_next(self, stored: StoredPlan | None) -> None:
         """A `plan.json.next` that the manifest holds gets its name; any other never counted."""
@@ -231,10 +241,12 @@ def undo_marked(
 
     def mark(marks: Marks) -> None:
         for fence, marked in marks.items():
-            document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": marked}
-            store.publish_requeued(
-                fence, json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-            )
+            # By block, so that they count, too, for a plan from before a later block was added.
+            for fingerprint, group in groupby(sorted(marked), plan.fingerprint_of):
+                document = {"fingerprint": fingerprint, "fence": fence, "batches": list(group)}
+                store.publish_requeued(
+                    fence, json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+                )
         on_step(RequeueStep.MARKED)
 
     manifest.operator.undo_receipts(recorded, mark=mark)

@@ -292,16 +292,9 @@ def test_a_command_killed_while_it_changes_the_plan_leaves_one_that_counts(
 
 @pytest.mark.slow
 def test_what_an_earlier_plans_worker_left_disturbs_nobody(run: RunDirectory, undisturbed_new: str) -> None:
-    die_at("worker", run.path, BatchStep.LINKED)  # an artifact of the old plan without a receipt
-    changed = set_grid(run, FRESH)
-    busy = shardgen("plan", run.path)
-    assert busy.returncode == 30, busy.stderr
-    assert "shard 0 slice 0: worker" in busy.stderr
-    with changed.manifest(read_plan(run.path)) as manifest:  # type: ignore[arg-type]
-        policy = run.settings.lease_policy
-        assert manifest.leases.free_slices_of(
-            [row.identity.id for row in manifest.overview().workers], policy
-        )
+    # It left an artifact without a receipt, and its lease; that nobody holds it any more is known here.
+    die_at("worker", run.path, BatchStep.LINKED)
+    set_grid(run, FRESH)
     planned = shardgen("plan", run.path)
     assert planned.returncode == 0, planned.stderr
     ran = shardgen("run", run.path)
