@@ -112,7 +112,7 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
     for name in _walk(folder, left_over):
         if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
             raise MachineUnfit(
-                f"{folder}: this locale reads names of files as {sys.getfilesystemencoding()}, plans are UTF-8",
+                f"{folder}: this locale reads names of files as {sys.getfilesystemencoding()}, not as UTF-8",
                 hint="export PYTHONUTF8=1, then run it again",
             )
         try:

@@ -20,12 +20,19 @@ from shardgen.operations.plan import make_plan
 from shardgen.operations.rebuild import rebuild
 from shardgen.settings.plan_file import read_plan
 from shardgen.settings.run_directory import RunDirectory
-from tests.kill_at import step_name
 from tests.photographs import write_photographs
 from tests.postgres import new_schema
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
-STEPS = [PlanStep.CHECKED, PlanStep.NEXT_WRITTEN, PlanStep.ROWS_REPLACED, PlanStep.RENAMED]
+KILLS = [
+    *(
+        ("sqlite", step)
+        for step in (PlanStep.CHECKED, PlanStep.NEXT_WRITTEN, PlanStep.ROWS_REPLACED, PlanStep.RENAMED)
+    ),
+    *(
+        ("postgresql", step) for step in (PlanStep.NEXT_WRITTEN, PlanStep.ROWS_REPLACED)
+    ),  # the others touch files only
+]
 SAMPLES = (48, 108, 180)  # of 2x2, 3x3 and 3x5 photographs at 12 places
 
 
@@ -124,7 +131,7 @@ def test_a_finished_and_an_extended_run_grow_and_nothing_stored_is_made_again(an
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", STEPS, ids=step_name)
+@pytest.mark.parametrize(("any_run", "step"), KILLS, indirect=["any_run"], ids=str)
 def test_a_killed_extension_has_happened_or_not(any_run: RunDirectory, step: PlanStep) -> None:
     done("worker", any_run.path)
     run, made, old = grown(any_run), artifacts(any_run), any_run.plan()
@@ -141,17 +148,17 @@ def test_a_killed_extension_has_happened_or_not(any_run: RunDirectory, step: Pla
     assert not [path.name for path in run.path.iterdir() if path.name not in {
         "shardgen.toml", "plan.json", "manifest.sqlite", "artifacts",
     }]  # fmt: skip
-    done("run", run.path)
+    done("worker", run.path)
     assert artifacts(run).items() >= made.items()
-    assert "no findings" in done("verify", run.path / "dataset.zip")
+    assert len(artifacts(run)) == plan.layout.batch_count
+    assert "no findings" in done("verify", run.path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("any_run", ["sqlite"], indirect=True)
 def test_a_lost_manifest_of_a_half_renamed_extension_is_rebuilt_with_all_of_it(
     any_run: RunDirectory,
 ) -> None:
-    if not any_run.url.startswith("sqlite"):
-        pytest.skip("a server's manifest is not lost with a file")
     run = grown(any_run)
     die_at("extend", run.path, PlanStep.ROWS_REPLACED)
     done("worker", run.path)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.template import settings_text
+from tests.conformance.conftest import Servers
+from tests.photographs import write_photographs
+from tests.postgres import new_schema
+from tests.runs import SETTINGS, shardgen
+
+
+def named(run: RunDirectory, folder: str) -> str:
+    sources = json.loads((run.path / "plan.json").read_text())["blocks"][0]["sources"]
+    return f"{folder}/{sources[folder][0]['name']}"
+
+
+def decoded_mean(path: Path, flag: int, kind: str) -> tuple[float, int]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.startswith(f"{kind}/")]
+        images = [cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), flag) for name in names]
+    return float(np.stack([one for one in images if one is not None]).mean()) / 255, len(names)
+
+
+def test_a_person_withdraws_from_a_finished_run(finished_run: RunDirectory) -> None:
+    run = finished_run
+    assert shardgen("merge", run.path).returncode == 0
+    person = named(run, "foregrounds")
+    done = shardgen("merge", run.path, "--exclude", person)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "not in it, of 48 samples: 24 excluded samples"
+    assert "24 samples stored, 0 dead letters, 24 excluded" in done.stdout
+    path = run.path / "dataset.excluded.zip"
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(run.path / "dataset.zip") as whole:
+        assert person.partition("/")[2] not in archive.read("labels.csv").decode()
+        stats = json.loads(archive.read("stats.json"))
+        images = [name for name in archive.namelist() if "/" in name]
+        assert all(archive.read(name) == whole.read(name) for name in images)
+    for kind in ("mask", "depth"):
+        mean, count = decoded_mean(path, cv2.IMREAD_GRAYSCALE, kind)
+        assert stats[kind]["mean"] == [pytest.approx(mean, abs=1e-12)]
+        assert stats[kind]["images"] == count == 24
+    checked = shardgen("verify", path)
+    assert checked.returncode == 0, checked.stdout
+    assert "leaves out 24 excluded samples" in checked.stderr
+    over = shardgen("merge", run.path, "--exclude", person, "-o", run.path / "dataset.zip")
+    assert over.returncode == 10
+    assert "holds the whole data set of this run" in over.stderr
+    wrong = shardgen("merge", run.path, "--exclude", f"{person}x")
+    assert wrong.returncode == 12
+    assert f"hint: did you mean --exclude {person}?" in wrong.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql", "folder"])
+def test_a_partial_data_set_of_a_run_that_goes_on(
+    tmp_path: Path, backend: str, postgres_servers: Servers
+) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path / "sources", foregrounds=2, backgrounds=2)
+    path = tmp_path / "run"
+    path.mkdir()
+    text = settings_text(
+        foregrounds=foregrounds,
+        backgrounds=backgrounds,
+        weights="small",
+        changes=SETTINGS | {"manifest.url": '"${SHARDGEN_MANIFEST}"'},
+    )
+    (path / "shardgen.toml").write_text(text, encoding="utf-8")
+    if backend == "postgresql":
+        with new_schema(postgres_servers()) as url:
+            goes_on(path, url)
+    else:
+        goes_on(path, "folder:" if backend == "folder" else "sqlite:///manifest.sqlite")
+
+
+def goes_on(path: Path, url: str) -> None:
+    environment = {"SHARDGEN_MANIFEST": url}
+
+    def typed(*arguments: str | Path, code: int = 0) -> str:
+        done = shardgen(*arguments, environment=environment)
+        assert done.returncode == code, done.stderr
+        return done.stderr
+
+    typed("plan", path)
+    assert "none of 48 samples is there to merge" in typed("merge", path, "--partial", code=14)
+    typed("worker", path, "--max-batches", "5")
+    assert "--partial, for what is stored by now" in typed("merge", path, code=14)
+    last = typed("merge", path, "--partial").splitlines()[-1]
+    assert last == f"not in it, of 48 samples: 28 pending samples; shardgen run {path} makes what is pending"
+    typed("verify", path / "dataset.partial.zip")
+    person = named(RunDirectory.open(path), "foregrounds")
+    last = typed("merge", path, "--partial", "--exclude", person).splitlines()[-1]
+    assert "24 excluded and " in last
+    typed("verify", path / "dataset.partial.excluded.zip")
+    typed("worker", path)
+    last = typed("merge", path, "--partial").splitlines()[-1]
+    assert last == "nothing is pending: of 48 samples none is missing"
+    typed("verify", path / "dataset.partial.zip")
