@@ -26,7 +26,7 @@ def extend(
 
     \b
     Example:
-      cp new/*.png people-cutouts/ && shardgen extend people && shardgen run people
+      shardgen extend people
     """
     from shardgen.operations.extend import extend as extend_run
 
