@@ -112,7 +112,7 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
         *planned.draft.facts,
         (
             "shards",
-            f"{layout.shard_count:,} of {min(plan.shards.size, plan.samples):,} samples"
+            f"{layout.shard_count:,} of {max(len(layout.shard_samples(one)) for one in shards):,} samples"
             + (f", the last of {len(layout.shard_samples(shards[-1])):,}" if shards[1:] else ""),
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),

@@ -82,8 +82,6 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
     else:
         hint = "shardgen extend RUN_DIR adds them"
     return [
-        Remark(
-            folder=folder, reason="not in the plan, so nothing is made of them", hint=hint, names=tuple(found)
-        )
+        Remark(folder=folder, reason="not in the plan, so not used", hint=hint, names=tuple(found))
         for folder, found in by_folder.items()
     ]

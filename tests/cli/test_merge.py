@@ -13,7 +13,7 @@ from shardgen.settings.template import settings_text
 from tests.conformance.conftest import Servers
 from tests.photographs import write_photographs
 from tests.postgres import new_schema
-from tests.runs import SETTINGS, shardgen
+from tests.runs import SETTINGS, shardgen, start
 
 
 def named(run: RunDirectory, folder: str) -> str:
@@ -102,3 +102,21 @@ def goes_on(path: Path, url: str) -> None:
     last = typed("merge", path, "--partial").splitlines()[-1]
     assert last == "nothing is pending: of 48 samples none is missing"
     typed("verify", path / "dataset.partial.zip")
+
+
+@pytest.mark.slow
+def test_a_partial_data_set_while_a_worker_records(run: RunDirectory) -> None:
+    counts: list[int] = []
+    with start(["worker", run.path]) as worker:
+        while worker.poll() is None:
+            done = shardgen("merge", run.path, "--partial")
+            if done.returncode == 14 and not counts:  # nothing is stored yet
+                continue
+            assert done.returncode == 0, done.stderr
+            with zipfile.ZipFile(run.path / "dataset.partial.zip") as archive:
+                counts.append(len(archive.read("labels.csv").splitlines()) - 1)
+            checked = shardgen("verify", run.path / "dataset.partial.zip")
+            assert checked.returncode == 0, checked.stdout
+        assert worker.returncode == 0
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 1, "no merge saw the worker at work"

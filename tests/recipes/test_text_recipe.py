@@ -93,6 +93,10 @@ def test_text_goes_the_whole_way_past_a_killing_line_without_a_picture_library(
     commanded("verify", run_dir / "dataset.zip", imported=imported)
     check_zip(run_dir / "dataset.zip")
     before = sha256_of(run_dir / "dataset.zip")
+    excluding = ("--exclude", "lines/3", "--exclude", "lines/23", "--allow-dead-letters")  # inside batches
+    commanded("merge", run_dir, *excluding, imported=imported)
+    commanded("verify", run_dir / "dataset.excluded.zip", imported=imported)
+    check_zip(run_dir / "dataset.excluded.zip", without=(3, 23))
 
     (run_dir / "manifest.sqlite").unlink()
     (run_dir / "dataset.zip").unlink()
@@ -103,13 +107,16 @@ def test_text_goes_the_whole_way_past_a_killing_line_without_a_picture_library(
     assert sorted(path.name for path in imported.iterdir()) == []
 
 
-def check_zip(path: Path) -> None:
+def check_zip(path: Path, *, without: tuple[int, ...] = ()) -> None:
+    """Every line but these, with the facts of each sample."""
     with zipfile.ZipFile(path) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("labels.csv").decode())))
         dead = archive.read("dead_letters.csv").decode().splitlines()[1:]
         assert dead == [f"{sample},{reason}" for sample, reason in DEAD.items()]
         assert [int(row["sample"]) for row in rows] == [
-            sample for sample in range(len(LINES) * TIMES) if sample not in DEAD
+            sample
+            for sample in range(len(LINES) * TIMES)
+            if sample not in DEAD and sample // TIMES not in without
         ]
         for row in rows:
             sample = int(row["sample"])
