@@ -36,7 +36,14 @@ from shardgen.cli.sweep import sweep
 from shardgen.cli.verify import verify
 from shardgen.cli.worker import worker
 from shardgen.domain.wording import counted
-from shardgen.errors import IMAGE_LIBRARIES, ShardgenError, Stopped, StorageFailed, missing_image_library
+from shardgen.errors import (
+    IMAGE_LIBRARIES,
+    MachineUnfit,
+    ShardgenError,
+    Stopped,
+    StorageFailed,
+    missing_image_library,
+)
 from shardgen.worker.stop import StopSignals, stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
@@ -94,6 +101,8 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
             raise
         code = _deliberate(missing_image_library(error))
+    except MemoryError as error:
+        code = _deliberate(_too_little_memory(error))
     except Stopped as stopped:
         say("stopped; run the same command again to continue")
         code = 128 + stopped.number
@@ -110,6 +119,14 @@ def main() -> None:
         code = 1
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
+
+
+def _too_little_memory(error: MemoryError) -> MachineUnfit:
+    """What numpy's own words say of it, such as how much could not be had."""
+    return MachineUnfit(
+        f"this machine has too little memory: {one_line(str(error)) or 'there is none left'}",
+        hint="close other programs, or use smaller photographs; what is recorded is kept",
+    )
 
 
 def _delivered(outlet: Outlet, code: int) -> int:

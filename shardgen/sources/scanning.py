@@ -252,6 +252,11 @@ def _decoded(what: str, name: str, data: bytes, problems: list[Remark]) -> Photo
     except (SampleError, MachineUnfit) as error:
         problems.append(_problem(what, name, error))
         return None
+    except MemoryError:
+        reason = "too large for the memory that this machine has left"
+        hint = "use a smaller copy of it, or close other programs"
+        problems.append(Remark(folder=what, names=(name,), reason=reason, hint=hint))
+        return None
 
 
 def _problem(what: str, name: str, error: SampleError | MachineUnfit) -> Remark:

@@ -266,3 +266,26 @@ def test_status_shows_that_workers_had_other_switches(run: RunDirectory) -> None
     shown = " ".join(shardgen("status", run.path).stdout.split())
     assert "opencv-switches OPENCV_IPP=disabled" in shown
     assert "tensorflow-switches TF_ENABLE_ONEDNN_OPTS=0" in shown
+
+
+@pytest.mark.slow
+def test_a_photograph_too_large_for_the_memory_is_no_bug(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    large = run.folders({})["backgrounds"] / "large.png"
+    assert cv2.imwrite(str(large), np.zeros((9000, 9000), np.uint8))
+    script = (
+        "import pathlib, resource, sys\n"
+        "from shardgen.cli import app\n"
+        "from shardgen.imaging import codec\n"
+        "import shardgen.operations.plan, shardgen.sources.scanning\n"
+        "pages = int(pathlib.Path('/proc/self/statm').read_text().split()[0])\n"
+        "limit = pages * resource.getpagesize() + (150 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        f"sys.argv = ['shardgen', 'plan', {str(run.path)!r}]\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 16, done.stderr
+    assert "backgrounds/large.png: too large for the memory that this machine has left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (run.path / "plan.json").exists()
