@@ -59,6 +59,9 @@ SHOWN = {
     "shardgen run people -o people.zip": Shown(
         at=State.PLANNED, says="shardgen verify people.zip", leaves="people.zip"
     ),
+    "shardgen run people --limit 1000": Shown(  # more than there are
+        at=State.PLANNED, says="96 samples stored", leaves="people/dataset.zip"
+    ),
     # No GPU is a newcomer's most likely answer, and these machines' too.
     "shardgen run people --gpus 0,2": Shown(at=State.PLANNED, code=18, says="there is no GPU 0"),
     "shardgen worker people": Shown(at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"),
@@ -75,6 +78,14 @@ SHOWN = {
     "shardgen merge people -o people.zip --allow-dead-letters": Shown(
         at=State.DEAD, says="94 samples stored, 2 dead letters", leaves="people.zip"
     ),
+    "shardgen merge people --partial": Shown(
+        at=State.MADE, says="nothing is pending", leaves="people/dataset.partial.zip"
+    ),
+    # The newcomer's photographs have other names.
+    "shardgen merge people --exclude foregrounds/anna.png": Shown(
+        at=State.MADE, code=12, says="the plan has no such source"
+    ),
+    "shardgen extend people": Shown(at=State.MADE, says="nothing to add"),
     "shardgen verify people": Shown(at=State.MADE, says="read 96 samples: no findings"),
     "shardgen verify people.zip": Shown(at=State.MADE, says="read 96 samples: no findings"),
     "shardgen verify people --requeue": Shown(at=State.DAMAGED, code=21, says="requeued 1 batch, 4 samples"),
