@@ -36,7 +36,7 @@ KILLS = [
 SAMPLES = (48, 108, 180)  # of 2x2, 3x3 and 3x5 photographs at 12 places
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def any_run(
     request: pytest.FixtureRequest,
     tmp_path: Path,

@@ -61,7 +61,7 @@ def left_over(run: RunDirectory) -> set[str]:
     }  # fmt: skip
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def any_run(
     request: pytest.FixtureRequest,
     tmp_path: Path,
