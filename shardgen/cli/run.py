@@ -68,8 +68,8 @@ def run(
             "--limit",
             metavar="N",
             min=1,
-            help="Stop when the run has N stored samples, and do not merge. All that it has counts, of all "
-            "workers and earlier commands; batches are made whole.",
+            help="Stop when the run has N stored samples, and do not merge unless all is made. All that is "
+            "stored counts, of all workers and earlier commands; batches are made whole.",
             show_default=False,
         ),
     ] = None,

@@ -129,7 +129,7 @@ class DatabaseRun(OpenedRun):
                 self.rename_next(on_step)
             return PutPlan(before=here, is_new=self._begin(on_step))
         if here is not None and here.fingerprint not in {stored.fingerprint, *stored.earlier}:
-            raise foreign_plan(run.database.backend.shown, stored.fingerprint, here.fingerprint)
+            raise foreign_plan(run.database.backend.shown, stored.fingerprint, here)
         before = run.parse_stored(stored)
         if before == self.plan:
             if here not in (None, before):

@@ -18,7 +18,8 @@ from shardgen.artifacts.zip_records import (
     read_entries,
 )
 from shardgen.domain.plan import Plan
-from shardgen.domain.selection import Selection
+from shardgen.domain.selection import Ranges, Selection
+from shardgen.domain.wording import counted
 from shardgen.errors import PlanConflict, StorageFailed
 from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder, storage_error
@@ -97,7 +98,8 @@ def refuse_foreign_output(output: Path, selection: Selection, plan: Plan, *, fil
     """PlanConflict unless nothing is at `output`, or a data set of this plan that may be replaced.
 
     It may be when it leaves out samples for every reason for which the new one does: nothing replaces a whole
-    data set but a whole one.
+    data set but a whole one, or one of the plan as it has grown since that holds as much. Nobody who was
+    excluded comes back by an `--exclude` of another.
     """
     try:
         descriptor = files.open(output)
@@ -109,7 +111,8 @@ def refuse_foreign_output(output: Path, selection: Selection, plan: Plan, *, fil
         tail = read_tail(descriptor, files.size(descriptor), files=files)
         found = hashlib.sha256(read_member(descriptor, tail.entries[PLAN], files=files)).hexdigest()
         is_ours = found in plan.fingerprints
-        there = read_selection(descriptor, tail, planned=plan.samples, files=files) if is_ours else selection
+        earlier = plan.until(plan.fingerprints.index(found) + 1).samples if is_ours else plan.samples
+        there = read_selection(descriptor, tail, planned=earlier, files=files) if is_ours else selection
     except (BrokenZip, IsADirectoryError) as error:
         raise _foreign(output, "is not a data set of this run") from error
     except OSError as error:
@@ -118,9 +121,24 @@ def refuse_foreign_output(output: Path, selection: Selection, plan: Plan, *, fil
         files.close(descriptor)
     if not is_ours:
         raise _foreign(output, f"holds another plan's data set ({found[:12]}…, not {plan.fingerprint[:12]}…)")
-    if lacking := sorted(selection.kinds - there.kinds):
+    _refuse_loss(output, selection, there, earlier)
+
+
+def _refuse_loss(output: Path, new: Selection, there: Selection, earlier: int) -> None:
+    """PlanConflict when the data set there, of the first `earlier` samples, has what the new one has not."""
+    # What the plan has grown by since is pending in it.
+    grown = there.pending | Ranges([(earlier, new.planned)] if earlier < new.planned else [])
+    kinds = there.kinds | ({"pending"} if grown else set())
+    lost = (new.left_out - grown) - there.excluded
+    if lacking := sorted(new.kinds - kinds) or (["pending"] if lost and not there.kinds else []):
         what = "the whole data set" if not there.kinds else "a data set"
-        raise _foreign(output, f"holds {what} of this run without {' or '.join(lacking)} samples left out")
+        of = "this run" if earlier == new.planned else f"this run's first {earlier:,} samples"
+        raise _foreign(output, f"holds {what} of {of} without {' or '.join(lacking)} samples left out")
+    if new.excluded and (back := there.excluded - new.excluded):
+        raise PlanConflict(
+            f"{output}: {counted(back.count, 'sample')} that it excludes would be back, so it stays",
+            hint="name every source to leave out with --exclude, or choose another name with -o",
+        )
 
 
 def refuse_full_disk(output: Path, needed_bytes: int, *, files: DiskFiles) -> None:

@@ -42,6 +42,7 @@ from shardgen.launch.allocation import Share
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.session import planned_anew
 from shardgen.recipes.base import Folders
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import PARENT_VARIABLE, StopSignals, stopping_signals
@@ -57,6 +58,7 @@ _LONGEST_WAIT_SECONDS = 60.0
 _GIVE_UP_SECONDS = 600.0  # of trouble without a stored sample
 _STOP_MARGIN_SECONDS = 15.0
 _PATIENT_LOOKS = 3
+_BARREN_ROUNDS = 3
 _PORTION_BATCHES = 32  # dealt to one worker at least, so that its start-up does not count
 _UNHEARD_BEATS = 2  # of 30 s each: who blocks the manifest for so long hangs in a commit
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
@@ -165,7 +167,9 @@ class _Supervisor:
         self._stored = -1
         self._has_made = False
         self._blocked = sys.maxsize
-        self._too_much = 0  # looks in a row at a worker that goes on although the limit is met
+        self._too_much = 0  # looks at workers that are still there although the limit is met
+        self._dealt_at = (-1, -1)  # samples stored and finished when batches were last dealt
+        self._barren_rounds = 0
         self._last: _Seat | None = None  # of the seats that were given up
         self._kernel = KernelKills()
         self._killed_for = ""  # why the kernel probably killed a worker
@@ -239,8 +243,7 @@ class _Supervisor:
                 raise
             except TransientError as error:
                 self._silence.stay_awake()
-                if self._blind.is_too_long():
-                    raise _gave_up(error) from error
+                self._refuse_to_wait(error)
                 if not troubles:
                     self._say(f"{error}; looking again for {_GIVE_UP_SECONDS / 60:g} minutes")
                 self._look_again_at = self._monotonic() + min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
@@ -253,6 +256,13 @@ class _Supervisor:
             if all(seat.given_up is not None for seat in self._seats):
                 return
             time.sleep(_TICK_SECONDS)
+
+    def _refuse_to_wait(self, error: TransientError) -> None:
+        """Raise it when there is no time left, or it has lasted too long."""
+        if self._options.seconds_left <= 0 and not self._pids():
+            raise error
+        if self._blind.is_too_long():
+            raise _gave_up(error) from error
 
     def _look(self, manifest: Manifest, on_look: OnLook) -> bool:
         """Notice ended workers, and now and then what the manifest shows; whether to end."""
@@ -270,6 +280,8 @@ class _Supervisor:
         self._looked = now
         self._kernel.look()
         found = make_report(self._run, self._plan, manifest.overview())
+        if found.overview.fingerprint != self._plan.fingerprint:
+            raise planned_anew(manifest.shown)  # it would count by the wrong number of samples
         on_look(found, self._pids())
         if not found.pending and not self._pids():
             return True
@@ -282,15 +294,14 @@ class _Supervisor:
     def _is_enough_for_all(self, found: Report) -> bool:
         """Whether the limit is met, and nobody is left who should end by himself.
 
-        Who has made what was dealt publishes, releases and ends. Who still works on a slice some looks later
-        was dealt what others, not of this call, have made meanwhile: then all are told to stop.
+        Who has made what was dealt publishes, releases and ends. Who is still there some looks later was
+        dealt what others, not of this call, have made meanwhile, or waits for a slice: then all are told to
+        stop.
         """
         if not self._options.is_enough(found):
             return False
-        pids = set(self._pids().values())
-        hold = [one for one in found.workers if one.row.identity.pid in pids and one.row.shard is not None]
-        self._too_much = self._too_much + 1 if hold else 0
-        return not pids or self._too_much >= _PATIENT_LOOKS
+        self._too_much += 1
+        return not self._pids() or self._too_much > _PATIENT_LOOKS
 
     def _looks_hopeless(self, found: Report) -> bool:
         """Whether slice after slice gets blocked while nothing is made: then it is hardly the slices."""
@@ -367,7 +378,7 @@ class _Supervisor:
         if due and self._options.limit is not None:
             self._deal(self._options.limit, due)
         for seat in due:
-            if seat.batches != 0 and seat.given_up is None:
+            if seat.batches != 0 and seat.given_up is None and self._options.seconds_left > 0:
                 seat.process, seat.unheard, seat.is_killed = self._start(seat), 0, False
 
     def _deal(self, limit: int, due: Sequence[_Seat]) -> None:
@@ -379,6 +390,7 @@ class _Supervisor:
         # Read after the ends of workers were noticed, so that what they have stored is counted in it.
         found = open_run(self._run).take_stock()
         finished = found.stored + found.dead
+        self._refuse_barren_rounds(found.stored, finished)
         left = math.ceil((limit - found.stored) / self._plan.shards.batch) - self._in_hand(found)
         left = max(0, left if found.pending else 0)
         for waiting, seat in zip(range(len(due), 0, -1), due, strict=True):
@@ -393,6 +405,20 @@ class _Supervisor:
                 seat.finished_before = finished
             else:
                 seat.start_at = math.inf  # until another worker has ended
+
+    def _refuse_barren_rounds(self, stored: int, finished: int) -> None:
+        """Raise TooManyDead when round after round gave dead letters only: every start-up would go on so."""
+        before, self._dealt_at = self._dealt_at, (stored, finished)
+        if stored > before[0]:
+            self._barren_rounds = 0
+        elif finished > before[1] >= 0:
+            self._barren_rounds += 1
+        if self._barren_rounds >= _BARREN_ROUNDS:
+            raise TooManyDead(
+                f"{_BARREN_ROUNDS} times in a row all samples that were made for the limit are dead letters "
+                f"({finished - stored:,} in all)",
+                hint="shardgen dead-letters RUN_DIR says why; then run again",
+            )
 
     def _in_hand(self, found: Report) -> int:
         """Batches that running workers may still make, or more: what they say of themselves comes late."""
@@ -417,7 +443,7 @@ class _Supervisor:
         if seat.batches is not None:
             command += ["--max-batches", str(seat.batches)]
         if options.deadline < math.inf:
-            command += ["--deadline", f"{options.seconds_left:.3f}s"]
+            command += ["--deadline", f"{max(0.0, options.seconds_left):.3f}s"]
         for name, folder in folders.items():
             command += [f"--{name}", str(folder)]
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

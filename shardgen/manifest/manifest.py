@@ -93,7 +93,7 @@ class Manifest:
         if found is None:
             raise ManifestCorrupt(f"{self.shown}: names no plan", hint=REBUILD)
         if found != plan.fingerprint:
-            raise schema.other_plan(connection, self.shown, found, plan.fingerprint)
+            raise schema.other_plan(connection, self.shown, found, plan)
 
     def __enter__(self) -> Self:
         return self

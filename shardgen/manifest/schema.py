@@ -14,7 +14,7 @@ from shardgen.domain.plan import EARLIER, Plan
 from shardgen.domain.slice_state import SliceState
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.session import planned_anew
-from shardgen.manifest.tables import EARLIER_PLAN, RECEIPT, RUN, SHARD
+from shardgen.manifest.tables import EARLIER_PLAN, REBUILD, RECEIPT, RUN, SHARD
 
 REVISION = "2_0002"
 """The newest file in migrations/versions; 2 is the plan's format. Those of format 1 had a number alone."""
@@ -53,7 +53,7 @@ def create_or_upgrade(
     existing = connection.execute(select(RUN.c.fingerprint)).scalar_one_or_none()
     if existing is not None:
         if existing != plan.fingerprint:
-            raise other_plan(connection, where, existing, plan.fingerprint)
+            raise other_plan(connection, where, existing, plan)
         return False
     if artifacts_exist:
         raise lost_manifest(where)
@@ -86,9 +86,7 @@ def is_older(revision: str) -> bool:
 def create(connection: Connection, plan: Plan, *, earlier: Collection[str] = ()) -> None:
     """Make the manifest of this plan in an empty database; `earlier` are fingerprints that the run had."""
     _upgrade(connection)
-    _insert_plan(connection, plan)
-    if earlier:
-        connection.execute(EARLIER_PLAN.insert(), [{"fingerprint": one} for one in earlier])
+    _insert_plan(connection, plan, earlier)
 
 
 def read_stored(connection: Connection, *, where: str, known: str = "") -> StoredPlan | None:
@@ -145,18 +143,23 @@ def lost_manifest(where: str) -> PlanConflict:
     )
 
 
-def other_plan(connection: Connection, where: str, found: str, expected: str) -> PlanConflict:
+def other_plan(connection: Connection, where: str, found: str, expected: Plan) -> PlanConflict:
     """The error of a manifest that has another plan by now, or always had."""
-    query = select(EARLIER_PLAN.c.fingerprint).where(EARLIER_PLAN.c.fingerprint == expected)
+    query = select(EARLIER_PLAN.c.fingerprint).where(EARLIER_PLAN.c.fingerprint == expected.fingerprint)
     if connection.execute(query).first() is not None:
         return planned_anew(where)
     return foreign_plan(where, found, expected)
 
 
-def foreign_plan(where: str, found: str, expected: str) -> PlanConflict:
-    """The error of a manifest that belongs to another run."""
+def foreign_plan(where: str, found: str, expected: Plan) -> PlanConflict:
+    """The error of a manifest that belongs to another run, or is from before this one was extended."""
+    if found in expected.fingerprints:
+        return PlanConflict(
+            f"{where}: from before this run was extended, as a backup may be; plan.json knows of more",
+            hint=REBUILD,
+        )
     return PlanConflict(
-        f"{where}: holds plan {found[:12]}…, the run directory's is {expected[:12]}…",
+        f"{where}: holds plan {found[:12]}…, the run directory's is {expected.fingerprint[:12]}…",
         hint="name another manifest in [manifest] url, or use the run directory that it belongs to",
     )
 
@@ -191,7 +194,10 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
-def _insert_plan(connection: Connection, plan: Plan) -> None:
+def _insert_plan(connection: Connection, plan: Plan, earlier: Collection[str] = ()) -> None:
+    before = {*earlier, *plan.fingerprints} - {plan.fingerprint}
+    if before:
+        connection.execute(EARLIER_PLAN.insert(), [{"fingerprint": one} for one in sorted(before)])
     connection.execute(
         RUN.insert(),
         {

@@ -107,6 +107,7 @@ class MicroBatches(Part):
     @writing
     def shrink(self, connection: Connection, device_model: str, micro_batch: int) -> None:
         """Remember that this device model has no memory for more."""
+        self.session.hold_plan(connection)
         _agreed(connection, device_model, micro_batch)
         same = MICRO_BATCH.c.device_model == device_model
         larger = or_(MICRO_BATCH.c.shrunk_to.is_(None), MICRO_BATCH.c.shrunk_to > micro_batch)

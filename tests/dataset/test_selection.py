@@ -281,6 +281,16 @@ def test_a_zip_is_replaced_only_by_one_that_leaves_out_no_more_kinds(tmp_path: P
     assert sha256_of(out) == before
 
 
+def test_nobody_who_was_excluded_comes_back_by_the_exclusion_of_another(tmp_path: Path) -> None:
+    run = make_run(PLAN, tmp_path / "artifacts")
+    out = tmp_path / "out.zip"
+    merged(run, out, ANNA)
+    with pytest.raises(PlanConflict, match="that it excludes would be back") as caught:
+        merged(run, out, PARK)
+    assert "--exclude" in caught.value.hint
+    merged(run, out, ANNA, PARK)
+
+
 def edited(change: Callable[[dict[str, list[list[int]]]], object]) -> Callable[[Members], None]:
     def apply(data: bytes) -> bytes:
         content = json.loads(data)

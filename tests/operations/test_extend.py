@@ -102,6 +102,7 @@ def test_a_finished_and_an_extended_run_grow_and_nothing_stored_is_made_again(an
     for number, names in enumerate([{"foregrounds": 1, "backgrounds": 1}, {"foregrounds": 2}], start=1):
         kept, made = target.with_name(f"{number}.zip"), artifacts(run)
         shutil.copy(target, kept)
+        done("merge", run.path, "--partial")  # whole, until the plan grows
         run = add(run, f"a{number}", **names)
         said = done("extend", run.path)
         assert "EXTENDED" in said
@@ -109,6 +110,8 @@ def test_a_finished_and_an_extended_run_grow_and_nothing_stored_is_made_again(an
         plan = RunDirectory.open(run.path).plan()
         assert (plan.samples, len(plan.blocks)) == (SAMPLES[number], number + 1)
         assert read_plan(run.path) == plan
+        done("worker", run.path, "--max-batches", "1")
+        assert "pending" in done("merge", run.path, "--partial")  # over the one that was whole before
         done("run", run.path)  # over the older zip of this run
         now = artifacts(run)
         assert {batch: now[batch] for batch in made} == made
@@ -165,6 +168,24 @@ def test_a_lost_manifest_of_a_half_renamed_extension_is_rebuilt_with_all_of_it(
     (run.path / "manifest.sqlite").unlink()
     plan, found = rebuild(RunDirectory.open(run.path))
     assert (plan.samples, found.batches) == (SAMPLES[1], plan.layout.batch_count)
+
+
+@pytest.mark.parametrize("any_run", ["sqlite"], indirect=True)
+def test_an_older_plan_file_or_manifest_of_an_extended_run_is_known_as_such(any_run: RunDirectory) -> None:
+    manifest, file = any_run.path / "manifest.sqlite", any_run.path / "plan.json"
+    before = manifest.read_bytes(), file.read_bytes()
+    plan = extend(grown(any_run), {}).plan
+    manifest.unlink()
+    rebuild(RunDirectory.open(any_run.path))
+    file.write_bytes(before[1])
+    assert RunDirectory.open(any_run.path).plan() == plan
+    assert make_plan(RunDirectory.open(any_run.path), {}).plan == plan == read_plan(any_run.path)
+    manifest.write_bytes(before[0])  # a backup
+    late = RunDirectory.open(any_run.path)
+    for ask in (lambda: late.manifest(late.plan()), lambda: extend(late, {})):
+        with pytest.raises(PlanConflict, match="from before this run was extended") as caught:
+            ask()
+        assert "shardgen rebuild RUN_DIR" in caught.value.hint
 
 
 def test_only_new_photographs_are_taken(any_run: RunDirectory) -> None:
