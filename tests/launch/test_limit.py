@@ -60,6 +60,16 @@ def test_dead_letters_do_not_count_as_stored(planned: RunDirectory) -> None:
 
 
 @pytest.mark.slow
+def test_a_limited_run_does_not_start_worker_after_worker_for_dead_letters(planned: RunDirectory) -> None:
+    environment = poison.environment("raise", *range(SAMPLES))
+    done = shardgen("run", planned.path, "--limit", "1", environment=environment)
+    assert done.returncode == 15, done.stderr
+    assert "3 times in a row all samples that were made for the limit are dead letters" in done.stderr
+    assert "shardgen dead-letters" in done.stderr
+    assert report(planned).dead == 12
+
+
+@pytest.mark.slow
 def test_the_limit_is_met_exactly_when_a_worker_is_killed_in_the_middle(tmp_path: Path) -> None:
     run = plan_run(make_run(tmp_path, changes={"compose.grid": "[10, 10]", "shards.size": "500"}))
     with start(["run", run.path, "--limit", "400", "--workers", "2"]) as command:
