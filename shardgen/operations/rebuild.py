@@ -19,7 +19,7 @@ from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, InputMissing, StorageFailed
+from shardgen.errors import ArtifactCorrupt, InputMissing, PlanConflict, StorageFailed
 from shardgen.manifest.rebuilt import rebuild_manifest
 from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
 from shardgen.settings.run_directory import RunDirectory
@@ -72,6 +72,7 @@ def rebuild(
         (run.index / SEGMENTS_NAME).unlink(missing_ok=True)
     store = ArtifactStore(run.artifacts)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
+    search.known = frozenset(one for candidate in candidates for one in candidate.fingerprints)
     rebuild_manifest(
         run.database,
         candidates[: candidates.index(plan) + 1],
@@ -103,6 +104,9 @@ class _Search:
         self._undone = undone
         self._on_progress = on_progress
         self.highest_fence = undone.highest_fence
+        self.known = frozenset[
+            str
+        ]()  # fingerprints; if there are any, no artifact behind the plan is others'
         self.result = Rebuilt()
         self._read = 0
         self._disk_failure: StorageFailed | None = None
@@ -117,6 +121,7 @@ class _Search:
                 self._saw(name.fence)
                 slice_ = name.slice_in(self._plan.layout)
                 if slice_ is None:
+                    self._refuse_smaller_plan(name)
                     self.result.refused.append((str(name), "the plan has no such batches in one slice"))
                 else:
                     slices.setdefault(slice_, []).append(name)
@@ -124,6 +129,19 @@ class _Search:
                 yield from self._take(self._winners(slices[slice_]))
         if self._disk_failure is not None and not self._read:
             raise self._disk_failure  # an empty manifest would have everything made again
+
+    def _refuse_smaller_plan(self, name: ArtifactName) -> None:
+        """Raise PlanConflict for a whole artifact behind the plan's end: samples would be lost with it."""
+        if not self.known or name.batches.start < self._plan.layout.batch_count:
+            return
+        with suppress(ArtifactCorrupt, StorageFailed):
+            _, inside = read_artifact(self._store.read_unrecorded(name), name=str(name))
+            if inside.fingerprint not in self.known:
+                raise PlanConflict(
+                    f"{self._store.root / str(name)}: of a plan with more batches than {FILE_NAME} has",
+                    hint=f"take {FILE_NAME} from the machine that extended the run, or move that file away; then: "
+                    "shardgen rebuild RUN_DIR",
+                )
 
     def _saw(self, fence: Fence) -> None:
         self.highest_fence = max(self.highest_fence, fence)
