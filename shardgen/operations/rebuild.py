@@ -139,7 +139,7 @@ class _Search:
             if inside.fingerprint not in self.known:
                 raise PlanConflict(
                     f"{self._store.root / str(name)}: of a plan with more batches than {FILE_NAME} has",
-                    hint=f"take {FILE_NAME} from the machine that extended the run, or move that file away; then: "
+                    hint=f"take {FILE_NAME} from where the run was extended, or move that file away; then: "
                     "shardgen rebuild RUN_DIR",
                 )
 
