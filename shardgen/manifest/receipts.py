@@ -28,6 +28,7 @@ from shardgen.domain.receipt import (
 from shardgen.domain.slice_state import Event, SliceState
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest import lookups, suspicion
+from shardgen.manifest.schema import has_receipts
 from shardgen.manifest.session import Part, reading
 from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, move, transition
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SLICE, decoding
@@ -87,7 +88,7 @@ class Receipts(Part):
     @reading
     def are_there(self, connection: Connection) -> bool:
         """Whether anything is done."""
-        return connection.execute(select(RECEIPT.c.batch).limit(1)).first() is not None
+        return has_receipts(connection)
 
     @reading
     def recorded_among(self, connection: Connection, batches: Sequence[BatchIndex]) -> list[BatchIndex]:

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.settings.template import settings_text
 from tests.conformance.conftest import Servers
-from tests.photographs import write_photographs
 from tests.postgres import new_schema
-from tests.runs import SETTINGS, shardgen, start
+from tests.runs import make_run, shardgen, start
 
 
 def named(run: RunDirectory, folder: str) -> str:
@@ -62,16 +60,7 @@ def test_a_person_withdraws_from_a_finished_run(finished_run: RunDirectory) -> N
 def test_a_partial_data_set_of_a_run_that_goes_on(
     tmp_path: Path, backend: str, postgres_servers: Servers
 ) -> None:
-    foregrounds, backgrounds = write_photographs(tmp_path / "sources", foregrounds=2, backgrounds=2)
-    path = tmp_path / "run"
-    path.mkdir()
-    text = settings_text(
-        foregrounds=foregrounds,
-        backgrounds=backgrounds,
-        weights="small",
-        changes=SETTINGS | {"manifest.url": '"${SHARDGEN_MANIFEST}"'},
-    )
-    (path / "shardgen.toml").write_text(text, encoding="utf-8")
+    path = make_run(tmp_path, changes={"manifest.url": '"${SHARDGEN_MANIFEST}"'}).path
     if backend == "postgresql":
         with new_schema(postgres_servers()) as url:
             goes_on(path, url)
