@@ -12,7 +12,7 @@ from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from shardgen.sources.inventory import Sources
-from tests.plans import changed, grown, make_plan
+from tests.plans import changed, depth_in, grown, make_plan
 
 PLAN = make_plan(flips=Flips.FOREGROUNDS)
 
@@ -132,11 +132,11 @@ def test_what_settings_would_change_is_said_in_their_own_words() -> None:
 def test_two_plans_differ_in_what_was_set_and_found_and_in_nothing_that_follows_from_it() -> None:
     composites = CompositesPlan(PLAN)
     first, second, third = composites.sources.backgrounds
-    weights = replace(composites.depth.weights, sha256="f" * 64)
+    weights = replace(depth_in(PLAN).weights, sha256="f" * 64)
     backgrounds = (replace(first, bytes=9), replace(second, name="new"))
     other = changed(
         PLAN,
-        depth=replace(composites.depth, weights=weights),
+        depth=replace(depth_in(PLAN), weights=weights),
         output=replace(composites.output, size=(64, 48)),
         sources=replace(composites.sources, backgrounds=backgrounds),
     )
