@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from shardgen.errors import EncodeFailed
-from shardgen.imaging.compose import Canvas
+from shardgen.imaging.compose import Canvas, Visible
+from shardgen.imaging.masks import box_of
 from shardgen.imaging.options import DepthEncoding, ImageFormat
 from shardgen.imaging.outputs import depth_image
 from shardgen.imaging.sheet import SheetSample, contact_sheet
@@ -17,10 +18,11 @@ from tests.photographs import blob, colours
 from tests.plans import changed, depth_in, make_plan
 
 PLAN = make_plan()
+BLOB = np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8)
 CANVAS = Canvas(
     fgbg=colours(np.random.default_rng(0), 600, 600),
-    mask=np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8),
-    figures=(),
+    mask=BLOB,
+    figures=(Visible(mask=BLOB, box=box_of(BLOB), per_mille=1000),),
 )
 DEPTH = np.random.default_rng(1).uniform(0.01, 1.0, (240, 320)).astype(np.float32)
 

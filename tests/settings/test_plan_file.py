@@ -25,7 +25,7 @@ def test_a_plan_reads_back_as_it_was_written(plan: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("number", "hint"),
-    [(1, "finish it with the version that made it, or plan anew"), (3, "upgrade shardgen")],
+    [(2, "finish it with the version that made it, or plan anew"), (4, "upgrade shardgen")],
 )
 def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_holds(
     number: int, hint: str
@@ -33,7 +33,7 @@ def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_hold
     text = json.dumps({"format": number, "samples": 120, "compose": {}, "sources": []})
     with pytest.raises(ManifestMismatch) as caught:
         parse_plan(text, where="plan.json")
-    assert str(caught.value) == f"plan.json: plan format {number}, this shardgen reads format 2"
+    assert str(caught.value) == f"plan.json: plan format {number}, this shardgen reads format 3"
     assert hint in caught.value.hint
 
 
