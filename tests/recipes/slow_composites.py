@@ -196,29 +196,29 @@ def composite(
 ) -> Slow:
     """Paint people, in the order of their draw with cut-outs at full size, on a canvas."""
     tall, wide = background.shape[:2]
-    fgbg = background.copy()
-    owner = np.zeros((tall, wide), np.int64)  # the person who is seen at each pixel, 0: nobody
     painted = sorted(people, key=lambda one: one[0].y + one[0].height)  # it keeps the order of the draw
+    # Around the canvas there is room for what reaches beyond it.
+    room = max(max(person.width, person.height) for person, _full in people)
+    fgbg = np.pad(background, ((room, room), (room, room), (0, 0)))
+    owner = np.zeros(fgbg.shape[:2], np.int64)  # the number of the person who is seen, 0: nobody
     placed_areas = []
     for number, (person, full) in enumerate(painted, 1):
         cut = halved_to_fit(full, (wide, tall)) if by_halving else scaled(full, (person.width, person.height))
         if person.mirrored:
             cut = mirrored(cut)
         assert cut.mask.shape == (person.height, person.width)
+        rows = slice(room + person.y, room + person.y + person.height)
+        columns = slice(room + person.x, room + person.x + person.width)
+        under = fgbg[rows, columns]
+        if by_alpha:
+            alpha = cut.matte[:, :, None] / 255
+            fgbg[rows, columns] = np.rint(cut.pixels * alpha + under * (1 - alpha))
+        else:
+            fgbg[rows, columns] = np.where(cut.mask[:, :, None], cut.pixels, under)
+        owner[rows, columns][cut.mask] = number
         placed_areas.append(int(cut.mask.sum()))
-        for row in range(person.height):
-            for column in range(person.width):
-                x, y = person.x + column, person.y + row
-                if not (0 <= x < wide and 0 <= y < tall):
-                    continue
-                over = cut.pixels[row, column]
-                if by_alpha:
-                    a = int(cut.matte[row, column]) / 255
-                    fgbg[y, x] = np.rint(over * a + fgbg[y, x] * (1 - a))
-                elif cut.mask[row, column]:
-                    fgbg[y, x] = over
-                if cut.mask[row, column]:
-                    owner[y, x] = number
+    inside = slice(room, room + tall), slice(room, room + wide)
+    fgbg, owner = fgbg[inside], owner[inside]
     mask = levels(owner > 0)
     mask_output = resized(mask, output)
     seen = [owner == number for number in range(1, len(painted) + 1)]
@@ -234,6 +234,23 @@ def composite(
             for one, in_output, area in zip(seen, seen_in_output, placed_areas, strict=True)
         ),
     )
+
+
+def pairs(blocks: Sequence[Size]) -> list[tuple[int, int, int]]:
+    """Of every pair its background, its foreground and how many foregrounds its block knows.
+
+    Blocks are new backgrounds and new foregrounds.
+    """
+    made: list[tuple[int, int, int]] = []
+    backgrounds = foregrounds = 0
+    for new_backgrounds, new_foregrounds in blocks:
+        known = foregrounds + new_foregrounds
+        for background in range(backgrounds, backgrounds + new_backgrounds):
+            made += [(background, foreground, known) for foreground in range(known)]
+        for background in range(backgrounds):
+            made += [(background, foreground, known) for foreground in range(foregrounds, known)]
+        backgrounds, foregrounds = backgrounds + new_backgrounds, known
+    return made
 
 
 def levels(flags: Flags) -> Bytes:

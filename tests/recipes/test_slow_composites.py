@@ -205,7 +205,7 @@ def test_of_equal_lower_edges_the_one_drawn_later_is_in_front() -> None:
 
 
 def test_who_is_hidden_has_zeros_and_keeps_a_number() -> None:
-    made = painted((4, 2, 3, 50), (3, 1, 5, 90), (20, 20, 2, 70), canvas=(12, 9))
+    made = painted((4, 2, 3, 50), (3, 1, 5, 90), (12, 6, 2, 70), canvas=(12, 9))
     assert made.boxes[0] == (0,) * 11
     assert made.boxes[1][:6] == (3, 1, 5, 5, 25, 1000)
     assert made.boxes[2] == (0,) * 11
