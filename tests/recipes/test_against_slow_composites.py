@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +83,11 @@ class Case:
         lines += ["[output]", f"size = {_toml(self.output)}", 'image = "png"', 'mask = "png"']
         return "\n".join(lines) + "\n"
 
-    @property
-    def variants(self) -> Iterator[tuple[int, int]]:
+    @cached_property
+    def variants(self) -> list[tuple[int, int]]:
         """Flip and place of each sample of a pair."""
         places = self.places if self.grid is None else self.grid[0] * self.grid[1]
-        for flip in range(1 if self.flips == "none" else 2):
-            for place in range(places):
-                yield flip, place
+        return list(product(range(1 if self.flips == "none" else 2), range(places)))
 
 
 def _toml(value: int | tuple[int, int]) -> str:
@@ -110,6 +109,7 @@ CASES = {
     "people": Case(people=(1, 3), flips="foregrounds", height=(200, 900), overhang=300),
     "people-halved-alpha": Case(people=(1, 3), flips="backgrounds", blend="alpha", places=4),
     "people-of-one-height": Case(people=(2, 3), height=31, places=6),
+    "people-at-the-lower-edge": Case(people=(3, 3), height=49, places=4),
     "people-run-out": Case(people=(3, 3), blocks=((2, 2),), flips="foregrounds", height=(300, 600)),
     "people-leave": Case(people=(3, 3), height=(100, 1000), overhang=1000, places=8),
     "people-large-output": Case(people=(3, 3), height=(300, 800), output=(80, 25), overhang=300),
@@ -152,7 +152,27 @@ def test_every_sample_is_that_of_the_slow_implementation(tmp_path: Path, case: C
             f"backgrounds/{background_name(case, background)}",
             *(f"foregrounds/{foreground_name(case, one.foreground)}" for one in people),
         }
-        assert made.labels(SampleIndex(sample), encoded) == expected_labels(case, sample, background, slow)
+        assert made.labels(SampleIndex(sample), encoded.facts) == expected_labels(
+            case, sample, slow.people, slow.boxes
+        )
+
+
+def test_of_many_samples_the_draws_are_those_of_the_slow_implementation(tmp_path: Path) -> None:
+    case = Case(
+        blocks=((1, 2), (1, 2), (1, 0)),
+        places=10_000,
+        seed=LARGEST_SEED,
+        height=(100, 2000),
+        overhang=333,
+        people=(1, 3),
+        flips="foregrounds",
+    )
+    made = Made(tmp_path, case)
+    assert made.plan.samples == 12 * 2 * 10_000
+    for sample in range(0, made.plan.samples, 487):
+        people = sorted(expected_people(case, sample)[2], key=lambda one: one.y + one.height)
+        expected = expected_labels(case, sample, people, [[""] * 11] * len(people))
+        assert made.labels(SampleIndex(sample), None) == expected
 
 
 class Made:
@@ -160,13 +180,17 @@ class Made:
 
     def __init__(self, folder: Path, case: Case) -> None:
         self._folder = folder
-        self.plan, folders, local = self._planned(case)
+        self.plan, self._folders, self._local = self._planned(case)
         self.recipe: Recipe = recipe_of(self.plan)
         assert self.recipe.problem() is None
-        self.maker: Maker[ComposedSample, object] = self.recipe.open_maker(
-            Station(folders=folders, local=local, device=DeviceChoice(threads=1), say=lambda _text: None)
-        )
         self.outputs = ["fgbg", "mask", *(["instances"] if case.people[1] > 1 else [])]
+
+    @cached_property
+    def maker(self) -> Maker[ComposedSample, object]:
+        device = DeviceChoice(threads=1)
+        return self.recipe.open_maker(
+            Station(folders=self._folders, local=self._local, device=device, say=lambda _text: None)
+        )
 
     def sample(self, sample: SampleIndex) -> tuple[ComposedSample, Encoded]:
         prepared = self.maker.prepare(sample)
@@ -176,9 +200,12 @@ class Made:
         assert list(encoded.files) == self.outputs
         return prepared, encoded
 
-    def labels(self, sample: SampleIndex, encoded: Encoded) -> list[list[str]]:
+    def labels(self, sample: SampleIndex, facts: tuple[int, ...] | None) -> list[list[str]]:
         rows = self.recipe.label_rows(
-            range(sample, sample + 1), tail=",0,0\n", without=(), facts={sample: encoded.facts}
+            range(sample, sample + 1),
+            tail=",0,0\n",
+            without=(),
+            facts=None if facts is None else {sample: facts},
         )
         return list(csv.reader(rows.splitlines()))
 
@@ -258,59 +285,68 @@ def full_cut_out(number: int) -> SlowCutOut:
 
 def expected_samples(case: Case) -> Iterator[tuple[int, list[Person], Slow]]:
     """Background, people in the order of their draw, and what is to be seen, of every sample."""
-    mirrors, sample = case.flips == "foregrounds", 0
-    for scene, first, known in pairs(case.blocks):
-        for flip, place in case.variants:
-            if case.grid is None:
-                people = draw(
-                    sample=sample,
-                    seed=case.seed,
-                    count_range=case.people,
-                    pool=range(known),
-                    first=first,
-                    flip=flip,
-                    mirrors=mirrors,
-                    canvas=CANVAS,
-                    sizes=PEOPLE,
-                    height=case.height,
-                    overhang=case.overhang,
-                )
-            else:
-                people = [
-                    on_grid(
-                        foreground=first,
-                        flip=flip,
-                        mirrors=mirrors,
-                        size=frame_size(PEOPLE[first], CANVAS, case.height),
-                        canvas=CANVAS,
-                        grid=case.grid,
-                        place=(place % case.grid[0], place // case.grid[0]),
-                    )
-                ]
-            canvas = resized(background(scene), CANVAS)
-            if flip and case.flips == "backgrounds":
-                canvas = canvas[:, ::-1]
-            slow = composite(
-                canvas,
-                [(person, full_cut_out(person.foreground)) for person in people],
-                output=case.output,
-                by_alpha=case.blend == "alpha",
-                by_halving=case.height == HALVED,
-            )
-            yield scene, people, slow
-            sample += 1
+    for sample in range(len(pairs(case.blocks)) * len(case.variants)):
+        scene, flip, people = expected_people(case, sample)
+        canvas = resized(background(scene), CANVAS)
+        if flip and case.flips == "backgrounds":
+            canvas = canvas[:, ::-1]
+        slow = composite(
+            canvas,
+            [(person, full_cut_out(person.foreground)) for person in people],
+            output=case.output,
+            by_alpha=case.blend == "alpha",
+            by_halving=case.height == HALVED,
+        )
+        yield scene, people, slow
 
 
-def expected_labels(case: Case, sample: int, scene: int, slow: Slow) -> list[list[str]]:
-    variants = list(case.variants)
-    flip, place = variants[sample % len(variants)]
-    column, row = ("", "") if case.grid is None else (place % case.grid[0], place // case.grid[0])
+def expected_people(case: Case, sample: int) -> tuple[int, int, list[Person]]:
+    """Background, flip and people in the order of their draw."""
+    pair, variant = divmod(sample, len(case.variants))
+    scene, first, known = pairs(case.blocks)[pair]
+    flip, place = case.variants[variant]
+    mirrors = case.flips == "foregrounds"
+    if case.grid is None:
+        people = draw(
+            sample=sample,
+            seed=case.seed,
+            count_range=case.people,
+            pool=range(known),
+            first=first,
+            flip=flip,
+            mirrors=mirrors,
+            canvas=CANVAS,
+            sizes=PEOPLE,
+            height=case.height,
+            overhang=case.overhang,
+        )
+        return scene, flip, people
+    person = on_grid(
+        foreground=first,
+        flip=flip,
+        mirrors=mirrors,
+        size=frame_size(PEOPLE[first], CANVAS, case.height),
+        canvas=CANVAS,
+        grid=case.grid,
+        place=(place % case.grid[0], place // case.grid[0]),
+    )
+    return scene, flip, [person]
+
+
+def expected_labels(
+    case: Case, sample: int, people: Sequence[Person], facts: Sequence[Sequence[object]]
+) -> list[list[str]]:
+    """Rows of people in paint order."""
+    scene, flip, _people = expected_people(case, sample)
+    place = case.variants[sample % len(case.variants)][1]
+    column_row = ("", "") if case.grid is None else (place % case.grid[0], place // case.grid[0])
     rows = []
-    for number, (person, numbers) in enumerate(zip(slow.people, slow.boxes, strict=True), 1):
+    for number, (person, known) in enumerate(zip(people, facts, strict=True), 1):
         own_flip = int(person.mirrored) if case.flips == "foregrounds" else flip
         names = background_name(case, scene), foreground_name(case, person.foreground)
-        values = [sample, number, *names, own_flip, column, row, *person.frame, *numbers, 0, 0]
-        rows.append([str(value) for value in values])
+        rows.append(
+            [str(one) for one in (sample, number, *names, own_flip, *column_row, *person.frame, *known, 0, 0)]
+        )
     return rows
 
 
