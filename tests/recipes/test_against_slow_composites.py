@@ -123,7 +123,7 @@ CASES = {
     ),
     "people-of-small-cut-outs": Case(people=(3, 3), height=(900, 1000), blocks=((1, 4),), blend="alpha"),
 }
-FAST = {"grid", "people", "people-in-blocks"}
+FAST = {"grid", "people"}
 
 
 @pytest.mark.parametrize(
