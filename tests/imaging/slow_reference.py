@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ class SlowCutOut:
     mask: Flags
 
 
+@cache
 def area_weights(source: int, target: int) -> Array:
     """Row t holds how much of target pixel t each source pixel covers; each row sums to 1."""
     weights = np.zeros((target, source))
@@ -30,6 +32,7 @@ def area_weights(source: int, target: int) -> Array:
     return weights
 
 
+@cache
 def linear_taps(source: int, target: int) -> list[tuple[tuple[int, float], tuple[int, float]]]:
     """Of each target pixel: two source pixels and their weights; centres at half integers, edges repeated."""
     taps = []
