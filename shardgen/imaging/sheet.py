@@ -28,12 +28,12 @@ _BANNER = "NOT DEPTH: random weights"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SheetSample:
-    """One sample's pictures: `fgbg` uint8 (h, w, 3) RGB; `mask` and `depth` (h, w), 8 bits or 16 bits."""
+    """One sample's pictures: `picture` uint8 (h, w, 3) RGB; `mask` and `depth` (h, w), 8 bits or 16 bits."""
 
     caption: str
-    fgbg: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    depth: NDArray[np.uint8] | NDArray[np.uint16]
+    picture: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    depth: NDArray[np.uint8] | NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +51,9 @@ _SMALL = _Pen(colour=_INK, scale=0.45, thickness=1)
 def contact_sheet(
     samples: Sequence[SheetSample], *, title: str, near_is_dark: bool, depth_is_random: bool
 ) -> bytes:
-    """Draw samples in reading order, each as composite, mask and depth, as PNG; same input, same bytes.
+    """Draw samples in reading order, each as picture, mask and depth, as PNG; same input, same bytes.
 
-    The composite has its mask's outline. Depth is drawn in the colours of inferno, whose brightness grows
+    The picture has its mask's outline, if there is one. Depth is drawn in the colours of inferno, whose brightness grows
     evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
     `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
@@ -103,15 +103,15 @@ def cut_out_sheet(cells: Sequence[NDArray[np.uint8]]) -> bytes:
 
 
 def _laid_out(cells: Sequence[NDArray[np.uint8]], *, per_row: int, top: int) -> NDArray[np.uint8]:
-    """A page of cells, all of one size, below `top` pixels of nothing."""
-    height, width = cells[0].shape[:2]
+    """A page of cells, each in a place for the largest, below `top` pixels of nothing."""
+    height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     columns = min(per_row, len(cells))
     rows = -(-len(cells) // columns)
     sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
-        sheet[y : y + height, x : x + width] = cell
+        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
     return sheet
 
 
@@ -125,23 +125,31 @@ def _fitting(name: str, width: int) -> str:
 
 
 def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> NDArray[np.uint8]:
-    mask = _tile(sample.mask)
-    depth = _tile(_eight_bits(sample.depth))
-    coloured = cv2.applyColorMap(255 - depth if near_is_dark else depth, cv2.COLORMAP_INFERNO)
-    pictures: list[NDArray[np.uint8]] = [
-        _outlined(_tile(sample.fgbg), mask),
-        cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB),  # type: ignore[list-item]
-        cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB),  # type: ignore[list-item]
-    ]
-    if depth_is_random:
-        _write(pictures[2], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
-    height, width = pictures[0].shape[:2]
-    cell = _paper(_LABEL + height, 3 * width + 2 * _GAP)
-    for column, picture in enumerate(pictures):
-        x = column * (width + _GAP)
-        cell[_LABEL:, x : x + width] = picture
+    pictures = [_tile(sample.picture)]
+    if sample.mask is not None:
+        mask = _tile(sample.mask)
+        pictures = [_outlined(pictures[0], mask), cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)]  # type: ignore[list-item]
+    if sample.depth is not None:
+        pictures.append(_coloured(sample.depth, near_is_dark=near_is_dark, is_random=depth_is_random))
+    height, width = max(one.shape[0] for one in pictures), sum(one.shape[1] for one in pictures)
+    cell = _paper(_LABEL + height, width + (len(pictures) - 1) * _GAP)
+    x = 0
+    for picture in pictures:
+        cell[_LABEL : _LABEL + picture.shape[0], x : x + picture.shape[1]] = picture
+        x += picture.shape[1] + _GAP
     _write(cell, _fitting(sample.caption, cell.shape[1]), (0, 15), _SMALL)
     return cell
+
+
+def _coloured(
+    depth: NDArray[np.uint8] | NDArray[np.uint16], *, near_is_dark: bool, is_random: bool
+) -> NDArray[np.uint8]:
+    levels = _tile(_eight_bits(depth))
+    coloured = cv2.applyColorMap(255 - levels if near_is_dark else levels, cv2.COLORMAP_INFERNO)
+    picture = cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
+    if is_random:
+        _write(picture, "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))  # type: ignore[arg-type]
+    return picture  # type: ignore[return-value]
 
 
 def _outlined(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -94,7 +94,7 @@ def sheet(*, depth_is_random: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.u
     samples = [
         SheetSample(
             caption=f"{number}: a",
-            fgbg=CANVAS.fgbg,
+            picture=CANVAS.fgbg,
             mask=CANVAS.mask,
             depth=np.full((200, 200), 90, np.uint8),
         )

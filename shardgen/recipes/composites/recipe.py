@@ -111,7 +111,7 @@ class CompositesRecipe(Recipe):
             [
                 SheetSample(
                     caption=self._caption(SampleIndex(number)),
-                    fgbg=decode_encoded(files[FGBG], channels=3, size=size),  # type: ignore[arg-type]
+                    picture=decode_encoded(files[FGBG], channels=3, size=size),  # type: ignore[arg-type]
                     mask=decode_encoded(files[MASK], channels=1, size=size),  # type: ignore[arg-type]
                     depth=decode_encoded(files[DEPTH], channels=1, size=size),
                 )
