@@ -52,16 +52,16 @@ class Shards:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFile:
-    """A file of lines beside `plan.json`, which holds its size and digest: what is too large to stand in it."""
+    """A file of lines beside `plan.json`, which holds its digest: what is too large to stand in the plan."""
 
     name: str
     bytes: int
     sha256: str
 
-    @classmethod
-    def of(cls, word: str, *, bytes: int, sha256: str) -> PlanFile:
-        """Its name says what it is and holds, as in `pictures-0123456789abcdef.jsonl`."""
-        return cls(name=f"{word}-{sha256[:16]}.jsonl", bytes=bytes, sha256=sha256)
+
+def plan_file_name(word: str, sha256: str) -> str:
+    """Its name says what it is and holds: `pictures-0123456789abcdef.jsonl`."""
+    return f"{word}-{sha256[:16]}.jsonl"
 
 
 PLAN_FILE_NAME = re.compile(r"[a-z]{1,32}-[0-9a-f]{16}\.jsonl")

@@ -53,9 +53,9 @@ def contact_sheet(
 ) -> bytes:
     """Draw samples in reading order, each as picture, mask and depth, as PNG; same input, same bytes.
 
-    The picture has its mask's outline, if there is one. Depth is drawn in the colours of inferno, whose brightness grows
-    evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
-    `depth_is_random` puts a banner over the sheet and a label on every depth picture.
+    The picture has its mask's outline, if there is one. Depth is drawn in the colours of inferno, whose
+    brightness grows evenly, so that bright is near; `near_is_dark` says that its levels are the other way
+    round. `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
     if not samples:
         raise ValueError("a contact sheet needs at least one sample")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from functools import lru_cache
 
+from shardgen.recipes.base import csv_field
 from shardgen.recipes.composites.plan import CompositesPlan
 
 COLUMNS = (
@@ -32,7 +33,7 @@ class LabelRows:
     def __init__(self, plan: CompositesPlan) -> None:
         self._plan = plan
         self._variants = plan.variants
-        self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
+        self._backgrounds = [csv_field(background.name) for background in plan.sources.backgrounds]
         self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
 
     def rows(self, samples: range, *, tail: str, without: Container[int]) -> str:
@@ -56,7 +57,7 @@ class LabelRows:
     def _variants_of(self, foreground_index: int) -> tuple[str, ...]:
         plan = self._plan
         foreground = plan.sources.foregrounds[foreground_index]
-        name = quoted(foreground.name)
+        name = csv_field(foreground.name)
         columns, rows = plan.compose.grid
         variants = []
         for flip in range(plan.flip_count):
@@ -80,10 +81,3 @@ def thousandths(numerator: int, denominator: int) -> str:
     if 2 * rest > denominator or (2 * rest == denominator and quotient % 2 == 1):
         quotient += 1
     return f"{quotient // 1000}.{quotient % 1000:03d}"
-
-
-def quoted(text: str) -> str:
-    """Make a CSV field, quoted only where a reader would otherwise be misled."""
-    if any(character in text for character in ',"\n\r'):
-        return '"' + text.replace('"', '""') + '"'
-    return text
