@@ -6,6 +6,7 @@ from shardgen.domain.plan import Plan
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Beside, Recipe, RecipeKind
 from shardgen.recipes.composites.kind import Composites
+from shardgen.recipes.pictures.kind import Pictures
 
 DEFAULT = Composites.name
 _KINDS: dict[str, RecipeKind] = {}
@@ -30,3 +31,4 @@ def recipe_of(plan: Plan, *, beside: Beside | None = None) -> Recipe:
 
 
 register(Composites())
+register(Pictures())
