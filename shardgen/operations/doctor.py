@@ -177,7 +177,8 @@ def _run(run_dir: Path) -> Iterator[Line]:
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
-    lines = [_source_folder(folder) for folder in folders.values()]
+    where = f"{' '.join(f'--{name} DIR' for name in folders)} say where they are on this machine"
+    lines = [_source_folder(folder, where) for folder in folders.values()]
     yield from lines
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
@@ -189,8 +190,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
     )
 
 
-def _source_folder(folder: Path) -> Line:
-    where = "--foregrounds DIR --backgrounds DIR say where they are on this machine"
+def _source_folder(folder: Path, where: str) -> Line:
     try:
         there = is_folder(folder)
     except ShardgenError as error:
