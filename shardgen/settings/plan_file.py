@@ -147,7 +147,7 @@ def write_beside(run_dir: Path, files: Mapping[str, bytes]) -> None:
 
 def copy_beside(run_dir: Path, folder: Path, file: PlanFile) -> None:
     """Copy a file that the plan names into a folder, durably. Raises as `open_beside` does."""
-    if not os.path.samefile(run_dir, folder):
+    if not run_dir.samefile(folder):
         _put_lines(folder / file.name, open_beside(run_dir, file))
 
 
