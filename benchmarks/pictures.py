@@ -2,8 +2,8 @@
 
     python -m benchmarks.pictures --folder /tmp/pictures-benchmark [--pictures 400000]
 
-Pictures are made once (4 KB of disk each) and kept; each differs in a comment. Each command is a process of its
-own, so that peak memory is its own; a folder of twelve pictures beside it shows what a command costs anyway.
+Pictures are made once (4 KB of disk each) and kept; each differs in a comment. Each command is a process of
+its own, so that peak memory is its own; a folder of twelve pictures beside it shows what a command costs anyway.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def make_run(folder: Path, count: int) -> Path:
 def cost_of(arguments: Sequence[str | Path], *, until: Callable[[str], bool] | None = None) -> Cost:
     """Run Python with these arguments to its end, or until it writes such a line to stderr."""
     started = time.monotonic()
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 (our own interpreter)
         [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         seconds = None

@@ -81,6 +81,10 @@ def test_a_plan_names_a_file_with_a_line_for_each_picture(tmp_path: Path) -> Non
     assert set(warnings) == {HEADLESS, "c/note.txt"}
     assert "will be a dead letter" in warnings[HEADLESS]
     assert dict(made.draft.facts)["made of"] == "12 pictures, 1 of them unreadable"
+    recipe = run.recipe(made.plan)
+    needed = recipe.demand(run.local).bytes_for(2)
+    larger = replace(made.plan, blocks=(replace(made.plan.blocks[0], sources=replace(list_, largest=10**8)),))
+    assert run.recipe(larger).demand(run.local).bytes_for(2) > needed + 3 * 10**9
     again = make_plan(RunDirectory.open(run.path), {})
     assert (again.plan, again.is_new, again.changes) == (made.plan, False, ())
     assert lists(run) == named(made.plan)
@@ -270,6 +274,16 @@ def test_a_picture_that_is_another_by_now_or_gone_stops_a_worker(tmp_path: Path)
     assert gone.returncode in (PlanConflict.exit_code, InputMissing.exit_code)
     path.write_bytes(data)
     assert shardgen("run", run.path, "--allow-dead-letters").returncode == 0
+    add_picture(run, "a/new.jpg")
+    late = shardgen("plan", run.path)
+    assert late.returncode == PlanConflict.exit_code
+    assert "pictures: 'a/new.jpg' is new" in late.stderr
+    assert "shardgen extend" in late.stderr
+    assert len(lists(run)) == 1
+    extended = shardgen("extend", run.path)
+    assert extended.returncode == 0, extended.stderr
+    assert shardgen("run", run.path, "--allow-dead-letters").returncode == 0
+    assert verify_zip(run.path / "dataset.zip", decode=True).samples == 11
 
 
 @pytest.fixture(scope="module")
