@@ -3,7 +3,7 @@
     python -m benchmarks.pictures --folder /tmp/pictures-benchmark [--pictures 400000]
 
 Pictures are made once (4 KB of disk each) and kept; each differs in a comment. Each command is a process of
-its own, so that peak memory is its own; a folder of twelve pictures beside it shows what a command costs anyway.
+its own, so that peak memory is its own; twelve pictures beside it show what a command costs anyway.
 """
 
 from __future__ import annotations
