@@ -56,9 +56,10 @@ print(len(prepare_picture(recipe.pictures, folders["pictures"], run.plan().sampl
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Seconds of a process, and the most memory that it had."""
+    """Seconds of a process, those of them in which a core worked for it, and the most memory that it had."""
 
     seconds: float
+    core_seconds: float
     peak_bytes: int
 
 
@@ -101,7 +102,11 @@ def cost_of(arguments: Sequence[str | Path], *, until: Callable[[str], bool] | N
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{arguments}: exit code {process.returncode}")
-    return Cost(seconds=seconds or time.monotonic() - started, peak_bytes=usage.ru_maxrss * 1024)
+    return Cost(
+        seconds=seconds or time.monotonic() - started,
+        core_seconds=usage.ru_utime + usage.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+    )
 
 
 def measure(folder: Path, count: int) -> dict[str, Cost]:
@@ -128,9 +133,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     few, many = (measure(arguments.folder, count) for count in (FEW, arguments.pictures))
-    print(f"| | {FEW} pictures | | {arguments.pictures:,} pictures | |\n|---|---|---|---|---|")
+    print(f"| | {FEW} pictures | | | {arguments.pictures:,} pictures | | |\n|---|---|---|---|---|---|---|")
     for name, cost in many.items():
-        cells = (f"{one.seconds:.1f} s | {one.peak_bytes / 1e6:.0f} MB" for one in (few[name], cost))
+        cells = (
+            f"{one.seconds:.1f} s | {one.core_seconds:.1f} core s | {one.peak_bytes / 1e6:.0f} MB"
+            for one in (few[name], cost)
+        )
         print(f"| {name} | {' | '.join(cells)} |")
 
 
