@@ -62,6 +62,16 @@ Backgrounds = Annotated[
         show_default=False,
     ),
 ]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        "--pictures",
+        metavar="DIR",
+        help='Folder of pictures on this machine, for kind = "depth"; overrides $SHARDGEN_PICTURES and the '
+        "settings.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
