@@ -100,6 +100,18 @@ def on_grid(
     )
 
 
+def at_random(places: int = 20, *, people: tuple[int, int] = (1, 1), seed: int = 0) -> Compose:
+    """Places at random."""
+    return replace(
+        on_grid(),
+        placement=Placement.RANDOM,
+        grid=None,
+        places=places,
+        seed=seed,
+        foregrounds_per_sample=people,
+    )
+
+
 def plan_of(document: Document, sources: Sources, shards: Shards) -> Plan:
     """The plan with these parts."""
     block = Block(samples=sample_count(document.compose, sources), sources=sources)

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardgen.domain.identifiers import SampleIndex
+from shardgen.dataset.labels import label_rows
+from shardgen.domain.identifiers import BatchIndex, SampleIndex
+from shardgen.domain.limits import plan_problem
 from shardgen.errors import InvalidSettings
+from shardgen.recipes.composites.placement import Words
 from shardgen.recipes.composites.plan import Combination, CompositesPlan, Flips
 from shardgen.recipes.registry import recipe_of
-from tests.plans import make_plan
+from tests.plans import at_random, changed, make_plan
 
 SIDES = st.integers(1, 7)
 
@@ -70,3 +73,27 @@ def test_each_photograph_of_a_folder_is_shown_when_asked_for() -> None:
     assert len(recipe.to_look_at(3, every="backgrounds")) == 2
     with pytest.raises(InvalidSettings, match="no folder of cats"):
         recipe.to_look_at(3, every="cats")
+
+
+def test_of_a_thousand_million_samples_at_random_only_those_that_are_asked_for_are_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[int] = []
+    draw = Words.of
+
+    def counting(words: Words, sample: int) -> list[int]:
+        drawn.append(sample)
+        return draw(words, sample)
+
+    monkeypatch.setattr(Words, "of", counting)
+    plan = changed(make_plan(backgrounds=200, foregrounds=500), compose=at_random(10_000, people=(1, 3)))
+    recipe = recipe_of(plan)
+    assert plan.samples == 10**9
+    assert recipe.problem() is plan_problem(plan) is None
+    assert len(plan.fingerprint) == 64
+    assert len(recipe.to_look_at(20)) == 20
+    assert recipe.card().how_made
+    assert not drawn
+    last = BatchIndex(plan.layout.batch_count - 1)
+    assert label_rows(recipe, last, without=(), facts=None).startswith("999999968,1,bg_199.jpg,")
+    assert drawn == [*range(10**9 - 32, 10**9)]
