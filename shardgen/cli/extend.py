@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, given_folders, typed, with_run_dir
+from shardgen.cli.options import (
+    HERE,
+    Backgrounds,
+    Foregrounds,
+    Pictures,
+    RunDir,
+    given_folders,
+    typed,
+    with_run_dir,
+)
 from shardgen.cli.plan import plan_view, planning_progress, say_planning_remarks
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
@@ -17,7 +26,11 @@ if TYPE_CHECKING:
 
 
 def extend(
-    *, run_dir: RunDir = HERE, foregrounds: Foregrounds = None, backgrounds: Backgrounds = None
+    *,
+    run_dir: RunDir = HERE,
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
 ) -> None:
     """Add the new photographs of the source folders to the plan.
 
@@ -34,7 +47,9 @@ def extend(
     before = run.plan().samples
     with planning_progress() as events:
         extended = extend_run(
-            run, given_folders(foregrounds=foregrounds, backgrounds=backgrounds), events=events
+            run,
+            given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
+            events=events,
         )
     say_planning_remarks(extended)
     render.stdout().print(plan_view(extended, None, changed="EXTENDED"))

@@ -62,6 +62,16 @@ Backgrounds = Annotated[
         show_default=False,
     ),
 ]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        "--pictures",
+        metavar="DIR",
+        help="Folder of the pictures on this machine, for a run that makes their depth; overrides "
+        "$SHARDGEN_PICTURES and the settings.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -10,7 +10,16 @@ import typer
 from rich.console import RenderableType
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Backgrounds, Foregrounds, RunDir, given_folders, parse_rate, typed
+from shardgen.cli.options import (
+    HERE,
+    Backgrounds,
+    Foregrounds,
+    Pictures,
+    RunDir,
+    given_folders,
+    parse_rate,
+    typed,
+)
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted
 from shardgen.errors import ShardgenError
@@ -41,6 +50,7 @@ def plan(
     ] = None,
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
 ) -> None:
     """Check every source, print what will be made, write the plan.
 
@@ -52,7 +62,7 @@ def plan(
     Example:
       shardgen plan people --rate 6.4
     """
-    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
+    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     planned = make_plan_with_progress(RunDirectory.open(run_dir), given, rate=rate)
     render.stdout().print(plan_view(planned, rate))
     if remark := recipe_of(planned.plan).remark:

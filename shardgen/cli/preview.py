@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, Backgrounds, Device, Foregrounds, RunDir, given_folders, parse_device
+from shardgen.cli.options import (
+    HERE,
+    Backgrounds,
+    Device,
+    Foregrounds,
+    Pictures,
+    RunDir,
+    given_folders,
+    parse_device,
+)
 from shardgen.cli.render import add_download, echo, progress_bar, say
 
 
@@ -30,6 +39,7 @@ def preview(
     device: Device = "auto",
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
 ) -> None:
     """Draw a contact sheet: photographs and places in turn.
 
@@ -57,7 +67,7 @@ def preview(
             PreviewRequest(
                 samples=samples,
                 every="foregrounds" if all_foregrounds else "",
-                folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
+                folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
                 output=output,
             ),
             choice=DeviceChoice.from_environment(parse_device(device)),

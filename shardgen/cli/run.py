@@ -20,6 +20,7 @@ from shardgen.cli.options import (
     Device,
     Foregrounds,
     Output,
+    Pictures,
     RunDir,
     given_folders,
     parse_device,
@@ -86,6 +87,7 @@ def run(
     device: Device = "auto",
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
@@ -118,7 +120,7 @@ def run(
         threads_per_worker=given_threads(),
     )
     chosen = choose_gpus(wanted)
-    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds)
+    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     if directory.current_plan is None:
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)

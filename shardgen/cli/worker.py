@@ -13,6 +13,7 @@ from shardgen.cli.options import (
     Backgrounds,
     Device,
     Foregrounds,
+    Pictures,
     RunDir,
     given_folders,
     parse_device,
@@ -58,6 +59,7 @@ def worker(
     ] = None,
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
 ) -> None:
     """Make samples of the planned run until nothing is left.
 
@@ -79,7 +81,7 @@ def worker(
 
     options = WorkerOptions(
         name=name,
-        folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds),
+        folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
         device=DeviceChoice.from_environment(parse_device(device)),
         limits=WorkerLimits(
             shard=None if shard is None else ShardIndex(shard),

@@ -40,7 +40,11 @@ Computed = TypeVar("Computed")
 
 
 class Table(BaseModel):
-    """A table of `shardgen.toml`: no unknown key, never changed."""
+    """A table of `shardgen.toml`: no unknown key, never changed.
+
+    A key that may be a word or a number says in its field's `description` what it must be, for the user who
+    wrote something else.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -343,6 +347,18 @@ class SizeEstimate:
     remark: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Settings to begin with: `makes` says of what, in a few words.
+
+    `values` are TOML by key (`compose.grid`: `[2, 2]`), where they differ from the template; None leaves out
+    a key that would do nothing.
+    """
+
+    makes: str
+    values: Mapping[str, str | None] = field(default_factory=dict)
+
+
 class RecipeKind(ABC):
     """A kind of recipe: `[recipe] kind` names it."""
 
@@ -354,6 +370,10 @@ class RecipeKind(ABC):
     """The frozen dataclass of the recipe's part of a plan: a `Document`."""
     sources: ClassVar[type]
     """The frozen dataclass of a block's sources."""
+    template: ClassVar[str] = ""
+    """`[recipe]` and the recipe's tables as `init` writes them: every key on its own line, with a comment."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """What `init --preset` makes of the template, by name; names are unique among all kinds."""
 
     @abstractmethod
     def recipe(self, plan: Plan) -> Recipe:

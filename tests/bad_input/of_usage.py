@@ -39,7 +39,20 @@ CASES = [
     _misuse("a document that is watched", "status people --json --watch", "--json", "--watch"),
     _misuse("weights of an unknown name", "weights fetch nyuu", "nyuu", "nyu", hint="weights fetch --help"),
     _misuse("a folder option without its folder", "init new --foregrounds", "--foregrounds"),
-    _misuse("an option that is left out", "init new --foregrounds cut-outs", "--backgrounds"),
+    Case(
+        name="a folder that init is not given",
+        arguments=("init", "new", "--foregrounds", "cut-outs"),
+        code=11,
+        says=("preset grid600 needs --backgrounds",),
+        hints=("shardgen init new --preset grid600 --foregrounds DIR --backgrounds DIR",),
+    ),
+    Case(
+        name="a folder that the run does not take",
+        arguments=("plan", "people", "--pictures", "scenes"),
+        code=12,
+        says=("--pictures", "takes no pictures"),
+        hints=("--foregrounds DIR --backgrounds DIR",),
+    ),
     Case(
         name="a batch that the plan does not have",
         arguments=("requeue", "people", "--batch", "999999"),

@@ -10,24 +10,24 @@ from shardgen.cli.app import app
 from shardgen.recipes.registry import DEFAULT, find_kind
 from shardgen.settings.settings import EngineTables
 
+FOLDERS = {"--foregrounds", "--backgrounds", "--pictures"}
 OPTIONS = {
     "backup": {"--output", "-o"},
     "cut-out": {"--sheet", "--overwrite", "--model"},
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
-    "extend": {"--foregrounds", "--backgrounds"},
-    "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
+    "extend": FOLDERS,
+    "init": {"--preset", *FOLDERS, "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", "--foregrounds", "--backgrounds"},
+    "plan": {"--rate", *FOLDERS},
     "preview": {
         "--samples",
         "--all-foregrounds",
         "--output",
         "-o",
         "--device",
-        "--foregrounds",
-        "--backgrounds",
+        *FOLDERS,
     },
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
@@ -42,7 +42,7 @@ OPTIONS = {
             "--limit",
             "--deadline",
         ),
-        *("--foregrounds", "--backgrounds"),
+        *FOLDERS,
     },
     "status": {"--json", "--watch"},
     "sweep": {"--yes"},
@@ -51,7 +51,7 @@ OPTIONS = {
     "weights fetch": set(),
     "worker": {
         *("--shard", "--max-batches", "--deadline", "--grace", "--device", "--id"),
-        *("--foregrounds", "--backgrounds"),
+        *FOLDERS,
     },
 }
 SETTINGS = {

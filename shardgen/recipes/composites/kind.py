@@ -27,6 +27,7 @@ from shardgen.recipes.composites.plan import (
 )
 from shardgen.recipes.composites.recipe import CompositesRecipe, network_choice
 from shardgen.recipes.composites.tables import Tables
+from shardgen.recipes.composites.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Composites(RecipeKind):
     tables = Tables
     document = Document
     sources = Sources
+    template = TEMPLATE
+    presets = PRESETS
 
     def recipe(self, plan: Plan) -> Recipe:
         """The recipe of a plan of composites."""

@@ -60,7 +60,10 @@ class DepthTable(Table):
     input: tuple[Side, Side] = (640, 480)
     upsampling: Upsampling = Upsampling.ALIGNED
     precision: Precision = Precision.FLOAT32
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    micro_batch: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=1024)],
+        Field(description='"auto" or a number from 1 to 1024'),
+    ] = "auto"
     encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX
 
     @model_validator(mode="after")
