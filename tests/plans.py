@@ -7,7 +7,9 @@ from dataclasses import replace
 from shardgen.depth.base import Precision, Quality, Upsampling, Weights
 from shardgen.domain.plan import Block, Plan, Shards
 from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
-from shardgen.recipes.composites.plan import Compose, Depth, Document, Flips, Formats, sample_count
+from shardgen.recipes.composites.placement import Height, Placement
+from shardgen.recipes.composites.plan import Compose, Document, Flips, Formats, sample_count
+from shardgen.recipes.depth import Depth
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 
@@ -42,7 +44,7 @@ def make_plan(
         ),
     )
     document = Document(
-        compose=Compose(canvas=(600, 600), grid=grid, flips=flips, blend=Blend.MASK, mask=MaskMode.AUTO),
+        compose=on_grid(grid, flips=flips),
         depth=Depth(
             model="densedepth",
             weights=Weights(
@@ -52,18 +54,50 @@ def make_plan(
             upsampling=Upsampling.ALIGNED,
             precision=Precision.FLOAT32,
             encoding=DepthEncoding.INVERSE_MINMAX,
+            format=ImageFormat.JPEG,
+            quality=60,
+            size=(200, 200),
         ),
         output=Formats(
             size=(200, 200),
             image=ImageFormat.JPEG,
             image_quality=25,
             mask=ImageFormat.PNG,
-            depth=ImageFormat.JPEG,
-            depth_quality=60,
         ),
     )
     shards = Shards(size=shard_size, slice_batches=slice_batches, batch=batch)
     return plan_of(document, sources, shards)
+
+
+def depth_in(plan: Plan) -> Depth:
+    """What a plan of composites says of its depth."""
+    assert isinstance(plan.recipe, Document)
+    assert plan.recipe.depth is not None
+    return plan.recipe.depth
+
+
+def on_grid(
+    grid: tuple[int, int] = (5, 4),
+    *,
+    canvas: tuple[int, int] = (600, 600),
+    flips: Flips = Flips.NONE,
+    blend: Blend = Blend.MASK,
+    height: Height = None,
+) -> Compose:
+    """Places on a grid."""
+    return Compose(
+        canvas=canvas,
+        placement=Placement.GRID,
+        grid=grid,
+        places=None,
+        seed=None,
+        foreground_height=height,
+        overhang=0,
+        foregrounds_per_sample=(1, 1),
+        flips=flips,
+        blend=blend,
+        mask=MaskMode.AUTO,
+    )
 
 
 def plan_of(document: Document, sources: Sources, shards: Shards) -> Plan:

@@ -17,7 +17,7 @@ MAX_NAME_BYTES = 4096  # Linux opens no longer path
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORD = re.compile(r"[a-z][a-z0-9-]{0,31}")
-_FULL_SCALES = (255, 65_535)
+_FULL_SCALES = (255, 65_535, None)
 
 
 def plan_problem(plan: Plan) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.layout import Layout
 
-PLAN_FORMAT = 2
+PLAN_FORMAT = 3
 _LEAST_DIGITS = 7  # of a sample's number in names
 EARLIER = "finish it with the version that made it, or plan anew in a new directory"
 """What to do with what an earlier version made: formats before this one are not read."""
@@ -29,7 +29,8 @@ class Output:
     """One file of every sample: member `NAME/00012/0123456.SUFFIX` of the final zip.
 
     An image has `size` (width, height) in pixels, `channels`, and `full_scale`, the value that counts as 1
-    in its statistics: 255 or 65535. What is no image has None, 0 and None, and no statistics.
+    in its statistics: 255 or 65535, or None for an image of numbers, which has none. What is no image has
+    None, 0 and None, and no statistics.
     """
 
     name: str
@@ -227,6 +228,8 @@ def _inventory_differences(old: tuple[Any, ...], new: tuple[Any, ...], prefix: s
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "none"
     if isinstance(value, tuple):
         return "x".join(str(part) for part in value)
     if isinstance(value, str) and len(value) == 64:

@@ -1,7 +1,8 @@
-"""Lay a cut-out on a background: the canvas, the mask canvas and the network's input."""
+"""Lay cut-outs on a background: the canvas, its mask, who is where in it, and the network's input."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,37 +10,116 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.errors import ComposeFailed
-from shardgen.imaging.masks import CutOut
+from shardgen.imaging.masks import FOREGROUND_LEVEL, Box, CutOut, Mask, box_of
 from shardgen.imaging.options import Blend, Rectangle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Figure:
+    """A cut-out and the rectangle of its size at which it is placed, which may reach beyond the canvas."""
+
+    cutout: CutOut
+    at: Rectangle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Visible:
+    """What is seen of a figure: `mask` uint8 (H, W) of the canvas, 0 or 255, and its box.
+
+    `per_mille` of the figure's own mask are seen, rounded down; what lies beyond the canvas is not.
+    """
+
+    mask: Mask
+    box: Box
+    per_mille: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Canvas:
-    """A composite at canvas size: `fgbg` uint8 (H, W, 3) RGB and its binary `mask` uint8 (H, W), 0 or 255."""
+    """A composite at canvas size: `fgbg` uint8 (H, W, 3) RGB and its binary `mask` uint8 (H, W), 0 or 255.
+
+    `figures` are in the order in which they were painted.
+    """
 
     fgbg: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
+    mask: Mask
+    figures: tuple[Visible, ...]
 
 
-def compose(background: NDArray[np.uint8], cutout: CutOut, at: Rectangle, blend: Blend) -> Canvas:
-    """Composite a cut-out at a rectangle of a copy of the background canvas, uint8 (H, W, 3) RGB."""
-    height, width = background.shape[:2]
+def compose(background: NDArray[np.uint8], figures: Sequence[Figure], blend: Blend) -> Canvas:
+    """Paint figures, one after the other, on a copy of the background canvas, uint8 (H, W, 3) RGB."""
+    fgbg = background.copy()
+    placed = [_painted(fgbg, figure, blend) for figure in figures]
+    if len(figures) == 1:
+        visible = [placed[0]]
+        mask = placed[0]
+    else:
+        mask = np.zeros(fgbg.shape[:2], np.uint8)
+        visible = []
+        for own in reversed(placed):  # the last one painted hides the others
+            visible.append(own & ~mask)
+            mask |= own
+        visible.reverse()
+    return Canvas(
+        fgbg=fgbg,
+        mask=mask,
+        figures=tuple(
+            _seen(figure, own, is_alone=len(figures) == 1)
+            for figure, own in zip(figures, visible, strict=True)
+        ),
+    )
+
+
+def _painted(fgbg: NDArray[np.uint8], figure: Figure, blend: Blend) -> Mask:
+    """Paint one figure as far as it lies on the canvas; its mask there, uint8 (H, W)."""
+    cutout, at = figure.cutout, figure.at
     if (cutout.width, cutout.height) != (at.width, at.height):
         raise ComposeFailed(
             f"the cut-out has {cutout.width}x{cutout.height} pixels, the plan says {at.width}x{at.height}"
         )
-    if min(at.x, at.y) < 0 or at.x + at.width > width or at.y + at.height > height:
-        raise ComposeFailed(f"{at} does not lie on a canvas of {width}x{height} pixels")
-    fgbg = background.copy()
-    rows, columns = slice(at.y, at.y + at.height), slice(at.x, at.x + at.width)
-    region = fgbg[rows, columns]
-    if blend is Blend.MASK:
-        cv2.copyTo(cutout.pixels, cutout.mask, region)
-    else:
-        region[...] = _blended(cutout.pixels, region, cutout.matte)
+    height, width = fgbg.shape[:2]
     mask = np.zeros((height, width), np.uint8)
-    mask[rows, columns] = cutout.mask
-    return Canvas(fgbg=fgbg, mask=mask)
+    top, bottom = max(at.y, 0), min(at.y + at.height, height)
+    left, right = max(at.x, 0), min(at.x + at.width, width)
+    if top >= bottom or left >= right:
+        return mask
+    there = slice(top, bottom), slice(left, right)
+    own = slice(top - at.y, bottom - at.y), slice(left - at.x, right - at.x)
+    region = fgbg[there]
+    if blend is Blend.MASK:
+        cv2.copyTo(cutout.pixels[own], cutout.mask[own], region)
+    else:
+        region[...] = _blended(cutout.pixels[own], region, cutout.matte[own])
+    mask[there] = cutout.mask[own]
+    return mask
+
+
+def _seen(figure: Figure, visible: Mask, *, is_alone: bool) -> Visible:
+    at, own = figure.at, figure.cutout.box
+    height, width = visible.shape
+    is_inside = min(at.x, at.y) >= 0 and at.x + at.width <= width and at.y + at.height <= height
+    if is_alone and is_inside:
+        box = Box(x=at.x + own.x, y=at.y + own.y, width=own.width, height=own.height, area=own.area)
+    else:
+        box = box_of(visible)
+    return Visible(mask=visible, box=box, per_mille=1000 * box.area // own.area)
+
+
+def instances(mask: Mask, figures: Sequence[Mask]) -> NDArray[np.uint8]:
+    """Whose each pixel is, uint8 (h, w): 0 below level 128 of the mask, else the number of a figure from 1.
+
+    All masks are resized to (h, w). A pixel is the figure's whose mask is largest there; of equal ones, of
+    the last.
+    """
+    if len(figures) == 1:
+        return (mask >= FOREGROUND_LEVEL).astype(np.uint8)
+    found = np.zeros(mask.shape, np.uint8)
+    largest = np.zeros(mask.shape, np.uint8)
+    for number, figure in enumerate(figures, 1):
+        found[figure >= largest] = number
+        largest = np.maximum(largest, figure)
+    found[mask < FOREGROUND_LEVEL] = 0
+    return found
 
 
 def network_input(fgbg: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

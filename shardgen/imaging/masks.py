@@ -1,8 +1,9 @@
-"""From a foreground photograph to its cut-out: pixels, matte and binary mask, halved until it fits."""
+"""From a foreground photograph to its cut-out: pixels, matte and binary mask, at the size that is placed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -34,7 +35,24 @@ _NEXT_STEP = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The smallest rectangle around a mask, and the pixels of the mask; all 0 where it has none.
+
+    (0, 0) is the top left corner; the rectangle ends before `x + width` and `y + height`.
+    """
+
+    x: int = 0
+    y: int = 0
+    width: int = 0
+    height: int = 0
+    area: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CutOut:
     """A foreground ready to be placed; all three arrays have the same height and width.
 
@@ -62,6 +80,11 @@ class CutOut:
         """Pixels of the mask."""
         return cv2.countNonZero(self.mask)
 
+    @cached_property
+    def box(self) -> Box:
+        """Where its mask is."""
+        return box_of(self.mask)
+
     @property
     def nbytes(self) -> int:
         """Memory held by the arrays."""
@@ -77,16 +100,19 @@ class CutOut:
         )
 
 
+def box_of(mask: Mask) -> Box:
+    """The box of a mask uint8 (H, W), from level 128 on."""
+    binary = cv2.inRange(mask, FOREGROUND_LEVEL, 255)
+    area = cv2.countNonZero(binary)
+    if not area:
+        return Box()
+    x, y, width, height = cv2.boundingRect(binary)
+    return Box(x=x, y=y, width=width, height=height, area=area)
+
+
 def mirrored(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mirror an image (H, W[, 3]) left to right."""
     return np.ascontiguousarray(image[:, ::-1])
-
-
-def prepare_foreground(
-    photo: Photograph, mode: MaskMode, mask_photo: Photograph | None, *, canvas: tuple[int, int]
-) -> CutOut:
-    """Cut a foreground out and halve it until it fits `canvas` (width, height); raises ComposeFailed."""
-    return halved_to_fit(cut_out(photo, mode, mask_photo), canvas)
 
 
 def cut_out(photo: Photograph, mode: MaskMode, mask_photo: Photograph | None) -> CutOut:
@@ -142,18 +168,15 @@ def mask_warning(photo: Photograph, mask_photo: Photograph) -> str:
 def halved_to_fit(cutout: CutOut, canvas: tuple[int, int]) -> CutOut:
     """Halve until it fits `canvas` (width, height); raises ComposeFailed when the mask vanishes."""
     while cutout.width > canvas[0] or cutout.height > canvas[1]:
-        cutout = _halved(cutout)
-        if not cutout.mask.any():
-            raise ComposeFailed(
-                f"its mask vanishes when it is halved to {cutout.width}x{cutout.height} pixels",
-                hint="crop the photograph closer to its subject",
-            )
+        cutout = resized(cutout, (max(1, cutout.width // 2), max(1, cutout.height // 2)))
     return cutout
 
 
-def _halved(cutout: CutOut) -> CutOut:
-    """Halve once; colours are weighted by alpha, so hidden pixels do not bleed into the edge."""
-    size = max(1, cutout.width // 2), max(1, cutout.height // 2)
+def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
+    """A cut-out of `size` (width, height), its mask again 0 or 255; raises ComposeFailed when that vanishes.
+
+    Colours are weighted by alpha, so hidden pixels do not bleed into the edge.
+    """
     alpha = cutout.matte.astype(np.float32)
     weighted = resize(cutout.pixels * alpha[:, :, np.newaxis], size)
     alpha = resize(alpha, size)
@@ -161,7 +184,13 @@ def _halved(cutout: CutOut) -> CutOut:
     colours = np.rint(weighted / np.maximum(alpha, np.float32(1e-6))[:, :, np.newaxis])
     pixels = np.clip(colours, 0, 255).astype(np.uint8)
     pixels[matte == 0] = 0
-    return CutOut(pixels=pixels, matte=matte, mask=_thresholded(resize(cutout.mask, size)), mode=cutout.mode)
+    mask = _thresholded(resize(cutout.mask, size))
+    if not mask.any():
+        raise ComposeFailed(
+            f"its mask vanishes when it is resized to {size[0]}x{size[1]} pixels",
+            hint="crop the photograph closer to its subject",
+        )
+    return CutOut(pixels=pixels, matte=matte, mask=mask, mode=cutout.mode)
 
 
 def _chosen_mode(photo: Photograph, mask_photo: Photograph | None) -> MaskMode:

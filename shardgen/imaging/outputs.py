@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from shardgen.domain.receipt import OutputSums
 from shardgen.errors import EncodeFailed
-from shardgen.imaging.codec import decode_encoded
+from shardgen.imaging.codec import decode_encoded, encode
 from shardgen.imaging.opencv import resize
-from shardgen.imaging.options import DepthEncoding
+from shardgen.imaging.options import DepthEncoding, ImageFormat
 
 _MID_GREY = 128
 _LARGEST_16_BIT = 65535
@@ -38,6 +38,22 @@ def depth_image(
     depth *= 255.0
     depth /= farthest - nearest
     return 255 - depth.astype(np.uint8)
+
+
+def depth_picture(
+    relative_depth: NDArray[np.float32],
+    size: tuple[int, int],
+    encoding: DepthEncoding,
+    stored_as: ImageFormat,
+    quality: int,
+) -> bytes:
+    """Encode the depth image of relative depth float32 (H, W) at `size` (width, height); see `depth_image`.
+
+    Raises EncodeFailed.
+    """
+    if encoding is DepthEncoding.RELATIVE and stored_as is not ImageFormat.PNG:
+        raise EncodeFailed("relative depth has 16 bits and needs PNG", hint='set depth = "png" in [output]')
+    return encode(depth_image(relative_depth, size, encoding), stored_as, quality)
 
 
 def stored_sums(data: bytes, *, channels: int, size: tuple[int, int] | None = None) -> OutputSums:

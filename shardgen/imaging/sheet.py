@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +19,8 @@ _GAP, _SAMPLE_GAP, _LABEL = 2, 14, 22  # pixels
 _SAMPLES_PER_ROW = 3
 _PAPER, _INK, _RED = (250, 250, 250), (40, 40, 40), (200, 20, 30)
 _OUTLINE = (0, 255, 120)  # no skin, no sky, no wood
+_COLOURS = (_OUTLINE, (255, 90, 220), (60, 190, 255), (255, 210, 0), (255, 110, 60), (170, 120, 255))
+_LEVEL = 128  # of a mask, from which on it is foreground
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CUT_OUTS_PER_ROW = 3
 _CUT_OUT_SIDE = 200  # pixels; the square that a photograph, and what is cut out of it, is fitted into
@@ -28,12 +30,16 @@ _BANNER = "NOT DEPTH: random weights"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SheetSample:
-    """One sample's pictures: `fgbg` uint8 (h, w, 3) RGB; `mask` and `depth` (h, w), 8 bits or 16 bits."""
+    """One sample's pictures: `picture` uint8 (h, w, 3) RGB and, where there are any, the others.
+
+    `mask` and `instances` uint8 (h, w), of `picture`'s size; `depth` (h, w), 8 bits or 16 bits.
+    """
 
     caption: str
-    fgbg: NDArray[np.uint8]
-    mask: NDArray[np.uint8]
-    depth: NDArray[np.uint8] | NDArray[np.uint16]
+    picture: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    instances: NDArray[np.uint8] | None = None
+    depth: NDArray[np.uint8] | NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +57,10 @@ _SMALL = _Pen(colour=_INK, scale=0.45, thickness=1)
 def contact_sheet(
     samples: Sequence[SheetSample], *, title: str, near_is_dark: bool, depth_is_random: bool
 ) -> bytes:
-    """Draw samples in reading order, each as composite, mask and depth, as PNG; same input, same bytes.
+    """Draw samples in reading order, each with all its pictures, as PNG; same input, same bytes.
 
-    The composite has its mask's outline. Depth is drawn in the colours of inferno, whose brightness grows
-    evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
+    A composite has the outline of its mask, or of each person in a colour of its own. Depth is drawn in the
+    colours of inferno, whose brightness grows evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
     `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
     if not samples:
@@ -103,15 +109,15 @@ def cut_out_sheet(cells: Sequence[NDArray[np.uint8]]) -> bytes:
 
 
 def _laid_out(cells: Sequence[NDArray[np.uint8]], *, per_row: int, top: int) -> NDArray[np.uint8]:
-    """A page of cells, all of one size, below `top` pixels of nothing."""
-    height, width = cells[0].shape[:2]
+    """A page of cells below `top` pixels of nothing; each has the room of the largest."""
+    height, width = (max(cell.shape[axis] for cell in cells) for axis in (0, 1))
     columns = min(per_row, len(cells))
     rows = -(-len(cells) // columns)
     sheet = _paper(top + rows * (height + _SAMPLE_GAP), _SAMPLE_GAP + columns * (width + _SAMPLE_GAP))
     for index, cell in enumerate(cells):
         row, column = divmod(index, columns)
         y, x = top + row * (height + _SAMPLE_GAP), _SAMPLE_GAP + column * (width + _SAMPLE_GAP)
-        sheet[y : y + height, x : x + width] = cell
+        sheet[y : y + cell.shape[0], x : x + cell.shape[1]] = cell
     return sheet
 
 
@@ -125,29 +131,52 @@ def _fitting(name: str, width: int) -> str:
 
 
 def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> NDArray[np.uint8]:
-    mask = _tile(sample.mask)
-    depth = _tile(_eight_bits(sample.depth))
-    coloured = cv2.applyColorMap(255 - depth if near_is_dark else depth, cv2.COLORMAP_INFERNO)
-    pictures: list[NDArray[np.uint8]] = [
-        _outlined(_tile(sample.fgbg), mask),
-        cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB),  # type: ignore[list-item]
-        cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB),  # type: ignore[list-item]
-    ]
-    if depth_is_random:
-        _write(pictures[2], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
-    height, width = pictures[0].shape[:2]
-    cell = _paper(_LABEL + height, 3 * width + 2 * _GAP)
-    for column, picture in enumerate(pictures):
-        x = column * (width + _GAP)
-        cell[_LABEL:, x : x + width] = picture
+    picture = _tile(sample.picture)
+    pictures = [picture]
+    if sample.instances is not None:
+        pictures = [*_people(picture, sample.instances)]
+    elif sample.mask is not None:
+        mask = _tile(sample.mask)
+        _outline(picture, mask, _OUTLINE)
+        pictures.append(cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB))  # type: ignore[arg-type]
+    if sample.depth is not None:
+        pictures.append(_coloured(sample.depth, near_is_dark=near_is_dark))
+        if depth_is_random:
+            _write(pictures[-1], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
+    height = max(one.shape[0] for one in pictures)
+    width = sum(one.shape[1] + _GAP for one in pictures) - _GAP
+    cell = _paper(_LABEL + height, width)
+    x = 0
+    for one in pictures:
+        cell[_LABEL : _LABEL + one.shape[0], x : x + one.shape[1]] = one
+        x += one.shape[1] + _GAP
     _write(cell, _fitting(sample.caption, cell.shape[1]), (0, 15), _SMALL)
     return cell
 
 
-def _outlined(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture with a line around its mask, from level 128 on."""
-    outlines, _ = cv2.findContours(cv2.inRange(mask, 128, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)  # type: ignore[return-value]
+def _people(picture: NDArray[np.uint8], instances: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """The picture with the outline of each person, and the people in these colours."""
+    size = picture.shape[1], picture.shape[0]
+    areas = np.zeros_like(picture)
+    for number in range(1, int(instances.max()) + 1):
+        own = resize(np.where(instances == number, np.uint8(255), np.uint8(0)), size)
+        colour = _COLOURS[(number - 1) % len(_COLOURS)]
+        _outline(picture, own, colour)
+        areas[own >= _LEVEL] = colour
+    yield picture
+    yield areas
+
+
+def _coloured(levels: NDArray[np.uint8] | NDArray[np.uint16], *, near_is_dark: bool) -> NDArray[np.uint8]:
+    depth = _tile(_eight_bits(levels))
+    coloured = cv2.applyColorMap(255 - depth if near_is_dark else depth, cv2.COLORMAP_INFERNO)
+    return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+
+def _outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8], colour: tuple[int, int, int]) -> None:
+    """Draw a line around a mask."""
+    outlines, _ = cv2.findContours(cv2.inRange(mask, _LEVEL, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, outlines, -1, colour, 1)
 
 
 def _tile(picture: NDArray[np.uint8], side: int = _TILE_SIDE) -> NDArray[np.uint8]:

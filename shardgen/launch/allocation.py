@@ -109,17 +109,18 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
     demand = recipe_of(plan).demand(run.local)
     free, asked = free_bytes(), wanted.workers or 1
     limit = available_memory().shown_limit
-    choices = demand.micro_batches
+    choices = demand.micro_batches or (1,)
     fitting = [min(asked, free // demand.bytes_for(choice)) for choice in choices]
     workers = max(fitting)
     micro_batch = choices[fitting.index(workers)]
     if workers < 1:
         needed = demand.bytes_for(choices[-1])
+        smaller = "set [depth] micro_batch = 1, or " if demand.micro_batches else ""
         raise MachineUnfit(
             f"a worker needs {needed / 2**30:.1f} GiB (free: {free / 2**30:.1f} GiB{limit})",
-            hint="raise the container's memory limit, or set [depth] micro_batch = 1"
+            hint=f"{smaller}raise the container's memory limit"
             if limit
-            else "close other programs, set [depth] micro_batch = 1, or use a machine with more memory",
+            else f"close other programs, {smaller}use a machine with more memory",
         )
     threads = _threads(workers, wanted.threads_per_worker)
     if not demand.is_fixed:
@@ -131,8 +132,9 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
                 agreed = manifest.micro_batches.agreed(demand.device_model(threads), agreed)
         micro_batch = agreed
     fewer = f" (not {asked}: memory)" if workers < asked else ""
+    computing = f"micro-batch {micro_batch}, " if demand.micro_batches else ""
     say(
-        f"{counted(workers, 'worker')}{fewer}, micro-batch {micro_batch}, about "
+        f"{counted(workers, 'worker')}{fewer}, {computing}about "
         f"{demand.bytes_for(micro_batch) / 2**30:.1f} GiB each of {free / 2**30:.1f} GiB free"
         f"{limit}{_shown_threads(threads)}"
     )

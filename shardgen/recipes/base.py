@@ -189,8 +189,8 @@ class Demand:
     """The memory that a worker on a CPU will take, by how much it computes at once.
 
     `micro_batches` are those to choose from, best first; a single one when the settings fix it, and then
-    `is_fixed`. `bytes_for` gives the peak of one process, within about a quarter. `device_model` names the
-    CPU of a worker with so many threads, as its maker will.
+    `is_fixed`; none, and fixed too, when nothing is computed. `bytes_for` gives the peak of one process,
+    within about a quarter. `device_model` names the CPU of a worker with so many threads, as its maker will.
     """
 
     micro_batches: tuple[int, ...]

@@ -13,7 +13,7 @@ from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, MachineUnfit, NoMask, SampleError, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
-from shardgen.imaging.masks import cuts_out, mask_warning, prepare_foreground
+from shardgen.imaging.masks import CutOut, cut_out, cuts_out, mask_warning
 from shardgen.imaging.options import MaskMode
 from shardgen.imaging.own_masks import read_marks
 from shardgen.sources.folder import (
@@ -80,15 +80,15 @@ class _Checked(Generic[Source]):
 def scan(
     folders: SourceFolders,
     mask: MaskMode,
-    canvas: tuple[int, int],
+    fit: Callable[[CutOut], CutOut],
     *,
     threads: int,
     on_file: Callable[[str], None] = lambda _name: None,
 ) -> Inventory:
     """Check every photograph of both folders, as many at once as `threads`, but four at most.
 
-    They are read and cut out as composing will do it, for a canvas of (width, height). `on_file` hears of
-    each as it is done.
+    They are read and cut out as composing will do it; `fit` makes a cut-out as large as it is placed, or
+    raises ComposeFailed. `on_file` hears of each as it is done.
 
     Raises SourcesRefused naming every problem, and what was left out by its name; InputMissing for a missing
     or empty folder.
@@ -101,7 +101,7 @@ def scan(
     names = pair_masks(foreground_files.photographs, foreground_files.masks)
 
     def check_foreground(name: str) -> _Checked[Foreground]:
-        checked = _check_foreground(folders.foregrounds, names, name, mask, canvas)
+        checked = _check_foreground(folders.foregrounds, names, name, mask, fit)
         on_file(name)
         return checked
 
@@ -178,7 +178,7 @@ def _check_background(folder: Path, name: str, masked: Container[str]) -> _Check
 
 
 def _check_foreground(
-    folder: Path, names: MaskNames, name: str, mask: MaskMode, canvas: tuple[int, int]
+    folder: Path, names: MaskNames, name: str, mask: MaskMode, fit: Callable[[CutOut], CutOut]
 ) -> _Checked[Foreground]:
     problems: list[Remark] = []
     data = _read(folder, _FOREGROUNDS, name, problems)
@@ -196,7 +196,7 @@ def _check_foreground(
     if data is None or photo is None or problems:
         return _Checked(entry=None, problems=tuple(problems))
     try:
-        placed = prepare_foreground(photo, mask, mask_photo, canvas=canvas)
+        placed = fit(cut_out(photo, mask, mask_photo))
     except SampleError as error:
         lacks_mask = isinstance(error, NoMask)
         if lacks_mask and name in names.misnamed.values():

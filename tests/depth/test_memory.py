@@ -7,7 +7,7 @@ from shardgen.depth.densedepth.family import DenseDepthNetwork
 from shardgen.depth.densedepth.topology import released_topology
 from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.errors import MachineUnfit
-from shardgen.recipes.composites.network import fitting_micro_batch
+from shardgen.recipes.network import fitting_micro_batch
 
 GIB = 2**30
 

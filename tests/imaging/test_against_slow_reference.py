@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,15 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.imaging.codec import Photograph, decode_encoded
 from shardgen.imaging.grabcut import grabcut_mask
 from shardgen.imaging.masks import cut_out, halved_to_fit
-from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
-from shardgen.recipes.composites.composer import Composer
+from shardgen.imaging.options import Blend, ImageFormat, MaskMode
+from shardgen.recipes.composites.composer import Composer, fitted
 from shardgen.recipes.composites.maker import encode_sample
-from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.imaging import slow_reference as slow
 from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours, write_rgb
-from tests.plans import changed, make_plan
+from tests.plans import changed, depth_in, make_plan, on_grid
 
 Pixels = NDArray[np.uint8]
 
@@ -175,12 +175,12 @@ def test_outputs_and_network_input_are_resized_from_the_canvas(
     tmp_path: Path, target: tuple[int, int]
 ) -> None:
     plan, folders = planned(tmp_path, canvas=(60, 50))
-    depth = replace(plan.depth, input=target)
+    depth = replace(depth_in(plan.plan), input=target, size=target)
     output = replace(plan.output, size=target, image=ImageFormat.PNG)
     plan = CompositesPlan(changed(plan.plan, depth=depth, output=output))
     made = Composer(plan, folders.foregrounds, folders.backgrounds).compose(SampleIndex(3))
     no_depth = np.ones((1, 1), np.float32)
-    files = encode_sample(made.canvas, no_depth, plan.output, DepthEncoding.INVERSE_MINMAX).files
+    files = encode_sample(made.canvas, no_depth, plan).files
     composite, mask = decode_encoded(files["fgbg"], channels=3), decode_encoded(files["mask"], channels=1)
     assert composite.dtype == mask.dtype == np.uint8
     assert_nearly_same(made.network_input, slow.resized(made.canvas.fgbg, target, linear=True))
@@ -206,8 +206,8 @@ def planned(
         write_rgb(folders.foregrounds / f"{number}.png", np.dstack([photo.pixels, photo.alpha]))  # type: ignore[list-item]
     for number in range(2):
         write_rgb(folders.backgrounds / f"{number}.png", background(background_size or canvas, number))
-    inventory = scan(folders, MaskMode.AUTO, canvas, threads=2)
-    compose = Compose(canvas=canvas, grid=grid, flips=flips, blend=blend, mask=MaskMode.AUTO)
+    compose = on_grid(grid, canvas=canvas, flips=flips, blend=blend)
+    inventory = scan(folders, MaskMode.AUTO, partial(fitted, compose=compose), threads=2)
     plan = changed(make_plan(), sources=inventory.sources, compose=compose)
     return CompositesPlan(plan), folders
 

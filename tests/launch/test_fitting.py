@@ -11,7 +11,7 @@ from shardgen.depth.families import find_family
 from shardgen.errors import MachineUnfit
 from shardgen.launch.allocation import Wanted, settle_workers
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
-from shardgen.recipes.composites.network import agree_micro_batch
+from shardgen.recipes.network import agree_micro_batch
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.recipe import network_choice
 from shardgen.settings.run_directory import RunDirectory

@@ -43,9 +43,9 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 @pytest.fixture
 def plan(folders: SourceFolders) -> CompositesPlan:
-    sources = scan(folders, MaskMode.AUTO, (100, 100), threads=2).sources
-    made = make_plan(grid=(2, 1), flips=Flips.FOREGROUNDS)
-    compose = replace(CompositesPlan(made).compose, canvas=(100, 100))
+    compose = on_grid((2, 1), canvas=(100, 100), flips=Flips.FOREGROUNDS)
+    sources = scan(folders, MaskMode.AUTO, partial(fitted, compose=compose), threads=2).sources
+    made = make_plan()
     return CompositesPlan(changed(made, sources=sources, compose=compose))
 
 

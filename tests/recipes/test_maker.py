@@ -20,7 +20,8 @@ from shardgen.imaging.compose import Canvas
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.composites.plan import CompositesPlan
-from tests.plans import changed, make_plan
+from shardgen.recipes.network import DepthStage
+from tests.plans import changed, depth_in, make_plan
 
 SIZE = (64, 64)
 
@@ -55,21 +56,18 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
         return run
 
     made = make_plan()
-    plan = CompositesPlan(changed(made, depth=replace(CompositesPlan(made).depth, input=SIZE)))
-    maker = CompositesMaker(
-        plan,
-        Composer(plan, Path("none"), Path("none")),
-        DepthEstimator(build, depth_of, plan.depth, micro_batch=micro_batch, on=cpu),
-        agreed=None,
-        say=lambda _text: None,
-    )
+    depth = replace(depth_in(made), input=SIZE)
+    plan = CompositesPlan(changed(made, depth=depth))
+    estimator = DepthEstimator(build, depth_of, depth, micro_batch=micro_batch, on=cpu)
+    stage = DepthStage(depth, estimator, agreed=None, say=lambda _text: None)
+    maker = CompositesMaker(plan, Composer(plan, Path("none"), Path("none")), stage, cpu="")
     return maker, seen
 
 
 def composed(number: int) -> ComposedSample:
     """A sample of noise, as if composed."""
     pixels = np.random.default_rng(number).integers(1, 256, (*SIZE, 3), dtype=np.uint8)
-    canvas = Canvas(fgbg=pixels, mask=pixels[..., 0])
+    canvas = Canvas(fgbg=pixels, mask=pixels[..., 0], figures=())
     return ComposedSample(sample=SampleIndex(number), canvas=canvas, network_input=pixels)
 
 

@@ -32,7 +32,7 @@ def folders(tmp_path: Path) -> SourceFolders:
 
 
 def scanned(folders: SourceFolders, mask: MaskMode = MaskMode.AUTO) -> Inventory:
-    return scan(folders, mask, CANVAS, threads=2)
+    return scan(folders, mask, partial(halved_to_fit, canvas=CANVAS), threads=2)
 
 
 def said(remarks: Sequence[Remark]) -> list[str]:
@@ -343,7 +343,7 @@ def test_each_file_is_decoded_once_and_no_more_at_once_than_allowed(
 
     monkeypatch.setattr("shardgen.sources.scanning.decode", counting)
     heard: list[str] = []
-    scan(folders, MaskMode.AUTO, CANVAS, threads=threads, on_file=heard.append)
+    scan(folders, MaskMode.AUTO, partial(halved_to_fit, canvas=CANVAS), threads=threads, on_file=heard.append)
     assert calls[0] == len(heard) == 24
     assert most[0] == expected
 

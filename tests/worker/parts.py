@@ -9,17 +9,17 @@ from shardgen.domain.plan import Plan
 from shardgen.recipes.base import DeviceChoice
 from shardgen.recipes.composites.composer import Composer
 from shardgen.recipes.composites.maker import CompositesMaker
-from shardgen.recipes.composites.network import load_for_plan
 from shardgen.recipes.composites.plan import CompositesPlan
-from shardgen.recipes.composites.recipe import network_choice
+from shardgen.recipes.network import DepthStage, load_for_plan, network_choice
 from shardgen.settings.run_directory import RunDirectory
+from tests.plans import depth_in
 
 CPU = DeviceChoice(device="cpu")
 
 
 def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> Estimator:
     """The plan's network; its micro-batch is this process's own affair."""
-    plan = CompositesPlan(run.plan())
+    plan = depth_in(run.plan())
     return load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
 
 
@@ -32,4 +32,5 @@ def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Compose
 def maker_of(plan: Plan, composer: Composer, estimator: object) -> CompositesMaker:
     """The maker with this composer and this network, which may only behave like one."""
     network = cast("Estimator", estimator)
-    return CompositesMaker(CompositesPlan(plan), composer, network, agreed=None, say=lambda _line: None)
+    stage = DepthStage(depth_in(plan), network, agreed=None, say=lambda _line: None)
+    return CompositesMaker(CompositesPlan(plan), composer, stage, cpu="")

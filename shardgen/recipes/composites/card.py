@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from shardgen.depth.base import Quality
-from shardgen.imaging.options import Blend, DepthEncoding
+from shardgen.imaging.options import Blend
 from shardgen.recipes.base import Card
-from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, Flips
+from shardgen.recipes.composites.placement import Placement
+from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPlan, Flips
+from shardgen.recipes.depth import DEPTH
 
 _FLIPS = {
     Flips.NONE: "none",
@@ -16,57 +18,43 @@ _BLENDS = {
     Blend.MASK: "the foreground's pixels replace the background's under the binary mask",
     Blend.ALPHA: "the foreground is blended with its raw matte; the mask images hold the binary mask",
 }
-_ENCODINGS = {
-    DepthEncoding.INVERSE_MINMAX: (
-        "8 bit grey, per image scaled to its own minimum and maximum and inverted: near is white. "
-        "Grey levels of two images are not comparable, and none is a distance in metres."
-    ),
-    DepthEncoding.RELATIVE: (
-        "16 bit grey, `65535 * d` of the relative depth `d` from 0.01 (near) to 1 (the far limit); "
-        "not inverted, not metres."
-    ),
-}
 
 
 def composites_card(plan: CompositesPlan) -> Card:
     """It holds nothing historic, so the same plan always gives the same text."""
-    depth = plan.depth
-    encoding = _ENCODINGS[depth.encoding]
-    is_noise = depth.weights.quality is Quality.NOISE
-    kind = "weights that make noise, not depth:" if is_noise else "weights"
+    outputs = {
+        FGBG: "the composite, RGB",
+        MASK: "the foreground's mask, grey: 255 is foreground, values between are its resized edge",
+        INSTANCES: "whose each pixel is, grey: 0 is background, else the `person` of labels.csv",
+    }
+    if plan.depth is not None:
+        outputs[DEPTH] = plan.depth.in_words()
     return Card(
-        title="Composites, masks and depth",
+        title="Composites and masks" if plan.depth is None else "Composites, masks and depth",
         introduction=_introduction(plan),
         made_of=(
             f"{len(plan.sources.backgrounds):,} backgrounds, {len(plan.sources.foregrounds):,} foregrounds"
         ),
         how_made=_how_made(plan),
-        outputs={
-            FGBG: "the composite, RGB",
-            MASK: "the foreground's mask, grey: 255 is foreground, values between are its resized edge",
-            DEPTH: f"NOISE in the form of: {encoding}" if is_noise else f"depth, {encoding}",
-        },
+        outputs=outputs,
         labels=(
-            "one row per stored sample: its sources, flip, place, and the foreground's rectangle "
-            "on the canvas and, as `output_*`, in the images"
+            "one row per person of a stored sample, in the order of painting: the sources, the flip, the "
+            "place on a grid; `frame_*` is the cut-out's rectangle on the canvas, `x` to `area` the box and "
+            "the pixels of what is visible of the person there, `visible` how many per mille of its mask "
+            "that is, `output_*` its box and pixels in the stored images. A box ends before `x + width`; "
+            "of a person who is hidden all these are 0"
         ),
-        provenance=(
-            (
-                f"depth model: {depth.model}, {kind} `{depth.weights.name}`, {depth.weights.bytes:,} bytes, "
-                f"sha256 `{depth.weights.sha256}`"
-            ),
-            (
-                f"network input {depth.input[0]} x {depth.input[1]}, upsampling {depth.upsampling.value}, "
-                f"precision {depth.precision.value}"
-            ),
-        ),
+        provenance=() if plan.depth is None else plan.depth.provenance(),
     )
 
 
 def _introduction(plan: CompositesPlan) -> str:
-    kinds = "composites of a foreground on a background, the foreground's mask"
+    people = "of foregrounds" if plan.most_people > 1 else "of a foreground"
+    kinds = f"composites {people} on a background, the foreground's mask"
+    if plan.depth is None:
+        return f"{kinds.capitalize()}.\n"
     weights = plan.depth.weights
-    if weights.quality is Quality.NOISE:
+    if plan.depth.is_noise:
         return (
             f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
             f"(`{weights.name}`) to try the machinery.\n> Do not train on them. "
@@ -83,21 +71,54 @@ def _introduction(plan: CompositesPlan) -> str:
 
 def _how_made(plan: CompositesPlan) -> str:
     width, height = plan.compose.canvas
-    columns, rows = plan.compose.grid
+    sizes = [output.size for output in plan.plan.outputs]
     output_width, output_height = plan.output.size
+    stored = f"All images are resized to {output_width} x {output_height} pixels"
+    if plan.depth is not None and plan.depth.size is not None and len(set(sizes)) > 1:
+        stored += f", depth to {plan.depth.size[0]} x {plan.depth.size[1]}"
     return (
         f"1. The background is resized to a canvas of {width} x {height} pixels.\n"
-        "2. The foreground, halved while it is larger than the canvas, is laid on it: "
-        f"{_BLENDS[plan.compose.blend]}.\n"
-        f"3. Places: a grid of {columns} columns x {rows} rows that touches the far edges. "
-        f"Flips: {_FLIPS[plan.compose.flips]}.\n"
-        f"4. All three images are resized to {output_width} x {output_height} pixels.\n\n" + _numbers(plan)
+        f"2. {_laid(plan)}: {_BLENDS[plan.compose.blend]}.\n"
+        f"3. Places: {_places(plan)}. Flips: {_FLIPS[plan.compose.flips]}.\n"
+        f"4. {stored}.\n\n" + _numbers(plan)
     )
 
 
+def _laid(plan: CompositesPlan) -> str:
+    height = plan.compose.foreground_height
+    if height is None:
+        size = "halved while it is larger than the canvas"
+    elif isinstance(height, tuple):
+        size = f"{height[0] / 10:g} to {height[1] / 10:g} % of the canvas high, drawn at random"
+    else:
+        size = f"{height} pixels high"
+    if height is not None:
+        size += ", smaller where it would not fit"
+    text = f"The foreground, {size}, is laid on it"
+    if plan.most_people > 1:
+        least, most = plan.compose.foregrounds_per_sample
+        text += f", and others with it, {least} to {most} in all, from the highest lower edge to the lowest"
+    return text
+
+
+def _places(plan: CompositesPlan) -> str:
+    compose = plan.compose
+    if compose.placement is Placement.GRID:
+        columns, rows = compose.steps
+        return f"a grid of {columns} columns x {rows} rows that touches the far edges"
+    text = (
+        f"{compose.places} of each pair and flip, drawn by `Philox(counter=[0, 0, sample, 0], "
+        f"key=[{compose.seed}, 0])`"
+    )
+    if compose.overhang:
+        text += f"; up to {compose.overhang / 10:g} % of a foreground's sides lie outside the canvas"
+    return text
+
+
 def _numbers(plan: CompositesPlan) -> str:
-    foregrounds, columns = len(plan.sources.foregrounds), plan.compose.grid[0]
-    behind = f"* {plan.flip_count} + flip) * {plan.place_count} + row * {columns} + column`"
+    foregrounds, columns = len(plan.sources.foregrounds), plan.compose.steps[0]
+    place = f"row * {columns} + column" if plan.compose.placement is Placement.GRID else "place"
+    behind = f"* {plan.flip_count} + flip) * {plan.place_count} + {place}`"
     if len(plan.plan.blocks) == 1:
         return (
             f"The number of a sample is `((background * {foregrounds} + foreground) {behind}, "

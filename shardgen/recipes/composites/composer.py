@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import ComposeFailed, MachineUnfit, PlanConflict, ShardgenError, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode
-from shardgen.imaging.compose import Canvas, compose, network_input
-from shardgen.imaging.masks import CutOut, mirrored, prepare_foreground
+from shardgen.imaging.compose import Canvas, Figure, compose, network_input
+from shardgen.imaging.masks import CutOut, cut_out, halved_to_fit, mirrored, resized
 from shardgen.imaging.opencv import resize, use_one_thread
-from shardgen.recipes.composites.plan import CompositesPlan, Flips
+from shardgen.recipes.composites.placement import Person, heights, size_at
+from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips, largest_size
 from shardgen.sources.folder import read_file
 from shardgen.sources.inventory import Background, Foreground, MaskFile
 
@@ -30,7 +31,10 @@ CACHE_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ComposedSample:
-    """A sample before depth: its canvas, and `network_input` uint8 (H, W, 3) RGB at the network's size."""
+    """A sample before depth: its canvas, and `network_input` uint8 (H, W, 3) RGB at the network's size.
+
+    Without depth that is empty, (0, 0, 3).
+    """
 
     sample: SampleIndex
     canvas: Canvas
@@ -68,37 +72,46 @@ class Composer:
             raise ComposeFailed(f"sample {sample}: composing raised {error!r}") from error
 
     def _compose(self, sample: SampleIndex) -> ComposedSample:
-        made_of = self._plan.combination(sample)
-        flips = self._plan.compose.flips
-        foreground = self._plan.sources.foregrounds[made_of.foreground]
-        cutout = self._cutout(made_of.foreground, made_of.flip if flips is Flips.FOREGROUNDS else 0)
-        scene = self._scene(made_of.background, made_of.flip if flips is Flips.BACKGROUNDS else 0)
-        rectangle = self._plan.place(foreground, column=made_of.column, row=made_of.row)
-        canvas = compose(scene, cutout, rectangle, self._plan.compose.blend)
+        plan = self._plan
+        made_of = plan.combination(sample)
+        figures = [Figure(cutout=self._cutout(person), at=person.frame) for person in plan.people(sample)]
+        is_mirrored = made_of.flip == 1 and plan.compose.flips is Flips.BACKGROUNDS
+        canvas = compose(
+            self._scene(made_of.background, is_mirrored=is_mirrored), figures, plan.compose.blend
+        )
+        depth = plan.depth
         return ComposedSample(
             sample=sample,
             canvas=canvas,
-            network_input=network_input(canvas.fgbg, self._plan.depth.input),
+            network_input=canvas.fgbg[:0, :0] if depth is None else network_input(canvas.fgbg, depth.input),
         )
 
-    def _cutout(self, index: int, flip: int) -> CutOut:
+    def _cutout(self, person: Person) -> CutOut:
+        if isinstance(self._plan.compose.foreground_height, tuple):
+            # No two samples need the same size, so only the whole cut-out is worth keeping.
+            size = person.frame.width, person.frame.height
+            sized = resized(self._kept_cutout(person.foreground, is_mirrored=False), size)
+            return sized.flipped() if person.is_mirrored else sized
+        return self._kept_cutout(person.foreground, is_mirrored=person.is_mirrored)
+
+    def _kept_cutout(self, index: int, *, is_mirrored: bool) -> CutOut:
         def prepare() -> CutOut:
-            if flip:
-                return self._cutout(index, 0).flipped()
+            if is_mirrored:
+                return self._kept_cutout(index, is_mirrored=False).flipped()
             return self._read_cutout(self._plan.sources.foregrounds[index])
 
-        return self._cache.get(("foreground", index, flip), prepare)
+        return self._cache.get(("foreground", index, is_mirrored), prepare)
 
-    def _scene(self, index: int, flip: int) -> NDArray[np.uint8]:
+    def _scene(self, index: int, *, is_mirrored: bool) -> NDArray[np.uint8]:
         """A background at canvas size, whatever its aspect, uint8 (H, W, 3) RGB."""
 
         def prepare() -> NDArray[np.uint8]:
-            if flip:
-                return mirrored(self._scene(index, 0))
+            if is_mirrored:
+                return mirrored(self._scene(index, is_mirrored=False))
             photo = _photograph(self._backgrounds, self._plan.sources.backgrounds[index])
             return resize(photo.pixels, self._plan.compose.canvas)
 
-        return self._cache.get(("background", index, flip), prepare)
+        return self._cache.get(("background", index, is_mirrored), prepare)
 
     def _read_cutout(self, foreground: Foreground) -> CutOut:
         photo = _photograph(self._foregrounds, foreground)
@@ -106,9 +119,25 @@ class Composer:
         if foreground.mask_file is not None:
             mask_photo = _photograph(self._foregrounds, foreground.mask_file)
         try:
-            return prepare_foreground(photo, foreground.mask, mask_photo, canvas=self._plan.compose.canvas)
+            whole = cut_out(photo, foreground.mask, mask_photo)
+            if isinstance(self._plan.compose.foreground_height, tuple):
+                return whole
+            return fitted(whole, self._plan.compose)
         except ComposeFailed as error:
             raise ComposeFailed(f"{foreground.name}: {error}", hint=error.hint) from error
+
+
+def fitted(cutout: CutOut, compose: Compose) -> CutOut:
+    """A whole cut-out at the size at which it is placed, of a range at the largest; raises ComposeFailed.
+
+    It is refused if its mask vanishes at any size of a range.
+    """
+    whole, wanted = (cutout.width, cutout.height), compose.foreground_height
+    if wanted is None:
+        return halved_to_fit(cutout, compose.canvas)
+    if isinstance(wanted, tuple):
+        resized(cutout, size_at(whole, heights(wanted, compose.canvas)[0], compose.canvas))
+    return resized(cutout, largest_size(compose, whole, halved=whole))
 
 
 def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photograph:
@@ -126,7 +155,7 @@ def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photo
 
 
 _Source = TypeVar("_Source", CutOut, NDArray[np.uint8])
-_Key = tuple[str, int, int]
+_Key = tuple[str, int, bool]
 
 
 class _PreparedSources:

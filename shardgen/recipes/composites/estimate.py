@@ -12,25 +12,26 @@ from shardgen.errors import SampleError
 from shardgen.recipes.base import SizeEstimate
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.maker import encode_sample
-from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan
+from shardgen.recipes.composites.plan import CompositesPlan
 
 _PROBES = 24  # samples encoded for the estimate; their sizes vary by a tenth or two
-_LABEL_BYTES = 120
+_LABEL_BYTES = 160  # a person's row
 
 
 def estimate_sizes(plan: CompositesPlan, composer: Composer) -> SizeEstimate:
     """Encode a few samples that cover the plan, with their blurred brightness in the place of depth."""
-    sizes = dict.fromkeys((FGBG, MASK, DEPTH), 0)
-    count = 0
+    sizes = {output.name: 0 for output in plan.plan.outputs}
+    count, people = 0, 0
     for composed in _composed(composer, plan.covering(_PROBES)):
-        encoded = encode_sample(composed.canvas, _stand_in(composed), plan.output, plan.depth.encoding)
+        encoded = encode_sample(composed.canvas, _stand_in(composed.network_input), plan)
         for name in sizes:
             sizes[name] += len(encoded.files[name])
+        people += len(composed.canvas.figures)
         count += 1
     return SizeEstimate(
         outputs={name: size / max(count, 1) for name, size in sizes.items()},
-        labels=_LABEL_BYTES,
-        remark="depth is a guess",
+        labels=_LABEL_BYTES * people / max(count, 1),
+        remark="" if plan.depth is None else "depth is a guess",
     )
 
 
@@ -42,9 +43,11 @@ def _composed(composer: Composer, samples: list[SampleIndex]) -> Iterator[Compos
             continue
 
 
-def _stand_in(composed: ComposedSample) -> NDArray[np.float32]:
+def _stand_in(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Brightness averaged over blocks of 8x8 and drawn large again, 0.01-1.0: about as smooth as depth."""
-    grey = composed.network_input.astype(np.float32).mean(axis=2) / 255
+    if not picture.size:
+        return np.ones((1, 1), np.float32)
+    grey = picture.astype(np.float32).mean(axis=2) / 255
     height, width = (side // 8 * 8 for side in grey.shape)
     blocks = grey[:height, :width].reshape(height // 8, 8, width // 8, 8).mean(axis=(1, 3))
     return np.clip(np.kron(blocks, np.ones((4, 4), np.float32)), 0.01, 1.0).astype(np.float32)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, TypeVar
 
-from shardgen.depth.base import Quality, Weights
-from shardgen.depth.families import find_family
 from shardgen.domain.plan import Block, Plan
 from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
-from shardgen.errors import DownloadFailed
 from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, RecipeTables, SizeEstimate
 from shardgen.recipes.composites.plan import (
@@ -25,7 +23,7 @@ from shardgen.recipes.composites.plan import (
     sample_count,
     sample_counts,
 )
-from shardgen.recipes.composites.recipe import CompositesRecipe, network_choice
+from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.recipes.composites.tables import Tables
 from shardgen.recipes.composites.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Background, Foreground, Sources
@@ -59,37 +57,30 @@ class Composites(RecipeKind):
 
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Photographs first: what is wrong with them is the user's to mend, with or without a network."""
+        from shardgen.recipes.composites.composer import fitted
+        from shardgen.recipes.network import with_weights
         from shardgen.sources.scanning import SourceFolders, scan
 
         document = tables.document(None)
         if not isinstance(document, Document):
             raise TypeError(f"{tables!r} are not the tables of composites")
-        choice = network_choice(local)
         inventory = scan(
             SourceFolders(foregrounds=folders["foregrounds"], backgrounds=folders["backgrounds"]),
             document.compose.mask,
-            document.compose.canvas,
+            partial(fitted, compose=document.compose),
             threads=usable_cores(),
             on_file=events.on_file,
         )
-        lacks = None
-        try:
-            network = find_family(document.depth.model).find(choice, on_download=events.on_download)
-            network.check_input(document.depth.input)
-            weights = network.weights
-        except DownloadFailed as error:
-            lacks, weights = error, _stand_in(document.depth.weights)
-        document = replace(document, depth=replace(document.depth, weights=weights))
+        lacks, network = None, []
+        if document.depth is not None:
+            depth, lacks = with_weights(document.depth, local, events)
+            document = replace(document, depth=depth)
+            network = [*depth.facts(is_known=lacks is None)]
         sources = inventory.sources
         return Draft(
             document=document,
             blocks=(Block(samples=sample_count(document.compose, sources), sources=sources),),
-            facts=(
-                *_facts(document, sources),
-                *_looks(document, inventory),
-                _network_fact(document, is_known=lacks is None),
-                *_noise(weights),
-            ),
+            facts=(*_facts(document, sources), *_looks(document, inventory), *network),
             warnings=(*inventory.warnings, *_specks(document, inventory), *_coarse(document, sources)),
             notes=inventory.notes,
             lacks=lacks,
@@ -136,28 +127,30 @@ def _taken(entries: dict[str, Entry], names: Iterable[str]) -> tuple[Entry, ...]
     return tuple(entries.pop(name) for name in names if name in entries)
 
 
-def _stand_in(weights: Weights) -> Weights:
-    """What takes the place of weights that could not be had, in a plan that is shown and never written."""
-    return replace(weights, bytes=1, sha256="0" * 64)
-
-
 def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
     compose = document.compose
-    columns, rows = compose.grid
     flips = ""
     if compose.flips is not Flips.NONE:
         flips = f" x {flip_count(compose)} flips ({compose.flips.value})"
+    places = f"{compose.places:,} places at random"
+    if compose.grid is not None:
+        places = f"{compose.grid[0]}x{compose.grid[1]} places"
     modes = Counter(foreground.mask.value for foreground in sources.foregrounds)
-    return (
+    facts = [
         (
             "made of",
             (
                 f"{len(sources.backgrounds):,} backgrounds x {len(sources.foregrounds):,} foregrounds{flips} "
-                f"x {columns}x{rows} places"
+                f"x {places}"
             ),
         ),
         ("masks", ", ".join(f"{count} by {mode}" for mode, count in sorted(modes.items()))),
-    )
+    ]
+    least, most = compose.foregrounds_per_sample
+    if most > 1:
+        people = counted(most, "foreground") if least == most else f"{least} to {most} foregrounds"
+        facts.append(("in a sample", f"{people}, drawn at random"))
+    return tuple(facts)
 
 
 def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
@@ -175,7 +168,7 @@ def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
         )
     ]
     halved = [one for one in sources.foregrounds if one.placed_width < one.width]
-    if halved:
+    if halved and document.compose.foreground_height is None:
         total = counted(len(sources.foregrounds), "foreground")
         facts.append(("halved", f"{len(halved):,} of {total}, until they fit {width}x{height}"))
     enlarged = [
@@ -188,19 +181,6 @@ def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
         names = ", ".join(enlarged[:_NAMED]) + (", …" if enlarged[_NAMED:] else "")
         facts.append(("enlarged", f"{len(enlarged):,} of {total}, more than twice: {names}"))
     return facts
-
-
-def _network_fact(document: Document, *, is_known: bool) -> tuple[str, str]:
-    depth, weights = document.depth, document.depth.weights
-    known = [f"sha256 {weights.sha256[:12]}…"] if is_known else []
-    parts = [f"{depth.model} {weights.name}", weights.structure, f"{depth.upsampling.value} upsampling"]
-    return "network", ", ".join([*filter(None, parts), depth.precision.value, *known])
-
-
-def _noise(weights: Weights) -> list[tuple[str, str]]:
-    if weights.quality is not Quality.NOISE:
-        return []
-    return [("NOT DEPTH", f"the weights are {weights.name}: depth images will be noise")]
 
 
 def _covered(document: Document, inventory: Inventory) -> dict[str, float]:

@@ -1,42 +1,53 @@
-"""The rows of `labels.csv` for composites: one a sample (docs/formats.md: "Final zip")."""
+"""The rows of `labels.csv` for composites: one a person (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 from functools import lru_cache
 
-from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.receipt import Facts
+from shardgen.imaging.options import Rectangle
+from shardgen.recipes.composites.placement import Placement
+from shardgen.recipes.composites.plan import CompositesPlan, Flips
 
+FACTS = (
+    *("x", "y", "width", "height", "area", "visible"),
+    *("output_x", "output_y", "output_width", "output_height", "output_area"),
+)
+"""Of a person: what is visible of its mask, on the canvas and in the stored images."""
 COLUMNS = (
-    "sample",
-    "background",
-    "foreground",
-    "flip",
-    "column",
-    "row",
-    "x",
-    "y",
-    "width",
-    "height",
-    "output_x",
-    "output_y",
-    "output_width",
-    "output_height",
+    *("sample", "person", "background", "foreground", "flip", "column", "row"),
+    *("frame_x", "frame_y", "frame_width", "frame_height"),
+    *FACTS,
 )
 _CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
+_UNKNOWN = "," * (len(FACTS) - 1)
 
 
 class LabelRows:
-    """Rows of a plan; what only depends on foreground, flip and place is made once and reused."""
+    """Rows of a plan; on a grid what only depends on foreground, flip and place is made once and reused."""
 
     def __init__(self, plan: CompositesPlan) -> None:
         self._plan = plan
         self._variants = plan.variants
         self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
+        self._foregrounds = [quoted(foreground.name) for foreground in plan.sources.foregrounds]
         self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
 
-    def rows(self, samples: range, *, tail: str, without: Container[int]) -> str:
+    def rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
         """Write the rows of consecutive samples, each ended by `tail`, without the dead ones."""
+        if self._plan.compose.placement is Placement.GRID:
+            return self._grid_rows(samples, tail=tail, without=without, facts=facts)
+        return "".join(
+            f"{sample},{person},{background},{in_picture},{_shown(facts, sample, person)}{tail}"
+            for sample in samples
+            if sample not in without
+            for background, people in [self._people(SampleIndex(sample))]
+            for person, in_picture in enumerate(people, 1)
+        )
+
+    def _grid_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
         lines: list[str] = []
         start = samples.start
         while start < samples.stop:
@@ -46,40 +57,46 @@ class LabelRows:
             background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
             rest = variants[start % self._variants :]
             lines += [
-                f"{sample},{background},{variant}{tail}"
+                f"{sample},1,{background},{variant},{_shown(facts, sample, 1)}{tail}"
                 for sample, variant in zip(range(start, stop), rest, strict=False)
                 if sample not in without
             ]
             start = stop
         return "".join(lines)
 
-    def _variants_of(self, foreground_index: int) -> tuple[str, ...]:
-        plan = self._plan
-        foreground = plan.sources.foregrounds[foreground_index]
-        name = quoted(foreground.name)
-        columns, rows = plan.compose.grid
-        variants = []
-        for flip in range(plan.flip_count):
-            for row in range(rows):
-                for column in range(columns):
-                    rectangle = plan.place(foreground, column=column, row=row)
-                    on_canvas = (rectangle.x, rectangle.y, rectangle.width, rectangle.height)
-                    scales = zip(plan.output.size * 2, plan.compose.canvas * 2, strict=True)
-                    output = (
-                        thousandths(value * size, canvas)
-                        for value, (size, canvas) in zip(on_canvas, scales, strict=True)
-                    )
-                    values = (name, flip, column, row, *on_canvas, *output)
-                    variants.append(",".join(map(str, values)))
-        return tuple(variants)
+    def _variants_of(self, foreground: int) -> tuple[str, ...]:
+        plan, name = self._plan, self._foregrounds[foreground]
+        columns, rows = plan.compose.steps
+        return tuple(
+            f"{name},{flip},{column},{row},{_frame(plan.place(foreground, column=column, row=row))}"
+            for flip in range(plan.flip_count)
+            for row in range(rows)
+            for column in range(columns)
+        )
+
+    def _people(self, sample: SampleIndex) -> tuple[str, list[str]]:
+        """The background, and each person's fields up to its frame, in the order of painting."""
+        made_of = self._plan.combination(sample)
+        of_background = made_of.flip if self._plan.compose.flips is Flips.BACKGROUNDS else 0
+        return self._backgrounds[made_of.background], [
+            (
+                f"{self._foregrounds[person.foreground]},{of_background or int(person.is_mirrored)},,,"
+                f"{_frame(person.frame)}"
+            )
+            for person in self._plan.people(sample)
+        ]
 
 
-def thousandths(numerator: int, denominator: int) -> str:
-    """Write a fraction with 3 decimals, half to even, exactly."""
-    quotient, rest = divmod(numerator * 1000, denominator)
-    if 2 * rest > denominator or (2 * rest == denominator and quotient % 2 == 1):
-        quotient += 1
-    return f"{quotient // 1000}.{quotient % 1000:03d}"
+def _frame(frame: Rectangle) -> str:
+    return f"{frame.x},{frame.y},{frame.width},{frame.height}"
+
+
+def _shown(facts: Facts | None, sample: int, person: int) -> str:
+    """A person's facts; without any, only the commas between them."""
+    if facts is None:
+        return _UNKNOWN
+    end = len(FACTS) * person
+    return ",".join(map(str, facts[SampleIndex(sample)][end - len(FACTS) : end]))
 
 
 def quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Makes composites: composed from photographs, put through the depth network, encoded as three images."""
+"""Makes composites: composed from photographs, put through the depth network, encoded as images."""
 
 from __future__ import annotations
 
@@ -6,53 +6,46 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shardgen.depth.base import Estimator
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.receipt import Provenance, Sums
-from shardgen.domain.wording import Say
-from shardgen.errors import DepthNotFinite, EncodeFailed, SampleError
+from shardgen.domain.receipt import Provenance
+from shardgen.errors import SampleError
 from shardgen.imaging.codec import VERSIONS, encode
-from shardgen.imaging.compose import Canvas
+from shardgen.imaging.compose import Canvas, instances
+from shardgen.imaging.masks import Box, box_of
 from shardgen.imaging.opencv import resize
-from shardgen.imaging.options import DepthEncoding, ImageFormat
-from shardgen.imaging.outputs import depth_image, stored_sums
-from shardgen.recipes.base import BatchSizes, Between, Encoded, Maker
+from shardgen.imaging.options import ImageFormat
+from shardgen.imaging.outputs import depth_picture, stored_sums
+from shardgen.recipes.base import Between, Encoded, Maker
 from shardgen.recipes.composites.composer import ComposedSample, Composer
-from shardgen.recipes.composites.network import remember_shrinking
-from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, Formats
-
-DepthMap = NDArray[np.float32]
-"""Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
-
+from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPlan
+from shardgen.recipes.depth import DEPTH
+from shardgen.recipes.network import DepthMap, DepthStage
 
 _IPP_WORDS = ("disabled", "sse42", "avx2", "avx512")
+_NO_DEPTH = np.zeros((1, 1), np.float32)
 
 
 class CompositesMaker(Maker[ComposedSample, DepthMap]):
-    """One plan's composites, with the depth network on one device."""
+    """One plan's composites, with the depth network on one device, if depth is made."""
 
     def __init__(
         self,
         plan: CompositesPlan,
         composer: Composer,
-        estimator: Estimator,
+        depth: DepthStage | None,
         *,
-        agreed: BatchSizes | None,
-        say: Say,
+        cpu: str,
     ) -> None:
         self._plan = plan
         self._composer = composer
-        self._estimator = estimator
-        self._agreed = agreed
-        self._say = say
-        self._micro_batch = estimator.micro_batch
+        self._depth = depth
+        self._cpu = cpu
 
     @property
     def device_model(self) -> str:
-        """What the network runs on."""
-        return self._estimator.device_model
+        """What the network runs on; without depth the CPU."""
+        return self._cpu if self._depth is None else self._depth.device_model
 
     def prepare(self, sample: SampleIndex) -> ComposedSample:
         """Its canvas and the network's input."""
@@ -60,50 +53,29 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
 
     def compute(
         self, batch: Sequence[ComposedSample | None], *, between: Between
-    ) -> list[DepthMap | SampleError | None]:
-        """Their depth. A missing sample is black: the others' last bits must not depend on it."""
-        depth = self._estimator.estimate(
-            self._inputs(batch), wanted=[sample is not None for sample in batch], between=between
+    ) -> Sequence[DepthMap | SampleError | None]:
+        """Their depth, if it is made."""
+        if self._depth is None:
+            between(len(batch))
+            return [None if sample is None else _NO_DEPTH for sample in batch]
+        return self._depth.compute(
+            [None if sample is None else sample.network_input for sample in batch], between=between
         )
-        not_finite = DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
-        return [
-            None if sample is None else not_finite if depth.non_finite[row] else depth.relative[row]
-            for row, sample in enumerate(batch)
-        ]
 
     def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: DepthMap) -> Encoded:
-        """The three images, and sums over their pixels as a reader will see them."""
+        """The images, sums over their pixels as a reader will see them, and who is where in them."""
         del sample
-        plan = self._plan
-        return encode_sample(prepared.canvas, computed, plan.output, plan.depth.encoding)
+        return encode_sample(prepared.canvas, computed, self._plan)
 
     def check(self) -> None:
         """Put one black image through the network."""
-        self._estimator.warm_up()
+        if self._depth is not None:
+            self._depth.check()
 
     def provenance(self) -> Provenance:
-        """What decides the bytes; a micro-batch that has become smaller is remembered for all workers."""
-        estimator, now = self._estimator, self._estimator.micro_batch
-        remember_shrinking(estimator, self._micro_batch, self._agreed, say=self._say)
-        self._micro_batch = now
-        return Provenance.of(
-            {
-                "device_model": estimator.device_model,
-                "micro_batch": now,
-                **VERSIONS,
-                "precision": self._plan.depth.precision.value,
-                **_opencv_switches(),
-                **estimator.provenance,
-            }
-        )
-
-    def _inputs(self, batch: Sequence[ComposedSample | None]) -> NDArray[np.uint8]:
-        width, height = self._plan.depth.input
-        images = np.zeros((len(batch), height, width, 3), np.uint8)
-        for row, sample in enumerate(batch):
-            if sample is not None:
-                images[row] = sample.network_input
-        return images
+        """What decides the bytes."""
+        computed = {"device_model": self._cpu} if self._depth is None else self._depth.provenance()
+        return Provenance.of({**VERSIONS, **_opencv_switches(), **computed})
 
 
 def _opencv_switches() -> dict[str, str]:
@@ -112,24 +84,36 @@ def _opencv_switches() -> dict[str, str]:
     return {"opencv_switches": f"OPENCV_IPP={value}"} if value in _IPP_WORDS else {}
 
 
-def encode_sample(
-    canvas: Canvas, relative_depth: DepthMap, formats: Formats, encoding: DepthEncoding
-) -> Encoded:
-    """Encode the three images of a sample and sum up the pixels of what was encoded; raises EncodeFailed.
+def encode_sample(canvas: Canvas, relative_depth: DepthMap, plan: CompositesPlan) -> Encoded:
+    """Encode the images of a sample, sum up the pixels of what was encoded, and measure its people.
 
-    Composite, uint8 (h, w, 3) RGB, and mask, uint8 (h, w), are resized to the output size; edges turn grey.
+    Composite, uint8 (h, w, 3) RGB, and masks, uint8 (h, w), are resized to the output size; edges turn grey.
+    Raises EncodeFailed.
     """
-    depth = depth_image(relative_depth, formats.size, encoding)
+    formats, depth = plan.output, plan.depth
+    mask = resize(canvas.mask, formats.size)
+    figures = [mask]
+    if len(canvas.figures) > 1:
+        figures = [resize(figure.mask, formats.size) for figure in canvas.figures]
     files = {
         FGBG: encode(resize(canvas.fgbg, formats.size), formats.image, formats.image_quality),
-        MASK: encode(resize(canvas.mask, formats.size), formats.mask, formats.image_quality),
-        DEPTH: encode(depth, _depth_format(depth, formats), formats.depth_quality),
+        MASK: encode(mask, formats.mask, formats.image_quality),
     }
-    sums: Sums = {name: stored_sums(data, channels=3 if name == FGBG else 1) for name, data in files.items()}
-    return Encoded(files=files, sums=sums)
+    if depth is not None:
+        files[DEPTH] = depth_picture(
+            relative_depth, depth.size or formats.size, depth.encoding, depth.format, depth.quality
+        )
+    if plan.most_people > 1:
+        files[INSTANCES] = encode(instances(mask, figures), ImageFormat.PNG, 100)
+    facts: list[int] = []
+    for visible, figure in zip(canvas.figures, figures, strict=True):
+        facts += [*_numbers(visible.box), visible.per_mille, *_numbers(box_of(figure))]
+    return Encoded(
+        files=files,
+        sums={name: stored_sums(data, channels=3 if name == FGBG else 1) for name, data in files.items()},
+        facts=tuple(facts),
+    )
 
 
-def _depth_format(pixels: NDArray[np.uint8] | NDArray[np.uint16], formats: Formats) -> ImageFormat:
-    if pixels.dtype == np.uint16 and formats.depth is not ImageFormat.PNG:
-        raise EncodeFailed("relative depth has 16 bits and needs PNG", hint='set depth = "png" in [output]')
-    return formats.depth
+def _numbers(box: Box) -> tuple[int, ...]:
+    return box.x, box.y, box.width, box.height, box.area

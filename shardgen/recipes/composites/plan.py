@@ -12,20 +12,33 @@ from itertools import chain, islice
 from math import gcd
 from typing import Literal
 
-from shardgen.depth.base import NetworkPlan
-from shardgen.depth.families import find_family, unknown_family
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.limits import MAX_SIDE, is_sha256, outside, shown_number
+from shardgen.domain.limits import MAX_SIDE, outside, shown_number
 from shardgen.domain.plan import SETTING, Output, Plan
-from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode, Rectangle
-from shardgen.sources.inventory import MAX_SOURCE_BYTES, Foreground, Sources, inventory_problems
+from shardgen.imaging.options import Blend, ImageFormat, MaskMode, Rectangle
+from shardgen.recipes.composites.placement import (
+    MAX_PEOPLE,
+    MAX_SEED,
+    Height,
+    Person,
+    Placement,
+    Words,
+    drawn,
+    grid_offset,
+    heights,
+    random_offset,
+    size_at,
+    untaken,
+    words_of,
+)
+from shardgen.recipes.depth import Depth
+from shardgen.sources.inventory import Foreground, Sources, inventory_problems
 
 KIND: Literal["composites"] = "composites"
-FGBG, MASK, DEPTH = "fgbg", "mask", "depth"
-"""The names of the outputs, in the order in which they are stored."""
-MAX_PLACES = 10_000  # of a grid; the rows of labels.csv are made for all places of a foreground at once
+FGBG, MASK, INSTANCES = "fgbg", "mask", "instances"
+"""The names of the outputs, in the order in which they are stored; depth comes behind the mask."""
+MAX_PLACES = 10_000  # of a pair; the rows of labels.csv are made for all places of a foreground at once
 _TRIES = 8  # combinations looked at for each sample of a sheet, before the rest is taken in order
-MAX_STRUCTURE = 200  # characters that describe a network
 
 
 class Flips(StrEnum):
@@ -38,32 +51,82 @@ class Flips(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compose:
-    """`canvas` is (width, height) in pixels, `grid` is (columns, rows), `mask` how masks are found."""
+    """`canvas` is (width, height) in pixels, `mask` how masks are found.
+
+    `grid` (columns, rows) belongs to one placement, `places` (of each pair and flip) and `seed` to the other,
+    and are None with its opposite; so do a range of heights, `overhang` (per mille of a figure's side) and
+    more than one of `foregrounds_per_sample` (least, most).
+    """
 
     canvas: tuple[int, int]
-    grid: tuple[int, int]
+    placement: Placement
+    grid: tuple[int, int] | None
+    places: int | None
+    seed: int | None
+    foreground_height: Height
+    overhang: int
+    foregrounds_per_sample: tuple[int, int]
     flips: Flips
     blend: Blend
     mask: MaskMode = field(metadata={SETTING: "sources.mask"})
 
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Columns and rows; places at random are all in one row."""
+        return self.grid or (self.places or 1, 1)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Depth(NetworkPlan):
-    """The depth network, and how its output becomes a picture."""
+    def problems(self) -> Iterator[str]:
+        """What no plan of ours holds, a line each."""
+        for side in self.canvas:
+            yield from filter(None, [outside("canvas", side, MAX_SIDE)])
+        if self.placement is Placement.GRID:
+            yield from self._grid_problems()
+        else:
+            yield from self._random_problems()
+        if not isinstance(self.foreground_height, tuple):
+            height = 1 if self.foreground_height is None else self.foreground_height
+            yield from filter(None, [outside("foreground_height", height, MAX_SIDE)])
 
-    encoding: DepthEncoding
+    def _grid_problems(self) -> Iterator[str]:
+        if self.grid is None:
+            yield "grid: is missing"
+            return
+        wrong = [outside("grid", count, MAX_PLACES) for count in self.grid]
+        yield from filter(None, wrong)
+        if not any(wrong) and (count := place_count(self)) > MAX_PLACES:
+            yield f"grid: {shown_number(count)} places (at most {MAX_PLACES:,})"
+        others = (self.places, self.seed, self.overhang, self.foregrounds_per_sample)
+        if others != (None, None, 0, (1, 1)) or isinstance(self.foreground_height, tuple):
+            yield "a grid with what belongs to places at random"
+
+    def _random_problems(self) -> Iterator[str]:
+        if self.grid is not None or self.places is None or self.seed is None:
+            yield "places at random with a grid, or without a number or a seed"
+            return
+        yield from filter(None, [outside("places", self.places, MAX_PLACES)])
+        if not 0 <= self.seed <= MAX_SEED:
+            yield f"seed is {shown_number(self.seed)} (0 to {MAX_SEED:,})"
+        if not 0 <= self.overhang <= 1000:
+            yield f"overhang is {shown_number(self.overhang)} (0 to 1,000)"
+        least, most = self.foregrounds_per_sample
+        if not 1 <= least <= most <= MAX_PEOPLE:
+            yield f"foregrounds_per_sample: not two numbers from 1 to {MAX_PEOPLE}, the smaller one first"
+        if isinstance(self.foreground_height, tuple):
+            lowest, highest = self.foreground_height
+            if not 1 <= lowest <= highest <= 1000:
+                yield "foreground_height: not two numbers from 1 to 1,000, the smaller one first"
+            elif (found := heights((lowest, highest), self.canvas))[0] > found[1]:
+                yield "foreground_height: no height in whole pixels lies between the two"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Formats:
-    """Formats and qualities (1-100) of the three images; `size` is (width, height) in pixels."""
+    """Formats of composite and mask, quality (1-100) of the former; `size` is (width, height) in pixels."""
 
     size: tuple[int, int]
     image: ImageFormat
     image_quality: int
     mask: ImageFormat
-    depth: ImageFormat
-    depth_quality: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,34 +134,40 @@ class Document:
     """`recipe` in a plan of composites."""
 
     compose: Compose
-    depth: Depth
+    depth: Depth | None
     output: Formats
     kind: Literal["composites"] = KIND
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """Composite, mask and depth."""
-        is_wide = self.depth.encoding is DepthEncoding.RELATIVE
-        images = (
-            (FGBG, self.output.image, 3, 255),
-            (MASK, self.output.mask, 1, 255),
-            (DEPTH, self.output.depth, 1, 65_535 if is_wide else 255),
+        """Composite and mask, depth if it is made, and instances where several people may be in a picture."""
+        depth = [] if self.depth is None else [self.depth.output]
+        instances = []
+        if self.compose.foregrounds_per_sample[1] > 1:
+            instances = [self._output(INSTANCES, ImageFormat.PNG, channels=1, full_scale=None)]
+        return (
+            self._output(FGBG, self.output.image, channels=3, full_scale=255),
+            self._output(MASK, self.output.mask, channels=1, full_scale=255),
+            *depth,
+            *instances,
         )
-        return tuple(
-            Output(
-                name=name,
-                suffix=image_format.suffix,
-                channels=channels,
-                size=self.output.size,
-                full_scale=full_scale,
-            )
-            for name, image_format, channels, full_scale in images
+
+    def _output(self, name: str, stored_as: ImageFormat, *, channels: int, full_scale: int | None) -> Output:
+        return Output(
+            name=name,
+            suffix=stored_as.suffix,
+            channels=channels,
+            size=self.output.size,
+            full_scale=full_scale,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination:
-    """Which photographs, which flip (0 or 1) and which place a sample is made of."""
+    """Which photographs, which flip (0 or 1) and which place a sample is made of.
+
+    Of several people `foreground` is the first. Places at random are counted by `column`, in row 0.
+    """
 
     sample: SampleIndex
     background: int
@@ -130,6 +199,12 @@ class CompositesPlan:
         self.samples = plan.samples
         self.blocks = blocks
         self._pairs = Pairs(blocks)
+        self._words = Words(self.compose.seed or 0, self.compose.foregrounds_per_sample[1])
+
+    @property
+    def most_people(self) -> int:
+        """That a sample may have."""
+        return self.compose.foregrounds_per_sample[1]
 
     @property
     def flip_count(self) -> int:
@@ -138,7 +213,7 @@ class CompositesPlan:
 
     @property
     def place_count(self) -> int:
-        """Columns times rows."""
+        """Places of each pair and flip."""
         return place_count(self.compose)
 
     @cached_property
@@ -153,7 +228,7 @@ class CompositesPlan:
         rest, place = divmod(sample, self.place_count)
         pair, flip = divmod(rest, self.flip_count)
         background, foreground = self.pair(pair)
-        row, column = divmod(place, self.compose.grid[0])
+        row, column = divmod(place, self.compose.steps[0])
         return Combination(
             sample=sample, background=background, foreground=foreground, flip=flip, column=column, row=row
         )
@@ -165,7 +240,7 @@ class CompositesPlan:
     def sample(self, made_of: Combination) -> SampleIndex:
         """The way back: the sample of this combination, whatever number it says."""
         pair = self._pairs.number(made_of.background, made_of.foreground)
-        place = made_of.row * self.compose.grid[0] + made_of.column
+        place = made_of.row * self.compose.steps[0] + made_of.column
         return SampleIndex((pair * self.flip_count + made_of.flip) * self.place_count + place)
 
     def covering(self, wanted: int) -> list[SampleIndex]:
@@ -191,15 +266,62 @@ class CompositesPlan:
         rest = (one for one in map(SampleIndex, range(self.samples)) if one not in chosen)
         return [*chosen, *islice(rest, count - len(chosen))]
 
-    def place(self, foreground: Foreground, *, column: int, row: int) -> Rectangle:
-        """Where a foreground lies; the last column and row touch the far edge, a single one is centred."""
-        canvas_width, canvas_height = self.compose.canvas
-        columns, rows = self.compose.grid
+    def people(self, sample: SampleIndex) -> tuple[Person, ...]:
+        """Who is in a sample, in the order of painting: by the lower edge, ties by the draw."""
+        made_of = self.combination(sample)
+        if self.compose.placement is Placement.GRID:
+            frame = self.place(made_of.foreground, column=made_of.column, row=made_of.row)
+            return (
+                Person(
+                    foreground=made_of.foreground, is_mirrored=self._is_mirrored(made_of.flip), frame=frame
+                ),
+            )
+        people = self._drawn(made_of)
+        return tuple(sorted(people, key=lambda person: person.frame.y + person.frame.height))
+
+    def _is_mirrored(self, flip: int) -> bool:
+        return self.compose.flips is Flips.FOREGROUNDS and flip == 1
+
+    def _drawn(self, made_of: Combination) -> list[Person]:
+        """Who is in a sample, in the order of the draw; the first is the pair's foreground."""
+        compose = self.compose
+        words = self._words.of(made_of.sample)
+        known = self._pairs.foregrounds_until(made_of.sample // self.variants)
+        count = min(drawn(words[0], *compose.foregrounds_per_sample), known)
+        people: list[Person] = []
+        for number in range(count):
+            which, mirror, height, x, y = words_of(words, number)
+            index, is_mirrored = made_of.foreground, self._is_mirrored(made_of.flip)
+            if number:
+                taken = [person.foreground for person in people]
+                index = untaken(drawn(which, 0, known - number - 1), taken)
+                is_mirrored = self._is_mirrored(drawn(mirror, 0, 1))
+            across, down = self._size(self.sources.foregrounds[index], height)
+            frame = Rectangle(
+                x=random_offset(x, across, compose.canvas[0], compose.overhang),
+                y=random_offset(y, down, compose.canvas[1], compose.overhang),
+                width=across,
+                height=down,
+            )
+            people.append(Person(foreground=index, is_mirrored=is_mirrored, frame=frame))
+        return people
+
+    def _size(self, foreground: Foreground, word: int) -> tuple[int, int]:
+        compose = self.compose
+        if not isinstance(compose.foreground_height, tuple):
+            return foreground.placed_width, foreground.placed_height
+        height = drawn(word, *heights(compose.foreground_height, compose.canvas))
+        return size_at((foreground.width, foreground.height), height, compose.canvas)
+
+    def place(self, foreground: int, *, column: int, row: int) -> Rectangle:
+        """Where a foreground lies on the grid."""
+        one = self.sources.foregrounds[foreground]
+        columns, rows = self.compose.steps
         return Rectangle(
-            x=_offset(canvas_width - foreground.placed_width, column, columns),
-            y=_offset(canvas_height - foreground.placed_height, row, rows),
-            width=foreground.placed_width,
-            height=foreground.placed_height,
+            x=grid_offset(self.compose.canvas[0] - one.placed_width, column, columns),
+            y=grid_offset(self.compose.canvas[1] - one.placed_height, row, rows),
+            width=one.placed_width,
+            height=one.placed_height,
         )
 
     def problem(self) -> str | None:
@@ -208,31 +330,22 @@ class CompositesPlan:
 
     def _problems(self) -> Iterator[str]:
         compose, depth, output = self.compose, self.depth, self.output
-        sides = {"canvas": compose.canvas, "output.size": output.size, "depth.input": depth.input}
-        ranges = [(name, side, MAX_SIDE) for name, pair in sides.items() for side in pair]
-        ranges += [("grid", count, MAX_PLACES) for count in compose.grid]
-        ranges += [
-            ("output.image_quality", output.image_quality, 100),
-            ("output.depth_quality", output.depth_quality, 100),
-            ("depth.weights.bytes", depth.weights.bytes, MAX_SOURCE_BYTES),
-        ]
-        yield from filter(None, (outside(*one) for one in ranges))
-        if len(depth.weights.structure) > MAX_STRUCTURE:
-            yield f"depth.weights.structure: more than {MAX_STRUCTURE} characters"
-        if problem := unknown_family(depth.model):
-            yield f"depth.model {problem}"
-        elif not (allowed := find_family(depth.model).sides).allow(depth.input):
-            yield f"depth.input: not {allowed}"
-        if self.place_count > MAX_PLACES:
-            yield f"grid: {shown_number(self.place_count)} places (at most {MAX_PLACES:,})"
+        wrong = list(compose.problems())
+        yield from wrong
+        sides = [outside("output.size", side, MAX_SIDE) for side in output.size]
+        yield from filter(None, [*sides, outside("output.image_quality", output.image_quality, 100)])
+        if depth is not None:
+            yield from depth.problems()
+            if depth.size is None:
+                yield "output.depth_size: is missing"
         yield from self._block_problems()
-        if not is_sha256(depth.weights.sha256):
-            yield "depth.weights.sha256: not a sha256"
-        for foreground in self.sources.foregrounds:
+        yield from inventory_problems(self.sources)
+        for foreground in () if wrong else self.sources.foregrounds:
             placed = (foreground.placed_width, foreground.placed_height)
             if any(not 1 <= side <= limit for side, limit in zip(placed, compose.canvas, strict=True)):
                 yield f"{foreground.name!r}: does not fit on the canvas"
-        yield from inventory_problems(self.sources)
+            elif placed != largest_size(compose, (foreground.width, foreground.height), halved=placed):
+                yield f"{foreground.name!r}: is not placed as large as foreground_height says"
 
     def _block_problems(self) -> Iterator[str]:
         for number, (block, pairs) in enumerate(zip(self.plan.blocks, self._pairs.counts, strict=True)):
@@ -288,6 +401,10 @@ class Pairs:
         background, foreground = divmod(rest - on_new, foregrounds - old)
         return background, old + foreground
 
+    def foregrounds_until(self, number: int) -> int:
+        """How many foregrounds there are up to the block of a pair."""
+        return self._foregrounds[bisect_right(self._starts, number)]
+
     def number(self, background: int, foreground: int) -> int:
         """The way back."""
         # The block of both is that of the later one; of blocks without backgrounds none starts with this one.
@@ -308,9 +425,18 @@ def flip_count(compose: Compose) -> int:
 
 
 def place_count(compose: Compose) -> int:
-    """Columns times rows."""
-    columns, rows = compose.grid
+    """Places of each pair and flip: columns times rows, or so many at random."""
+    columns, rows = compose.steps
     return columns * rows
+
+
+def largest_size(compose: Compose, whole: tuple[int, int], *, halved: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a cut-out, `whole`, as large as it is placed; `halved` is what fits by halving."""
+    wanted = compose.foreground_height
+    if wanted is None:
+        return halved
+    height = heights(wanted, compose.canvas)[1] if isinstance(wanted, tuple) else wanted
+    return size_at(whole, height, compose.canvas)
 
 
 def sample_count(compose: Compose, sources: Sources) -> int:
@@ -331,7 +457,3 @@ def _turn(tile: int, count: int, *, further: int) -> int:
 def _scattering(places: int) -> int:
     """A step coprime to the places, near the golden section: neighbours on a sheet lie far apart."""
     return next(step for step in range(max(1, round(places * 0.618)), places + 2) if gcd(step, places) == 1)
-
-
-def _offset(room: int, step: int, steps: int) -> int:
-    return room // 2 if steps == 1 else room * step // (steps - 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shardgen.depth.base import NetworkChoice, Quality
+from shardgen.depth.device import describe_cpu
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums
@@ -23,8 +23,10 @@ from shardgen.recipes.base import (
     Station,
 )
 from shardgen.recipes.composites.card import composites_card
-from shardgen.recipes.composites.labels import COLUMNS, LabelRows
-from shardgen.recipes.composites.plan import DEPTH, FGBG, MASK, CompositesPlan, Flips
+from shardgen.recipes.composites.labels import COLUMNS, FACTS, LabelRows
+from shardgen.recipes.composites.placement import Placement
+from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPlan, Flips
+from shardgen.recipes.depth import DEPTH
 
 if TYPE_CHECKING:
     from shardgen.recipes.composites.maker import CompositesMaker
@@ -34,6 +36,7 @@ class CompositesRecipe(Recipe):
     """What is known of a plan's composites without making them."""
 
     label_columns = COLUMNS
+    fact_columns = FACTS
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -42,12 +45,8 @@ class CompositesRecipe(Recipe):
     @property
     def remark(self) -> str:
         """That depth is noise, when it is."""
-        weights = self.composites.depth.weights
-        return (
-            f"NOT DEPTH: the weights are {weights.name}, so depth images are noise"
-            if weights.quality is Quality.NOISE
-            else ""
-        )
+        depth = self.composites.depth
+        return "" if depth is None else depth.remark
 
     def load(self) -> None:
         """OpenCV; TensorFlow takes seconds, and only a maker needs it."""
@@ -58,30 +57,37 @@ class CompositesRecipe(Recipe):
         return self.composites.problem()
 
     def sources_of(self, sample: SampleIndex) -> frozenset[str]:
-        """Its two photographs."""
-        return frozenset(f"{folder}s/{name}" for folder, name in self.describe(sample).items())
+        """Its background, and everyone who was drawn for it, visible or not."""
+        background, foregrounds = self._names(sample)
+        return frozenset([f"backgrounds/{background}", *(f"foregrounds/{name}" for name in foregrounds)])
 
     @property
     def alike(self) -> int:
-        """All flips and places of a pair."""
-        return self.composites.variants
+        """All flips and places of a pair, unless others than its foreground may be in the picture."""
+        return self.composites.variants if self.composites.most_people == 1 else 1
 
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:
-        """Their names."""
-        made_of, sources = self.composites.combination(sample), self.composites.sources
-        return {
-            "background": sources.backgrounds[made_of.background].name,
-            "foreground": sources.foregrounds[made_of.foreground].name,
-        }
+        """Their names; of several people the first one is painted first."""
+        background, foregrounds = self._names(sample)
+        return {"background": background, "foreground": ", ".join(foregrounds)}
+
+    def _names(self, sample: SampleIndex) -> tuple[str, list[str]]:
+        plan, sources = self.composites, self.composites.sources
+        made_of = plan.combination(sample)
+        people = [made_of.foreground]
+        if plan.most_people > 1:
+            people = [person.foreground for person in plan.people(sample)]
+        return sources.backgrounds[made_of.background].name, [
+            sources.foregrounds[person].name for person in people
+        ]
 
     @cached_property
     def _rows(self) -> LabelRows:
         return LabelRows(self.composites)
 
     def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
-        """One row a sample; they follow from the plan."""
-        del facts
-        return self._rows.rows(samples, tail=tail, without=without)
+        """One row a person, in the order of painting."""
+        return self._rows.rows(samples, tail=tail, without=without, facts=facts)
 
     def card(self) -> Card:
         """What the README says."""
@@ -96,39 +102,57 @@ class CompositesRecipe(Recipe):
         return self.composites.covering(count if every else wanted)
 
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
-        """Composite with its mask's outline, mask, and depth in colours, of each sample; near is bright."""
+        """Composite with outlines, mask or people, and depth in colours, of each sample; near is bright."""
         from shardgen.imaging.codec import decode_encoded
         from shardgen.imaging.sheet import SheetSample, contact_sheet
 
-        plan = self.composites
-        size = plan.output.size
-        counts = (
-            f"{counted(len(plan.sources.backgrounds), 'background')} x "
-            f"{counted(len(plan.sources.foregrounds), 'foreground')} x {counted(plan.flip_count, 'flip')} x "
-            f"{counted(plan.place_count, 'place')} = {counted(plan.samples, 'sample')}; {len(samples)} shown"
-        )
+        plan, depth = self.composites, self.composites.depth
+        outputs = {output.name: output for output in plan.plan.outputs}
+
+        def decoded(name: str, files: Files) -> Any:
+            output = outputs.get(name)
+            return output and decode_encoded(files[name], channels=output.channels, size=output.size)
+
         return contact_sheet(
             [
                 SheetSample(
                     caption=self._caption(SampleIndex(number)),
-                    fgbg=decode_encoded(files[FGBG], channels=3, size=size),  # type: ignore[arg-type]
-                    mask=decode_encoded(files[MASK], channels=1, size=size),  # type: ignore[arg-type]
-                    depth=decode_encoded(files[DEPTH], channels=1, size=size),
+                    picture=decoded(FGBG, files),
+                    mask=decoded(MASK, files),
+                    instances=decoded(INSTANCES, files),
+                    depth=decoded(DEPTH, files),
                 )
                 for number, files in samples
             ],
-            title=counts,
-            near_is_dark=plan.depth.encoding is DepthEncoding.RELATIVE,
-            depth_is_random=plan.depth.weights.quality is Quality.NOISE,
+            title=self._title(len(samples)),
+            near_is_dark=depth is not None and depth.encoding is DepthEncoding.RELATIVE,
+            depth_is_random=depth is not None and depth.is_noise,
         )
+
+    def _title(self, shown: int) -> str:
+        plan = self.composites
+        parts = [
+            counted(len(plan.sources.backgrounds), "background"),
+            counted(len(plan.sources.foregrounds), "foreground"),
+            counted(plan.flip_count, "flip"),
+            counted(plan.place_count, "place"),
+        ]
+        return f"{' x '.join(parts)} = {counted(plan.samples, 'sample')}; {shown} shown"
 
     def _caption(self, sample: SampleIndex) -> str:
         """As in `17: anna on park, mirrored, place 3,2`; columns and rows count from 0, as in labels.csv."""
-        made_of, names = self.composites.combination(sample), self.describe(sample)
-        foreground, background = (PurePosixPath(names[kind]).stem for kind in ("foreground", "background"))
-        is_background = self.composites.compose.flips is Flips.BACKGROUNDS
-        mirrored = (", background mirrored" if is_background else ", mirrored") if made_of.flip else ""
-        return f"{sample}: {foreground} on {background}{mirrored}, place {made_of.column},{made_of.row}"
+        plan = self.composites
+        made_of = plan.combination(sample)
+        background, foregrounds = self._names(sample)
+        people = ", ".join(PurePosixPath(name).stem for name in foregrounds)
+        mirrored = ""
+        if made_of.flip and plan.most_people == 1:
+            is_background = plan.compose.flips is Flips.BACKGROUNDS
+            mirrored = ", background mirrored" if is_background else ", mirrored"
+        place = ""
+        if plan.compose.placement is Placement.GRID:
+            place = f", place {made_of.column},{made_of.row}"
+        return f"{sample}: {people} on {PurePosixPath(background).stem}{mirrored}{place}"
 
     def recount(self, output: Output, data: bytes) -> OutputSums:
         """Decode the image and add up its pixels."""
@@ -138,9 +162,12 @@ class CompositesRecipe(Recipe):
 
     def demand(self, local: object) -> Demand:
         """What the plan's network needs; the weights must be at hand."""
-        from shardgen.recipes.composites.network import network_demand
+        from shardgen.recipes.composites.composer import CACHE_BYTES
+        from shardgen.recipes.network import demand_without_network, network_choice, network_demand
 
-        return network_demand(network_choice(local), self.composites)
+        if self.composites.depth is None:
+            return demand_without_network(CACHE_BYTES)
+        return network_demand(network_choice(local), self.composites.depth)
 
     def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
         """Hash every photograph."""
@@ -163,21 +190,12 @@ class CompositesRecipe(Recipe):
         return unknown_photographs(folders["foregrounds"], folders["backgrounds"], self.composites.sources)
 
     def open_maker(self, station: Station) -> CompositesMaker:
-        """Load the network; nothing is composed yet."""
+        """Load the network, if depth is made; nothing is composed yet."""
         from shardgen.recipes.composites.composer import Composer
         from shardgen.recipes.composites.maker import CompositesMaker
-        from shardgen.recipes.composites.network import load_for_plan
+        from shardgen.recipes.network import open_depth_stage
 
         plan, folders = self.composites, station.folders
-        network = load_for_plan(
-            network_choice(station.local), plan, station.agreed, choice=station.device, say=station.say
-        )
+        depth = None if plan.depth is None else open_depth_stage(plan.depth, station)
         composer = Composer(plan, folders["foregrounds"], folders["backgrounds"])
-        return CompositesMaker(plan, composer, network, agreed=station.agreed, say=station.say)
-
-
-def network_choice(local: object) -> NetworkChoice:
-    """What `Tables.local` has made. Raises TypeError for anything else."""
-    if not isinstance(local, NetworkChoice):
-        raise TypeError(f"{local!r} is not what the settings of composites say of a machine")
-    return local
+        return CompositesMaker(plan, composer, depth, cpu=describe_cpu(station.device.threads))

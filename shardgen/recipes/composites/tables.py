@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from shardgen.depth.base import FILE, NetworkChoice, Precision, Quality, Upsampling, Weights
-from shardgen.depth.families import DEFAULT, find_family, unknown_family
+from shardgen.depth.base import NetworkChoice
 from shardgen.domain import plan as domain
-from shardgen.domain.limits import MAX_SIDE
-from shardgen.imaging.options import Blend, DepthEncoding, ImageFormat, MaskMode
+from shardgen.imaging.options import Blend, ImageFormat, MaskMode
 from shardgen.recipes.base import RecipeTables, Table
-from shardgen.recipes.composites.plan import (
-    MAX_PLACES,
-    Compose,
-    Depth,
-    Document,
-    Flips,
-    Formats,
-)
+from shardgen.recipes.composites.placement import MAX_PEOPLE, MAX_SEED, Placement
+from shardgen.recipes.composites.plan import MAX_PLACES, Compose, Document, Flips, Formats
+from shardgen.recipes.depth import DepthTable, Percent, Side
 
+HALVED: Literal["halved"] = "halved"
 Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
-Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
-Percent = Annotated[int, Field(ge=1, le=100)]
+People = Annotated[int, Field(ge=1, le=MAX_PEOPLE)]
+PerMille = Annotated[int, Field(ge=1, le=1000)]
+# Of [compose], those that belong to one placement.
+_OF_GRID, _OF_RANDOM = ("grid",), ("places", "seed", "foregrounds_per_sample", "overhang")
 
 
 class SourcesTable(Table):
@@ -38,52 +33,60 @@ class SourcesTable(Table):
 
 
 class ComposeTable(Table):
-    """Canvas (width, height) in pixels, grid (columns, rows)."""
+    """Canvas (width, height) in pixels, grid (columns, rows); heights in pixels, or a range in per mille."""
 
     canvas: tuple[Side, Side] = (600, 600)
+    placement: Placement = Placement.GRID
     grid: tuple[Places, Places] = (5, 4)
+    places: Places = 20
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    foregrounds_per_sample: tuple[People, People] = (1, 1)
+    foreground_height: Literal["halved"] | Side | tuple[PerMille, PerMille] = HALVED
+    overhang: Annotated[int, Field(ge=0, le=1000)] = 0
     flips: Flips = Flips.FOREGROUNDS
     blend: Blend = Blend.MASK
 
-
-def _known_family(name: str) -> str:
-    if problem := unknown_family(name):
-        raise ValueError(problem)
-    return name
-
-
-class DepthTable(Table):
-    """The depth network; `input` is (width, height) in pixels."""
-
-    model: Annotated[str, AfterValidator(_known_family)] = DEFAULT.name
-    weights: Annotated[str, Field(min_length=1)] = DEFAULT.default_weights
-    input: tuple[Side, Side] = (640, 480)
-    upsampling: Upsampling = Upsampling.ALIGNED
-    precision: Precision = Precision.FLOAT32
-    micro_batch: Annotated[
-        Literal["auto"] | Annotated[int, Field(ge=1, le=1024)],
-        Field(description='"auto" or a number from 1 to 1024'),
-    ] = "auto"
-    encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX
-
     @model_validator(mode="after")
     def _check(self) -> Self:
-        sides = find_family(self.model).sides
-        if not sides.allow(self.input):
-            raise ValueError(f"input must be {sides} (found {list(self.input)})")
-        try:
-            self.planned_weights()
-        except ValueError as error:
-            raise ValueError(f"weights: {error}") from error
+        is_random = self.placement is Placement.RANDOM
+        other = Placement.GRID if is_random else Placement.RANDOM
+        for key in _OF_GRID if is_random else _OF_RANDOM:
+            if key in self.model_fields_set:
+                raise ValueError(f'{key}: belongs to placement = "{other}" (found "{self.placement}")')
+        if isinstance(self.foreground_height, tuple):
+            if not is_random:
+                raise ValueError(
+                    'foreground_height: two numbers belong to placement = "random" (found "grid")'
+                )
+            if self.foreground_height[0] > self.foreground_height[1]:
+                raise ValueError("foreground_height: the smaller number comes first")
+        if self.foregrounds_per_sample[0] > self.foregrounds_per_sample[1]:
+            raise ValueError("foregrounds_per_sample: the smaller number comes first")
         return self
 
-    def planned_weights(self) -> str:
-        """The plan's name of `weights`."""
-        return find_family(self.model).plan_name(self.weights)
+    def plan(self, mask: MaskMode) -> Compose:
+        """The plan's part."""
+        is_random = self.placement is Placement.RANDOM
+        return Compose(
+            canvas=self.canvas,
+            placement=self.placement,
+            grid=None if is_random else self.grid,
+            places=self.places if is_random else None,
+            seed=self.seed if is_random else None,
+            foreground_height=None if self.foreground_height == HALVED else self.foreground_height,
+            overhang=self.overhang,
+            foregrounds_per_sample=self.foregrounds_per_sample,
+            flips=self.flips,
+            blend=self.blend,
+            mask=mask,
+        )
 
 
 class OutputTable(Table):
-    """Size (width, height) in pixels, formats and qualities of the three images."""
+    """Sizes (width, height) in pixels, formats and qualities of the images.
+
+    Depth is as large as the others unless `depth_size` says otherwise.
+    """
 
     size: tuple[Side, Side] = (200, 200)
     image: ImageFormat = ImageFormat.JPEG
@@ -91,6 +94,7 @@ class OutputTable(Table):
     mask: ImageFormat = ImageFormat.PNG
     depth: ImageFormat = ImageFormat.JPEG
     depth_quality: Percent = 60
+    depth_size: tuple[Side, Side] | None = None
 
 
 class Tables(RecipeTables):
@@ -103,43 +107,30 @@ class Tables(RecipeTables):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.depth.encoding is DepthEncoding.RELATIVE and self.output.depth is not ImageFormat.PNG:
-            raise ValueError(
-                'depth.encoding = "relative" is 16 bit and needs output.depth = "png" '
-                f'(found "{self.output.depth}")'
-            )
+        self.depth.refuse_narrow(self.output)
         return self
 
     def document(self, planned: domain.Document | None) -> Document:
         """The recipe's part of the plan; digest and structure of the weights are the plan's."""
-        depth = self.depth
-        name = depth.planned_weights()
-        weights = Weights(name=name, bytes=0, sha256="", structure="", quality=Quality.DEPTH)
-        if isinstance(planned, Document):
-            weights = replace(planned.depth.weights, name=name)
+        output, depth = self.output, None
+        if self.depth.is_wanted:
+            known = planned.depth if isinstance(planned, Document) else None
+            depth = self.depth.plan(output, output.depth_size or output.size, known)
         return Document(
-            compose=Compose(**self.compose.model_dump(), mask=self.sources.mask),
-            depth=Depth(
-                model=depth.model,
-                weights=weights,
-                input=depth.input,
-                upsampling=depth.upsampling,
-                precision=depth.precision,
-                encoding=depth.encoding,
+            compose=self.compose.plan(self.sources.mask),
+            depth=depth,
+            output=Formats(
+                size=output.size,
+                image=output.image,
+                image_quality=output.image_quality,
+                mask=output.mask,
             ),
-            output=Formats(**self.output.model_dump()),
         )
 
     def source_folders(self) -> Mapping[str, str]:
         """`[sources]` as written."""
         return {"foregrounds": self.sources.foregrounds, "backgrounds": self.sources.backgrounds}
 
-    def local(self, resolve: Callable[[str, str], Path]) -> NetworkChoice:
-        """Which weights file this machine has, and its micro-batch."""
-        name, written = self.depth.planned_weights(), self.depth.weights
-        return NetworkChoice(
-            name=name,
-            written=written,
-            file=resolve(written, "depth.weights") if name == FILE else None,
-            micro_batch=self.depth.micro_batch,
-        )
+    def local(self, resolve: Callable[[str, str], Path]) -> NetworkChoice | None:
+        """Which weights file this machine has, and its micro-batch; None without depth."""
+        return self.depth.local(resolve) if self.depth.is_wanted else None

@@ -1,0 +1,215 @@
+"""A depth network in a run: micro-batch agreed on, loaded, pictures put through, its shrinking remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.depth import device
+from shardgen.depth.base import Estimator, Network, NetworkChoice, NetworkPlan, Quality
+from shardgen.depth.device import Device
+from shardgen.depth.families import find_family
+from shardgen.domain.wording import Say
+from shardgen.errors import DepthNotFinite, DownloadFailed, MachineUnfit, SampleError
+from shardgen.machine.memory import free_bytes
+from shardgen.recipes.base import BatchSizes, Between, Demand, DeviceChoice, PlanEvents, Station
+from shardgen.recipes.depth import Depth
+
+DepthMap = NDArray[np.float32]
+"""Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
+_PROCESS_BYTES = 700 << 20  # of a worker with its libraries and the samples of two batches, without a network
+_UNKNOWN_BYTES = 1 << 62
+_REMARKS = {
+    Quality.DEPTH: "",
+    Quality.TRIAL: "; for trials only",
+    Quality.NOISE: "; NOT DEPTH: these weights make noise",
+}
+
+
+def agree_micro_batch(
+    setting: int | Literal["auto"],
+    plan: NetworkPlan,
+    agreed: BatchSizes | None,
+    *,
+    on: Device,
+    network: Network,
+) -> tuple[int, str]:
+    """How many images the network takes at once, and a remark if it is fewer than was agreed.
+
+    The setting, else what the first worker with this device model chose and the manifest keeps; fewer when
+    memory does not suffice, since too little is no exception on a CPU but a kill. Raises MachineUnfit.
+    """
+    # A GPU's memory is not the host's; there, running out is an exception that shrinks the micro-batch.
+    free = _UNKNOWN_BYTES if on.kind == "gpu" else free_bytes()
+    fitting = fitting_micro_batch(plan, network, kind=on.kind, free=free)
+    if setting != "auto":
+        shrunk = None if agreed is None else agreed.shrunk(on.model)
+        if shrunk is not None and shrunk < setting:
+            return min(shrunk, fitting), f"micro-batch {shrunk}, not {setting}: memory ran out before"
+        wanted = setting
+    elif agreed is not None:
+        wanted = agreed.agreed(on.model, fitting)
+    else:
+        wanted = fitting
+    if network.memory_bytes(plan, wanted) <= free:
+        return wanted, ""
+    return (
+        fitting,
+        f"micro-batch {wanted} does not fit into {free / 2**30:.1f} GiB of free memory: using {fitting}",
+    )
+
+
+def fitting_micro_batch(plan: NetworkPlan, network: Network, *, kind: str, free: int) -> int:
+    """The best micro-batch for a device (`kind` cpu or gpu) with so many bytes free for this process.
+
+    Raises MachineUnfit if none fits.
+    """
+    for micro_batch in network.micro_batches(kind):
+        needed = network.memory_bytes(plan, micro_batch)
+        if needed <= free:
+            return micro_batch
+    raise MachineUnfit(
+        f"the network needs {needed / 2**30:.1f} GiB for one image (free: {free / 2**30:.1f} GiB)",
+        hint="close other programs, use fewer workers, or a machine with more memory",
+    )
+
+
+def network_demand(choice: NetworkChoice, plan: NetworkPlan) -> Demand:
+    """What a worker on this machine's CPU needs; the weights must be at hand."""
+    network = find_family(plan.model).find(choice)
+    setting = choice.micro_batch
+    return Demand(
+        micro_batches=network.micro_batches("cpu") if setting == "auto" else (setting,),
+        is_fixed=setting != "auto",
+        bytes_for=lambda micro_batch: network.memory_bytes(plan, micro_batch),
+        device_model=device.describe_cpu,
+    )
+
+
+def demand_without_network(held_bytes: int) -> Demand:
+    """What a worker needs that computes nothing; `held_bytes` are kept in memory."""
+    return Demand(
+        micro_batches=(),
+        is_fixed=True,
+        bytes_for=lambda _micro_batch: _PROCESS_BYTES + held_bytes,
+        device_model=device.describe_cpu,
+    )
+
+
+def load_for_plan(
+    network: NetworkChoice, plan: NetworkPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
+) -> Estimator:
+    """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
+
+    Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
+    """
+    family = find_family(plan.model)
+    found = family.find(network)
+    found.check_plan(plan)
+    on = family.prepare(choice.device, threads=choice.threads)
+    micro_batch, remark = agree_micro_batch(network.micro_batch, plan, agreed, on=on, network=found)
+    if remark:
+        say(remark)
+    estimator = found.load(plan, micro_batch=micro_batch, on=on)
+    weights = plan.weights
+    say(f"network {weights.name} on {on.model}, micro-batch {micro_batch}{_REMARKS[weights.quality]}")
+    estimator.warm_up()
+    remember_shrinking(estimator, micro_batch, agreed, say=say)
+    return estimator
+
+
+def remember_shrinking(estimator: Estimator, before: int, agreed: BatchSizes | None, *, say: Say) -> None:
+    """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
+    now = estimator.micro_batch
+    if now < before:
+        if agreed is not None:
+            agreed.shrink(estimator.device_model, now)
+        say(f"out of memory: micro-batch {now} instead of {before} from now on")
+
+
+def network_choice(local: object) -> NetworkChoice:
+    """What `DepthTable.local` has made. Raises TypeError for anything else."""
+    if not isinstance(local, NetworkChoice):
+        raise TypeError(f"{local!r} is not what the settings of a depth network say of a machine")
+    return local
+
+
+def with_weights(depth: Depth, local: object, events: PlanEvents) -> tuple[Depth, DownloadFailed | None]:
+    """The depth of a draft with the weights that were found, fetched if need be.
+
+    Where they could not be had, a stand-in takes their place, and why is told beside it. Raises InputMissing,
+    WeightsRefused and InvalidSettings.
+    """
+    try:
+        network = find_family(depth.model).find(network_choice(local), on_download=events.on_download)
+    except DownloadFailed as error:
+        return replace(depth, weights=replace(depth.weights, bytes=1, sha256="0" * 64)), error
+    network.check_input(depth.input)
+    return replace(depth, weights=network.weights), None
+
+
+class DepthStage:
+    """The device's part of a maker with a depth network."""
+
+    def __init__(
+        self, plan: NetworkPlan, estimator: Estimator, *, agreed: BatchSizes | None, say: Say
+    ) -> None:
+        self._plan = plan
+        self._estimator = estimator
+        self._agreed = agreed
+        self._say = say
+        self._micro_batch = estimator.micro_batch
+
+    @property
+    def device_model(self) -> str:
+        """What the network runs on."""
+        return self._estimator.device_model
+
+    def compute(
+        self, inputs: Sequence[NDArray[np.uint8] | None], *, between: Between
+    ) -> list[DepthMap | SampleError | None]:
+        """The depth of pictures of the network's size, uint8 (H, W, 3) RGB; None for None.
+
+        A missing one is black: the others' last bits must not depend on it.
+        """
+        width, height = self._plan.input
+        images = np.zeros((len(inputs), height, width, 3), np.uint8)
+        for row, picture in enumerate(inputs):
+            if picture is not None:
+                images[row] = picture
+        depth = self._estimator.estimate(
+            images, wanted=[picture is not None for picture in inputs], between=between
+        )
+        not_finite = DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
+        return [
+            None if picture is None else not_finite if depth.non_finite[row] else depth.relative[row]
+            for row, picture in enumerate(inputs)
+        ]
+
+    def check(self) -> None:
+        """Put one black image through the network."""
+        self._estimator.warm_up()
+
+    def provenance(self) -> Mapping[str, str | int]:
+        """What decides the bytes; a micro-batch that has become smaller is remembered for all workers."""
+        estimator, now = self._estimator, self._estimator.micro_batch
+        remember_shrinking(estimator, self._micro_batch, self._agreed, say=self._say)
+        self._micro_batch = now
+        return {
+            "device_model": estimator.device_model,
+            "micro_batch": now,
+            "precision": self._plan.precision.value,
+            **estimator.provenance,
+        }
+
+
+def open_depth_stage(plan: NetworkPlan, station: Station) -> DepthStage:
+    """Load the network of a plan and run it once; raises as `load_for_plan` does."""
+    network = load_for_plan(
+        network_choice(station.local), plan, station.agreed, choice=station.device, say=station.say
+    )
+    return DepthStage(plan, network, agreed=station.agreed, say=station.say)
