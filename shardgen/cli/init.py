@@ -18,7 +18,11 @@ def init(
     preset: Annotated[
         str,
         typer.Option(
-            "--preset", metavar="|".join(presets()), help="What to make; docs/recipes.md describes each."
+            "--preset",
+            metavar="NAME",
+            help="What to make. "
+            + "; ".join(f"{name}: {preset.makes}" for name, (_, preset) in presets().items())
+            + ".",
         ),
     ] = DEFAULT_PRESET,
     foregrounds: Annotated[
@@ -26,14 +30,17 @@ def init(
         typer.Option(
             "--foregrounds",
             metavar="DIR",
-            help="Folder of foreground photographs; needs --backgrounds, too.",
+            help="Folder of foreground photographs, for composites.",
             show_default=False,
         ),
     ] = None,
     backgrounds: Annotated[
         Path | None,
         typer.Option(
-            "--backgrounds", metavar="DIR", help="Folder of background photographs.", show_default=False
+            "--backgrounds",
+            metavar="DIR",
+            help="Folder of background photographs, for composites.",
+            show_default=False,
         ),
     ] = None,
     pictures: Annotated[
@@ -41,7 +48,7 @@ def init(
         typer.Option(
             "--pictures",
             metavar="DIR",
-            help="Folder of pictures, for --preset depth-of-folder alone.",
+            help="Folder of pictures, for their depth.",
             show_default=False,
         ),
     ] = None,
@@ -61,12 +68,14 @@ def init(
 ) -> None:
     """Write a commented shardgen.toml into RUN_DIR.
 
-    Makes the directory if needed; never overwrites an existing shardgen.toml. Sets --shared-folder by itself
-    on a mounted Google Drive.
+    Starts from a preset; every setting can be changed in the file. Makes the directory if needed; never
+    overwrites an existing shardgen.toml. Sets --shared-folder by itself on a mounted Google Drive.
 
     \b
     Example:
       shardgen init people --foregrounds cut-outs --backgrounds scenes
+      shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes
+      shardgen init depths --preset depth-of-folder --pictures scenes
     """
     from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise

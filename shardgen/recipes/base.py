@@ -39,6 +39,14 @@ Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 
 
+class WrongSetting(ValueError):
+    """A rule of a table is broken, and `hint` says what to write; the text begins with `KEY: `."""
+
+    def __init__(self, problem: str, *, hint: str) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
 class Table(BaseModel):
     """A table of `shardgen.toml`: no unknown key, never changed.
 

@@ -21,6 +21,17 @@ DEPTH = "depth"
 """The name of the output."""
 NO_DEPTH = "none"
 """`[depth] model` of a recipe that makes no depth."""
+DEPTH_KEYS = """\
+weights = "nyu"         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
+input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
+upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
+precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level
+micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
+encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
+"""
+"""The keys of `[depth]` beside `model`, as `init` writes them."""
+AS_SIZE: Literal["size"] = "size"
+"""`[output] depth_size`: as large as the other images."""
 MAX_STRUCTURE = 200  # characters that describe a network
 _ENCODINGS = {
     DepthEncoding.INVERSE_MINMAX: (
@@ -35,6 +46,10 @@ _ENCODINGS = {
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Percent = Annotated[int, Field(ge=1, le=100)]
+DepthSize = Annotated[
+    Literal["size"] | tuple[Side, Side],
+    Field(description='"size", for that of the other images, or a list of two numbers, as in [112, 112]'),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

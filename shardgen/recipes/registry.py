@@ -25,9 +25,14 @@ def find_kind(name: str) -> RecipeKind:
     return _KINDS[name]
 
 
+def kinds() -> list[RecipeKind]:
+    """All of them."""
+    return list(_KINDS.values())
+
+
 def presets() -> dict[str, tuple[RecipeKind, Preset]]:
     """What `init --preset` knows, by name."""
-    return {name: (kind, preset) for kind in _KINDS.values() for name, preset in kind.presets.items()}
+    return {name: (kind, preset) for kind in kinds() for name, preset in kind.presets.items()}
 
 
 def find_preset(name: str) -> tuple[RecipeKind, Preset]:

@@ -40,13 +40,15 @@ class KnownKeys:
     """The keys of all tables: their defaults as JSON, which is TOML for them, and what each may be.
 
     `words` has only the keys whose types do not say it well: a key that may be a word or a number.
+    `elsewhere` has the tables of other kinds of recipes, with the kind's name.
     """
 
     defaults: Mapping[str, Mapping[str, object]]
     words: Mapping[str, Mapping[str, str]]
+    elsewhere: Mapping[str, str]
 
     @classmethod
-    def of(cls, *all_tables: type[Table]) -> Self:
+    def of(cls, *all_tables: type[Table], elsewhere: Mapping[str, str]) -> Self:
         """Take them from the fields of tables, and the words from the fields' descriptions."""
         tables = {name: field.annotation for one in all_tables for name, field in one.model_fields.items()}
         classes = {
@@ -62,6 +64,7 @@ class KnownKeys:
                 }
                 for name, table in classes.items()
             },
+            elsewhere=elsewhere,
         )
 
 
@@ -72,7 +75,7 @@ def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str,
         # A value that may be a word or a number is a problem for each of both, at a location of its own.
         location = [*detail["loc"][:2], *(part for part in detail["loc"][2:] if isinstance(part, int))]
         if detail["type"] == "extra_forbidden":
-            yield _unknown([str(part) for part in location], known.defaults)
+            yield _unknown([str(part) for part in location], known)
             continue
         message = _message(detail)
         if detail["type"] == "value_error" and len(location) == 1:
@@ -86,7 +89,8 @@ def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str,
         if subject in said:
             continue
         said.add(subject)
-        yield f"{subject}: {message}" if subject else message, _example(location, known.defaults)
+        hint = getattr(detail.get("ctx", {}).get("error"), "hint", "") or _example(location, known.defaults)
+        yield f"{subject}: {message}" if subject else message, hint
 
 
 def _example(location: Sequence[int | str], defaults: Mapping[str, Mapping[str, object]]) -> str:
@@ -99,11 +103,15 @@ def _example(location: Sequence[int | str], defaults: Mapping[str, Mapping[str, 
     return f"under [{table}] write, for example: {key} = {value}"
 
 
-def _unknown(location: list[str], defaults: Mapping[str, Mapping[str, object]]) -> tuple[str, str]:
+def _unknown(location: list[str], keys: KnownKeys) -> tuple[str, str]:
     *table, name = location
+    defaults = keys.defaults
     known = list(defaults[table[0]]) if table else list(defaults)
     close = difflib.get_close_matches(name, known, n=1)
-    homes = [f"[{home}]" for home, keys in defaults.items() if name in keys]
+    homes = [f"[{home}]" for home, names in defaults.items() if name in names]
+    if not table and name in keys.elsewhere:
+        kind = keys.elsewhere[name]
+        return f'[{name}]: belongs to [recipe] kind = "{kind}"', f"remove [{name}], or change the kind"
     if close:
         hint = f"did you mean `{close[0]}`?"
     elif homes:

@@ -47,6 +47,30 @@ CASES = [
         hints=("shardgen init new --preset grid600 --foregrounds DIR --backgrounds DIR",),
     ),
     Case(
+        name="a folder that the preset does not take",
+        arguments=("init", "new", "--pictures", "scenes"),
+        code=12,
+        says=("--pictures: preset grid600 takes no pictures",),
+        hints=("leave it out, or: shardgen init new --preset depth-of-folder --pictures DIR",),
+    ),
+    Case(
+        name="weights where there is no depth",
+        arguments=(
+            *("init", "new", "--preset", "masks-only", "--weights", "small"),
+            *("--foregrounds", "cut-outs", "--backgrounds", "scenes"),
+        ),
+        code=12,
+        says=("--weights: preset masks-only makes no depth",),
+        hints=("leave --weights out",),
+    ),
+    Case(
+        name="a preset that is not there",
+        arguments=("init", "new", "--preset", "grid500"),
+        code=12,
+        says=("--preset: 'grid500'",),
+        hints=("--preset grid600 or random224",),
+    ),
+    Case(
         name="a folder that the run does not take",
         arguments=("plan", "people", "--pictures", "scenes"),
         code=12,

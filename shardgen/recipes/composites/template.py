@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from shardgen.recipes.base import Preset
+from collections.abc import Mapping
 
-TEMPLATE = """\
+from shardgen.recipes.base import Preset
+from shardgen.recipes.depth import DEPTH_KEYS
+
+TEMPLATE = f"""\
 [recipe]
 kind = "composites"     # (plan) what a sample is: people on a background, their mask, and the depth of both
 
@@ -20,19 +23,21 @@ mask = "auto"
 
 [compose]
 canvas = [600, 600]     # (plan) width, height in pixels; larger, and the foreground is lost in it
-grid = [5, 4]           # (plan) columns, rows: where a foreground is placed
+placement = "grid"      # (plan) grid | random: where a foreground is placed
+grid = [5, 4]           # (plan) columns, rows
+places = 20             # (plan) random places for each foreground on each background, and again mirrored
+seed = 0                # (plan) a whole number; another one draws other places
+foregrounds_per_sample = [1, 1]  # (plan) the fewest and the most people in a picture
+# (plan) "halved" until it fits; or a number of pixels; or, with random places, the least and the largest per
+# mille of the canvas's height, as in [300, 600].
+foreground_height = "halved"
+overhang = 0            # (plan) how much of a foreground may be outside the picture, per mille of its side
 flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: which are also used mirrored
 blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edge
 
 [depth]
-model = "densedepth"
-weights = "nyu"         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
-input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
-upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
-precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level
-micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
-encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
-
+model = "densedepth"    # (plan) densedepth | none: only composites and masks
+{DEPTH_KEYS}
 [output]
 size = [200, 200]       # (plan) width, height of the stored images in pixels
 image = "jpeg"          # (plan) jpeg | webp | png, here and below
@@ -40,6 +45,45 @@ image_quality = 25      # (plan) 1-100; 25 keeps 400,000 samples at about 2 GB
 mask = "png"            # (plan) exact, and at this size smaller than JPEG
 depth = "jpeg"          # (plan)
 depth_quality = 60      # (plan) 1-100
+depth_size = "size"     # (plan) width, height of the depth images in pixels | size: as above
 """
 
-PRESETS = {"grid600": Preset(makes="each cut-out on a grid of 20 places, with mask and depth, 200x200")}
+_GRID: Mapping[str, None] = {
+    f"compose.{key}": None for key in ("places", "seed", "foregrounds_per_sample", "overhang")
+}
+_RANDOM = {"compose.placement": '"random"', "compose.grid": None}
+_NO_DEPTH: Mapping[str, str | None] = {
+    "depth.model": '"none"',
+    **{
+        f"depth.{key}": None
+        for key in ("weights", "input", "upsampling", "precision", "micro_batch", "encoding")
+    },
+    **{f"output.{key}": None for key in ("depth", "depth_quality", "depth_size")},
+}
+
+PRESETS = {
+    "grid600": Preset(makes="composites on a grid of 20 places, 200x200, with depth", values=_GRID),
+    "random224": Preset(
+        makes="composites at random places and heights, 224x224, with depth",
+        values={
+            **_RANDOM,
+            "compose.canvas": "[224, 224]",
+            "compose.foreground_height": "[300, 600]",
+            "output.size": "[224, 224]",
+            "output.depth_size": "[112, 112]",
+        },
+    ),
+    "museum704": Preset(
+        makes="composites at random places with soft edges, 224x224, with depth",
+        values={
+            **_RANDOM,
+            "compose.canvas": "[704, 704]",
+            "compose.foreground_height": "340",
+            "compose.blend": '"alpha"',
+            "output.size": "[224, 224]",
+        },
+    ),
+    "masks-only": Preset(
+        makes="grid600 without depth, and without TensorFlow", values={**_GRID, **_NO_DEPTH}
+    ),
+}
