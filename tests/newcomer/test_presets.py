@@ -63,7 +63,7 @@ def test_a_preset_makes_what_it_says_and_a_contact_sheet(terminals: Terminals, p
         assert terminal.type("python -c 'import tensorflow'", more=more).code == 1
     for command in ("plan set", "preview set --samples 4", "run set", "verify set/dataset.zip"):
         said = terminal.type(f"exec shardgen {command}", more=more)
-        assert said.code == 0, said
+        assert said.code == 0, said.err
     assert f"read {SAMPLES[preset]} samples: no findings" in said.out
     with zipfile.ZipFile(terminal.folder / "set" / "dataset.zip") as archive:
         names = archive.namelist()
