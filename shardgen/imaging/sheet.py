@@ -60,7 +60,8 @@ def contact_sheet(
     """Draw samples in reading order, each with all its pictures, as PNG; same input, same bytes.
 
     A composite has the outline of its mask, or of each person in a colour of its own. Depth is drawn in the
-    colours of inferno, whose brightness grows evenly, so that bright is near; `near_is_dark` says that its levels are the other way round.
+    colours of inferno, whose brightness grows evenly, so that bright is near; `near_is_dark` says that its
+    levels are the other way round.
     `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
     if not samples:

@@ -29,6 +29,8 @@ from shardgen.domain.receipt import (
 )
 from shardgen.domain.sample import member_name
 from shardgen.recipes.base import Files
+from shardgen.recipes.composites.labels import FACTS
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.storage.files import make_folders
 
@@ -85,7 +87,18 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
         sums=total_sums(plan.outputs, parts),
         dead_letters=letters,
         provenance=PROVENANCE,
+        facts={
+            SampleIndex(sample): made_facts(plan, sample)
+            for sample in plan.layout.batch_samples(BatchIndex(batch))
+            if sample not in dead
+        },
     )
+
+
+def made_facts(plan: Plan, sample: int) -> tuple[int, ...]:
+    """As many as there are, other ones for each sample."""
+    people = CompositesPlan(plan).people(SampleIndex(sample))
+    return tuple(100 * sample + number for number in range(len(FACTS) * len(people)))
 
 
 class MadeRecipe(CompositesRecipe):

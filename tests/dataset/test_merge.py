@@ -32,11 +32,10 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.recipes.base import Files
-from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.storage.files import DiskFiles
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.dataset.made_runs import MadeRecipe, MadeRun, image, make_run
-from tests.plans import changed, make_plan
+from tests.plans import changed, depth_in, make_plan
 from tests.runs import sha256_of
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)
@@ -391,7 +390,7 @@ def test_receipts_that_change_during_the_merge_are_noticed(tmp_path: Path) -> No
 
 
 def test_the_card_says_loudly_that_random_depth_is_noise(tmp_path: Path) -> None:
-    depth = CompositesPlan(PLAN).depth
+    depth = depth_in(PLAN)
     plan = changed(
         PLAN, depth=replace(depth, weights=replace(depth.weights, name="random:64", quality=Quality.NOISE))
     )

@@ -7,9 +7,8 @@ import pytest
 
 from shardgen.dataset.verify import verify_run
 from shardgen.domain.identifiers import Fence, WorkerId
-from shardgen.recipes.composites.plan import CompositesPlan
 from tests.dataset.made_runs import MadeRun, make_run
-from tests.plans import changed, make_plan
+from tests.plans import changed, depth_in, make_plan
 
 PLAN = make_plan(shard_size=50, batch=8, slice_batches=4)
 
@@ -82,7 +81,7 @@ def test_a_second_receipt_of_a_batch_is_found(run: MadeRun) -> None:
 
 
 def test_an_artifact_of_another_plan_is_found(run: MadeRun) -> None:
-    other = changed(PLAN, output=replace(CompositesPlan(PLAN).output, depth_quality=61))
+    other = changed(PLAN, depth=replace(depth_in(PLAN), quality=61))
     result = verify_run(other, run, run.store)
     assert len(result.bad_batches) == PLAN.layout.batch_count
     assert "another plan" in result.findings[0].fact

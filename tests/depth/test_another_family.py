@@ -17,13 +17,12 @@ from shardgen.errors import InvalidSettings, ManifestCorrupt, WeightsRefused
 from shardgen.recipes.base import DeviceChoice, PlanEvents, Station
 from shardgen.recipes.composites.kind import Composites
 from shardgen.recipes.composites.maker import CompositesMaker
-from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from tests.depth.brightness import Brightness
 from tests.photographs import write_photographs
-from tests.plans import changed
+from tests.plans import changed, depth_in
 
 SETTINGS: dict[str, dict[str, object]] = {
     "compose": {"canvas": [96, 80], "grid": [2, 1]},
@@ -89,7 +88,7 @@ def test_a_family_of_its_own_goes_from_settings_to_samples_without_tensorflow(tm
     facts = maker.provenance().facts
     assert (facts["numpy"], facts["micro_batch"]) == (np.__version__, 4)
 
-    depth_plan = CompositesPlan(plan).depth
+    depth_plan = depth_in(plan)
     weights = replace(depth_plan.weights, sha256="c" * 64)
     other = changed(plan, depth=replace(depth_plan, weights=weights))
     with pytest.raises(WeightsRefused, match="the plan has cccc"):

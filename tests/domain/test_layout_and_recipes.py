@@ -88,11 +88,10 @@ def test_a_recipe_inverts_the_order_of_samples(flips: Flips) -> None:
 
 def test_the_last_column_and_row_touch_the_far_edge_and_a_single_one_is_centred() -> None:
     plan = CompositesPlan(make_plan())
-    foreground = plan.sources.foregrounds[1]
-    last = plan.place(foreground, column=4, row=3)
+    last = plan.place(1, column=4, row=3)
     assert (last.x + last.width, last.y + last.height) == (600, 600)
-    assert plan.place(foreground, column=1, row=1).x == (600 - 121) // 4
-    assert plan.place(foreground, column=1, row=2).y == (600 - 200) * 2 // 3
+    assert plan.place(1, column=1, row=1).x == (600 - 121) // 4
+    assert plan.place(1, column=1, row=2).y == (600 - 200) * 2 // 3
     single = CompositesPlan(make_plan(grid=(1, 1)))
-    centred = single.place(foreground, column=0, row=0)
+    centred = single.place(1, column=0, row=0)
     assert (centred.x, centred.y) == ((600 - 121) // 2, 200)

@@ -72,7 +72,7 @@ def test_a_mask_that_vanishes_when_halved_is_refused() -> None:
     alpha[7:12, 9:14] = 255
     photo = Photograph(pixels=np.zeros((800, 800, 3), np.uint8), alpha=alpha, notes=())
     cut = cut_out(photo, MaskMode.ALPHA, None)
-    with pytest.raises(ComposeFailed, match="vanishes when it is halved to 50x50"):
+    with pytest.raises(ComposeFailed, match="vanishes when it is resized to 50x50"):
         halved_to_fit(cut, (50, 50))
 
 

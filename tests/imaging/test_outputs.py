@@ -7,27 +7,41 @@ import numpy as np
 import pytest
 
 from shardgen.errors import EncodeFailed
-from shardgen.imaging.compose import Canvas
+from shardgen.imaging.compose import Canvas, Visible
+from shardgen.imaging.masks import box_of
 from shardgen.imaging.options import DepthEncoding, ImageFormat
 from shardgen.imaging.outputs import depth_image
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.recipes.composites.maker import encode_sample
 from shardgen.recipes.composites.plan import CompositesPlan
 from tests.photographs import blob, colours
-from tests.plans import make_plan
+from tests.plans import changed, depth_in, make_plan
 
-OUTPUT = CompositesPlan(make_plan()).output
+PLAN = make_plan()
+BLOB = np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8)
 CANVAS = Canvas(
     fgbg=colours(np.random.default_rng(0), 600, 600),
-    mask=np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8),
+    mask=BLOB,
+    figures=(Visible(mask=BLOB, box=box_of(BLOB), per_mille=1000),),
 )
 DEPTH = np.random.default_rng(1).uniform(0.01, 1.0, (240, 320)).astype(np.float32)
 
 
+def with_depth(
+    encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX,
+    *,
+    stored_as: ImageFormat = ImageFormat.JPEG,
+    **parts: object,
+) -> CompositesPlan:
+    """The plan with depth that is stored so, and other parts."""
+    depth = replace(depth_in(PLAN), encoding=encoding, format=stored_as)
+    return CompositesPlan(changed(PLAN, depth=depth, **parts))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("depth_format", [ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP])
 def test_sums_are_those_of_the_encoded_bytes(depth_format: ImageFormat) -> None:
-    output = replace(OUTPUT, depth=depth_format, mask=depth_format)
-    sample = encode_sample(CANVAS, DEPTH, output, DepthEncoding.INVERSE_MINMAX)
+    output = replace(CompositesPlan(PLAN).output, mask=depth_format)
+    sample = encode_sample(CANVAS, DEPTH, with_depth(stored_as=depth_format, output=output))
     for name, data in sample.files.items():
         flag = cv2.IMREAD_COLOR if name == "fgbg" else cv2.IMREAD_GRAYSCALE
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -40,19 +54,19 @@ def test_sums_are_those_of_the_encoded_bytes(depth_format: ImageFormat) -> None:
 
 
 def test_16_bit_sums_do_not_overflow() -> None:
-    output = replace(OUTPUT, depth=ImageFormat.PNG)
-    sample = encode_sample(CANVAS, np.ones((240, 320), np.float32), output, DepthEncoding.RELATIVE)
+    plan = with_depth(DepthEncoding.RELATIVE, stored_as=ImageFormat.PNG)
+    sample = encode_sample(CANVAS, np.ones((240, 320), np.float32), plan)
     assert sample.sums["depth"].sum == (65535 * 40_000,)
     assert sample.sums["depth"].squares == (65535**2 * 40_000,)
 
 
 def test_relative_depth_needs_png() -> None:
     with pytest.raises(EncodeFailed, match="16 bits"):
-        encode_sample(CANVAS, DEPTH, OUTPUT, DepthEncoding.RELATIVE)
+        encode_sample(CANVAS, DEPTH, with_depth(DepthEncoding.RELATIVE))
 
 
 def test_the_same_sample_gives_the_same_bytes() -> None:
-    first, again = (encode_sample(CANVAS, DEPTH, OUTPUT, DepthEncoding.INVERSE_MINMAX) for _ in range(2))
+    first, again = (encode_sample(CANVAS, DEPTH, with_depth()) for _ in range(2))
     assert first.files == again.files
 
 
@@ -94,7 +108,7 @@ def sheet(*, depth_is_random: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.u
     samples = [
         SheetSample(
             caption=f"{number}: a",
-            fgbg=CANVAS.fgbg,
+            picture=CANVAS.fgbg,
             mask=CANVAS.mask,
             depth=np.full((200, 200), 90, np.uint8),
         )

@@ -11,10 +11,9 @@ from shardgen.depth.families import find_family
 from shardgen.errors import MachineUnfit
 from shardgen.launch.allocation import Wanted, settle_workers
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
-from shardgen.recipes.network import agree_micro_batch
-from shardgen.recipes.composites.plan import CompositesPlan
-from shardgen.recipes.composites.recipe import network_choice
+from shardgen.recipes.network import agree_micro_batch, network_choice
 from shardgen.settings.run_directory import RunDirectory
+from tests.plans import depth_in
 from tests.runs import make_run, plan_run
 
 
@@ -42,16 +41,16 @@ def test_a_given_micro_batch_that_memory_did_not_suffice_for_is_not_tried_again(
     run = make_run(tmp_path, changes={"depth.micro_batch": "8"})
     run = plan_run(run)
     plan, on = run.plan(), Device(kind="cpu", model="some CPU", library="tensorflow", version="2")
-    choice, composites = network_choice(run.local), CompositesPlan(plan)
-    network = find_family(composites.depth.model).find(choice)
+    choice, depth = network_choice(run.local), depth_in(plan)
+    network = find_family(depth.model).find(choice)
     with run.manifest(plan) as manifest:
         assert agree_micro_batch(
-            choice.micro_batch, composites, manifest.micro_batches, on=on, network=network
+            choice.micro_batch, depth, manifest.micro_batches, on=on, network=network
         ) == (8, "")
         manifest.micro_batches.shrink("some CPU", 2)
         manifest.micro_batches.shrink("some CPU", 4)
         agreed, remark = agree_micro_batch(
-            choice.micro_batch, composites, manifest.micro_batches, on=on, network=network
+            choice.micro_batch, depth, manifest.micro_batches, on=on, network=network
         )
     assert (agreed, remark) == (2, "micro-batch 2, not 8: memory ran out before")
 

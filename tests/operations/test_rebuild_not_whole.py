@@ -12,11 +12,10 @@ from shardgen.artifacts import archive, zip_records
 from shardgen.artifacts.zip_records import Entry
 from shardgen.domain.plan import Plan
 from shardgen.operations.rebuild import rebuild
-from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.settings.run_directory import RunDirectory
 from tests.artifacts.attempts import single
 from tests.operations.lost_runs import found_by, publish, receipts_of
-from tests.plans import changed
+from tests.plans import changed, depth_in
 
 
 def damage_truncate(path: Path, _plan: Plan) -> None:
@@ -46,7 +45,7 @@ def damage_other_fence(path: Path, plan: Plan) -> None:
 
 
 def damage_foreign(path: Path, plan: Plan) -> None:
-    other = changed(plan, output=replace(CompositesPlan(plan).output, depth_quality=61))
+    other = changed(plan, depth=replace(depth_in(plan), quality=61))
     path.write_bytes(single(2, fence=8, worker="c", claims=other).content(plan)[0])
 
 

@@ -15,14 +15,13 @@ from shardgen.domain.selection import Selection
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.operations import demo
 from shardgen.operations.init import initialise
-from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.tables import Tables
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.template import settings_text
 from shardgen.storage.cache import CACHE_VARIABLE
 from tests.legacy_weights import write_legacy_weights
 from tests.photographs import write_photographs
-from tests.plans import changed, make_plan
+from tests.plans import changed, depth_in, make_plan
 from tests.runs import make_run, plan_run, sha256_of
 
 
@@ -38,7 +37,7 @@ def test_small_weights_are_planned_by_name_and_digest_without_a_download(
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "nothing"))
     run = make_run(tmp_path)
     run = plan_run(run)
-    weights = CompositesPlan(run.plan()).depth.weights
+    weights = depth_in(run.plan()).weights
     assert (weights.name, weights.sha256) == ("small", sha256_of(SHIPPED["small"]))
     assert weights.bytes == SHIPPED["small"].stat().st_size
     assert weights.quality is Quality.TRIAL
@@ -50,7 +49,7 @@ def test_a_weights_file_of_ones_own_is_planned_as_file_without_its_path(tmp_path
     own = write_legacy_weights(tmp_path / "my own.h5", width=32)
     run = make_run(tmp_path, changes={"depth.weights": f"'{own}'"})
     run = plan_run(run)
-    weights = CompositesPlan(run.plan()).depth.weights
+    weights = depth_in(run.plan()).weights
     assert (weights.name, weights.sha256, weights.quality) == ("file", sha256_of(own), Quality.DEPTH)
     assert weights.structure.startswith("decoder width 32, ")
     assert "my own" not in (run.path / "plan.json").read_text()
@@ -66,7 +65,7 @@ def test_the_demo_takes_the_small_network_and_init_the_released_one(tmp_path: Pa
 
 def test_the_data_sets_card_says_that_depth_is_for_trials() -> None:
     plan = make_plan()
-    depth = CompositesPlan(plan).depth
+    depth = depth_in(plan)
     for quality in Quality:
         weights = replace(depth.weights, quality=quality)
         text = card(changed(plan, depth=replace(depth, weights=weights)))

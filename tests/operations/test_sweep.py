@@ -19,13 +19,12 @@ from shardgen.errors import InputMissing, ManifestBusy, StorageFailed
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.sqlite_building import alone_in
 from shardgen.operations.sweep import Swept, sweep
-from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.bounded import read_regular
 from tests.artifacts.attempts import WORKERS, single
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.conformance.conftest import MovableClock, identity
-from tests.plans import changed
+from tests.plans import changed, depth_in
 from tests.runs import shardgen
 
 
@@ -138,7 +137,7 @@ def test_what_is_not_ours_is_named_and_left(run: RunDirectory) -> None:
     ours = publish(run, lease, 0)
     record(run, lease, ours)
     plan = run.plan()
-    other_plan = changed(plan, output=replace(CompositesPlan(plan).output, depth_quality=61))
+    other_plan = changed(plan, depth=replace(depth_in(plan), quality=61))
     foreign = publish(run, replace(lease, worker=WORKERS["b"]), 1, claims=other_plan)
     whole, _ = single(1, worker="d", claims=other_plan).content(plan)
     staged = stage(run, replace(lease, worker=WORKERS["d"]), 1, whole)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,12 @@ from shardgen.recipes.composites.composer import (
     ComposedSample,
     Composer,
     _PreparedSources,
+    fitted,
 )
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import heic, write_photographs
-from tests.plans import changed, make_plan
+from tests.plans import changed, make_plan, on_grid
 
 
 @pytest.fixture
@@ -123,7 +125,7 @@ def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
         found = []
         for index in range(50):
             together.wait()
-            found.append(cache.get(("background", index, 0), make))
+            found.append(cache.get(("background", index, False), make))
         return found
 
     with ThreadPoolExecutor(8) as pool:
@@ -140,7 +142,7 @@ def test_a_source_that_cannot_be_made_is_tried_again() -> None:
 
     for _ in range(2):
         with pytest.raises(SourceUndecodable):
-            cache.get(("background", 0, 0), fail)
+            cache.get(("background", 0, False), fail)
 
 
 def test_the_least_recently_used_sources_leave_first() -> None:
@@ -152,7 +154,7 @@ def test_the_least_recently_used_sources_leave_first() -> None:
             made.append(index)
             return np.zeros((10, 10, 3), np.uint8)
 
-        cache.get(("background", index, 0), make)
+        cache.get(("background", index, False), make)
 
     for index in (0, 1, 0, 2, 0, 1):
         ask(index)

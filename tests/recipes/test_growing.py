@@ -73,7 +73,7 @@ def test_what_is_known_of_samples_is_known_in_every_block() -> None:
             composites.sources.backgrounds[made_of.background].name,
             composites.sources.foregrounds[made_of.foreground].name,
         ]
-        assert row[:6] == [str(sample), *names, *map(str, (made_of.flip, made_of.column, made_of.row))]
+        assert row[:7] == [str(sample), "1", *names, *map(str, (made_of.flip, made_of.column, made_of.row))]
         assert recipe.sources_of(SampleIndex(sample)) == {
             f"backgrounds/{names[0]}",
             f"foregrounds/{names[1]}",

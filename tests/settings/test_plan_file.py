@@ -12,7 +12,7 @@ from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from shardgen.sources.inventory import Sources
-from tests.plans import changed, grown, make_plan
+from tests.plans import changed, depth_in, grown, make_plan
 
 PLAN = make_plan(flips=Flips.FOREGROUNDS)
 
@@ -25,7 +25,7 @@ def test_a_plan_reads_back_as_it_was_written(plan: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("number", "hint"),
-    [(1, "finish it with the version that made it, or plan anew"), (3, "upgrade shardgen")],
+    [(2, "finish it with the version that made it, or plan anew"), (4, "upgrade shardgen")],
 )
 def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_holds(
     number: int, hint: str
@@ -33,7 +33,7 @@ def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_hold
     text = json.dumps({"format": number, "samples": 120, "compose": {}, "sources": []})
     with pytest.raises(ManifestMismatch) as caught:
         parse_plan(text, where="plan.json")
-    assert str(caught.value) == f"plan.json: plan format {number}, this shardgen reads format 2"
+    assert str(caught.value) == f"plan.json: plan format {number}, this shardgen reads format 3"
     assert hint in caught.value.hint
 
 
@@ -132,11 +132,11 @@ def test_what_settings_would_change_is_said_in_their_own_words() -> None:
 def test_two_plans_differ_in_what_was_set_and_found_and_in_nothing_that_follows_from_it() -> None:
     composites = CompositesPlan(PLAN)
     first, second, third = composites.sources.backgrounds
-    weights = replace(composites.depth.weights, sha256="f" * 64)
+    weights = replace(depth_in(PLAN).weights, sha256="f" * 64)
     backgrounds = (replace(first, bytes=9), replace(second, name="new"))
     other = changed(
         PLAN,
-        depth=replace(composites.depth, weights=weights),
+        depth=replace(depth_in(PLAN), weights=weights),
         output=replace(composites.output, size=(64, 48)),
         sources=replace(composites.sources, backgrounds=backgrounds),
     )

@@ -7,6 +7,7 @@ import threading
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from shardgen.cli.render import remark_text
 from shardgen.domain.remarks import Remark
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SourcesRefused
 from shardgen.imaging.codec import Photograph, decode
+from shardgen.imaging.masks import halved_to_fit
 from shardgen.imaging.options import MaskMode
 from shardgen.sources.checking import check_against_plan
 from shardgen.sources.scanning import Inventory, SourceFolders, scan

@@ -20,6 +20,7 @@ from shardgen.recipes.composites.plan import (
     Document,
     Flips,
     flip_count,
+    place_count,
     sample_count,
     sample_counts,
 )
@@ -132,7 +133,7 @@ def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
     flips = ""
     if compose.flips is not Flips.NONE:
         flips = f" x {flip_count(compose)} flips ({compose.flips.value})"
-    places = f"{compose.places:,} places at random"
+    places = f"{place_count(compose):,} places at random"
     if compose.grid is not None:
         places = f"{compose.grid[0]}x{compose.grid[1]} places"
     modes = Counter(foreground.mask.value for foreground in sources.foregrounds)
