@@ -53,7 +53,7 @@ ARROWS = {
     },
     "dataset": {"settings", "recipes", "artifacts", "storage", "errors", "domain"},
     "settings": {"recipes", "manifest", "artifacts", "storage", "errors", "domain"},
-    "recipes": {"sources", "depth", "imaging", "machine", "errors", "domain"},
+    "recipes": {"sources", "depth", "imaging", "storage", "machine", "errors", "domain"},
     "manifest": {"storage", "machine", "errors", "domain"},
     "artifacts": {"storage", "errors", "domain"},
     "sources": {"imaging", "storage", "errors", "domain"},

@@ -25,11 +25,11 @@ def dead_letters(
       shardgen dead-letters people --details
     """
     from shardgen.coordination.open import open_run
-    from shardgen.recipes.registry import recipe_of
     from shardgen.settings.run_directory import RunDirectory
 
-    opened = open_run(RunDirectory.open(run_dir))
-    plan, recipe = opened.plan, recipe_of(opened.plan)
+    run = RunDirectory.open(run_dir)
+    opened = open_run(run)
+    plan, recipe = opened.plan, run.recipe(opened.plan)
     total = opened.report().dead
     with opened.records() as recorded:
         rows: list[dict[str, object]] = [

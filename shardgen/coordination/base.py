@@ -14,7 +14,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.plan import Plan, differences, is_larger
+from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
@@ -164,18 +164,23 @@ class OwnRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutPlan:
-    """That a plan is the run's: what was `before`, None if nothing; and whether its manifest is new."""
+    """That a plan is the run's: what was `before`, None if nothing; and whether its manifest is new.
+
+    `changes` are a line each where it took the place of another.
+    """
 
     before: Plan | None
     is_new: bool
+    changes: tuple[str, ...] = ()
 
 
 def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConflict:
     """The error of a plan that cannot take the place of another: what differs, and what can be done."""
-    changed = differences(before, new)
+    changed = [] if before is None else run.recipe(before).differences(run.recipe(new))
     shown = changed[:_SHOWN] + ([f"and {len(changed) - _SHOWN:,} more"] if changed[_SHOWN:] else [])
     hint = f"put the planned files and settings back, or {OTHER_DIRECTORY}"
-    if before is not None and is_larger(before, new) and run.url not in OWN_INDEX:
+    is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
+    if is_larger and run.url not in OWN_INDEX:
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
     return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
 

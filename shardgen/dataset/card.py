@@ -43,7 +43,7 @@ def _counts(plan: Plan, card: Card, stored: int, dead_letters: int, selection: S
         left_out += f"- excluded: {selection.excluded.count:,} samples, left out on purpose\n"
     if selection.pending:
         left_out += f"- pending: {selection.pending.count:,} samples, not made yet\n"
-    files = "files" if any(output.size is None for output in plan.outputs) else "images"
+    files = "files" if any(not output.channels for output in plan.outputs) else "images"
     return (
         "## Counts\n\n"
         f"- planned: {plan.samples:,} samples, each one {whether}\n"

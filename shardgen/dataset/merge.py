@@ -117,7 +117,7 @@ def merge(
             f"{survey.dead:,} of {inputs.plan.samples:,} samples are dead letters",
             hint="shardgen dead-letters RUN_DIR; then --allow-dead-letters to merge without them",
         )
-    refuse_full_disk(output, _needed_bytes(inputs.plan, survey), files=inputs.files)
+    refuse_full_disk(output, _needed_bytes(inputs.recipe, survey), files=inputs.files)
     refuse_foreign_output(output, survey.selection, inputs.plan, files=inputs.files)
     on_step(MergeStep.PLANNED)
     try:
@@ -205,10 +205,12 @@ def survey_receipts(
     return Survey(stored=stored, dead=dead, artifact_bytes=artifact_bytes, selection=selection)
 
 
-def _needed_bytes(plan: Plan, survey: Survey) -> int:
+def _needed_bytes(recipe: Recipe, survey: Survey) -> int:
     """Bodies, and directory and labels twice: while they are spooled and when they are in the zip."""
+    plan = recipe.plan
     spooled = survey.stored * (len(plan.outputs) * _MEMBER_BYTES + _LABEL_BYTES)
-    return survey.artifact_bytes + 2 * spooled + 2 * len(plan.canonical_json) + (1 << 20)
+    beside = sum(file.bytes for file in recipe.files)
+    return survey.artifact_bytes + 2 * spooled + 2 * len(plan.canonical_json) + beside + (1 << 20)
 
 
 def _write(
@@ -239,6 +241,8 @@ def _write(
         if selection.kinds:
             archive.add(SELECTION, selection.canonical_json)
         archive.add(PLAN, inputs.plan.canonical_json)
+        for file in inputs.recipe.files:
+            archive.add_lines(file.name, inputs.recipe.beside(file))
         sheet = inputs.recipe.contact_sheet(bodies.picked) if inputs.contact_sheet else None
         card = dataset_card(
             inputs.recipe,

@@ -17,7 +17,7 @@ from shardgen.artifacts.zip_records import (
     read_end,
     read_entries,
 )
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import PLAN_FILE_NAME, Plan
 from shardgen.domain.selection import Ranges, Selection
 from shardgen.domain.wording import counted
 from shardgen.errors import PlanConflict, StorageFailed
@@ -34,7 +34,8 @@ CONTACT_SHEET = "contact_sheet.png"
 TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, SELECTION, PLAN, CARD, CONTACT_SHEET)
 _OPTIONAL = {SELECTION, CONTACT_SHEET}
 MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
-_TAIL_DIRECTORY_BYTES = 4096  # seven entries of at most 100 bytes each
+# Seven entries, and one for each file that the plan names: 100 bytes each, with a zip64 extra 128.
+_TAIL_DIRECTORY_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,10 @@ def read_tail(descriptor: int, size: int, *, files: DiskFiles) -> ZipTail:
     if first < 0:
         raise BrokenZip(f"holds no {LABELS}")
     entries = {entry.name: entry for entry in read_entries(data[first:])}
-    if list(entries) != [name for name in TAIL_MEMBERS if name in entries or name not in _OPTIONAL]:
+    wanted = [name for name in TAIL_MEMBERS if name in entries or name not in _OPTIONAL]
+    behind_plan = wanted.index(PLAN) + 1
+    wanted[behind_plan:behind_plan] = filter(PLAN_FILE_NAME.fullmatch, entries)
+    if list(entries) != wanted:
         raise BrokenZip(f"ends with {', '.join(entries)} (expected {', '.join(TAIL_MEMBERS)})")
     return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
 

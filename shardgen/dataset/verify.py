@@ -70,7 +70,7 @@ def verify_zip(
         try:
             plan_bytes = check.read_plan()
             if plan_bytes is not None:
-                recipe = recipe_of(parse_plan(plan_bytes, where=f"{path}: plan.json"))
+                recipe = recipe_of(parse_plan(plan_bytes, where=f"{path}: plan.json"), beside=check.beside)
                 if decode:
                     recipe.load()
                 check.run(recipe)

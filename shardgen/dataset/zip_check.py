@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,14 +31,15 @@ from shardgen.dataset.output import (
 from shardgen.dataset.selecting import LeftOut, strays_in
 from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Output, Plan
+from shardgen.domain.plan import PLAN_FILE_NAME, Output, Plan, PlanFile
 from shardgen.domain.receipt import DeadLetterReason, OutputSums
 from shardgen.domain.sample import member_name
 from shardgen.domain.selection import Selection
-from shardgen.errors import InputMissing, SampleError
+from shardgen.errors import ArtifactCorrupt, InputMissing, SampleError
 from shardgen.recipes.base import Recipe
 from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import DiskFiles, storage_error
+from shardgen.storage.lines import LineFile
 
 DEAD_LETTERS_HEADER = "sample,reason"
 _SAMPLES_AT_ONCE = 1024
@@ -95,6 +97,26 @@ class ZipCheck:
         except OSError as error:
             raise storage_error(error, self._path) from error
 
+    def beside(self, file: PlanFile) -> LineFile:
+        """Open a file that the plan names inside the zip. Raises ArtifactCorrupt when it is not that one."""
+        entry = None if self._tail is None else self._tail.entries.get(file.name)
+        if entry is None or entry.stop > self._files.size(self._descriptor):
+            raise ArtifactCorrupt(f"{file.name}: plan.json names it, and it is not here")
+        header = local_header(entry)
+
+        def read(offset: int, size: int) -> bytes:
+            return os.pread(self._descriptor, size, entry.data_offset + offset)
+
+        try:
+            lines = LineFile(read, file.bytes)
+        except ValueError as error:
+            raise ArtifactCorrupt(f"{file.name}: {error}") from error
+        if (entry.size, entry.crc) != (lines.size, lines.crc) or read(-len(header), len(header)) != header:
+            raise ArtifactCorrupt(f"{file.name}: its bytes are not those of the directory")
+        if lines.sha256 != file.sha256:
+            raise ArtifactCorrupt(f"{file.name}: not the file that plan.json names")
+        return lines
+
     def _read_member(self, entry: Entry) -> bytes:
         return read_member(self._descriptor, entry, files=self._files)
 
@@ -106,6 +128,8 @@ class ZipCheck:
         if tail is None:
             raise ValueError("read the plan first")
         try:
+            if not self._has_files(recipe, tail):
+                return
             dead = self._dead_letters(plan, tail)
             selection = self._selection(recipe, tail, dead)
             self._tail_members(tail)
@@ -116,6 +140,20 @@ class ZipCheck:
             self.found(str(self._path), str(error))
         except OSError as error:
             raise storage_error(error, self._path) from error
+
+    def _has_files(self, recipe: Recipe, tail: ZipTail) -> bool:
+        """Whether the files that the plan names are here, and no others; what is wrong is noted."""
+        before = len(self.findings)
+        for file in recipe.files:
+            try:
+                recipe.beside(file)
+            except ArtifactCorrupt as error:
+                self.found(file.name, str(error).removeprefix(f"{file.name}: "))
+        named = {file.name for file in recipe.files}
+        for name in filter(PLAN_FILE_NAME.fullmatch, tail.entries):
+            if name not in named:
+                self.found(name, "is not named in plan.json")
+        return len(self.findings) == before
 
     def _dead_letters(self, plan: Plan, tail: ZipTail) -> set[int]:
         text = self._read_member(tail.entries[DEAD_LETTERS]).decode(errors="replace")
@@ -148,7 +186,7 @@ class ZipCheck:
             if entry.offset != stop:
                 raise BrokenZip(f"{entry.name}: starts at byte {entry.offset} (expected {stop})")
             stop = entry.stop
-            if entry.name != LABELS:  # compared row by row
+            if entry.name != LABELS and not PLAN_FILE_NAME.fullmatch(entry.name):  # read by row, or before
                 try:
                     self._read_member(entry)
                 except BrokenZip as error:

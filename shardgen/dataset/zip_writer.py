@@ -20,6 +20,7 @@ from shardgen.artifacts.zip_records import (
 from shardgen.dataset.bodies import Piece
 from shardgen.dataset.member_table import MemberTable
 from shardgen.storage.files import DiskFiles
+from shardgen.storage.lines import LineFile
 
 _COPY_BYTES = 1 << 20
 
@@ -85,6 +86,10 @@ class FinalZip:
     def add_spooled(self, name: str, spool: Spool) -> None:
         """Store one member of any size."""
         self._add(name, spool.read(), size=spool.size, crc=spool.crc)
+
+    def add_lines(self, name: str, lines: LineFile) -> None:
+        """Store a file of lines, piece by piece."""
+        self._add(name, lines.pieces(), size=lines.size, crc=lines.crc)
 
     def finish(self) -> None:
         """Write the directory and the end records."""

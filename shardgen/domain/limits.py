@@ -68,8 +68,9 @@ def _problems(plan: Plan) -> Iterator[str]:
 def _output_problem(output: Output) -> str | None:
     if not _WORD.fullmatch(output.name) or not _WORD.fullmatch(output.suffix):
         return f"output {output.name!r}.{output.suffix!r}: not small letters and digits"
-    if output.size is None:
-        return None if (output.channels, output.full_scale) == (0, None) else f"{output.name}: has no size"
+    if (output.size, output.channels, output.full_scale) == (None, 0, None):
+        return None  # no image
     if output.channels not in (1, 3, 4) or output.full_scale not in _FULL_SCALES:
         return f"{output.name}: no such image is made"
-    return next(filter(None, (outside(f"{output.name}.size", side, MAX_SIDE) for side in output.size)), None)
+    sides = output.size or ()  # of an image that has a size of its own in every sample
+    return next(filter(None, (outside(f"{output.name}.size", side, MAX_SIDE) for side in sides)), None)

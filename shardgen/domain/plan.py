@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -28,9 +29,9 @@ SETTING = "setting"
 class Output:
     """One file of every sample: member `NAME/00012/0123456.SUFFIX` of the final zip.
 
-    An image has `size` (width, height) in pixels, `channels`, and `full_scale`, the value that counts as 1
-    in its statistics: 255 or 65535, or None for an image of numbers, which has none. What is no image has
-    None, 0 and None, and no statistics.
+    An image has `size` (width, height) in pixels, or None where that is each sample's own, `channels`, and
+    `full_scale`, the value that counts as 1 in its statistics: 255 or 65535, or None for an image of numbers,
+    which has none. What is no image has None, 0 and None, and no statistics.
     """
 
     name: str
@@ -47,6 +48,23 @@ class Shards:
     size: int
     slice_batches: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFile:
+    """A file of lines beside `plan.json`, which holds its digest: what is too large to stand in the plan."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+def plan_file_name(word: str, sha256: str) -> str:
+    """Its name says what it is and holds: `pictures-0123456789abcdef.jsonl`."""
+    return f"{word}-{sha256[:16]}.jsonl"
+
+
+PLAN_FILE_NAME = re.compile(r"[a-z]{1,32}-[0-9a-f]{16}\.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ class PlanStep(StrEnum):
     """From sources to a manifest; the last three are of a plan that takes another's place."""
 
     CHECKED = "checked"
+    FILES_WRITTEN = "files-written"
     PLAN_WRITTEN = "plan-written"
     MANIFEST_CREATED = "manifest-created"
     NEXT_WRITTEN = "next-written"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.colour import to_srgb
 from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
-from shardgen.imaging.containers.base import AGAIN, Levels, Stored, by_strips, library
+from shardgen.imaging.containers.base import AGAIN, Levels, Outline, Stored, by_strips, check_size, library
 from shardgen.imaging.opencv import opencv_errors
 from shardgen.imaging.options import ImageFormat
 
@@ -79,7 +80,7 @@ def decode(data: bytes) -> Photograph:
     is applied, the orientation too: in this order. Raises MachineUnfit for HEIC without pillow-heif.
     """
     with library("photograph"):  # what no reader expects of a file is damage too
-        stored = _stored(data)
+        stored = _reader(data).stored(data)
     notes = list(stored.notes)
     pixels, alpha = stored.pixels, stored.alpha
     if pixels.dtype == np.uint16:
@@ -100,25 +101,46 @@ def decode(data: bytes) -> Photograph:
     )
 
 
-def _stored(data: bytes) -> Stored:
-    """Read it by its first bytes, never by its name."""
+def probe(data: bytes) -> tuple[int, int]:
+    """Width and height that `decode` will give, after EXIF orientation; no pixel is decoded.
+
+    Errors as `decode`, of what headers tell: a file that passes may still not decode.
+    """
+    with library("photograph"):
+        outline = _reader(data).outline(data)
+        check_size(outline.width, outline.height)
+    if outline.orientation >= 5:
+        return outline.height, outline.width
+    return outline.width, outline.height
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What reads one container: a picture, and what its headers say."""
+
+    stored: Callable[[bytes], Stored]
+    outline: Callable[[bytes], Outline]
+
+
+def _reader(data: bytes) -> _Reader:
+    """Who reads it, by its first bytes, never by its name."""
     if not data:
         raise SourceUndecodable("empty file (0 bytes)", hint=AGAIN)
     if data.startswith(jpeg.START):
-        return jpeg.read_jpeg(data)
+        return _Reader(jpeg.read_jpeg, jpeg.outline_of)
     if data.startswith(png.SIGNATURE):
-        return png.read_png(data)
+        return _Reader(png.read_png, png.outline_of)
     if webp.is_webp(data):
-        return webp.read_webp(data)
+        return _Reader(webp.read_webp, webp.outline_of)
     if data.startswith(b"BM"):
-        return bmp.read_bmp(data)
+        return _Reader(bmp.read_bmp, bmp.outline_of)
     if data.startswith(tiff.STARTS):
-        return tiff.read_tiff(data)
+        return _Reader(tiff.read_tiff, tiff.outline_of)
     brands = heif.brands_of(data)
     if brands & heif.AVIF_BRANDS:
         raise SourceUndecodable(f"AVIF is not supported (expected {_LISTED})", hint="save it as PNG")
     if brands & heif.HEIC_BRANDS:
-        return heif.read_heic(data)
+        return _Reader(heif.read_heic, heif.outline_of)
     raise _foreign(data)
 
 
@@ -165,14 +187,15 @@ def decode_encoded(
     """Decode one of our own outputs: (H, W, 3) RGB for 3 channels, (H, W) grey for 1; 16 bits stay 16.
 
     `size` is the (width, height) that it must have, looked at before any pixel is decoded: what lies in a
-    zip or an artifact may come from anywhere. Raises EncodeFailed, or SourceUndecodable for a broken header.
+    zip or an artifact may come from anywhere. Without it any size is right that a photograph can have. Raises
+    EncodeFailed, or SourceUndecodable for a broken header.
     """
-    if size is not None:
-        found = _claimed_size(data)
-        if found != size:
-            raise EncodeFailed(
-                f"an encoded image has {found[0]}x{found[1]} pixels (expected {size[0]}x{size[1]})"
-            )
+    found = _claimed_size(data)
+    if size is not None and found != size:
+        raise EncodeFailed(
+            f"an encoded image has {found[0]}x{found[1]} pixels (expected {size[0]}x{size[1]})"
+        )
+    check_size(*found)
     flags = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
     with opencv_errors(lambda reason: EncodeFailed(f"an encoded image does not decode: {reason}")):
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_ANYDEPTH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -14,6 +15,7 @@ from shardgen.errors import ShardgenError
 
 Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.float32])
 
+_IPP_WORDS = ("disabled", "sse42", "avx2", "avx512")
 _NO_MEMORY = -4  # OpenCV's StsNoMem
 
 
@@ -31,6 +33,12 @@ def opencv_errors(translate: Callable[[str], ShardgenError]) -> Iterator[None]:
 def use_one_thread() -> None:
     """Keep OpenCV from starting threads of its own: samples already run side by side, and the network too."""
     cv2.setNumThreads(1)
+
+
+def switches() -> dict[str, str]:
+    """What makes OpenCV enlarge depth, in float32, to other bits; of words that it does not know, nothing."""
+    value = os.environ.get("OPENCV_IPP", "")
+    return {"opencv_switches": f"OPENCV_IPP={value}"} if value in _IPP_WORDS else {}
 
 
 def resize(image: Pixels, size: tuple[int, int]) -> Pixels:

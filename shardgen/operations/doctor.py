@@ -23,7 +23,6 @@ from shardgen.coordination.open import open_run
 from shardgen.depth import device
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
-from shardgen.domain.plan import Plan
 from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_image_library
 from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
@@ -32,8 +31,7 @@ from shardgen.machine.memory import available_memory
 from shardgen.manifest.operator import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
-from shardgen.recipes.base import Folders
-from shardgen.recipes.registry import recipe_of
+from shardgen.recipes.base import Folders, Recipe
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.sources.checking import COPY_THEM
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
@@ -209,7 +207,7 @@ def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Ite
     """What was planned and made; the sources are compared if folders are given."""
     try:
         if folders is not None:
-            yield from _sources(folders, run.plan())
+            yield from _sources(folders, run.recipe(run.plan()))
         found = report(run)
         yield Line(subject="plan", fact=f"{found.plan.samples:,} samples, {found.pending:,} pending")
         with open_run(run).own_records() as own:
@@ -257,9 +255,9 @@ def _records(operator: Operator) -> Iterator[Line]:
     yield Line(subject="records", fact=fact)
 
 
-def _sources(folders: Folders, plan: Plan) -> Iterator[Line]:
+def _sources(folders: Folders, recipe: Recipe) -> Iterator[Line]:
     """A line if planned sources are gone or of another size; their content is not read."""
-    problems = recipe_of(plan).source_problems(folders)
+    problems = recipe.source_problems(folders)
     if problems:
         more = f"; … and {len(problems) - _SHOWN:,} more" if problems[_SHOWN:] else ""
         yield Line(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from shardgen.domain.plan import Plan, differences
+from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.database_url import OWN_INDEX
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
-from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
 
 _SHOWN = 20  # differences
@@ -38,27 +37,31 @@ def extend(
         )
     folders, kind = run.folders(given), run.settings.kind
     drafted, draft = draft_plan(run, folders, events=events)
-    grown = replace(planned, blocks=kind.arrange(planned, drafted.blocks))
+    here = run.recipe(planned)
+    arranged = kind.arrange(here, draft)
+    grown = replace(planned, blocks=arranged.blocks)
     # Without the network's weights at hand the draft has a stand-in; the plan knows which they were.
     document = planned.recipe if draft.lacks is not None else drafted.recipe
     kept = replace(grown, recipe=document, blocks=grown.blocks[: len(planned.blocks)])
     if kept != planned:
-        changed = differences(planned, kept)
+        changed = here.differences(run.recipe(kept, arranged.files))
         more = f"; and {len(changed) - _SHOWN:,} more" if changed[_SHOWN:] else ""
         raise PlanConflict(
             f"{run.path}: only new photographs can be added, but: {'; '.join(changed[:_SHOWN])}{more}",
             hint=f"put the planned files back, then extend again; or {OTHER_DIRECTORY}",
         )
     refuse_absurd(run, grown)
-    estimate = kind.estimate(recipe_of(grown), folders)
+    estimate = kind.estimate(run.recipe(grown, arranged.files), folders)
     on_step(PlanStep.CHECKED)
-    put_plan(run, grown, grows=True, on_step=on_step)
+    files = {file.name for file in run.recipe(grown).files}
+    new = {name: data for name, data in arranged.files.items() if name in files}
+    put = put_plan(run, grown, files=new, grows=True, on_step=on_step)
     return Planned(
         plan=grown,
-        draft=replace(draft, lacks=None),
+        draft=replace(arranged, lacks=None),
         estimate=estimate,
         is_new=False,
-        changes=tuple(differences(planned, grown)),
+        changes=put.changes,
     )
 
 
@@ -68,7 +71,7 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
     Nothing is read but the folders' lists, so that `run` and `merge` can afford to ask.
     """
     try:
-        names = recipe_of(plan).unknown_sources(run.folders(given))
+        names = run.recipe(plan).unknown_sources(run.folders(given))
     except InputMissing:  # a machine that only merges needs no photographs
         return []
     by_folder: dict[str, list[str]] = {}

@@ -14,7 +14,6 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.selection import Selection
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
-from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder
 
@@ -45,7 +44,7 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
     opened = open_run(run)
-    recipe = recipe_of(opened.plan)
+    recipe = run.recipe(opened.plan)
     recipe.load()
     with opened.own_records() as own:
         if own.manifest is not None and own.store is not None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from shardgen.coordination.base import PutPlan
 from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
-from shardgen.domain.plan import Plan, differences
+from shardgen.domain.plan import Plan
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
-from shardgen.errors import InvalidSettings
-from shardgen.recipes.base import Draft, Folders, PlanEvents, RecipeKind, SizeEstimate
+from shardgen.errors import InvalidSettings, ShardgenError
+from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, SizeEstimate
 from shardgen.recipes.registry import recipe_of
-from shardgen.settings.plan_file import planning_lock
+from shardgen.settings.plan_file import planning_lock, remove_unnamed, write_beside
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 
@@ -69,33 +70,51 @@ def make_plan(
     run.check_outputs()
     plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:
-        estimate = settings.kind.estimate(recipe_of(plan), folders)
+        estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)
         on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=current is None))
         raise draft.lacks
     if current is not None:
-        plan = _in_blocks_of(current, plan, settings.kind)
-    estimate = settings.kind.estimate(recipe_of(plan), folders)
+        plan, draft = _in_blocks_of(run.recipe(current), plan, draft, settings.kind)
+    estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)
     on_step(PlanStep.CHECKED)
-    put = put_plan(run, plan, on_step=on_step)
-    changes = () if put.before is None else tuple(differences(put.before, plan))
-    return Planned(plan=plan, draft=draft, estimate=estimate, is_new=put.is_new, changes=changes)
+    put = put_plan(run, plan, files=draft.files, on_step=on_step)
+    return Planned(plan=plan, draft=draft, estimate=estimate, is_new=put.is_new, changes=put.changes)
 
 
-def _in_blocks_of(current: Plan, drafted: Plan, kind: RecipeKind) -> Plan:
+def _in_blocks_of(current: Recipe, drafted: Plan, draft: Draft, kind: RecipeKind) -> tuple[Plan, Draft]:
     """The current plan if its blocks hold just these sources; a draft has them in one block."""
-    if len(current.blocks) == 1:
-        return drafted
-    arranged = replace(drafted, blocks=kind.arrange(current, drafted.blocks))
-    return arranged if arranged == current else drafted
+    if len(current.plan.blocks) == 1:
+        return drafted, draft
+    arranged = kind.arrange(current, draft)
+    plan = replace(drafted, blocks=arranged.blocks)
+    return (plan, arranged) if plan == current.plan else (drafted, draft)
 
 
-def put_plan(run: RunDirectory, plan: Plan, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+def put_plan(
+    run: RunDirectory,
+    plan: Plan,
+    *,
+    files: Mapping[str, bytes] | None = None,
+    grows: bool = False,
+    on_step: OnStep = ignore_step,
+) -> PutPlan:
     """Make `plan` the run's, durably, whatever a killed command has left; see `OpenedRun.put_plan`.
 
-    One command at a time: raises ManifestBusy when another one needs longer than half a minute.
+    `files` are what it names and is not here yet: they are durable before anything names them. One command at
+    a time: raises ManifestBusy when another one needs longer than half a minute.
     """
     with planning_lock(run.path):
-        return open_run(run.planned(plan)).put_plan(grows=grows, on_step=on_step)
+        write_beside(run.path, files or {})
+        on_step(PlanStep.FILES_WRITTEN)
+        try:
+            put = open_run(run.planned(plan)).put_plan(grows=grows, on_step=on_step)
+            if put.before in (None, plan):
+                return put
+            changes = run.recipe(put.before).differences(run.recipe(plan))
+            return replace(put, changes=tuple(changes))
+        finally:
+            with suppress(ShardgenError):  # the next command finds them, too
+                remove_unnamed(run.path)
 
 
 def draft_plan(

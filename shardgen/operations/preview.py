@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SampleError
 from shardgen.operations.plan import draft_plan
-from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, PlanEvents, Station
-from shardgen.recipes.registry import recipe_of
+from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, PlanEvents, Recipe, Station
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import settings_differences
 from shardgen.storage.atomic import publish_file
@@ -52,8 +50,7 @@ def preview(
     folders = run.folders(request.folders)
     path = request.output or run.path / PNG_NAME
     refuse_picture(path, *folders.values(), option="-o")
-    plan = _plan_of(run, folders, events)
-    recipe = recipe_of(plan)
+    recipe = _recipe_of(run, folders, events)
     maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
     drawn: list[tuple[int, Files]] = []
     numbers = recipe.to_look_at(request.samples, every=request.every)
@@ -69,20 +66,20 @@ def preview(
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
     sheet = recipe.contact_sheet(drawn)
     if sheet is None:
-        raise PlanConflict(f"{plan.recipe.kind}: this recipe makes nothing to look at")
+        raise PlanConflict(f"{recipe.plan.recipe.kind}: this recipe makes nothing to look at")
     path.unlink(missing_ok=True)
     publish_file(path, sheet)
     return path
 
 
-def _plan_of(run: RunDirectory, folders: Folders, events: PlanEvents | None) -> Plan:
+def _recipe_of(run: RunDirectory, folders: Folders, events: PlanEvents | None) -> Recipe:
     planned = run.current_plan
     if planned is not None and (run.is_begun or not settings_differences(planned, run.settings)):
-        return run.plan()
+        return run.recipe(run.plan())
     plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:
         raise draft.lacks
-    return plan
+    return run.recipe(plan, draft.files)
 
 
 def _make(maker: Maker[Any, Any], sample: SampleIndex) -> Encoded:

@@ -16,13 +16,14 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.plan import Block, Document, Output, Plan
+from shardgen.domain.plan import Block, Document, Output, Plan, PlanFile, differences, is_larger
 from shardgen.domain.receipt import Facts, OutputSums, Provenance, Sums
 from shardgen.domain.remarks import Remark
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import Say
 from shardgen.errors import InvalidSettings, SampleError, ShardgenError
 from shardgen.machine.cores import schedulable_cores, usable_cores
+from shardgen.storage.lines import LineFile
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
 
@@ -30,6 +31,8 @@ Folders = Mapping[str, Path]
 """This machine's source folders by the recipe's names for them (`RecipeKind.folders`)."""
 Files = Mapping[str, bytes]
 """The files of a sample by the names of their outputs."""
+Beside = Callable[[PlanFile], LineFile]
+"""Opens a file that a plan names; raises what its reader should know of one that is missing or another."""
 OnFile = Callable[[str], None]
 OnDownload = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and, where it is known, those that will."""
@@ -232,8 +235,23 @@ class Recipe(ABC):
     fact_columns: ClassVar[tuple[str, ...]] = ()
     """Those of them that are made of the facts of a sample."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         self.plan = plan
+        self.beside = beside or _nothing_beside
+        """Asked late: what counts samples only has no files at hand, and should not read them."""
+
+    @property
+    def files(self) -> tuple[PlanFile, ...]:
+        """What the plan keeps beside it, in the order of its blocks; another plan's have other names."""
+        return ()
+
+    def differences(self, new: Recipe) -> list[str]:
+        """What has changed from this plan to another one, a readable line each."""
+        return differences(self.plan, new.plan)
+
+    def is_part_of(self, new: Recipe) -> bool:
+        """Whether a new plan has all sources of this one, and more of them, and nothing else is changed."""
+        return is_larger(self.plan, new.plan)
 
     @property
     def remark(self) -> str:
@@ -327,7 +345,7 @@ class Draft:
 
     `warnings` ask for a look and `notes` say what was converted. `facts` are lines of what `plan` prints: a
     name and a text. With `lacks` the plan cannot be written: it is why something of it could not be had, in
-    whose place `document` has a stand-in.
+    whose place `document` has a stand-in. `files` are what `Recipe.files` of its plan names and is new.
     """
 
     document: Document
@@ -336,6 +354,7 @@ class Draft:
     warnings: tuple[Remark, ...] = ()
     notes: tuple[Remark, ...] = ()
     lacks: ShardgenError | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,24 +403,35 @@ class RecipeKind(ABC):
     """What `init --preset` makes of the template, by name; names are unique among all kinds."""
 
     @abstractmethod
-    def recipe(self, plan: Plan) -> Recipe:
-        """The recipe of a plan of this kind."""
+    def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
+        """The recipe of a plan of this kind, and who opens the files that the plan names."""
 
     @abstractmethod
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Read every source and say what will be made. Raises SourcesRefused with every problem at once."""
 
-    def arrange(self, planned: Plan, drafted: tuple[Block, ...]) -> tuple[Block, ...]:
+    def arrange(self, planned: Recipe, draft: Draft) -> Draft:
         """The drafted sources in the blocks of `planned`, and those that it does not know in one more block.
 
         There, what is gone is left out and what has changed is as drafted; a block of which all is gone has
         no samples. Raises InvalidSettings for a recipe whose plans cannot grow.
         """
-        del drafted
+        del draft
         raise InvalidSettings(
-            f"plans of {planned.recipe.kind} cannot be extended", hint="plan anew in a new directory"
+            f"plans of {planned.plan.recipe.kind} cannot be extended", hint="plan anew in a new directory"
         )
 
     @abstractmethod
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
         """How big its samples will be, from a few that are really encoded."""
+
+
+def csv_field(text: str) -> str:
+    """A field of `labels.csv`, quoted only where a reader would otherwise be misled."""
+    if any(character in text for character in ',"\n\r'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _nothing_beside(file: PlanFile) -> LineFile:
+    raise RuntimeError(f"{file.name}: nobody said where it is")

@@ -147,6 +147,11 @@ class DepthPicture(Protocol):
         """1-100."""
         ...
 
+    @property
+    def depth_size(self) -> Literal["size"] | tuple[int, int]:
+        """Width and height in pixels."""
+        ...
+
 
 class DepthTable(Table):
     """`[depth]`: the network; `input` is (width, height) in pixels.
@@ -198,7 +203,10 @@ class DepthTable(Table):
             )
 
     def plan(self, output: DepthPicture, size: tuple[int, int] | None, planned: Depth | None) -> Depth:
-        """The plan's part; digest and structure of the weights are those of `planned`, or empty."""
+        """The plan's part; `size` is that of the other images.
+
+        Digest and structure of the weights are those of `planned`, or empty.
+        """
         name = self.planned_weights()
         weights = Weights(name=name, bytes=0, sha256="", structure="", quality=Quality.DEPTH)
         if planned is not None:
@@ -212,7 +220,7 @@ class DepthTable(Table):
             encoding=self.encoding,
             format=output.depth,
             quality=output.depth_quality,
-            size=size,
+            size=size if output.depth_size == AS_SIZE else output.depth_size,
         )
 
     def local(self, resolve: Callable[[str, str], Path]) -> NetworkChoice:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import InvalidSettings
-from shardgen.recipes.base import Preset, Recipe, RecipeKind
+from shardgen.recipes.base import Beside, Preset, Recipe, RecipeKind
 from shardgen.recipes.composites.kind import Composites
+from shardgen.recipes.pictures.kind import Pictures
 
 DEFAULT = Composites.name
 DEFAULT_PRESET = next(iter(Composites.presets))
@@ -43,9 +44,10 @@ def find_preset(name: str) -> tuple[RecipeKind, Preset]:
     return known[name]
 
 
-def recipe_of(plan: Plan) -> Recipe:
-    """The recipe of a plan."""
-    return find_kind(plan.recipe.kind).recipe(plan)
+def recipe_of(plan: Plan, *, beside: Beside | None = None) -> Recipe:
+    """The recipe of a plan; without `beside` nothing can be asked of it that a file of the plan must tell."""
+    return find_kind(plan.recipe.kind).recipe(plan, beside)
 
 
 register(Composites())
+register(Pictures())

@@ -6,8 +6,8 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,30 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shardgen.domain.limits import plan_problem
-from shardgen.domain.plan import EARLIER, PLAN_FORMAT, Block, Document, Output, Plan, Shards
-from shardgen.errors import InputMissing, InvalidSettings, ManifestBusy, ManifestCorrupt, ManifestMismatch
+from shardgen.domain.plan import (
+    EARLIER,
+    PLAN_FILE_NAME,
+    PLAN_FORMAT,
+    Block,
+    Document,
+    Output,
+    Plan,
+    PlanFile,
+    Shards,
+)
+from shardgen.errors import (
+    InputMissing,
+    InvalidSettings,
+    ManifestBusy,
+    ManifestCorrupt,
+    ManifestMismatch,
+    PlanConflict,
+)
 from shardgen.recipes.registry import find_kind, recipe_of
-from shardgen.storage.bounded import how_to_read, parse_json, read_regular
-from shardgen.storage.files import FILE_MODE, storing
+from shardgen.storage.atomic import rename_durably, staged_beside
+from shardgen.storage.bounded import Irregular, how_to_read, parse_json, read_regular
+from shardgen.storage.files import FILE_MODE, DiskFiles, entries, storing
+from shardgen.storage.lines import LineFile
 
 FILE_NAME = "plan.json"
 NEXT = "plan.json.next"
@@ -99,6 +118,54 @@ def read_plan(run_dir: Path, name: str = FILE_NAME) -> Plan | None:
             f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=_RESTORE)
         ) from error
     return parse_plan(text, where=str(path), hint=_RESTORE)
+
+
+def open_beside(run_dir: Path, file: PlanFile) -> LineFile:
+    """Open a file that the run directory's plan names. Raises InputMissing, or PlanConflict for another."""
+    path = run_dir / file.name
+    get_it = "copy it from the machine that planned, where it lies beside plan.json"
+    try:
+        found = LineFile.open(path)
+    except FileNotFoundError:
+        raise InputMissing(f"{path}: is not there, and the plan needs it", hint=get_it) from None
+    except ValueError:
+        found = None
+    except OSError as error:
+        raise InputMissing(
+            f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=get_it)
+        ) from error
+    if found is None or (found.size, found.sha256) != (file.bytes, file.sha256):
+        raise PlanConflict(f"{path}: not the file that the plan names", hint=f"move it away, then {get_it}")
+    return found
+
+
+def write_beside(run_dir: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that a plan will name, durably, unless they are there; under the planning lock."""
+    disk = DiskFiles()
+    for name, data in files.items():
+        path = run_dir / name
+        with storing(path):
+            with suppress(FileNotFoundError, Irregular):
+                if read_regular(path, limit=len(data)) == data:
+                    continue
+            with staged_beside(path, files=disk) as (descriptor, staged):
+                disk.write(descriptor, data)
+                disk.fsync(descriptor)
+                rename_durably(disk, staged, path)
+
+
+def remove_unnamed(run_dir: Path) -> None:
+    """Remove such files that neither `plan.json` nor what is to take its place names; under the lock."""
+    found = [entry.name for entry in entries(run_dir) if PLAN_FILE_NAME.fullmatch(entry.name)]
+    if not found:
+        return
+    plans = [plan for name in (FILE_NAME, NEXT) if (plan := read_plan(run_dir, name)) is not None]
+    if not plans:  # the plan is elsewhere, and says which of them count
+        return
+    named = {file.name for plan in plans for file in recipe_of(plan).files}
+    for name in sorted(set(found) - named):
+        with storing(run_dir / name):
+            (run_dir / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.domain.plan import Plan
+from shardgen.domain.plan import Plan, PlanFile
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import OWN_INDEX, SHARED_FOLDER, DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.recipes.base import Folders
-from shardgen.settings.plan_file import parse_plan, read_plan
+from shardgen.recipes.base import Folders, Recipe
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.plan_file import open_beside, parse_plan, read_plan
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import Settings, read_settings, settings_differences
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
 from shardgen.storage.files import entries, refuse_unusable_folder
+from shardgen.storage.lines import LineFile
 
 OTHER_DIRECTORY = "use a new directory for the other plan"
 
@@ -214,6 +217,16 @@ class RunDirectory:
                 if self.is_begun
                 else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
             )
+
+    def recipe(self, plan: Plan, drafted: Mapping[str, bytes] | None = None) -> Recipe:
+        """The recipe of a plan whose files lie here, or are `drafted` and not written yet."""
+
+        def beside(file: PlanFile) -> LineFile:
+            if drafted is not None and file.name in drafted:
+                return LineFile.of(drafted[file.name])
+            return open_beside(self.path, file)
+
+        return recipe_of(plan, beside=beside)
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""

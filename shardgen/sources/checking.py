@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shardgen.errors import InputMissing, PlanConflict
-from shardgen.sources.folder import hash_file, list_folder
-from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
+from shardgen.errors import InputMissing, MachineUnfit, PlanConflict, SourceUndecodable
+from shardgen.sources.folder import hash_file, list_folder, read_file
+from shardgen.sources.inventory import Background, Foreground, MaskFile, Picture, Sources
 from shardgen.storage.files import is_folder
+
+if TYPE_CHECKING:
+    from shardgen.imaging.codec import Photograph
 
 _THREADS = 4  # reading and hashing; both release the interpreter
 _SHOWN = 20  # lines
@@ -46,13 +51,7 @@ def check_against_plan(
 
         with ThreadPoolExecutor(_THREADS, "check") as pool:
             problems = [problem for problem in pool.map(hash_problem, files) if problem]
-    if problems:
-        shown = problems[:_SHOWN]
-        if len(problems) > _SHOWN:
-            shown.append(f"… and {len(problems) - _SHOWN:,} more")
-        raise PlanConflict(
-            f"the source folders are not those of the plan: {'; '.join(shown)}", hint=COPY_THEM
-        )
+    refuse_problems(problems)
 
 
 def size_problems(foregrounds: Path, backgrounds: Path, sources: Sources) -> list[str]:
@@ -78,7 +77,58 @@ def unknown_photographs(foregrounds: Path, backgrounds: Path, sources: Sources) 
     return found
 
 
-_File = Foreground | Background | MaskFile
+def picture_problems(folder: Path, pictures: Iterable[Picture]) -> list[str]:
+    """Those of these pictures that are gone or of another size, a line each; none is opened.
+
+    Raises InputMissing when the whole folder is not there.
+    """
+    if not is_folder(folder):
+        raise InputMissing(
+            f"{folder}: the folder of pictures is not there",
+            hint="give this machine's folder with --pictures",
+        )
+    return [problem for one in pictures if (problem := _size_problem(folder, "pictures", one))]
+
+
+def refuse_problems(problems: list[str]) -> None:
+    """Raise PlanConflict if there are any, naming the first ones."""
+    if problems:
+        shown = problems[:_SHOWN]
+        if len(problems) > _SHOWN:
+            shown.append(f"… and {len(problems) - _SHOWN:,} more")
+        raise PlanConflict(
+            f"the source folders are not those of the plan: {'; '.join(shown)}", hint=COPY_THEM
+        )
+
+
+def read_planned(folder: Path, file: _File) -> Photograph:
+    """Read and decode a source file after comparing its size and sha256 with the plan's.
+
+    Raises SampleError when it does not decode; PlanConflict for another file, InputMissing, StorageFailed.
+    """
+    from shardgen.imaging.codec import decode  # noqa: PLC0415 - who only compares sizes decodes nothing
+
+    data = read_file(folder, file.name)
+    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        raise PlanConflict(
+            f"{folder / file.name}: not the file that the plan was made of",
+            hint="put the planned file back, or plan anew in a new directory",
+        )
+    try:
+        return decode(data)
+    except (SourceUndecodable, MachineUnfit) as error:
+        raise type(error)(f"{file.name}: {error}", hint=error.hint) from error
+
+
+def unknown_pictures(folder: Path, known: Container[str]) -> list[str]:
+    """Pictures in the folder whose names are not known, as in `pictures/NAME`; as `unknown_photographs`."""
+    with suppress(InputMissing):
+        listing = list_folder(folder, what="pictures", with_masks=False)
+        return [f"pictures/{name}" for name in listing.photographs if name not in known]
+    return []
+
+
+_File = Picture | Foreground | Background | MaskFile
 
 
 def _planned_files(

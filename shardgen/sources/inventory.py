@@ -1,7 +1,10 @@
-"""What planning found in the folders of photographs: a frozen inventory that stands in the plan."""
+"""What planning found in the folders of photographs: a frozen inventory that stands in the plan, or beside."""
 
 from __future__ import annotations
 
+import builtins
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,6 +58,56 @@ class Sources:
     foregrounds: tuple[Foreground, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureList:
+    """A file of lines beside the plan, each a `Picture`, sorted by name.
+
+    `count` lines; `largest` is the most pixels that one picture has.
+    """
+
+    count: int
+    largest: int
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, data: builtins.bytes, *, largest: int) -> PictureList:
+        """The plan's part of a file that holds these lines."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(count=data.count(b"\n"), largest=largest, bytes=len(data), sha256=digest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One picture as planned, in pixels after EXIF orientation; 0 of one whose headers do not read."""
+
+    name: str
+    bytes: int
+    sha256: str
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, line: builtins.bytes) -> Picture:
+        """Read it from a line. Raises ValueError for what no line of ours holds."""
+        found = json.loads(line)
+        kinds = [type(value) for value in found] if isinstance(found, list) else []
+        if kinds != [str, int, str, int, int]:
+            raise ValueError("not a name, bytes, a sha256, width and height")
+        picture = cls(**dict(zip(cls.__slots__, found, strict=True)))
+        if problem := next(_file_problems(picture), None):
+            raise ValueError(problem)
+        if not 0 <= min(picture.width, picture.height) <= max(picture.width, picture.height) < 1 << 31:
+            raise ValueError(f"{picture.name!r}: its width or height is impossible")
+        return picture
+
+    @property
+    def line(self) -> builtins.bytes:
+        """The way back: JSON, without the line feed."""
+        values = [getattr(self, name) for name in self.__slots__]
+        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def inventory_problems(sources: Sources) -> Iterator[str]:
     """What no inventory of ours holds, a line each."""
     for background in sources.backgrounds:
@@ -71,7 +124,7 @@ def _photograph_problems(source: Background | Foreground) -> Iterator[str]:
         yield f"{source.name!r}: its width or height is impossible"
 
 
-def _file_problems(source: Background | Foreground | MaskFile) -> Iterator[str]:
+def _file_problems(source: Background | Foreground | MaskFile | Picture) -> Iterator[str]:
     if len(source.name.encode()) > MAX_NAME_BYTES:
         yield f"{source.name[:20]!r}…: a name of more than {MAX_NAME_BYTES:,} bytes"
     if not is_confined(source.name):

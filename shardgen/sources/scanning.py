@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, MachineUnfit, NoMask, SampleError, SourcesRefused
-from shardgen.imaging.codec import Photograph, decode
+from shardgen.imaging.codec import Photograph, decode, probe
 from shardgen.imaging.masks import CutOut, cut_out, cuts_out, mask_warning
 from shardgen.imaging.options import MaskMode
 from shardgen.imaging.own_masks import read_marks
@@ -27,10 +27,11 @@ from shardgen.sources.folder import (
     refuse_nested,
     stem_of,
 )
-from shardgen.sources.inventory import Background, Foreground, MaskFile, Sources
+from shardgen.sources.inventory import Background, Foreground, MaskFile, Picture, PictureList, Sources
 
 _MAX_THREADS = 4  # each takes up to 24 bytes a pixel while it halves a photograph: 5 GB for the largest
-_FOREGROUNDS, _BACKGROUNDS = "foregrounds", "backgrounds"
+_FOREGROUNDS, _BACKGROUNDS, _PICTURES = "foregrounds", "backgrounds", "pictures"
+_AT_ONCE = 1024  # pictures
 # Folders look swapped when so many of the foregrounds have no mask, and more than so many backgrounds do.
 _SWAPPED_UNMASKED, _SWAPPED_MASKED = 0.9, 0.5
 
@@ -57,7 +58,7 @@ class SourceFolders:
     backgrounds: Path
 
 
-Source = TypeVar("Source", Foreground, Background)
+Source = TypeVar("Source", Foreground, Background, Picture)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +150,87 @@ def scan(
         ),
         notes=grouped(note for outcome in outcomes for note in outcome.notes),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPictures:
+    """A folder of pictures: the lines that the plan names, each a `Picture`, and warnings.
+
+    `unreadable` of them have headers that do not read.
+    """
+
+    lines: bytes
+    sources: PictureList
+    unreadable: int
+    warnings: tuple[Remark, ...]
+
+
+def scan_pictures(
+    folder: Path, *, threads: int, on_file: Callable[[str], None] = lambda _name: None
+) -> FoundPictures:
+    """Read every picture of a folder once, for its digest and the size in its headers; none is decoded.
+
+    Keeps a line of each in memory. One that is damaged is planned: it costs a sample. Raises SourcesRefused
+    for those that cannot be planned, by name; InputMissing for a missing or empty folder.
+    """
+    listing = list_folder(folder, what=_PICTURES, with_masks=False)
+    _refuse_empty(folder, listing, what=_PICTURES)
+    problems, warnings = [*_unnameable(_PICTURES, listing)], list[Remark]()
+    lines = list[bytes]()
+    seen, twice = set[int](), set[int]()
+    largest = unreadable = 0
+
+    def check(name: str) -> _Checked[Picture]:
+        checked = _check_picture(folder, name)
+        on_file(name)
+        return checked
+
+    names = listing.photographs
+    with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
+        # Not all at once: what waits in the pool takes more memory than what comes of it.
+        for start in range(0, len(names), _AT_ONCE):
+            for checked in pool.map(check, names[start : start + _AT_ONCE]):
+                problems += checked.problems
+                warnings += checked.warnings
+                if checked.entry is not None:
+                    lines.append(checked.entry.line)
+                    pixels = checked.entry.width * checked.entry.height
+                    largest, unreadable = max(largest, pixels), unreadable + (not pixels)
+                    key = int(checked.entry.sha256[:16], 16)
+                    (twice if key in seen else seen).add(key)
+    strange = _left_out(_PICTURES, listing)
+    if problems:
+        raise SourcesRefused(
+            f"{counted(len(problems), 'problem')} in the folder of {_PICTURES}",
+            hint="repair or remove these files, then plan again",
+            remarks=(*grouped(problems), *grouped(strange)),
+        )
+    same = (one for one in map(Picture.of, lines if twice else ()) if int(one.sha256[:16], 16) in twice)
+    data = b"".join([line + b"\n" for line in lines])
+    return FoundPictures(
+        lines=data,
+        sources=PictureList.of(data, largest=largest),
+        unreadable=unreadable,
+        warnings=grouped([*_duplicates(_PICTURES, same), *warnings, *strange]),
+    )
+
+
+def _check_picture(folder: Path, name: str) -> _Checked[Picture]:
+    problems: list[Remark] = []
+    data = _read(folder, _PICTURES, name, problems)
+    if data is None:
+        return _Checked(entry=None, problems=tuple(problems))
+    width = height = 0
+    warnings: tuple[Remark, ...] = ()
+    try:
+        width, height = probe(data)
+    except MachineUnfit as error:
+        return _Checked(entry=None, problems=(_problem(_PICTURES, name, error),))
+    except SampleError as error:
+        reason = f"will be a dead letter: {error}"
+        warnings = (Remark(folder=_PICTURES, names=(name,), reason=reason, hint=error.hint),)
+    entry = Picture(name=name, bytes=len(data), sha256=_sha256(data), width=width, height=height)
+    return _Checked(entry=entry, warnings=warnings)
 
 
 def _check_background(folder: Path, name: str, masked: Container[str]) -> _Checked[Background]:
@@ -334,7 +416,9 @@ def _unnameable(what: str, listing: Listing) -> Iterator[Remark]:
         yield Remark(folder=what, names=(name,), reason="the file's name is not UTF-8", hint="rename it")
 
 
-def _duplicates(what: str, entries: Sequence[Foreground] | Sequence[Background]) -> Iterator[Remark]:
+def _duplicates(
+    what: str, entries: Iterable[Foreground] | Iterable[Background] | Iterable[Picture]
+) -> Iterator[Remark]:
     first: dict[str, str] = {}
     for entry in entries:
         original = first.setdefault(entry.sha256, entry.name)

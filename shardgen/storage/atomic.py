@@ -14,7 +14,7 @@ from pathlib import Path
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
 from shardgen.storage.files import DiskFiles, storage_error, storing
 
-_STAGED = re.compile(r"\..+\.(?:zip|sqlite|mask\.png)\.[0-9a-z]{8}\.part")
+_STAGED = re.compile(r"\..+\.(?:zip|sqlite|jsonl|mask\.png)\.[0-9a-z]{8}\.part")
 
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -124,10 +124,10 @@ def _is_locked_in_time(descriptor: int, staged: Path) -> bool:
 
 
 def abandoned_files(folder: Path) -> list[Path]:
-    """Staged zips, backups and masks in a folder that no running command writes: nobody has them locked.
+    """Staged zips, backups, lists and masks in a folder that no running command has locked to write them.
 
-    Those of another name than `.zip`, `.sqlite` or `.mask.png` are not told from other people's files, and
-    left out.
+    Those of another name than `.zip`, `.sqlite`, `.jsonl` or `.mask.png` are not told from other people's
+    files, and left out.
     """
     try:
         return [path for path in _files_named(folder, _STAGED) if _is_abandoned(path)]

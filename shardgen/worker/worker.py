@@ -166,7 +166,7 @@ class Worker:
             self._say("the current batch did not end in time; another worker takes over")
 
     def _work(self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat) -> Ending:
-        run, options, recipe = self._run, self._options, recipe_of(plan)
+        run, options, recipe = self._run, self._options, self._run.recipe(plan)
         folders, manifest = run.folders(options.folders), coordinator.manifest
         self._say("checking the sources")
         try:

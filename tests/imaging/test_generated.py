@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 
-from shardgen.imaging.codec import decode
+from shardgen.errors import SourceUndecodable
+from shardgen.imaging.codec import decode, probe
 from tests.imaging.bulk import generated
 from tests.imaging.generated.cases import Case, Expect, Verdict, judge
 
@@ -34,6 +36,33 @@ def test_files_of_every_kind_are_right_or_refused(kinds: dict[str, list[Case]]) 
             if outcome.verdict is Verdict.DIFFERS and case.expect is not Expect.MEASURED:
                 wrong[case.name] = outcome.reason
     assert not wrong
+
+
+def test_headers_say_the_size_that_decoding_gives(kinds: dict[str, list[Case]]) -> None:
+    """Whatever decodes; and what is refused by its headers is not decoded either."""
+    wrong, read = {}, set()
+    for kind, cases in kinds.items():
+        for case in cases[:: -(-len(cases) // A_KIND)]:
+            found, made = _size(probe, case.data), _size(_decoded_size, case.data)
+            if made is None:
+                continue
+            read.add(kind.split("/")[0])
+            if found != made:
+                wrong[case.name] = (found, made)
+    assert not wrong
+    assert {"JPEG", "PNG", "WebP", "BMP", "TIFF"} <= read
+
+
+def _decoded_size(data: bytes) -> tuple[int, int]:
+    photo = decode(data)
+    return photo.width, photo.height
+
+
+def _size(of: Callable[[bytes], tuple[int, int]], data: bytes) -> tuple[int, int] | None:
+    try:
+        return of(data)
+    except SourceUndecodable:
+        return None
 
 
 def test_names_tell_the_files_apart(kinds: dict[str, list[Case]]) -> None:

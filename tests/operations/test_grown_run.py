@@ -46,8 +46,8 @@ def made_by(run: RunDirectory, zip_name: str) -> tuple[Path, list[Receipt]]:
 def grow(run: RunDirectory) -> RunDirectory:
     """The run with the photographs that are in its folders by now, its manifest made of its artifacts."""
     folders, planned = run.folders({}), run.plan()
-    drafted, _ = draft_plan(run, folders)
-    plan = replace(planned, blocks=run.settings.kind.arrange(planned, drafted.blocks))
+    _, draft = draft_plan(run, folders)
+    plan = replace(planned, blocks=run.settings.kind.arrange(run.recipe(planned), draft).blocks)
     assert plan.until(len(planned.blocks)) == planned
     (run.path / "plan.json").write_bytes(plan.canonical_json)
     (run.path / "manifest.sqlite").unlink()

@@ -14,7 +14,7 @@ from shardgen.operations.merge import merge_run
 from shardgen.operations.plan import make_plan
 from shardgen.operations.verify import check_run, check_zip
 from shardgen.recipes import registry
-from shardgen.recipes.base import Card, Encoded, Folders, Recipe, SizeEstimate, Station
+from shardgen.recipes.base import Beside, Card, Encoded, Folders, Recipe, SizeEstimate, Station
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Ending, Worker, WorkerOptions
 from tests.text_recipe import Text, TextDocument, TextMaker, TextRecipe, TextTables
@@ -78,8 +78,8 @@ class Loud(Text):
     tables = LoudTables
     document = LoudDocument
 
-    def recipe(self, plan: Plan) -> Recipe:
-        return LoudRecipe(plan)
+    def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
+        return LoudRecipe(plan, beside)
 
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
         estimate = super().estimate(recipe, folders)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Block
+from shardgen.recipes.base import Draft
 from shardgen.recipes.composites.kind import Composites
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.recipes.registry import recipe_of
@@ -93,7 +94,8 @@ def test_drafted_photographs_go_where_the_plan_has_them_and_new_ones_to_its_end(
     kind = Composites()
 
     def arranged(sources: Sources) -> tuple[Block, ...]:
-        return kind.arrange(plan, (Block(samples=1, sources=sources),))
+        draft = Draft(document=plan.recipe, blocks=(Block(samples=1, sources=sources),), facts=())
+        return kind.arrange(recipe_of(plan), draft).blocks
 
     assert arranged(drafted) == grown(plan, (2, 1)).blocks
     assert arranged(CompositesPlan(plan).sources) == blocks

@@ -19,6 +19,7 @@ from shardgen.domain.plan import Block, Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums, Provenance
 from shardgen.errors import EncodeFailed, PlanConflict
 from shardgen.recipes.base import (
+    Beside,
     Between,
     Card,
     Demand,
@@ -132,8 +133,8 @@ class TextRecipe(Recipe):
     label_columns = ("sample", "time", "characters")
     fact_columns = ("characters",)
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
+        super().__init__(plan, beside)
         sources, document = plan.blocks[0].sources, plan.recipe
         assert isinstance(sources, TextSources)
         assert isinstance(document, TextDocument)
@@ -211,8 +212,8 @@ class Text(RecipeKind):
     document = TextDocument
     sources = TextSources
 
-    def recipe(self, plan: Plan) -> Recipe:
-        return TextRecipe(plan)
+    def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
+        return TextRecipe(plan, beside)
 
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         document, sources = tables.document(None), read_lines(folders["lines"])

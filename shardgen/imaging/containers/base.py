@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,14 @@ class Stored:
     profile: bytes = b""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class Outline(NamedTuple):
+    """What the headers of a picture say: width and height as it is stored, and how it is turned (1-8)."""
+
+    width: int
+    height: int
+    orientation: int = 1
 
 
 def by_strips(

@@ -9,7 +9,14 @@ import numpy as np
 from PIL.BmpImagePlugin import BmpImageFile
 
 from shardgen.errors import SourceUndecodable
-from shardgen.imaging.containers.base import Stored, check_size, library, truncated, unsupported
+from shardgen.imaging.containers.base import (
+    Outline,
+    Stored,
+    check_size,
+    library,
+    truncated,
+    unsupported,
+)
 
 _FILE_HEADER_BYTES = 14
 _CORE_HEADER_BYTES, _INFO_HEADER_BYTES, _V3_HEADER_BYTES, _V5_HEADER_BYTES = 12, 40, 56, 124
@@ -18,8 +25,27 @@ _EMBEDDED_PROFILE = b"DEBM"  # LCS_PROFILE_EMBEDDED, little endian
 _AS_PNG = "save it as PNG"
 
 
+def outline_of(data: bytes) -> Outline:
+    """Its size, once its headers passed."""
+    picture, _header_bytes = _opened(data)
+    return Outline(*picture.size)
+
+
 def read_bmp(data: bytes) -> Stored:
     """Decode a BMP; the file size field is often wrong and is not believed."""
+    picture, header_bytes = _opened(data)
+    with library("BMP"):
+        pixels = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
+    has_alpha = pixels.ndim == 3 and pixels.shape[2] == 4
+    return Stored(
+        pixels=pixels[:, :, :3] if has_alpha else pixels,
+        alpha=pixels[:, :, 3] if has_alpha else None,
+        profile=_profile(data, header_bytes),
+    )
+
+
+def _opened(data: bytes) -> tuple[BmpImageFile, int]:
+    """Check headers and length. Returns what Pillow will decode, and the bytes of the second header."""
     if len(data) < 26:
         raise truncated("BMP", "it ends inside its header")
     pixels_at, header_bytes = struct.unpack_from("<II", data, 10)
@@ -29,14 +55,7 @@ def read_bmp(data: bytes) -> Stored:
         picture = BmpImageFile(io.BytesIO(data))
     check_size(*picture.size)
     _check(data, picture.size, header_bytes, pixels_at)
-    with library("BMP"):
-        pixels = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
-    has_alpha = pixels.ndim == 3 and pixels.shape[2] == 4
-    return Stored(
-        pixels=pixels[:, :, :3] if has_alpha else pixels,
-        alpha=pixels[:, :, 3] if has_alpha else None,
-        profile=_profile(data, header_bytes),
-    )
+    return picture, header_bytes
 
 
 def _check(data: bytes, size: tuple[int, int], header_bytes: int, pixels_at: int) -> None:

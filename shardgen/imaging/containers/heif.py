@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 
 from shardgen.errors import MachineUnfit
-from shardgen.imaging.containers.base import Stored, animated, check_size, damaged, library, unsupported
+from shardgen.imaging.containers.base import (
+    Outline,
+    Stored,
+    animated,
+    check_size,
+    damaged,
+    library,
+    unsupported,
+)
 
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -24,28 +33,18 @@ def brands_of(data: bytes) -> frozenset[bytes]:
     return frozenset({data[8:12], *(data[at : at + 4] for at in range(16, stop - 3, 4))})
 
 
+def outline_of(data: bytes) -> Outline:
+    """Its size as it is seen, once its headers passed. Raises MachineUnfit where pillow-heif is missing."""
+    return Outline(*_opened(data).size)
+
+
 def read_heic(data: bytes) -> Stored:
     """Decode the primary picture; libheif has turned it already.
 
     Raises MachineUnfit where pillow-heif is missing: the photograph may be fine.
     """
-    try:
-        import pillow_heif  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise MachineUnfit(
-            "HEIC: reading it needs pillow-heif, which is not installed here",
-            hint=f'python -m pip install "shardgen[heic]", {_AS_JPEG}',
-        ) from error
-    with library("HEIC"):
-        file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
-    if not len(file):
-        raise damaged("HEIC", "it holds no picture")
-    if len(file) > 1:
-        raise animated(f"HEIC with {len(file)} pictures")
-    check_size(*file.size)
+    file = _opened(data)
     numbers = file.info.get("nclx_profile") or {}
-    if numbers.get("transfer_characteristics") in _HDR_TRANSFERS:
-        raise unsupported("HEIC in high dynamic range", "export it as JPEG")
     profile = file.info.get("icc_profile") or b""
     warnings: tuple[str, ...] = ()
     if not profile and numbers.get("color_primaries", 2) not in _UNSPECIFIED_OR_BT709:
@@ -64,3 +63,25 @@ def read_heic(data: bytes) -> Stored:
         notes=(f"{bits} bits per channel converted to 8",) if bits > 8 else (),
         warnings=warnings,
     )
+
+
+def _opened(data: bytes) -> Any:
+    """What pillow-heif will decode, once its headers passed."""
+    try:
+        import pillow_heif  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MachineUnfit(
+            "HEIC: reading it needs pillow-heif, which is not installed here",
+            hint=f'python -m pip install "shardgen[heic]", {_AS_JPEG}',
+        ) from error
+    with library("HEIC"):
+        file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+    if not len(file):
+        raise damaged("HEIC", "it holds no picture")
+    if len(file) > 1:
+        raise animated(f"HEIC with {len(file)} pictures")
+    check_size(*file.size)
+    numbers = file.info.get("nclx_profile") or {}
+    if numbers.get("transfer_characteristics") in _HDR_TRANSFERS:
+        raise unsupported("HEIC in high dynamic range", "export it as JPEG")
+    return file

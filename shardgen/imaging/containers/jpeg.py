@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import (
     MAX_PROFILE_BYTES,
+    Outline,
     Stored,
     check_size,
     damaged,
@@ -180,14 +181,18 @@ def size_of(data: bytes) -> tuple[int, int]:
     return width, height
 
 
+def outline_of(data: bytes) -> Outline:
+    """Size and orientation, once its segments and scans passed; nothing is decoded."""
+    facts, _clean, _has_end = _walk(data)
+    _refuse_ambiguous(facts)
+    _bits, height, width, _components = struct.unpack_from(">BHHB", facts.frame)
+    return Outline(width, height, facts.orientation or 1)
+
+
 def read_jpeg(data: bytes) -> Stored:
     """Decode a JPEG; bytes after its end (phones append some) do not count."""
     facts, clean, has_end = _walk(data)
-    if facts.components == 4 and not facts.has_adobe_marker:
-        # Adobe's four channels are inverted; without its marker nobody knows.
-        raise SourceUndecodable(
-            "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
-        )
+    _refuse_ambiguous(facts)
     notes = () if has_end else ("its end marker is missing, but the picture is complete",)
     warnings: tuple[str, ...] = ()
     if facts.profile_count and not facts.profile:
@@ -199,6 +204,14 @@ def read_jpeg(data: bytes) -> Stored:
         notes=notes,
         warnings=warnings,
     )
+
+
+def _refuse_ambiguous(facts: _Facts) -> None:
+    """Adobe's four channels are inverted; without its marker nobody knows."""
+    if facts.components == 4 and not facts.has_adobe_marker:
+        raise SourceUndecodable(
+            "CMYK JPEG without an Adobe marker: its colours are ambiguous", hint="convert it to RGB"
+        )
 
 
 def check_jpeg(data: bytes) -> None:

@@ -12,6 +12,7 @@ import imagecodecs
 
 from shardgen.imaging.containers.base import (
     MAX_PROFILE_BYTES,
+    Outline,
     Stored,
     animated,
     check_size,
@@ -76,18 +77,15 @@ class _Facts:
         return int(found[1]) if found else 1
 
 
+def outline_of(data: bytes) -> Outline:
+    """Size and orientation, once every chunk passed; nothing is decoded."""
+    facts, _pixel_chunks = _walk(data)
+    return Outline(*size_of(data), facts.orientation)
+
+
 def read_png(data: bytes) -> Stored:
     """Decode a PNG. Every chunk's checksum must be right, its end must be there."""
-    check_size(*size_of(data))
-    facts = _Facts()
-    pixel_chunks = [SIGNATURE]
-    for name, body, chunk in _chunks(data):
-        if name == b"tRNS":
-            pixel_chunks.append(_transparency(body, bits=data[24], colour=data[25]))
-        elif name in _PIXEL_CHUNKS:
-            pixel_chunks.append(chunk)
-        else:
-            facts.note(name, body)
+    facts, pixel_chunks = _walk(data)
     with library("PNG") as lines:
         # The other chunks stay out: what libpng says of them says nothing of the pixels.
         pixels = imagecodecs.png_decode(b"".join(pixel_chunks))
@@ -102,6 +100,21 @@ def read_png(data: bytes) -> Stored:
         profile=facts.profile,
         warnings=facts.warnings,
     )
+
+
+def _walk(data: bytes) -> tuple[_Facts, list[bytes]]:
+    """Check size and chunks. Returns facts, and what libpng needs of the file."""
+    check_size(*size_of(data))
+    facts = _Facts()
+    pixel_chunks = [SIGNATURE]
+    for name, body, chunk in _chunks(data):
+        if name == b"tRNS":
+            pixel_chunks.append(_transparency(body, bits=data[24], colour=data[25]))
+        elif name in _PIXEL_CHUNKS:
+            pixel_chunks.append(chunk)
+        else:
+            facts.note(name, body)
+    return facts, pixel_chunks
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -19,6 +19,7 @@ from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import (
     MAX_PROFILE_BYTES,
     Levels,
+    Outline,
     Stored,
     animated,
     check_size,
@@ -57,12 +58,16 @@ _LARGEST_16_BIT = 65535
 _MAX_PAGES = 1000  # one is all that is read; the rest is only counted
 
 
+def outline_of(data: bytes) -> Outline:
+    """Size and orientation of what will be decoded; its strips are not looked at."""
+    page = _page(data)
+    _facts(page)
+    return Outline(page.imagewidth, page.imagelength, _orientation(page))
+
+
 def read_tiff(data: bytes) -> Stored:
     """Decode a TIFF of one picture; thumbnails and masks beside it are no pages."""
-    with library("TIFF"):
-        file = TiffFile(io.BytesIO(data))
-        pages = _pages(file)
-    page = _only_page(pages, is_canon=data[8:10] == b"CR")
+    page = _page(data)
     facts = _facts(page)
     _check_segments(page, facts, data)
     with library("TIFF"):
@@ -70,6 +75,17 @@ def read_tiff(data: bytes) -> Stored:
     # (planes, depth, height, width, channels): the depth is 1, and so are planes or channels.
     samples = np.moveaxis(stored[:, 0, :, :, 0], 0, -1) if stored.shape[0] > 1 else stored[0, 0]
     return _picture(page, facts, samples)
+
+
+def _page(data: bytes) -> TiffPage:
+    with library("TIFF"):
+        pages = _pages(TiffFile(io.BytesIO(data)))
+    return _only_page(pages, is_canon=data[8:10] == b"CR")
+
+
+def _orientation(page: TiffPage) -> int:
+    found = page.tags.valueof(_ORIENTATION, 1)
+    return int(found) if found in range(1, 9) else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +235,12 @@ def _picture(page: TiffPage, facts: _Facts, samples: Levels) -> Stored:
     if model in (_WHITE_IS_ZERO, _CMYK):
         pixels = np.iinfo(pixels.dtype).max - pixels
     profile = bytes(page.tags.valueof(_PROFILE) or b"")
-    orientation = page.tags.valueof(_ORIENTATION, 1)
     return Stored(
         pixels=pixels[:, :, 0] if pixels.shape[2] == 1 else pixels,
         alpha=alpha,
         bits=facts.bits,
         premultiplied=facts.alpha == _ASSOCIATED,
-        orientation=int(orientation) if orientation in range(1, 9) else 1,
+        orientation=_orientation(page),
         profile=profile if len(profile) <= MAX_PROFILE_BYTES else b"",
     )
 

@@ -9,6 +9,7 @@ import imagecodecs
 
 from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import (
+    Outline,
     Stored,
     animated,
     check_size,
@@ -35,8 +36,28 @@ def size_of(data: bytes) -> tuple[int, int]:
     raise SourceUndecodable("unreadable WebP: it holds no image")
 
 
+def outline_of(data: bytes) -> Outline:
+    """Size and orientation, once its chunks passed; nothing is decoded."""
+    orientation, _profile = _walk(data)
+    return Outline(*size_of(data), orientation)
+
+
 def read_webp(data: bytes) -> Stored:
     """Decode a WebP; the file must be as long as it says."""
+    orientation, profile = _walk(data)
+    with library("WebP", "its image data do not decode"):
+        pixels = imagecodecs.webp_decode(data)
+    has_alpha = pixels.shape[2] == 4
+    return Stored(
+        pixels=pixels[:, :, :3],
+        alpha=pixels[:, :, 3] if has_alpha else None,
+        orientation=orientation,
+        profile=profile,
+    )
+
+
+def _walk(data: bytes) -> tuple[int, bytes]:
+    """Check size and chunks. Returns orientation and colour profile."""
     check_size(*size_of(data))
     orientation, profile, has_image = 1, b"", False
     for name, body in _chunks(data):
@@ -49,15 +70,7 @@ def read_webp(data: bytes) -> Stored:
             profile = body
     if not has_image:
         raise SourceUndecodable("unreadable WebP: it holds no image")
-    with library("WebP", "its image data do not decode"):
-        pixels = imagecodecs.webp_decode(data)
-    has_alpha = pixels.shape[2] == 4
-    return Stored(
-        pixels=pixels[:, :, :3],
-        alpha=pixels[:, :, 3] if has_alpha else None,
-        orientation=orientation,
-        profile=profile,
-    )
+    return orientation, profile
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

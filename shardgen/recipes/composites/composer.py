@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,15 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.errors import ComposeFailed, MachineUnfit, PlanConflict, ShardgenError, SourceUndecodable
-from shardgen.imaging.codec import Photograph, decode
+from shardgen.errors import ComposeFailed, ShardgenError
 from shardgen.imaging.compose import Canvas, Figure, compose, network_input
 from shardgen.imaging.masks import CutOut, cut_out, halved_to_fit, mirrored, resized
 from shardgen.imaging.opencv import resize, use_one_thread
 from shardgen.recipes.composites.placement import Person, heights, size_at
 from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips, largest_size
-from shardgen.sources.folder import read_file
-from shardgen.sources.inventory import Background, Foreground, MaskFile
+from shardgen.sources.checking import read_planned
+from shardgen.sources.inventory import Foreground
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Of prepared sources kept in memory; a 600x600 background takes 1.1 MB, a cut-out up to 1.8 MB."""
@@ -108,16 +106,16 @@ class Composer:
         def prepare() -> NDArray[np.uint8]:
             if is_mirrored:
                 return mirrored(self._scene(index, is_mirrored=False))
-            photo = _photograph(self._backgrounds, self._plan.sources.backgrounds[index])
+            photo = read_planned(self._backgrounds, self._plan.sources.backgrounds[index])
             return resize(photo.pixels, self._plan.compose.canvas)
 
         return self._cache.get(("background", index, is_mirrored), prepare)
 
     def _read_cutout(self, foreground: Foreground) -> CutOut:
-        photo = _photograph(self._foregrounds, foreground)
+        photo = read_planned(self._foregrounds, foreground)
         mask_photo = None
         if foreground.mask_file is not None:
-            mask_photo = _photograph(self._foregrounds, foreground.mask_file)
+            mask_photo = read_planned(self._foregrounds, foreground.mask_file)
         try:
             whole = cut_out(photo, foreground.mask, mask_photo)
             if isinstance(self._plan.compose.foreground_height, tuple):
@@ -138,20 +136,6 @@ def fitted(cutout: CutOut, compose: Compose) -> CutOut:
     if isinstance(wanted, tuple):
         resized(cutout, size_at(whole, heights(wanted, compose.canvas)[0], compose.canvas))
     return resized(cutout, largest_size(compose, whole, halved=whole))
-
-
-def _photograph(folder: Path, file: Foreground | Background | MaskFile) -> Photograph:
-    """Read and decode a source file after comparing its size and sha256 with the plan's."""
-    data = read_file(folder, file.name)
-    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise PlanConflict(
-            f"{folder / file.name}: not the file that the plan was made of",
-            hint="put the planned file back, or plan anew in a new directory",
-        )
-    try:
-        return decode(data)
-    except (SourceUndecodable, MachineUnfit) as error:
-        raise type(error)(f"{file.name}: {error}", hint=error.hint) from error
 
 
 _Source = TypeVar("_Source", CutOut, NDArray[np.uint8])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import SampleError
 from shardgen.recipes.base import SizeEstimate
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.maker import encode_sample
 from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.network import likely_depth
 
 _PROBES = 24  # samples encoded for the estimate; their sizes vary by a tenth or two
 _LABEL_BYTES = 160  # a person's row
@@ -23,7 +21,7 @@ def estimate_sizes(plan: CompositesPlan, composer: Composer) -> SizeEstimate:
     sizes = {output.name: 0 for output in plan.plan.outputs}
     count, people = 0, 0
     for composed in _composed(composer, plan.covering(_PROBES)):
-        encoded = encode_sample(composed.canvas, _stand_in(composed.network_input), plan)
+        encoded = encode_sample(composed.canvas, likely_depth(composed.network_input), plan)
         for name in sizes:
             sizes[name] += len(encoded.files[name])
         people += len(composed.canvas.figures)
@@ -41,13 +39,3 @@ def _composed(composer: Composer, samples: list[SampleIndex]) -> Iterator[Compos
             yield composer.compose(sample)
         except SampleError:
             continue
-
-
-def _stand_in(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Brightness averaged over blocks of 8x8 and drawn large again, 0.01-1.0: about as smooth as depth."""
-    if not picture.size:
-        return np.ones((1, 1), np.float32)
-    grey = picture.astype(np.float32).mean(axis=2) / 255
-    height, width = (side // 8 * 8 for side in grey.shape)
-    blocks = grey[:height, :width].reshape(height // 8, 8, width // 8, 8).mean(axis=(1, 3))
-    return np.clip(np.kron(blocks, np.ones((4, 4), np.float32)), 0.01, 1.0).astype(np.float32)

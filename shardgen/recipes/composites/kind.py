@@ -13,7 +13,16 @@ from shardgen.domain.plan import Block, Plan
 from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
 from shardgen.machine.cores import usable_cores
-from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, RecipeTables, SizeEstimate
+from shardgen.recipes.base import (
+    Beside,
+    Draft,
+    Folders,
+    PlanEvents,
+    Recipe,
+    RecipeKind,
+    RecipeTables,
+    SizeEstimate,
+)
 from shardgen.recipes.composites.plan import (
     KIND,
     CompositesPlan,
@@ -52,9 +61,9 @@ class Composites(RecipeKind):
     template = TEMPLATE
     presets = PRESETS
 
-    def recipe(self, plan: Plan) -> Recipe:
+    def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
         """The recipe of a plan of composites."""
-        return CompositesRecipe(plan)
+        return CompositesRecipe(plan, beside)
 
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Photographs first: what is wrong with them is the user's to mend, with or without a network."""
@@ -87,12 +96,12 @@ class Composites(RecipeKind):
             lacks=lacks,
         )
 
-    def arrange(self, planned: Plan, drafted: tuple[Block, ...]) -> tuple[Block, ...]:
+    def arrange(self, planned: Recipe, draft: Draft) -> Draft:
         """Photographs go by their names; new ones are sorted by name among themselves."""
-        found = CompositesPlan(replace(planned, blocks=drafted)).sources
+        found = CompositesPlan(replace(planned.plan, blocks=draft.blocks)).sources
         backgrounds = {one.name: one for one in found.backgrounds}
         foregrounds = {one.name: one for one in found.foregrounds}
-        composites = CompositesPlan(planned)
+        composites = CompositesPlan(planned.plan)
         blocks = [
             Sources(
                 backgrounds=_taken(backgrounds, (one.name for one in block.backgrounds)),
@@ -108,9 +117,10 @@ class Composites(RecipeKind):
                 )
             )
         counts = sample_counts(composites.compose, blocks)
-        return tuple(
+        arranged = (
             Block(samples=samples, sources=sources) for samples, sources in zip(counts, blocks, strict=True)
         )
+        return replace(draft, blocks=tuple(arranged))
 
     def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
         """Compose a few samples; their depth is a guess."""

@@ -8,6 +8,7 @@ from functools import lru_cache
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Facts
 from shardgen.imaging.options import Rectangle
+from shardgen.recipes.base import csv_field
 from shardgen.recipes.composites.placement import Placement
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 
@@ -31,8 +32,8 @@ class LabelRows:
     def __init__(self, plan: CompositesPlan) -> None:
         self._plan = plan
         self._variants = plan.variants
-        self._backgrounds = [quoted(background.name) for background in plan.sources.backgrounds]
-        self._foregrounds = [quoted(foreground.name) for foreground in plan.sources.foregrounds]
+        self._backgrounds = [csv_field(background.name) for background in plan.sources.backgrounds]
+        self._foregrounds = [csv_field(foreground.name) for foreground in plan.sources.foregrounds]
         self._of_foreground = lru_cache(max(1, _CACHED_ROWS // self._variants))(self._variants_of)
 
     def rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
@@ -97,10 +98,3 @@ def _shown(facts: Facts | None, sample: int, person: int) -> str:
         return _UNKNOWN
     end = len(FACTS) * person
     return ",".join(map(str, facts[SampleIndex(sample)][end - len(FACTS) : end]))
-
-
-def quoted(text: str) -> str:
-    """Make a CSV field, quoted only where a reader would otherwise be misled."""
-    if any(character in text for character in ',"\n\r'):
-        return '"' + text.replace('"', '""') + '"'
-    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from shardgen.errors import SampleError
 from shardgen.imaging.codec import VERSIONS, encode
 from shardgen.imaging.compose import Canvas, instances
 from shardgen.imaging.masks import Box, box_of
-from shardgen.imaging.opencv import resize
+from shardgen.imaging.opencv import resize, switches
 from shardgen.imaging.options import ImageFormat
 from shardgen.imaging.outputs import depth_picture, stored_sums
 from shardgen.recipes.base import Between, Encoded, Maker
@@ -22,7 +21,6 @@ from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPl
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.network import DepthMap, DepthStage
 
-_IPP_WORDS = ("disabled", "sse42", "avx2", "avx512")
 _NO_DEPTH = np.zeros((1, 1), np.float32)
 
 
@@ -75,13 +73,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
     def provenance(self) -> Provenance:
         """What decides the bytes."""
         computed = {"device_model": self._cpu} if self._depth is None else self._depth.provenance()
-        return Provenance.of({**VERSIONS, **_opencv_switches(), **computed})
-
-
-def _opencv_switches() -> dict[str, str]:
-    """What makes OpenCV enlarge depth, in float32, to other bits; of words that it does not know, nothing."""
-    value = os.environ.get("OPENCV_IPP", "")
-    return {"opencv_switches": f"OPENCV_IPP={value}"} if value in _IPP_WORDS else {}
+        return Provenance.of({**VERSIONS, **switches(), **computed})
 
 
 def encode_sample(canvas: Canvas, relative_depth: DepthMap, plan: CompositesPlan) -> Encoded:

@@ -14,6 +14,7 @@ from shardgen.domain.receipt import Facts, OutputSums
 from shardgen.domain.wording import counted
 from shardgen.imaging.options import DepthEncoding
 from shardgen.recipes.base import (
+    Beside,
     Card,
     Demand,
     Files,
@@ -38,8 +39,8 @@ class CompositesRecipe(Recipe):
     label_columns = COLUMNS
     fact_columns = FACTS
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
+        super().__init__(plan, beside)
         self.composites = CompositesPlan(plan)
 
     @property

@@ -131,9 +131,7 @@ class Tables(RecipeTables):
         output, depth = self.output, None
         if self.depth.is_wanted:
             known = planned.depth if isinstance(planned, Document) else None
-            depth = self.depth.plan(
-                output, output.size if output.depth_size == AS_SIZE else output.depth_size, known
-            )
+            depth = self.depth.plan(output, output.size, known)
         return Document(
             compose=self.compose.plan(self.sources.mask),
             depth=depth,
