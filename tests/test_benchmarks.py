@@ -9,6 +9,7 @@ import pytest
 from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
 from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
+from benchmarks.pictures import FEW, measure, write_pictures
 from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
 from shardgen.dataset.merge import survey_receipts
@@ -22,6 +23,7 @@ from shardgen.operations.rebuild import rebuild
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import parse_settings
+from shardgen.sources.scanning import scan_pictures
 from tests.invariants import counter_faults
 from tests.plans import make_plan
 
@@ -120,3 +122,15 @@ def test_workers_that_see_each_other_late_make_little_twice(scene: str) -> None:
     assert outcome.again - outcome.lost <= 8, outcome
     assert (outcome.lost > 0) == (scene == "lost"), outcome
     assert outcome.lost <= 3 + 3, outcome
+
+
+def test_pictures_of_the_benchmark_are_as_many_different_ones(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1001)
+    found = scan_pictures(tmp_path, threads=2)
+    assert (found.sources.count, found.sources.largest, found.warnings) == (1001, 64 * 48, ())
+
+
+@pytest.mark.slow
+def test_every_step_of_few_pictures_is_measured(tmp_path: Path) -> None:
+    costs = measure(tmp_path, FEW)
+    assert all(cost.seconds > 0 and cost.peak_bytes > 1 << 20 for cost in costs.values())

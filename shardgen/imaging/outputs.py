@@ -68,12 +68,13 @@ def sums_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, channels: int) ->
     """Sum an image exactly: (H, W, 3) RGB or (H, W), 8 or 16 bits, of up to 2**31 pixels."""
     # float64 is exact up to 2**53, which 8-bit squares stay below; 16-bit ones need the integers
     exact = np.float64 if pixels.dtype == np.uint8 else np.uint64
-    planes = [plane.astype(exact).ravel() for plane in cv2.split(pixels)]
-    if len(planes) != channels:
-        raise EncodeFailed(f"decodes to {len(planes)} channels (expected {channels})")
+    sums, squares = list[int](), list[int]()
+    for channel in cv2.split(pixels):  # one after the other: each takes eight times its memory
+        plane = channel.astype(exact).ravel()
+        sums.append(int(plane.sum()))
+        squares.append(int(np.einsum("p,p->", plane, plane)))
+    if len(sums) != channels:
+        raise EncodeFailed(f"decodes to {len(sums)} channels (expected {channels})")
     return OutputSums(
-        images=1,
-        pixels=planes[0].size,
-        sum=tuple(int(plane.sum()) for plane in planes),
-        squares=tuple(int(np.einsum("p,p->", plane, plane)) for plane in planes),
+        images=1, pixels=pixels.shape[0] * pixels.shape[1], sum=tuple(sums), squares=tuple(squares)
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shardgen.coordination.open import open_run
 from shardgen.errors import InputMissing, PlanConflict
+from shardgen.settings.plan_file import copy_beside
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import give_name, staged_beside
 from shardgen.storage.files import DiskFiles, is_folder, storage_error
@@ -16,7 +17,8 @@ from shardgen.storage.files import DiskFiles, is_folder, storage_error
 def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None = None) -> Path:
     """Copy the manifest to a new file, `RUN_DIR/manifest-<UTC>.sqlite` if none is named; returns its name.
 
-    Durable when this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,
+    Files that the plan names beside it are copied, too, where the copy lies in another folder. Durable when
+    this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,
     InvalidSettings for a database on a server, ManifestMismatch for a shared folder, ManifestCorrupt for a
     damaged manifest, StorageFailed for a folder that cannot be looked at or written.
     """
@@ -37,6 +39,8 @@ def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None =
             if not give_name(files, staged, target):
                 raise _in_the_way(target)
         files.fsync_folder(target.parent)
+        for file in run.recipe(opened.plan).files:
+            copy_beside(run.path, target.parent, file)
     except OSError as error:
         raise storage_error(error, target) from error
     return target

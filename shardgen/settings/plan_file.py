@@ -141,17 +141,27 @@ def open_beside(run_dir: Path, file: PlanFile) -> LineFile:
 
 def write_beside(run_dir: Path, files: Mapping[str, bytes]) -> None:
     """Write files that a plan will name, durably, unless they are there; under the planning lock."""
-    disk = DiskFiles()
     for name, data in files.items():
-        path = run_dir / name
-        with storing(path):
-            with suppress(FileNotFoundError, Irregular):
-                if read_regular(path, limit=len(data)) == data:
-                    continue
-            with staged_beside(path, files=disk) as (descriptor, staged):
-                disk.write(descriptor, data)
-                disk.fsync(descriptor)
-                rename_durably(disk, staged, path)
+        _put_lines(run_dir / name, LineFile.of(data))
+
+
+def copy_beside(run_dir: Path, folder: Path, file: PlanFile) -> None:
+    """Copy a file that the plan names into a folder, durably. Raises as `open_beside` does."""
+    if not run_dir.samefile(folder):
+        _put_lines(folder / file.name, open_beside(run_dir, file))
+
+
+def _put_lines(path: Path, lines: LineFile) -> None:
+    with storing(path):
+        with suppress(FileNotFoundError, Irregular, ValueError):
+            if LineFile.open(path).sha256 == lines.sha256:
+                return
+        disk = DiskFiles()
+        with staged_beside(path, files=disk) as (descriptor, staged):
+            for piece in lines.pieces():
+                disk.write(descriptor, piece)
+            disk.fsync(descriptor)
+            rename_durably(disk, staged, path)
 
 
 def remove_unnamed(run_dir: Path) -> None:

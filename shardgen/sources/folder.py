@@ -120,7 +120,7 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
         except UnicodeEncodeError:
             unnameable.append(os.fsencode(name).decode("utf-8", "backslashreplace"))
             continue
-        if _is_pipe(folder / name) or PurePosixPath(name).suffix.lower() not in SUFFIXES:
+        if _is_pipe(os.path.join(folder, name)) or os.path.splitext(name)[1].lower() not in SUFFIXES:  # noqa: PTH118, PTH122
             others.append(name)
         elif with_masks and is_mask(name):
             masks.append(name)
@@ -208,10 +208,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _is_pipe(path: Path) -> bool:
+def _is_pipe(path: str) -> bool:
     """Whether to read it may take forever; what cannot be looked at is told by whoever reads it."""
     try:
-        return not stat.S_ISREG(path.stat().st_mode)
+        return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path object costs five times as much
     except OSError:
         return False
 
@@ -235,9 +235,12 @@ def _walk(folder: Path, left_over: dict[str, int]) -> Iterator[str]:
                 seen.add(identity)
                 kept.append(name)
         folders[:] = kept
+        # Once a folder: of hundreds of thousands of files each path object would cost more than its listing.
+        below = Path(root).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
         for name in files:
             if not name.startswith(".") and name.lower() not in _LEFT_OVER_FILES:
-                yield Path(root, name).relative_to(folder).as_posix()
+                yield prefix + name
 
 
 def _count_files(folder: Path) -> int:

@@ -321,3 +321,24 @@ def test_16_bit_grey_survives_png_and_no_other_format() -> None:
     np.testing.assert_array_equal(decode_encoded(encode(WIDE, ImageFormat.PNG, 1), channels=1), WIDE)
     with pytest.raises(EncodeFailed, match="16-bit"):
         encode(WIDE, ImageFormat.JPEG, 90)
+
+
+@pytest.mark.parametrize("image_format", ImageFormat, ids=str)
+def test_a_size_that_no_photograph_has_is_refused_before_it_is_decoded(image_format: ImageFormat) -> None:
+    data = bytearray(encode(RGB, image_format, 90))
+    huge = (65_000).to_bytes(2)
+    match image_format:
+        case ImageFormat.JPEG:
+            at = data.index(b"\xff\xc0") + 5
+            data[at : at + 4] = huge + huge
+        case ImageFormat.PNG:
+            data[16:24] = (b"\0\0" + huge) * 2
+        case ImageFormat.WEBP:  # a lossy frame holds at most 16,383 x 16,383
+            at = data.index(b"\x9d\x01\x2a") + 3
+            data[at : at + 4] = b"\xff\x3f\xff\x3f"
+    tracemalloc.start()
+    with pytest.raises(SourceUndecodable, match="megapixels"):
+        decode_encoded(bytes(data), channels=3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20

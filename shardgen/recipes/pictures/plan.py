@@ -22,6 +22,7 @@ KIND: Literal["depth"] = "depth"
 IMAGE = "image"
 """The name of the output; the other one is `depth`."""
 FOLDER = "pictures"
+_AT_ONCE = 4096  # lines that are read together
 MAX_BLOCKS = 256  # each has a file of its own, also in the zip
 
 
@@ -100,6 +101,11 @@ class PicturesPlan:
                         hint="plan anew in a new directory",
                     ) from error
             start = stop
+
+    def all(self) -> Iterator[Picture]:
+        """All of them; errors as `lines`."""
+        for start in range(0, self.plan.samples, _AT_ONCE):
+            yield from self.pictures(range(start, min(start + _AT_ONCE, self.plan.samples)))
 
     def lines(self, block: int) -> LineFile:
         """The lines of a block. Raises what `beside` does, ManifestCorrupt for another number of them."""

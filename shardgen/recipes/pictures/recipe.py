@@ -29,7 +29,6 @@ from shardgen.recipes.base import (
 )
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.pictures.plan import FOLDER, IMAGE, PicturesPlan
-from shardgen.sources.inventory import Picture
 
 if TYPE_CHECKING:
     from shardgen.recipes.pictures.maker import PicturesMaker
@@ -88,15 +87,12 @@ class PicturesRecipe(Recipe):
     def _changes(self, new: Recipe) -> Iterator[tuple[str, str]]:
         if not isinstance(new, PicturesRecipe) or self.pictures.files == new.pictures.files:
             return
-        known = {one.name: one for one in self._all()}
-        for one in new._all():
+        known = {one.name: one for one in self.pictures.all()}
+        for one in new.pictures.all():
             before = known.pop(one.name, None)
             if before != one:
                 yield "is new" if before is None else "has changed", one.name
         yield from (("is gone", name) for name in known)
-
-    def _all(self) -> Iterator[Picture]:
-        return self.pictures.pictures(range(self.plan.samples))
 
     def sources_of(self, sample: SampleIndex) -> frozenset[str]:
         """Its picture."""
@@ -204,7 +200,7 @@ class PicturesRecipe(Recipe):
         """Pictures that no line names."""
         from shardgen.sources.checking import unknown_pictures
 
-        return unknown_pictures(folders[FOLDER], {one.name for one in self._all()})
+        return unknown_pictures(folders[FOLDER], {one.name for one in self.pictures.all()})
 
     def open_maker(self, station: Station) -> PicturesMaker:
         """Load the network; no picture is read yet."""
