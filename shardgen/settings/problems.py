@@ -67,6 +67,10 @@ class KnownKeys:
             elsewhere=elsewhere,
         )
 
+    def words_of(self, table: int | str, key: int | str) -> str:
+        """What the key must be; "" where its type says it."""
+        return self.words.get(str(table), {}).get(str(key), "")
+
 
 def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str, str]]:
     """Each problem as `[table] key: what is wrong (found …)`, with a hint or ""."""
@@ -83,7 +87,7 @@ def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str,
             key, _, rest = message.partition(": ")
             if key in known.defaults[str(location[0])]:
                 location, message = [location[0], key], rest
-        elif words := known.words.get(str(location[0]), {}).get(str(location[1]) if location[1:] else ""):
+        elif len(location) > 1 and (words := known.words_of(*location[:2])):
             location, message = location[:2], f"must be {words}{_found(detail)}"
         subject = _subject(location)
         if subject in said:
