@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import typer
 from pydantic import BaseModel
 
@@ -16,10 +17,10 @@ OPTIONS = {
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
-    "extend": {"--foregrounds", "--backgrounds"},
+    "extend": {"--foregrounds", "--backgrounds", "--pictures"},
     "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", "--foregrounds", "--backgrounds"},
+    "plan": {"--rate", "--foregrounds", "--backgrounds", "--pictures"},
     "preview": {
         "--samples",
         "--all-foregrounds",
@@ -28,6 +29,7 @@ OPTIONS = {
         "--device",
         "--foregrounds",
         "--backgrounds",
+        "--pictures",
     },
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
@@ -42,7 +44,7 @@ OPTIONS = {
             "--limit",
             "--deadline",
         ),
-        *("--foregrounds", "--backgrounds"),
+        *("--foregrounds", "--backgrounds", "--pictures"),
     },
     "status": {"--json", "--watch"},
     "sweep": {"--yes"},
@@ -51,15 +53,18 @@ OPTIONS = {
     "weights fetch": set(),
     "worker": {
         *("--shard", "--max-batches", "--deadline", "--grace", "--device", "--id"),
-        *("--foregrounds", "--backgrounds"),
+        *("--foregrounds", "--backgrounds", "--pictures"),
     },
 }
 SETTINGS = {
     "recipe": {"kind"},
     "sources": {"foregrounds", "backgrounds", "mask"},
-    "compose": {"canvas", "grid", "flips", "blend"},
+    "compose": {
+        *("canvas", "placement", "grid", "places", "seed", "foregrounds_per_sample", "foreground_height"),
+        *("overhang", "flips", "blend"),
+    },
     "depth": {"model", "weights", "input", "upsampling", "precision", "micro_batch", "encoding"},
-    "output": {"size", "image", "image_quality", "mask", "depth", "depth_quality"},
+    "output": {"size", "image", "image_quality", "mask", "depth", "depth_quality", "depth_size"},
     "shards": {"size", "slice_batches", "batch"},
     "manifest": {"url"},
     "artifacts": {"url"},
@@ -67,6 +72,12 @@ SETTINGS = {
     "folder": {
         *("segment_seconds", "segment_batches", "settle_seconds", "silent_seconds", "scan_seconds"),
     },
+}
+
+SETTINGS_OF_PICTURES = {
+    **{name: keys for name, keys in SETTINGS.items() if name != "compose"},
+    "sources": {"pictures"},
+    "output": SETTINGS["output"] - {"mask"},
 }
 
 
@@ -83,10 +94,13 @@ def test_commands_and_options_are_those_that_users_rely_on() -> None:
     assert dict(_commands(typer.main.get_command(app))) == OPTIONS
 
 
-def test_settings_are_those_that_users_rely_on() -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"), [(DEFAULT, SETTINGS), ("depth", SETTINGS_OF_PICTURES)], ids=["composites", "depth"]
+)
+def test_settings_are_those_that_users_rely_on(kind: str, settings: dict[str, set[str]]) -> None:
     found = {}
-    for table, field in (EngineTables.model_fields | find_kind(DEFAULT).tables.model_fields).items():
+    for table, field in (EngineTables.model_fields | find_kind(kind).tables.model_fields).items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
         found[table] = set(field.annotation.model_fields)
-    assert found == SETTINGS
+    assert found == settings
