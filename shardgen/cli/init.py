@@ -7,27 +7,60 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.options import HERE, RunDir, given_folders, typed
 from shardgen.cli.render import say
+from shardgen.recipes.registry import DEFAULT_PRESET, presets
 
 
 def init(
     *,
-    foregrounds: Annotated[
-        Path, typer.Option("--foregrounds", metavar="DIR", help="Folder of foreground photographs.")
-    ],
-    backgrounds: Annotated[
-        Path, typer.Option("--backgrounds", metavar="DIR", help="Folder of background photographs.")
-    ],
     run_dir: RunDir = HERE,
-    weights: Annotated[
+    preset: Annotated[
         str,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="What to make. "
+            + "; ".join(f"{name}: {preset.makes}" for name, (_, preset) in presets().items())
+            + ".",
+        ),
+    ] = DEFAULT_PRESET,
+    foregrounds: Annotated[
+        Path | None,
+        typer.Option(
+            "--foregrounds",
+            metavar="DIR",
+            help="Folder of foreground photographs, for composites.",
+            show_default=False,
+        ),
+    ] = None,
+    backgrounds: Annotated[
+        Path | None,
+        typer.Option(
+            "--backgrounds",
+            metavar="DIR",
+            help="Folder of background photographs, for composites.",
+            show_default=False,
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--pictures",
+            metavar="DIR",
+            help="Folder of pictures, for their depth.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
         typer.Option(
             "--weights",
             metavar="nyu|kitti|small|FILE",
             help="Weights of the depth network; small needs no download and is for trials.",
+            show_default="nyu",
         ),
-    ] = "nyu",
+    ] = None,
     shared_folder: Annotated[
         bool,
         typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
@@ -35,12 +68,14 @@ def init(
 ) -> None:
     """Write a commented shardgen.toml into RUN_DIR.
 
-    Makes the directory if needed; never overwrites an existing shardgen.toml. Sets --shared-folder by itself
-    on a mounted Google Drive.
+    Starts from a preset; every setting can be changed in the file. Makes the directory if needed; never
+    overwrites an existing shardgen.toml. Sets --shared-folder by itself on a mounted Google Drive.
 
     \b
     Example:
       shardgen init people --foregrounds cut-outs --backgrounds scenes
+      shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes
+      shardgen init depths --preset depth-of-folder --pictures scenes
     """
     from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise
@@ -48,8 +83,8 @@ def init(
     on_drive = is_on_drive(run_dir)
     path = initialise(
         run_dir,
-        foregrounds=foregrounds,
-        backgrounds=backgrounds,
+        given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
+        preset=preset,
         weights=weights,
         shared_folder=shared_folder or on_drive,
     )

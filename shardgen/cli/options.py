@@ -67,8 +67,8 @@ Pictures = Annotated[
     typer.Option(
         "--pictures",
         metavar="DIR",
-        help='Folder of pictures on this machine, for kind = "depth"; overrides $SHARDGEN_PICTURES and the '
-        "settings.",
+        help="Folder of the pictures on this machine, for a run that makes their depth; overrides "
+        "$SHARDGEN_PICTURES and the settings.",
         show_default=False,
     ),
 ]

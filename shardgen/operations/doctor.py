@@ -177,8 +177,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
-    where = f"{' '.join(f'--{name} DIR' for name in folders)} say where they are on this machine"
-    lines = [_source_folder(folder, where) for folder in folders.values()]
+    lines = [_source_folder(kind, folder) for kind, folder in folders.items()]
     yield from lines
     if isinstance(backend, SqliteFile):
         yield _file_system("manifest", backend.path, sqlite=True)
@@ -190,7 +189,8 @@ def _run(run_dir: Path) -> Iterator[Line]:
     )
 
 
-def _source_folder(folder: Path, where: str) -> Line:
+def _source_folder(kind: str, folder: Path) -> Line:
+    where = f"--{kind} DIR says where it is on this machine"
     try:
         there = is_folder(folder)
     except ShardgenError as error:

@@ -7,8 +7,10 @@ from pathlib import Path
 from shardgen.depth.base import FILE
 from shardgen.depth.families import DEFAULT
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
+from shardgen.recipes.base import Folders
+from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
 from shardgen.settings.settings import FILE_NAME
-from shardgen.settings.template import settings_text
+from shardgen.settings.template import has_setting, settings_text
 from shardgen.storage.atomic import publish_file
 from shardgen.storage.files import is_file, is_folder, is_there, make_folders
 
@@ -18,36 +20,22 @@ _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
 
 def initialise(
     run_dir: Path,
+    folders: Folders,
     *,
-    foregrounds: Path,
-    backgrounds: Path,
-    weights: str = "nyu",
+    preset: str = DEFAULT_PRESET,
+    weights: str | None = None,
     shared_folder: bool = False,
 ) -> Path:
     """Write `RUN_DIR/shardgen.toml`, folders and a weights file as absolute paths. Returns its path.
 
-    `weights` is as in `[depth] weights`, a path relative to the current folder. With `shared_folder` the run
-    directory itself is what the workers share: `[manifest] url = "folder:"`. Raises InputMissing when a
-    source folder or the weights file is not there, PlanConflict when there are settings already.
+    `weights` is as in `[depth] weights`, a path relative to the current folder; None: the preset's. With
+    `shared_folder` the run directory itself is what the workers share: `[manifest] url = "folder:"`. Raises
+    InputMissing when a source folder or the weights file is not named or not there, InvalidSettings for
+    what the preset does not have, PlanConflict when there are settings already.
     """
-    for kind, folder in (("foregrounds", foregrounds), ("backgrounds", backgrounds)):
-        if not is_folder(folder):
-            if is_there(folder):
-                raise InputMissing(
-                    f"{folder}: a file, not a folder of {kind}",
-                    hint=f"name the folder that it is in: --{kind} DIR",
-                )
-            raise InputMissing(
-                f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
-            )
-        try:
-            str(folder).encode()
-        except UnicodeEncodeError:
-            raise InvalidSettings(
-                f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
-                hint="rename the folder",
-            ) from None
-    weights = _written_weights(weights)
+    _refuse_folders(preset, folders)
+    if weights is not None:
+        weights = _written_weights(preset, weights)
     path = run_dir / FILE_NAME
     try:
         make_folders(run_dir)
@@ -60,10 +48,10 @@ def initialise(
             f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
         ) from error
     text = settings_text(
-        foregrounds=foregrounds.resolve(),
-        backgrounds=backgrounds.resolve(),
+        preset=preset,
         weights=weights,
         changes=_SHARED_FOLDER if shared_folder else None,
+        **{kind: folder.resolve() for kind, folder in folders.items()},
     )
     if not publish_file(path, text.encode()):
         raise PlanConflict(
@@ -73,8 +61,51 @@ def initialise(
     return path
 
 
-def _written_weights(weights: str) -> str:
+def _refuse_folders(preset: str, folders: Folders) -> None:
+    """Take all folders that the preset's recipe needs, and no other."""
+    wanted = find_preset(preset)[0].folders
+    for kind in folders:
+        if kind not in wanted:
+            takes = next((name for name, (other, _) in presets().items() if kind in other.folders), preset)
+            raise InvalidSettings(
+                f"--{kind}: preset {preset} takes no {kind}", hint=f"leave it out, or: {_command(takes)}"
+            )
+    if missing := [f"--{kind}" for kind in wanted if kind not in folders]:
+        raise InputMissing(f"preset {preset} needs {' and '.join(missing)}", hint=_command(preset))
+    for kind, folder in folders.items():
+        _refuse_folder(kind, folder)
+
+
+def _command(preset: str) -> str:
+    options = (f"--{kind} DIR" for kind in find_preset(preset)[0].folders)
+    return " ".join(["shardgen init RUN_DIR --preset", preset, *options])
+
+
+def _refuse_folder(kind: str, folder: Path) -> None:
+    if not is_folder(folder):
+        if is_there(folder):
+            raise InputMissing(
+                f"{folder}: a file, not a folder of {kind}",
+                hint=f"name the folder that it is in: --{kind} DIR",
+            )
+        raise InputMissing(
+            f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
+        )
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise InvalidSettings(
+            f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
+            hint="rename the folder",
+        ) from None
+
+
+def _written_weights(preset: str, weights: str) -> str:
     """What `[depth] weights` will say: a name as it is, a file by its whole path."""
+    if not has_setting(preset, "depth.weights"):
+        raise InvalidSettings(
+            f"--weights: preset {preset} makes no depth", hint="leave --weights out, or name another --preset"
+        )
     hint = "--weights nyu, kitti, small, or a file's path"
     try:
         name = DEFAULT.plan_name(weights)

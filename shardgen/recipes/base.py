@@ -42,8 +42,20 @@ Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 
 
+class WrongSetting(ValueError):
+    """A rule of a table is broken, and `hint` says what to write; the text begins with `KEY: `."""
+
+    def __init__(self, problem: str, *, hint: str) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
 class Table(BaseModel):
-    """A table of `shardgen.toml`: no unknown key, never changed."""
+    """A table of `shardgen.toml`: no unknown key, never changed.
+
+    A key that may be a word or a number says in its field's `description` what it must be, for the user who
+    wrote something else.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -362,6 +374,18 @@ class SizeEstimate:
     remark: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Settings to begin with: `makes` says of what, in a few words.
+
+    `values` are TOML by key (`compose.grid`: `[2, 2]`), where they differ from the template; None leaves out
+    a key that would do nothing.
+    """
+
+    makes: str
+    values: Mapping[str, str | None] = field(default_factory=dict)
+
+
 class RecipeKind(ABC):
     """A kind of recipe: `[recipe] kind` names it."""
 
@@ -373,6 +397,10 @@ class RecipeKind(ABC):
     """The frozen dataclass of the recipe's part of a plan: a `Document`."""
     sources: ClassVar[type]
     """The frozen dataclass of a block's sources."""
+    template: ClassVar[str] = ""
+    """`[recipe]` and the recipe's tables as `init` writes them: every key on its own line, with a comment."""
+    presets: ClassVar[Mapping[str, Preset]] = {}
+    """What `init --preset` makes of the template, by name; names are unique among all kinds."""
 
     @abstractmethod
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:

@@ -21,6 +21,17 @@ DEPTH = "depth"
 """The name of the output."""
 NO_DEPTH = "none"
 """`[depth] model` of a recipe that makes no depth."""
+DEPTH_KEYS = """\
+weights = "nyu"         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
+input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
+upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
+precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level
+micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
+encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
+"""
+"""The keys of `[depth]` beside `model`, as `init` writes them."""
+AS_SIZE: Literal["size"] = "size"
+"""`[output] depth_size`: as large as the other images."""
 MAX_STRUCTURE = 200  # characters that describe a network
 _ENCODINGS = {
     DepthEncoding.INVERSE_MINMAX: (
@@ -35,6 +46,10 @@ _ENCODINGS = {
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Percent = Annotated[int, Field(ge=1, le=100)]
+DepthSize = Annotated[
+    Literal["size"] | tuple[Side, Side],
+    Field(description='"size", for that of the other images, or a list of two numbers, as in [112, 112]'),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +147,11 @@ class DepthPicture(Protocol):
         """1-100."""
         ...
 
+    @property
+    def depth_size(self) -> Literal["size"] | tuple[int, int]:
+        """Width and height in pixels."""
+        ...
+
 
 class DepthTable(Table):
     """`[depth]`: the network; `input` is (width, height) in pixels.
@@ -144,7 +164,10 @@ class DepthTable(Table):
     input: tuple[Side, Side] = (640, 480)
     upsampling: Upsampling = Upsampling.ALIGNED
     precision: Precision = Precision.FLOAT32
-    micro_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = "auto"
+    micro_batch: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1, le=1024)],
+        Field(description='"auto" or a number from 1 to 1024'),
+    ] = "auto"
     encoding: DepthEncoding = DepthEncoding.INVERSE_MINMAX
 
     @model_validator(mode="after")
@@ -180,7 +203,10 @@ class DepthTable(Table):
             )
 
     def plan(self, output: DepthPicture, size: tuple[int, int] | None, planned: Depth | None) -> Depth:
-        """The plan's part; digest and structure of the weights are those of `planned`, or empty."""
+        """The plan's part; `size` is that of the other images.
+
+        Digest and structure of the weights are those of `planned`, or empty.
+        """
         name = self.planned_weights()
         weights = Weights(name=name, bytes=0, sha256="", structure="", quality=Quality.DEPTH)
         if planned is not None:
@@ -194,7 +220,7 @@ class DepthTable(Table):
             encoding=self.encoding,
             format=output.depth,
             quality=output.depth_quality,
-            size=size,
+            size=size if output.depth_size == AS_SIZE else output.depth_size,
         )
 
     def local(self, resolve: Callable[[str, str], Path]) -> NetworkChoice:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import InvalidSettings
-from shardgen.recipes.base import Beside, Recipe, RecipeKind
+from shardgen.recipes.base import Beside, Preset, Recipe, RecipeKind
 from shardgen.recipes.composites.kind import Composites
 from shardgen.recipes.pictures.kind import Pictures
 
 DEFAULT = Composites.name
+DEFAULT_PRESET = next(iter(Composites.presets))
 _KINDS: dict[str, RecipeKind] = {}
 
 
@@ -23,6 +24,24 @@ def find_kind(name: str) -> RecipeKind:
         known = " or ".join(f'"{one}"' for one in _KINDS)
         raise InvalidSettings(f"[recipe] kind: {name!r} is not known", hint=f"kind = {known}")
     return _KINDS[name]
+
+
+def kinds() -> list[RecipeKind]:
+    """All of them."""
+    return list(_KINDS.values())
+
+
+def presets() -> dict[str, tuple[RecipeKind, Preset]]:
+    """What `init --preset` knows, by name."""
+    return {name: (kind, preset) for kind in kinds() for name, preset in kind.presets.items()}
+
+
+def find_preset(name: str) -> tuple[RecipeKind, Preset]:
+    """A preset and its kind. Raises InvalidSettings."""
+    known = presets()
+    if name not in known:
+        raise InvalidSettings(f"--preset: {name!r} is not known", hint=f"--preset {' or '.join(known)}")
+    return known[name]
 
 
 def recipe_of(plan: Plan, *, beside: Beside | None = None) -> Recipe:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from shardgen.recipes.base import Table
 
 _MAX_SHOWN = 100  # characters of a wrong value
 _INDEXES = ("first", "second", "third", "fourth")
@@ -16,9 +20,9 @@ _MESSAGES = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "string_type": "must be text in quotes",
-    "tuple_type": "must be a list of two numbers, as in [5, 4]",
-    "too_long": "must be a list of two numbers, as in [5, 4]",
-    "missing": "is missing: the list needs two numbers, as in [5, 4]",
+    "tuple_type": "must be a list of two numbers",
+    "too_long": "must be a list of two numbers",
+    "missing": "is missing: the list needs two numbers",
     "finite_number": "must be a finite number",
     "model_type": "must be a table",
     "string_too_short": "must not be empty",
@@ -31,50 +35,87 @@ _MESSAGES = {
 }
 
 
-Defaults = Mapping[str, Mapping[str, object]]
+@dataclass(frozen=True, slots=True)
+class KnownKeys:
+    """The keys of all tables: their defaults as JSON, which is TOML for them, and what each may be.
 
-
-def problems_in(error: ValidationError, defaults: Defaults) -> Iterator[tuple[str, str]]:
-    """Each problem as `[table] key: what is wrong (found …)`, with a hint or "".
-
-    `defaults` are the values of all tables' keys as JSON, which is TOML for them.
+    `words` has only the keys whose types do not say it well: a key that may be a word or a number.
+    `elsewhere` has the tables of other kinds of recipes, with the kind's name.
     """
+
+    defaults: Mapping[str, Mapping[str, object]]
+    words: Mapping[str, Mapping[str, str]]
+    elsewhere: Mapping[str, str]
+
+    @classmethod
+    def of(cls, *all_tables: type[Table], elsewhere: Mapping[str, str]) -> Self:
+        """Take them from the fields of tables, and the words from the fields' descriptions."""
+        tables = {name: field.annotation for one in all_tables for name, field in one.model_fields.items()}
+        classes = {
+            name: table
+            for name, table in tables.items()
+            if isinstance(table, type) and issubclass(table, Table)
+        }
+        return cls(
+            defaults={name: table().model_dump(mode="json") for name, table in classes.items()},
+            words={
+                name: {
+                    key: field.description for key, field in table.model_fields.items() if field.description
+                }
+                for name, table in classes.items()
+            },
+            elsewhere=elsewhere,
+        )
+
+    def words_of(self, table: int | str, key: int | str) -> str:
+        """What the key must be; "" where its type says it."""
+        return self.words.get(str(table), {}).get(str(key), "")
+
+
+def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str, str]]:
+    """Each problem as `[table] key: what is wrong (found …)`, with a hint or ""."""
     said: set[str] = set()
     for detail in error.errors(include_url=False):
         # A value that may be a word or a number is a problem for each of both, at a location of its own.
         location = [*detail["loc"][:2], *(part for part in detail["loc"][2:] if isinstance(part, int))]
         if detail["type"] == "extra_forbidden":
-            yield _unknown([str(part) for part in location], defaults)
+            yield _unknown([str(part) for part in location], known)
             continue
         message = _message(detail)
         if detail["type"] == "value_error" and len(location) == 1:
             # A rule of a whole table, which may be about one key of it.
             key, _, rest = message.partition(": ")
-            if key in defaults[str(location[0])]:
+            if key in known.defaults[str(location[0])]:
                 location, message = [location[0], key], rest
+        elif len(location) > 1 and (words := known.words_of(*location[:2])):
+            location, message = location[:2], f"must be {words}{_found(detail)}"
         subject = _subject(location)
-        if subject == "[depth] micro_batch":
-            message = f'must be "auto" or a number from 1 to 1024{message[message.rindex(" (found") :]}'
         if subject in said:
             continue
         said.add(subject)
-        yield f"{subject}: {message}" if subject else message, _example(location, defaults)
+        hint = getattr(detail.get("ctx", {}).get("error"), "hint", "") or _example(location, known.defaults)
+        yield f"{subject}: {message}" if subject else message, hint
 
 
-def _example(location: Sequence[int | str], defaults: Defaults) -> str:
+def _example(location: Sequence[int | str], defaults: Mapping[str, Mapping[str, object]]) -> str:
     """The line that `init` writes for the key."""
     if len(location) < 2:
         return ""
     table, key = str(location[0]), str(location[1])
-    value = json.dumps(defaults[table][key] or "DIR", ensure_ascii=False)
+    default = defaults[table][key]
+    value = json.dumps("DIR" if default == "" else default, ensure_ascii=False)
     return f"under [{table}] write, for example: {key} = {value}"
 
 
-def _unknown(location: list[str], defaults: Defaults) -> tuple[str, str]:
+def _unknown(location: list[str], keys: KnownKeys) -> tuple[str, str]:
     *table, name = location
+    defaults = keys.defaults
     known = list(defaults[table[0]]) if table else list(defaults)
     close = difflib.get_close_matches(name, known, n=1)
-    homes = [f"[{home}]" for home, keys in defaults.items() if name in keys]
+    homes = [f"[{home}]" for home, names in defaults.items() if name in names]
+    if not table and name in keys.elsewhere:
+        kind = keys.elsewhere[name]
+        return f'[{name}]: belongs to [recipe] kind = "{kind}"', f"remove [{name}], or change the kind"
     if close:
         hint = f"did you mean `{close[0]}`?"
     elif homes:
@@ -100,10 +141,14 @@ def _message(detail: ErrorDetails) -> str:
     context = {name: _number(value) for name, value in detail.get("ctx", {}).items()}
     template = _MESSAGES.get(detail["type"])
     text = template.format(**context) if template else detail["msg"].removeprefix("Value error, ")
+    return text + _found(detail)
+
+
+def _found(detail: ErrorDetails) -> str:
     found = detail["input"]
     # A manifest's URL may hold a password, and under a wrong key no rule has looked at it yet.
-    is_shown = isinstance(found, str | int | float | bool) and detail["loc"][:1] != ("manifest",)
-    return f"{text} (found {json.dumps(found, ensure_ascii=False)[:_MAX_SHOWN]})" if is_shown else text
+    is_shown = isinstance(found, str | int | float | list) and detail["loc"][:1] != ("manifest",)
+    return f" (found {json.dumps(found, ensure_ascii=False)[:_MAX_SHOWN]})" if is_shown else ""
 
 
 def _number(value: object) -> object:

@@ -115,12 +115,18 @@ class RunDirectory:
     def folders(self, given: Folders) -> Folders:
         """This machine's source folders: as given by options, by the environment, else by the settings.
 
-        The variable of `foregrounds` is `$SHARDGEN_FOREGROUNDS`. InputMissing for one not named.
+        The variable of `foregrounds` is `$SHARDGEN_FOREGROUNDS`. Raises InputMissing for one not named,
+        InvalidSettings for one given that this kind of recipe does not have.
         """
-        written = self.settings.tables.source_folders()
-        return {
-            kind: self._folder(kind, given.get(kind), written[kind]) for kind in self.settings.kind.folders
-        }
+        kinds, written = self.settings.kind.folders, self.settings.tables.source_folders()
+        for kind in given:
+            if kind not in kinds:
+                known = " ".join(f"--{one} DIR" for one in kinds)
+                raise InvalidSettings(
+                    f'--{kind}: a run of [recipe] kind = "{self.settings.kind.name}" takes no {kind}',
+                    hint=f"leave it out, or name what the run takes: {known}",
+                )
+        return {kind: self._folder(kind, given.get(kind), written[kind]) for kind in kinds}
 
     def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
         variable = os.environ.get(f"SHARDGEN_{kind.upper()}")

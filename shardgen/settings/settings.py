@@ -18,8 +18,8 @@ from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
-from shardgen.recipes.registry import DEFAULT, find_kind
-from shardgen.settings.problems import problems_in
+from shardgen.recipes.registry import DEFAULT, find_kind, kinds
+from shardgen.settings.problems import KnownKeys, problems_in
 from shardgen.settings.secrets import expanded
 from shardgen.storage.bounded import how_to_read, parse_toml, read_regular
 
@@ -216,8 +216,9 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
     tables, engine = _checked(kind.tables, theirs, errors), _checked(EngineTables, ours, errors)
     if tables is not None and engine is not None:
         return Settings(kind=kind, tables=tables, engine=engine)
-    defaults = kind.tables().model_dump(mode="json") | EngineTables().model_dump(mode="json")
-    problems = [problem for error in errors for problem in problems_in(error, defaults)]
+    elsewhere = {table: other.name for other in kinds() for table in other.tables.model_fields}
+    known = KnownKeys.of(kind.tables, EngineTables, elsewhere=elsewhere)
+    problems = [problem for error in errors for problem in problems_in(error, known)]
     more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
     raise InvalidSettings(
         f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,

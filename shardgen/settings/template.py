@@ -1,4 +1,4 @@
-"""The commented `shardgen.toml` that `init` writes; `config` reads what becomes of it."""
+"""The commented `shardgen.toml` that `init` writes; `settings` reads what becomes of it."""
 
 from __future__ import annotations
 
@@ -7,46 +7,15 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-_TEMPLATE = """\
+from shardgen.recipes.registry import DEFAULT_PRESET, find_preset
+
+_HEAD = """\
 # What this run makes. Lines marked (plan) are fixed once the first sample is stored; until then run
 # `shardgen plan` after a change. The others are read anew at every start and may differ from machine to
 # machine.
 
-[recipe]
-kind = "composites"     # (plan) what a sample is: a person on a background, the mask, and the depth of both
-
-[sources]
-# Folders of photographs (JPEG, PNG, WebP, BMP, TIFF), searched with their subfolders. A relative path is
-# relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
-foregrounds = {foregrounds}
-backgrounds = {backgrounds}
-# (plan) How a foreground's mask is found: "alpha" its alpha channel, "flat" a plain background, "grabcut" a
-# subject in the middle, "file" NAME.mask.png beside NAME (`shardgen cut-out` makes them); "auto" a mask file,
-# alpha or a flat background.
-mask = "auto"
-
-[compose]
-canvas = [600, 600]     # (plan) width, height in pixels; larger, and the foreground is lost in it
-grid = [5, 4]           # (plan) columns, rows: where a foreground is placed
-flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: which are also used mirrored
-blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edge
-
-[depth]
-model = "densedepth"
-weights = {weights}         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
-input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
-upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
-precision = "float32"   # (plan) float32 | fast: about twice the speed, a mean error of at most 1 grey level
-micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
-encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
-
-[output]
-size = [200, 200]       # (plan) width, height of the stored images in pixels
-image = "jpeg"          # (plan) jpeg | webp | png, here and below
-image_quality = 25      # (plan) 1-100; 25 keeps 400,000 samples at about 2 GB
-mask = "png"            # (plan) exact, and at this size smaller than JPEG
-depth = "jpeg"          # (plan)
-depth_quality = 60      # (plan) 1-100
+"""
+_ENGINE = """\
 
 [shards]
 size = 100_000          # (plan) samples per shard: what a person sees and can assign by hand
@@ -55,7 +24,7 @@ batch = 32              # (plan) samples per checkpoint: what a crash can cost
 
 [manifest]
 # A file relative to this one, on this machine's own disk, never a network's. For several machines a database
-# on a PostgreSQL server, with its password from the environment only:  url = "${{SHARDGEN_MANIFEST}}"  and
+# on a PostgreSQL server, with its password from the environment only:  url = "${SHARDGEN_MANIFEST}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
 # For machines that share nothing but this folder, on a Google Drive, say:  url = "folder:"
 url = "sqlite:///manifest.sqlite"
@@ -81,30 +50,55 @@ scan_seconds = 60       # how often a worker scans the folder
 
 
 def settings_text(
-    *, foregrounds: Path, backgrounds: Path, weights: str = "nyu", changes: Mapping[str, str] | None = None
+    *,
+    preset: str = DEFAULT_PRESET,
+    weights: str | None = None,
+    changes: Mapping[str, str | None] | None = None,
+    **folders: Path,
 ) -> str:
-    """The commented `shardgen.toml` of `init`; every other default reproduces the reference data set.
+    """The commented `shardgen.toml` of a preset, with the source folders by the recipe's names for them.
 
-    `changes` are other values, as TOML, by key (`compose.grid`: `[2, 2]`).
+    `changes` are other values, as TOML, by key (`compose.grid`: `[2, 2]`); None leaves a key out. Raises
+    InvalidSettings for an unknown preset, ValueError for a key that it does not have.
     """
-    text = _TEMPLATE.format(
-        foregrounds=_toml_string(str(foregrounds)),
-        backgrounds=_toml_string(str(backgrounds)),
-        weights=_toml_string(weights),
-    )
-    for name, value in (changes or {}).items():
+    kind, chosen = find_preset(preset)
+    values = dict(chosen.values) | {
+        f"sources.{name}": _toml_string(str(path)) for name, path in folders.items()
+    }
+    if weights is not None:
+        values["depth.weights"] = _toml_string(weights)
+    text = _HEAD + kind.template + _ENGINE
+    for name, value in (values | dict(changes or {})).items():
         text = _changed(text, name, value)
     return text
 
 
-def _changed(text: str, name: str, value: str) -> str:
-    table, _, key = name.partition(".")
-    start = text.index(f"[{table}]\n")
-    pattern = re.compile(rf"^({key} = )(?:\"[^\"]*\"|\[[^\]]*\]|[^\s#]+)", re.MULTILINE)
-    match = pattern.search(text, start)
-    if match is None:
+def has_setting(preset: str, name: str) -> bool:
+    """Whether the preset has this key (`depth.weights`). Raises InvalidSettings for an unknown preset."""
+    return _line(settings_text(preset=preset), name) is not None
+
+
+def _changed(text: str, name: str, value: str | None) -> str:
+    """Comments stay in their column where that is possible."""
+    line = _line(text, name)
+    if line is None:
         raise ValueError(f"{name}: no such setting in the template")
-    return text[: match.start()] + match[1] + value + text[match.end() :]
+    changed = ""
+    if value is not None:
+        width = max(len(line["value"]), len(value) + 1)
+        changed = f"{line['key']} = {value.ljust(width)}{line['comment']}".rstrip() + "\n"
+    return text[: line.start()] + changed + text[line.end() :]
+
+
+def _line(text: str, name: str) -> re.Match[str] | None:
+    table, _, key = name.partition(".")
+    start = text.find(f"[{table}]\n")
+    if start < 0:
+        return None
+    end = text.find("\n[", start)
+    value = r"(?P<value>(?:\"[^\"]*\"|\[[^\]]*\]|[^\s#]+) *)"
+    pattern = re.compile(rf"^(?P<key>{key}) = {value}(?P<comment>.*)\n", re.MULTILINE)
+    return pattern.search(text, start, len(text) if end < 0 else end + 1)
 
 
 def _toml_string(text: str) -> str:

@@ -112,6 +112,36 @@ CASES = [
     _refused(
         "three sides of a canvas", _set("compose", "canvas", "[1, 2, 3]"), "[compose] canvas", "two numbers"
     ),
+    _refused(
+        "a grid beside random places",
+        _set("compose", "placement", '"random"'),
+        "[compose] grid: belongs to placement",
+        hint='remove grid, or write placement = "grid"',
+    ),
+    _refused(
+        "a seed beside a grid",
+        _set("compose", "seed", "7"),
+        "[compose] seed: belongs to placement",
+        hint='remove seed, or write placement = "random"',
+    ),
+    _refused(
+        "a height in words",
+        _set("compose", "foreground_height", '"tall"'),
+        '"halved"',
+        "340",
+        "[300, 600]",
+        '(found "tall")',
+        hint='foreground_height = "halved"',
+    ),
+    _refused(
+        "heights at random on a grid",
+        _set("compose", "foreground_height", "[300, 600]"),
+        'placement = "random"',
+        hint="foreground_height = 340",
+    ),
+    _refused(
+        "depth of one side", _set("output", "depth_size", "[112]"), '"size"', "[112, 112]", "found [112]"
+    ),
     _refused("a grid of no places", _set("compose", "grid", "[0, 4]"), "[compose] grid", "0"),
     _refused("a negative grid", _set("compose", "grid", "[-5, 4]"), "[compose] grid", "-5"),
     _refused(

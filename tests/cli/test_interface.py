@@ -7,27 +7,27 @@ import typer
 from pydantic import BaseModel
 
 from shardgen.cli.app import app
-from shardgen.recipes.registry import DEFAULT, find_kind
+from shardgen.recipes.registry import kinds
 from shardgen.settings.settings import EngineTables
 
+FOLDERS = {"--foregrounds", "--backgrounds", "--pictures"}
 OPTIONS = {
     "backup": {"--output", "-o"},
     "cut-out": {"--sheet", "--overwrite", "--model"},
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
-    "extend": {"--foregrounds", "--backgrounds"},
-    "init": {"--foregrounds", "--backgrounds", "--weights", "--shared-folder"},
+    "extend": FOLDERS,
+    "init": {"--preset", *FOLDERS, "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", "--foregrounds", "--backgrounds"},
+    "plan": {"--rate", *FOLDERS},
     "preview": {
         "--samples",
         "--all-foregrounds",
         "--output",
         "-o",
         "--device",
-        "--foregrounds",
-        "--backgrounds",
+        *FOLDERS,
     },
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
@@ -42,7 +42,7 @@ OPTIONS = {
             "--limit",
             "--deadline",
         ),
-        *("--foregrounds", "--backgrounds"),
+        *FOLDERS,
     },
     "status": {"--json", "--watch"},
     "sweep": {"--yes"},
@@ -51,15 +51,25 @@ OPTIONS = {
     "weights fetch": set(),
     "worker": {
         *("--shard", "--max-batches", "--deadline", "--grace", "--device", "--id"),
-        *("--foregrounds", "--backgrounds"),
+        *FOLDERS,
     },
+}
+DEPTH = {"model", "weights", "input", "upsampling", "precision", "micro_batch", "encoding"}
+OUTPUT = {"size", "image", "image_quality", "depth", "depth_quality", "depth_size"}
+OF_RECIPES = {
+    "composites": {
+        "sources": {"foregrounds", "backgrounds", "mask"},
+        "compose": {
+            *("canvas", "placement", "grid", "places", "seed", "foregrounds_per_sample"),
+            *("foreground_height", "overhang", "flips", "blend"),
+        },
+        "depth": DEPTH,
+        "output": {*OUTPUT, "mask"},
+    },
+    "depth": {"sources": {"pictures"}, "depth": DEPTH, "output": OUTPUT},
 }
 SETTINGS = {
     "recipe": {"kind"},
-    "sources": {"foregrounds", "backgrounds", "mask"},
-    "compose": {"canvas", "grid", "flips", "blend"},
-    "depth": {"model", "weights", "input", "upsampling", "precision", "micro_batch", "encoding"},
-    "output": {"size", "image", "image_quality", "mask", "depth", "depth_quality"},
     "shards": {"size", "slice_batches", "batch"},
     "manifest": {"url"},
     "artifacts": {"url"},
@@ -84,9 +94,14 @@ def test_commands_and_options_are_those_that_users_rely_on() -> None:
 
 
 def test_settings_are_those_that_users_rely_on() -> None:
+    assert _keys(EngineTables) == SETTINGS
+    assert {kind.name: _keys(kind.tables) for kind in kinds()} == OF_RECIPES
+
+
+def _keys(tables: type[BaseModel]) -> dict[str, set[str]]:
     found = {}
-    for table, field in (EngineTables.model_fields | find_kind(DEFAULT).tables.model_fields).items():
+    for table, field in tables.model_fields.items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, BaseModel)
         found[table] = set(field.annotation.model_fields)
-    assert found == SETTINGS
+    return found

@@ -44,6 +44,12 @@ SHOWN = {
     "shardgen init people --foregrounds cut-outs --backgrounds scenes": Shown(
         at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
     ),
+    "shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes": Shown(
+        at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
+    ),
+    "shardgen init depths --preset depth-of-folder --pictures scenes": Shown(
+        at=State.PHOTOGRAPHS, says="then `shardgen plan depths`", leaves="depths/shardgen.toml"
+    ),
     "shardgen plan people": Shown(
         at=State.INITIALISED, says="Next: `shardgen preview people`", leaves="people/plan.json"
     ),

@@ -85,8 +85,7 @@ def test_init_writes_the_name_of_weights_or_the_whole_path_of_a_file(
     ):
         path = initialise(
             tmp_path / weights.replace(".", "-"),
-            foregrounds=foregrounds,
-            backgrounds=backgrounds,
+            {"foregrounds": foregrounds, "backgrounds": backgrounds},
             weights=weights,
         )
         assert tomllib.loads(path.read_text(encoding="utf-8"))["depth"]["weights"] == written
@@ -102,5 +101,7 @@ def test_init_refuses_weights_that_are_none_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()
     with pytest.raises(error, match=weights):
-        initialise(tmp_path / "run", foregrounds=foregrounds, backgrounds=backgrounds, weights=weights)
+        initialise(
+            tmp_path / "run", {"foregrounds": foregrounds, "backgrounds": backgrounds}, weights=weights
+        )
     assert not (tmp_path / "run").exists()

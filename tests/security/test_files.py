@@ -65,8 +65,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     sources = tmp_path / "sources"
     initialise(
         tmp_path / "far" / "new",
-        foregrounds=sources / "foregrounds",
-        backgrounds=sources / "backgrounds",
+        {"foregrounds": sources / "foregrounds", "backgrounds": sources / "backgrounds"},
         weights="small",
     )
     small = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)

@@ -35,6 +35,7 @@ from shardgen.recipes.composites.plan import (
 )
 from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.recipes.composites.tables import Tables
+from shardgen.recipes.composites.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Background, Foreground, Sources
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Composites(RecipeKind):
     tables = Tables
     document = Document
     sources = Sources
+    template = TEMPLATE
+    presets = PRESETS
 
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
         """The recipe of a plan of composites."""

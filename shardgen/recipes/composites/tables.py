@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 from shardgen.depth.base import NetworkChoice
 from shardgen.domain import plan as domain
 from shardgen.imaging.options import Blend, ImageFormat, MaskMode
-from shardgen.recipes.base import RecipeTables, Table
+from shardgen.recipes.base import RecipeTables, Table, WrongSetting
 from shardgen.recipes.composites.placement import MAX_PEOPLE, MAX_SEED, Placement
 from shardgen.recipes.composites.plan import MAX_PLACES, Compose, Document, Flips, Formats
-from shardgen.recipes.depth import DepthTable, Percent, Side
+from shardgen.recipes.depth import AS_SIZE, DepthSize, DepthTable, Percent, Side
 
 HALVED: Literal["halved"] = "halved"
 Places = Annotated[int, Field(ge=1, le=MAX_PLACES)]
@@ -41,7 +41,13 @@ class ComposeTable(Table):
     places: Places = 20
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     foregrounds_per_sample: tuple[People, People] = (1, 1)
-    foreground_height: Literal["halved"] | Side | tuple[PerMille, PerMille] = HALVED
+    foreground_height: Annotated[
+        Literal["halved"] | Side | tuple[PerMille, PerMille],
+        Field(
+            description='"halved", a number of pixels, as in 340, or a list of two numbers per mille of the '
+            "canvas, as in [300, 600]"
+        ),
+    ] = HALVED
     overhang: Annotated[int, Field(ge=0, le=1000)] = 0
     flips: Flips = Flips.FOREGROUNDS
     blend: Blend = Blend.MASK
@@ -52,16 +58,26 @@ class ComposeTable(Table):
         other = Placement.GRID if is_random else Placement.RANDOM
         for key in _OF_GRID if is_random else _OF_RANDOM:
             if key in self.model_fields_set:
-                raise ValueError(f'{key}: belongs to placement = "{other}" (found "{self.placement}")')
+                raise WrongSetting(
+                    f'{key}: belongs to placement = "{other}" (found "{self.placement}")',
+                    hint=f'under [compose] remove {key}, or write placement = "{other}"',
+                )
         if isinstance(self.foreground_height, tuple):
             if not is_random:
-                raise ValueError(
-                    'foreground_height: two numbers belong to placement = "random" (found "grid")'
+                raise WrongSetting(
+                    'foreground_height: two numbers belong to placement = "random" (found "grid")',
+                    hint="under [compose] write, for example: foreground_height = 340",
                 )
             if self.foreground_height[0] > self.foreground_height[1]:
-                raise ValueError("foreground_height: the smaller number comes first")
+                raise WrongSetting(
+                    "foreground_height: the smaller number comes first",
+                    hint="under [compose] write, for example: foreground_height = [300, 600]",
+                )
         if self.foregrounds_per_sample[0] > self.foregrounds_per_sample[1]:
-            raise ValueError("foregrounds_per_sample: the smaller number comes first")
+            raise WrongSetting(
+                "foregrounds_per_sample: the smaller number comes first",
+                hint="under [compose] write, for example: foregrounds_per_sample = [1, 3]",
+            )
         return self
 
     def plan(self, mask: MaskMode) -> Compose:
@@ -94,7 +110,7 @@ class OutputTable(Table):
     mask: ImageFormat = ImageFormat.PNG
     depth: ImageFormat = ImageFormat.JPEG
     depth_quality: Percent = 60
-    depth_size: tuple[Side, Side] | None = None
+    depth_size: DepthSize = AS_SIZE
 
 
 class Tables(RecipeTables):
@@ -115,7 +131,7 @@ class Tables(RecipeTables):
         output, depth = self.output, None
         if self.depth.is_wanted:
             known = planned.depth if isinstance(planned, Document) else None
-            depth = self.depth.plan(output, output.depth_size or output.size, known)
+            depth = self.depth.plan(output, output.size, known)
         return Document(
             compose=self.compose.plan(self.sources.mask),
             depth=depth,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from shardgen.depth.base import NetworkChoice
 from shardgen.domain import plan as domain
@@ -28,9 +28,10 @@ from shardgen.recipes.base import (
     SizeEstimate,
     Table,
 )
-from shardgen.recipes.depth import DEPTH, NO_DEPTH, DepthTable, Percent, Side
+from shardgen.recipes.depth import AS_SIZE, DEPTH, NO_DEPTH, DepthSize, DepthTable, Percent, Side
 from shardgen.recipes.pictures.plan import FOLDER, IMAGE, KIND, Document, Formats, plan_file
 from shardgen.recipes.pictures.recipe import PicturesRecipe
+from shardgen.recipes.pictures.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Picture, PictureList
 
 SOURCE: Literal["source"] = "source"
@@ -50,12 +51,15 @@ class OutputTable(Table):
     Depth is as large as the picture unless `depth_size` says otherwise.
     """
 
-    size: Literal["source"] | tuple[Side, Side] = SOURCE
+    size: Annotated[
+        Literal["source"] | tuple[Side, Side],
+        Field(description='"source", for that of each picture, or a list of two numbers, as in [640, 480]'),
+    ] = SOURCE
     image: ImageFormat = ImageFormat.JPEG
     image_quality: Percent = 90
     depth: ImageFormat = ImageFormat.JPEG
     depth_quality: Percent = 90
-    depth_size: tuple[Side, Side] | None = None
+    depth_size: DepthSize = AS_SIZE
 
 
 class Tables(RecipeTables):
@@ -78,7 +82,7 @@ class Tables(RecipeTables):
         size = None if output.size == SOURCE else output.size
         known = planned.depth if isinstance(planned, Document) else None
         return Document(
-            depth=self.depth.plan(output, output.depth_size or size, known),
+            depth=self.depth.plan(output, size, known),
             output=Formats(size=size, image=output.image, image_quality=output.image_quality),
         )
 
@@ -99,6 +103,8 @@ class Pictures(RecipeKind):
     tables = Tables
     document = Document
     sources = PictureList
+    template = TEMPLATE
+    presets = PRESETS
 
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
         """The recipe of a plan of pictures."""
