@@ -77,11 +77,6 @@ class LineFile:
             yield piece
             offset += len(piece)
 
-    def __iter__(self) -> Iterator[bytes]:
-        """All lines without their ends."""
-        for start in range(0, len(self), 1 << 12):
-            yield from self.lines(start, start + (1 << 12))
-
 
 class _Descriptor:
     """An open file that is closed with the last who reads it."""

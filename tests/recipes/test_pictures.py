@@ -33,6 +33,7 @@ from tests.photographs import colours, write_rgb
 from tests.pictures import HEADLESS, HOLLOW, SIZES, hollow_png, make_pictures_run
 from tests.runs import die_at, shardgen
 
+SHARED_FOLDER = '[manifest]\nurl = "folder:"\n[folder]\nsettle_seconds = 0\nscan_seconds = 1\n'
 NAMES = sorted([*SIZES, HEADLESS, HOLLOW], key=str.encode)
 
 
@@ -214,12 +215,12 @@ def test_new_pictures_are_a_new_block_and_anything_else_is_refused_by_name(tmp_p
         ("size = [32, 24]\nimage_quality = 60", (32, 24), (32, 24)),
         ('size = "source"\ndepth_size = [20, 10]\nimage = "png"\ndepth = "webp"', None, (20, 10)),
     ],
-    ids=["source", "fixed", "own depth size"],
+    ids=["source", "fixed", "own depth size on a shared folder"],
 )
 def test_a_whole_run(
     tmp_path: Path, output: str, size: tuple[int, int] | None, depth_size: tuple[int, int] | None
 ) -> None:
-    run = make_pictures_run(tmp_path, output=output)
+    run = make_pictures_run(tmp_path, output=output, manifest=SHARED_FOLDER if depth_size != size else "")
     ran = shardgen("run", run.path, "--workers", "2", "--allow-dead-letters")
     assert ran.returncode == 0, ran.stderr
     path = run.path / "dataset.zip"
