@@ -175,7 +175,9 @@ class DepthTable(Table):
         if not self.is_wanted:
             return self
         if problem := unknown_family(self.model):
-            raise ValueError(f"model: {problem} or {NO_DEPTH!r} (found {self.model!r})")
+            raise ValueError(
+                f"model: {problem}, or {NO_DEPTH!r} for composites without depth (found {self.model!r})"
+            )
         sides = find_family(self.model).sides
         if not sides.allow(self.input):
             raise ValueError(f"input must be {sides} (found {list(self.input)})")

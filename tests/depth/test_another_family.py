@@ -105,9 +105,7 @@ def test_a_family_of_its_own_goes_from_settings_to_samples_without_tensorflow(tm
 
 
 def test_the_settings_are_checked_by_what_the_family_says() -> None:
-    assert "[depth] model: must be 'densedepth' or 'brightness' (found \"bright\")" in refusal_of(
-        model="bright"
-    )
+    assert "[depth] model: must be 'densedepth' or 'brightness', or 'none' for" in refusal_of(model="bright")
     assert "[depth] weights: must be \"plain\" (found 'nyu')" in refusal_of(weights="nyu")
     assert "[depth]: input must be multiples of 4, at least 12 (found [36, 8])" in refusal_of(input=[36, 8])
     released = json.dumps(Composites.tables().model_dump(mode="json")["depth"])

@@ -108,14 +108,18 @@ def test_threads_that_are_digits_of_another_kind_are_one_clear_error(
         given_threads()
 
 
+AT_RANDOM = {"placement": "random", "grid": None}
+
+
 def changed_plan(change: Callable[[Any], object]) -> bytes:
     """A plan's canonical JSON after a change, its number of samples and its outputs those of its recipe."""
     document = json.loads(make_plan(backgrounds=1, foregrounds=1).canonical_json)
     change(document)
-    columns, rows = document["recipe"]["compose"]["grid"]
+    columns, rows = document["recipe"]["compose"]["grid"] or (5, 4)
     document["blocks"][0]["samples"] = columns * rows
     for output in document["outputs"]:
-        output["size"] = document["recipe"]["output"]["size"]
+        if output["name"] != "depth":
+            output["size"] = document["recipe"]["output"]["size"]
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -144,6 +148,10 @@ def background(**values: object) -> Callable[[Any], object]:
         (lambda plan: plan["recipe"]["compose"].update(canvas=[0, 600]), "canvas is 0"),
         (lambda plan: plan["recipe"]["output"].update(size=[200, 10**9]), "fgbg.size"),
         (lambda plan: plan["recipe"]["output"].update(image_quality=0), "image_quality"),
+        (lambda plan: plan["recipe"]["compose"].update(overhang=1), "belongs to places at random"),
+        (lambda plan: plan["recipe"]["compose"].update(foreground_height=340), "not placed as large"),
+        (lambda plan: plan["recipe"]["compose"].update(AT_RANDOM, places=20, seed=2**63), "seed is"),
+        (lambda plan: plan["recipe"]["compose"].update(AT_RANDOM, places=10**9, seed=0), "places is"),
         (lambda plan: plan["recipe"]["depth"].update(input=[31, 32]), "multiples of 32"),
         (lambda plan: plan["recipe"]["depth"]["weights"].update(sha256=""), "sha256"),
     ],
