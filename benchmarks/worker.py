@@ -2,9 +2,11 @@
 
     python -m benchmarks.worker [--weights random:64] [--batches 6] [--rounds 3]
     python -m benchmarks.worker --weights narrow --memory 10,100
+    python -m benchmarks.worker --weights small --masks-only
 
 The worker composes, estimates, encodes, publishes (fsync included) and records; the bare network only
-estimates the same network inputs, composed beforehand. CPU-seconds are user + system of the process.
+estimates the same network inputs, composed beforehand. With --masks-only the other side is a worker whose
+recipe makes no depth. CPU-seconds are user + system of the process.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from shardgen.machine.processes import new_identity
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
@@ -62,13 +65,17 @@ def measured(work: Callable[[], int]) -> Spent:
     return Spent(images=images, wall_seconds=time.perf_counter() - began, cpu_seconds=cpu)
 
 
-def planned_run(folder: Path, weights: str, slice_batches: int) -> RunDirectory:
-    """The demo's photographs with the reference recipe (600x600 canvas, 640x480 input, batches of 32)."""
+def planned_run(folder: Path, weights: str | None, slice_batches: int) -> RunDirectory:
+    """The demo's photographs with the reference recipe (600x600 canvas, 640x480 input, batches of 32).
+
+    Without weights no depth is made.
+    """
     foregrounds, backgrounds = write_photographs(folder)
     (folder / "run").mkdir()
     if weights == "narrow":
         weights = str(write_legacy_weights(folder / "narrow.h5"))
     text = settings_text(
+        preset="masks-only" if weights is None else "grid600",
         foregrounds=foregrounds,
         backgrounds=backgrounds,
         weights=weights,
@@ -90,7 +97,8 @@ class Bench:
     def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
         self.run = run
         self.plan: Plan = run.plan()
-        self.estimator = load_network(run, choice)
+        has_depth = any(output.name == DEPTH for output in self.plan.outputs)
+        self.estimator = load_network(run, choice) if has_depth else None
         self.composer = open_composer(run)
         self.threads = choice.threads
 
@@ -109,7 +117,8 @@ class Bench:
     def bare(self, inputs: list[NDArray[np.uint8]]) -> int:
         """Only the network."""
         for images in inputs:
-            self.estimator.estimate(images)
+            if self.estimator is not None:
+                self.estimator.estimate(images)
         return sum(len(images) for images in inputs)
 
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
@@ -147,29 +156,44 @@ class Bench:
         return made
 
 
-def compare(bench: Bench, *, batches: int, rounds: int) -> None:
-    """Print images per second and per CPU-second, whole worker beside bare network, round by round."""
+def beside_the_network(bench: Bench, *, batches: int, rounds: int) -> None:
+    """The whole worker beside the bare network."""
+
+    def bare(number: int) -> Callable[[], int]:
+        return partial(bench.bare, bench.slice_inputs(BatchIndex(number * batches), batches))
+
+    compare(("bare network", bare), ("worker", lambda _number: partial(bench.worker, 1)), rounds=rounds)
+
+
+def compare(
+    one: tuple[str, Callable[[int], Callable[[], int]]],
+    other: tuple[str, Callable[[int], Callable[[], int]]],
+    *,
+    rounds: int,
+) -> None:
+    """Print images per second and per CPU-second of two works by name, and their ratio, round by round.
+
+    Each makes its work of a round's number, which is not counted.
+    """
     print(f"\n{'round':>5} {'what':<14} {'images':>6} {'images/s':>9} {'images/CPU-s':>12}")
     ratios: list[tuple[float, float]] = []
     for number in range(rounds):
-        inputs = bench.slice_inputs(BatchIndex(number * batches), batches)
-        bare_work = partial(bench.bare, inputs)
+        works = {name: make(number) for name, make in (one, other)}
         # Whoever comes second may find the machine slower or faster: they take turns.
-        if number % 2:
-            whole, bare = measured(partial(bench.worker, 1)), measured(bare_work)
-        else:
-            bare, whole = measured(bare_work), measured(partial(bench.worker, 1))
-        for name, spent in (("bare network", bare), ("worker", whole)):
-            wall, cpu = spent.images / spent.wall_seconds, spent.images / spent.cpu_seconds
-            print(f"{number:>5} {name:<14} {spent.images:>6} {wall:>9.3f} {cpu:>12.3f}")
+        order = list(works)[:: -1 if number % 2 else 1]
+        spent = {name: measured(works[name]) for name in order}
+        for name, part in spent.items():
+            wall, cpu = part.images / part.wall_seconds, part.images / part.cpu_seconds
+            print(f"{number:>5} {name:<14} {part.images:>6} {wall:>9.3f} {cpu:>12.3f}")
+        first, second = spent[one[0]], spent[other[0]]
         ratios.append(
             (
-                whole.images / whole.wall_seconds / (bare.images / bare.wall_seconds),
-                whole.images / whole.cpu_seconds / (bare.images / bare.cpu_seconds),
+                second.images / second.wall_seconds / (first.images / first.wall_seconds),
+                second.images / second.cpu_seconds / (first.images / first.cpu_seconds),
             )
         )
     wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(f"worker / bare network, median of {rounds}: {wall:.3f} per second, {cpu:.3f} per CPU-second")
+    print(f"{other[0]} / {one[0]}, median of {rounds}: {wall:.3f} per second, {cpu:.3f} per CPU-second")
 
 
 def memory(bench: Bench, marks: list[int], slice_batches: int) -> None:
@@ -199,6 +223,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=6, help="of 32 images, per round and side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="TensorFlow's; 0 is its own choice")
+    parser.add_argument("--masks-only", action="store_true", help="beside a worker that makes no depth")
     parser.add_argument("--memory", default="", help="batch counts after which to print memory, as in 10,100")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -208,8 +233,16 @@ def main() -> None:
         bench = Bench(planned_run(Path(folder), options.weights, slice_batches), choice)
         if marks:
             memory(bench, marks, slice_batches)
+        elif options.masks_only:
+            with tempfile.TemporaryDirectory() as other:
+                masks = Bench(planned_run(Path(other), None, slice_batches), choice)
+                compare(
+                    (options.weights, lambda _number: partial(bench.worker, 1)),
+                    ("masks only", lambda _number: partial(masks.worker, 1)),
+                    rounds=options.rounds,
+                )
         else:
-            compare(bench, batches=options.batches, rounds=options.rounds)
+            beside_the_network(bench, batches=options.batches, rounds=options.rounds)
 
 
 if __name__ == "__main__":

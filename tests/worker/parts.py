@@ -30,7 +30,9 @@ def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Compose
 
 
 def maker_of(plan: Plan, composer: Composer, estimator: object) -> CompositesMaker:
-    """The maker with this composer and this network, which may only behave like one."""
-    network = cast("Estimator", estimator)
-    stage = DepthStage(depth_in(plan), network, agreed=None, say=lambda _line: None)
+    """The maker with this composer and this network, which may only behave like one; None: no depth."""
+    stage = None
+    if estimator is not None:
+        network = cast("Estimator", estimator)
+        stage = DepthStage(depth_in(plan), network, agreed=None, say=lambda _line: None)
     return CompositesMaker(CompositesPlan(plan), composer, stage, cpu="")

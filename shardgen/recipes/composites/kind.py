@@ -47,7 +47,7 @@ _NAMED = 3  # in a line of the printed plan
 # Of the canvas. At the default sizes that is 20x20 of 200x200 stored pixels, hardly more than one of the
 # 16x16 blocks in which JPEG stores colours.
 _SPECK_SHARE = 0.01
-_ENLARGED = 2  # times in one direction; beyond it a background is plainly softer than what stands on it
+_ENLARGED = 2  # times in one direction; beyond it a photograph is plainly softer than those beside it
 
 
 class Composites(RecipeKind):
@@ -182,15 +182,20 @@ def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
     if halved and document.compose.foreground_height is None:
         total = counted(len(sources.foregrounds), "foreground")
         facts.append(("halved", f"{len(halved):,} of {total}, until they fit {width}x{height}"))
-    enlarged = [
-        one.name
-        for one in sources.backgrounds
-        if width > _ENLARGED * one.width or height > _ENLARGED * one.height
-    ]
-    if enlarged:
-        total = counted(len(sources.backgrounds), "background")
-        names = ", ".join(enlarged[:_NAMED]) + (", …" if enlarged[_NAMED:] else "")
-        facts.append(("enlarged", f"{len(enlarged):,} of {total}, more than twice: {names}"))
+    enlarged = {
+        "foreground": [one.name for one in sources.foregrounds if one.placed_height > _ENLARGED * one.height],
+        "background": [
+            one.name
+            for one in sources.backgrounds
+            if width > _ENLARGED * one.width or height > _ENLARGED * one.height
+        ],
+    }
+    for (kind, found), total in zip(
+        enlarged.items(), (len(sources.foregrounds), len(sources.backgrounds)), strict=True
+    ):
+        if found:
+            names = ", ".join(found[:_NAMED]) + (", …" if found[_NAMED:] else "")
+            facts.append(("enlarged", f"{len(found):,} of {counted(total, kind)}, more than twice: {names}"))
     return facts
 
 
