@@ -21,6 +21,7 @@ from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     DeadLetter,
     DeadLetterReason,
+    Facts,
     OutputSums,
     Provenance,
     Receipt,
@@ -32,6 +33,7 @@ from shardgen.recipes.base import Files
 from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.storage.files import make_folders
 
+NO_FACTS: Facts = {}
 WORKER = WorkerId("host-42-0abc1234")
 PROVENANCE = Provenance.of(
     {
@@ -62,8 +64,10 @@ def sums_of_image(output: Output, data: bytes) -> OutputSums:
     )
 
 
-def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchContent:
-    """A finished batch."""
+def batch_content(
+    plan: Plan, batch: int, *, dead: Sequence[int] = (), facts: Facts = NO_FACTS
+) -> BatchContent:
+    """A finished batch, with those of the facts that are of its samples."""
     members, parts = [], []
     for sample in plan.layout.batch_samples(BatchIndex(batch)):
         if sample in dead:
@@ -85,6 +89,11 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
         sums=total_sums(plan.outputs, parts),
         dead_letters=letters,
         provenance=PROVENANCE,
+        facts={
+            sample: facts[sample]
+            for sample in map(SampleIndex, plan.layout.batch_samples(BatchIndex(batch)))
+            if sample in facts and sample not in dead
+        },
     )
 
 
@@ -120,14 +129,20 @@ class MadeRun:
             yield from row.record.dead_letters
 
     def publish(
-        self, batches: range, *, fence: int = 1, dead: Sequence[int] = (), count: range | None = None
+        self,
+        batches: range,
+        *,
+        fence: int = 1,
+        dead: Sequence[int] = (),
+        count: range | None = None,
+        facts: Facts = NO_FACTS,
     ) -> list[Receipt]:
         """Publish one artifact of these batches; receipts for those in `count` (all)."""
         layout = self.plan.layout
         shard = layout.shard_of_batch(BatchIndex(batches[0]))
         slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
         attempt = Attempt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER)
-        contents = [batch_content(self.plan, batch, dead=dead) for batch in batches]
+        contents = [batch_content(self.plan, batch, dead=dead, facts=facts) for batch in batches]
         data, inside = build_artifact(self.plan.fingerprint_of(BatchIndex(batches[0])), attempt, contents)
         name = ArtifactName(
             shard=shard,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from shardgen.depth.base import NetworkChoice, Quality
 from shardgen.domain.identifiers import SampleIndex
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class CompositesRecipe(Recipe):
     """What is known of a plan's composites without making them."""
 
-    label_columns = COLUMNS
+    label_columns: ClassVar[tuple[str, ...]] = COLUMNS
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -60,6 +60,13 @@ class CompositesRecipe(Recipe):
     def sources_of(self, sample: SampleIndex) -> frozenset[str]:
         """Its two photographs."""
         return frozenset(f"{folder}s/{name}" for folder, name in self.describe(sample).items())
+
+    def all_sources(self) -> frozenset[str]:
+        """All photographs."""
+        sources = self.composites.sources
+        return frozenset(f"backgrounds/{one.name}" for one in sources.backgrounds) | frozenset(
+            f"foregrounds/{one.name}" for one in sources.foregrounds
+        )
 
     @property
     def alike(self) -> int:
