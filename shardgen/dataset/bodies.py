@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
@@ -119,7 +119,7 @@ class BodyReader:
         self._store.read_into(ref, view)
         try:
             # Before members are moved to where it lies.
-            found = _facts_in(view, {record.batch for record in records}) if facts else {}
+            found = _facts_in(view) if facts else {}
             if kept is None:
                 parts = [self._part(ref, view, records, samples)]
             else:
@@ -266,7 +266,7 @@ def _directory(view: memoryview) -> Directory:
     return read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
 
 
-def _facts_in(view: memoryview, batches: Container[int]) -> Facts:
+def _facts_in(view: memoryview) -> Facts:
     """The facts in `receipt.json` after its CRC passed; no other member is looked at."""
     directory = _directory(view)
     entry = _receipt_entry(view, directory)
@@ -275,7 +275,7 @@ def _facts_in(view: memoryview, batches: Container[int]) -> Facts:
         raise BrokenZip(f"{RECEIPT_NAME}: its local header is not the directory's")
     if zlib.crc32(content) != entry.crc:
         raise BrokenZip(f"{RECEIPT_NAME}: its CRC does not match")
-    return parse_facts(bytes(content), batches)
+    return parse_facts(bytes(content))
 
 
 def _receipt_entry(view: memoryview, directory: Directory) -> Entry:
