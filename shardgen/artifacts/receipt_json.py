@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -22,6 +23,7 @@ from shardgen.domain.receipt import (
     BatchRecord,
     DeadLetter,
     DeadLetterReason,
+    Facts,
     OutputSums,
     Provenance,
 )
@@ -47,15 +49,27 @@ def receipt_json(receipt: ArtifactReceipt) -> bytes:
 
 def parse_receipt_json(data: bytes) -> ArtifactReceipt:
     """Read a receipt; ValueError with one short fact when these bytes are not one of ours."""
+    receipt = _read(data).value()
+    if receipt_json(receipt) != data:
+        raise ValueError("receipt.json is not in its canonical form")
+    return receipt
+
+
+def parse_facts(data: bytes) -> Facts:
+    """Read the facts of all batches alone, at a sixth of the cost; ValueError as for the whole receipt.
+
+    Only whether the form is canonical is not asked.
+    """
+    return {SampleIndex(row[0]): row[1:] for record in _read(data).batches for row in record.facts}
+
+
+def _read(data: bytes) -> _Receipt:
     try:
-        receipt = _Receipt.model_validate_json(data).value()
+        return _Receipt.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where or 'receipt.json'}: {first['msg']}") from error
-    if receipt_json(receipt) != data:
-        raise ValueError("receipt.json is not in its canonical form")
-    return receipt
 
 
 def _record(record: BatchRecord) -> dict[str, Any]:
@@ -109,6 +123,13 @@ class _Record(_Strict):
         for name, sums in self.sums.items():
             if len(sums.sum) != len(sums.squares):
                 raise ValueError(f"sums of {name} have {len(sums.sum)} and {len(sums.squares)} channels")
+        return self
+
+    @model_validator(mode="after")
+    def _facts_ascend(self) -> _Record:
+        samples = [row[0] for row in self.facts]
+        if any(before >= after for before, after in pairwise(samples)):
+            raise ValueError("facts of a sample are there twice, or out of order")
         return self
 
     def value(self) -> BatchRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.archive import RECEIPT_NAME, read_artifact
+from shardgen.artifacts.receipt_json import parse_facts
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.artifacts.zip_records import (
     CENTRAL,
@@ -19,11 +21,14 @@ from shardgen.artifacts.zip_records import (
     LOCAL,
     BrokenZip,
     Directory,
+    Entry,
     ZipLimits,
     central_entry,
+    local_header,
     read_end,
 )
 from shardgen.dataset.member_table import MemberColumns, MemberTable
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, Facts
 from shardgen.errors import ArtifactCorrupt
 
@@ -112,20 +117,22 @@ class BodyReader:
         start = self._filled
         view = self._buffer.data[start : start + ref.size_bytes]
         self._store.read_into(ref, view)
-        found = _facts_of(ref, view, records) if facts else {}
         try:
+            # Before members are moved to where it lies.
+            found = _facts_in(view) if facts else {}
             if kept is None:
                 parts = [self._part(ref, view, records, samples)]
             else:
                 parts = self._parts_of_some_samples(ref, view, records, samples, kept)
-                taken = set(samples[kept].tolist())
-                found = {sample: facts_of_it for sample, facts_of_it in found.items() if sample in taken}
-        except BrokenZip as error:
+        except ValueError as error:
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
         self._parts += parts
         self._filled = parts[-1].start + parts[-1].size
         self._sink.add_body(view[: self._filled - start])
-        return found
+        if not found:
+            return {}
+        taken = samples if kept is None else samples[kept]
+        return {sample: found[sample] for sample in map(SampleIndex, taken.tolist()) if sample in found}
 
     def flush(self) -> None:
         """Check what is in the buffer and pass on its entries."""
@@ -150,11 +157,11 @@ class BodyReader:
         samples: NDArray[np.int64],
     ) -> _Part:
         _refuse_gaps(records)
-        directory = read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
+        directory = _directory(view)
         stop = directory.offset + directory.size
         if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
             return self._part_of_some_batches(ref, view, records, samples)
-        body_size = _receipt_offset(view, directory)
+        body_size = _receipt_entry(view, directory).offset
         return _Part(
             name=ref.name,
             directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
@@ -255,19 +262,24 @@ def _refuse_gaps(records: Sequence[BatchRecord]) -> None:
         raise BrokenZip("its receipts do not agree which members are whose")
 
 
-def _facts_of(ref: ArtifactRef, view: memoryview, records: Sequence[BatchRecord]) -> Facts:
-    _, inside = read_artifact(bytes(view), name=ref.name)
-    batches = {record.batch for record in records}
-    return {
-        sample: facts
-        for record in inside.batches
-        if record.batch in batches
-        for sample, facts in record.facts.items()
-    }
+def _directory(view: memoryview) -> Directory:
+    return read_end(bytes(view[-END_RECORDS_MAX:]), len(view))
 
 
-def _receipt_offset(view: memoryview, directory: Directory) -> int:
-    """Where the local header of `receipt.json` starts: behind all images; only our own form is accepted."""
+def _facts_in(view: memoryview) -> Facts:
+    """The facts in `receipt.json` after its CRC passed; no other member is looked at."""
+    directory = _directory(view)
+    entry = _receipt_entry(view, directory)
+    content = view[entry.data_offset : directory.offset]
+    if view[entry.offset : entry.data_offset] != local_header(entry):
+        raise BrokenZip(f"{RECEIPT_NAME}: its local header is not the directory's")
+    if zlib.crc32(content) != entry.crc:
+        raise BrokenZip(f"{RECEIPT_NAME}: its CRC does not match")
+    return parse_facts(bytes(content))
+
+
+def _receipt_entry(view: memoryview, directory: Directory) -> Entry:
+    """The entry of `receipt.json`, which lies behind all images; only our own form is accepted."""
     at = directory.offset + directory.size - _RECEIPT_ENTRY_SIZE
     if at < directory.offset or view[at + CENTRAL.size : at + _RECEIPT_ENTRY_SIZE] != RECEIPT_NAME.encode():
         raise BrokenZip(f"its last member is not {RECEIPT_NAME}")
@@ -275,4 +287,4 @@ def _receipt_offset(view: memoryview, directory: Directory) -> int:
     size, offset = fields[10], int(fields[17])
     if fields[0] != CENTRAL_SIGNATURE or offset + LOCAL.size + len(RECEIPT_NAME) + size != directory.offset:
         raise BrokenZip(f"its {RECEIPT_NAME} does not end where the directory starts")
-    return offset
+    return Entry(name=RECEIPT_NAME, crc=fields[8], size=size, offset=offset)

@@ -14,7 +14,7 @@ from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, st
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.dataset.bodies import BodyReader, Piece
 from shardgen.dataset.card import dataset_card
-from shardgen.dataset.labels import label_rows, labels_header
+from shardgen.dataset.labels import generous_label_bytes, label_rows, labels_header
 from shardgen.dataset.member_table import MemberTable
 from shardgen.dataset.output import (
     CARD,
@@ -42,7 +42,6 @@ from shardgen.storage.files import DiskFiles, storage_error
 
 CONTACT_SHEET_SAMPLES = 20
 DEAD_LETTERS_HEADER = "sample,reason\n"
-_LABEL_BYTES = 400  # a generous row; file names may be long
 _MEMBER_BYTES = 100  # a directory entry with its name and zip64 extra
 _TOTALS_PAGE = 1024
 _LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold what makes them
@@ -208,7 +207,7 @@ def survey_receipts(
 def _needed_bytes(recipe: Recipe, survey: Survey) -> int:
     """Bodies, and directory and labels twice: while they are spooled and when they are in the zip."""
     plan = recipe.plan
-    spooled = survey.stored * (len(plan.outputs) * _MEMBER_BYTES + _LABEL_BYTES)
+    spooled = survey.stored * (len(plan.outputs) * _MEMBER_BYTES + generous_label_bytes(recipe))
     beside = sum(file.bytes for file in recipe.files)
     return survey.artifact_bytes + 2 * spooled + 2 * len(plan.canonical_json) + beside + (1 << 20)
 

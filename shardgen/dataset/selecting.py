@@ -41,10 +41,7 @@ def excluded_by(recipe: Recipe, names: Collection[str]) -> Ranges:
     """
     if not names:
         return Ranges()
-    known: set[str] = set()
-    for _, _, sources in _groups(recipe, 0, recipe.plan.samples):
-        known |= sources
-    meant = frozenset(_meant(name, known) for name in names)
+    meant = _meant(names, recipe.all_sources())
     groups = _groups(recipe, 0, recipe.plan.samples)
     return Ranges.of((start, stop) for start, stop, sources in groups if not meant.isdisjoint(sources))
 
@@ -57,19 +54,29 @@ def _groups(recipe: Recipe, start: int, stop: int) -> Iterator[tuple[int, int, f
         start = end
 
 
-def _meant(name: str, known: AbstractSet[str]) -> str:
-    if name in known:
-        return name
-    wanted = unicodedata.normalize("NFC", name)
-    written = {one: unicodedata.normalize("NFC", one) for one in known}
-    found = sorted(one for one, text in written.items() if wanted in (text, text.partition("/")[2]))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InvalidSettings(
-            f"--exclude {name}: may be {' or '.join(found)}",
-            hint=f"type the whole name: --exclude {found[0]}",
-        )
+def _meant(names: Collection[str], known: AbstractSet[str]) -> frozenset[str]:
+    """The sources of these names, which may lack their folder, or be composed otherwise in Unicode."""
+    meant = {name for name in names if name in known}
+    by_name: dict[str, list[str]] = {}
+    if len(meant) < len(names):
+        for one in sorted(known):
+            text = unicodedata.normalize("NFC", one)
+            for written in (text, text.partition("/")[2]):
+                by_name.setdefault(written, []).append(one)
+    for name in sorted(set(names) - meant):
+        found = by_name.get(unicodedata.normalize("NFC", name), [])
+        if not found:
+            raise _unknown(name, known)
+        if len(found) > 1:
+            raise InvalidSettings(
+                f"--exclude {name}: may be {' or '.join(found)}",
+                hint=f"type the whole name: --exclude {found[0]}",
+            )
+        meant.add(found[0])
+    return frozenset(meant)
+
+
+def _unknown(name: str, known: AbstractSet[str]) -> InvalidSettings:
     folders = sorted({one.partition("/")[0] for one in known})
     own = {one.rpartition("/")[2]: one for one in sorted(known)}
     near = difflib.get_close_matches(name, sorted(known), n=1) or [
@@ -77,7 +84,7 @@ def _meant(name: str, known: AbstractSet[str]) -> str:
     ]
     names = " or ".join(f"{folder}/NAME" for folder in folders)
     hint = f"did you mean --exclude {near[0]}?" if near else f"sources are named {names}, as in plan.json"
-    raise InvalidSettings(f"--exclude {name}: the plan has no such source", hint=hint)
+    return InvalidSettings(f"--exclude {name}: the plan has no such source", hint=hint)
 
 
 def strays_in(recipe: Recipe, selection: Selection) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, stored_samples, wrong_members
 from shardgen.artifacts.store import ArtifactReader
+from shardgen.dataset.labels import label_rows
 from shardgen.dataset.zip_check import ZipCheck
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
@@ -21,6 +22,7 @@ from shardgen.domain.receipt import (
     Receipt,
 )
 from shardgen.errors import CorruptionError, OperatorError
+from shardgen.recipes.base import Recipe
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
 
@@ -90,8 +92,10 @@ def verify_run(
 ) -> Verification:
     """Read every artifact that a receipt names again, and compare it with the receipt to the byte.
 
-    Receipts of batches that the plan does not have are passed over: no artifact is theirs.
+    Facts, which no receipt in a manifest holds, must make labels. Receipts of batches that the plan does not
+    have are passed over: no artifact is theirs.
     """
+    recipe = recipe_of(plan)
     findings: list[Finding] = []
     samples, dead, previous = 0, 0, -1
     for name, group in groupby(source.receipts(), attrgetter("artifact.name")):
@@ -103,7 +107,7 @@ def verify_run(
             if batch <= previous:
                 findings.append(Finding(subject=name, fact="has a second receipt", batch=batch))
             previous = batch
-        findings += _check_artifact(plan, store, receipts)
+        findings += _check_artifact(recipe, store, receipts)
         stored = len(stored_samples(plan, receipts))
         samples += stored
         dead += sum(len(plan.layout.batch_samples(receipt.record.batch)) for receipt in receipts) - stored
@@ -111,8 +115,8 @@ def verify_run(
     return Verification(samples=samples, findings=tuple(findings), pending=plan.samples - samples - dead)
 
 
-def _check_artifact(plan: Plan, store: ArtifactReader, receipts: Sequence[Receipt]) -> Iterator[Finding]:
-    ref = receipts[0].artifact
+def _check_artifact(recipe: Recipe, store: ArtifactReader, receipts: Sequence[Receipt]) -> Iterator[Finding]:
+    plan, ref = recipe.plan, receipts[0].artifact
     for receipt in receipts:
         if receipt.artifact != ref:
             fact = "its receipts name different sizes or sha256"
@@ -125,12 +129,13 @@ def _check_artifact(plan: Plan, store: ArtifactReader, receipts: Sequence[Receip
         yield from (Finding(subject=ref.name, fact=fact, batch=receipt.record.batch) for receipt in receipts)
         return
     for receipt in receipts:
-        wrong = _disagreement(plan, receipt, inside) or wrong_members(plan, receipt.record, entries, data)
+        wrong = _disagreement(recipe, receipt, inside) or wrong_members(plan, receipt.record, entries, data)
         if wrong:
             yield Finding(subject=ref.name, fact=wrong, batch=receipt.record.batch)
 
 
-def _disagreement(plan: Plan, receipt: Receipt, inside: ArtifactReceipt) -> str | None:
+def _disagreement(recipe: Recipe, receipt: Receipt, inside: ArtifactReceipt) -> str | None:
+    plan = recipe.plan
     fingerprint = plan.fingerprint_of(receipt.record.batch)
     if inside.fingerprint != fingerprint:
         return f"belongs to another plan ({inside.fingerprint[:12]}…, expected {fingerprint[:12]}…)"
@@ -145,7 +150,10 @@ def _disagreement(plan: Plan, receipt: Receipt, inside: ArtifactReceipt) -> str 
     if _without_details(record) != _without_details(receipt.record):
         return f"batch {record.batch}: its receipt.json is not what the manifest says"
     try:
-        stored_count(plan, receipt)
+        stored_count(plan, replace(receipt, record=record))
+        if recipe.fact_columns:
+            without = {letter.sample for letter in record.dead_letters}
+            label_rows(recipe, record.batch, without=without, facts=record.facts)
     except CorruptionError as error:
         return str(error)
     return None

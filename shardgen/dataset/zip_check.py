@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.zip_records import BrokenZip, Entry, local_header, read_entries
-from shardgen.dataset.labels import first_wrong_row, planned_rows
+from shardgen.dataset.labels import first_wrong_row
 from shardgen.dataset.member_table import MemberColumns, MemberTable
 from shardgen.dataset.output import (
     DEAD_LETTERS,
@@ -44,6 +44,7 @@ from shardgen.storage.lines import LineFile
 DEAD_LETTERS_HEADER = "sample,reason"
 _SAMPLES_AT_ONCE = 1024
 _BYTES_AT_ONCE = 8 << 20
+_LABELS_AT_ONCE = 1 << 20
 _STATS_BYTES = 1 << 16
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,14}")
 _FINDINGS_MAX = 1000  # a zip of a million broken members needs no longer list
@@ -333,32 +334,12 @@ class ZipCheck:
         if read_at(self._files, self._descriptor, entry.offset, entry.data_offset) != header:
             self.found(LABELS, "its local header is not the directory's")
         without = LeftOut(dead, selection.left_out) if selection.kinds else dead
-        if recipe.fact_columns:
-            wrong = first_wrong_row(recipe, self._lines(entry), without=without, selection=selection)
-            if wrong is not None:
-                self.found(LABELS, wrong)
-            return
-        position = entry.data_offset
-        for rows in planned_rows(recipe, without=without, selection=selection):
-            expected = rows.encode()
-            stop = min(position + len(expected), entry.stop)
-            found = read_at(self._files, self._descriptor, position, stop)
-            if found != expected:
-                self.found(LABELS, _first_wrong_row(found, expected))
-                return
-            position = stop
-        if position != entry.stop:
-            self.found(LABELS, f"has {entry.stop - position} bytes behind its last row")
-
-    def _lines(self, entry: Entry) -> Iterator[str]:
-        """The lines of a member with their ends."""
-        rest = b""
-        for start in range(entry.data_offset, entry.stop, _BYTES_AT_ONCE):
-            stop = min(start + _BYTES_AT_ONCE, entry.stop)
-            *lines, rest = (rest + read_at(self._files, self._descriptor, start, stop)).split(b"\n")
-            yield from (f"{line.decode(errors='replace')}\n" for line in lines)
-        if rest:
-            yield rest.decode(errors="replace")
+        pieces = (
+            read_at(self._files, self._descriptor, start, min(start + _LABELS_AT_ONCE, entry.stop))
+            for start in range(entry.data_offset, entry.stop, _LABELS_AT_ONCE)
+        )
+        if wrong := first_wrong_row(recipe, pieces, without=without, selection=selection):
+            self.found(LABELS, wrong)
 
     def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
         if tail.entries[STATS].size > _STATS_BYTES:
@@ -422,14 +403,6 @@ def _stored(dead: set[int], selection: Selection) -> Iterator[NDArray[np.int64]]
                 parts, count = [], 0
     if count:
         yield np.concatenate(parts)
-
-
-def _first_wrong_row(found: bytes, expected: bytes) -> str:
-    pairs = zip(found.splitlines(), expected.splitlines(), strict=False)
-    for row, right in pairs:
-        if row != right:
-            return f"has a row {row[:500].decode(errors='replace')!r} (expected {right.decode()!r})"
-    return "ends before its last row"
 
 
 def _name(plan: Plan, sample: int, output: Output) -> str:

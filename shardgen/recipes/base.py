@@ -227,6 +227,10 @@ class Card:
     provenance: tuple[str, ...] = ()
 
 
+class WrongFacts(ValueError):
+    """Facts that no sample of the plan has; says which sample's and why, in one line."""
+
+
 class Recipe(ABC):
     """What is known of a plan's samples without making them; cheap to open, nothing heavy is imported."""
 
@@ -275,6 +279,11 @@ class Recipe(ABC):
         Two samples without a common one can hardly fail for the same reason.
         """
 
+    def all_sources(self) -> frozenset[str]:
+        """Those of all samples. Override it where lists tell them: this asks for each group of samples."""
+        starts = range(0, self.plan.samples, self.alike)
+        return frozenset().union(*(self.sources_of(SampleIndex(start)) for start in starts))
+
     @property
     def alike(self) -> int:
         """So many samples that follow each other, counted from the first, have the same sources."""
@@ -286,10 +295,11 @@ class Recipe(ABC):
 
     @abstractmethod
     def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
-        """The rows of `labels.csv` of these samples, in order, without some.
+        """The rows of `labels.csv` of these samples, in order, without some: one or more of each.
 
         Each is ended by `tail`: `,shard,batch` and a line break. With `facts` None the fields of
-        `fact_columns` are empty.
+        `fact_columns` are empty, and the rows as many. Raises WrongFacts, for a wrong number of them above
+        all; no sample lacks them altogether.
         """
 
     @abstractmethod

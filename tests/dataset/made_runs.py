@@ -21,6 +21,7 @@ from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import (
     DeadLetter,
     DeadLetterReason,
+    Facts,
     OutputSums,
     Provenance,
     Receipt,
@@ -64,8 +65,10 @@ def sums_of_image(output: Output, data: bytes) -> OutputSums:
     )
 
 
-def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchContent:
-    """A finished batch."""
+def batch_content(
+    plan: Plan, batch: int, *, dead: Sequence[int] = (), facts: Facts | None = None
+) -> BatchContent:
+    """A finished batch, with those of the facts that are of its samples, or with made-up ones."""
     members, parts = [], []
     for sample in plan.layout.batch_samples(BatchIndex(batch)):
         if sample in dead:
@@ -88,17 +91,18 @@ def batch_content(plan: Plan, batch: int, *, dead: Sequence[int] = ()) -> BatchC
         dead_letters=letters,
         provenance=PROVENANCE,
         facts={
-            SampleIndex(sample): made_facts(plan, sample)
-            for sample in plan.layout.batch_samples(BatchIndex(batch))
-            if sample not in dead
+            sample: made_facts(plan, sample) if facts is None else facts[sample]
+            for sample in map(SampleIndex, plan.layout.batch_samples(BatchIndex(batch)))
+            if sample not in dead and (facts is None or sample in facts)
         },
     )
 
 
-def made_facts(plan: Plan, sample: int) -> tuple[int, ...]:
-    """As many as there are, other ones for each sample."""
-    people = CompositesPlan(plan).people(SampleIndex(sample))
-    return tuple(100 * sample + number for number in range(len(FACTS) * len(people)))
+def made_facts(plan: Plan, sample: SampleIndex) -> tuple[int, ...]:
+    """As many as there are people; of neighbours other ones."""
+    at = sample % 97
+    of_one = (at, at + 1, 4, 3, 10, 900, at, at, 2, 1, 2)
+    return of_one * len(CompositesPlan(plan).people(sample))
 
 
 class MadeRecipe(CompositesRecipe):
@@ -133,14 +137,20 @@ class MadeRun:
             yield from row.record.dead_letters
 
     def publish(
-        self, batches: range, *, fence: int = 1, dead: Sequence[int] = (), count: range | None = None
+        self,
+        batches: range,
+        *,
+        fence: int = 1,
+        dead: Sequence[int] = (),
+        count: range | None = None,
+        facts: Facts | None = None,
     ) -> list[Receipt]:
         """Publish one artifact of these batches; receipts for those in `count` (all)."""
         layout = self.plan.layout
         shard = layout.shard_of_batch(BatchIndex(batches[0]))
         slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
         attempt = Attempt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER)
-        contents = [batch_content(self.plan, batch, dead=dead) for batch in batches]
+        contents = [batch_content(self.plan, batch, dead=dead, facts=facts) for batch in batches]
         data, inside = build_artifact(self.plan.fingerprint_of(BatchIndex(batches[0])), attempt, contents)
         name = ArtifactName(
             shard=shard,

@@ -225,11 +225,11 @@ class Made:
                 path.parent.mkdir(exist_ok=True)
                 write_rgb(path, pixels)
             folders = run.folders({})
-            drafted, _draft = draft_plan(run, folders)
+            drafted, draft = draft_plan(run, folders)
             if plan is None:
                 plan = drafted
             else:
-                blocks = run.settings.kind.arrange(plan, drafted.blocks)
+                blocks = run.settings.kind.arrange(run.recipe(plan), draft).blocks
                 assert blocks[:-1] == plan.blocks
                 plan = replace(plan, blocks=blocks)
         assert plan is not None

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from shardgen.domain import plan as domain
 from shardgen.domain.identifiers import SampleIndex
@@ -36,6 +36,7 @@ from shardgen.recipes.base import (
     SizeEstimate,
     Station,
     Table,
+    WrongFacts,
 )
 
 IMPORTED = "SHARDGEN_TEST_IMPORTED"
@@ -48,10 +49,11 @@ RAISES = "raise (1)"
 
 
 class TextTable(Table):
-    """`[text]`: the folder, and how often each line is said."""
+    """`[text]`: the folder, how often each line is said, and how many rows a sample has in `labels.csv`."""
 
     lines: str = ""
     times: int = 3
+    rows: int = 1
 
 
 class TextTables(RecipeTables):
@@ -61,7 +63,7 @@ class TextTables(RecipeTables):
 
     def document(self, planned: domain.Document | None) -> TextDocument:
         del planned
-        return TextDocument(times=self.text.times)
+        return TextDocument(times=self.text.times, rows=self.text.rows)
 
     def source_folders(self) -> Mapping[str, str]:
         return {"lines": self.text.lines}
@@ -76,6 +78,7 @@ class TextDocument:
     """`recipe` in a plan of text."""
 
     times: int
+    rows: int = 1
     kind: Literal["text"] = "text"
 
     @property
@@ -117,7 +120,7 @@ class TextMaker(Maker[str, str]):
         return Encoded(
             files={"said": prepared.encode(), "back": computed.encode()},
             sums={name: _one_file() for name in ("said", "back")},
-            facts=(len(prepared),),
+            facts=tuple(len(prepared[row :: self._recipe.rows]) for row in range(self._recipe.rows)),
         )
 
     def check(self) -> None:
@@ -130,15 +133,15 @@ class TextMaker(Maker[str, str]):
 class TextRecipe(Recipe):
     """What is known of a plan of text."""
 
-    label_columns = ("sample", "time", "characters")
-    fact_columns = ("characters",)
+    label_columns: ClassVar[tuple[str, ...]] = ("sample", "time", "characters")
+    fact_columns: ClassVar[tuple[str, ...]] = ("characters",)
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         super().__init__(plan, beside)
         sources, document = plan.blocks[0].sources, plan.recipe
         assert isinstance(sources, TextSources)
         assert isinstance(document, TextDocument)
-        self.sources, self.times = sources, document.times
+        self.sources, self.times, self.rows = sources, document.times, document.rows
 
     def line(self, sample: SampleIndex) -> str:
         return self.sources.lines[sample // self.times]
@@ -156,9 +159,12 @@ class TextRecipe(Recipe):
     def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
         rows = []
         for sample in samples:
-            if sample not in without:
-                characters = "" if facts is None else str(facts[SampleIndex(sample)][0])
-                rows.append(f"{sample},{sample % self.times},{characters}{tail}")
+            if sample in without:
+                continue
+            counted = [""] * self.rows if facts is None else list(map(str, facts[SampleIndex(sample)]))
+            if len(counted) != self.rows:
+                raise WrongFacts(f"sample {sample} has {len(counted)} counts, not {self.rows}")
+            rows += [f"{sample},{sample % self.times},{characters}{tail}" for characters in counted]
         return "".join(rows)
 
     def card(self) -> Card:

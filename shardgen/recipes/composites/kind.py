@@ -190,12 +190,13 @@ def _looks(document: Document, inventory: Inventory) -> list[tuple[str, str]]:
             if width > _ENLARGED * one.width or height > _ENLARGED * one.height
         ],
     }
-    for (kind, found), total in zip(
-        enlarged.items(), (len(sources.foregrounds), len(sources.backgrounds)), strict=True
-    ):
+    counts = {"foreground": len(sources.foregrounds), "background": len(sources.backgrounds)}
+    for kind, found in enlarged.items():
         if found:
             names = ", ".join(found[:_NAMED]) + (", …" if found[_NAMED:] else "")
-            facts.append(("enlarged", f"{len(found):,} of {counted(total, kind)}, more than twice: {names}"))
+            facts.append(
+                ("enlarged", f"{len(found):,} of {counted(counts[kind], kind)}, more than twice: {names}")
+            )
     return facts
 
 

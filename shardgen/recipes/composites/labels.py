@@ -8,7 +8,7 @@ from functools import lru_cache
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Facts
 from shardgen.imaging.options import Rectangle
-from shardgen.recipes.base import csv_field
+from shardgen.recipes.base import WrongFacts, csv_field
 from shardgen.recipes.composites.placement import Placement
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 
@@ -24,6 +24,8 @@ COLUMNS = (
 )
 _CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
 _UNKNOWN = "," * (len(FACTS) - 1)
+_WHOLE = 1000  # per mille
+_NUMBERS = ",".join(["%d"] * len(FACTS))
 
 
 class LabelRows:
@@ -40,13 +42,16 @@ class LabelRows:
         """Write the rows of consecutive samples, each ended by `tail`, without the dead ones."""
         if self._plan.compose.placement is Placement.GRID:
             return self._grid_rows(samples, tail=tail, without=without, facts=facts)
-        return "".join(
-            f"{sample},{person},{background},{in_picture},{_shown(facts, sample, person)}{tail}"
-            for sample in samples
-            if sample not in without
-            for background, people in [self._people(SampleIndex(sample))]
-            for person, in_picture in enumerate(people, 1)
-        )
+        lines: list[str] = []
+        for sample in samples:
+            if sample not in without:
+                background, people = self._people(SampleIndex(sample))
+                found = self._facts(facts, sample, len(people))
+                lines += [
+                    f"{sample},{person},{background},{in_picture},{found[person - 1]}{tail}"
+                    for person, in_picture in enumerate(people, 1)
+                ]
+        return "".join(lines)
 
     def _grid_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
         lines: list[str] = []
@@ -58,7 +63,7 @@ class LabelRows:
             background, variants = self._backgrounds[background_index], self._of_foreground(foreground)
             rest = variants[start % self._variants :]
             lines += [
-                f"{sample},1,{background},{variant},{_shown(facts, sample, 1)}{tail}"
+                f"{sample},1,{background},{variant},{self._facts(facts, sample, 1)[0]}{tail}"
                 for sample, variant in zip(range(start, stop), rest, strict=False)
                 if sample not in without
             ]
@@ -87,14 +92,32 @@ class LabelRows:
             for person in self._plan.people(sample)
         ]
 
+    def _facts(self, facts: Facts | None, sample: int, people: int) -> list[str]:
+        """The facts of each person; without any, only the commas between them."""
+        if facts is None:
+            return [_UNKNOWN] * people
+        found, wanted = facts[SampleIndex(sample)], len(FACTS) * people
+        if len(found) != wanted:
+            raise WrongFacts(f"sample {sample} has {len(found)} numbers, not {wanted}")
+        (canvas_width, canvas_height), (width, height) = self._plan.compose.canvas, self._plan.output.size
+        shown = []
+        for start in range(0, len(found), len(FACTS)):
+            numbers = found[start : start + len(FACTS)]
+            x, y, across, down, area, visible, out_x, out_y, out_across, out_down, out_area = numbers
+            # Compared one by one: there may be millions of rows.
+            if not (
+                0 <= x <= x + across <= canvas_width
+                and 0 <= y <= y + down <= canvas_height
+                and 0 <= area <= across * down
+                and 0 <= visible <= _WHOLE
+                and 0 <= out_x <= out_x + out_across <= width
+                and 0 <= out_y <= out_y + out_down <= height
+                and 0 <= out_area <= out_across * out_down
+            ):
+                raise WrongFacts(f"sample {sample} has a box that cannot be: {numbers}")
+            shown.append(_NUMBERS % numbers)
+        return shown
+
 
 def _frame(frame: Rectangle) -> str:
     return f"{frame.x},{frame.y},{frame.width},{frame.height}"
-
-
-def _shown(facts: Facts | None, sample: int, person: int) -> str:
-    """A person's facts; without any, only the commas between them."""
-    if facts is None:
-        return _UNKNOWN
-    end = len(FACTS) * person
-    return ",".join(map(str, facts[SampleIndex(sample)][end - len(FACTS) : end]))

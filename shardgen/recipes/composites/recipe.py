@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardgen.depth.device import describe_cpu
 from shardgen.domain.identifiers import SampleIndex
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 class CompositesRecipe(Recipe):
     """What is known of a plan's composites without making them."""
 
-    label_columns = COLUMNS
-    fact_columns = FACTS
+    label_columns: ClassVar[tuple[str, ...]] = COLUMNS
+    fact_columns: ClassVar[tuple[str, ...]] = FACTS
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         super().__init__(plan, beside)
@@ -61,6 +61,13 @@ class CompositesRecipe(Recipe):
         """Its background, and everyone who was drawn for it, visible or not."""
         background, foregrounds = self._names(sample)
         return frozenset([f"backgrounds/{background}", *(f"foregrounds/{name}" for name in foregrounds)])
+
+    def all_sources(self) -> frozenset[str]:
+        """All photographs."""
+        sources = self.composites.sources
+        return frozenset(f"backgrounds/{one.name}" for one in sources.backgrounds) | frozenset(
+            f"foregrounds/{one.name}" for one in sources.foregrounds
+        )
 
     @property
     def alike(self) -> int:
