@@ -97,13 +97,14 @@ def _reading(plan: Plan) -> str:
 ```python
 import csv, io, zipfile
 from itertools import groupby
+from operator import itemgetter
 from PIL import Image
 
 suffixes = {folders}
 with zipfile.ZipFile("dataset.zip") as archive:
     with archive.open("labels.csv") as file:
         rows = csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""))
-        for number, of_it in groupby(rows, key=lambda row: row["sample"]):
+        for number, of_it in groupby(rows, key=itemgetter("sample")):
             sample, labels = int(number), list(of_it)  # one row or more
             name = f"{{sample // 10000:05d}}/{{sample:0{digits}d}}"
             images = {{

@@ -30,7 +30,6 @@ from shardgen.domain.receipt import (
 )
 from shardgen.domain.sample import member_name
 from shardgen.recipes.base import Files
-from shardgen.recipes.composites.labels import FACTS
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.recipe import CompositesRecipe
 from shardgen.storage.files import make_folders

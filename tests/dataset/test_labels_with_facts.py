@@ -296,7 +296,7 @@ def test_facts_without_their_crc_their_header_or_their_number_never_become_label
 def test_facts_of_another_artifacts_samples_are_not_taken(tmp_path: Path) -> None:
     run = empty_run(RECIPE, tmp_path)
     run.publish(range(1), facts=dict.fromkeys(FACTS, (10000,)))
-    run.publish(range(1, 2), dead=[2])
+    run.publish(range(1, 2), dead=[2], facts={})
     run.publish(range(2, 3), facts=FACTS)
     change(run, 0, b"[[0,10000],[1,10000]]", b"[[0,1],[1,1],[3,100]]")
     with pytest.raises(ArtifactCorrupt, match="no facts of sample 3"):

@@ -127,7 +127,7 @@ def test_the_rewriting_of_this_test_changes_nothing(tmp_path: Path) -> None:
         (lambda members: members.pop(len(members) - 4), "ends with"),
         (replaced("labels.csv", lambda data: data.replace(b"\n5,", b"\n6,")), "labels.csv: has a row '6,"),
         (replaced("labels.csv", lambda data: data[:-9]), "labels.csv"),
-        (replaced("labels.csv", lambda data: data + b"more\n"), "behind its last one"),
+        (replaced("labels.csv", lambda data: data + b"more\n"), "behind its last row"),
         (
             replaced("stats.json", lambda data: data.replace(b": 111", b": 110")),
             "stats.json: counts other than 111",
