@@ -23,6 +23,12 @@ CASES: list[Case] = [
 ]
 
 
+def is_slow(case: Case) -> bool:
+    """A whole run, or much memory, takes seconds; so does a process of its own, of which three are enough."""
+    has_own_process = case.from_the_start and case not in of_usage.CASES[:3]
+    return not case.code or bool(case.peak_bytes) or bool(case.allowed) or has_own_process
+
+
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     stage = Stage()
@@ -37,15 +43,7 @@ def templates(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 @pytest.mark.parametrize(
     "case",
-    [
-        # A whole run, or much memory, takes seconds.
-        pytest.param(
-            case,
-            id=case.name,
-            marks=[pytest.mark.slow] if not case.code or case.peak_bytes or case.allowed else [],
-        )
-        for case in CASES
-    ],
+    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if is_slow(case) else []) for case in CASES],
 )
 def test_the_command_says_what_is_wrong_what_to_type_and_changes_nothing(
     case: Case, stage: Stage, templates: dict[str, Path], tmp_path: Path

@@ -175,6 +175,7 @@ def test_a_mask_that_comes_while_ours_is_made_stays(folder: Path, u2netp: Path) 
     assert sorted(content(folder)) == ["anna.jpg", "anna.mask.png"]
 
 
+@pytest.mark.slow
 def test_a_mask_that_another_cut_out_was_faster_with_is_none_of_the_users(folder: Path, u2netp: Path) -> None:
     class Rival(DiskFiles):
         def fsync(self, descriptor: int) -> None:
@@ -211,6 +212,7 @@ def test_a_mask_of_an_earlier_photograph_of_that_name_is_told(made: Path, u2netp
     assert concerns(cut(made, u2netp, overwrite=True)) == {Concern.UNCERTAIN: ["anna.jpg"]}
 
 
+@pytest.mark.slow
 def test_the_mask_of_a_turned_photograph_is_turned_too(made: Path, u2netp: Path) -> None:
     upright = decode((made / "anna.mask.png").read_bytes()).pixels[:, :, 0] >= 128
     turns = {3: 2, 6: 1}
@@ -247,6 +249,7 @@ def test_a_mask_that_is_empty_when_it_is_made_anew_is_gone(made: Path, u2netp: P
     assert sorted(content(made)) == ["anna.jpg"]
 
 
+@pytest.mark.slow
 def test_alpha_counts_only_where_it_cuts_something_out(folder: Path, u2netp: Path) -> None:
     write_rgb(folder / "cut.png", np.dstack([ASTRONAUT, blob(240, 200)]))
     write_rgb(folder / "opaque.png", np.dstack([ASTRONAUT, np.full((200, 240), 255, np.uint8)]))
@@ -279,6 +282,7 @@ def test_levels_are_judged_by_what_becomes_of_them() -> None:
     assert found == [Verdict.CLEAR, Verdict.UNCERTAIN, Verdict.UNCERTAIN, Verdict.EMPTY, Verdict.FULL]
 
 
+@pytest.mark.slow
 def test_what_asks_for_a_look_is_listed_again_after_a_resume(folder: Path, u2netp: Path) -> None:
     write_rgb(folder / "rocket.jpg", ROCKET)
     write_rgb(folder / "grass.png", GRASS)
@@ -289,6 +293,7 @@ def test_what_asks_for_a_look_is_listed_again_after_a_resume(folder: Path, u2net
     assert concerns(again) == first
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_masks_made_now_and_earlier_and_what_has_none(
     made: Path, u2netp: Path, tmp_path: Path
 ) -> None:
@@ -351,6 +356,7 @@ def test_a_plan_takes_what_was_cut_out(folder: Path, u2netp: Path, tmp_path: Pat
     assert '"name":"sub/turned.mask.png"' in plan
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named_and_the_rest_is_done(folder: Path, u2netp: Path) -> None:
     (folder / "bad.jpg").write_bytes((folder / "anna.jpg").read_bytes()[:2000])
     write_rgb(folder / "zoe.jpg", ROCKET)
