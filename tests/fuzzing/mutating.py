@@ -208,5 +208,5 @@ def _tell_samples(document: Any) -> None:
         flips = 1 if compose["flips"] == "none" else 2
         sources = len(block["sources"]["backgrounds"]) * len(block["sources"]["foregrounds"])
         block["samples"] = columns * rows * flips * sources
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError):
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,8 +130,8 @@ def _receipt(data: bytes, _folder: Path) -> object:
 def _receipt_seeds() -> list[bytes]:
     found = []
     for data in artifact_seeds():
-        start = data.rindex(b"receipt.json", 0, data.rindex(b"receipt.json")) + len("receipt.json")
-        found.append(data[start : data.rindex(b"}") + 1])
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            found.append(archive.read("receipt.json"))
     return found
 
 
