@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shardgen.artifacts.store import ArtifactStore
@@ -34,7 +34,11 @@ SETTINGS = {
 
 
 def make_run(
-    folder: Path, *, changes: dict[str, str] | None = None, foregrounds: int = 2, backgrounds: int = 2
+    folder: Path,
+    *,
+    changes: Mapping[str, str | None] | None = None,
+    foregrounds: int = 2,
+    backgrounds: int = 2,
 ) -> RunDirectory:
     """Photographs, small weights and settings: 48 samples in 3 shards of 20, 20 and 8 unless changed."""
     foreground_folder, background_folder = write_photographs(
@@ -46,7 +50,7 @@ def make_run(
         foregrounds=foreground_folder,
         backgrounds=background_folder,
         weights="small",
-        changes=SETTINGS | (changes or {}),
+        changes={**SETTINGS, **(changes or {})},
     )
     (path / "shardgen.toml").write_text(text, encoding="utf-8")
     return RunDirectory.open(path)

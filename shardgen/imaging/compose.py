@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from shardgen.errors import ComposeFailed
 from shardgen.imaging.masks import FOREGROUND_LEVEL, Box, CutOut, Mask, box_of
+from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import Blend, Rectangle
 
 
@@ -103,6 +104,35 @@ def _seen(figure: Figure, visible: Mask, *, is_alone: bool) -> Visible:
     else:
         box = box_of(visible)
     return Visible(mask=visible, box=box, per_mille=1000 * box.area // own.area)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Measured:
+    """A canvas's mask as it is stored, uint8 (h, w), and what is known of its figures in order of painting.
+
+    `boxes` are what is visible on the canvas, how many per mille that is, and what is visible in (h, w).
+    `instances` is uint8 (h, w), or None where nobody wants it.
+    """
+
+    mask: Mask
+    instances: Mask | None
+    boxes: tuple[tuple[Box, int, Box], ...]
+
+
+def measured(canvas: Canvas, size: tuple[int, int], *, with_instances: bool) -> Measured:
+    """Resize the masks of a canvas to `size` (width, height), and measure its figures."""
+    mask = resize(canvas.mask, size)
+    figures = [mask]
+    if len(canvas.figures) > 1:
+        figures = [resize(figure.mask, size) for figure in canvas.figures]
+    return Measured(
+        mask=mask,
+        instances=instances(mask, figures) if with_instances else None,
+        boxes=tuple(
+            (visible.box, visible.per_mille, box_of(figure))
+            for visible, figure in zip(canvas.figures, figures, strict=True)
+        ),
+    )
 
 
 def instances(mask: Mask, figures: Sequence[Mask]) -> NDArray[np.uint8]:

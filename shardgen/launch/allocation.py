@@ -82,9 +82,10 @@ def settle_workers(
     """Fit the workers into this machine and say how; `chosen` is what `choose_gpus` found.
 
     Fewer than wanted when there are fewer GPUs, or on a CPU not enough memory, where too little is no
-    exception but a kill. Raises MachineUnfit when there is not enough for one.
+    exception but a kill. A recipe that computes nothing leaves the GPUs alone. Raises MachineUnfit when there
+    is not enough for one.
     """
-    if chosen:
+    if chosen and run.local is not None:
         return _shares_on_gpus(wanted, chosen, say=say)
     return _shares_on_cpu(run, plan, wanted, say=say)
 

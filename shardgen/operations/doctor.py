@@ -9,7 +9,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -72,7 +72,12 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     )
     yield _image_libraries()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
-    yield _device()
+    device_line = _device()
+    if device_line.verdict is Verdict.FAILS and run_dir is not None and not _computes(run_dir):
+        device_line = replace(
+            device_line, verdict=Verdict.LOOK, fact=f"{device_line.fact}; this run needs none"
+        )
+    yield device_line
     memory = available_memory()
     yield Line(
         subject="memory",
@@ -84,6 +89,14 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
     yield from _weights()
     if run_dir is not None:
         yield from _run(run_dir)
+
+
+def _computes(run_dir: Path) -> bool:
+    """Whether a device has something to do in this run; what is wrong with it is said elsewhere."""
+    try:
+        return RunDirectory.open(run_dir).local is not None
+    except ShardgenError:
+        return True
 
 
 def _image_libraries() -> Line:

@@ -85,6 +85,8 @@ class RecipeTables(Table, ABC):
     def local(self, resolve: Callable[[str, str], Path]) -> object:
         """What the settings say of this machine alone, for `RecipeKind` and `Recipe`, which know its type.
 
+        None where no device computes anything.
+
         `resolve(setting, "depth.weights")` makes a path of what the key says.
         """
 

@@ -40,7 +40,8 @@ class KnownKeys:
     """The keys of all tables: their defaults as JSON, which is TOML for them, and what each may be.
 
     `words` has only the keys whose types do not say it well: a key that may be a word or a number.
-    `elsewhere` has the tables of other kinds of recipes, with the kind's name.
+    `elsewhere` has the tables of other kinds of recipes, and their keys (`sources.pictures`), with the kind's
+    name.
     """
 
     defaults: Mapping[str, Mapping[str, object]]
@@ -116,6 +117,8 @@ def _unknown(location: list[str], keys: KnownKeys) -> tuple[str, str]:
     if not table and name in keys.elsewhere:
         kind = keys.elsewhere[name]
         return f'[{name}]: belongs to [recipe] kind = "{kind}"', f"remove [{name}], or change the kind"
+    if table and (kind := keys.elsewhere.get(f"{table[0]}.{name}", "")):
+        return f'[{table[0]}] {name}: belongs to [recipe] kind = "{kind}"', "remove it, or change the kind"
     if close:
         hint = f"did you mean `{close[0]}`?"
     elif homes:

@@ -216,7 +216,13 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
     tables, engine = _checked(kind.tables, theirs, errors), _checked(EngineTables, ours, errors)
     if tables is not None and engine is not None:
         return Settings(kind=kind, tables=tables, engine=engine)
-    elsewhere = {table: other.name for other in kinds() for table in other.tables.model_fields}
+    elsewhere = {
+        name: other.name
+        for other in kinds()
+        if other is not kind
+        for table, keys in other.tables().model_dump().items()
+        for name in (table, *(f"{table}.{key}" for key in keys))
+    }
     known = KnownKeys.of(kind.tables, EngineTables, elsewhere=elsewhere)
     problems = [problem for error in errors for problem in problems_in(error, known)]
     more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""

@@ -180,7 +180,7 @@ def test_outputs_and_network_input_are_resized_from_the_canvas(
     plan = CompositesPlan(changed(plan.plan, depth=depth, output=output))
     made = Composer(plan, folders.foregrounds, folders.backgrounds).compose(SampleIndex(3))
     no_depth = np.ones((1, 1), np.float32)
-    files = encode_sample(made.canvas, no_depth, plan).files
+    files = encode_sample(made, no_depth, plan).files
     composite, mask = decode_encoded(files["fgbg"], channels=3), decode_encoded(files["mask"], channels=1)
     assert composite.dtype == mask.dtype == np.uint8
     assert_nearly_same(made.network_input, slow.resized(made.canvas.fgbg, target, linear=True))

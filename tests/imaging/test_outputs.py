@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
+from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import EncodeFailed
-from shardgen.imaging.compose import Canvas, Visible
+from shardgen.imaging.compose import Canvas, Visible, measured
 from shardgen.imaging.masks import box_of
 from shardgen.imaging.options import DepthEncoding, ImageFormat
 from shardgen.imaging.outputs import depth_image
 from shardgen.imaging.sheet import SheetSample, contact_sheet
+from shardgen.recipes.composites.composer import ComposedSample
 from shardgen.recipes.composites.maker import encode_sample
 from shardgen.recipes.composites.plan import CompositesPlan
 from tests.photographs import blob, colours
@@ -23,6 +25,12 @@ CANVAS = Canvas(
     fgbg=colours(np.random.default_rng(0), 600, 600),
     mask=BLOB,
     figures=(Visible(mask=BLOB, box=box_of(BLOB), per_mille=1000),),
+)
+SAMPLE = ComposedSample(
+    sample=SampleIndex(0),
+    canvas=CANVAS,
+    measured=measured(CANVAS, (200, 200), with_instances=False),
+    network_input=CANVAS.fgbg,
 )
 DEPTH = np.random.default_rng(1).uniform(0.01, 1.0, (240, 320)).astype(np.float32)
 
@@ -41,7 +49,7 @@ def with_depth(
 @pytest.mark.parametrize("depth_format", [ImageFormat.JPEG, ImageFormat.PNG, ImageFormat.WEBP])
 def test_sums_are_those_of_the_encoded_bytes(depth_format: ImageFormat) -> None:
     output = replace(CompositesPlan(PLAN).output, mask=depth_format)
-    sample = encode_sample(CANVAS, DEPTH, with_depth(stored_as=depth_format, output=output))
+    sample = encode_sample(SAMPLE, DEPTH, with_depth(stored_as=depth_format, output=output))
     for name, data in sample.files.items():
         flag = cv2.IMREAD_COLOR if name == "fgbg" else cv2.IMREAD_GRAYSCALE
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
@@ -55,18 +63,18 @@ def test_sums_are_those_of_the_encoded_bytes(depth_format: ImageFormat) -> None:
 
 def test_16_bit_sums_do_not_overflow() -> None:
     plan = with_depth(DepthEncoding.RELATIVE, stored_as=ImageFormat.PNG)
-    sample = encode_sample(CANVAS, np.ones((240, 320), np.float32), plan)
+    sample = encode_sample(SAMPLE, np.ones((240, 320), np.float32), plan)
     assert sample.sums["depth"].sum == (65535 * 40_000,)
     assert sample.sums["depth"].squares == (65535**2 * 40_000,)
 
 
 def test_relative_depth_needs_png() -> None:
     with pytest.raises(EncodeFailed, match="16 bits"):
-        encode_sample(CANVAS, DEPTH, with_depth(DepthEncoding.RELATIVE))
+        encode_sample(SAMPLE, DEPTH, with_depth(DepthEncoding.RELATIVE))
 
 
 def test_the_same_sample_gives_the_same_bytes() -> None:
-    first, again = (encode_sample(CANVAS, DEPTH, with_depth()) for _ in range(2))
+    first, again = (encode_sample(SAMPLE, DEPTH, with_depth()) for _ in range(2))
     assert first.files == again.files
 
 

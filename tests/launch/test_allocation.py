@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,3 +282,11 @@ def test_doctor_names_the_gpu_that_tensorflow_cannot_use(
     done = shardgen("doctor")
     words = " ".join(done.stdout.replace("│", " ").split())
     assert "it cannot use GPU 71 (Tesla V100)" in words
+
+
+def test_a_recipe_without_depth_leaves_gpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plan_run(make_run(tmp_path, changes={"depth.model": '"none"'}))
+    put_nvidia_smi(tmp_path, ONE, monkeypatch)
+    shares, said = settled(run, Wanted(workers=2))
+    assert gpus_of(shares) == ["", ""]
+    assert re.match(r"2 workers, about 1\.\d GiB each", said)

@@ -10,6 +10,7 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
+from shardgen.errors import MachineUnfit
 from shardgen.operations.doctor import Line, Verdict, diagnose
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.fetch import cached_path
@@ -124,3 +125,16 @@ def test_a_folder_that_cannot_be_looked_at_is_a_line_that_fails(
         line.subject == subject and str(away) in line.fact and os.strerror(number) in line.fact
         for line in failing(run.path)
     )
+
+
+def test_without_tensorflow_a_run_that_makes_no_depth_is_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(_choice: str) -> None:
+        raise MachineUnfit("no TensorFlow", hint="install it")
+
+    monkeypatch.setattr("shardgen.depth.device.prepare", unfit)
+    run = make_run(tmp_path, changes={"depth.model": '"none"'})
+    line = line_of(run.path, "device")
+    assert (line.verdict, line.fact) == (Verdict.LOOK, "no TensorFlow; this run needs none")
+    assert line_of(None, "device").verdict is Verdict.FAILS

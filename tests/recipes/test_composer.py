@@ -34,7 +34,7 @@ from shardgen.recipes.composites.composer import (
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.sources.scanning import SourceFolders, scan
 from tests.photographs import heic, write_photographs
-from tests.plans import changed, make_plan, on_grid
+from tests.plans import at_random, changed, make_plan, on_grid
 
 
 @pytest.fixture
@@ -221,3 +221,14 @@ def test_a_background_is_not_changed_by_what_is_laid_on_it(
     first = shared.compose(SampleIndex(0)).canvas.fgbg.copy()
     composed(shared, all_samples(plan))
     np.testing.assert_array_equal(shared.compose(SampleIndex(0)).canvas.fgbg, first)
+
+
+def test_of_several_people_only_what_was_measured_is_kept(folders: SourceFolders) -> None:
+    compose = replace(at_random(people=(2, 2)), canvas=(100, 100))
+    sources = scan(folders, MaskMode.AUTO, partial(fitted, compose=compose), threads=2).sources
+    plan = CompositesPlan(changed(make_plan(), sources=sources, compose=compose))
+    made = composer(plan, folders).compose(SampleIndex(3))
+    assert made.canvas.figures == ()
+    assert len(made.measured.boxes) == 2
+    assert made.measured.instances is not None
+    assert made.measured.instances.shape == (200, 200)

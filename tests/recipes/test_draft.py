@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shardgen.machine.cores import usable_cores
 from shardgen.operations.plan import Planned, make_plan
 from tests.photographs import colours, write_rgb
 from tests.runs import make_run
@@ -57,3 +58,29 @@ def test_nothing_of_it_is_in_the_plan(planned: Planned, tmp_path: Path) -> None:
     document = (tmp_path / "run" / "plan.json").read_text(encoding="utf-8")
     assert "covered" not in document
     assert planned.draft.lacks is None
+
+
+def test_with_a_range_of_heights_pictures_of_a_camera_are_warned_of(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        changes={
+            "compose.canvas": "[100, 100]",
+            "compose.placement": '"random"',
+            "compose.grid": None,
+            "compose.foreground_height": "[300, 600]",
+            "depth.model": '"none"',
+        },
+    )
+    write_rgb(
+        tmp_path / "sources/foregrounds/camera.png",
+        np.pad(square(60, 60, 60, 1), ((0, 2400), (0, 1600), (0, 0))),
+    )
+    planned = make_plan(run, {})
+    warned = [one for one in planned.draft.warnings if "slow" in one.reason]
+    assert [(one.names, one.hint) for one in warned] == [
+        (("camera.png",), "use copies that are about 120 pixels high")
+    ]
+    recipe = run.recipe(planned.plan)
+    cores = min(8, usable_cores())
+    least = cores * 2460 * 1660 * 16
+    assert recipe.demand(None).bytes_for(1) > least + (512 << 20)

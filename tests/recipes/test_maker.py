@@ -16,7 +16,7 @@ from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.imaging.compose import Canvas
+from shardgen.imaging.compose import Canvas, Measured
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.composites.plan import CompositesPlan
@@ -68,7 +68,8 @@ def composed(number: int) -> ComposedSample:
     """A sample of noise, as if composed."""
     pixels = np.random.default_rng(number).integers(1, 256, (*SIZE, 3), dtype=np.uint8)
     canvas = Canvas(fgbg=pixels, mask=pixels[..., 0], figures=())
-    return ComposedSample(sample=SampleIndex(number), canvas=canvas, network_input=pixels)
+    seen = Measured(mask=canvas.mask, instances=None, boxes=())
+    return ComposedSample(sample=SampleIndex(number), canvas=canvas, measured=seen, network_input=pixels)
 
 
 @pytest.mark.parametrize(

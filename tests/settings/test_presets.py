@@ -156,3 +156,20 @@ def test_the_table_of_another_recipe_is_refused_with_its_kind() -> None:
     ) as refused:
         parse_settings(document, where="shardgen.toml")
     assert refused.value.hint == "remove [compose], or change the kind"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[sources]\npictures = "scenes"', '[sources] pictures: belongs to [recipe] kind = "depth"'),
+        (
+            '[recipe]\nkind = "depth"\n[output]\nmask = "png"',
+            '[output] mask: belongs to [recipe] kind = "composites"',
+        ),
+    ],
+)
+def test_a_key_of_another_recipe_is_named_as_such(text: str, says: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        parse_settings(tomllib.loads(text), where="here")
+    assert says in str(caught.value)
+    assert caught.value.hint == "remove it, or change the kind"

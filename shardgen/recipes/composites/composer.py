@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import ComposeFailed, ShardgenError
-from shardgen.imaging.compose import Canvas, Figure, compose, network_input
+from shardgen.imaging.compose import Canvas, Figure, Measured, compose, measured, network_input
 from shardgen.imaging.masks import CutOut, cut_out, halved_to_fit, mirrored, resized
 from shardgen.imaging.opencv import resize, use_one_thread
 from shardgen.recipes.composites.placement import Person, heights, size_at
@@ -31,11 +31,13 @@ CACHE_BYTES = 512 * 1024 * 1024
 class ComposedSample:
     """A sample before depth: its canvas, and `network_input` uint8 (H, W, 3) RGB at the network's size.
 
-    Without depth that is empty, (0, 0, 3).
+    Without depth that is empty, (0, 0, 3). Of the canvas's figures only what was measured is kept: many of
+    them would take more memory than all else.
     """
 
     sample: SampleIndex
     canvas: Canvas
+    measured: Measured
     network_input: NDArray[np.uint8]
 
 
@@ -80,7 +82,8 @@ class Composer:
         depth = plan.depth
         return ComposedSample(
             sample=sample,
-            canvas=canvas,
+            canvas=replace(canvas, figures=()),
+            measured=measured(canvas, plan.output.size, with_instances=plan.most_people > 1),
             network_input=canvas.fgbg[:0, :0] if depth is None else network_input(canvas.fgbg, depth.input),
         )
 

@@ -21,10 +21,10 @@ def estimate_sizes(plan: CompositesPlan, composer: Composer) -> SizeEstimate:
     sizes = {output.name: 0 for output in plan.plan.outputs}
     count, people = 0, 0
     for composed in _composed(composer, plan.covering(_PROBES)):
-        encoded = encode_sample(composed.canvas, likely_depth(composed.network_input), plan)
+        encoded = encode_sample(composed, likely_depth(composed.network_input), plan)
         for name in sizes:
             sizes[name] += len(encoded.files[name])
-        people += len(composed.canvas.figures)
+        people += len(composed.measured.boxes)
         count += 1
     return SizeEstimate(
         outputs={name: size / max(count, 1) for name, size in sizes.items()},

@@ -23,6 +23,7 @@ from shardgen.recipes.base import (
     RecipeTables,
     SizeEstimate,
 )
+from shardgen.recipes.composites.placement import heights
 from shardgen.recipes.composites.plan import (
     KIND,
     CompositesPlan,
@@ -47,6 +48,7 @@ _NAMED = 3  # in a line of the printed plan
 # Of the canvas. At the default sizes that is 20x20 of 200x200 stored pixels, hardly more than one of the
 # 16x16 blocks in which JPEG stores colours.
 _SPECK_SHARE = 0.01
+_CAMERA_PIXELS = 4_000_000  # above which resizing takes longer than all else of a picture
 _ENLARGED = 2  # times in one direction; beyond it a photograph is plainly softer than those beside it
 
 
@@ -91,7 +93,12 @@ class Composites(RecipeKind):
             document=document,
             blocks=(Block(samples=sample_count(document.compose, sources), sources=sources),),
             facts=(*_facts(document, sources), *_looks(document, inventory), *network),
-            warnings=(*inventory.warnings, *_specks(document, inventory), *_coarse(document, sources)),
+            warnings=(
+                *inventory.warnings,
+                *_specks(document, inventory),
+                *_coarse(document, sources),
+                *_oversized(document, sources),
+            ),
             notes=inventory.notes,
             lacks=lacks,
         )
@@ -236,6 +243,25 @@ def _coarse(document: Document, sources: Sources) -> tuple[Remark, ...]:
         )
         for one in sources.backgrounds
         if one.width < width or one.height < height
+    )
+
+
+def _oversized(document: Document, sources: Sources) -> tuple[Remark, ...]:
+    """Of a range of heights every picture resizes whole cut-outs, so a camera's full size costs time."""
+    compose = document.compose
+    if not isinstance(compose.foreground_height, tuple):
+        return ()
+    height = 2 * heights(compose.foreground_height, compose.canvas)[1]
+    return grouped(
+        Remark(
+            folder="foregrounds",
+            names=(one.name,),
+            details=(f"{one.width}x{one.height}",),
+            reason="much larger than it is placed, and resized anew for each picture: that is slow",
+            hint=f"use copies that are about {height} pixels high",
+        )
+        for one in sources.foregrounds
+        if one.width * one.height > _CAMERA_PIXELS and one.height > 2 * height
     )
 
 

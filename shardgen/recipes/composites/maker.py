@@ -10,8 +10,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Provenance
 from shardgen.errors import SampleError
 from shardgen.imaging.codec import VERSIONS, encode
-from shardgen.imaging.compose import Canvas, instances
-from shardgen.imaging.masks import Box, box_of
+from shardgen.imaging.masks import Box
 from shardgen.imaging.opencv import resize, switches
 from shardgen.imaging.options import ImageFormat
 from shardgen.imaging.outputs import depth_picture, stored_sums
@@ -63,7 +62,7 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
     def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: DepthMap) -> Encoded:
         """The images, sums over their pixels as a reader will see them, and who is where in them."""
         del sample
-        return encode_sample(prepared.canvas, computed, self._plan)
+        return encode_sample(prepared, computed, self._plan)
 
     def check(self) -> None:
         """Put one black image through the network."""
@@ -76,30 +75,24 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
         return Provenance.of({**VERSIONS, **switches(), **computed})
 
 
-def encode_sample(canvas: Canvas, relative_depth: DepthMap, plan: CompositesPlan) -> Encoded:
-    """Encode the images of a sample, sum up the pixels of what was encoded, and measure its people.
+def encode_sample(composed: ComposedSample, relative_depth: DepthMap, plan: CompositesPlan) -> Encoded:
+    """Encode the images of a sample and sum up the pixels of what was encoded; raises EncodeFailed.
 
     Composite, uint8 (h, w, 3) RGB, and masks, uint8 (h, w), are resized to the output size; edges turn grey.
-    Raises EncodeFailed.
     """
-    formats, depth = plan.output, plan.depth
-    mask = resize(canvas.mask, formats.size)
-    figures = [mask]
-    if len(canvas.figures) > 1:
-        figures = [resize(figure.mask, formats.size) for figure in canvas.figures]
+    formats, depth, seen = plan.output, plan.depth, composed.measured
     files = {
-        FGBG: encode(resize(canvas.fgbg, formats.size), formats.image, formats.image_quality),
-        MASK: encode(mask, formats.mask, formats.image_quality),
+        FGBG: encode(resize(composed.canvas.fgbg, formats.size), formats.image, formats.image_quality),
+        MASK: encode(seen.mask, formats.mask, formats.image_quality),
     }
     if depth is not None:
-        files[DEPTH] = depth_picture(
-            relative_depth, depth.size or formats.size, depth.encoding, depth.format, depth.quality
-        )
-    if plan.most_people > 1:
-        files[INSTANCES] = encode(instances(mask, figures), ImageFormat.PNG, 100)
+        size = depth.size or formats.size
+        files[DEPTH] = depth_picture(relative_depth, size, depth.encoding, depth.format, depth.quality)
+    if seen.instances is not None:
+        files[INSTANCES] = encode(seen.instances, ImageFormat.PNG, 100)
     facts: list[int] = []
-    for visible, figure in zip(canvas.figures, figures, strict=True):
-        facts += [*_numbers(visible.box), visible.per_mille, *_numbers(box_of(figure))]
+    for on_canvas, per_mille, stored in seen.boxes:
+        facts += [*_numbers(on_canvas), per_mille, *_numbers(stored)]
     return Encoded(
         files=files,
         sums={name: stored_sums(data, channels=3 if name == FGBG else 1) for name, data in files.items()},

@@ -286,16 +286,10 @@ class CompositesPlan:
         """Who is in a sample, in the order of the draw; the first is the pair's foreground."""
         compose = self.compose
         words = self._words.of(made_of.sample)
-        known = self._pairs.foregrounds_until(made_of.sample // self.variants)
-        count = min(drawn(words[0], *compose.foregrounds_per_sample), known)
         people: list[Person] = []
-        for number in range(count):
-            which, mirror, height, x, y = words_of(words, number)
-            index, is_mirrored = made_of.foreground, self._is_mirrored(made_of.flip)
-            if number:
-                taken = [person.foreground for person in people]
-                index = untaken(drawn(which, 0, known - number - 1), taken)
-                is_mirrored = self._is_mirrored(drawn(mirror, 0, 1))
+        for number, index in enumerate(self._drawn_foregrounds(made_of, words)):
+            _which, mirror, height, x, y = words_of(words, number)
+            is_mirrored = self._is_mirrored(drawn(mirror, 0, 1) if number else made_of.flip)
             across, down = self._size(self.sources.foregrounds[index], height)
             frame = Rectangle(
                 x=random_offset(x, across, compose.canvas[0], compose.overhang),
@@ -305,6 +299,21 @@ class CompositesPlan:
             )
             people.append(Person(foreground=index, is_mirrored=is_mirrored, frame=frame))
         return people
+
+    def foregrounds_of(self, sample: SampleIndex) -> list[int]:
+        """Whose pictures are in a sample, in the order of the draw; nothing else is worked out."""
+        made_of = self.combination(sample)
+        if self.most_people == 1:
+            return [made_of.foreground]
+        return self._drawn_foregrounds(made_of, self._words.of(sample))
+
+    def _drawn_foregrounds(self, made_of: Combination, words: Sequence[int]) -> list[int]:
+        known = self._pairs.foregrounds_until(made_of.sample // self.variants)
+        count = min(drawn(words[0], *self.compose.foregrounds_per_sample), known)
+        found = [made_of.foreground]
+        for number in range(1, count):
+            found.append(untaken(drawn(words_of(words, number)[0], 0, known - number - 1), found))
+        return found
 
     def _size(self, foreground: Foreground, word: int) -> tuple[int, int]:
         compose = self.compose

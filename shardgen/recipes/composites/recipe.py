@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,6 +14,7 @@ from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import Facts, OutputSums
 from shardgen.domain.wording import counted
 from shardgen.imaging.options import DepthEncoding
+from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import (
     Beside,
     Card,
@@ -31,6 +33,9 @@ from shardgen.recipes.depth import DEPTH
 
 if TYPE_CHECKING:
     from shardgen.recipes.composites.maker import CompositesMaker
+
+_AT_ONCE = 8  # samples that are prepared side by side, at most
+_PIXEL_BYTES = 16  # of a cut-out that is resized: colours times alpha in float32
 
 
 class CompositesRecipe(Recipe):
@@ -59,8 +64,10 @@ class CompositesRecipe(Recipe):
 
     def sources_of(self, sample: SampleIndex) -> frozenset[str]:
         """Its background, and everyone who was drawn for it, visible or not."""
-        background, foregrounds = self._names(sample)
-        return frozenset([f"backgrounds/{background}", *(f"foregrounds/{name}" for name in foregrounds)])
+        plan, sources = self.composites, self.composites.sources
+        people = (sources.foregrounds[index].name for index in plan.foregrounds_of(sample))
+        background = sources.backgrounds[plan.combination(sample).background].name
+        return frozenset([f"backgrounds/{background}", *(f"foregrounds/{name}" for name in people)])
 
     def all_sources(self) -> frozenset[str]:
         """All photographs."""
@@ -173,9 +180,18 @@ class CompositesRecipe(Recipe):
         from shardgen.recipes.composites.composer import CACHE_BYTES
         from shardgen.recipes.network import demand_without_network, network_choice, network_demand
 
-        if self.composites.depth is None:
-            return demand_without_network(CACHE_BYTES)
-        return network_demand(network_choice(local), self.composites.depth)
+        depth, beside = self.composites.depth, self._resizing_bytes()
+        if depth is None:
+            return demand_without_network(CACHE_BYTES + beside)
+        network = network_demand(network_choice(local), depth)
+        return replace(network, bytes_for=lambda micro_batch: network.bytes_for(micro_batch) + beside)
+
+    def _resizing_bytes(self) -> int:
+        """Memory to resize whole cut-outs in, as many at once as there are cores."""
+        if not isinstance(self.composites.compose.foreground_height, tuple):
+            return 0
+        largest = max(one.width * one.height for one in self.composites.sources.foregrounds)
+        return min(_AT_ONCE, usable_cores()) * largest * _PIXEL_BYTES
 
     def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
         """Hash every photograph."""

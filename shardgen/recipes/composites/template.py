@@ -45,7 +45,7 @@ image_quality = 25      # (plan) 1-100; 25 keeps 400,000 samples at about 2 GB
 mask = "png"            # (plan) exact, and at this size smaller than JPEG
 depth = "jpeg"          # (plan)
 depth_quality = 60      # (plan) 1-100
-depth_size = "size"     # (plan) width, height of the depth images in pixels | size: as above
+depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above
 """
 
 _GRID: Mapping[str, None] = {

@@ -18,12 +18,12 @@ pictures = ""
 model = "densedepth"    # (plan)
 {DEPTH_KEYS}
 [output]
-size = "source"         # (plan) width, height of the stored images in pixels | source: as each picture is
+size = "source"         # (plan) width, height of the stored images in pixels | "source": as each picture is
 image = "jpeg"          # (plan) jpeg | webp | png, here and below
 image_quality = 90      # (plan) 1-100
 depth = "jpeg"          # (plan)
 depth_quality = 90      # (plan) 1-100
-depth_size = "size"     # (plan) width, height of the depth images in pixels | size: as above
+depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above
 """
 
 PRESETS = {"depth-of-folder": Preset(makes="the depth of every picture in a folder")}
