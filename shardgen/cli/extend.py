@@ -56,7 +56,10 @@ def extend(
     named = typed(run_dir)
     if extended.changes:
         new = counted(extended.plan.samples - before, "new sample")
-        render.say(f"{new}, numbers {before:,} and up. Next: `shardgen run {named}`.")
+        numbers = (
+            f"number {before:,}" if extended.plan.samples == before + 1 else f"numbers {before:,} and up"
+        )
+        render.say(f"{new}, {numbers}. Next: `shardgen run {named}`.")
     else:
         render.say("The plan has every photograph of the folders: nothing to add.")
 

@@ -122,8 +122,7 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
         *planned.draft.facts,
         (
             "shards",
-            f"{layout.shard_count:,} of {max(len(layout.shard_samples(one)) for one in shards):,} samples"
-            + (f", the last of {len(layout.shard_samples(shards[-1])):,}" if shards[1:] else ""),
+            f"{layout.shard_count:,} of {_sizes([len(layout.shard_samples(one)) for one in shards])}",
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("bytes expected", _bytes(planned)),
@@ -139,8 +138,17 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
     return render.table(["plan", state], facts, left=True)
 
 
+def _sizes(samples: list[int]) -> str:
+    """How many samples the shards have: all but the last as many, unless a plan has grown."""
+    *others, last = samples
+    if len(set(others)) > 1 or max(others, default=last) < last:
+        return f"{min(samples):,} to {max(samples):,} samples"
+    return f"{max(samples):,} samples" + (f", the last of {last:,}" if others else "")
+
+
 def _bytes(planned: Planned) -> str:
     total = render.size(planned.sample_bytes * planned.plan.samples)
     parts = " + ".join(f"{size:,.0f}" for size in planned.estimate.outputs.values())
     remark = f"; {planned.estimate.remark}" if planned.estimate.remark else ""
-    return f"about {total} of artifacts, as much again for the zip ({parts} a sample{remark})"
+    sheet = "as much again for the zip, and its contact sheet"
+    return f"about {total} of artifacts, {sheet} ({parts} a sample{remark})"

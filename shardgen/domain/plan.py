@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -23,6 +24,12 @@ EARLIER = "finish it with the version that made it, or plan anew in a new direct
 """What to do with what an earlier version made: formats before this one are not read."""
 SETTING = "setting"
 """Key of a field's metadata: its name in `shardgen.toml`, where that is not its path in the document."""
+FOLLOWS = "follows"
+"""The same: its value follows from settings, so that its changes are said by theirs."""
+RANGE = "range"
+"""The same: two numbers of it are the least and the largest, not a width and a height."""
+NOTHING = "nothing"
+"""The same: the word in `shardgen.toml` for None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +173,14 @@ def differences(old: object, new: object, *, prefix: str = "") -> list[str]:
     if is_dataclass(old) and type(old) is type(new):
         for field in fields(old):
             before, after = getattr(old, field.name), getattr(new, field.name)
+            if before == after or field.metadata.get(FOLLOWS):
+                continue
             name = field.metadata.get(SETTING) or (f"{prefix}.{field.name}" if prefix else field.name)
-            lines += differences(before, after, prefix=name)
+            if RANGE in field.metadata or NOTHING in field.metadata:
+                shown = [_in_words(value, field.metadata) for value in (before, after)]
+                lines.append(f"{name}: {' -> '.join(shown)}")
+            else:
+                lines += differences(before, after, prefix=name)
         return lines
     if isinstance(old, tuple) and isinstance(new, tuple) and any(is_dataclass(entry) for entry in old + new):
         return _inventory_differences(old, new, prefix)
@@ -237,12 +250,16 @@ def _inventory_differences(old: tuple[Any, ...], new: tuple[Any, ...], prefix: s
     after = {entry.name: entry for entry in new}
     lines = [f"{prefix}: {name!r} is gone" for name in before if name not in after]
     lines += [f"{prefix}: {name!r} is new" for name in after if name not in before]
-    lines += [
-        f"{prefix}: {name!r} has changed ({', '.join(differences(before[name], after[name]))})"
-        for name in before
-        if name in after and before[name] != after[name]
-    ]
+    for name, entry in before.items():
+        if name in after and (changes := differences(entry, after[name])):
+            lines.append(f"{prefix}: {name!r} has changed ({', '.join(changes)})")
     return lines
+
+
+def _in_words(value: object, metadata: Mapping[str, Any]) -> str:
+    if isinstance(value, tuple) and RANGE in metadata:
+        return str(list(value))
+    return metadata.get(NOTHING, "none") if value is None else _shown(value)
 
 
 def _shown(value: object) -> str:

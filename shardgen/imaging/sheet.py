@@ -123,10 +123,15 @@ def _laid_out(cells: Sequence[NDArray[np.uint8]], *, per_row: int, top: int) -> 
 
 
 def _fitting(name: str, width: int) -> str:
-    """The name in the letters that OpenCV draws, its beginning left out where it is too long."""
+    """The name in the letters that OpenCV draws, its beginning left out where it is too long.
+
+    Where not even that it is cut fits, there is nothing.
+    """
     letters = (one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
     shown = "".join(letters).encode("ascii", "replace").decode()
     while cv2.getTextSize(shown, _FONT, _SMALL.scale, _SMALL.thickness)[0][0] > width:
+        if shown == "...":
+            return ""
         shown = f"...{shown.removeprefix('...')[1:]}"
     return shown
 
@@ -145,7 +150,7 @@ def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> 
         if depth_is_random:
             _write(pictures[-1], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
     height = max(one.shape[0] for one in pictures)
-    width = sum(one.shape[1] + _GAP for one in pictures) - _GAP
+    width = max(_TILE_SIDE, sum(one.shape[1] + _GAP for one in pictures) - _GAP)  # a caption needs some
     cell = _paper(_LABEL + height, width)
     x = 0
     for one in pictures:

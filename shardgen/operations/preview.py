@@ -51,9 +51,9 @@ def preview(
     path = request.output or run.path / PNG_NAME
     refuse_picture(path, *folders.values(), option="-o")
     recipe = _recipe_of(run, folders, events)
+    numbers = recipe.to_look_at(request.samples, every=request.every)
     maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
     drawn: list[tuple[int, Files]] = []
-    numbers = recipe.to_look_at(request.samples, every=request.every)
     for number in numbers:
         try:
             encoded = _make(maker, number)

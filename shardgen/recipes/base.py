@@ -315,7 +315,9 @@ class Recipe(ABC):
         InvalidSettings for a folder that the recipe does not have.
         """
         if every:
-            raise InvalidSettings(f"{self.plan.recipe.kind}: this recipe has no folder of {every}")
+            raise InvalidSettings(
+                f"--all-{every}: this run has no folder of {every}", hint=f"leave --all-{every} out"
+            )
         return spread_samples(self.plan.samples, wanted)
 
     @abstractmethod

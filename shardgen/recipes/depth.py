@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from shardgen.depth.base import FILE, NetworkChoice, NetworkPlan, Precision, Quality, Upsampling, Weights
 from shardgen.depth.families import DEFAULT, find_family, unknown_family
 from shardgen.domain.limits import MAX_SIDE, is_sha256, outside
-from shardgen.domain.plan import SETTING, Output
+from shardgen.domain.plan import NOTHING, SETTING, Output
 from shardgen.imaging.options import DepthEncoding, ImageFormat
 from shardgen.recipes.base import Table
 from shardgen.sources.inventory import MAX_SOURCE_BYTES
@@ -62,7 +62,7 @@ class Depth(NetworkPlan):
     encoding: DepthEncoding
     format: ImageFormat = field(metadata={SETTING: "output.depth"})
     quality: int = field(metadata={SETTING: "output.depth_quality"})
-    size: tuple[int, int] | None = field(metadata={SETTING: "output.depth_size"})
+    size: tuple[int, int] | None = field(metadata={SETTING: "output.depth_size", NOTHING: "source"})
 
     @property
     def output(self) -> Output:
@@ -200,7 +200,7 @@ class DepthTable(Table):
         """Raise ValueError unless the picture's format holds what `encoding` needs."""
         if self.is_wanted and self.encoding is DepthEncoding.RELATIVE and output.depth is not ImageFormat.PNG:
             raise ValueError(
-                'depth.encoding = "relative" is 16 bit and needs output.depth = "png" '
+                'depth.encoding: "relative" is 16 bit and needs [output] depth = "png" '
                 f'(found "{output.depth}")'
             )
 

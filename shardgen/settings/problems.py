@@ -88,6 +88,12 @@ def problems_in(error: ValidationError, known: KnownKeys) -> Iterator[tuple[str,
             key, _, rest = message.partition(": ")
             if key in known.defaults[str(location[0])]:
                 location, message = [location[0], key], rest
+        elif detail["type"] == "value_error" and not location:
+            # One of all tables, about `depth.model`, say.
+            names, _, rest = message.partition(": ")
+            table, _, key = names.partition(".")
+            if key in known.defaults.get(table, {}):
+                location, message = [table, key], rest
         elif len(location) > 1 and (words := known.words_of(*location[:2])):
             location, message = location[:2], f"must be {words}{_found(detail)}"
         subject = _subject(location)

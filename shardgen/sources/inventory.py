@@ -6,9 +6,10 @@ import builtins
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shardgen.domain.limits import MAX_NAME_BYTES, is_confined, is_sha256
+from shardgen.domain.plan import FOLLOWS
 from shardgen.imaging.options import MaskMode
 
 MAX_SOURCE_PIXELS = 10**12
@@ -44,8 +45,8 @@ class Foreground:
     sha256: str
     width: int
     height: int
-    placed_width: int
-    placed_height: int
+    placed_width: int = field(metadata={FOLLOWS: True})
+    placed_height: int = field(metadata={FOLLOWS: True})
     mask: MaskMode
     mask_file: MaskFile | None = None
 

@@ -202,7 +202,7 @@ CASES = [
     _refused(
         "16-bit depth as JPEG",
         _set("depth", "encoding", '"relative"'),
-        "depth.encoding",
+        "[depth] encoding",
         "png",
         hint="correct shardgen.toml",
     ),

@@ -135,3 +135,10 @@ def test_random_depth_puts_a_red_banner_over_the_contact_sheet() -> None:
     red = [30, 20, 200]
     assert sheet(depth_is_random=True)[2, 5].tolist() == red
     assert not (sheet(depth_is_random=False) == red).all(axis=2).any()
+
+
+@pytest.mark.parametrize("size", [(900, 1), (1, 900), (900, 3)])
+def test_a_picture_of_any_shape_has_a_cell_and_a_caption(size: tuple[int, int]) -> None:
+    picture = np.zeros((*size, 3), np.uint8)
+    samples = [SheetSample(caption="a name that is much longer than its picture is wide", picture=picture)]
+    assert contact_sheet(samples, title="1 shown", near_is_dark=False, depth_is_random=False)

@@ -71,7 +71,7 @@ def test_each_photograph_of_a_folder_is_shown_when_asked_for() -> None:
     plan = CompositesPlan(recipe.plan)
     assert [one.foreground for one in shown(plan, recipe.to_look_at(3, every="foregrounds"))] == [*range(45)]
     assert len(recipe.to_look_at(3, every="backgrounds")) == 2
-    with pytest.raises(InvalidSettings, match="no folder of cats"):
+    with pytest.raises(InvalidSettings, match="--all-cats: this run has no folder"):
         recipe.to_look_at(3, every="cats")
 
 

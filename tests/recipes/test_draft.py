@@ -84,3 +84,20 @@ def test_with_a_range_of_heights_pictures_of_a_camera_are_warned_of(tmp_path: Pa
     cores = min(8, usable_cores())
     least = cores * 2460 * 1660 * 16
     assert recipe.demand(None).bytes_for(1) > least + (512 << 20)
+
+
+def test_settings_that_can_hardly_be_meant_are_warned_of(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        changes={
+            "compose.placement": '"random"',
+            "compose.grid": None,
+            "compose.foreground_height": "5000",
+            "compose.foregrounds_per_sample": "[1, 9]",
+            "compose.overhang": "1000",
+            "depth.model": '"none"',
+        },
+    )
+    hints = [one.hint for one in make_plan(run, {}).draft.warnings]
+    for key in ("foregrounds_per_sample", "foreground_height", "overhang"):
+        assert f"see {key} in [compose]" in hints

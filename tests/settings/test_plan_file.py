@@ -12,7 +12,7 @@ from shardgen.recipes.composites.plan import CompositesPlan, Flips
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from shardgen.sources.inventory import Sources
-from tests.plans import changed, depth_in, grown, make_plan
+from tests.plans import at_random, changed, depth_in, grown, make_plan
 
 PLAN = make_plan(flips=Flips.FOREGROUNDS)
 
@@ -148,4 +148,18 @@ def test_two_plans_differ_in_what_was_set_and_found_and_in_nothing_that_follows_
         f"backgrounds: {third.name!r} is gone",
         "backgrounds: 'new' is new",
         f"backgrounds: {first.name!r} has changed (bytes: 1000 -> 9)",
+    ]
+
+
+def test_ranges_and_what_follows_from_settings_are_said_in_the_words_of_the_settings() -> None:
+    first = changed(PLAN, compose=at_random())
+    foregrounds = [replace(one, placed_height=7) for one in CompositesPlan(PLAN).sources.foregrounds]
+    second = changed(
+        PLAN,
+        compose=replace(at_random(people=(1, 3)), foreground_height=(300, 600)),
+        sources=replace(CompositesPlan(PLAN).sources, foregrounds=tuple(foregrounds)),
+    )
+    assert differences(first, second) == [
+        "compose.foreground_height: halved -> [300, 600]",
+        "compose.foregrounds_per_sample: [1, 1] -> [1, 3]",
     ]

@@ -136,9 +136,13 @@ def fitted(cutout: CutOut, compose: Compose) -> CutOut:
     whole, wanted = (cutout.width, cutout.height), compose.foreground_height
     if wanted is None:
         return halved_to_fit(cutout, compose.canvas)
-    if isinstance(wanted, tuple):
-        resized(cutout, size_at(whole, heights(wanted, compose.canvas)[0], compose.canvas))
-    return resized(cutout, largest_size(compose, whole, halved=whole))
+    try:
+        if isinstance(wanted, tuple):
+            resized(cutout, size_at(whole, heights(wanted, compose.canvas)[0], compose.canvas))
+        return resized(cutout, largest_size(compose, whole, halved=whole))
+    except ComposeFailed as error:
+        hint = f"raise foreground_height in [compose], or {error.hint}"
+        raise ComposeFailed(str(error), hint=hint) from error
 
 
 _Source = TypeVar("_Source", CutOut, NDArray[np.uint8])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -49,6 +49,7 @@ _NAMED = 3  # in a line of the printed plan
 # 16x16 blocks in which JPEG stores colours.
 _SPECK_SHARE = 0.01
 _CAMERA_PIXELS = 4_000_000  # above which resizing takes longer than all else of a picture
+_WHOLE = 1000  # per mille
 _ENLARGED = 2  # times in one direction; beyond it a photograph is plainly softer than those beside it
 
 
@@ -98,6 +99,7 @@ class Composites(RecipeKind):
                 *_specks(document, inventory),
                 *_coarse(document, sources),
                 *_oversized(document, sources),
+                *_odd(document, sources),
             ),
             notes=inventory.notes,
             lacks=lacks,
@@ -150,7 +152,7 @@ def _facts(document: Document, sources: Sources) -> tuple[tuple[str, str], ...]:
     flips = ""
     if compose.flips is not Flips.NONE:
         flips = f" x {flip_count(compose)} flips ({compose.flips.value})"
-    places = f"{place_count(compose):,} places at random"
+    places = f"{counted(place_count(compose), 'place')} at random"
     if compose.grid is not None:
         places = f"{compose.grid[0]}x{compose.grid[1]} places"
     modes = Counter(foreground.mask.value for foreground in sources.foregrounds)
@@ -224,7 +226,7 @@ def _specks(document: Document, inventory: Inventory) -> tuple[Remark, ...]:
             names=(name,),
             details=(_percent(share),),
             reason=f"under {_SPECK_SHARE:.0%} of the picture: a speck",
-            hint="use larger cut-outs, or a smaller canvas in [compose]",
+            hint="use larger cut-outs, a smaller canvas, or foreground_height in [compose]",
         )
         for name, share in covered
         if share < _SPECK_SHARE
@@ -263,6 +265,21 @@ def _oversized(document: Document, sources: Sources) -> tuple[Remark, ...]:
         for one in sources.foregrounds
         if one.width * one.height > _CAMERA_PIXELS and one.height > 2 * height
     )
+
+
+def _odd(document: Document, sources: Sources) -> Iterator[Remark]:
+    """Settings that can hardly be meant."""
+    compose, (width, height) = document.compose, document.compose.canvas
+    most, there = compose.foregrounds_per_sample[1], len(sources.foregrounds)
+    if most > there:
+        reason = f"only {there:,}, so no sample has {most:,} of them"
+        yield Remark(folder="foregrounds", reason=reason, hint="see foregrounds_per_sample in [compose]")
+    if isinstance(compose.foreground_height, int) and compose.foreground_height > height:
+        reason = f"not {compose.foreground_height:,} pixels high, but as high as fits {width}x{height}"
+        yield Remark(folder="foregrounds", reason=reason, hint="see foreground_height in [compose]")
+    if compose.overhang == _WHOLE:
+        reason = "may lie outside the picture altogether"
+        yield Remark(folder="foregrounds", reason=reason, hint="see overhang in [compose]")
 
 
 def _percent(share: float) -> str:

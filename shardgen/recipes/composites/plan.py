@@ -14,7 +14,7 @@ from typing import Literal
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import MAX_SIDE, outside, shown_number
-from shardgen.domain.plan import SETTING, Output, Plan
+from shardgen.domain.plan import NOTHING, RANGE, SETTING, Output, Plan
 from shardgen.imaging.options import Blend, ImageFormat, MaskMode, Rectangle
 from shardgen.recipes.composites.placement import (
     MAX_PEOPLE,
@@ -63,9 +63,9 @@ class Compose:
     grid: tuple[int, int] | None
     places: int | None
     seed: int | None
-    foreground_height: Height
+    foreground_height: Height = field(metadata={RANGE: True, NOTHING: "halved"})
     overhang: int
-    foregrounds_per_sample: tuple[int, int]
+    foregrounds_per_sample: tuple[int, int] = field(metadata={RANGE: True})
     flips: Flips
     blend: Blend
     mask: MaskMode = field(metadata={SETTING: "sources.mask"})

@@ -44,8 +44,8 @@ class ComposeTable(Table):
     foreground_height: Annotated[
         Literal["halved"] | Side | tuple[PerMille, PerMille],
         Field(
-            description='"halved", a number of pixels, as in 340, or a list of two numbers per mille of the '
-            "canvas, as in [300, 600]"
+            description='"halved", a number of pixels, as in 340, or a list of two whole numbers from 1 to '
+            "1000, per mille of the canvas's height, as in [300, 600]"
         ),
     ] = HALVED
     overhang: Annotated[int, Field(ge=0, le=1000)] = 0

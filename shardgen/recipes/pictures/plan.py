@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import MAX_SIDE, is_sha256, outside, shown_number
-from shardgen.domain.plan import Output, Plan, PlanFile, plan_file_name
+from shardgen.domain.plan import NOTHING, Output, Plan, PlanFile, plan_file_name
 from shardgen.errors import ManifestCorrupt
 from shardgen.imaging.options import ImageFormat
 from shardgen.recipes.base import Beside
@@ -30,7 +30,7 @@ MAX_BLOCKS = 256  # each has a file of its own, also in the zip
 class Formats:
     """How a picture is stored: `size` (width, height) in pixels, None for its own; quality is 1-100."""
 
-    size: tuple[int, int] | None
+    size: tuple[int, int] | None = field(metadata={NOTHING: "source"})
     image: ImageFormat
     image_quality: int
 
