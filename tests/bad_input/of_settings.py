@@ -204,7 +204,7 @@ CASES = [
         _set("depth", "encoding", '"relative"'),
         "[depth] encoding",
         "png",
-        hint="correct shardgen.toml",
+        hint="encoding =",
     ),
     _refused(
         "a folder with a zero byte", _set("sources", "foregrounds", r'"a\u0000b"'), "[sources] foregrounds"
