@@ -15,7 +15,8 @@ from shardgen.errors import ManifestCorrupt
 from shardgen.imaging.options import ImageFormat
 from shardgen.recipes.base import Beside
 from shardgen.recipes.depth import Depth
-from shardgen.sources.inventory import MAX_SOURCE_PIXELS, Picture, PictureList
+from shardgen.sources.inventory import Picture, PictureList, largest_of
+from shardgen.storage.files import storage_error
 from shardgen.storage.lines import LineFile
 
 KIND: Literal["depth"] = "depth"
@@ -54,7 +55,7 @@ class Document:
 def plan_file(sources: PictureList) -> PlanFile:
     """The file of lines that a block's sources mean."""
     name = plan_file_name(FOLDER, sources.sha256)
-    return PlanFile(name=name, bytes=sources.bytes, sha256=sources.sha256)
+    return PlanFile(name=name, lines=sources.count, bytes=sources.bytes, sha256=sources.sha256)
 
 
 class PicturesPlan:
@@ -76,23 +77,31 @@ class PicturesPlan:
         self._guard = threading.Lock()
 
     @property
-    def largest(self) -> int:
-        """The most pixels that a picture has."""
-        return max(one.largest for one in self.lists)
+    def largest_pixels(self) -> tuple[int, ...]:
+        """Those of the four largest pictures, falling."""
+        return largest_of(pixels for one in self.lists for pixels in one.largest_pixels)
 
     def picture(self, sample: SampleIndex) -> Picture:
-        """A sample's picture; errors as `lines`."""
+        """A sample's picture; errors as `pictures`."""
         return next(self.pictures(range(sample, sample + 1)))
 
+    def all(self) -> Iterator[Picture]:
+        """All of them; errors as `pictures`."""
+        return self.pictures(range(self.plan.samples))
+
     def pictures(self, samples: range) -> Iterator[Picture]:
-        """The pictures of samples that follow each other; errors as `lines`."""
+        """The pictures of samples that follow each other.
+
+        Raises what `beside` does, StorageFailed where the lines cannot be read just now, and ManifestCorrupt
+        for others than planning wrote.
+        """
         starts = self.plan.layout.starts
         start = samples.start
         while start < samples.stop:
             block = bisect_right(starts, start, key=lambda one: one.sample) - 1
             first = starts[block].sample
-            stop = min(samples.stop, first + starts[block].samples)
-            for number, line in enumerate(self.lines(block).lines(start - first, stop - first), start):
+            stop = min(samples.stop, first + starts[block].samples, start + _AT_ONCE)
+            for number, line in enumerate(self._lines(block, start - first, stop - first), start):
                 try:
                     yield Picture.of(line)
                 except ValueError as error:
@@ -102,20 +111,30 @@ class PicturesPlan:
                     ) from error
             start = stop
 
-    def all(self) -> Iterator[Picture]:
-        """All of them; errors as `lines`."""
-        for start in range(0, self.plan.samples, _AT_ONCE):
-            yield from self.pictures(range(start, min(start + _AT_ONCE, self.plan.samples)))
+    def open_lists(self) -> None:
+        """Open the lines of every block, so that one that is lost is heard of now; errors as `pictures`."""
+        for block in range(len(self.lists)):
+            self._open(block)
 
-    def lines(self, block: int) -> LineFile:
-        """The lines of a block. Raises what `beside` does, ManifestCorrupt for another number of them."""
+    def _lines(self, block: int, start: int, stop: int) -> list[bytes]:
+        opened = self._open(block)
+        try:
+            return opened.lines(start, stop)
+        except (OSError, ValueError) as error:
+            with self._guard:  # opened anew by whoever asks again
+                if self._opened.get(block) is opened:
+                    del self._opened[block]
+            if isinstance(error, OSError):
+                raise storage_error(error, self.files[block].name) from error
+            name = self.files[block].name
+            raise ManifestCorrupt(
+                f"{name}: {error}", hint="run the command again: it compares the whole file"
+            ) from error
+
+    def _open(self, block: int) -> LineFile:
         with self._guard:
             if block not in self._opened:
-                file, count = self.files[block], self.lists[block].count
-                found = self._beside(file)
-                if len(found) != count:
-                    raise ManifestCorrupt(f"{file.name}: {len(found):,} lines, the plan says {count:,}")
-                self._opened[block] = found
+                self._opened[block] = self._beside(self.files[block])
             return self._opened[block]
 
     def problem(self) -> str | None:
@@ -134,7 +153,7 @@ class PicturesPlan:
                 yield f"block {number}: samples is {found}, but it has {made} pictures"
             if not is_sha256(sources.sha256):
                 yield f"block {number}: its sha256 is none"
-            if not 0 <= sources.largest <= MAX_SOURCE_PIXELS or not 0 <= sources.bytes < 1 << 62:
+            if not sources.is_possible:
                 yield f"block {number}: its numbers are impossible"
         if len({file.name for file in self.files}) != len(self.files):
             yield "two blocks have the same pictures"
