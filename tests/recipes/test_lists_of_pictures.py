@@ -179,6 +179,7 @@ def test_one_picture_is_left_out_without_a_look_at_each_line(
     monkeypatch.setattr(os, "pread", pread)
     assert excluded_by(recipe, [names[5]]).pairs == ((5, 6),)
     assert len(reads) == 2
+    assert list(recipe.pictures.names(range(2, 9))) == names[2:9]
     assert list(recipe.groups(3, 5)) == [
         (3, 4, frozenset({f"pictures/{names[3]}"})),
         (4, 5, frozenset({f"pictures/{names[4]}"})),

@@ -357,3 +357,6 @@ def test_no_list_of_ours_is_read_as_another(tmp_path: Path) -> None:
         recipe = run.recipe(other, {plan_file_name("pictures", made.sha256): data})
         with pytest.raises(ShardgenError, match=says):
             recipe.describe(plan.layout.batch_samples(0)[0])  # type: ignore[arg-type]
+        if not line.startswith(b"["):
+            with pytest.raises(ShardgenError, match=says):
+                recipe.all_sources()

@@ -156,7 +156,7 @@ class Pictures(RecipeKind):
         for number, start in enumerate(planned.plan.layout.starts):
             samples = range(start.sample, start.sample + start.samples)
             try:
-                names = [one.name for one in planned.pictures.pictures(samples)]
+                names = list(planned.pictures.names(samples))
             except (InputMissing, PlanConflict) as error:
                 names, lost[number] = [], error
             arranged.append([found.pop(name) for name in names if name in found])

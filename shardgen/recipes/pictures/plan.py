@@ -16,6 +16,7 @@ from shardgen.imaging.options import ImageFormat
 from shardgen.recipes.base import Beside
 from shardgen.recipes.depth import Depth
 from shardgen.sources.inventory import Picture, PictureList, largest_of
+from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import storage_error
 from shardgen.storage.lines import LineFile
 
@@ -24,6 +25,7 @@ IMAGE = "image"
 """The name of the output; the other one is `depth`."""
 FOLDER = "pictures"
 _AT_ONCE = 4096  # lines that are read together
+_PARSED_BYTES = 1 << 22  # of lines that are parsed as one: parsed, the worst take twenty times as much
 MAX_BLOCKS = 256  # each has a file of its own, also in the zip
 
 
@@ -95,20 +97,33 @@ class PicturesPlan:
         Raises what `beside` does, StorageFailed where the lines cannot be read just now, and ManifestCorrupt
         for others than planning wrote.
         """
+        for block, start, lines in self._pages(samples):
+            yield from self._parsed(block, start, lines)
+
+    def names(self, samples: range) -> Iterator[str]:
+        """The names of such pictures, in a tenth of the time: the rest of a line is not looked at."""
+        for block, start, lines in self._pages(samples):
+            yield from _names_of(lines) or (one.name for one in self._parsed(block, start, lines))
+
+    def _parsed(self, block: int, start: int, lines: list[bytes]) -> Iterator[Picture]:
+        for number, line in enumerate(lines, start):
+            try:
+                yield Picture.of(line)
+            except ValueError as error:
+                raise ManifestCorrupt(
+                    f"{self.files[block].name}: its line of sample {number}: {error}",
+                    hint="plan anew in a new directory",
+                ) from error
+
+    def _pages(self, samples: range) -> Iterator[tuple[int, int, list[bytes]]]:
+        """Their lines, many at once: the block, the first sample, and a line of each."""
         starts = self.plan.layout.starts
         start = samples.start
         while start < samples.stop:
             block = bisect_right(starts, start, key=lambda one: one.sample) - 1
             first = starts[block].sample
             stop = min(samples.stop, first + starts[block].samples, start + _AT_ONCE)
-            for number, line in enumerate(self._lines(block, start - first, stop - first), start):
-                try:
-                    yield Picture.of(line)
-                except ValueError as error:
-                    raise ManifestCorrupt(
-                        f"{self.files[block].name}: its line of sample {number}: {error}",
-                        hint="plan anew in a new directory",
-                    ) from error
+            yield block, start, self._lines(block, start - first, stop - first)
             start = stop
 
     def open_lists(self) -> None:
@@ -157,3 +172,15 @@ class PicturesPlan:
                 yield f"block {number}: its numbers are impossible"
         if len({file.name for file in self.files}) != len(self.files):
             yield "two blocks have the same pictures"
+
+
+def _names_of(lines: list[bytes]) -> list[str]:
+    """The first field of each line, parsed as one; none for what is long or anything else."""
+    data = b",".join(lines)
+    try:
+        found = parse_json(b"[%b]" % data) if len(data) <= _PARSED_BYTES else None
+    except ValueError:
+        return []
+    rows = found if isinstance(found, list) and len(found) == len(lines) else []
+    names = [row[0] for row in rows if isinstance(row, list) and row]
+    return names if len(names) == len(lines) and set(map(type, names)) <= {str} else []

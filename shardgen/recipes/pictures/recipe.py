@@ -99,13 +99,12 @@ class PicturesRecipe(Recipe):
 
     def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, frozenset[str]]]:
         """One a picture; they are read together."""
-        pictures = self.pictures.pictures(range(start, stop))
-        for sample, one in enumerate(pictures, start):
-            yield sample, sample + 1, frozenset({f"{FOLDER}/{one.name}"})
+        for sample, name in enumerate(self.pictures.names(range(start, stop)), start):
+            yield sample, sample + 1, frozenset({f"{FOLDER}/{name}"})
 
     def all_sources(self) -> frozenset[str]:
         """All pictures."""
-        return frozenset(f"{FOLDER}/{one.name}" for one in self.pictures.all())
+        return frozenset(f"{FOLDER}/{name}" for name in self.pictures.names(range(self.plan.samples)))
 
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:
         """The picture's name."""
@@ -210,7 +209,7 @@ class PicturesRecipe(Recipe):
         """Pictures that no line names."""
         from shardgen.sources.checking import unknown_pictures
 
-        return unknown_pictures(folders[FOLDER], {one.name for one in self.pictures.all()})
+        return unknown_pictures(folders[FOLDER], set(self.pictures.names(range(self.plan.samples))))
 
     def open_maker(self, station: Station) -> PicturesMaker:
         """Load the network; no picture is read yet."""
