@@ -46,3 +46,8 @@ def backup(
         f"to put it back: stop the workers, move {typed(manifest)} away (and its -journal, if there is one), "
         f"then: cp {typed(made)} {typed(manifest)}"
     )
+    files = [made.parent / file.name for file in run.recipe(run.plan()).files]
+    if files and not made.parent.samefile(run.path):
+        render.say(
+            f"and what plan.json names, if it is lost: cp {' '.join(map(typed, files))} {typed(run.path)}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
@@ -42,16 +42,8 @@ def excluded_by(recipe: Recipe, names: Collection[str]) -> Ranges:
     if not names:
         return Ranges()
     meant = _meant(names, recipe.all_sources())
-    groups = _groups(recipe, 0, recipe.plan.samples)
+    groups = recipe.groups(0, recipe.plan.samples)
     return Ranges.of((start, stop) for start, stop, sources in groups if not meant.isdisjoint(sources))
-
-
-def _groups(recipe: Recipe, start: int, stop: int) -> Iterator[tuple[int, int, frozenset[str]]]:
-    """The samples from start to stop by their sources: neighbours that share them all come together."""
-    while start < stop:
-        end = min(stop, start - start % recipe.alike + recipe.alike)
-        yield start, end, recipe.sources_of(SampleIndex(start))
-        start = end
 
 
 def _meant(names: Collection[str], known: AbstractSet[str]) -> frozenset[str]:
@@ -105,10 +97,10 @@ def strays_in(recipe: Recipe, selection: Selection) -> str | None:
     others = Ranges(selection.excluded.gaps(0, selection.planned))
     there: set[str] = set()
     for pair in others.pairs:
-        for _, _, sources in _groups(recipe, *pair):
+        for _, _, sources in recipe.groups(*pair):
             there |= sources
     for pair in selection.excluded.pairs:
-        for start, _, sources in _groups(recipe, *pair):
+        for start, _, sources in recipe.groups(*pair):
             if sources <= there:
                 return f"lists sample {start} as excluded, but samples of all its sources are there"
     return None

@@ -109,9 +109,11 @@ class ZipCheck:
             return os.pread(self._descriptor, size, entry.data_offset + offset)
 
         try:
-            lines = LineFile(read, file.bytes)
+            lines = LineFile(read, file.bytes, lines=file.lines)
         except ValueError as error:
             raise ArtifactCorrupt(f"{file.name}: {error}") from error
+        except OSError as error:
+            raise storage_error(error, self._path) from error
         if (entry.size, entry.crc) != (lines.size, lines.crc) or read(-len(header), len(header)) != header:
             raise ArtifactCorrupt(f"{file.name}: its bytes are not those of the directory")
         if lines.sha256 != file.sha256:

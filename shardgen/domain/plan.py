@@ -62,6 +62,7 @@ class PlanFile:
     """A file of lines beside `plan.json`, which holds its digest: what is too large to stand in the plan."""
 
     name: str
+    lines: int
     bytes: int
     sha256: str
 

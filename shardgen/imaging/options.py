@@ -42,6 +42,11 @@ class ImageFormat(StrEnum):
         """File name ending, without the dot."""
         return "jpg" if self is ImageFormat.JPEG else self.value
 
+    @property
+    def longest_side(self) -> int | None:
+        """The most pixels of a side that can be stored; None: more than a photograph has."""
+        return {ImageFormat.JPEG: 65_500, ImageFormat.WEBP: 16_383, ImageFormat.PNG: None}[self]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rectangle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -55,18 +55,19 @@ _SMALL = _Pen(colour=_INK, scale=0.45, thickness=1)
 
 
 def contact_sheet(
-    samples: Sequence[SheetSample], *, title: str, near_is_dark: bool, depth_is_random: bool
+    samples: Iterable[SheetSample], *, title: str, near_is_dark: bool, depth_is_random: bool
 ) -> bytes:
     """Draw samples in reading order, each with all its pictures, as PNG; same input, same bytes.
 
+    They are asked for one by one, and made small before the next.
     A composite has the outline of its mask, or of each person in a colour of its own. Depth is drawn in the
     colours of inferno, whose brightness grows evenly, so that bright is near; `near_is_dark` says that its
     levels are the other way round.
     `depth_is_random` puts a banner over the sheet and a label on every depth picture.
     """
-    if not samples:
-        raise ValueError("a contact sheet needs at least one sample")
     cells = [_cell(sample, near_is_dark=near_is_dark, depth_is_random=depth_is_random) for sample in samples]
+    if not cells:
+        raise ValueError("a contact sheet needs at least one sample")
     top = (2 * _LABEL if depth_is_random else 0) + _LABEL + _SAMPLE_GAP
     sheet = _laid_out(cells, per_row=_SAMPLES_PER_ROW, top=top)
     line = _fitting(title, sheet.shape[1] - 2 * _SAMPLE_GAP)

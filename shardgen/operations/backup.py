@@ -17,7 +17,7 @@ from shardgen.storage.files import DiskFiles, is_folder, storage_error
 def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None = None) -> Path:
     """Copy the manifest to a new file, `RUN_DIR/manifest-<UTC>.sqlite` if none is named; returns its name.
 
-    Files that the plan names beside it are copied, too, where the copy lies in another folder. Durable when
+    Files that the plan names beside it are copied first, where the copy lies in another folder. Durable when
     this returns; workers may go on meanwhile. Raises PlanConflict when the file exists,
     InvalidSettings for a database on a server, ManifestMismatch for a shared folder, ManifestCorrupt for a
     damaged manifest, StorageFailed for a folder that cannot be looked at or written.
@@ -36,11 +36,11 @@ def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None =
             with run.manifest(opened.plan, read_only=True):
                 pass
             files.fsync(descriptor)
+            for file in run.recipe(opened.plan).files:
+                copy_beside(run.path, target.parent, file)
             if not give_name(files, staged, target):
                 raise _in_the_way(target)
         files.fsync_folder(target.parent)
-        for file in run.recipe(opened.plan).files:
-            copy_beside(run.path, target.parent, file)
     except OSError as error:
         raise storage_error(error, target) from error
     return target

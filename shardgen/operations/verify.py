@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from shardgen.coordination.artifact_folder import is_recognised
 from shardgen.coordination.open import open_run
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
-from shardgen.errors import InputMissing
+from shardgen.domain.plan import Plan
+from shardgen.errors import CorruptionError, InputMissing, OperatorError
 from shardgen.manifest.operator import Operator
 from shardgen.operations.requeue import Requeued, requeued
 from shardgen.settings.run_directory import RunDirectory
@@ -37,9 +38,12 @@ def check_zip(
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
     """Verify a run directory: its manifest against itself and the plan, every artifact against its receipt.
 
+    And the files that the plan names beside it.
+
     Also whether the folder is the run's. Raises ArtifactCorrupt for a link in the place of a shard's folder.
     """
     opened = open_run(run)
+    lost = tuple(_lost_files(run, opened.plan))
 
     def verify() -> Verification:
         with opened.records() as recorded:
@@ -49,12 +53,25 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
         if own.store is not None:
             own.store.refuse_links()
         if own.manifest is None:  # this machine has not worked on it
-            return verify()
+            found = verify()
+            return replace(found, findings=(*lost, *found.findings))
         found = _with_manifest(own.manifest.operator, verify)
+        found = replace(found, findings=(*lost, *found.findings))
         if found.is_damaged or own.store is None or is_recognised(own.store, own.manifest.folder):
             return found
     stranger = Finding(subject=str(own.store.root), fact="is not the folder that this run's workers write to")
     return replace(found, findings=(stranger, *found.findings))
+
+
+def _lost_files(run: RunDirectory, plan: Plan) -> Iterator[Finding]:
+    """What the plan names beside it and is not there; no batch is to blame."""
+    recipe = run.recipe(plan)
+    for file in recipe.files:
+        try:
+            recipe.beside(file)
+        except (CorruptionError, OperatorError) as error:
+            subject = str(run.path / file.name)
+            yield Finding(subject=subject, fact=str(error).removeprefix(f"{subject}: "))
 
 
 def _with_manifest(operator: Operator, verify: Callable[[], Verification]) -> Verification:

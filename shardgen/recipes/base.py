@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -283,13 +283,22 @@ class Recipe(ABC):
 
     def all_sources(self) -> frozenset[str]:
         """Those of all samples. Override it where lists tell them: this asks for each group of samples."""
-        starts = range(0, self.plan.samples, self.alike)
-        return frozenset().union(*(self.sources_of(SampleIndex(start)) for start in starts))
+        return frozenset().union(*(sources for _, _, sources in self.groups(0, self.plan.samples)))
 
     @property
     def alike(self) -> int:
         """So many samples that follow each other, counted from the first, have the same sources."""
         return 1
+
+    def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, frozenset[str]]]:
+        """The samples from `start` to `stop` by their sources: first, behind the last, and `sources_of` them.
+
+        Neighbours that share them all come together. Override it where many are found faster than each.
+        """
+        while start < stop:
+            end = min(stop, start - start % self.alike + self.alike)
+            yield start, end, self.sources_of(SampleIndex(start))
+            start = end
 
     @abstractmethod
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:

@@ -37,7 +37,7 @@ from shardgen.errors import (
 from shardgen.recipes.registry import find_kind, recipe_of
 from shardgen.storage.atomic import rename_durably, staged_beside
 from shardgen.storage.bounded import Irregular, how_to_read, parse_json, read_regular
-from shardgen.storage.files import FILE_MODE, DiskFiles, entries, storing
+from shardgen.storage.files import FILE_MODE, DiskFiles, entries, storage_error, storing
 from shardgen.storage.lines import LineFile
 
 FILE_NAME = "plan.json"
@@ -71,6 +71,15 @@ class _Envelope(BaseModel):
 _ENVELOPE = TypeAdapter(_Envelope)
 _OTHER_COPY = "use another copy of it"
 _RESTORE = "move it away; then `shardgen plan RUN_DIR` writes it again from the same photographs and settings"
+
+_GET = (
+    "on the machine that planned, `shardgen plan RUN_DIR` writes it again; on another one, "
+    "copy it from there, where it lies beside plan.json"
+)
+_GET_SHARED = (
+    "wait until the folder has synced; if it is lost everywhere, `shardgen plan RUN_DIR` writes it again "
+    "on the machine that planned"
+)
 
 
 def parse_plan(text: str | bytes, *, where: str, hint: str = _OTHER_COPY) -> Plan:
@@ -120,22 +129,27 @@ def read_plan(run_dir: Path, name: str = FILE_NAME) -> Plan | None:
     return parse_plan(text, where=str(path), hint=_RESTORE)
 
 
-def open_beside(run_dir: Path, file: PlanFile) -> LineFile:
-    """Open a file that the run directory's plan names. Raises InputMissing, or PlanConflict for another."""
+def open_beside(run_dir: Path, file: PlanFile, *, is_shared_folder: bool = False) -> LineFile:
+    """Open a file that the run directory's plan names.
+
+    Raises InputMissing, PlanConflict for another, StorageFailed for a disk that fails.
+    """
     path = run_dir / file.name
-    get_it = "copy it from the machine that planned, where it lies beside plan.json"
+    get_it = _GET_SHARED if is_shared_folder else _GET
     try:
-        found = LineFile.open(path)
+        found = LineFile.open(path, size=file.bytes, lines=file.lines)
     except FileNotFoundError:
         raise InputMissing(f"{path}: is not there, and the plan needs it", hint=get_it) from None
     except ValueError:
         found = None
-    except OSError as error:
+    except (Irregular, IsADirectoryError, PermissionError) as error:
         raise InputMissing(
             f"{path}: cannot be read ({error.strerror})", hint=how_to_read(error, path, otherwise=get_it)
         ) from error
-    if found is None or (found.size, found.sha256) != (file.bytes, file.sha256):
-        raise PlanConflict(f"{path}: not the file that the plan names", hint=f"move it away, then {get_it}")
+    except OSError as error:
+        raise storage_error(error, path) from error
+    if found is None or found.sha256 != file.sha256:
+        raise PlanConflict(f"{path}: not the file that the plan names", hint=get_it)
     return found
 
 
@@ -154,7 +168,7 @@ def copy_beside(run_dir: Path, folder: Path, file: PlanFile) -> None:
 def _put_lines(path: Path, lines: LineFile) -> None:
     with storing(path):
         with suppress(FileNotFoundError, Irregular, ValueError):
-            if LineFile.open(path).sha256 == lines.sha256:
+            if LineFile.open(path, size=lines.size).sha256 == lines.sha256:
                 return
         disk = DiskFiles()
         with staged_beside(path, files=disk) as (descriptor, staged):

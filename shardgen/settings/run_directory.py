@@ -224,7 +224,7 @@ class RunDirectory:
         def beside(file: PlanFile) -> LineFile:
             if drafted is not None and file.name in drafted:
                 return LineFile.of(drafted[file.name])
-            return open_beside(self.path, file)
+            return open_beside(self.path, file, is_shared_folder=self.is_shared_folder)
 
         return recipe_of(plan, beside=beside)
 

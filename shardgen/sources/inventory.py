@@ -5,15 +5,20 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from shardgen.domain.limits import MAX_NAME_BYTES, is_confined, is_sha256
 from shardgen.domain.plan import FOLLOWS
 from shardgen.imaging.options import MaskMode
+from shardgen.storage.bounded import parse_json
+from shardgen.storage.lines import MAX_LINE_BYTES
 
 MAX_SOURCE_PIXELS = 10**12
 MAX_SOURCE_BYTES = 10**15
+_LARGEST = 4  # pictures whose pixels a plan tells
+_LEAST_LINE_BYTES = 70  # a letter, a digest and what is between them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +68,35 @@ class Sources:
 class PictureList:
     """A file of lines beside the plan, each a `Picture`, sorted by name.
 
-    `count` lines; `largest` is the most pixels that one picture has.
+    `count` lines; `largest_pixels` are those of its four largest pictures, falling.
     """
 
     count: int
-    largest: int
+    largest_pixels: tuple[int, ...]
     bytes: int
     sha256: str
 
     @classmethod
-    def of(cls, data: builtins.bytes, *, largest: int) -> PictureList:
-        """The plan's part of a file that holds these lines."""
+    def of(cls, data: builtins.bytes, *, pixels: Iterable[int]) -> PictureList:
+        """The plan's part of a file that holds these lines; `pixels` of its pictures, in any order."""
         digest = hashlib.sha256(data).hexdigest()
-        return cls(count=data.count(b"\n"), largest=largest, bytes=len(data), sha256=digest)
+        return cls(count=data.count(b"\n"), largest_pixels=largest_of(pixels), bytes=len(data), sha256=digest)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether a list of ours may have such numbers; `count` is compared with the block's."""
+        largest = list(self.largest_pixels)
+        return (
+            self.count * _LEAST_LINE_BYTES <= self.bytes <= self.count * MAX_LINE_BYTES
+            and len(largest) == min(_LARGEST, self.count)
+            and largest == sorted(largest, reverse=True)
+            and all(0 <= pixels <= MAX_SOURCE_PIXELS for pixels in largest)
+        )
+
+
+def largest_of(pixels: Iterable[int]) -> tuple[int, ...]:
+    """The four largest of these, falling: as many pictures at full size may well meet in a worker."""
+    return tuple(nlargest(_LARGEST, pixels))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +112,8 @@ class Picture:
     @classmethod
     def of(cls, line: builtins.bytes) -> Picture:
         """Read it from a line. Raises ValueError for what no line of ours holds."""
-        found = json.loads(line)
-        kinds = [type(value) for value in found] if isinstance(found, list) else []
-        if kinds != [str, int, str, int, int]:
+        found = parse_json(line)
+        if not isinstance(found, list) or [type(value) for value in found] != [str, int, str, int, int]:
             raise ValueError("not a name, bytes, a sha256, width and height")
         picture = cls(**dict(zip(cls.__slots__, found, strict=True)))
         if problem := next(_file_problems(picture), None):

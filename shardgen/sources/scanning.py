@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,12 +157,13 @@ def scan(
 class FoundPictures:
     """A folder of pictures: the lines that the plan names, each a `Picture`, and warnings.
 
-    `unreadable` of them have headers that do not read.
+    `unreadable` of them have headers that do not read; the longest side of the others is in pixels.
     """
 
     lines: bytes
     sources: PictureList
     unreadable: int
+    longest_side: int
     warnings: tuple[Remark, ...]
 
 
@@ -178,7 +180,7 @@ def scan_pictures(
     problems, warnings = [*_unnameable(_PICTURES, listing)], list[Remark]()
     lines = list[bytes]()
     seen, twice = set[int](), set[int]()
-    largest = unreadable = 0
+    pixels, longest_side = array("Q"), 0
 
     def check(name: str) -> _Checked[Picture]:
         checked = _check_picture(folder, name)
@@ -194,8 +196,9 @@ def scan_pictures(
                 warnings += checked.warnings
                 if checked.entry is not None:
                     lines.append(checked.entry.line)
-                    pixels = checked.entry.width * checked.entry.height
-                    largest, unreadable = max(largest, pixels), unreadable + (not pixels)
+                    width, height = checked.entry.width, checked.entry.height
+                    pixels.append(width * height)
+                    longest_side = max(longest_side, width, height)
                     key = int(checked.entry.sha256[:16], 16)
                     (twice if key in seen else seen).add(key)
     strange = _left_out(_PICTURES, listing)
@@ -209,8 +212,9 @@ def scan_pictures(
     data = b"".join([line + b"\n" for line in lines])
     return FoundPictures(
         lines=data,
-        sources=PictureList.of(data, largest=largest),
-        unreadable=unreadable,
+        sources=PictureList.of(data, pixels=pixels),
+        unreadable=pixels.count(0),
+        longest_side=longest_side,
         warnings=grouped([*_duplicates(_PICTURES, same), *warnings, *strange]),
     )
 

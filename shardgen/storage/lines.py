@@ -8,11 +8,15 @@ import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
+from shardgen.domain.limits import MAX_NAME_BYTES
 from shardgen.storage.bounded import open_regular
 
+MAX_LINE_BYTES = 6 * MAX_NAME_BYTES + 200
+"""A name of which each byte is escaped, a digest, and numbers; with the line feed."""
 _PIECE_BYTES = 1 << 20
 _LINE_END = re.compile(rb"\n")
 Read = Callable[[int, int], bytes]
@@ -22,11 +26,12 @@ Read = Callable[[int, int], bytes]
 class LineFile:
     """Lines that each end with a line feed, found by their number; takes 8 bytes of memory a line.
 
-    Everything is read once when it is made; from then on what is read again is one piece at most. Thread-safe
-    where `read` is. Raises OSError, and ValueError for bytes that do not end with a line feed.
+    Everything is read once when it is made, unless it turns out to have more than so many `lines`, or one of
+    more than `MAX_LINE_BYTES`. Thread-safe where `read` is. Raises OSError, and ValueError for these and
+    another number of lines, and for bytes that do not end with a line feed.
     """
 
-    def __init__(self, read: Read, size: int) -> None:
+    def __init__(self, read: Read, size: int, *, lines: int | None = None) -> None:
         self._read = read
         self.size = size
         self._starts = array("Q", [0])
@@ -36,11 +41,19 @@ class LineFile:
         for piece in self.pieces():
             digest.update(piece)
             self.crc = zlib.crc32(piece, self.crc)
-            self._starts.extend([offset + found.end() for found in _LINE_END.finditer(piece)])
+            ends = [offset + found.end() for found in _LINE_END.finditer(piece)]
             offset, last = offset + len(piece), piece[-1:]
+            edges = pairwise([self._starts[-1], *ends, offset])
+            if any(stop - start > MAX_LINE_BYTES for start, stop in edges):
+                raise ValueError(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+            self._starts.extend(ends)
+            if lines is not None and len(self) > lines:
+                raise ValueError(f"more than {lines:,} lines")
         self.sha256 = digest.hexdigest()
         if offset != size or last != b"\n":
             raise ValueError(f"ends inside a line, after {offset:,} of {size:,} bytes")
+        if lines is not None and len(self) != lines:
+            raise ValueError(f"{len(self):,} lines, not {lines:,}")
 
     @classmethod
     def of(cls, data: bytes) -> Self:
@@ -48,10 +61,16 @@ class LineFile:
         return cls(lambda offset, size: data[offset : offset + size], len(data))
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """A file, which may be renamed or removed afterwards; errors as `open_regular`, too."""
+    def open(cls, path: Path, *, size: int | None = None, lines: int | None = None) -> Self:
+        """A file, which may be renamed or removed afterwards; errors as `open_regular`, too.
+
+        Of another `size` it is not read, which is ValueError.
+        """
         descriptor = _Descriptor(open_regular(path))
-        return cls(descriptor.read, os.fstat(descriptor.number).st_size)
+        found = os.fstat(descriptor.number).st_size
+        if size not in (None, found):
+            raise ValueError(f"{found:,} bytes, not {size:,}")
+        return cls(descriptor.read, found, lines=lines)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -63,12 +82,20 @@ class LineFile:
         return self.lines(number, number + 1)[0]
 
     def lines(self, start: int, stop: int) -> list[bytes]:
-        """The lines from start to stop without their ends, fewer at the end."""
+        """The lines from start to stop without their ends, fewer at the end.
+
+        Raises OSError, and ValueError for bytes that are not those of before.
+        """
         start, stop = (min(max(0, one), len(self)) for one in (start, stop))
         if start >= stop:
             return []
         offset = self._starts[start]
-        return self._read(offset, self._starts[stop] - offset)[:-1].split(b"\n")
+        size = self._starts[stop] - offset
+        data = self._read(offset, size)
+        found = data[:-1].split(b"\n")
+        if len(data) != size or data[-1:] != b"\n" or len(found) != stop - start:
+            raise ValueError("its bytes have changed since it was opened")
+        return found
 
     def pieces(self) -> Iterator[bytes]:
         """All bytes, up to a megabyte at a time."""

@@ -60,3 +60,42 @@ def test_a_folder_and_a_pipe_are_none(tmp_path: Path) -> None:
         LineFile.open(tmp_path / "pipe")
     with pytest.raises(IsADirectoryError):
         LineFile.open(tmp_path)
+
+
+def test_what_is_larger_than_it_should_be_is_not_read_to_its_end(tmp_path: Path) -> None:
+    read = list[int]()
+
+    def piece(offset: int, size: int) -> bytes:
+        read.append(offset)
+        return DATA[offset : offset + size]
+
+    with pytest.raises(ValueError, match="more than 1,000 lines"):
+        LineFile(piece, len(DATA), lines=1000)
+    assert read == [0]
+    with pytest.raises(ValueError, match="40,000 lines, not 40,001"):
+        LineFile(piece, len(DATA), lines=40_001)
+    (tmp_path / "sparse").touch()
+    os.truncate(tmp_path / "sparse", 1 << 40)
+    with pytest.raises(ValueError, match="bytes, not 9"):
+        LineFile.open(tmp_path / "sparse", size=9, lines=1)
+    read.clear()
+
+    def endless(offset: int, size: int) -> bytes:
+        read.append(offset)
+        return b"x" * size
+
+    with pytest.raises(ValueError, match="a line of more than"):
+        LineFile(endless, 1 << 40)
+    assert read == [0]
+
+
+def test_bytes_that_are_gone_by_now_are_not_returned_as_fewer_lines() -> None:
+    data = bytearray(b"a\nbc\nd\n")
+    found = LineFile(lambda offset, size: bytes(data[offset : offset + size]), len(data))
+    assert found.lines(1, 3) == [b"bc", b"d"]
+    data[4:] = b"xyz"
+    with pytest.raises(ValueError, match="changed"):
+        found.lines(1, 3)
+    del data[4:]
+    with pytest.raises(ValueError, match="changed"):
+        found.line(1)

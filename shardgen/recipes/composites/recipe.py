@@ -129,7 +129,7 @@ class CompositesRecipe(Recipe):
             return output and decode_encoded(files[name], channels=output.channels, size=output.size)
 
         return contact_sheet(
-            [
+            (
                 SheetSample(
                     caption=self._caption(SampleIndex(number)),
                     picture=decoded(FGBG, files),
@@ -138,7 +138,7 @@ class CompositesRecipe(Recipe):
                     depth=decoded(DEPTH, files),
                 )
                 for number, files in samples
-            ],
+            ),
             title=self._title(len(samples)),
             near_is_dark=depth is not None and depth.encoding is DepthEncoding.RELATIVE,
             depth_is_random=depth is not None and depth.is_noise,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from shardgen.depth.base import NetworkChoice
 from shardgen.domain import plan as domain
 from shardgen.domain.plan import Block, Plan
+from shardgen.domain.remarks import Remark
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import counted
-from shardgen.errors import SampleError
+from shardgen.errors import InputMissing, PlanConflict, SampleError, ShardgenError
 from shardgen.imaging.options import ImageFormat
 from shardgen.machine.cores import usable_cores
 from shardgen.recipes.base import (
@@ -33,6 +34,9 @@ from shardgen.recipes.pictures.plan import FOLDER, IMAGE, KIND, Document, Format
 from shardgen.recipes.pictures.recipe import PicturesRecipe
 from shardgen.recipes.pictures.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Picture, PictureList
+
+if TYPE_CHECKING:
+    from shardgen.sources.scanning import FoundPictures
 
 SOURCE: Literal["source"] = "source"
 _PROBES = 24  # pictures that are encoded for the estimate
@@ -133,28 +137,40 @@ class Pictures(RecipeKind):
                 ("stored", f"each picture {stored}, without transparency"),
                 *depth.facts(is_known=lacks is None),
             ),
-            warnings=found.warnings,
+            warnings=(*found.warnings, *_too_long(document, found)),
             lacks=lacks,
             files={plan_file(found.sources).name: found.lines},
         )
 
     def arrange(self, planned: Recipe, draft: Draft) -> Draft:
-        """Pictures go by their names; new ones are sorted by name among themselves."""
+        """Pictures go by their names; new ones are sorted by name among themselves.
+
+        One block's lines may be lost, and are made of what no other block has. Raises what opening them does
+        when that would be another block.
+        """
         if not isinstance(planned, PicturesRecipe):
             raise TypeError(f"{planned!r} is not a recipe of pictures")
         pictures = map(Picture.of, b"".join(draft.files.values()).splitlines())
         found = {one.name: one for one in pictures}
-        starts, arranged = planned.plan.layout.starts, list[list[Picture]]()
-        for start in starts:
+        arranged, lost = list[list[Picture]](), dict[int, ShardgenError]()
+        for number, start in enumerate(planned.plan.layout.starts):
             samples = range(start.sample, start.sample + start.samples)
-            names = [one.name for one in planned.pictures.pictures(samples)]
+            try:
+                names = list(planned.pictures.names(samples))
+            except (InputMissing, PlanConflict) as error:
+                names, lost[number] = [], error
             arranged.append([found.pop(name) for name in names if name in found])
+        for number, loss in lost.items():
+            # It held what no other block has, if nothing has changed since.
+            if len(lost) > 1 or _sources_of(found.values())[0] != planned.pictures.lists[number]:
+                raise loss
+            arranged[number] = list(found.values())
+            found.clear()
         if found:
             arranged.append(list(found.values()))
         blocks, files = list[Block](), dict[str, bytes]()
         for block in arranged:
-            data = b"".join([one.line + b"\n" for one in block])
-            sources = PictureList.of(data, largest=max((one.width * one.height for one in block), default=0))
+            sources, data = _sources_of(block)
             blocks.append(_block(sources))
             files[plan_file(sources).name] = data
         return replace(draft, blocks=tuple(blocks), files=files)
@@ -181,6 +197,32 @@ class Pictures(RecipeKind):
             labels=_LABEL_BYTES + sum(names) / max(1, len(names)),
             remark="depth is a guess",
         )
+
+
+def _too_long(document: Document, found: FoundPictures) -> Iterator[Remark]:
+    """Pictures that have a longer side than the format of what is made of them holds."""
+    output, depth = document.output, document.depth
+    stored = (("image", output.size, output.image), ("depth", depth.size, depth.format))
+    for image_format in ImageFormat:
+        longest = image_format.longest_side
+        keys = [
+            f'{key} = "png"' for key, size, stored_as in stored if size is None and stored_as is image_format
+        ]
+        if not keys or longest is None or found.longest_side <= longest:
+            continue
+        pictures = map(Picture.of, found.lines.splitlines())
+        yield Remark(
+            folder=FOLDER,
+            names=tuple(one.name for one in pictures if max(one.width, one.height) > longest),
+            reason=f"will be a dead letter: {image_format.upper()} has at most {longest:,} pixels a side",
+            hint=f"[output] {' and '.join(keys)}, or give [output] a size",
+        )
+
+
+def _sources_of(pictures: Collection[Picture]) -> tuple[PictureList, bytes]:
+    """A block's sources, and their lines."""
+    data = b"".join([one.line + b"\n" for one in pictures])
+    return PictureList.of(data, pixels=(one.width * one.height for one in pictures)), data
 
 
 def _block(sources: PictureList) -> Block:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 64  # pictures whose sizes in bytes are compared when a worker starts
 _PIXEL_BYTES = 32  # of memory for each pixel of a picture that is decoded, encoded and added up
-_AT_ONCE = 4  # pictures of the largest size that are likely to meet
 
 
 class PicturesRecipe(Recipe):
@@ -98,6 +97,15 @@ class PicturesRecipe(Recipe):
         """Its picture."""
         return frozenset({f"{FOLDER}/{self.pictures.picture(sample).name}"})
 
+    def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, frozenset[str]]]:
+        """One a picture; they are read together."""
+        for sample, name in enumerate(self.pictures.names(range(start, stop)), start):
+            yield sample, sample + 1, frozenset({f"{FOLDER}/{name}"})
+
+    def all_sources(self) -> frozenset[str]:
+        """All pictures."""
+        return frozenset(f"{FOLDER}/{name}" for name in self.pictures.names(range(self.plan.samples)))
+
     def describe(self, sample: SampleIndex) -> Mapping[str, str]:
         """The picture's name."""
         return {"picture": self.pictures.picture(sample).name}
@@ -155,14 +163,14 @@ class PicturesRecipe(Recipe):
 
         depth = self.pictures.depth
         return contact_sheet(
-            [
+            (
                 SheetSample(
                     caption=f"{number}: {self.pictures.picture(SampleIndex(number)).name}",
                     picture=decode_encoded(files[IMAGE], channels=3),  # type: ignore[arg-type]
                     depth=decode_encoded(files[DEPTH], channels=1),
                 )
                 for number, files in samples
-            ],
+            ),
             title=f"{counted(self.plan.samples, 'picture')}; {len(samples)} shown",
             near_is_dark=depth.encoding is DepthEncoding.RELATIVE,
             depth_is_random=depth.is_noise,
@@ -175,11 +183,11 @@ class PicturesRecipe(Recipe):
         return stored_sums(data, channels=output.channels, size=output.size)
 
     def demand(self, local: object) -> Demand:
-        """What the network needs, and the largest pictures on their way to it."""
+        """What the network needs, and the largest pictures on their way to it, one a core."""
         from shardgen.recipes.network import network_choice, network_demand
 
         network = network_demand(network_choice(local), self.pictures.depth)
-        beside = min(_AT_ONCE, usable_cores()) * self.pictures.largest * _PIXEL_BYTES
+        beside = sum(self.pictures.largest_pixels[: usable_cores()]) * _PIXEL_BYTES
         return replace(network, bytes_for=lambda micro_batch: network.bytes_for(micro_batch) + beside)
 
     def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
@@ -193,6 +201,7 @@ class PicturesRecipe(Recipe):
         """Compare the sizes of a few, spread over the plan."""
         from shardgen.sources.checking import picture_problems
 
+        self.pictures.open_lists()
         looked_at = spread_samples(self.plan.samples, _LOOKED_AT)
         return picture_problems(folders[FOLDER], map(self.pictures.picture, looked_at))
 
@@ -200,13 +209,14 @@ class PicturesRecipe(Recipe):
         """Pictures that no line names."""
         from shardgen.sources.checking import unknown_pictures
 
-        return unknown_pictures(folders[FOLDER], {one.name for one in self.pictures.all()})
+        return unknown_pictures(folders[FOLDER], set(self.pictures.names(range(self.plan.samples))))
 
     def open_maker(self, station: Station) -> PicturesMaker:
         """Load the network; no picture is read yet."""
         from shardgen.recipes.network import open_depth_stage
         from shardgen.recipes.pictures.maker import PicturesMaker
 
+        self.pictures.open_lists()  # what is lost is told in a second
         depth = open_depth_stage(self.pictures.depth, station)
         return PicturesMaker(self.pictures, station.folders[FOLDER], depth)
 
