@@ -122,7 +122,7 @@ def _places(plan: CompositesPlan) -> str:
     if compose.overhang:
         text += (
             f"; a cut-out may reach beyond the canvas by up to {compose.overhang / 10:g} % of its width and "
-            "height"
+            "height, so there may be samples in which nobody is visible"
         )
     return text
 
