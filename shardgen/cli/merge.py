@@ -25,8 +25,9 @@ def merge(
         list[str] | None,
         typer.Option(
             "--exclude",
-            metavar="foregrounds/NAME",
-            help="Leave out every sample made of this photograph; may be given several times.",
+            metavar="FOLDER/NAME",
+            help="Leave out every sample made of this photograph; may be given several times. FOLDER is "
+            "foregrounds, backgrounds or pictures.",
             show_default=False,
         ),
     ] = None,

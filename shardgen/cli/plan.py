@@ -54,7 +54,8 @@ def plan(
 ) -> None:
     """Check every source, print what will be made, write the plan.
 
-    Prints how many samples, how many bytes and how long, and how much of the picture foregrounds cover.
+    Prints how many samples, how many bytes and how long; for composites also how much of the picture
+    foregrounds cover.
     Fetches missing nyu/kitti weights. Makes no samples yet; safe to repeat.
     Until the first sample is stored it takes changed settings and photographs, and says what changed.
 

@@ -28,7 +28,10 @@ def preview(
     ] = 20,
     all_foregrounds: Annotated[
         bool,
-        typer.Option("--all-foregrounds", help="Show each foreground once, however many samples that takes."),
+        typer.Option(
+            "--all-foregrounds",
+            help="For composites: show each foreground once, however many samples that takes.",
+        ),
     ] = False,
     output: Annotated[
         Path | None,
@@ -41,11 +44,12 @@ def preview(
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
 ) -> None:
-    """Draw a contact sheet: photographs and places in turn.
+    """Draw a contact sheet of samples from the whole run.
 
     Works before `plan`, and fixes nothing: change shardgen.toml, look again.
-    Makes samples exactly as a worker does. Draws each as composite with its
-    mask's outline, mask, and depth in colours (bright is near).
+    Makes samples exactly as a worker does. Draws what a sample holds: the
+    composite with an outline around each person, their masks, and depth
+    (bright is near); or the picture and its depth.
 
     \b
     Example:

@@ -25,7 +25,7 @@ def dataset_card(
         f"# {card.title}: {stored:,} samples\n\n{card.introduction}",
         _counts(plan, card, stored, dead_letters, selection),
         f"## How a sample is made\n\n{card.how_made}",
-        _layout(plan, card, selection, has_sheet=has_sheet),
+        _layout(recipe, card, selection, has_sheet=has_sheet),
         _statistics_table(statistics),
         _reading(plan),
         _provenance(plan, card),
@@ -54,19 +54,25 @@ def _counts(plan: Plan, card: Card, stored: int, dead_letters: int, selection: S
     )
 
 
-def _layout(plan: Plan, card: Card, selection: Selection, *, has_sheet: bool) -> str:
+def _layout(recipe: Recipe, card: Card, selection: Selection, *, has_sheet: bool) -> str:
+    plan, files = recipe.plan, [f"`{file.name}`" for file in recipe.files]
     lines = [f"- `{_example(plan, output)}`: {card.outputs[output.name]}" for output in plan.outputs]
     missing, ranges = "are not here", ""
     if selection.kinds:
         missing = "could not be made"
         ranges = "- `selection.json`: the other samples that are not here, in ranges `[start, stop)`\n"
+    digests, beside = "every source file", ""
+    if files:
+        digests = "these lists" if files[1:] else "that list"
+        beside = f"- {', '.join(files)}: {card.files}\n"
     return (
         "## Layout\n\n" + "\n".join(lines) + "\n"
         f"- `labels.csv`: {card.labels}\n"
         "- `stats.json`: the statistics below\n"
         f"- `dead_letters.csv`: planned samples that {missing}, and why\n"
         f"{ranges}"
-        "- `plan.json`: the exact plan, with the sha256 of every source photograph\n"
+        f"{beside}"
+        f"- `plan.json`: the exact plan, with the sha256 of {digests}\n"
         + ("- `contact_sheet.png`: some samples to look at\n" if has_sheet else "")
     )
 

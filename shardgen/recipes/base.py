@@ -216,8 +216,8 @@ class Demand:
 class Card:
     """What the data set's README says of the recipe, as Markdown.
 
-    The number of samples follows `title`. `outputs` describes each output in half a sentence, by its name.
-    `made_of` and `provenance` are lines of lists.
+    The number of samples follows `title`. `outputs` describes each output in half a sentence, by its name;
+    `files` those that the plan keeps beside it. `made_of` and `provenance` are lines of lists.
     """
 
     title: str
@@ -226,6 +226,7 @@ class Card:
     how_made: str
     outputs: Mapping[str, str]
     labels: str
+    files: str = ""
     provenance: tuple[str, ...] = ()
 
 

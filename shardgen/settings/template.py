@@ -44,7 +44,7 @@ max_dead_share = 100    # stop when more per cent of the finished samples are de
 segment_seconds = 300   # a worker publishes its batches this often: what a lost machine can cost
 segment_batches = 32    # or after this many batches
 settle_seconds = 180    # how long a worker checks for others' older claims on the slice it has begun
-silent_seconds = 3600   # After this long without a new file, others may take over a worker's slice
+silent_seconds = 3600   # after this long without a new file, others may take over a worker's slice
 scan_seconds = 60       # how often a worker scans the folder
 """
 

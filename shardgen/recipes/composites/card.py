@@ -22,10 +22,14 @@ _BLENDS = {
 
 def composites_card(plan: CompositesPlan) -> Card:
     """It holds nothing historic, so the same plan always gives the same text."""
+    whose = "the mask of all foregrounds" if plan.most_people > 1 else "the foreground's mask"
     outputs = {
         FGBG: "the composite, RGB",
-        MASK: "the foreground's mask, grey: 255 is foreground, values between are its resized edge",
-        INSTANCES: "whose each pixel is, grey: 0 is background, else the `person` of labels.csv",
+        MASK: f"{whose}, grey: 255 is foreground, values between are its resized edge",
+        INSTANCES: (
+            "which person each pixel belongs to, grey: 0 is background, else the `person` of labels.csv. "
+            "Viewers show levels of 1, 2, 3 as black; where nobody is visible, all pixels are 0"
+        ),
     }
     if plan.depth is not None:
         outputs[DEPTH] = plan.depth.in_words()
@@ -49,18 +53,20 @@ def composites_card(plan: CompositesPlan) -> Card:
 
 
 def _introduction(plan: CompositesPlan) -> str:
-    people = "of foregrounds" if plan.most_people > 1 else "of a foreground"
-    kinds = f"composites {people} on a background, the foreground's mask"
+    of, mask = "a foreground", "the foreground's mask"
+    if plan.most_people > 1:
+        of, mask = "foregrounds", "the mask of them all"
+    kinds = f"Composites of {of} on a background"
     if plan.depth is None:
-        return f"{kinds.capitalize()}.\n"
+        return f"{kinds}, and {mask}.\n"
     weights = plan.depth.weights
     if plan.depth.is_noise:
         return (
             f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
             f"(`{weights.name}`) to try the machinery.\n> Do not train on them. "
-            f"Composites and masks are real.\n\n{kinds.capitalize()}, and noise in the place of depth.\n"
+            f"Composites and masks are real.\n\n{kinds}, {mask}, and noise in the place of depth.\n"
         )
-    text = f"{kinds.capitalize()}, and the estimated depth of each composite.\n"
+    text = f"{kinds}, {mask}, and the estimated depth of each composite.\n"
     if weights.quality is Quality.TRIAL:
         text += (
             f"\n> The depth is that of a network for trials (`{weights.name}`): it is there to try the "
@@ -89,16 +95,19 @@ def _laid(plan: CompositesPlan) -> str:
     if height is None:
         size = "halved while it is larger than the canvas"
     elif isinstance(height, tuple):
-        size = f"{height[0] / 10:g} to {height[1] / 10:g} % of the canvas high, drawn at random"
+        size = f"{height[0] / 10:g} to {height[1] / 10:g} % as high as the canvas, drawn at random"
     else:
         size = f"{height} pixels high"
     if height is not None:
-        size += ", smaller where it would not fit"
-    text = f"The foreground, {size}, is laid on it"
-    if plan.most_people > 1:
-        least, most = plan.compose.foregrounds_per_sample
-        text += f", and others with it, {least} to {most} in all, from the highest lower edge to the lowest"
-    return text
+        size += " (with its transparent margin; smaller where it would not fit)"
+    if plan.most_people == 1:
+        return f"The foreground, {size}, is laid on it"
+    least, most = plan.compose.foregrounds_per_sample
+    people = f"{least} to {most}" if least < most else f"{most}"
+    return (
+        f"{people} foregrounds (the one in the sample's number, and others drawn at random), each {size}, "
+        "are laid on it, those further down in front"
+    )
 
 
 def _places(plan: CompositesPlan) -> str:
@@ -107,22 +116,28 @@ def _places(plan: CompositesPlan) -> str:
         columns, rows = compose.steps
         return f"a grid of {columns} columns x {rows} rows that touches the far edges"
     text = (
-        f"{compose.places} of each pair and flip, drawn by `Philox(counter=[0, 0, sample, 0], "
-        f"key=[{compose.seed}, 0])`"
+        f"{compose.places} for each foreground, background and flip, drawn by "
+        f"`Philox(counter=[0, 0, sample, 0], key=[{compose.seed}, 0])`"
     )
     if compose.overhang:
-        text += f"; up to {compose.overhang / 10:g} % of a foreground's sides lie outside the canvas"
+        text += (
+            f"; a cut-out may reach beyond the canvas by up to {compose.overhang / 10:g} % of its width and "
+            "height, so there may be samples in which nobody is visible"
+        )
     return text
 
 
 def _numbers(plan: CompositesPlan) -> str:
-    foregrounds, columns = len(plan.sources.foregrounds), plan.compose.steps[0]
-    place = f"row * {columns} + column" if plan.compose.placement is Placement.GRID else "place"
-    behind = f"* {plan.flip_count} + flip) * {plan.place_count} + {place}`"
+    place = "place"
+    if plan.compose.placement is Placement.GRID:
+        columns, rows = plan.compose.steps
+        place = _number("row", (columns, "column")) if rows > 1 else "column"
+    behind = (plan.flip_count, "flip"), (plan.place_count, place)
     if len(plan.plan.blocks) == 1:
+        pair = (len(plan.sources.foregrounds), "foreground")
         return (
-            f"The number of a sample is `((background * {foregrounds} + foreground) {behind}, "
-            "with sources sorted by name and everything counted from 0.\n"
+            f"The number of a sample is `{_number('background', pair, *behind)}`, with sources sorted by "
+            "name and everything counted from 0.\n"
         )
     lines = [
         f"| {number} | {start.sample:,} | {len(sources.backgrounds):,} | {len(sources.foregrounds):,} |\n"
@@ -132,9 +147,18 @@ def _numbers(plan: CompositesPlan) -> str:
         "Photographs were added to the plan, so its samples lie in blocks:\n\n"
         "| block | first sample | new backgrounds | new foregrounds |\n|---|---|---|---|\n"
         + "".join(lines)
-        + f"\nThe number of a sample is its block's first one plus `(pair {behind}. With F foregrounds up to "
-        "this block and f new ones, the pairs of new backgrounds come first, `pair = background * F + "
-        "foreground` with new backgrounds counted from 0; behind them those of the earlier backgrounds with "
-        "the new foregrounds, `background * f + foreground` with these counted from 0. Sources are sorted by "
-        "name in each block, and everything is counted from 0.\n"
+        + f"\nThe number of a sample is its block's first one plus `{_number('pair', *behind)}`. With F "
+        "foregrounds up to this block and f new ones, the pairs of new backgrounds come first, `pair = "
+        "background * F + foreground` with new backgrounds counted from 0; behind them those of the earlier "
+        "backgrounds with the new foregrounds, `background * f + foreground` with these counted from 0. "
+        "Sources are sorted by name in each block, and everything is counted from 0.\n"
     )
+
+
+def _number(text: str, *digits: tuple[int, str]) -> str:
+    """As in `(text * 2 + flip) * 20 + place`; of a digit that has one value only, nothing is said."""
+    for count, name in digits:
+        if count > 1:
+            text = f"({text})" if " " in text else text
+            text = f"{text} * {count} + {name}"
+    return text

@@ -9,11 +9,11 @@ from shardgen.recipes.depth import DEPTH_KEYS
 
 TEMPLATE = f"""\
 [recipe]
-kind = "composites"     # (plan) what a sample is: people on a background, their mask, and the depth of both
+kind = "composites"     # (plan) what a sample is: people on a background, their masks and, if wanted, depth
 
 [sources]
-# Folders of photographs (JPEG, PNG, WebP, BMP, TIFF), searched with their subfolders. A relative path is
-# relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
+# Folders of photographs (JPEG, PNG, WebP, BMP, TIFF; HEIC with the extra "heic"), subfolders too. A relative
+# path is relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
 foregrounds = ""
 backgrounds = ""
 # (plan) How a foreground's mask is found: "alpha" its alpha channel, "flat" a plain background, "grabcut" a
@@ -22,16 +22,17 @@ backgrounds = ""
 mask = "auto"
 
 [compose]
-canvas = [600, 600]     # (plan) width, height in pixels; larger, and the foreground is lost in it
+canvas = [600, 600]     # (plan) width, height in pixels of the picture before it is resized for storing
 placement = "grid"      # (plan) grid | random: where a foreground is placed
 grid = [5, 4]           # (plan) columns, rows
 places = 20             # (plan) random places for each foreground on each background, and again mirrored
-seed = 0                # (plan) a whole number; another one draws other places
+seed = 0                # (plan) a whole number; another one draws other places, sizes and people
 foregrounds_per_sample = [1, 1]  # (plan) the fewest and the most people in a picture
 # (plan) "halved" until it fits; or a number of pixels; or, with random places, the least and the largest per
-# mille of the canvas's height, as in [300, 600].
+# mille of the canvas's height, as in [300, 600]. The height is that of the whole cut-out with its
+# transparent margin: crop it for exact sizes.
 foreground_height = "halved"
-overhang = 0            # (plan) how much of a foreground may be outside the picture, per mille of its side
+overhang = 0            # (plan) how far a cut-out may reach beyond the edge: per mille of its width, height
 flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: which are also used mirrored
 blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edge
 
@@ -41,8 +42,8 @@ model = "densedepth"    # (plan) densedepth | none: only composites and masks
 [output]
 size = [200, 200]       # (plan) width, height of the stored images in pixels
 image = "jpeg"          # (plan) jpeg | webp | png, here and below
-image_quality = 25      # (plan) 1-100; 25 keeps 400,000 samples at about 2 GB
-mask = "png"            # (plan) exact, and at this size smaller than JPEG
+image_quality = 25      # (plan) 1-100; the lower, the smaller the zip
+mask = "png"            # (plan) png is exact, and smaller than jpeg where masks are small
 depth = "jpeg"          # (plan)
 depth_quality = 60      # (plan) 1-100
 depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above

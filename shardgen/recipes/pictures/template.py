@@ -10,12 +10,12 @@ TEMPLATE = f"""\
 kind = "depth"          # (plan) what a sample is: a picture that you have, and its depth
 
 [sources]
-# A folder of pictures (JPEG, PNG, WebP, BMP, TIFF) of any sizes, searched with its subfolders. A relative
-# path is relative to this file. $SHARDGEN_PICTURES overrides it.
+# A folder of pictures of any sizes (JPEG, PNG, WebP, BMP, TIFF; HEIC with the extra "heic"), subfolders too.
+# A relative path is relative to this file. $SHARDGEN_PICTURES overrides it.
 pictures = ""
 
 [depth]
-model = "densedepth"    # (plan)
+model = "densedepth"    # (plan) the kind of network; densedepth is the only one
 {DEPTH_KEYS}
 [output]
 size = "source"         # (plan) width, height of the stored images in pixels | "source": as each picture is
