@@ -240,6 +240,7 @@ def test_verify_finds_a_lost_and_another_list(tmp_path: Path) -> None:
     assert found.bad_batches == ()
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_manifest_is_there_after_its_lists(tmp_path: Path) -> None:
     run = grown(tmp_path)
     first, second = lists(run)
