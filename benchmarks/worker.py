@@ -40,6 +40,7 @@ from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
+from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
@@ -128,6 +129,7 @@ class Bench:
         made = 0
         with self.run.manifest(self.plan) as manifest:
             manifest.workers.register(identity)
+            make_folders(self.run.artifacts)
             store = ArtifactStore(self.run.artifacts)
             coordinator = DatabaseCoordinator(manifest, store, Seat(identity=identity))
             with Heartbeat(coordinator, policy, say=print) as heartbeat:
