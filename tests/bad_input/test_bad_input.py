@@ -23,10 +23,15 @@ CASES: list[Case] = [
 ]
 
 
+_MANY = 12  # rows of a table that the fast suite takes
+
+
 def is_slow(case: Case) -> bool:
-    """A whole run, or much memory, takes seconds; so does a process of its own, of which three are enough."""
+    """Whether it takes seconds: a whole run, much memory, a process of its own; or is one of very many alike."""
     has_own_process = case.from_the_start and case not in of_usage.CASES[:3]
-    return not case.code or bool(case.peak_bytes) or bool(case.allowed) or has_own_process
+    is_one_of_many = case in [*of_settings.CASES[_MANY:], *on_disks.CASES[_MANY:]]
+    is_large = not case.code or bool(case.peak_bytes) or bool(case.allowed)
+    return is_large or has_own_process or is_one_of_many
 
 
 @pytest.fixture(scope="module")

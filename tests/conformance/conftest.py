@@ -80,7 +80,9 @@ def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[Database
         yield DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=Path(name))
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(
+    params=[pytest.param(one, marks=[pytest.mark.slow] if one == "postgresql" else []) for one in BACKENDS]
+)
 def database(
     request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers
 ) -> Iterator[DatabaseUrl]:

@@ -68,6 +68,7 @@ def test_raw_outputs_are_those_of_keras_layers(
 
 @pytest.mark.parametrize("upsampling", UPSAMPLINGS)
 @pytest.mark.parametrize("final_relu", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_wide_decoder_computed_in_tiles_agrees_with_keras_layers(
     tmp_path: Path, upsampling: Upsampling, *, final_relu: bool
 ) -> None:
@@ -123,6 +124,7 @@ def test_interpolation_matrices_are_tensorflows_bilinear_resize(size: int, upsam
     np.testing.assert_allclose(ours, resized[0, :, 0, 0], atol=5e-6)
 
 
+@pytest.mark.slow
 def test_random_weights_give_depth_that_varies_over_photographs(cpu: Device) -> None:
     raw = outputs(random_weights("random:64"), photographs(320, 256), Upsampling.ALIGNED, Arithmetic.FLOAT32)
     depth = depth_of(raw)

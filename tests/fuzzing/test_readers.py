@@ -69,6 +69,7 @@ def test_documents_with_other_fields(name: str, data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", ZIPS)
 @fuzz(100)
 @given(st.data())
+@pytest.mark.slow
 def test_archives_whose_checksums_are_right(name: str, data: st.DataObject) -> None:
     _read(name, data.draw(rearranged(TARGETS[name].seeds())))
 

@@ -97,6 +97,7 @@ def test_past_its_deadline_a_run_exits_with_0_and_merges_nothing(planned: RunDir
     assert "--partial" not in whole.stderr  # nothing is pending, so it merges as always
 
 
+@pytest.mark.slow
 def test_a_limit_below_1_is_a_wrong_usage(planned: RunDirectory) -> None:
     assert shardgen("run", planned.path, "--limit", "0").returncode == 2
 

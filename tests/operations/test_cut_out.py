@@ -316,6 +316,7 @@ def test_a_sheet_shows_masks_made_now_and_earlier_and_what_has_none(
         pytest.param("unlink", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_killed_at_any_step_it_goes_on_and_nothing_is_half_there(
     folder: Path, u2netp: Path, tmp_path: Path, call: str
 ) -> None:
@@ -377,6 +378,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(folder: Path, u2netp:
     ],
     ids=["no reader", "too large", "too long a name", "exchanged, and damaged"],
 )
+@pytest.mark.slow
 def test_a_photograph_that_gets_no_mask_costs_no_other_its_own(
     made: Path, u2netp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:

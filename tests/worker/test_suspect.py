@@ -187,6 +187,7 @@ def test_a_sample_that_kills_every_second_time_ends_somewhere(tmp_path: Path) ->
     assert set(found.dead) <= {9, 14}
 
 
+@pytest.mark.slow
 def test_processes_that_end_after_so_much_work_make_no_innocent_dead_letter(tmp_path: Path) -> None:
     made = 0
 
@@ -208,6 +209,7 @@ def test_neighbours_that_raise_do_not_stand_in_the_way_of_a_proof(tmp_path: Path
     assert found.blocked == []
 
 
+@pytest.mark.slow
 def test_a_machine_on_which_everything_dies_blocks_slices_and_blames_no_more_than_it_must(
     tmp_path: Path,
 ) -> None:
