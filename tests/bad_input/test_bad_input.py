@@ -27,7 +27,7 @@ _MANY = 12  # rows of a table that the fast suite takes
 
 
 def is_slow(case: Case) -> bool:
-    """Whether it takes seconds: a whole run, much memory, a process of its own; or is one of very many alike."""
+    """Whether it takes seconds (a whole run, much memory, an own process), or is one of very many alike."""
     has_own_process = case.from_the_start and case not in of_usage.CASES[:3]
     is_one_of_many = case in [*of_settings.CASES[_MANY:], *on_disks.CASES[_MANY:]]
     is_large = not case.code or bool(case.peak_bytes) or bool(case.allowed)
