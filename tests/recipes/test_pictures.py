@@ -324,7 +324,7 @@ def test_a_sheet_a_preview_and_a_backup(made_zip: tuple[RunDirectory, Path], tmp
     with zipfile.ZipFile(path) as archive:
         sheet = decoded(archive.read("contact_sheet.png"), cv2.IMREAD_COLOR)
         card = archive.read("README.md").decode()
-        assert f"`{lists(run)[0]}`: one line for each picture" in card
+        assert f"`{lists(run)[0]}`: a line for each picture" in card
         assert "with the sha256 of that list" in card
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 1000  # pictures are in it
     assert "# Pictures and depth: 10 samples" in card
