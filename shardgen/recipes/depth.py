@@ -87,6 +87,16 @@ class Depth(NetworkPlan):
             return ""
         return f"NOT DEPTH: the weights are {self.weights.name}, so depth images are noise"
 
+    @property
+    def caution(self) -> str:
+        """A paragraph of the data set's README when the network is for trials, else ""."""
+        if self.weights.quality is not Quality.TRIAL:
+            return ""
+        return (
+            f"\n> The depth is that of a network for trials (`{self.weights.name}`): it is there to try the "
+            "machinery.\n> Do not train on it; a data set needs other weights.\n"
+        )
+
     def problems(self) -> Iterator[str]:
         """What no plan of ours holds, a line each."""
         sides = [("depth.input", side) for side in self.input]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from shardgen.depth.base import Quality
 from shardgen.imaging.options import Blend
 from shardgen.recipes.base import Card
 from shardgen.recipes.composites.placement import Placement
@@ -66,13 +65,7 @@ def _introduction(plan: CompositesPlan) -> str:
             f"(`{weights.name}`) to try the machinery.\n> Do not train on them. "
             f"Composites and masks are real.\n\n{kinds}, {mask}, and noise in the place of depth.\n"
         )
-    text = f"{kinds}, {mask}, and the estimated depth of each composite.\n"
-    if weights.quality is Quality.TRIAL:
-        text += (
-            f"\n> The depth is that of a network for trials (`{weights.name}`): it is there to try the "
-            "machinery.\n> Do not train on it; a data set needs other weights.\n"
-        )
-    return text
+    return f"{kinds}, {mask}, and the estimated depth of each composite.\n{plan.depth.caution}"
 
 
 def _how_made(plan: CompositesPlan) -> str:

@@ -23,16 +23,16 @@ from shardgen.recipes.base import (
     Draft,
     Folders,
     PlanEvents,
+    Preset,
     Recipe,
     RecipeKind,
     RecipeTables,
     SizeEstimate,
     Table,
 )
-from shardgen.recipes.depth import AS_SIZE, DEPTH, NO_DEPTH, DepthSize, DepthTable, Percent, Side
+from shardgen.recipes.depth import AS_SIZE, DEPTH, DEPTH_KEYS, NO_DEPTH, DepthSize, DepthTable, Percent, Side
 from shardgen.recipes.pictures.plan import FOLDER, IMAGE, KIND, Document, Formats, plan_file
 from shardgen.recipes.pictures.recipe import PicturesRecipe
-from shardgen.recipes.pictures.template import PRESETS, TEMPLATE
 from shardgen.sources.inventory import Picture, PictureList
 
 if TYPE_CHECKING:
@@ -41,6 +41,28 @@ if TYPE_CHECKING:
 SOURCE: Literal["source"] = "source"
 _PROBES = 24  # pictures that are encoded for the estimate
 _LABEL_BYTES = 20  # of a row, beside the picture's name
+_TEMPLATE = f"""\
+[recipe]
+kind = "depth"          # (plan) what a sample is: a picture that you have, and its depth
+
+[sources]
+# A folder of pictures of any sizes (JPEG, PNG, WebP, BMP, TIFF; HEIC with the extra "heic"), subfolders too.
+# A relative path is relative to this file. $SHARDGEN_PICTURES overrides it.
+pictures = ""
+
+[depth]
+model = "densedepth"    # (plan) the kind of network; densedepth is the only one
+{DEPTH_KEYS}
+[output]
+size = "source"         # (plan) width, height of the stored images in pixels | "source": as each picture is
+image = "jpeg"          # (plan) jpeg | webp | png, here and below
+image_quality = 90      # (plan) 1-100
+depth = "jpeg"          # (plan)
+depth_quality = 90      # (plan) 1-100
+depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above
+"""
+
+_PRESETS = {"depth-of-folder": Preset(makes="the depth of every picture in a folder")}
 
 
 class SourcesTable(Table):
@@ -107,8 +129,8 @@ class Pictures(RecipeKind):
     tables = Tables
     document = Document
     sources = PictureList
-    template = TEMPLATE
-    presets = PRESETS
+    template = _TEMPLATE
+    presets = _PRESETS
 
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
         """The recipe of a plan of pictures."""

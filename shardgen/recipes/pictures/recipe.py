@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from shardgen.depth.base import Quality
 from shardgen.domain import plan as domain
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan, PlanFile
@@ -123,16 +122,11 @@ class PicturesRecipe(Recipe):
         """What the README says."""
         depth, output = self.pictures.depth, self.pictures.output
         real = "pictures as they are, and the estimated depth of each"
-        introduction = f"{real.capitalize()}.\n"
+        introduction = f"{real.capitalize()}.\n{depth.caution}"
         if depth.is_noise:
             introduction = (
                 "> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
                 f"(`{depth.weights.name}`) to try the machinery.\n> Do not train on them.\n"
-            )
-        elif depth.weights.quality is Quality.TRIAL:
-            introduction += (
-                f"\n> The depth is that of a network for trials (`{depth.weights.name}`): it is there to try "
-                "the machinery.\n> Do not train on it; a data set needs other weights.\n"
             )
         sizes = (_in_words(size, "its own size") for size in (output.size, depth.size))
         return Card(
