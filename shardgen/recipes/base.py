@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shardgen.domain.identifiers import SampleIndex
@@ -230,6 +232,21 @@ class Card:
     provenance: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """An object in the stored images, of one of the recipe's `categories`.
+
+    `mask` is bool (H, W), `box` its x, y, width and height in pixels, `area` its pixels, and `row` its place
+    among the rows of its sample in `labels.csv`.
+    """
+
+    category: str
+    mask: NDArray[np.bool_]
+    box: tuple[int, int, int, int]
+    area: int
+    row: int
+
+
 class WrongFacts(ValueError):
     """Facts that no sample of the plan has; says which sample's and why, in one line."""
 
@@ -241,6 +258,12 @@ class Recipe(ABC):
     """Of `labels.csv`, in front of `shard` and `batch`; the first is `sample`."""
     fact_columns: ClassVar[tuple[str, ...]] = ()
     """Those of them that are made of the facts of a sample."""
+    text_columns: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that hold text; in the others there are numbers, or nothing."""
+    sample_columns: ClassVar[tuple[str, ...]] = ("sample",)
+    """Those of them that say the same in all rows of a sample, where it may have several."""
+    name_column: ClassVar[str] = ""
+    """The text column, if there is one, that names each sample: a relative path that no other has."""
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         self.plan = plan
@@ -259,6 +282,11 @@ class Recipe(ABC):
     def is_part_of(self, new: Recipe) -> bool:
         """Whether a new plan has all sources of this one, and more of them, and nothing else is changed."""
         return is_larger(self.plan, new.plan)
+
+    @property
+    def has_several_rows(self) -> bool:
+        """Whether a sample may have more than one row in `labels.csv`."""
+        return False
 
     @property
     def remark(self) -> str:
@@ -281,6 +309,13 @@ class Recipe(ABC):
 
         Two samples without a common one can hardly fail for the same reason.
         """
+
+    def digests(self) -> Iterator[tuple[int, str, str]]:
+        """The sha256 of each source, by block and as `sources_of` names it: what a data set is split by.
+
+        Nothing where samples share no sources, or a source has no file of its own.
+        """
+        return iter(())
 
     def all_sources(self) -> frozenset[str]:
         """Those of all samples. Override it where lists tell them: this asks for each group of samples."""
@@ -337,6 +372,29 @@ class Recipe(ABC):
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:
         """The sums of one stored file. Raises SampleError for what is no file of this output."""
+
+    def decoded(self, output: Output, data: bytes) -> Any:
+        """What a stored file holds: an image as uint8 or uint16, (H, W, 3) RGB or (H, W), else its bytes.
+
+        Raises SampleError for what is no file of this output.
+        """
+        if not output.channels:
+            return data
+        from shardgen.imaging.codec import decode_encoded
+
+        return decode_encoded(data, channels=output.channels, size=output.size)
+
+    def categories(self) -> tuple[str, ...]:
+        """What may be seen in the samples, sorted; nothing where no mask tells where."""
+        return ()
+
+    def instances(self, labels: Mapping[str, Any], files: Files) -> list[Instance]:
+        """The objects that are visible in a sample, by its row of `metadata.csv` and its stored files.
+
+        Raises SampleError for a file that does not read.
+        """
+        del labels, files
+        return []
 
     @abstractmethod
     def demand(self, local: object) -> Demand:

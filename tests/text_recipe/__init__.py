@@ -135,6 +135,7 @@ class TextRecipe(Recipe):
 
     label_columns: ClassVar[tuple[str, ...]] = ("sample", "time", "characters")
     fact_columns: ClassVar[tuple[str, ...]] = ("characters",)
+    sample_columns: ClassVar[tuple[str, ...]] = ("sample", "time")
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         super().__init__(plan, beside)
@@ -142,6 +143,10 @@ class TextRecipe(Recipe):
         assert isinstance(sources, TextSources)
         assert isinstance(document, TextDocument)
         self.sources, self.times, self.rows = sources, document.times, document.rows
+
+    @property
+    def has_several_rows(self) -> bool:
+        return self.rows > 1
 
     def line(self, sample: SampleIndex) -> str:
         return self.sources.lines[sample // self.times]

@@ -22,6 +22,9 @@ COLUMNS = (
     *("frame_x", "frame_y", "frame_width", "frame_height"),
     *FACTS,
 )
+TEXTS = frozenset({"background", "foreground"})
+OF_SAMPLE = ("sample", "background")
+"""The columns that say the same of all people of a sample."""
 _CACHED_ROWS = 100_000  # neighbours share foregrounds, so a plan with more only fills the cache anew
 _UNKNOWN = "," * (len(FACTS) - 1)
 _WHOLE = 1000  # per mille

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -21,12 +21,13 @@ from shardgen.recipes.base import (
     Demand,
     Files,
     Folders,
+    Instance,
     OnFile,
     Recipe,
     Station,
 )
 from shardgen.recipes.composites.card import composites_card
-from shardgen.recipes.composites.labels import COLUMNS, FACTS, LabelRows
+from shardgen.recipes.composites.labels import COLUMNS, FACTS, OF_SAMPLE, TEXTS, LabelRows
 from shardgen.recipes.composites.placement import Placement
 from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPlan, Flips
 from shardgen.recipes.depth import DEPTH
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from shardgen.recipes.composites.maker import CompositesMaker
 
 _AT_ONCE = 8  # samples that are prepared side by side, at most
+_BOX = ("output_x", "output_y", "output_width", "output_height")
 _PIXEL_BYTES = 16  # of a cut-out that is resized: colours times alpha in float32
 
 
@@ -43,10 +45,17 @@ class CompositesRecipe(Recipe):
 
     label_columns: ClassVar[tuple[str, ...]] = COLUMNS
     fact_columns: ClassVar[tuple[str, ...]] = FACTS
+    text_columns: ClassVar[frozenset[str]] = TEXTS
+    sample_columns: ClassVar[tuple[str, ...]] = OF_SAMPLE
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         super().__init__(plan, beside)
         self.composites = CompositesPlan(plan)
+
+    @property
+    def has_several_rows(self) -> bool:
+        """Where there may be several people."""
+        return self.composites.most_people > 1
 
     @property
     def remark(self) -> str:
@@ -68,6 +77,12 @@ class CompositesRecipe(Recipe):
         people = (sources.foregrounds[index].name for index in plan.foregrounds_of(sample))
         background = sources.backgrounds[plan.combination(sample).background].name
         return frozenset([f"backgrounds/{background}", *(f"foregrounds/{name}" for name in people)])
+
+    def digests(self) -> Iterator[tuple[int, str, str]]:
+        """Of each photograph; masks of their own do not count."""
+        for number, block in enumerate(self.composites.blocks):
+            yield from ((number, f"backgrounds/{one.name}", one.sha256) for one in block.backgrounds)
+            yield from ((number, f"foregrounds/{one.name}", one.sha256) for one in block.foregrounds)
 
     def all_sources(self) -> frozenset[str]:
         """All photographs."""
@@ -175,6 +190,35 @@ class CompositesRecipe(Recipe):
 
         return stored_sums(data, channels=output.channels, size=output.size)
 
+    def categories(self) -> tuple[str, ...]:
+        """The folders that the foregrounds lie in; those in none are of the category `foreground`."""
+        return tuple(sorted({_category(one.name) for one in self.composites.sources.foregrounds}))
+
+    def instances(self, labels: Mapping[str, Any], files: Files) -> list[Instance]:
+        """Everyone of whom a pixel is visible; boxes and areas are those of the facts."""
+        from shardgen.imaging.masks import FOREGROUND_LEVEL
+
+        outputs = {output.name: output for output in self.plan.outputs}
+        if self.has_several_rows:
+            people = self.decoded(outputs[INSTANCES], files[INSTANCES])
+            columns = {name: labels[name] for name in (*_BOX, "output_area", "foreground")}
+            masks = [people == person for person in labels["person"]]
+        else:
+            masks = [self.decoded(outputs[MASK], files[MASK]) >= FOREGROUND_LEVEL]
+            columns = {name: [labels[name]] for name in (*_BOX, "output_area", "foreground")}
+        x, y, width, height = (columns[name] for name in _BOX)
+        return [
+            Instance(
+                category=_category(columns["foreground"][row]),
+                mask=mask,
+                box=(x[row], y[row], width[row], height[row]),
+                area=columns["output_area"][row],
+                row=row,
+            )
+            for row, mask in enumerate(masks)
+            if columns["output_area"][row] and mask.any()
+        ]
+
     def demand(self, local: object) -> Demand:
         """What the plan's network needs; the weights must be at hand."""
         from shardgen.recipes.composites.composer import CACHE_BYTES
@@ -223,3 +267,8 @@ class CompositesRecipe(Recipe):
         depth = None if plan.depth is None else open_depth_stage(plan.depth, station)
         composer = Composer(plan, folders["foregrounds"], folders["backgrounds"])
         return CompositesMaker(plan, composer, depth, cpu=describe_cpu(station.device.threads))
+
+
+def _category(foreground: str) -> str:
+    folder = str(PurePosixPath(foreground).parent)
+    return "foreground" if folder == "." else folder

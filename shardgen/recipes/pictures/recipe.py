@@ -40,6 +40,8 @@ class PicturesRecipe(Recipe):
     """What is known of a plan's pictures without making them."""
 
     label_columns = ("sample", "picture", "width", "height")
+    text_columns = frozenset({"picture"})
+    name_column = "picture"
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         super().__init__(plan, beside)
@@ -100,6 +102,13 @@ class PicturesRecipe(Recipe):
         """One a picture; they are read together."""
         for sample, name in enumerate(self.pictures.names(range(start, stop)), start):
             yield sample, sample + 1, frozenset({f"{FOLDER}/{name}"})
+
+    def digests(self) -> Iterator[tuple[int, str, str]]:
+        """Of each picture."""
+        layout = self.plan.layout
+        for block, start in enumerate(layout.starts):
+            for one in self.pictures.pictures(range(start.sample, start.sample + start.samples)):
+                yield block, f"{FOLDER}/{one.name}", one.sha256
 
     def all_sources(self) -> frozenset[str]:
         """All pictures."""
