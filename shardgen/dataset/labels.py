@@ -90,13 +90,13 @@ def first_wrong_row(
     pieces = _Pieces(found)
     header = labels_header(recipe).encode()
     if (head := pieces.take(len(header))) != planned.take(len(header)):
-        return _differing(next(_rows([head]), b""), header)
+        return differing(next(rows_of([head]), b""), header)
     facts = _FactFields(recipe)
     for data, stops in facts.whole_rows(pieces):
         blanked = facts.blanked(data, stops)
         expected = planned.take(len(data if blanked is None else blanked))
         if blanked != expected:
-            return facts.named(data, _rows(chain([expected], planned)))
+            return facts.named(data, rows_of(chain([expected], planned)))
     return "ends before its last row" if planned.take(1) else None
 
 
@@ -165,14 +165,14 @@ class _FactFields:
 
     def named(self, data: bytes, expected: Iterator[bytes]) -> str:
         """The first row that is wrong; there is one."""
-        for row in _rows([data]):
+        for row in rows_of([data]):
             right = next(expected, b"")
             stops = _field_stops(row)
             is_whole = len(stops) == len(self._are_facts)
             blanked = self.blanked(row, stops[None]) if is_whole else row
             if blanked is None:
                 return f"has a row {_shown(row)}, in which a fact is no number"
-            if wrong := _differing(blanked, right, shown=row):
+            if wrong := differing(blanked, right, shown=row):
                 return wrong
         return "does not read"
 
@@ -186,7 +186,7 @@ def _field_stops(data: bytes) -> NDArray[np.int64]:
     return np.flatnonzero(ends)
 
 
-def _rows(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def rows_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Rows with their line ends, one at a time; there may be line ends in quotes."""
     row = rest = b""
     for piece in pieces:
@@ -200,7 +200,8 @@ def _rows(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield row + rest
 
 
-def _differing(row: bytes, right: bytes, *, shown: bytes | None = None) -> str | None:
+def differing(row: bytes, right: bytes, *, shown: bytes | None = None) -> str | None:
+    """What is wrong with a row of a file, that should be another or none; None when nothing is."""
     if row == right:
         return None
     if not right:

@@ -16,11 +16,13 @@ from shardgen.dataset.bodies import BodyReader, Piece
 from shardgen.dataset.card import dataset_card
 from shardgen.dataset.labels import generous_label_bytes, label_rows, labels_header
 from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.metadata import Metadata
 from shardgen.dataset.output import (
     CARD,
     CONTACT_SHEET,
     DEAD_LETTERS,
     LABELS,
+    METADATA,
     PLAN,
     SELECTION,
     STATS,
@@ -205,9 +207,10 @@ def survey_receipts(
 
 
 def _needed_bytes(recipe: Recipe, survey: Survey) -> int:
-    """Bodies, and directory and labels twice: while they are spooled and when they are in the zip."""
+    """Bodies; directory, labels and metadata twice: while they are spooled and when they are in the zip."""
     plan = recipe.plan
-    spooled = survey.stored * (len(plan.outputs) * _MEMBER_BYTES + generous_label_bytes(recipe))
+    of_a_sample = len(plan.outputs) * 2 * _MEMBER_BYTES + 2 * generous_label_bytes(recipe)
+    spooled = survey.stored * of_a_sample
     beside = sum(file.bytes for file in recipe.files)
     return survey.artifact_bytes + 2 * spooled + 2 * len(plan.canonical_json) + beside + (1 << 20)
 
@@ -220,7 +223,7 @@ def _write(
     with ExitStack() as stack:
         descriptor, staged = stack.enter_context(staged_beside(output, files=files))
         directory = stack.enter_context(Spool(output.parent, checked=False))
-        labels, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(2))
+        labels, metadata, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(3))
         table = MemberTable(inputs.plan)
         archive = FinalZip(files, descriptor, table=table, directory=directory)
         aside = labels, dead_letters
@@ -234,7 +237,10 @@ def _write(
             )
         on_step(MergeStep.BODIES_COPIED)
         values = statistics(inputs.plan, bodies.sums())
+        for rows in Metadata(inputs.recipe).file(labels.read()):
+            metadata.write(rows)
         archive.add_spooled(LABELS, labels)
+        archive.add_spooled(METADATA, metadata)
         archive.add(STATS, stats_json(values))
         archive.add_spooled(DEAD_LETTERS, dead_letters)
         if selection.kinds:

@@ -25,16 +25,17 @@ from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder, storage_error
 
 LABELS = "labels.csv"
+METADATA = "metadata.csv"
 STATS = "stats.json"
 DEAD_LETTERS = "dead_letters.csv"
 SELECTION = "selection.json"
 PLAN = "plan.json"
 CARD = "README.md"
 CONTACT_SHEET = "contact_sheet.png"
-TAIL_MEMBERS = (LABELS, STATS, DEAD_LETTERS, SELECTION, PLAN, CARD, CONTACT_SHEET)
+TAIL_MEMBERS = (LABELS, METADATA, STATS, DEAD_LETTERS, SELECTION, PLAN, CARD, CONTACT_SHEET)
 _OPTIONAL = {SELECTION, CONTACT_SHEET}
 MAX_MEMBER_BYTES = 1 << 28  # of a plan; every other member that is read at once is smaller
-# Seven entries, and one for each file that the plan names: 100 bytes each, with a zip64 extra 128.
+# Eight entries, and one for each file that the plan names: 100 bytes each, with a zip64 extra 128.
 _TAIL_DIRECTORY_BYTES = 1 << 16
 
 

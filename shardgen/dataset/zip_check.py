@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from shardgen.artifacts.zip_records import BrokenZip, Entry, local_header, read_entries
 from shardgen.dataset.labels import first_wrong_row
 from shardgen.dataset.member_table import MemberColumns, MemberTable
+from shardgen.dataset.metadata import first_wrong_metadata
 from shardgen.dataset.output import (
     DEAD_LETTERS,
     LABELS,
+    METADATA,
     PLAN,
     SELECTION,
     STATS,
@@ -189,7 +191,8 @@ class ZipCheck:
             if entry.offset != stop:
                 raise BrokenZip(f"{entry.name}: starts at byte {entry.offset} (expected {stop})")
             stop = entry.stop
-            if entry.name != LABELS and not PLAN_FILE_NAME.fullmatch(entry.name):  # read by row, or before
+            # Read by row, or before.
+            if entry.name not in (LABELS, METADATA) and not PLAN_FILE_NAME.fullmatch(entry.name):
                 try:
                     self._read_member(entry)
                 except BrokenZip as error:
@@ -331,17 +334,24 @@ class ZipCheck:
             self.found(str(self._path), f"from sample {first} on: members do not follow each other")
 
     def _labels(self, recipe: Recipe, tail: ZipTail, dead: set[int], selection: Selection) -> None:
-        entry = tail.entries[LABELS]
-        header = local_header(entry)
-        if read_at(self._files, self._descriptor, entry.offset, entry.data_offset) != header:
-            self.found(LABELS, "its local header is not the directory's")
+        for name in (LABELS, METADATA):
+            entry = tail.entries[name]
+            found = read_at(self._files, self._descriptor, entry.offset, entry.data_offset)
+            if found != local_header(entry):
+                self.found(name, "its local header is not the directory's")
         without = LeftOut(dead, selection.left_out) if selection.kinds else dead
-        pieces = (
-            read_at(self._files, self._descriptor, start, min(start + _LABELS_AT_ONCE, entry.stop))
-            for start in range(entry.data_offset, entry.stop, _LABELS_AT_ONCE)
-        )
-        if wrong := first_wrong_row(recipe, pieces, without=without, selection=selection):
+        labels = self._pieces(tail.entries[LABELS])
+        if wrong := first_wrong_row(recipe, labels, without=without, selection=selection):
             self.found(LABELS, wrong)
+            return  # the other file is made of this one
+        labels, metadata = (self._pieces(tail.entries[name]) for name in (LABELS, METADATA))
+        if wrong := first_wrong_metadata(recipe, labels, metadata):
+            self.found(METADATA, wrong)
+
+    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+        for start in range(entry.data_offset, entry.stop, _LABELS_AT_ONCE):
+            stop = min(start + _LABELS_AT_ONCE, entry.stop)
+            yield read_at(self._files, self._descriptor, start, stop)
 
     def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
         if tail.entries[STATS].size > _STATS_BYTES:

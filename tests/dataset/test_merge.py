@@ -63,7 +63,15 @@ def names(plan: Plan, dead: set[int]) -> list[str]:
                 f"mask/00000/{sample:07d}.png",
                 f"depth/00000/{sample:07d}.jpg",
             ]
-    tail = ["labels.csv", "stats.json", "dead_letters.csv", "plan.json", "README.md", "contact_sheet.png"]
+    tail = [
+        "labels.csv",
+        "metadata.csv",
+        "stats.json",
+        "dead_letters.csv",
+        "plan.json",
+        "README.md",
+        "contact_sheet.png",
+    ]
     return members + tail
 
 

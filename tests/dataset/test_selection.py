@@ -101,7 +101,15 @@ def expect(path: Path, plan: Plan, *, excluded: set[int], pending: set[int], dea
         found = {key: {s for pair in content[key] for s in range(*pair)} for key in content}
         assert found == {"excluded": excluded, "pending": pending}
         assert archive.namelist()[-7:-1] == [
-            *("labels.csv", "stats.json", "dead_letters.csv", "selection.json", "plan.json", "README.md"),
+            *(
+                "labels.csv",
+                "metadata.csv",
+                "stats.json",
+                "dead_letters.csv",
+                "selection.json",
+                "plan.json",
+                "README.md",
+            ),
         ]
     result = verify_made(path)
     assert facts(result) == ""
