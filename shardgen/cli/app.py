@@ -21,6 +21,7 @@ from shardgen.cli.cut_out import cut_out
 from shardgen.cli.dead_letters import dead_letters
 from shardgen.cli.demo import demo
 from shardgen.cli.doctor import doctor
+from shardgen.cli.export import export
 from shardgen.cli.extend import extend
 from shardgen.cli.init import init
 from shardgen.cli.merge import merge
@@ -62,7 +63,7 @@ app = typer.Typer(
 _SHOWN_REMARKS = 20
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
 for command in (
-    *(cut_out, init, plan, preview, run, worker, status, extend, merge, verify),
+    *(cut_out, init, plan, preview, run, worker, status, extend, merge, verify, export),
     *(*_OPERATORS, doctor, demo),
 ):
     app.command(command.__name__.replace("_", "-"))(command)

@@ -9,7 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
-from shardgen.cli.options import HERE, AllowDeadLetters, Output, RunDir, typed
+from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir, typed
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
 
@@ -21,16 +21,7 @@ def merge(
     *,
     run_dir: RunDir = HERE,
     output: Output = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--exclude",
-            metavar="FOLDER/NAME",
-            help="Leave out every sample made of this photograph; may be given several times. FOLDER is "
-            "foregrounds, backgrounds or pictures.",
-            show_default=False,
-        ),
-    ] = None,
+    exclude: Exclude = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Merge what is stored by now, also while workers run.")
     ] = False,

@@ -92,6 +92,16 @@ AllowDeadLetters = Annotated[
         "--allow-dead-letters", help="Merge even if some samples were given up; the zip lists them."
     ),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="FOLDER/NAME",
+        help="Leave out every sample made of this photograph; may be given several times. FOLDER is "
+        "foregrounds, backgrounds or pictures.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
 
 _SHOWN_NAMES = 10
+_LINE_SECONDS = 30.0  # between two lines where there is no bar
+_REFRESH_SECONDS = 0.1
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
@@ -141,6 +151,45 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with progress_bar(what) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, planned: bar.update(task, completed=done, total=planned)
+
+
+@contextlib.contextmanager
+def pacing(done_word: str, what: str) -> Iterator[Callable[[int, int | None, int], None]]:
+    """A bar with the rate and the time left, or a line now and then where stderr is no terminal.
+
+    Call what is yielded with how many are done, how many there are (None: not known yet), and how many were
+    there before, which count for no rate.
+    """
+    with progress_bar(done_word) as bar:
+        bar.columns = (*bar.columns, TextColumn("{task.fields[pace]}"))
+        pace = _Pace(bar, bar.add_task(done_word, total=None, pace=""), f"{done_word} {{}} of {{}} {what}")
+        yield pace.show
+
+
+class _Pace:
+    def __init__(self, bar: Progress, task: TaskID, line: str) -> None:
+        self._bar, self._task, self._line = bar, task, line
+        self._started: float | None = None
+        self._shown = time.monotonic()
+
+    def show(self, done: int, planned: int | None, there: int) -> None:
+        now = time.monotonic()
+        if planned is None:
+            return
+        if self._started is None:
+            self._started = now
+        wait = _LINE_SECONDS if self._bar.disable else _REFRESH_SECONDS
+        if now - self._shown < wait and done < planned:
+            return
+        seconds, made = now - self._started, done - there
+        pace = ""
+        if made and seconds:
+            pace = f"{made / seconds:,.0f}/s, {duration((planned - done) * seconds / made)} left"
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=done, total=planned, pace=pace)
+        elif done < planned:
+            say(self._line.format(f"{done:,}", f"{planned:,}") + (f": {pace}" if pace else ""))
+        self._shown = now
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -29,12 +29,19 @@ from shardgen.dataset.output import (
     refuse_foreign_output,
     refuse_full_disk,
 )
-from shardgen.dataset.selecting import LeftOut, excluded_by, kept_to_look_at, sums_of_kept, which_in
+from shardgen.dataset.selecting import (
+    KeptSums,
+    LeftOut,
+    excluded_by,
+    kept_receipts,
+    kept_to_look_at,
+    which_in,
+)
 from shardgen.dataset.statistics import Statistics, statistics, stats_json
 from shardgen.dataset.zip_writer import FinalZip, Spool
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import Receipt, Sums, total_sums
+from shardgen.domain.receipt import Receipt
 from shardgen.domain.selection import Ranges, Selection, batches_with
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
@@ -45,7 +52,6 @@ from shardgen.storage.files import DiskFiles, storage_error
 CONTACT_SHEET_SAMPLES = 20
 DEAD_LETTERS_HEADER = "sample,reason\n"
 _MEMBER_BYTES = 100  # a directory entry with its name and zip64 extra
-_TOTALS_PAGE = 1024
 _LABELS_PAGE = 128  # batches whose rows are made at once, while the caches hold what makes them
 
 
@@ -109,15 +115,7 @@ def merge(
     there), StorageFailed, ArtifactMissing or ArtifactCorrupt. The same plan, artifacts and selection give the
     same bytes.
     """
-    excluded = excluded_by(inputs.recipe, inputs.exclude)
-    survey = survey_receipts(inputs.plan, inputs.source, excluded=excluded, partial=inputs.partial)
-    if not survey.stored:
-        raise _nothing_to_merge(survey)
-    if survey.dead and not inputs.allow_dead_letters:
-        raise RunHasHoles(
-            f"{survey.dead:,} of {inputs.plan.samples:,} samples are dead letters",
-            hint="shardgen dead-letters RUN_DIR; then --allow-dead-letters to merge without them",
-        )
+    survey = survey_inputs(inputs)
     refuse_full_disk(output, _needed_bytes(inputs.recipe, survey), files=inputs.files)
     refuse_foreign_output(output, survey.selection, inputs.plan, files=inputs.files)
     on_step(MergeStep.PLANNED)
@@ -127,21 +125,35 @@ def merge(
         raise storage_error(error, output) from error
 
 
-def _nothing_to_merge(survey: Survey) -> RunIncomplete | RunHasHoles:
+def survey_inputs(inputs: MergeInputs) -> Survey:
+    """What there is to merge or to export. Raises RunIncomplete, RunHasHoles or InvalidSettings."""
+    excluded = excluded_by(inputs.recipe, inputs.exclude)
+    survey = survey_receipts(inputs.plan, inputs.source, excluded=excluded, partial=inputs.partial)
+    if not survey.stored:
+        raise _nothing_there(survey)
+    if survey.dead and not inputs.allow_dead_letters:
+        raise RunHasHoles(
+            f"{survey.dead:,} of {inputs.plan.samples:,} samples are dead letters",
+            hint="shardgen dead-letters RUN_DIR; then --allow-dead-letters to leave them out",
+        )
+    return survey
+
+
+def _nothing_there(survey: Survey) -> RunIncomplete | RunHasHoles:
     selection = survey.selection
     if survey.dead == selection.planned:
         return RunHasHoles(
-            f"all {survey.dead:,} samples are dead letters, so there is nothing to merge",
+            f"all {survey.dead:,} samples are dead letters, so there is nothing to take",
             hint="shardgen dead-letters RUN_DIR says why; then shardgen requeue RUN_DIR --dead-letters",
         )
     left_out = f"{selection.in_words}, {survey.dead:,} dead letters"
     if selection.pending:
         return RunIncomplete(
-            f"none of {selection.planned:,} samples is there to merge ({left_out})",
+            f"none of {selection.planned:,} samples is stored ({left_out})",
             hint="shardgen run RUN_DIR",
         )
     return RunHasHoles(
-        f"none of {selection.planned:,} samples is left to merge ({left_out})",
+        f"none of {selection.planned:,} samples is left ({left_out})",
         hint="exclude fewer sources",
     )
 
@@ -195,7 +207,7 @@ def survey_receipts(
         raise RunIncomplete(
             f"{selection.pending.count:,} of {plan.samples:,} samples are pending "
             f"({len(batches):,} of {layout.batch_count:,} batches, the first is {batches[0]})",
-            hint="shardgen run RUN_DIR; or shardgen merge RUN_DIR --partial, for what is stored by now",
+            hint="shardgen run RUN_DIR; or add --partial, for what is stored by now",
         )
     if plan.samples != stored + dead + selection.left_out.count or dead != on_record:
         raise ReceiptConflict(
@@ -236,7 +248,7 @@ def _write(
                 hint="merge again when nobody requeues",
             )
         on_step(MergeStep.BODIES_COPIED)
-        values = statistics(inputs.plan, bodies.sums())
+        values = statistics(inputs.plan, bodies.sums.total())
         for rows in Metadata(inputs.recipe).file(labels.read()):
             metadata.write(rows)
         archive.add_spooled(LABELS, labels)
@@ -298,7 +310,7 @@ class _Bodies:
         self.picked: list[tuple[int, Mapping[str, bytes]]] = []
         self._facts: dict[SampleIndex, tuple[int, ...]] = {}
         self._names = [output.name for output in inputs.plan.outputs]
-        self._parts: list[Sums] = []
+        self.sums = KeptSums(inputs.recipe, inputs.store, self._left_out)
         self.stored = 0
         self.dead = 0
 
@@ -310,15 +322,13 @@ class _Bodies:
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
         reader = BodyReader(self._inputs.store, table, self)
         page: list[Receipt] = []
-        for receipts in self._of_one_artifact():
+        for receipts in kept_receipts(plan, self._inputs.source, self._left_out):
             samples = stored_samples(plan, receipts)
             records = [receipt.record for receipt in receipts]
             kept = ~which_in(self._left_out, samples) if self._left_out else None
             if kept is None or kept.all():
                 kept = None
-                self._add_up([record.sums for record in records])
-            else:
-                self._add_up(sums_of_kept(recipe, self._inputs.store, receipts, self._left_out))
+            self.sums.add(receipts, is_whole=kept is None)
             if kept is None or kept.any():
                 ref = receipts[0].artifact
                 self._facts |= reader.add(ref, records, samples, kept=kept, facts=has_facts)
@@ -328,30 +338,6 @@ class _Bodies:
                 page.clear()
         reader.flush()
         self._label(page)
-
-    def _of_one_artifact(self) -> Iterator[list[Receipt]]:
-        """Receipts of consecutive batches in one artifact, without batches of which nothing is kept."""
-        found: list[Receipt] = []
-        for receipt in self._inputs.source.receipts():
-            batch, name = receipt.record.batch, receipt.artifact.name
-            samples = self._inputs.plan.layout.batch_samples(batch)
-            if self._left_out and self._left_out.next_gap(samples.start) >= samples.stop:
-                continue
-            if found and (found[-1].artifact.name, found[-1].record.batch + 1) != (name, batch):
-                yield found
-                found = []
-            found.append(receipt)
-        if found:
-            yield found
-
-    def _add_up(self, parts: Sequence[Sums]) -> None:
-        self._parts += parts
-        if len(self._parts) >= _TOTALS_PAGE:
-            self._parts = [self.sums()]
-
-    def sums(self) -> Sums:
-        """Those of all images that were copied."""
-        return total_sums(self._inputs.plan.outputs, self._parts)
 
     def _label(self, page: Sequence[Receipt]) -> None:
         texts = []

@@ -146,7 +146,9 @@ def _refuse_loss(output: Path, new: Selection, there: Selection, earlier: int) -
         )
 
 
-def refuse_full_disk(output: Path, needed_bytes: int, *, files: DiskFiles) -> None:
+def refuse_full_disk(
+    output: Path, needed_bytes: int, *, files: DiskFiles, otherwise: str = "write to another disk with -o"
+) -> None:
     """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
     refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
     try:
@@ -156,7 +158,7 @@ def refuse_full_disk(output: Path, needed_bytes: int, *, files: DiskFiles) -> No
     if free < needed_bytes:
         raise StorageFailed(
             f"{output}: needs {needed_bytes:,} bytes free on its disk, there are {free:,}",
-            hint=f"free {needed_bytes - free:,} bytes, or write to another disk with -o",
+            hint=f"free {needed_bytes - free:,} bytes, or {otherwise}",
         )
 
 

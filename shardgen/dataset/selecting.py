@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.archive import read_artifact
-from shardgen.artifacts.check import stored_samples, wrong_members
+from shardgen.artifacts.check import ReceiptSource, stored_samples, wrong_members
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt, Sums, total_sums
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.selection import Ranges, Selection, batches_at
@@ -21,6 +22,7 @@ from shardgen.errors import ArtifactCorrupt, InvalidSettings, SampleError
 from shardgen.recipes.base import Recipe
 
 _GROUPS_MAX = 2_000_000  # that verify compares with the sources; a plan may claim any number of samples
+_TOTALS_PAGE = 1024
 _SHEETS_MAX = 64  # how many sheets of samples are looked through to fill one
 
 
@@ -145,6 +147,43 @@ def sums_of_kept(
                 sums[output.name] += counted
         found.append({name: record.sums[name] - sums[name] for name in sums} if is_rest else sums)
     return found
+
+
+def kept_receipts(plan: Plan, source: ReceiptSource, left_out: Ranges) -> Iterator[list[Receipt]]:
+    """Receipts of consecutive batches in one artifact, without batches of which nothing is kept."""
+    found: list[Receipt] = []
+    for receipt in source.receipts():
+        batch, name = receipt.record.batch, receipt.artifact.name
+        samples = plan.layout.batch_samples(batch)
+        if left_out and left_out.next_gap(samples.start) >= samples.stop:
+            continue
+        if found and (found[-1].artifact.name, found[-1].record.batch + 1) != (name, batch):
+            yield found
+            found = []
+        found.append(receipt)
+    if found:
+        yield found
+
+
+class KeptSums:
+    """The sums of all images that are kept, added up in little memory."""
+
+    def __init__(self, recipe: Recipe, store: ArtifactReader, left_out: Ranges) -> None:
+        self._recipe, self._store, self._left_out = recipe, store, left_out
+        self._parts: list[Sums] = []
+
+    def add(self, receipts: Sequence[Receipt], *, is_whole: bool) -> None:
+        """Add those of consecutive batches in one artifact; unless it is kept whole, files are decoded."""
+        if is_whole:
+            self._parts += [receipt.record.sums for receipt in receipts]
+        else:
+            self._parts += sums_of_kept(self._recipe, self._store, receipts, self._left_out)
+        if len(self._parts) >= _TOTALS_PAGE:
+            self._parts = [self.total()]
+
+    def total(self) -> Sums:
+        """Those of all that were added."""
+        return total_sums(self._recipe.plan.outputs, self._parts)
 
 
 def kept_to_look_at(recipe: Recipe, selection: Selection, wanted: int) -> list[SampleIndex]:

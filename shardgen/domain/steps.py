@@ -56,6 +56,17 @@ class MergeStep(StrEnum):
     RENAMED = "renamed"
 
 
+class ExportStep(StrEnum):
+    """From a zip or receipts to a folder that trains; the middle three come once for every shard."""
+
+    REQUESTED = "requested"
+    WRITTEN = "written"
+    SYNCED = "synced"
+    PUBLISHED = "published"
+    FILES_WRITTEN = "files-written"
+    DESCRIBED = "described"
+
+
 class RequeueStep(StrEnum):
     """The operator's undo of receipts."""
 
@@ -80,7 +91,17 @@ class RebuildStep(StrEnum):
     SYNCED = "synced"
 
 
-Step = BatchStep | LeaseStep | SuspectStep | PlanStep | MergeStep | RequeueStep | SweepStep | RebuildStep
+Step = (
+    BatchStep
+    | LeaseStep
+    | SuspectStep
+    | PlanStep
+    | MergeStep
+    | ExportStep
+    | RequeueStep
+    | SweepStep
+    | RebuildStep
+)
 OnStep = Callable[[Step], None]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
@@ -43,6 +44,18 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
+    path = output or run.path / zip_name(partial=partial, excludes=bool(exclude))
+    with recorded_inputs(
+        run, allow_dead_letters=allow_dead_letters, exclude=exclude, partial=partial
+    ) as inputs:
+        return merge(inputs, path, on_progress=on_progress, on_step=on_step)
+
+
+@contextmanager
+def recorded_inputs(
+    run: RunDirectory, *, allow_dead_letters: bool, exclude: Collection[str], partial: bool
+) -> Iterator[MergeInputs]:
+    """What a run has recorded, to be merged or exported; errors of `merge_run`."""
     opened = open_run(run)
     recipe = run.recipe(opened.plan)
     recipe.load()
@@ -50,19 +63,17 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
         if own.manifest is not None and own.store is not None:
             refuse_other_folder(own.store, own.manifest.folder)
     with opened.records() as recorded:
-        inputs = MergeInputs(
-            recipe=recipe,
-            source=recorded.source,
-            store=recorded.store,
-            allow_dead_letters=allow_dead_letters,
-            exclude=frozenset(exclude),
-            partial=partial,
-        )
-        path = output or run.path / zip_name(partial=partial, excludes=bool(exclude))
         if partial and recorded.manifest is not None:  # a receipt that is lost looks like one to come
             recorded.manifest.operator.refuse_contradictions()
         try:
-            return merge(inputs, path, on_progress=on_progress, on_step=on_step)
+            yield MergeInputs(
+                recipe=recipe,
+                source=recorded.source,
+                store=recorded.store,
+                allow_dead_letters=allow_dead_letters,
+                exclude=frozenset(exclude),
+                partial=partial,
+            )
         except (RunIncomplete, ReceiptConflict):
             if recorded.manifest is not None:
                 recorded.manifest.operator.refuse_contradictions()

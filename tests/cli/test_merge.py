@@ -77,7 +77,7 @@ def goes_on(path: Path, url: str) -> None:
         return done.stderr
 
     typed("plan", path)
-    assert "none of 48 samples is there to merge" in typed("merge", path, "--partial", code=14)
+    assert "none of 48 samples is stored" in typed("merge", path, "--partial", code=14)
     typed("worker", path, "--max-batches", "5")
     assert "--partial, for what is stored by now" in typed("merge", path, code=14)
     last = typed("merge", path, "--partial").splitlines()[-1]

@@ -224,7 +224,7 @@ def test_nothing_to_merge_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunHasHoles, match="120 excluded"):
         merged(run, tmp_path / "out.zip", *everybody)
     run.rows = []
-    with pytest.raises(RunIncomplete, match="none of 120 samples is there to merge"):
+    with pytest.raises(RunIncomplete, match="none of 120 samples is stored"):
         merged(run, tmp_path / "out.zip", partial=True)
     assert not (tmp_path / "out.zip").exists()
 

@@ -1,0 +1,188 @@
+"""`shardgen export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shardgen.cli import render
+from shardgen.cli.options import Exclude, remember
+from shardgen.domain.wording import counted
+
+if TYPE_CHECKING:
+    from shardgen.dataset.export.driver import ExportRequest, ExportResult
+    from shardgen.dataset.export.splits import Split
+
+_FORMATS = ("webdataset", "parquet", "coco", "files")
+_SPLIT_BY = ("foregrounds", "backgrounds", "both", "pictures")
+_SHARD_SIZE = 10_000
+
+
+def export(
+    *,
+    subject: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_DIR|ZIP", help="A run directory or a finished zip.", callback=remember),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],
+    format: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.", show_default=False),
+    ],
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            "--shard-size",
+            metavar="SAMPLES",
+            min=1,
+            help=f"Samples in each file of webdataset and parquet; {_SHARD_SIZE} by default.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="800,100,100",
+            help="Proportions of train, validation and test (two: no test). No photograph is in two of them; "
+            "samples that mix them are dropped.",
+            show_default=False,
+        ),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            "--split-by",
+            metavar="|".join(_SPLIT_BY),
+            help="Whose photographs are kept apart; by default those of all folders.",
+            show_default=False,
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int, typer.Option("--split-seed", metavar="N", help="Another number gives another split.")
+    ] = 0,
+    exclude: Exclude = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Export what is stored by now, also while workers run.")
+    ] = False,
+    allow_dead_letters: Annotated[
+        bool, typer.Option("--allow-dead-letters", help="Export even if some samples were given up.")
+    ] = False,
+) -> None:
+    """Write a data set as training tools read it.
+
+    webdataset: tars. parquet: for Hugging Face's datasets. coco: boxes and masks. files: plain folders.
+    A run directory needs no zip first; --exclude, --partial and --allow-dead-letters are for it.
+    The same command goes on after a stop, and gives the same bytes every time.
+
+    \b
+    Example:
+      shardgen export people.zip people-tars --format webdataset
+      shardgen export people people-parquet --format parquet --split 800,100,100
+    """
+    from shardgen.operations.export import export_run, export_zip
+    from shardgen.operations.verify import is_zip
+    from shardgen.settings.run_directory import RunDirectory
+
+    request = _request(format, shard_size, _split(split, split_by, split_seed))
+    if is_zip(subject):
+        for name, is_given in (
+            ("--exclude", exclude),
+            ("--partial", partial),
+            ("--allow-dead-letters", allow_dead_letters),
+        ):
+            if is_given:
+                raise typer.BadParameter(f"{name} needs a run directory: a zip is what it is")
+        with render.pacing("exported", "samples") as on_progress:
+            result = export_zip(subject, out, request, on_progress=on_progress)
+    else:
+        run = RunDirectory.open(subject)
+        with render.pacing("exported", "samples") as on_progress:
+            result = export_run(
+                run,
+                out,
+                request,
+                allow_dead_letters=allow_dead_letters,
+                exclude=tuple(exclude or ()),
+                partial=partial,
+                on_progress=on_progress,
+            )
+    _show(result)
+
+
+def _request(name: str, shard_size: int | None, split: Split | None) -> ExportRequest:
+    from shardgen.dataset.export.driver import FORMATS, ExportRequest
+
+    if name not in _FORMATS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(_FORMATS)}", param_hint="--format")
+    if shard_size is not None and not FORMATS[name].has_shards:
+        raise typer.BadParameter(f"{name} has no shards", param_hint="--shard-size")
+    return ExportRequest(format=name, shard_size=shard_size or _SHARD_SIZE, split=split)
+
+
+def _split(parts: str | None, by: str | None, seed: int) -> Split | None:
+    from shardgen.dataset.export.splits import Split
+
+    if parts is None:
+        if by is not None or seed:
+            raise typer.BadParameter(
+                "needs --split", param_hint="--split-seed" if by is None else "--split-by"
+            )
+        return None
+    if by is not None and by not in _SPLIT_BY:
+        raise typer.BadParameter(f"{by!r} is not one of {', '.join(_SPLIT_BY)}", param_hint="--split-by")
+    numbers = [part.strip() for part in parts.split(",")]
+    are_numbers = all(one.isascii() and one.isdigit() and len(one) < 10 for one in numbers)
+    try:
+        return Split(parts=tuple(map(int, numbers)) if are_numbers else (), by=by or "", seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{parts!r} is not {error}, as in 800,100,100", param_hint="--split"
+        ) from error
+
+
+def _show(result: ExportResult) -> None:
+    """What there is in the folder, what is not, and what to type next."""
+    render.result_is_a_file()
+    rows = [
+        [
+            one.name,
+            f"{one.samples:,}",
+            f"{one.photographs:,}",
+            f"{one.files:,}",
+            render.size(one.size_bytes),
+        ]
+        for one in result.splits
+    ]
+    render.stdout().print(render.table(["split", "samples", "photographs", "files", "size"], rows))
+    if result.request.split is not None:
+        render.say(
+            f"dropped, since their photographs are in several splits: {counted(result.dropped, 'sample')}"
+        )
+    missing = [result.selection.in_words] if result.selection.kinds else []
+    missing += [counted(result.dead_letters, "dead letter")] if result.dead_letters else []
+    if missing:
+        planned = counted(result.selection.planned, "sample")
+        render.say(f"not in it, of {planned}: {', '.join(missing)}")
+    if result.there:
+        render.say(f"was there already: {counted(result.there, 'sample')}")
+    render.say(f"to read it: {_next(result)}")
+
+
+def _next(result: ExportResult) -> str:
+    """A line of Python that reads the first split."""
+    out, first = result.out, result.splits[0]
+    match result.request.format:
+        case "webdataset":
+            numbers = "000000" if first.files == 1 else f"{{000000..{first.files - 1:06d}}}"
+            return (
+                f'import webdataset; webdataset.WebDataset("{out}/{first.name}-{numbers}.tar").decode("rgb")'
+            )
+        case "coco":
+            return f'from pycocotools.coco import COCO; COCO("{out}/annotations/instances_{first.name}.json")'
+        case "parquet":
+            return f'import datasets; datasets.load_dataset("{out}")'
+        case _:
+            return f'import datasets; datasets.load_dataset("imagefolder", data_dir="{out}")'

@@ -1,0 +1,58 @@
+"""`README.md` of an export: which files there are, and the data set's card behind that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from shardgen.dataset.export.splits import WHOLE, Split
+from shardgen.domain.wording import counted
+
+_FENCE = "---\n"
+_SHEET = re.compile(r"^- `contact_sheet\.png`.*\n", re.MULTILINE)
+_READING = re.compile(r"^## Reading it in Python\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def export_card(card: bytes, *, files: str, configs: Mapping[str, Sequence[str]]) -> bytes:
+    """Write it: `files` says what lies there, `configs` which of it are whose split.
+
+    `configs` go into the head, for who loads the folder with `datasets` or from the Hub.
+    """
+    head, body = _parted(card.decode())
+    body = _READING.sub("", _SHEET.sub("", body)).replace(
+        "## Layout\n", "## Layout of the zip that `shardgen merge` writes\n"
+    )
+    lines = ["configs:", "- config_name: default", "  data_files:"]
+    for name, patterns in configs.items():
+        lines += [f"  - split: {'train' if name == WHOLE else name}", "    path:"]
+        lines += [f'    - "{pattern}"' for pattern in patterns]
+    return (
+        f"{_FENCE}{head}"
+        + "\n".join(lines)
+        + f"\n{_FENCE}\n## Files of this export\n\n{files}\n{body.lstrip()}"
+    ).encode()
+
+
+def _parted(card: str) -> tuple[str, str]:
+    """The lines of the head and the text behind it."""
+    if not card.startswith(_FENCE):
+        return "", card
+    head, _, body = card.removeprefix(_FENCE).partition(f"\n{_FENCE}")
+    return head + "\n", body
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """How much there is of each split."""
+    lines = ["| split | samples | photographs | files | bytes |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def dropped_samples(split: Split | None, dropped: int) -> str:
+    """What a split leaves out, and why."""
+    if split is None:
+        return ""
+    return (
+        f"\nNo photograph is in two splits: `splits.csv` says where each is (split by {split.by}, "
+        f"seed {split.seed}). "
+        f"Dropped, since their photographs are in several splits: {counted(dropped, 'sample')}.\n"
+    )

@@ -1,0 +1,311 @@
+"""Where an export takes its samples from: a finished zip, or a run's receipts and artifacts."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.artifacts.check import stored_samples
+from shardgen.artifacts.zip_records import BrokenZip, Entry
+from shardgen.dataset.bodies import BodyReader, Piece
+from shardgen.dataset.card import dataset_card
+from shardgen.dataset.labels import label_rows, rows_of
+from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.merge import DEAD_LETTERS_HEADER, MergeInputs, survey_inputs
+from shardgen.dataset.metadata import Metadata
+from shardgen.dataset.output import (
+    CARD,
+    DEAD_LETTERS,
+    LABELS,
+    METADATA,
+    STATS,
+    ZipTail,
+    read_at,
+    read_member,
+    read_tail,
+)
+from shardgen.dataset.selecting import KeptSums, LeftOut, kept_receipts, which_in
+from shardgen.dataset.statistics import statistics, stats_json
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.receipt import Facts, Receipt
+from shardgen.domain.selection import Selection
+from shardgen.errors import ArtifactCorrupt
+from shardgen.recipes.base import Recipe
+from shardgen.storage.files import DiskFiles, storage_error
+
+_NUMBERS_AT_ONCE = 4096
+_FROM_ZIP_AT_ONCE = 256  # samples
+_ROWS_BYTES = 1 << 20
+
+Choose = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
+"""Which of these samples, ascending, are wanted; called once for each, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored sample: its files in the order of the outputs, and its row of `metadata.csv`."""
+
+    number: int
+    files: list[bytes]
+    row: bytes
+
+
+class SampleSource(ABC):
+    """The stored samples of a data set, ascending, in memory that does not grow with their number."""
+
+    recipe: Recipe
+    selection: Selection
+    stored: int
+    size_bytes: int
+    """At least what the files of all samples take."""
+    dead_letters: int
+    dead_letters_sha256: str
+    """Of the bytes of `dead_letters.csv`."""
+
+    @abstractmethod
+    def numbers(self) -> Iterator[NDArray[np.int64]]:
+        """The numbers of all stored samples, some thousands at once; no file is read."""
+
+    @abstractmethod
+    def samples(self, choose: Choose) -> Iterator[Found]:
+        """The samples that are wanted, checked. Raises ArtifactMissing, ArtifactCorrupt, StorageFailed."""
+
+    @abstractmethod
+    def stats(self) -> bytes:
+        """The bytes of `stats.json`; asked for when `samples` has come to its end."""
+
+    @abstractmethod
+    def card(self) -> bytes:
+        """The bytes of the data set's `README.md`; asked for when `samples` has come to its end."""
+
+
+class ZipSource(SampleSource):
+    """A zip that `merge` has written."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises InputMissing, ArtifactCorrupt or StorageFailed."""
+        from shardgen.dataset.reader import DataSet  # noqa: PLC0415
+
+        self._path = path
+        self._files = DiskFiles()
+        self._data = DataSet(path)
+        self.recipe, self.selection = self._data.recipe, self._data.selection
+        self.stored, self.dead_letters = len(self._data.samples), len(self._data.dead_letters)
+        self._descriptor, self._tail = self._opened()
+        self.size_bytes = self._tail.entries[LABELS].offset
+        self.dead_letters_sha256 = hashlib.sha256(self._member(DEAD_LETTERS)).hexdigest()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._files.close(self._descriptor)
+        self._data.close()
+
+    def _opened(self) -> tuple[int, ZipTail]:
+        try:
+            descriptor = self._files.open(self._path)
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+        try:
+            return descriptor, read_tail(descriptor, self._files.size(descriptor), files=self._files)
+        except BrokenZip as error:
+            self._files.close(descriptor)
+            raise ArtifactCorrupt(f"{self._path}: {error}", hint=self._hint) from error
+
+    @property
+    def _hint(self) -> str:
+        return "shardgen verify ZIP says what is wrong with it"
+
+    def _member(self, name: str) -> bytes:
+        try:
+            return read_member(self._descriptor, self._tail.entries[name], files=self._files)
+        except BrokenZip as error:
+            raise ArtifactCorrupt(f"{self._path}: {error}", hint=self._hint) from error
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+
+    def numbers(self) -> Iterator[NDArray[np.int64]]:
+        """They lie in memory."""
+        samples = self._data.samples
+        for start in range(0, len(samples), _NUMBERS_AT_ONCE):
+            yield samples[start : start + _NUMBERS_AT_ONCE]
+
+    def samples(self, choose: Choose) -> Iterator[Found]:
+        """Each by one read; rows of `metadata.csv` are read in their order, also past what is not wanted."""
+        samples, names = self._data.samples, [output.name for output in self.recipe.plan.outputs]
+        rows = rows_of(self._pieces(self._tail.entries[METADATA]))
+        if next(rows, b"") != Metadata(self.recipe).header:
+            raise ArtifactCorrupt(f"{self._path}: {METADATA}: has another header", hint=self._hint)
+        for start in range(0, len(samples), _FROM_ZIP_AT_ONCE):
+            numbers = samples[start : start + _FROM_ZIP_AT_ONCE]
+            mine = list(islice(rows, len(numbers)))
+            if len(mine) != len(numbers):
+                raise ArtifactCorrupt(f"{self._path}: {METADATA}: ends too early", hint=self._hint)
+            for at in np.flatnonzero(choose(numbers)).tolist():
+                files = self._data.encoded(start + at)
+                yield Found(int(numbers[at]), [files[name] for name in names], mine[at])
+        if next(rows, None) is not None:
+            raise ArtifactCorrupt(f"{self._path}: {METADATA}: has too many rows", hint=self._hint)
+
+    def _pieces(self, entry: Entry) -> Iterator[bytes]:
+        """A member of any size. Raises ArtifactCorrupt at the end where its CRC is another."""
+        crc = 0
+        for start in range(entry.data_offset, entry.stop, _ROWS_BYTES):
+            try:
+                piece = read_at(self._files, self._descriptor, start, min(start + _ROWS_BYTES, entry.stop))
+            except OSError as error:
+                raise storage_error(error, self._path) from error
+            crc = zlib.crc32(piece, crc)
+            yield piece
+        if crc != entry.crc:
+            raise ArtifactCorrupt(
+                f"{self._path}: {entry.name}: its bytes do not match its CRC", hint=self._hint
+            )
+
+    def stats(self) -> bytes:
+        """Those of the zip."""
+        return self._member(STATS)
+
+    def card(self) -> bytes:
+        """That of the zip."""
+        return self._member(CARD)
+
+
+class RunSource(SampleSource):
+    """What a run has recorded, with the selection that a merge of it would have."""
+
+    def __init__(self, inputs: MergeInputs) -> None:
+        """Raises RunIncomplete, RunHasHoles, InvalidSettings or ReceiptConflict, as a merge does."""
+        self._inputs = inputs
+        self.recipe = inputs.recipe
+        survey = survey_inputs(inputs)
+        self.selection, self.stored = survey.selection, survey.stored
+        self.dead_letters, self.size_bytes = survey.dead, survey.artifact_bytes
+        self._left_out = survey.selection.left_out
+        self._sums = KeptSums(inputs.recipe, inputs.store, self._left_out)
+        digest = hashlib.sha256(DEAD_LETTERS_HEADER.encode())
+        for letter in inputs.source.dead_letters():
+            if letter.sample not in self._left_out:
+                digest.update(f"{letter.sample},{letter.reason.value}\n".encode())
+        self.dead_letters_sha256 = digest.hexdigest()
+
+    def numbers(self) -> Iterator[NDArray[np.int64]]:
+        """From the receipts alone."""
+        parts: list[NDArray[np.int64]] = []
+        count = 0
+        for receipts in kept_receipts(self._inputs.plan, self._inputs.source, self._left_out):
+            samples, kept = self._kept(receipts)
+            parts.append(samples if kept is None else samples[kept])
+            count += len(parts[-1])
+            if count >= _NUMBERS_AT_ONCE:
+                yield np.concatenate(parts)
+                parts, count = [], 0
+        if count:
+            yield np.concatenate(parts)
+
+    def _kept(self, receipts: list[Receipt]) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+        """The samples that these receipts store, and which of them are not left out; None: all."""
+        samples = stored_samples(self._inputs.plan, receipts)
+        kept = ~which_in(self._left_out, samples) if self._left_out else None
+        return samples, None if kept is None or kept.all() else kept
+
+    def samples(self, choose: Choose) -> Iterator[Found]:
+        """Artifact by artifact, each one's sha256 compared; one of which nothing is wanted is not read."""
+        inputs = self._inputs
+        self._sums = KeptSums(inputs.recipe, inputs.store, self._left_out)
+        taken = _Taken()
+        reader = BodyReader(inputs.store, MemberTable(inputs.plan), taken)
+        has_facts = bool(inputs.recipe.fact_columns)
+        page = _Page(inputs.recipe, self.selection)
+        for receipts in kept_receipts(inputs.plan, inputs.source, self._left_out):
+            samples, kept = self._kept(receipts)
+            self._sums.add(receipts, is_whole=kept is None)
+            wanted = choose(samples if kept is None else samples[kept])
+            if not wanted.any():
+                continue
+            records = [receipt.record for receipt in receipts]
+            facts = reader.add(receipts[0].artifact, records, samples, kept=kept, facts=has_facts)
+            if taken.found:  # the buffer was full, so all before this artifact has been passed on
+                yield from page.rows_with(taken)
+            page.add(receipts, facts)
+            taken.wanted.append(wanted)
+        reader.flush()
+        yield from page.rows_with(taken)
+
+    def stats(self) -> bytes:
+        """As a merge counts them."""
+        return stats_json(statistics(self._inputs.plan, self._sums.total()))
+
+    def card(self) -> bytes:
+        """As a merge writes it, but for a contact sheet."""
+        return dataset_card(
+            self.recipe,
+            statistics(self._inputs.plan, self._sums.total()),
+            selection=self.selection,
+            dead_letters=self.dead_letters,
+            has_sheet=False,
+        )
+
+
+class _Taken:
+    """The sink of a BodyReader: copies the files of samples that are wanted."""
+
+    def __init__(self) -> None:
+        self.wanted: list[NDArray[np.bool_]] = []
+        """For each artifact that is in the reader's buffer."""
+        self.found: list[tuple[NDArray[np.bool_], NDArray[np.int64], list[list[bytes]]]] = []
+
+    def add_body(self, body: memoryview) -> None:
+        """What counts comes with `add_piece`."""
+
+    def add_piece(self, piece: Piece) -> None:
+        """Copy before the buffer is filled anew."""
+        wanted = np.concatenate(self.wanted)
+        self.wanted.clear()
+        rows = np.flatnonzero(wanted).tolist()
+        self.found.append((wanted, piece.columns.samples, [piece.files(row) for row in rows]))
+
+
+class _Page:
+    """The receipts of artifacts that lie in the reader's buffer, for the labels of their samples."""
+
+    def __init__(self, recipe: Recipe, selection: Selection) -> None:
+        self._recipe, self._left_out = recipe, selection.left_out
+        self._metadata = Metadata(recipe)
+        self._receipts: list[Receipt] = []
+        self._facts: dict[SampleIndex, tuple[int, ...]] = {}
+
+    def add(self, receipts: list[Receipt], facts: Facts) -> None:
+        self._receipts += receipts
+        self._facts |= facts
+
+    def rows_with(self, taken: _Taken) -> Iterator[Found]:
+        """The samples that were taken since the last time, with their rows."""
+        text = "".join(map(self._labels, self._receipts))
+        rows = list(rows_of([self._metadata.rows(text.encode())]))
+        start = 0
+        for wanted, samples, files in taken.found:
+            places = np.flatnonzero(wanted)
+            numbers = samples[places].tolist()
+            for place, number, of_it in zip(places.tolist(), numbers, files, strict=True):
+                yield Found(number, of_it, rows[start + place])
+            start += len(wanted)
+        taken.found.clear()
+        self._receipts.clear()
+        self._facts.clear()
+
+    def _labels(self, receipt: Receipt) -> str:
+        record = receipt.record
+        dead = {letter.sample for letter in record.dead_letters}
+        without = LeftOut(dead, self._left_out) if self._left_out else dead
+        return label_rows(self._recipe, record.batch, without=without, facts=self._facts)

@@ -1,0 +1,62 @@
+"""Tars as webdataset reads them: the files of a sample lie side by side and begin with its number."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import ClassVar
+
+from shardgen.dataset.export.base import ExportSample, ShardWriter
+from shardgen.recipes.base import Recipe
+
+_BUFFER_BYTES = 1 << 20
+_MODE = 0o644
+# Where these stand in a header; its checksum counts itself as eight spaces.
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
+_SPACES = 8 * ord(" ")
+
+
+class TarWriter(ShardWriter):
+    """`0000005.fgbg.jpg`, `0000005.mask.png`, …, and labels as `0000005.json`; nothing of who wrote it."""
+
+    suffix: ClassVar[str] = "tar"
+
+    def __init__(self, recipe: Recipe, path: Path) -> None:
+        self._digits = recipe.plan.name_digits
+        self._suffixes = {one.name: f"{one.name}.{one.suffix}" for one in recipe.plan.outputs}
+        self._file = path.open("xb", buffering=_BUFFER_BYTES)
+        self._size = 0
+        info = tarfile.TarInfo()
+        info.mode = _MODE
+        header = info.tobuf(tarfile.USTAR_FORMAT)
+        self._parts = header[_NAME.stop : _SIZE.start], header[_SIZE.stop : _CHECKSUM.start]
+        self._end = header[_CHECKSUM.stop :]
+        self._sum = sum(map(sum, (*self._parts, self._end))) + _SPACES
+
+    def add(self, sample: ExportSample) -> None:
+        """Write its files in the order of the outputs, then its labels."""
+        number = f"{sample.number:0{self._digits}d}"
+        for name, data in sample.files.items():
+            self._add(f"{number}.{self._suffixes[name]}", data)
+        labels = json.dumps(sample.labels, ensure_ascii=False, separators=(",", ":"))
+        self._add(f"{number}.json", labels.encode())
+
+    def _add(self, name: str, data: bytes) -> None:
+        # `TarInfo.tobuf` takes longer for each header than all else; only these three fields differ.
+        named, size = name.encode().ljust(_NAME.stop, b"\0"), b"%011o\0" % len(data)
+        checksum = b"%06o\0 " % (self._sum + sum(named) + sum(size))
+        front, middle = self._parts
+        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
+        parts = (named, front, size, middle, checksum, self._end, data, padding)
+        self._size += self._file.write(b"".join(parts))
+
+    def finish(self) -> None:
+        """Write the two empty blocks that end a tar, filled up to a whole record as tar does."""
+        end = 2 * tarfile.BLOCKSIZE
+        self._file.write(bytes(end + -(self._size + end) % tarfile.RECORDSIZE))
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without finishing."""
+        self._file.close()
