@@ -57,6 +57,7 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
             allow_dead_letters=allow_dead_letters,
             exclude=frozenset(exclude),
             partial=partial,
+            card=run.settings.engine.card,
         )
         path = output or run.path / zip_name(partial=partial, excludes=bool(exclude))
         if partial and recorded.manifest is not None:  # a receipt that is lost looks like one to come
