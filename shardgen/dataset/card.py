@@ -1,6 +1,13 @@
-"""`README.md` inside the final zip: what the data set is, for someone who has only the zip."""
+"""`README.md` inside the final zip: what the data set is, for someone who has only the zip.
+
+Its YAML head is what Hugging Face's Hub reads of a data set's card.
+"""
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
 
 from shardgen.dataset.statistics import Statistics
 from shardgen.domain.identifiers import SampleIndex
@@ -8,29 +15,76 @@ from shardgen.domain.plan import Output, Plan
 from shardgen.domain.sample import member_name
 from shardgen.domain.selection import Selection
 from shardgen.recipes.base import Card, Recipe
+from shardgen.settings.settings import CardTable
+
+_LICENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+_NO_YAML = re.compile(
+    "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
+)  # a JSON text may hold them, a YAML one not
 
 
-def dataset_card(
+def dataset_card(  # noqa: PLR0913 - what it tells
     recipe: Recipe,
     statistics: Statistics,
     *,
     selection: Selection,
     dead_letters: int,
     has_sheet: bool,
+    own: CardTable | None = None,
 ) -> bytes:
-    """Write the card; it holds nothing historic, so the same plan and selection give the same bytes."""
-    plan, card = recipe.plan, recipe.card()
+    """Write the card, with the user's `own` words in it.
+
+    It holds nothing historic: the same plan, selection and words give the same bytes.
+    """
+    plan, card, own = recipe.plan, recipe.card(), own or CardTable()
     stored = plan.samples - selection.left_out.count - dead_letters
+    title = own.title or card.title
+    text = f"\n{own.text.strip()}\n" if own.text.strip() else ""
     parts = (
-        f"# {card.title}: {stored:,} samples\n\n{card.introduction}",
+        yaml_head(_for_the_hub(card, own, title=title, stored=stored)),
+        f"# {title}: {stored:,} samples\n\n{card.introduction}{text}",
         _counts(plan, card, stored, dead_letters, selection),
         f"## How a sample is made\n\n{card.how_made}",
         _layout(recipe, card, selection, has_sheet=has_sheet),
         _statistics_table(statistics),
         _reading(plan),
-        _provenance(plan, card),
+        _provenance(plan, card, own),
     )
-    return "\n".join(parts).encode()
+    return "\n".join(filter(None, parts)).encode()
+
+
+def yaml_head(values: Mapping[str, object]) -> str:
+    """The head of a card: JSON, which is YAML, on the line of each key."""
+    lines = (
+        f"{key}: {_NO_YAML.sub(_escaped, json.dumps(value, ensure_ascii=False))}\n"
+        for key, value in values.items()
+    )
+    return f"---\n{''.join(lines)}---\n"
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return f"\\u{ord(character[0]):04x}"
+
+
+def _for_the_hub(card: Card, own: CardTable, *, title: str, stored: int) -> dict[str, object]:
+    """The keys that the Hub knows; without a licence it has none, and says so."""
+    found: dict[str, object] = {"pretty_name": title}
+    if _LICENCE_ID.fullmatch(own.licence):
+        found["license"] = own.licence.lower()
+    elif own.licence:
+        found |= {"license": "other", "license_name": own.licence}
+    if card.tasks:
+        found["task_categories"] = list(card.tasks)
+    return found | {"size_categories": [_size_category(stored)]}
+
+
+def _size_category(samples: int) -> str:
+    """As in `100K<n<1M`."""
+    limits = [(1000 * 10**power, f"{10 ** (power % 3)}{'KMBT'[power // 3]}") for power in range(10)]
+    names = [name for limit, name in limits if limit <= samples]
+    if not names:
+        return "n<1K"
+    return f"n>{names[-1]}" if len(names) == len(limits) else f"{names[-1]}<n<{limits[len(names)][1]}"
 
 
 def _counts(plan: Plan, card: Card, stored: int, dead_letters: int, selection: Selection) -> str:
@@ -68,6 +122,7 @@ def _layout(recipe: Recipe, card: Card, selection: Selection, *, has_sheet: bool
     return (
         "## Layout\n\n" + "\n".join(lines) + "\n"
         f"- `labels.csv`: {card.labels}\n"
+        f"- `metadata.csv`: {_metadata(recipe)}\n"
         "- `stats.json`: the statistics below\n"
         f"- `dead_letters.csv`: planned samples that {missing}, and why\n"
         f"{ranges}"
@@ -95,32 +150,36 @@ def _statistics_table(statistics: Statistics) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _metadata(recipe: Recipe) -> str:
+    text = "one row per stored sample: the names of its files, and its labels"
+    if recipe.has_several_rows:
+        text += "; where these may be several, a JSON list"
+    return text
+
+
 def _reading(plan: Plan) -> str:
-    folders = {output.name: output.suffix for output in plan.outputs}
-    digits = plan.name_digits
+    images = [f"{output.name}_file_name" for output in plan.outputs if output.channels]
+    if not images:
+        return ""
     return f"""## Reading it in Python
+
+With shardgen, also in threads and worker processes: `shardgen.DataSet("dataset.zip")[0]` is a dict of
+arrays and labels. With Hugging Face: `datasets.load_dataset("imagefolder", data_files="dataset.zip")`. With
+neither:
 
 ```python
 import csv, io, zipfile
-from itertools import groupby
-from operator import itemgetter
 from PIL import Image
 
-suffixes = {folders}
 with zipfile.ZipFile("dataset.zip") as archive:
-    with archive.open("labels.csv") as file:
-        rows = csv.DictReader(io.TextIOWrapper(file, "utf-8", newline=""))
-        for number, of_it in groupby(rows, key=itemgetter("sample")):
-            sample, labels = int(number), list(of_it)  # one row or more
-            name = f"{{sample // 10000:05d}}/{{sample:0{digits}d}}"
-            images = {{
-                kind: Image.open(archive.open(f"{{kind}}/{{name}}.{{suffix}}"))
-                for kind, suffix in suffixes.items()
-            }}
+    with archive.open("metadata.csv") as file:
+        for row in csv.DictReader(io.TextIOWrapper(file, "utf-8", newline="")):
+            images = {{name: Image.open(archive.open(row[name])) for name in {images}}}
 ```
 """
 
 
-def _provenance(plan: Plan, card: Card) -> str:
-    lines = (f"plan: sha256 `{plan.fingerprint}` (of `plan.json`)", *card.provenance)
+def _provenance(plan: Plan, card: Card, own: CardTable) -> str:
+    licence = [f"licence: {own.licence}"] if own.licence else []
+    lines = (f"plan: sha256 `{plan.fingerprint}` (of `plan.json`)", *card.provenance, *licence)
     return "## Provenance\n\n" + "".join(f"- {line}\n" for line in lines)

@@ -46,6 +46,7 @@ from shardgen.domain.selection import Ranges, Selection, batches_with
 from shardgen.domain.steps import MergeStep, OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunHasHoles, RunIncomplete
 from shardgen.recipes.base import Recipe
+from shardgen.settings.settings import CardTable
 from shardgen.storage.atomic import rename_durably, staged_beside
 from shardgen.storage.files import DiskFiles, storage_error
 
@@ -60,6 +61,7 @@ class MergeInputs:
     """What a merge is made of. Without `contact_sheet` the zip has none.
 
     Samples that are made of a source in `exclude` are left out, and with `partial` those that are pending.
+    `card` are the user's words for the data set's README.
     """
 
     recipe: Recipe
@@ -69,6 +71,7 @@ class MergeInputs:
     allow_dead_letters: bool = False
     exclude: frozenset[str] = frozenset()
     partial: bool = False
+    card: CardTable = field(default_factory=CardTable)
     files: DiskFiles = field(default_factory=DiskFiles)
 
     @property
@@ -112,8 +115,8 @@ def merge(
     """Write the final zip; under its name it is whole or not there.
 
     Raises RunIncomplete, RunHasHoles, InvalidSettings (no such source), PlanConflict (another data set is
-    there), StorageFailed, ArtifactMissing or ArtifactCorrupt. The same plan, artifacts and selection give the
-    same bytes.
+    there), StorageFailed, ArtifactMissing or ArtifactCorrupt. The same plan, artifacts, selection and words
+    for the card give the same bytes.
     """
     survey = survey_inputs(inputs)
     refuse_full_disk(output, _needed_bytes(inputs.recipe, survey), files=inputs.files)
@@ -267,6 +270,7 @@ def _write(
             selection=selection,
             dead_letters=survey.dead,
             has_sheet=sheet is not None,
+            own=inputs.card,
         )
         archive.add(CARD, card)
         if sheet is not None:

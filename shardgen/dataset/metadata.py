@@ -92,7 +92,11 @@ class Metadata:
         for text, of_it in groupby(parsed, key=lambda fields: fields[0]):
             number, columns = int(text), list(zip(*of_it, strict=True))[: len(self.label_columns)]
             fields = [
-                _json_list(values, is_text=is_text) if is_list else csv_field(values[0])
+                _json_list(values, is_text=is_text)
+                if is_list
+                else csv_field(values[0])
+                if is_text
+                else values[0]
                 for values, is_text, is_list in zip(columns, self._is_text, self._is_list, strict=True)
             ]
             names = self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files)
@@ -126,7 +130,7 @@ def _number(text: str) -> int | float | None:
 def _json_list(values: Sequence[str], *, is_text: bool) -> str:
     """A field with a JSON list, quoted: numbers as they stand, nothing as null."""
     if is_text:
-        content = ",".join(json.dumps(value, ensure_ascii=False) for value in values)
-    else:
-        content = ",".join(value or "null" for value in values)
-    return csv_field(f"[{content}]")
+        return csv_field(f"[{','.join(json.dumps(value, ensure_ascii=False) for value in values)}]")
+    if "" in values:
+        values = [value or "null" for value in values]
+    return f'"[{",".join(values)}]"' if len(values) > 1 else f"[{values[0]}]"

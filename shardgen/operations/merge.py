@@ -73,6 +73,7 @@ def recorded_inputs(
                 allow_dead_letters=allow_dead_letters,
                 exclude=frozenset(exclude),
                 partial=partial,
+                card=run.settings.engine.card,
             )
         except (RunIncomplete, ReceiptConflict):
             if recorded.manifest is not None:

@@ -219,7 +219,8 @@ class Card:
     """What the data set's README says of the recipe, as Markdown.
 
     The number of samples follows `title`. `outputs` describes each output in half a sentence, by its name;
-    `files` those that the plan keeps beside it. `made_of` and `provenance` are lines of lists.
+    `files` those that the plan keeps beside it. `made_of` and `provenance` are lines of lists. `tasks` are
+    those of Hugging Face's Hub that the data set serves.
     """
 
     title: str
@@ -229,6 +230,7 @@ class Card:
     outputs: Mapping[str, str]
     labels: str
     files: str = ""
+    tasks: tuple[str, ...] = ()
     provenance: tuple[str, ...] = ()
 
 

@@ -27,6 +27,7 @@ _MESSAGES = {
     "model_type": "must be a table",
     "string_too_short": "must not be empty",
     "too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",

@@ -26,6 +26,7 @@ from shardgen.storage.bounded import how_to_read, parse_toml, read_regular
 FILE_NAME = "shardgen.toml"
 MAX_BYTES = 1 << 16
 _MAX_PROBLEMS = 20  # named in one message
+_LINE_MAX = 200  # characters
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -97,6 +98,21 @@ class FolderTable(Table):
         return self
 
 
+class CardTable(Table):
+    """What the user says in the data set's README: its title and licence, a line each, and Markdown."""
+
+    title: Annotated[str, Field(max_length=_LINE_MAX)] = ""
+    licence: Annotated[str, Field(max_length=_LINE_MAX)] = ""
+    text: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, value in (("title", self.title), ("licence", self.licence)):
+            if not value.isprintable():
+                raise ValueError(f"{name}: must be one line of text")
+        return self
+
+
 class EngineTables(Table):
     """The tables that belong to no recipe."""
 
@@ -106,6 +122,7 @@ class EngineTables(Table):
     artifacts: ArtifactsTable = ArtifactsTable()
     lease: LeaseTable = LeaseTable()
     folder: FolderTable = FolderTable()
+    card: CardTable = CardTable()
 
 
 @dataclass(frozen=True, kw_only=True)

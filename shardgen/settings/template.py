@@ -46,6 +46,12 @@ segment_batches = 32    # or after this many batches
 settle_seconds = 180    # how long a worker checks for others' older claims on the slice it has begun
 silent_seconds = 3600   # after this long without a new file, others may take over a worker's slice
 scan_seconds = 60       # how often a worker scans the folder
+
+[card]
+# For the README in the zip, which Hugging Face's Hub reads, too.
+title = ""              # "" names what the recipe makes
+licence = ""            # yours to choose: "cc-by-4.0", say, or your own words; "" says nothing
+text = ""               # Markdown behind the introduction; a long one between lines of three quotes
 """
 
 

@@ -77,6 +77,7 @@ SETTINGS = {
     "folder": {
         *("segment_seconds", "segment_batches", "settle_seconds", "silent_seconds", "scan_seconds"),
     },
+    "card": {"title", "licence", "text"},
 }
 
 

@@ -100,7 +100,7 @@ def expect(path: Path, plan: Plan, *, excluded: set[int], pending: set[int], dea
         content = json.loads(archive.read("selection.json"))
         found = {key: {s for pair in content[key] for s in range(*pair)} for key in content}
         assert found == {"excluded": excluded, "pending": pending}
-        assert archive.namelist()[-7:-1] == [
+        assert archive.namelist()[-8:-1] == [
             *(
                 "labels.csv",
                 "metadata.csv",

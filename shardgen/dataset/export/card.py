@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from shardgen.dataset.card import yaml_head
 from shardgen.dataset.export.splits import WHOLE, Split
 from shardgen.domain.wording import counted
 
@@ -22,15 +23,13 @@ def export_card(card: bytes, *, files: str, configs: Mapping[str, Sequence[str]]
     body = _READING.sub("", _SHEET.sub("", body)).replace(
         "## Layout\n", "## Layout of the zip that `shardgen merge` writes\n"
     )
-    lines = ["configs:", "- config_name: default", "  data_files:"]
-    for name, patterns in configs.items():
-        lines += [f"  - split: {'train' if name == WHOLE else name}", "    path:"]
-        lines += [f'    - "{pattern}"' for pattern in patterns]
-    return (
-        f"{_FENCE}{head}"
-        + "\n".join(lines)
-        + f"\n{_FENCE}\n## Files of this export\n\n{files}\n{body.lstrip()}"
-    ).encode()
+    data_files = [
+        {"split": "train" if name == WHOLE else name, "path": list(patterns)}
+        for name, patterns in configs.items()
+    ]
+    of_whom = yaml_head({"configs": [{"config_name": "default", "data_files": data_files}]})
+    named = of_whom.removeprefix(_FENCE)
+    return f"{_FENCE}{head}{named}\n## Files of this export\n\n{files}\n{body.lstrip()}".encode()
 
 
 def _parted(card: str) -> tuple[str, str]:

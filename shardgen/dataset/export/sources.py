@@ -254,6 +254,7 @@ class RunSource(SampleSource):
             selection=self.selection,
             dead_letters=self.dead_letters,
             has_sheet=False,
+            own=self._inputs.card,
         )
 
 

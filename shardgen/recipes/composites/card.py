@@ -47,6 +47,7 @@ def composites_card(plan: CompositesPlan) -> Card:
             "that is, `output_*` its box and pixels in the stored images. A box ends before `x + width`; "
             "of a person who is hidden all these are 0"
         ),
+        tasks=("image-segmentation", *(["depth-estimation"] if plan.depth is not None else [])),
         provenance=() if plan.depth is None else plan.depth.provenance(),
     )
 

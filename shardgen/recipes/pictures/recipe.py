@@ -157,6 +157,7 @@ class PicturesRecipe(Recipe):
             outputs={IMAGE: "the picture, RGB", DEPTH: depth.in_words()},
             labels="one row per stored sample: its picture, whose own width and height are in pixels",
             files="a line for each picture: its name, bytes, sha256, width and height",
+            tasks=("depth-estimation",),
             provenance=depth.provenance(),
         )
 
