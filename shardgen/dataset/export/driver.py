@@ -302,7 +302,7 @@ class _Chosen:
             mine = np.flatnonzero(splits == split)
             places[mine] = np.arange(count, count + len(mine))
             self.counts[split] = count + len(mine)
-        wanted = splits != DROPPED
+        wanted: NDArray[np.bool_] = splits != DROPPED
         wanted[wanted] = self._destination.wanted(splits[wanted], places[wanted])
         self._coming.extend(zip(splits[wanted].tolist(), places[wanted].tolist(), strict=True))
         return wanted

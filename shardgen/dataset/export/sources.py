@@ -6,33 +6,26 @@ import hashlib
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.artifacts.check import stored_samples
-from shardgen.artifacts.zip_records import BrokenZip, Entry
+from shardgen.artifacts.zip_records import BrokenZip
 from shardgen.dataset.bodies import BodyReader, Piece
 from shardgen.dataset.card import dataset_card
 from shardgen.dataset.labels import label_rows, rows_of
-from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.member_table import MemberColumns, MemberTable
 from shardgen.dataset.merge import DEAD_LETTERS_HEADER, MergeInputs, survey_inputs
 from shardgen.dataset.metadata import Metadata
-from shardgen.dataset.output import (
-    CARD,
-    DEAD_LETTERS,
-    LABELS,
-    METADATA,
-    STATS,
-    ZipTail,
-    read_at,
-    read_member,
-    read_tail,
-)
+from shardgen.dataset.opened_zip import OpenedZip, stop_of
+from shardgen.dataset.output import CARD, DEAD_LETTERS, LABELS, METADATA, PLAN, STATS
 from shardgen.dataset.selecting import KeptSums, LeftOut, kept_receipts, which_in
 from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import SampleIndex
@@ -40,11 +33,12 @@ from shardgen.domain.receipt import Facts, Receipt
 from shardgen.domain.selection import Selection
 from shardgen.errors import ArtifactCorrupt
 from shardgen.recipes.base import Recipe
-from shardgen.storage.files import DiskFiles, storage_error
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.plan_file import parse_plan
+from shardgen.storage.files import storage_error
 
 _NUMBERS_AT_ONCE = 4096
-_FROM_ZIP_AT_ONCE = 256  # samples
-_ROWS_BYTES = 1 << 20
+_BYTES_AT_ONCE = 4 << 20
 
 Choose = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 """Which of these samples, ascending, are wanted; called once for each, in order."""
@@ -89,96 +83,131 @@ class SampleSource(ABC):
 
 
 class ZipSource(SampleSource):
-    """A zip that `merge` has written."""
+    """A zip that `merge` has written, front to back. Raises ArtifactCorrupt for any other."""
 
     def __init__(self, path: Path) -> None:
-        """Raises InputMissing, ArtifactCorrupt or StorageFailed."""
-        from shardgen.dataset.reader import DataSet  # noqa: PLC0415
-
-        self._path = path
-        self._files = DiskFiles()
-        self._data = DataSet(path)
-        self.recipe, self.selection = self._data.recipe, self._data.selection
-        self.stored, self.dead_letters = len(self._data.samples), len(self._data.dead_letters)
-        self._descriptor, self._tail = self._opened()
-        self.size_bytes = self._tail.entries[LABELS].offset
-        self.dead_letters_sha256 = hashlib.sha256(self._member(DEAD_LETTERS)).hexdigest()
+        """Raises InputMissing, StorageFailed, too."""
+        self._zip = OpenedZip(path)
+        try:
+            with self._reading():
+                plan = parse_plan(self._zip.member(PLAN), where=f"{path}: {PLAN}")
+                self.recipe = recipe_of(plan, beside=self._zip.beside)
+                self.selection = self._zip.selection(plan)
+                self._dead = self._zip.dead_letters(plan)
+                self._table = MemberTable(plan)
+                wrong = self._zip.miscount(self._table, self._dead, self.selection)
+                self.size_bytes = self._zip.tail.entries[LABELS].offset
+                self.dead_letters_sha256 = hashlib.sha256(self._zip.member(DEAD_LETTERS)).hexdigest()
+            if wrong:
+                raise self._wrong("its directory", wrong)
+        except BaseException:
+            self._zip.close()
+            raise
+        self.dead_letters = len(self._dead)
+        self.stored = self.selection.kept.count - self.dead_letters
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._files.close(self._descriptor)
-        self._data.close()
+        self._zip.close()
 
-    def _opened(self) -> tuple[int, ZipTail]:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        path = self._zip.path
         try:
-            descriptor = self._files.open(self._path)
-        except OSError as error:
-            raise storage_error(error, self._path) from error
-        try:
-            return descriptor, read_tail(descriptor, self._files.size(descriptor), files=self._files)
+            yield
         except BrokenZip as error:
-            self._files.close(descriptor)
-            raise ArtifactCorrupt(f"{self._path}: {error}", hint=self._hint) from error
-
-    @property
-    def _hint(self) -> str:
-        return "shardgen verify ZIP says what is wrong with it"
-
-    def _member(self, name: str) -> bytes:
-        try:
-            return read_member(self._descriptor, self._tail.entries[name], files=self._files)
-        except BrokenZip as error:
-            raise ArtifactCorrupt(f"{self._path}: {error}", hint=self._hint) from error
+            raise ArtifactCorrupt(f"{path}: {error}", hint=f"shardgen verify {quote(str(path))}") from error
         except OSError as error:
-            raise storage_error(error, self._path) from error
+            raise storage_error(error, path) from error
+
+    def _images(self) -> Iterator[MemberColumns]:
+        """The entries of all images, those of some thousand samples at once."""
+        with self._reading():
+            yield from self._zip.images(self._table, self._dead, self.selection)
 
     def numbers(self) -> Iterator[NDArray[np.int64]]:
-        """They lie in memory."""
-        samples = self._data.samples
-        for start in range(0, len(samples), _NUMBERS_AT_ONCE):
-            yield samples[start : start + _NUMBERS_AT_ONCE]
+        """From the directory, whose every byte is compared."""
+        for columns in self._images():
+            yield columns.samples
 
     def samples(self, choose: Choose) -> Iterator[Found]:
-        """Each by one read; rows of `metadata.csv` are read in their order, also past what is not wanted."""
-        samples, names = self._data.samples, [output.name for output in self.recipe.plan.outputs]
-        rows = rows_of(self._pieces(self._tail.entries[METADATA]))
-        if next(rows, b"") != Metadata(self.recipe).header:
-            raise ArtifactCorrupt(f"{self._path}: {METADATA}: has another header", hint=self._hint)
-        for start in range(0, len(samples), _FROM_ZIP_AT_ONCE):
-            numbers = samples[start : start + _FROM_ZIP_AT_ONCE]
-            mine = list(islice(rows, len(numbers)))
-            if len(mine) != len(numbers):
-                raise ArtifactCorrupt(f"{self._path}: {METADATA}: ends too early", hint=self._hint)
-            for at in np.flatnonzero(choose(numbers)).tolist():
-                files = self._data.encoded(start + at)
-                yield Found(int(numbers[at]), [files[name] for name in names], mine[at])
+        """Some megabytes at once; rows of `metadata.csv` are read past those that are not wanted."""
+        rows = self._rows()
+        for columns in self._images():
+            wanted = choose(columns.samples)
+            mine = list(islice(rows, len(wanted)))
+            if len(mine) != len(wanted):
+                raise self._wrong(METADATA, "ends too early")
+            for first, end in self._parts(columns):
+                if wanted[first:end].any():
+                    yield from self._files(columns, first, np.flatnonzero(wanted[first:end]), end, mine)
         if next(rows, None) is not None:
-            raise ArtifactCorrupt(f"{self._path}: {METADATA}: has too many rows", hint=self._hint)
+            raise self._wrong(METADATA, "has too many rows")
 
-    def _pieces(self, entry: Entry) -> Iterator[bytes]:
-        """A member of any size. Raises ArtifactCorrupt at the end where its CRC is another."""
+    def _wrong(self, name: str, fact: str) -> ArtifactCorrupt:
+        path = self._zip.path
+        return ArtifactCorrupt(f"{path}: {name}: {fact}", hint=f"shardgen verify {quote(str(path))}")
+
+    def _rows(self) -> Iterator[bytes]:
+        """The rows of `metadata.csv`, whose CRC is compared at the end."""
+        rows = rows_of(self._checked(METADATA))
+        if next(rows, b"") != Metadata(self.recipe).header:
+            raise self._wrong(METADATA, "has another header")
+        yield from rows
+
+    def _checked(self, name: str) -> Iterator[bytes]:
         crc = 0
-        for start in range(entry.data_offset, entry.stop, _ROWS_BYTES):
-            try:
-                piece = read_at(self._files, self._descriptor, start, min(start + _ROWS_BYTES, entry.stop))
-            except OSError as error:
-                raise storage_error(error, self._path) from error
-            crc = zlib.crc32(piece, crc)
-            yield piece
-        if crc != entry.crc:
-            raise ArtifactCorrupt(
-                f"{self._path}: {entry.name}: its bytes do not match its CRC", hint=self._hint
-            )
+        with self._reading():
+            for piece in self._zip.pieces(name):
+                crc = zlib.crc32(piece, crc)
+                yield piece
+        if crc != self._zip.tail.entries[name].crc:
+            raise self._wrong(name, "its bytes do not match its CRC")
+
+    def _parts(self, columns: MemberColumns) -> Iterator[tuple[int, int]]:
+        """Runs of samples that are read at once: some megabytes, or one sample that is larger."""
+        starts = columns.offsets[:, 0]
+        first = 0
+        while first < len(starts):
+            end = max(first + 1, int(np.searchsorted(starts, starts[first] + _BYTES_AT_ONCE)))
+            yield first, end
+            first = end
+
+    def _files(
+        self, columns: MemberColumns, first: int, places: NDArray[np.int64], end: int, rows: list[bytes]
+    ) -> Iterator[Found]:
+        """The wanted samples of a run, at these places in it, after headers and CRCs passed."""
+        part = MemberColumns(
+            samples=columns.samples[first:end],
+            crcs=columns.crcs[first:end],
+            sizes=columns.sizes[first:end],
+            offsets=columns.offsets[first:end] - columns.offsets[first, 0],
+        )
+        start = int(columns.offsets[first, 0])
+        with self._reading():
+            body = self._zip.read(start, start + stop_of(self._table, part))
+            if not self._table.has_local_headers(part, np.frombuffer(body, np.uint8)):
+                raise BrokenZip(f"from sample {part.samples[0]} on: a local header is not the directory's")
+        starts = (part.offsets + self._table.header_sizes(part.samples))[places].tolist()
+        sizes, crcs = part.sizes[places].tolist(), part.crcs[places].tolist()
+        for row, place in enumerate(places.tolist()):
+            number = int(part.samples[place])
+            files = [body[at : at + size] for at, size in zip(starts[row], sizes[row], strict=True)]
+            if list(map(zlib.crc32, files)) != crcs[row]:
+                raise self._wrong(f"sample {number}", "its bytes do not match their CRC")
+            yield Found(number, files, rows[first + place])
 
     def stats(self) -> bytes:
         """Those of the zip."""
-        return self._member(STATS)
+        with self._reading():
+            return self._zip.member(STATS)
 
     def card(self) -> bytes:
         """That of the zip."""
-        return self._member(CARD)
+        with self._reading():
+            return self._zip.member(CARD)
 
 
 class RunSource(SampleSource):

@@ -72,8 +72,8 @@ def assigned(digests: Iterable[tuple[int, str, str]], split: Split) -> dict[str,
     for sources in folders.values():
         sources.sort()
         ends = bounds(len(sources), parts)
-        for place, (_rank, name, sha256) in enumerate(sources):
-            places[name] = first.setdefault(sha256, bisect_right(ends, place))
+        for place, (_rank, name, digest) in enumerate(sources):
+            places[name] = first.setdefault(digest, bisect_right(ends, place))
     return places
 
 
