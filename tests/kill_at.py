@@ -14,6 +14,7 @@ from pathlib import Path
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.steps import (
     BatchStep,
+    ExportStep,
     LeaseStep,
     MergeStep,
     OnStep,
@@ -34,6 +35,7 @@ VERB_OF: dict[type, str] = {
     SuspectStep: "worker",
     PlanStep: "plan",
     MergeStep: "merge",
+    ExportStep: "export",
     RequeueStep: "requeue",
     SweepStep: "sweep",
     RebuildStep: "rebuild",
@@ -85,6 +87,14 @@ def _merge(run: RunDirectory, on_step: OnStep) -> None:
     merge_run(run, None, allow_dead_letters=False, on_step=on_step)
 
 
+def _export(run: RunDirectory, on_step: OnStep) -> None:
+    from shardgen.dataset.export.driver import ExportRequest  # noqa: PLC0415
+    from shardgen.operations.export import export_run  # noqa: PLC0415
+
+    request = ExportRequest(format=os.environ.get("EXPORT_FORMAT", "webdataset"), shard_size=10)
+    export_run(run, run.path / "export", request, on_step=on_step)
+
+
 def _requeue(run: RunDirectory, on_step: OnStep) -> None:
     from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
     from shardgen.coordination.database import undo_marked  # noqa: PLC0415
@@ -112,6 +122,7 @@ _VERBS: dict[str, Callable[[RunDirectory, OnStep], None]] = {
     "extend": _extend,
     "worker": _worker,
     "merge": _merge,
+    "export": _export,
     "requeue": _requeue,
     "sweep": _sweep,
     "rebuild": _rebuild,

@@ -17,6 +17,10 @@ OPTIONS = {
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
     "doctor": set(),
+    "export": {
+        *("--format", "--shard-size", "--split", "--split-by", "--split-seed"),
+        *("--exclude", "--partial", "--allow-dead-letters"),
+    },
     "extend": FOLDERS,
     "init": {"--preset", *FOLDERS, "--weights", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},

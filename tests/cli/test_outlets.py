@@ -143,6 +143,7 @@ status {run} --json > 31
 dead-letters {run} > 31
 verify {run} > 31
 verify {run}/dataset.zip > 31
+export {run}/dataset.zip {box}/tars --format webdataset > 0
 requeue {run} --batch 1 > 31
 worker {run} > 0
 merge {run} > 0

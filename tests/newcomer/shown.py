@@ -91,6 +91,13 @@ SHOWN = {
     "shardgen merge people --exclude foregrounds/anna.png": Shown(
         at=State.MADE, code=12, says="the plan has no such source"
     ),
+    "shardgen export people.zip people-tars --format webdataset": Shown(
+        at=State.MADE, says="WebDataset(", leaves="people-tars/data-000000.tar"
+    ),
+    # With two foregrounds and four backgrounds no proportions leave something for three splits.
+    "shardgen export people people-parquet --format parquet --split 800,100,100": Shown(
+        at=State.MADE, code=12, says="no sample would be in"
+    ),
     "shardgen extend people": Shown(at=State.MADE, says="nothing to add"),
     "shardgen verify people": Shown(at=State.MADE, says="read 96 samples: no findings"),
     "shardgen verify people.zip": Shown(at=State.MADE, says="read 96 samples: no findings"),
