@@ -53,16 +53,14 @@ class ParquetWriter(ShardWriter):
         self._outputs, self._digits = recipe.plan.outputs, recipe.plan.name_digits
         self._labels = recipe.label_columns
         features = dict(_features(recipe))
-        self._schema = pa.schema(
-            {name: _arrow_type(feature) for name, feature in features.items()},
-            metadata={"huggingface": json.dumps({"info": {"features": features}})},
-        )
+        self._types = {name: _arrow_type(feature) for name, feature in features.items()}
+        described = json.dumps({"info": {"features": features}})
+        self._schema = pa.schema(self._types, metadata={"huggingface": described})
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         names = [f"{name}.path" for name, feature in features.items() if feature is _IMAGE]
         labels = [
-            f"{name}.list.element" if pa.types.is_list(self._schema.field(name).type) else name
-            for name in self._labels
+            f"{name}.list.element" if pa.types.is_list(self._types[name]) else name for name in self._labels
         ]
         # Opened here, not by pyarrow: what a full disk raises is then Python's error.
         self._file = path.open("wb")
@@ -106,7 +104,11 @@ class ParquetWriter(ShardWriter):
     def _write_group(self) -> None:
         import pyarrow as pa  # noqa: PLC0415 - an extra
 
-        self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
+        # Not made in their types at once: `pa.array` would cut decimals off, where a cast refuses to.
+        arrays = [
+            pa.array([row[name] for row in self._rows]).cast(kind) for name, kind in self._types.items()
+        ]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
         self._rows.clear()
         self._bytes = 0
 
