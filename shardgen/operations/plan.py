@@ -39,12 +39,12 @@ class Planned:
 
     @property
     def sample_bytes(self) -> float:
-        """A sample's share of the final zip: its files, their entries, its row of labels."""
+        """A sample's share of the final zip: its files, their entries, its rows of labels and metadata."""
         names = (
             member_name(output, SampleIndex(0), digits=self.plan.name_digits) for output in self.plan.outputs
         )
-        entries = sum(_ZIP_RECORD_BYTES + 2 * len(name) for name in names)
-        return sum(self.estimate.outputs.values()) + entries + self.estimate.labels
+        entries = sum(_ZIP_RECORD_BYTES + 3 * len(name) for name in names)
+        return sum(self.estimate.outputs.values()) + entries + 2 * self.estimate.labels
 
 
 def make_plan(
