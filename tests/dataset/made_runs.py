@@ -135,6 +135,9 @@ class MadeRun:
         for row in self.receipts():
             yield from row.record.dead_letters
 
+    def content(self, batch: int, *, dead: Sequence[int], facts: Facts | None) -> BatchContent:
+        return batch_content(self.plan, batch, dead=dead, facts=facts)
+
     def publish(
         self,
         batches: range,
@@ -149,7 +152,7 @@ class MadeRun:
         shard = layout.shard_of_batch(BatchIndex(batches[0]))
         slice_ = layout.slice_of_batch(BatchIndex(batches[0]))
         attempt = Attempt(shard=shard, slice=slice_, fence=Fence(fence), worker=WORKER)
-        contents = [batch_content(self.plan, batch, dead=dead, facts=facts) for batch in batches]
+        contents = [self.content(batch, dead=dead, facts=facts) for batch in batches]
         data, inside = build_artifact(self.plan.fingerprint_of(BatchIndex(batches[0])), attempt, contents)
         name = ArtifactName(
             shard=shard,
