@@ -13,7 +13,7 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.depth.densedepth.trial import read_untrusted
+from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
 from shardgen.launch.allocation import Share
@@ -73,7 +73,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     inputs = MergeInputs(recipe=MadeRecipe(small), source=made, store=made.store)
     zipped = merge(inputs, tmp_path / ZIP_NAME).path
     extract_contact_sheet(zipped, tmp_path)
-    fetch.fetch(server.released(len(server.content)), read_untrusted)
+    fetch.fetch(server.released(len(server.content)), read_weights)
     created = set(tmp_path.rglob("*")) - before - others
     names = {path.name for path in created}
     assert {"plan.json", "manifest.sqlite", ".staging", "shard-00000", ZIP_NAME, "nyu.h5", "deep"} <= names
@@ -168,7 +168,7 @@ def test_a_link_in_the_place_of_an_unfinished_download_is_not_written_through(
     for target, size_bytes in ((victim, None), (tmp_path / "nowhere", None), (whole, len(server.content))):
         (cache / "nyu.h5.part").symlink_to(target)
         with pytest.raises(StorageFailed, match="link"):
-            fetch.fetch(server.released(size_bytes), read_untrusted)
+            fetch.fetch(server.released(size_bytes), read_weights)
         (cache / "nyu.h5.part").unlink()
     assert victim.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
@@ -192,7 +192,7 @@ def test_a_server_that_never_stops_sending_is_left_soon_after_the_size_that_was_
     monkeypatch.setattr(fetch, "PIECE_BYTES", 4096)
     released = server.released(10_000)
     with pytest.raises(DownloadFailed, match="more than 10,000 bytes"):
-        fetch.fetch(released, read_untrusted)
+        fetch.fetch(released, read_weights)
     assert cached_path(released).with_name("nyu.h5.part").stat().st_size < 20_000
 
 
