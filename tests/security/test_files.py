@@ -27,8 +27,7 @@ from shardgen.storage import fetch
 from shardgen.storage.atomic import publish_file, random_part
 from shardgen.storage.fetch import Released, cached_path
 from tests.artifacts.attempts import single
-from tests.dataset.made_runs import MadeRecipe, MadeRun
-from tests.dataset.made_runs import make_run as made_run
+from tests.dataset.made_runs import MadeRecipe, MadeRun, publish_run
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run
 from tests.storage.test_fetch import Server, content, server
@@ -69,7 +68,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
         weights="small",
     )
     small = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)
-    made = made_run(small, tmp_path / "other")
+    made = publish_run(small, tmp_path / "other")
     inputs = MergeInputs(recipe=MadeRecipe(small), source=made, store=made.store)
     zipped = merge(inputs, tmp_path / ZIP_NAME).path
     extract_contact_sheet(zipped, tmp_path)
@@ -131,7 +130,7 @@ def test_a_link_in_the_place_of_the_zip_is_replaced_and_not_written_through(tmp_
     victim = tmp_path / "victim"
     victim.write_text("mine")
     plan = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)
-    made = made_run(plan, tmp_path / "artifacts")
+    made = publish_run(plan, tmp_path / "artifacts")
     output = tmp_path / "out.zip"
     output.symlink_to(victim)
     inputs = inputs_of(made)
