@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.artifacts.zip_records import ZipLimits
-from shardgen.dataset import zip_check, zip_writer
+from shardgen.dataset import opened_zip, zip_check, zip_writer
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.plan import Output
@@ -36,7 +36,7 @@ def facts(verification: Verification) -> str:
 def test_a_sound_zip_has_no_findings(
     tmp_path: Path, samples_at_once: int, limits: ZipLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zip_check, "_SAMPLES_AT_ONCE", samples_at_once)
+    monkeypatch.setattr(opened_zip, "_SAMPLES_AT_ONCE", samples_at_once)
     monkeypatch.setattr(zip_check, "_BYTES_AT_ONCE", 700)
     monkeypatch.setattr(zip_writer, "ZipLimits", lambda: limits)
     progress: list[tuple[int, int]] = []
