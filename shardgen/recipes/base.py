@@ -262,6 +262,8 @@ class Recipe(ABC):
     """Those of them that are made of the facts of a sample."""
     text_columns: ClassVar[frozenset[str]] = frozenset()
     """Those of them that hold text; in the others there are numbers, or nothing."""
+    decimal_columns: ClassVar[frozenset[str]] = frozenset()
+    """Those of the others in which there may be decimals; the rest hold whole numbers."""
     sample_columns: ClassVar[tuple[str, ...]] = ("sample",)
     """Those of them that say the same in all rows of a sample, where it may have several."""
     name_column: ClassVar[str] = ""
