@@ -68,6 +68,7 @@ LIBRARIES = {
     "tensorflow": {"depth"},
     "h5py": {"depth"},
     "alembic": {"manifest"},
+    "pyarrow": {"dataset"},
     "sqlalchemy": {"manifest", "coordination"},  # the index of a shared folder is a database of its own
 }
 VERSION_ONLY = {"doctor.py"}  # it prints SQLAlchemy's version
