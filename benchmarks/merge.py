@@ -137,6 +137,12 @@ class SimulatedRun:
         """None in this run."""
         return iter(())
 
+    def image(self, name: str, sample: int, place: int) -> bytes:
+        """Noise."""
+        size = MEMBER_BYTES[name]
+        start = (sample * 7919 + place) % (len(NOISE) - size)
+        return NOISE[start : start + size]
+
     def _artifact(self, batch: BatchIndex) -> tuple[bytes, ArtifactName, BatchRecord]:
         plan = self._plan
         samples = plan.layout.batch_samples(batch)
@@ -144,9 +150,7 @@ class SimulatedRun:
         for sample in samples:
             for output in plan.outputs:
                 name = member_name(output, SampleIndex(sample), digits=plan.name_digits)
-                size = MEMBER_BYTES[output.name]
-                start = (sample * 7919 + len(members)) % (len(NOISE) - size)
-                members.append((name, NOISE[start : start + size]))
+                members.append((name, self.image(output.name, sample, len(members))))
         shard = plan.layout.shard_of_batch(batch)
         attempt = Attempt(
             shard=shard,

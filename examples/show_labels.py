@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 import shardgen
 
 COLOURS = ["#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0"]
+SIDES = ("x", "y", "width", "height")
 SCALE = 2
 
 
@@ -46,10 +47,10 @@ def row_of(sample: dict[str, Any], canvas: tuple[int, int]) -> Image.Image:
     composite = composite.resize((SCALE * width, SCALE * height))
     draw = ImageDraw.Draw(composite)
     for person, colour in zip(people_of(sample), COLOURS, strict=False):
-        frame = [person[f"frame_{side}"] for side in ("x", "y", "width", "height")]
-        stored = [value * size / of for value, size, of in zip(frame, (width, height) * 2, canvas * 2, strict=True)]
-        outline(draw, stored, colour, 1)
-        outline(draw, [person[f"output_{side}"] for side in ("x", "y", "width", "height")], colour, 3)
+        scales = (width / canvas[0], height / canvas[1]) * 2
+        frame = [person[f"frame_{side}"] * scale for side, scale in zip(SIDES, scales, strict=True)]
+        outline(draw, frame, colour, 1)
+        outline(draw, [person[f"output_{side}"] for side in SIDES], colour, 3)
     pictures = [composite]
     if "instances" in sample:
         people = Image.fromarray(sample["instances"]).convert("P")
@@ -70,7 +71,8 @@ def main() -> None:
     """Draw the samples that are named, by their places in the data set."""
     path, output, *places = sys.argv[1:]
     data = shardgen.DataSet(path)
-    canvas = data.plan.recipe.compose.canvas
+    recipe: Any = data.plan.recipe
+    canvas = recipe.compose.canvas
     rows = [row_of(data[int(place)], canvas) for place in places]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
     top = 0

@@ -29,6 +29,8 @@ class ShardgenError(Exception):
         self.hint = hint
         self.problems = problems
         self.remarks = remarks
+        if hint:
+            self.add_note(f"hint: {hint}")  # who calls this package from Python reads it below the error
 
 
 class OperatorError(ShardgenError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,13 @@ from shardgen.settings.run_directory import RunDirectory
 from tests import u2netp as released
 from tests.postgres import Server, running_server
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
+
+PACKAGE = Path(__file__).parent.parent / "shardgen"
+
+# Each of hundreds of commands would compile the package for itself where Python is told to write no bytecode,
+# as in many containers. Once is enough, before the test processes start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compileall.compile_dir(PACKAGE, quiet=2)
 
 
 @pytest.fixture(scope="session")

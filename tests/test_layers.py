@@ -4,9 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from shardgen.errors import IMAGE_LIBRARIES
 from shardgen.manifest.database_url import DatabaseUrl
@@ -69,6 +68,7 @@ LIBRARIES = {
     "tensorflow": {"depth"},
     "h5py": {"depth"},
     "alembic": {"manifest"},
+    "pyarrow": {"dataset"},
     "sqlalchemy": {"manifest", "coordination"},  # the index of a shared folder is a database of its own
 }
 VERSION_ONLY = {"doctor.py"}  # it prints SQLAlchemy's version
@@ -82,8 +82,18 @@ def _folder(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _imports(path: Path) -> list[str]:
+    return list(_imported(_tree(path), path))
+
+
+def _imported(tree: ast.Module, path: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -132,14 +142,20 @@ def test_every_folder_has_a_floor_and_nothing_else_lies_beside_them() -> None:
     assert beside == folders | {"__init__.py", "__main__.py", "errors.py", "py.typed"}
 
 
-@pytest.mark.parametrize("path", _modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_library_is_imported_where_it_is_wrapped(path: Path) -> None:
-    for name in _imports(path):
-        top = name.partition(".")[0]
-        if top in LIBRARIES and path.name not in VERSION_ONLY:
-            assert _folder(path) in LIBRARIES[top], f"{path.name} imports {top}"
-        if _folder(path) == "domain":
-            assert top in (*sys.stdlib_module_names, "shardgen"), f"{path.name} imports {top}"
+def test_a_library_is_imported_where_it_is_wrapped() -> None:
+    imported = [(path, name.partition(".")[0]) for path in _modules() for name in _imports(path)]
+    elsewhere = {
+        f"{path.relative_to(PACKAGE)} imports {top}"
+        for path, top in imported
+        if top in LIBRARIES and path.name not in VERSION_ONLY and _folder(path) not in LIBRARIES[top]
+    }
+    assert elsewhere == set()
+    impure = {
+        f"{path.relative_to(PACKAGE)} imports {top}"
+        for path, top in imported
+        if _folder(path) == "domain" and top not in (*sys.stdlib_module_names, "shardgen")
+    }
+    assert impure == set()
 
 
 def test_nothing_inherits_methods_of_a_class_that_works() -> None:
@@ -148,7 +164,7 @@ def test_nothing_inherits_methods_of_a_class_that_works() -> None:
         node
         for path in _modules()
         if path.name != "errors.py"
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in _tree(path).body
         if isinstance(node, ast.ClassDef)
     ]
     named = {node.name: node for node in classes}
@@ -167,7 +183,7 @@ def test_nothing_inherits_methods_of_a_class_that_works() -> None:
 
 def test_tensorflow_is_imported_inside_functions_only() -> None:
     for path in _modules():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in _tree(path).body:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] in ("tensorflow", "keras") for name in names), path

@@ -79,6 +79,12 @@ class OpenedZip:
         """The bytes from start to stop, fewer only at the file's end."""
         return read_at(self.files, self.descriptor, start, stop)
 
+    def at_once(self, start: int, stop: int) -> bytes:
+        """The same in a single call, for small pieces; ValueError once it is closed."""
+        if self.descriptor < 0:
+            raise ValueError(f"{self.path}: is closed")
+        return os.pread(self.descriptor, stop - start, start)
+
     def member(self, name: str) -> bytes:
         """A small one of the last members, checked."""
         return read_member(self.descriptor, self.tail.entries[name], files=self.files)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardgen.settings.template import settings_text
+from tests import warm
 from tests.photographs import write_photographs
 from tests.runs import SETTINGS
 
@@ -185,7 +186,7 @@ def new_box(box: Path) -> None:
     (box / RUN / "shardgen.toml").write_text(text, encoding="utf-8")
 
 
-def boxes(stage: Stage, folder: Path) -> dict[str, Path]:
+def boxes(folder: Path) -> dict[str, Path]:
     """The boxes that cases start from, made with the real command."""
     made = {name: folder / name for name in ("new", "planned", "finished")}
     made["new"].mkdir(parents=True)
@@ -195,7 +196,7 @@ def boxes(stage: Stage, folder: Path) -> dict[str, Path]:
         ("finished", "planned", ("run", RUN, "--device", "cpu")),
     ):
         shutil.copytree(made[before], made[name])
-        done = stage.run(Case(name=name, arguments=arguments, code=0), made[name])
-        assert isinstance(done, Outcome)
-        assert done.code == 0, done.stderr
+        cache = {"SHARDGEN_CACHE": str(made[name] / "cache")}
+        done = warm.run("shardgen", arguments, environment=cache, folder=made[name])
+        assert done.returncode == 0, done.stderr
     return made

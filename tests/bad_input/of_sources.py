@@ -34,8 +34,8 @@ def _renamed(folder: str, name: str | bytes) -> Callable[[Path], object]:
     return arrange
 
 
-def _with(name: str, data: bytes) -> Callable[[Path], object]:
-    return lambda box: (box / BACKGROUNDS / name).write_bytes(data)
+def _with(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path], object]:
+    return lambda box: (box / BACKGROUNDS / name).write_bytes(data if isinstance(data, bytes) else data())
 
 
 def png(width: int, height: int, *, rows: int | None = None) -> bytes:
@@ -187,14 +187,14 @@ CASES = [
     ),
     _refused(
         "a bomb that says its size",
-        _with("bomb.png", png(30_000, 30_000, rows=300)),
+        _with("bomb.png", lambda: png(30_000, 30_000, rows=300)),
         "bomb.png",
         "900 megapixels",
         peak_bytes=250 * MIB,
     ),
     _refused(
         "a bomb that says another size",
-        _with("bomb.png", png(10, 10, rows=4_000_000)),
+        _with("bomb.png", lambda: png(10, 10, rows=4_000_000)),
         "bomb.png",
         "Too much image data",
         peak_bytes=250 * MIB,
@@ -226,7 +226,7 @@ CASES = [
         name="a hundred megapixels",
         arguments=("plan", RUN),
         code=0,
-        arrange=_with("huge.png", png(10_000, 10_000)),
+        arrange=_with("huge.png", lambda: png(10_000, 10_000)),
         peak_bytes=1200 * MIB,
     ),
     _odd_but_fine("spaces in a name", " two  spaces .jpg"),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from tests.bad_input.case import Case
 
 
-def _misuse(name: str, line: str, *says: str, hint: str = "", start: str = "new") -> Case:
+def _misuse(
+    name: str, line: str, *says: str, hint: str = "", start: str = "new", from_the_start: bool = False
+) -> Case:
     arguments = tuple(line.split())
     return Case(
         name=name,
         arguments=arguments,
         code=2,
-        from_the_start=True,
+        from_the_start=from_the_start,
         says=says,
         start=start,
         hints=(hint or f"shardgen {arguments[0]} --help",),
@@ -19,7 +21,13 @@ def _misuse(name: str, line: str, *says: str, hint: str = "", start: str = "new"
 
 
 CASES = [
-    _misuse("a command that is not there", "statsu people", "statsu", "status", hint="shardgen --help"),
+    _misuse(
+        "a command that is not there",
+        "statsu people",
+        *("statsu", "status"),
+        hint="shardgen --help",
+        from_the_start=True,
+    ),
     _misuse("an option that is not there", "run people --worker 2", "--worker", "--workers"),
     _misuse("an argument too many", "status people scenes", "scenes"),
     _misuse("a word for a shard", "worker people --shard first", "--shard", "integer"),

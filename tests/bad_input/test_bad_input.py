@@ -27,11 +27,11 @@ _MANY = 12  # rows of a table that the fast suite takes
 
 
 def is_slow(case: Case) -> bool:
-    """Whether it takes seconds (a whole run, much memory, an own process), or is one of very many alike."""
-    has_own_process = case.from_the_start and case not in of_usage.CASES[:3]
+    """Whether it takes seconds (a whole run, a network, much memory), or is one of very many alike."""
     is_one_of_many = case in [*of_settings.CASES[_MANY:], *on_disks.CASES[_MANY:]]
     is_large = not case.code or bool(case.peak_bytes) or bool(case.allowed)
-    return is_large or has_own_process or is_one_of_many
+    loads_the_network = case.arguments[0] == "preview" and case.start == "planned"
+    return is_large or loads_the_network or is_one_of_many
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +42,8 @@ def stage() -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def templates(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return boxes(stage, tmp_path_factory.mktemp("boxes") / "made")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return boxes(tmp_path_factory.mktemp("boxes") / "made")
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,6 +34,7 @@ from shardgen.domain.sample import member_name
 from shardgen.recipes.base import Files
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.composites.recipe import CompositesRecipe
+from shardgen.settings.plan_file import parse_plan
 from shardgen.storage.files import make_folders
 
 WORKER = WorkerId("host-42-0abc1234")
@@ -46,12 +49,14 @@ PROVENANCE = Provenance.of(
 )
 
 
+@cache
 def image(name: str, sample: int) -> bytes:
     """Bytes of a different length and content for every image."""
     source = random.Random(f"{name}-{sample}")  # noqa: S311
     return source.randbytes(40 + source.randrange(80))
 
 
+@lru_cache(maxsize=10_000)
 def sums_of_image(output: Output, data: bytes) -> OutputSums:
     """Pretend that the bytes are pixel values: what decoding and adding up is in a real run."""
     pixels = len(data) // 3
@@ -172,7 +177,28 @@ class MadeRun:
 
 
 def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
-    """Every batch of the plan, published and recorded."""
+    """Every batch of the plan, published and recorded: a copy of the files of `publish_run`."""
+    files, rows = _published(plan.canonical_json, tuple(dead), per_artifact)
+    for name, data in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return MadeRun(plan, ArtifactStore(folder), list(rows))
+
+
+@cache
+def _published(
+    plan: bytes, dead: tuple[int, ...], per_artifact: int
+) -> tuple[dict[str, bytes], tuple[Receipt, ...]]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run = publish_run(parse_plan(plan, where="plan.json"), folder, dead=dead, per_artifact=per_artifact)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in paths}, tuple(run.rows)
+
+
+def publish_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
+    """Publish and record every batch of the plan, as workers do."""
     make_folders(folder)
     run = MadeRun(plan, ArtifactStore(folder))
     batch = 0

@@ -8,8 +8,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +24,7 @@ from shardgen.depth.densedepth.trial import read_untrusted
 from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.errors import InputMissing, ShardgenError, WeightsRefused
 from shardgen.machine import trial
+from tests import warm
 from tests.fuzzing.guarded import time_limit
 from tests.fuzzing.mutating import EXTREMES
 from tests.fuzzing.targets import network
@@ -47,19 +46,7 @@ def path(whole: Path, tmp_path: Path) -> Path:
 
 def read_alone(path: Path) -> str:
     """Read in a process of its own, within little memory; what it said."""
-    script = (
-        "import resource, sys\n"
-        "from pathlib import Path\n"
-        "from shardgen.depth.densedepth.weights_file import read_weights\n"
-        "from shardgen.errors import ShardgenError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try:\n    read_weights(Path(sys.argv[1]))\n    print('read')\n"
-        "except ShardgenError as error:\n    print(error)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, path], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = warm.run("tests.fuzzing.read_alone", [path], timeout=60)
     said, _, megabytes = done.stdout.rstrip().rpartition("\n")
     assert megabytes, done.stderr
     assert int(megabytes) < FEW_MEGABYTES
@@ -137,10 +124,9 @@ def never_written(file: h5py.File) -> None:
 
 
 def in_a_huge_chunk(file: h5py.File) -> None:
-    chunk = 1 << 26
-    made = file.create_dataset(
-        BIAS, shape=(1,), maxshape=(None,), dtype="f4", chunks=(chunk,), compression="gzip"
-    )
+    chunk = 1 << 25
+    quickly: dict[str, Any] = {"compression": "gzip", "compression_opts": 1}
+    made = file.create_dataset(BIAS, shape=(1,), maxshape=(None,), dtype="f4", chunks=(chunk,), **quickly)
     made[0] = 1.0
 
 

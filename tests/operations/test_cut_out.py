@@ -19,6 +19,7 @@ from skimage import data
 from shardgen.errors import InputMissing, PlanConflict, SourcesRefused, StorageFailed, WeightsRefused
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.own_masks import Marks, Verdict, judge, own_mask_file, read_marks
+from shardgen.imaging.saliency import SaliencyNetwork
 from shardgen.operations.cut_out import (
     U2NETP,
     Concern,
@@ -41,6 +42,7 @@ from tests.runs import shardgen
 ASTRONAUT = cv2.resize(data.astronaut(), (240, 200), interpolation=cv2.INTER_AREA)
 ROCKET = cv2.resize(data.rocket(), (320, 214), interpolation=cv2.INTER_AREA)
 GRASS = data.grass()[:160, :200]
+LEVELS = SaliencyNetwork.levels
 
 
 def cut(path: Path, model: Path, **more: object) -> CutOuts:
@@ -57,10 +59,22 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tests run side by side; OpenCV's threads would wait for each other's cores."""
+def quick_network() -> Iterator[None]:
+    """The network looks once at each picture, for all tests, and in one thread.
+
+    Tests run side by side; OpenCV's threads would wait for each other's cores.
+    """
+    seen: dict[tuple[object, ...], NDArray[np.uint8]] = {}
+
+    def levels(network: SaliencyNetwork, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        picture = (network.sha256, pixels.shape, pixels.tobytes())
+        if picture not in seen:
+            seen[picture] = LEVELS(network, pixels)
+        return seen[picture]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("shardgen.operations.cut_out.usable_cores", lambda: 1)
+        patch.setattr(SaliencyNetwork, "levels", levels)
         yield
 
 
@@ -100,7 +114,10 @@ def test_a_photograph_without_a_mask_gets_one_and_it_is_made_once(folder: Path, 
     assert sorted(content(folder)) == ["anna.jpg", "anna.mask.png"]
 
 
-def test_the_same_photograph_gives_the_same_bytes_again(made: Path, u2netp: Path) -> None:
+def test_the_same_photograph_gives_the_same_bytes_again(
+    made: Path, u2netp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SaliencyNetwork, "levels", LEVELS)  # looks again
     first = (made / "anna.mask.png").read_bytes()
     assert kinds(cut(made, u2netp, overwrite=True)) == {"anna.jpg": Kind.WRITTEN}
     assert (made / "anna.mask.png").read_bytes() == first

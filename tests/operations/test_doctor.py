@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,23 @@ from shardgen.storage.fetch import cached_path
 from tests.runs import make_run, plan_run, shardgen
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a planned run and of its photographs."""
+    folder = tmp_path_factory.mktemp("planned") / "two words"
+    plan_run(make_run(folder, backgrounds=5))
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+def run(planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A copy of it, with photographs of its own."""
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
-    run = make_run(tmp_path / "two words", backgrounds=5)
-    return plan_run(run)
+    folder = tmp_path / planned.name
+    shutil.copytree(planned, folder)
+    settings = folder / "run" / "shardgen.toml"
+    settings.write_text(settings.read_text().replace(str(planned), str(folder)))
+    return RunDirectory.open(folder / "run")
 
 
 def failing(run_dir: Path | None) -> list[Line]:

@@ -13,7 +13,7 @@ import pytest
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.depth.densedepth.trial import read_untrusted
+from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
 from shardgen.launch.allocation import Share
@@ -27,8 +27,7 @@ from shardgen.storage import fetch
 from shardgen.storage.atomic import publish_file, random_part
 from shardgen.storage.fetch import Released, cached_path
 from tests.artifacts.attempts import single
-from tests.dataset.made_runs import MadeRecipe, MadeRun
-from tests.dataset.made_runs import make_run as made_run
+from tests.dataset.made_runs import MadeRecipe, MadeRun, publish_run
 from tests.plans import make_plan
 from tests.runs import make_run, plan_run
 from tests.storage.test_fetch import Server, content, server
@@ -69,11 +68,11 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
         weights="small",
     )
     small = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)
-    made = made_run(small, tmp_path / "other")
+    made = publish_run(small, tmp_path / "other")
     inputs = MergeInputs(recipe=MadeRecipe(small), source=made, store=made.store)
     zipped = merge(inputs, tmp_path / ZIP_NAME).path
     extract_contact_sheet(zipped, tmp_path)
-    fetch.fetch(server.released(len(server.content)), read_untrusted)
+    fetch.fetch(server.released(len(server.content)), read_weights)
     created = set(tmp_path.rglob("*")) - before - others
     names = {path.name for path in created}
     assert {"plan.json", "manifest.sqlite", ".staging", "shard-00000", ZIP_NAME, "nyu.h5", "deep"} <= names
@@ -131,7 +130,7 @@ def test_a_link_in_the_place_of_the_zip_is_replaced_and_not_written_through(tmp_
     victim = tmp_path / "victim"
     victim.write_text("mine")
     plan = make_plan(backgrounds=1, foregrounds=1, grid=(2, 2), batch=2)
-    made = made_run(plan, tmp_path / "artifacts")
+    made = publish_run(plan, tmp_path / "artifacts")
     output = tmp_path / "out.zip"
     output.symlink_to(victim)
     inputs = inputs_of(made)
@@ -168,7 +167,7 @@ def test_a_link_in_the_place_of_an_unfinished_download_is_not_written_through(
     for target, size_bytes in ((victim, None), (tmp_path / "nowhere", None), (whole, len(server.content))):
         (cache / "nyu.h5.part").symlink_to(target)
         with pytest.raises(StorageFailed, match="link"):
-            fetch.fetch(server.released(size_bytes), read_untrusted)
+            fetch.fetch(server.released(size_bytes), read_weights)
         (cache / "nyu.h5.part").unlink()
     assert victim.read_text() == "mine"
     assert not (tmp_path / "nowhere").exists()
@@ -192,7 +191,7 @@ def test_a_server_that_never_stops_sending_is_left_soon_after_the_size_that_was_
     monkeypatch.setattr(fetch, "PIECE_BYTES", 4096)
     released = server.released(10_000)
     with pytest.raises(DownloadFailed, match="more than 10,000 bytes"):
-        fetch.fetch(released, read_untrusted)
+        fetch.fetch(released, read_weights)
     assert cached_path(released).with_name("nyu.h5.part").stat().st_size < 20_000
 
 

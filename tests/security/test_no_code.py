@@ -55,13 +55,11 @@ def findings(source: str) -> Iterator[str]:
             yield node.arg
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted([*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "migrations").rglob("*.py")]),
-    ids=lambda path: str(path.relative_to(PACKAGE.parent)),
-)
-def test_no_module_can_run_or_deserialise_what_it_reads(path: Path) -> None:
-    assert list(findings(path.read_text(encoding="utf-8"))) == []
+def test_no_module_can_run_or_deserialise_what_it_reads() -> None:
+    modules = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "migrations").rglob("*.py")]
+    assert len(modules) > 100
+    found = {path: list(findings(path.read_text(encoding="utf-8"))) for path in modules}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from shardgen.depth.densedepth.family import RELEASED
 from shardgen.depth.densedepth.trial import read_untrusted
-from shardgen.depth.densedepth.weights_file import WeightsFile
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage import fetch as download
 from shardgen.storage.fetch import OnDownload, Released, cached_path, locate
@@ -66,7 +66,7 @@ def handler_for(server: Server) -> type[BaseHTTPRequestHandler]:
 
 
 def fetch(released: Released, *, on_progress: OnDownload = lambda _done, _total: None) -> WeightsFile:
-    return download.fetch(released, read_untrusted, on_progress=on_progress)
+    return download.fetch(released, read_weights, on_progress=on_progress)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def server(content: bytes) -> Iterator[Server]:
     made = Server(content)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler_for(made)) as http:
         made.port = http.server_address[1]
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))  # how soon it ends, in seconds
         thread.start()
         yield made
         http.shutdown()
@@ -97,7 +97,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_fetched_weights_lie_in_the_cache_with_their_sha256(server: Server, cache: Path) -> None:
     told: list[tuple[int, int | None]] = []
     total = len(server.content)
-    weights = fetch(server.released(total), on_progress=lambda done, of: told.append((done, of)))
+    weights = download.fetch(
+        server.released(total), read_untrusted, on_progress=lambda done, of: told.append((done, of))
+    )
     assert (cache / "nyu.h5").read_bytes() == server.content
     assert weights.sha256 == hashlib.sha256(server.content).hexdigest()
     assert told[-1] == (total, total)

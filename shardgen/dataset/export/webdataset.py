@@ -10,6 +10,7 @@ from typing import ClassVar
 from shardgen.dataset.export.base import ExportSample, ShardWriter
 from shardgen.recipes.base import Recipe
 
+_LABELS = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _BUFFER_BYTES = 1 << 20
 _MODE = 0o644
 # Where these stand in a header; its checksum counts itself as eight spaces.
@@ -37,19 +38,18 @@ class TarWriter(ShardWriter):
     def add(self, sample: ExportSample) -> None:
         """Write its files in the order of the outputs, then its labels."""
         number = f"{sample.number:0{self._digits}d}"
+        parts: list[bytes] = []
         for name, data in sample.files.items():
-            self._add(f"{number}.{self._suffixes[name]}", data)
-        labels = json.dumps(sample.labels, ensure_ascii=False, separators=(",", ":"))
-        self._add(f"{number}.json", labels.encode())
+            parts += self._member(f"{number}.{self._suffixes[name]}", data)
+        parts += self._member(f"{number}.json", _LABELS.encode(sample.labels).encode())
+        self._size += self._file.write(b"".join(parts))
 
-    def _add(self, name: str, data: bytes) -> None:
+    def _member(self, name: str, data: bytes) -> tuple[bytes, ...]:
         # `TarInfo.tobuf` takes longer for each header than all else; only these three fields differ.
         named, size = name.encode().ljust(_NAME.stop, b"\0"), b"%011o\0" % len(data)
         checksum = b"%06o\0 " % (self._sum + sum(named) + sum(size))
         front, middle = self._parts
-        padding = bytes(-len(data) % tarfile.BLOCKSIZE)
-        parts = (named, front, size, middle, checksum, self._end, data, padding)
-        self._size += self._file.write(b"".join(parts))
+        return named, front, size, middle, checksum, self._end, data, bytes(-len(data) % tarfile.BLOCKSIZE)
 
     def finish(self) -> None:
         """Write the two empty blocks that end a tar, filled up to a whole record as tar does."""

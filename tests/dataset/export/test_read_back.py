@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -32,6 +33,18 @@ from tests.dataset.export.made_samples import SEVERAL, composites, pictures
 from tests.dataset.made_runs import PROVENANCE, MadeRun
 
 SPLITS = ("train", "validation")
+
+# These libraries leave files open, and one has an `__array__` of before numpy 2.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _their_files_are_closed() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @dataclass
@@ -156,7 +169,6 @@ def assert_says(found: Mapping[str, Any], label: str, text: str) -> None:
         assert ("" if value is None else str(value)) == text
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_webdataset_reads_tars_back(of_each: Made, tmp_path: Path) -> None:
     import webdataset  # noqa: PLC0415
 

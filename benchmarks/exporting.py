@@ -1,0 +1,159 @@
+"""Exports in every format beside their lower bound: reading the artifacts, hashing and writing their bytes.
+
+    python -m benchmarks.exporting --folder /tmp/export-benchmark [--samples 100000] [--split]
+
+Of made-up samples as large as the demo's: a mask of 200 x 200 pixels, and noise in the place of the two other
+images. From the run's artifacts, and from the zip of a merge. Each measurement is a fresh process, so that
+peak memory is its own; what it reads is in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks.merge import SimulatedRun, measure_baseline, simulated_plan
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.dataset.export.driver import FORMATS, Export, ExportRequest, export
+from shardgen.dataset.export.sources import RunSource, SampleSource, ZipSource
+from shardgen.dataset.export.splits import Split
+from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.domain.plan import Plan
+from shardgen.recipes.composites.recipe import CompositesRecipe
+from shardgen.storage.files import DiskFiles
+
+SIDE = 200
+
+
+def mask(sample: int) -> bytes:
+    """A person's outline, somewhere."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    x, y = 20 + sample * 7 % 120, 40 + sample * 11 % 80
+    cv2.ellipse(image, (x, y), (12, 16), 0, 0, 360, 255, -1)
+    cv2.ellipse(image, (x, y + 50), (24, 40), 0, 0, 360, 255, -1)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+class MaskedRun(SimulatedRun):
+    """The merge's benchmark with masks that decode, which COCO needs."""
+
+    masks = tuple(map(mask, range(97)))
+
+    def image(self, name: str, sample: int, place: int) -> bytes:
+        """A mask, or noise."""
+        return self.masks[sample % len(self.masks)] if name == "mask" else super().image(name, sample, place)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One measurement: wall seconds, seconds of user and system time, peak memory, and what it wrote."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    samples: int
+
+    def __str__(self) -> str:
+        rate = self.samples / self.seconds
+        return (
+            f"{self.seconds:6.1f} s, {rate:7,.0f} samples/s, CPU {self.cpu_seconds:6.1f} s, "
+            f"{self.peak_mib:4.0f} MiB"
+        )
+
+
+def inputs_of(folder: Path, plan: Plan) -> MergeInputs:
+    """The run as a merge takes it."""
+    return MergeInputs(
+        recipe=CompositesRecipe(plan),
+        source=MaskedRun(folder, plan),
+        store=ArtifactStore(folder / "artifacts"),
+        contact_sheet=False,
+    )
+
+
+def prepare(folder: Path, sample_count: int) -> int:
+    """Write the artifacts and merge them; returns the number of samples."""
+    plan = simulated_plan(sample_count)
+    folder.mkdir(parents=True)
+    MaskedRun(folder, plan).write(ArtifactStore(folder / "artifacts"))
+    merge(inputs_of(folder, plan), folder / "dataset.zip")
+    return plan.samples
+
+
+def measure(folder: Path, sample_count: int, name: str, *, of_zip: bool, split: bool) -> Measured:
+    """One export in this process, or without a format its lower bound."""
+    before, start = time.process_time(), time.perf_counter()
+    plan = simulated_plan(sample_count)
+    if not name:
+        measure_baseline(folder, sample_count)
+        samples = plan.samples
+    elif of_zip:
+        with ZipSource(folder / "dataset.zip") as source:
+            samples = _export(source, folder / "out", name, split=split)
+    else:
+        samples = _export(RunSource(inputs_of(folder, plan)), folder / "out", name, split=split)
+    return Measured(
+        seconds=time.perf_counter() - start,
+        cpu_seconds=time.process_time() - before,
+        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        samples=samples,
+    )
+
+
+def _export(source: SampleSource, out: Path, name: str, *, split: bool) -> int:
+    wanted = Split(parts=(800, 100, 100)) if split else None
+    request = ExportRequest(format=name, split=wanted)
+    result = export(Export(source=source, out=out, request=request, files=DiskFiles()))
+    return sum(one.samples for one in result.splits)
+
+
+def _measured(folder: Path, sample_count: int, name: str, *options: str) -> Measured:
+    """One measurement in a fresh process."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    command = [sys.executable, "-m", "benchmarks.exporting", "--folder", str(folder), "--measure", name]
+    command += ["--samples", str(sample_count), *options]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return Measured(**json.loads(answer))
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--split", action="store_true")
+    parser.add_argument("--zip", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure is not None:
+        found = measure(
+            options.folder, options.samples, options.measure, of_zip=options.zip, split=options.split
+        )
+        print(json.dumps(asdict(found)))
+        return
+    folder = options.folder / "shardgen-export-benchmark"
+    shutil.rmtree(folder, ignore_errors=True)
+    split = ["--split"] if options.split else []
+    try:
+        print(f"{prepare(folder, options.samples):,} samples")
+        print(f"{'read, hash, write':24} {_measured(folder, options.samples, '')}", flush=True)
+        for name in FORMATS:
+            for subject, more in (("run", []), ("zip", ["--zip"])):
+                found = _measured(folder, options.samples, name, *more, *split)
+                print(f"{f'{name}, from the {subject}':24} {found}", flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,538 @@
+"""A finished data set, to train on: `shardgen.DataSet("people.zip")`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from operator import index as as_index
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shardgen.artifacts.zip_records import LOCAL, BrokenZip
+from shardgen.dataset.member_table import MemberTable
+from shardgen.dataset.metadata import Metadata
+from shardgen.dataset.opened_zip import OpenedZip
+from shardgen.dataset.output import LABELS, METADATA, PLAN, STATS
+from shardgen.dataset.statistics import OutputStatistics, Statistics
+from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.plan import Output, Plan
+from shardgen.domain.receipt import DeadLetterReason
+from shardgen.domain.sample import member_name
+from shardgen.domain.selection import Selection
+from shardgen.errors import (
+    ArtifactCorrupt,
+    InvalidSettings,
+    MachineUnfit,
+    ManifestCorrupt,
+    PlanConflict,
+    SampleError,
+)
+from shardgen.recipes.base import Recipe
+from shardgen.recipes.registry import recipe_of
+from shardgen.settings.plan_file import parse_plan
+from shardgen.storage.bounded import parse_json
+from shardgen.storage.files import storage_error
+
+_ROWS_AT_ONCE = 4096
+_LINE_FEED, _QUOTE = b'\n"'
+_SAMPLE = "sample"
+
+Column = NDArray[Any] | Sequence[Any]
+"""int64 or float64 where all rows have numbers, else objects; a sequence of lists for several people."""
+Transform = Callable[[dict[str, Any]], Any]
+
+
+class DataSet:
+    """The stored samples of a data set, in the order of their numbers, read from the zip as it is.
+
+    `data[i]` is a dict of everything about one sample. First what is stored, by the names of `outputs`: an
+    image of three channels as uint8 (height, width, 3) in the order red, green, blue; one of one channel as
+    uint8 (height, width), or uint16 where it is stored in 16 bits; of any other file its bytes. Then its
+    labels, by the columns of `metadata.csv`: int, float, str, None where there is nothing, or, where a sample
+    may show several people, lists of these, a value for each.
+
+    Dead letters and samples that were left out are not there: `samples` says which number each one has.
+    Every file's CRC is compared when it is read. Threads and forked processes may share one; pickled, it
+    opens its path anew. Opening reads the zip's directory and holds 40 bytes a sample; labels are read when
+    they are asked for. Close it, or use `with`, to give the file back at once.
+
+    Raises InputMissing when there is no such file, ArtifactCorrupt for a file that is no data set of ours or
+    is damaged, ManifestMismatch for one of another version, StorageFailed.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they are
+        self._zip = OpenedZip(self.path)
+        try:
+            self._open()
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def _open(self) -> None:
+        with _reading(self.path):
+            self.plan: Plan = _plan_in(self._zip)
+            self.recipe: Recipe = recipe_of(self.plan, beside=self._zip.beside)
+            self.dead_letters: Mapping[int, DeadLetterReason] = self._zip.dead_letters(self.plan)
+            self.selection: Selection = self._zip.selection(self.plan)
+            self._read_directory()
+        self._headers = [
+            LOCAL.size + len(member_name(output, SampleIndex(0), digits=self.plan.name_digits))
+            for output in self.outputs
+        ]
+        # Of a number as large as these the names are longer.
+        self._short_names_until = 10**self.plan.name_digits
+        self._metadata = _MetadataFile(self._zip, self.recipe, self.samples)
+        self._statistics: Statistics | None = None
+        self._labels: Mapping[str, Column] | None = None
+
+    def _read_directory(self) -> None:
+        table = MemberTable(self.plan)
+        count = self.selection.kept.count - len(self.dead_letters)
+        if wrong := self._zip.miscount(table, self.dead_letters, self.selection):
+            raise BrokenZip(wrong)
+        self.samples: NDArray[np.int64] = np.empty(count, np.int64)
+        """The plan's number of each stored sample, ascending."""
+        self._offsets = np.empty(count + 1, np.int64)  # of each sample's first header, and of the end
+        self._offsets[-1] = self._zip.tail.entries[LABELS].offset
+        self._sizes = np.empty((count, table.width), np.uint32)
+        self._crcs = np.empty((count, table.width), np.uint32)
+        row = 0
+        for columns in self._zip.images(table, self.dead_letters, self.selection):
+            rows = slice(row, row + len(columns.samples))
+            self.samples[rows], self._offsets[rows] = columns.samples, columns.offsets[:, 0]
+            self._sizes[rows], self._crcs[rows] = columns.sizes, columns.crcs
+            row = rows.stop
+        self.samples.flags.writeable = False  # names are made of them
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What is stored of each sample, in this order."""
+        return self.plan.outputs
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of each image output's pixels from 0 to 1, as in `stats.json`."""
+        if self._statistics is None:
+            with _reading(self.path):
+                self._statistics = _statistics_in(self._zip)
+        return self._statistics
+
+    @property
+    def labels(self) -> Mapping[str, Column]:
+        """Each column of `metadata.csv` but the file names, with a value for each stored sample.
+
+        Numbers are int64, or float64; texts, and numbers that some rows lack, are objects. Where a sample may
+        show several people, a column is a sequence of lists. The first call reads them all.
+        """
+        if self._labels is None:
+            with _reading(self.path):
+                self._labels = self._metadata.columns()
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        row = self._row(index)
+        return {**self._decoded(row), **self._labels_of(row)}
+
+    def __getitems__(self, indexes: Sequence[SupportsIndex]) -> list[dict[str, Any]]:
+        """Several at once: what PyTorch asks for."""
+        return [self[index] for index in indexes]
+
+    def encoded(self, index: SupportsIndex) -> dict[str, bytes]:
+        """The stored files of a sample, by the names of `outputs`; their CRCs are right."""
+        return self._encoded(self._row(index))
+
+    def labels_of(self, index: SupportsIndex) -> dict[str, Any]:
+        """The labels of a sample alone; no image is read."""
+        return self._labels_of(self._row(index))
+
+    def as_torch(
+        self, *, labels: Sequence[str] = (_SAMPLE,), transform: Transform | None = None
+    ) -> TorchView:
+        """The same samples for a `torch.utils.data.DataLoader`, with any number of workers.
+
+        Each is a dict of uint8 tensors (3, height, width), RGB, and (1, height, width), int32 where it is
+        stored in 16 bits, and of the `labels` that are named. `transform` makes of it what you train on.
+        PyTorch is imported by whoever asks for a sample; without it that raises MachineUnfit. Raises
+        InvalidSettings for a label that there is not.
+        """
+        return TorchView(self, self._known(labels, of="as_torch"), transform)
+
+    def as_tf_data(self, *, labels: Sequence[str] = (_SAMPLE,), shuffle_seed: int | None = None) -> Any:
+        """The same samples as a `tf.data.Dataset` of dicts, in order, decoded by many threads.
+
+        Images are uint8 (height, width, 3), RGB, and (height, width, 1), uint16 where stored in 16 bits; a
+        size that is each sample's own is None in the shape. A label of several people is a vector. With
+        `shuffle_seed` all samples are shuffled, in another order in each epoch. Raises InvalidSettings for a
+        label that there is not, or that has no value in some rows, MachineUnfit without TensorFlow.
+        """
+        return _tf_data(self, self._known(labels, of="as_tf_data"), shuffle_seed)
+
+    def close(self) -> None:
+        """Give the file back; nothing can be read any more."""
+        self._zip.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_zip"):
+            self._zip.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(output.name for output in self.outputs)
+        return f"DataSet({str(self.path)!r}): {len(self):,} samples of {names}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (str(self.path), self.plan.fingerprint, len(self))
+
+    def _row(self, index: SupportsIndex) -> int:
+        if isinstance(index, slice):
+            raise TypeError("a DataSet gives one sample at a time, no slice: [data[i] for i in range(10)]")
+        row, count = as_index(index), len(self)
+        if not -count <= row < count:
+            raise IndexError(f"sample {row} of {count:,}")
+        return row % count
+
+    def _encoded(self, row: int) -> dict[str, bytes]:
+        start, stop = self._offsets[row : row + 2].tolist()
+        with _reading(self.path):
+            data = self._zip.at_once(start, stop)
+        number = int(self.samples[row])
+        longer = 0 if number < self._short_names_until else self._longer(number)
+        files: dict[str, bytes] = {}
+        offset = 0
+        sizes, crcs = self._sizes[row].tolist(), self._crcs[row].tolist()
+        for output, header, size, crc in zip(self.outputs, self._headers, sizes, crcs, strict=True):
+            offset += header + longer
+            file = data[offset : offset + size]
+            if zlib.crc32(file) != crc:
+                raise self._corrupt(row, output, "its bytes do not match its CRC")
+            files[output.name] = file
+            offset += size
+        return files
+
+    def _longer(self, number: int) -> int:
+        name = member_name(self.outputs[0], SampleIndex(number), digits=self.plan.name_digits)
+        return LOCAL.size + len(name) - self._headers[0]
+
+    def _decoded(self, row: int) -> dict[str, Any]:
+        found: dict[str, Any] = self._encoded(row)
+        for output in self.outputs:
+            try:
+                found[output.name] = self.recipe.decoded(output, found[output.name])
+            except SampleError as error:
+                raise self._corrupt(row, output, str(error)) from error
+        return found
+
+    def _labels_of(self, row: int) -> dict[str, Any]:
+        with _reading(self.path):
+            return self._metadata.values(row)
+
+    def _corrupt(self, row: int, output: Output, fact: str) -> ArtifactCorrupt:
+        name = member_name(output, SampleIndex(int(self.samples[row])), digits=self.plan.name_digits)
+        return _damaged(self.path, f"{name}: {fact}")
+
+    def _known(self, labels: Sequence[str], *, of: str) -> tuple[str, ...]:
+        names = (labels,) if isinstance(labels, str) else tuple(labels)
+        known = self.recipe.label_columns
+        if strange := [name for name in names if name not in known]:
+            raise InvalidSettings(
+                f"{of}(labels=…): there is no label {strange[0]!r}", hint=f"labels are {', '.join(known)}"
+            )
+        return names
+
+
+class TorchView:
+    """A data set as PyTorch's loaders ask for it; see `DataSet.as_torch`."""
+
+    def __init__(self, data: DataSet, labels: tuple[str, ...], transform: Transform | None) -> None:
+        self.data, self.labels, self.transform = data, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: SupportsIndex) -> Any:
+        row = self.data._row(index)  # noqa: SLF001 - the two are one
+        found = {name: _tensor(value) for name, value in self.data._decoded(row).items()}  # noqa: SLF001
+        if self.labels == (_SAMPLE,):
+            found[_SAMPLE] = int(self.data.samples[row])
+        elif self.labels:
+            labels = self.data.labels_of(row)
+            found |= {name: labels[name] for name in self.labels}
+        return found if self.transform is None else self.transform(found)
+
+    def __getitems__(self, indexes: Sequence[SupportsIndex]) -> list[Any]:
+        """Several at once: what PyTorch asks for."""
+        return [self[index] for index in indexes]
+
+
+def _tensor(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise MachineUnfit("PyTorch is not installed", hint="python -m pip install torch") from error
+    if value.dtype == np.uint16:
+        value = value.astype(np.int32)  # of 16 unsigned bits PyTorch knows little
+    planes = value[np.newaxis] if value.ndim == 2 else np.ascontiguousarray(value.transpose(2, 0, 1))
+    return torch.from_numpy(planes)
+
+
+def _tf_data(data: DataSet, labels: tuple[str, ...], shuffle_seed: int | None) -> Any:
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise MachineUnfit("TensorFlow is not installed", hint="python -m pip install tensorflow") from error
+    columns = {name: data.samples if name == _SAMPLE else data.labels[name] for name in labels}
+    images = {output.name for output in data.outputs if output.channels}
+    types = {output.name: _array_type(output) for output in data.outputs}
+    types |= {name: _column_type(name, column) for name, column in columns.items()}
+    shapes: dict[str, tuple[int | None, ...]] = {
+        output.name: (*reversed(output.size or (None, None)), output.channels) if output.channels else ()
+        for output in data.outputs
+    }
+    shapes |= {name: (None,) if isinstance(one, Lists) else () for name, one in columns.items()}
+
+    def read(index: SupportsIndex) -> list[NDArray[Any]]:
+        row = as_index(index)
+        values = data._decoded(row)  # noqa: SLF001 - the two are one
+        for name in images:
+            if values[name].ndim == 2:
+                values[name] = values[name][..., np.newaxis]
+        values |= {name: column[row] for name, column in columns.items()}
+        return [np.asarray(values[name], dtype) for name, dtype in types.items()]
+
+    def load(index: Any) -> dict[str, Any]:
+        wanted = [tf.string if dtype is object else tf.as_dtype(dtype) for dtype in types.values()]
+        found = dict(zip(types, tf.numpy_function(read, [index], wanted, stateful=False), strict=True))
+        for name, tensor in found.items():
+            tensor.set_shape(shapes[name])
+        return found
+
+    indexes = tf.data.Dataset.range(len(data))
+    if shuffle_seed is not None:
+        indexes = indexes.shuffle(len(data), seed=shuffle_seed)
+    return indexes.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _array_type(output: Output) -> Any:
+    if not output.channels:
+        return object
+    return np.uint16 if (output.full_scale or 0) > np.iinfo(np.uint8).max else np.uint8
+
+
+def _column_type(name: str, column: Column) -> Any:
+    values = column.values if isinstance(column, Lists) else np.asarray(column)
+    if values.dtype != object:
+        return values.dtype
+    if any(value is None for value in values):
+        raise InvalidSettings(
+            f"as_tf_data(labels=…): {name!r} has no value in some rows", hint="take other labels"
+        )
+    return object
+
+
+class Lists(Sequence[list[Any]]):
+    """A column of lists, in the memory of their values; `values` has them all, `starts` where each begins."""
+
+    def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
+        self.values, self.starts = values, starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[row] for row in range(len(self))[index]]
+        row = range(len(self))[index]
+        start, stop = self.starts[row : row + 2].tolist()
+        return self.values[start:stop].tolist()
+
+
+class _MetadataFile:
+    """`metadata.csv` in a zip: a row for each stored sample."""
+
+    def __init__(self, opened: OpenedZip, recipe: Recipe, samples: NDArray[np.int64]) -> None:
+        self._zip, self._recipe, self._samples = opened, recipe, samples
+        self._metadata = Metadata(recipe)
+        of_each = recipe.label_columns if recipe.has_several_rows else ()
+        self._lists = frozenset(of_each).difference(recipe.sample_columns)
+        self._stops: NDArray[np.int64] | None = None
+
+    def values(self, row: int) -> dict[str, Any]:
+        """The labels of one sample."""
+        data = self._rows(row, row + 1)
+        try:
+            found = self._metadata.values(data)
+        except ValueError as error:
+            raise BrokenZip(f"{METADATA}: {error}") from error
+        if found[_SAMPLE] != self._samples[row]:
+            raise BrokenZip(f"{METADATA}: has sample {found[_SAMPLE]} in the place of {self._samples[row]}")
+        return found
+
+    def columns(self) -> dict[str, Column]:
+        """All labels, by column."""
+        names, count = self._metadata.label_columns, len(self._samples)
+        made = [
+            _Builder(is_text=name in self._recipe.text_columns, is_list=name in self._lists) for name in names
+        ]
+        for start in range(0, count, _ROWS_AT_ONCE):
+            rows = self._rows(start, min(start + _ROWS_AT_ONCE, count))
+            try:
+                fields = csv.reader(io.StringIO(rows.decode(), newline=""))
+                columns = list(zip(*fields, strict=True))[len(self._metadata.file_columns) :]
+                for builder, column in zip(made, columns, strict=True):
+                    builder.add(column)
+            except (ValueError, csv.Error) as error:
+                raise BrokenZip(f"{METADATA}: {error}") from error
+        return {name: builder.column() for name, builder in zip(names, made, strict=True)}
+
+    def _rows(self, start: int, stop: int) -> bytes:
+        # Threads may both look for the ends at first, and both find the same. A lock would be worse: whoever
+        # forks while another thread holds it has it held for ever.
+        if self._stops is None:
+            self._stops = self._row_stops()
+        return self._zip.at_once(int(self._stops[start]), int(self._stops[stop]))
+
+    def _row_stops(self) -> NDArray[np.int64]:
+        """Where the header and each row end; the CRC of the whole is compared on the way."""
+        entry = self._zip.tail.entries[METADATA]
+        found: list[NDArray[np.int64]] = []
+        offset, quotes, crc = entry.data_offset, 0, 0
+        for piece in self._zip.pieces(METADATA):
+            crc = zlib.crc32(piece, crc)
+            characters = np.frombuffer(piece, np.uint8)
+            ends = np.flatnonzero(characters == _LINE_FEED)
+            if quotes % 2 or b'"' in piece:
+                places = np.flatnonzero(characters == _QUOTE)
+                ends = ends[(np.searchsorted(places, ends) + quotes) % 2 == 0]
+                quotes += len(places)
+            found.append(ends + offset + 1)
+            offset += len(piece)
+        stops = np.concatenate(found) if found else np.empty(0, np.int64)
+        header = self._metadata.header
+        if crc != entry.crc:
+            raise BrokenZip(f"{METADATA}: its bytes do not match its CRC")
+        if (
+            len(stops) != len(self._samples) + 1
+            or stops[-1] != entry.stop
+            or self._zip.at_once(entry.data_offset, int(stops[0])) != header
+        ):
+            raise BrokenZip(f"{METADATA}: has another header, or other rows than the {len(self._samples):,}")
+        return stops
+
+
+class _Builder:
+    """Makes a column of its fields, many rows at a time; equal texts share their memory."""
+
+    def __init__(self, *, is_text: bool, is_list: bool) -> None:
+        self._is_text, self._is_list = is_text, is_list
+        self._texts: dict[str, str] = {}
+        self._parts: list[NDArray[Any]] = []
+        self._counts: list[NDArray[np.int64]] = []
+
+    def add(self, fields: Sequence[str]) -> None:
+        """Add the fields of some rows. Raises ValueError for what is none of its kind."""
+        values: Sequence[Any] = fields
+        if self._is_list or not self._is_text:
+            values = _parsed(f"[{','.join(field or 'null' for field in fields)}]")
+        if self._is_list:
+            self._counts.append(np.fromiter(map(len, values), np.int64, len(values)))
+            values = list(chain.from_iterable(values))
+        self._parts.append(self._array(values))
+
+    def _array(self, values: Sequence[Any]) -> NDArray[Any]:
+        if self._is_text:
+            shared = self._texts
+            return np.array([shared.setdefault(value, value) for value in values], object)
+        found = np.array(values) if values else np.empty(0, np.int64)
+        return found if found.dtype in (np.int64, np.float64) else np.array(values, object)
+
+    def column(self) -> Column:
+        """All that was added."""
+        values = np.concatenate(self._parts) if self._parts else np.empty(0, np.int64)
+        if not self._is_list:
+            return values
+        counts = np.concatenate([np.zeros(1, np.int64), *self._counts])
+        return Lists(values, np.cumsum(counts))
+
+
+def _parsed(text: str) -> list[Any]:
+    found = parse_json(text)
+    if not isinstance(found, list):
+        raise ValueError("is no list")  # noqa: TRY004 - of bytes from outside
+    return found
+
+
+def _plan_in(opened: OpenedZip) -> Plan:
+    where = f"{opened.path}: {PLAN}"
+    try:
+        return parse_plan(opened.member(PLAN), where=where, hint=_verify(opened.path))
+    except ManifestCorrupt as error:
+        raise ArtifactCorrupt(str(error), hint=error.hint) from error
+
+
+def _statistics_in(opened: OpenedZip) -> Statistics:
+    try:
+        content: Any = parse_json(opened.member(STATS))
+        return {
+            name: OutputStatistics(
+                mean=tuple(one["mean"]), std=tuple(one["std"]), images=one["images"], pixels=one["pixels"]
+            )
+            for name, one in content.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BrokenZip(f"{STATS}: does not read") from error
+
+
+def _reopened(path: str, fingerprint: str, count: int) -> DataSet:
+    """What a pickled data set becomes in another process: the same one, or PlanConflict."""
+    data = DataSet(path)
+    if (data.plan.fingerprint, len(data)) != (fingerprint, count):
+        data.close()
+        raise PlanConflict(f"{path}: holds another data set than before", hint="open it anew")
+    return data
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise the deliberate errors for bytes that are none of ours, and for a disk that fails."""
+    try:
+        yield
+    except BrokenZip as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def _damaged(path: Path, fact: str) -> ArtifactCorrupt:
+    return ArtifactCorrupt(f"{path}: {fact}", hint=_verify(path))
+
+
+def _verify(path: Path) -> str:
+    return f"shardgen verify {shlex.quote(str(path))}"
