@@ -13,7 +13,7 @@ from tests.dataset.export.test_export import tree
 from tests.pictures import make_pictures_run
 from tests.runs import die_at, shardgen
 
-STEPS = {
+STEPS: dict[str, list[ExportStep]] = {
     "webdataset": [one for one in ExportStep if one is not ExportStep.FILES_WRITTEN],
     "files": [one for one in ExportStep if one not in (ExportStep.SYNCED, ExportStep.PUBLISHED)],
 }
