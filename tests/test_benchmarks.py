@@ -135,13 +135,13 @@ def test_pictures_of_the_benchmark_are_as_many_different_ones(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_an_export_of_every_format_is_measured(tmp_path: Path, name: str) -> None:
-    samples = exporting.prepare(tmp_path / "few", 2020)
-    for of_zip in (False, True):
-        found = exporting.measure(tmp_path / "few", 2020, name, of_zip=of_zip, split=of_zip)
-        shutil.rmtree(tmp_path / "few" / "out")
-        assert 0 < found.samples <= samples
+def test_an_export_of_every_format_is_measured(tmp_path: Path) -> None:
+    folder, samples = tmp_path / "few", 2020
+    assert exporting.prepare(folder, samples) == samples
+    for number, name in enumerate(FORMATS):
+        found = exporting.measure(folder, samples, name, of_zip=number % 2 == 0, split=False)
+        shutil.rmtree(folder / "out")
+        assert found.samples == samples
         assert found.seconds > 0
 
 
