@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import exporting
 from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
 from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
 from benchmarks.pictures import FEW, measure, write_pictures
 from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
+from shardgen.dataset.export.driver import FORMATS
 from shardgen.dataset.merge import survey_receipts
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import NoLease
@@ -129,6 +131,16 @@ def test_pictures_of_the_benchmark_are_as_many_different_ones(tmp_path: Path) ->
     found = scan_pictures(tmp_path, threads=2)
     assert (found.sources.count, found.sources.largest_pixels) == (1001, (64 * 48,) * 4)
     assert found.warnings == ()
+
+
+@pytest.mark.slow
+def test_an_export_of_every_format_is_measured(tmp_path: Path) -> None:
+    folder, samples = tmp_path / "few", 2020
+    assert exporting.prepare(folder, samples) == samples
+    for number, name in enumerate(FORMATS):
+        found = exporting.measure(folder, samples, name, of_zip=number % 2 == 0, split=False)
+        assert found.samples == samples
+        assert found.seconds > 0
 
 
 @pytest.mark.slow

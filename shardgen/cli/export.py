@@ -80,7 +80,8 @@ def export(
     \b
     Example:
       shardgen export people.zip people-tars --format webdataset
-      shardgen export people people-parquet --format parquet --split 800,100,100
+      shardgen export people.zip people-parquet --format parquet --split 800,100,100
+      shardgen export people people-coco --format coco
     """
     from shardgen.operations.export import export_run, export_zip
     from shardgen.operations.verify import is_zip

@@ -40,6 +40,10 @@ class Metadata:
         self._is_list = [
             self._has_lists and column not in recipe.sample_columns for column in self.label_columns
         ]
+        self._read = [
+            _list if is_list else str if is_text else _number
+            for is_list, is_text in zip(self._is_list, self._is_text, strict=True)
+        ]
 
     def file(self, labels: Iterable[bytes]) -> Iterator[bytes]:
         """The bytes of `metadata.csv`, of those of `labels.csv`; both in pieces."""
@@ -63,10 +67,8 @@ class Metadata:
             raise ValueError(f"a row that does not read: {error}") from error
         if len(fields) != len(self.columns):
             raise ValueError(f"a row of {len(fields)} fields, not {len(self.columns)}")
-        columns = zip(self.label_columns, fields[self._files :], self._is_text, self._is_list, strict=True)
-        return {
-            name: _value(text, is_text=is_text, is_list=is_list) for name, text, is_text, is_list in columns
-        }
+        columns = zip(self.label_columns, self._read, fields[self._files :], strict=True)
+        return {name: read(text) for name, read, text in columns}
 
     def _pieces(self, rows: Iterator[bytes]) -> Iterator[bytes]:
         made = self._of_several(rows) if self._has_lists else self._of_one(rows)
@@ -112,13 +114,11 @@ def first_wrong_metadata(recipe: Recipe, labels: Iterable[bytes], found: Iterabl
     return differing(next(theirs, b""), b"")
 
 
-def _value(text: str, *, is_text: bool, is_list: bool) -> Any:
-    if is_list:
-        found = json.loads(text)
-        if not isinstance(found, list):
-            raise ValueError(f"{text[:100]!r} is no list")
-        return found
-    return text if is_text else _number(text)
+def _list(text: str) -> list[Any]:
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(f"{text[:100]!r} is no list")  # noqa: TRY004 - the row is wrong, not a type
+    return found
 
 
 def _number(text: str) -> int | float | None:

@@ -147,14 +147,23 @@ def _refuse_loss(output: Path, new: Selection, there: Selection, earlier: int) -
 
 
 def refuse_full_disk(
-    output: Path, needed_bytes: int, *, files: DiskFiles, otherwise: str = "write to another disk with -o"
+    output: Path,
+    needed_bytes: int,
+    *,
+    files: DiskFiles,
+    folder: Path | None = None,
+    otherwise: str = "write to another disk with -o",
 ) -> None:
-    """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use."""
-    refuse_unusable_folder(output.parent, makes=0, otherwise="choose another folder with -o")
+    """StorageFailed when the disk of `output` has too little room, InputMissing without a folder to use.
+
+    `folder` is what is on that disk already, if that is not where `output` lies.
+    """
+    folder = folder or output.parent
+    refuse_unusable_folder(folder, makes=0, otherwise="choose another folder with -o")
     try:
-        free = files.free_bytes(output.parent)
+        free = files.free_bytes(folder)
     except OSError as error:
-        raise storage_error(error, output.parent) from error
+        raise storage_error(error, folder) from error
     if free < needed_bytes:
         raise StorageFailed(
             f"{output}: needs {needed_bytes:,} bytes free on its disk, there are {free:,}",

@@ -94,9 +94,14 @@ SHOWN = {
     "shardgen export people.zip people-tars --format webdataset": Shown(
         at=State.MADE, says="WebDataset(", leaves="people-tars/data-000000.tar"
     ),
-    # With two foregrounds and four backgrounds no proportions leave something for three splits.
-    "shardgen export people people-parquet --format parquet --split 800,100,100": Shown(
+    # Of two foregrounds and four backgrounds these proportions leave nothing for a test.
+    "shardgen export people.zip people-parquet --format parquet --split 800,100,100": Shown(
         at=State.MADE, code=12, says="no sample would be in"
+    ),
+    "shardgen export people people-coco --format coco": Shown(
+        at=State.MADE,
+        says="people-coco/annotations/instances_data.json",
+        leaves="people-coco/annotations/instances_data.json",
     ),
     "shardgen extend people": Shown(at=State.MADE, says="nothing to add"),
     "shardgen verify people": Shown(at=State.MADE, says="read 96 samples: no findings"),

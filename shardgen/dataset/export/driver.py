@@ -39,7 +39,7 @@ from shardgen.errors import InvalidSettings, PlanConflict, TransientError
 from shardgen.recipes.base import Recipe
 from shardgen.storage.atomic import publish_file, random_part, rename_durably
 from shardgen.storage.bounded import parse_json, read_regular
-from shardgen.storage.files import DiskFiles, entries, refuse_unusable_folder, storing
+from shardgen.storage.files import DiskFiles, entries, is_folder, refuse_unusable_folder, storing
 
 REQUEST = "export.json"
 SPLITS_TABLE = "splits.csv"
@@ -185,7 +185,7 @@ def export(export: Export) -> ExportResult:
         request = replace(request, split=replace(request.split, by=assignment.by))
         export = replace(export, request=request)
     document = _document(export.source, request)
-    is_begun = _refuse_foreign(export.out, document)
+    _refuse_foreign(export.out, document)
     export.on_progress(0, None, 0)
     counts, lasts, dropped = _counted(export.source, assignment, request.shard_size)
     _refuse_empty(assignment, counts)
@@ -210,9 +210,10 @@ def export(export: Export) -> ExportResult:
     share = min(1.0, 1.1 * sum(counts) / source.stored)
     needed = there.needed_bytes(round(source.size_bytes * share)) + _BESIDE_BYTES - there.bytes_there
     refuse_full_disk(
-        export.out / REQUEST if is_begun or export.out.is_dir() else export.out,
+        export.out,
         needed,
         files=export.files,
+        folder=export.out if is_folder(export.out) else None,
         otherwise="export to another disk",
     )
     with storing(export.out):
@@ -370,11 +371,8 @@ _SAYS = {
 }
 
 
-def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
-    """PlanConflict unless the folder can be written to: empty or missing, or the same export's.
-
-    Returns whether that export has begun.
-    """
+def _refuse_foreign(out: Path, document: dict[str, Any]) -> None:
+    """PlanConflict unless the folder can be written to: empty or missing, or the same export's."""
     refuse_unusable_folder(out, makes=1, otherwise="choose another folder")
     there = [entry.name for entry in entries(out)]
     if REQUEST not in there:
@@ -383,7 +381,7 @@ def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
                 f"{out}: is not empty, and nothing says that it is an export ({there[0]} lies there)",
                 hint="choose a new folder, which export makes",
             )
-        return False
+        return
     path = out / REQUEST
     other = PlanConflict(f"{path}: is not of this program", hint="choose a new folder, which export makes")
     with storing(path):
@@ -404,7 +402,6 @@ def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
             f"{out}: holds another export: {'; '.join(changes)}",
             hint=f"choose a new folder, or remove that one: rm -r {quote(str(out))}",
         )
-    return True
 
 
 def _shown(value: object) -> str:

@@ -23,6 +23,7 @@ from shardgen.dataset.output import METADATA
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import ExportStep
+from shardgen.errors import ArtifactCorrupt, SampleError
 from shardgen.recipes.base import Recipe, csv_field
 from shardgen.storage.atomic import random_part, rename_durably
 from shardgen.storage.files import make_folders, storing
@@ -107,8 +108,11 @@ class Folders(Destination):
             sample = self._target.sample(found, self._metadata)
             outputs = (output.name for output in self._target.recipe.plan.outputs)
             path, _staged, coco = self._coco[split]
-            with storing(path):
-                coco.add(sample, dict(zip(outputs, names, strict=True)))
+            try:
+                with storing(path):
+                    coco.add(sample, dict(zip(outputs, names, strict=True)))
+            except SampleError as error:
+                raise ArtifactCorrupt(f"the files of sample {found.number}: {error}") from error
         self._target.on_step(ExportStep.WRITTEN)
         return was_written
 

@@ -95,11 +95,9 @@ class ZipSource(SampleSource):
                 self.selection = self._zip.selection(plan)
                 self._dead = self._zip.dead_letters(plan)
                 self._table = MemberTable(plan)
-                wrong = self._zip.miscount(self._table, self._dead, self.selection)
                 self.size_bytes = self._zip.tail.entries[LABELS].offset
                 self.dead_letters_sha256 = hashlib.sha256(self._zip.member(DEAD_LETTERS)).hexdigest()
-            if wrong:
-                raise self._wrong("its directory", wrong)
+            self._refuse_miscount()
         except BaseException:
             self._zip.close()
             raise
@@ -145,6 +143,11 @@ class ZipSource(SampleSource):
                     yield from self._files(columns, first, np.flatnonzero(wanted[first:end]), end, mine)
         if next(rows, None) is not None:
             raise self._wrong(METADATA, "has too many rows")
+
+    def _refuse_miscount(self) -> None:
+        with self._reading():
+            if wrong := self._zip.miscount(self._table, self._dead, self.selection):
+                raise BrokenZip(wrong)
 
     def _wrong(self, name: str, fact: str) -> ArtifactCorrupt:
         path = self._zip.path

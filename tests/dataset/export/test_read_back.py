@@ -7,7 +7,7 @@ import gc
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -190,6 +190,14 @@ def test_webdataset_reads_tars_back(of_each: Made, tmp_path: Path) -> None:
     assert seen == set(of_each.files)
 
 
+def undecoded(rows: Any, columns: Iterable[str], datasets: ModuleType) -> Any:
+    """The rows with files in the place of images."""
+    for column in columns:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["webdataset", "parquet", "files", "coco"])
 @pytest.mark.parametrize("is_split", [False, True])
 def test_datasets_reads_every_format_back_as_the_card_says(
@@ -202,14 +210,15 @@ def test_datasets_reads_every_format_back_as_the_card_says(
     counts = {("train" if split.name == "data" else split.name): split.samples for split in result.splits}
     for split, rows in found.items():
         assert len(rows) == counts[split]
-        for output in one_person.plan.outputs:
-            column = f"{output.name}.{output.suffix}" if name == "webdataset" else output.name
-            rows = rows.cast_column(column, datasets.Image(decode=False))
-        for row in rows:
+        columns = {
+            one.name: f"{one.name}.{one.suffix}" if name == "webdataset" else one.name
+            for one in one_person.plan.outputs
+        }
+        for row in undecoded(rows, columns.values(), datasets):
             labels = row["json"] if name == "webdataset" else row
             number = labels["sample"]
             for output in one_person.plan.outputs:
-                image = row[f"{output.name}.{output.suffix}" if name == "webdataset" else output.name]
+                image = row[columns[output.name]]
                 data = image["bytes"] or Path(image["path"]).read_bytes()
                 assert data == one_person.files[number][output.name]
             for label in one_person.run.samples[number].labels:
@@ -218,6 +227,7 @@ def test_datasets_reads_every_format_back_as_the_card_says(
     assert seen == set(one_person.files)
 
 
+@pytest.mark.slow
 def test_imagefolder_reads_plain_folders_back(of_each: Made, tmp_path: Path, datasets: ModuleType) -> None:
     of_each.exported(tmp_path / "out", "files", by=by_of(of_each))
     (tmp_path / "out" / "README.md").unlink()
@@ -226,10 +236,8 @@ def test_imagefolder_reads_plain_folders_back(of_each: Made, tmp_path: Path, dat
     )
     seen: set[int] = set()
     for split in SPLITS:
-        rows = found[split]
-        for output in of_each.plan.outputs:
-            rows = rows.cast_column(output.name, datasets.Image(decode=False))
-        for row in rows:
+        names = [output.name for output in of_each.plan.outputs]
+        for row in undecoded(found[split], names, datasets):
             for output in of_each.plan.outputs:
                 data = Path(row[output.name]["path"]).read_bytes()
                 assert data == of_each.files[row["sample"]][output.name]
