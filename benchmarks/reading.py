@@ -223,16 +223,13 @@ def decoded_reader(path: Path) -> Reader:
 
 
 def webdataset_reader(path: Path) -> Reader:
-    """From the beginning: a tar knows no other order."""
+    """All from the beginning: a tar knows no other order."""
     import webdataset as wds  # noqa: PLC0415 - optional
 
-    def read(order: Sequence[int]) -> int:
-        total, left = 0, len(order)
+    def read(_order: Sequence[int]) -> int:
+        total = 0
         for sample in wds.WebDataset(str(path), shardshuffle=False, empty_check=False):
             total += sum(len(value) for name, value in sample.items() if not name.startswith("__"))
-            left -= 1
-            if not left:
-                break
         return total
 
     return read

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,9 @@ class OpenedZip:
         self._tail: ZipTail | None = None
         try:
             self.descriptor = self.files.open(path)
+            if path.is_dir():
+                self.close()
+                raise InputMissing(f"{path}: a folder, not a zip", hint=f"shardgen merge {quote(str(path))}")
         except FileNotFoundError as error:
             raise InputMissing(f"{path}: is not there", hint="shardgen merge RUN_DIR -o ZIP") from error
         except OSError as error:

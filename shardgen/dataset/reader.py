@@ -46,6 +46,7 @@ from shardgen.storage.files import storage_error
 _ROWS_AT_ONCE = 4096
 _LINE_FEED, _QUOTE = b'\n"'
 _SAMPLE = "sample"
+_OTHER_SAMPLES = f"{METADATA}: has rows of other samples than the images"
 
 Column = NDArray[Any] | Sequence[Any]
 """int64 or float64 where all rows have numbers, else objects; a sequence of lists for several people."""
@@ -391,9 +392,9 @@ class _MetadataFile:
         try:
             found = self._metadata.values(data)
         except ValueError as error:
-            raise BrokenZip(f"{METADATA}: {error}") from error
+            raise BrokenZip(f"{METADATA}: does not read ({error})") from error
         if found[_SAMPLE] != self._samples[row]:
-            raise BrokenZip(f"{METADATA}: has sample {found[_SAMPLE]} in the place of {self._samples[row]}")
+            raise BrokenZip(_OTHER_SAMPLES)
         return found
 
     def columns(self) -> dict[str, Column]:
@@ -409,8 +410,11 @@ class _MetadataFile:
                 for place, builder in enumerate(made, len(self._metadata.file_columns)):
                     builder.add(fields[place :: len(self._metadata.columns)])
             except (ValueError, csv.Error) as error:
-                raise BrokenZip(f"{METADATA}: {error}") from error
-        return {name: builder.column() for name, builder in zip(names, made, strict=True)}
+                raise BrokenZip(f"{METADATA}: does not read ({error})") from error
+        found = {name: builder.column() for name, builder in zip(names, made, strict=True)}
+        if not np.array_equal(np.asarray(found[_SAMPLE]), self._samples):
+            raise BrokenZip(_OTHER_SAMPLES)
+        return found
 
     def _fields(self, rows: bytes) -> list[str]:
         """Of all rows, one behind the other."""
