@@ -14,6 +14,7 @@ from operator import index as as_index
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, SupportsIndex
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,8 @@ class DataSet:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(os.path.abspath(path))  # noqa: PTH100 - links stay as they are
         self._zip = OpenedZip(self.path)
+        # Not by `__del__`: when Python ends, what closes a file may be gone before this is.
+        finalize(self, self._zip.close).atexit = False
         try:
             self._open()
         except BaseException:
@@ -195,10 +198,6 @@ class DataSet:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_zip"):
-            self._zip.close()
 
     def __repr__(self) -> str:
         names = ", ".join(output.name for output in self.outputs)

@@ -357,6 +357,21 @@ def test_opening_takes_no_library_that_decodes(data_set: Path) -> None:
     assert done.stdout == f"{len(DataSet(data_set))} []\n", done.stderr
 
 
+def test_a_file_is_given_back_and_python_ends_in_silence(data_set: Path) -> None:
+    script = (
+        "import gc, os, sys, shardgen\n"
+        "before = os.listdir('/proc/self/fd')\n"
+        "shardgen.DataSet(sys.argv[1])\n"
+        "gc.collect()\n"
+        "assert os.listdir('/proc/self/fd') == before\n"
+        "from shardgen.storage import files\n"
+        "sys._kept = [shardgen.DataSet(sys.argv[1]), files]\n"  # a module that is emptied before they go
+    )
+    command = [sys.executable, "-c", script, data_set]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_threads_share_one(data_set: Path) -> None:
     data, files = DataSet(data_set), files_in(data_set)
     wrong: list[object] = []
