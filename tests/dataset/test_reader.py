@@ -367,7 +367,7 @@ def test_a_file_is_given_back_and_python_ends_in_silence(data_set: Path) -> None
         "from shardgen.storage import files\n"
         "sys._kept = [shardgen.DataSet(sys.argv[1]), files]\n"  # a module that is emptied before they go
     )
-    command = [sys.executable, "-c", script, data_set]
+    command: list[str | Path] = [sys.executable, "-c", script, data_set]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
