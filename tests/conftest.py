@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from shardgen.depth.densedepth import weights_file
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
 from tests import u2netp as released
@@ -18,6 +21,7 @@ from tests.postgres import Server, running_server
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"
+SHIPPED_FILES = frozenset(SHIPPED.values())
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder there that only this user may enter
 ROOM_BYTES = 2 << 30  # ten times what the fast suite needs
 
@@ -43,6 +47,23 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_weights() -> Iterator[None]:
+    """Those that the package brings are read once in a test process; what was read cannot be changed."""
+    known: dict[Path, WeightsFile] = {}
+
+    def read_once(path: Path) -> WeightsFile:
+        if path not in SHIPPED_FILES:
+            return read_weights(path)
+        if path not in known:
+            known[path] = read_weights(path)
+        return known[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_file, "read_weights", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")
