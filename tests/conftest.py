@@ -3,13 +3,17 @@ from __future__ import annotations
 import compileall
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
 
+from shardgen.depth.densedepth import weights_file
+from shardgen.depth.densedepth.family import SHIPPED
+from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
 from tests import u2netp as released
@@ -17,11 +21,49 @@ from tests.postgres import Server, running_server
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
 PACKAGE = Path(__file__).parent.parent / "shardgen"
+SHIPPED_FILES = frozenset(SHIPPED.values())
+MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder there that only this user may enter
+ROOM_BYTES = 2 << 30  # ten times what the fast suite needs
 
 # Each of hundreds of commands would compile the package for itself where Python is told to write no bytecode,
 # as in many containers. Once is enough, before the test processes start.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     compileall.compile_dir(PACKAGE, quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the test modules as pytest compiles them, with the asserts rewritten: seconds in each process."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the fast suite's files into memory where there is room: only processes die in it, no machines."""
+    if config.getoption("markexpr") != "not slow" or not MEMORY.is_dir():
+        return
+    if shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_weights() -> Iterator[None]:
+    """Those that the package brings are read once in a test process; what was read cannot be changed."""
+    known: dict[Path, WeightsFile] = {}
+
+    def read_once(path: Path) -> WeightsFile:
+        if path not in SHIPPED_FILES:
+            return read_weights(path)
+        if path not in known:
+            known[path] = read_weights(path)
+        return known[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights_file, "read_weights", read_once)
+        yield
 
 
 @pytest.fixture(scope="session")

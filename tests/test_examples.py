@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,14 @@ BEFORE = r"(?:^[ #]*|\b(?:exec|until|if) |-- |^[A-Z_]+=\S+ )"  # where a word is
 COMMAND = re.compile(BEFORE + r"(?:\.venv/bin/)?shardgen((?: +(?:\"[^\"]*\"|[^\s;&|#`\"()]+))+)")
 
 
+@cache
+def command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 def assert_parses(arguments: list[str]) -> None:
     """By the real command line; a wrong option or a missing value raises."""
-    command: Any = typer.main.get_command(app)
+    command = command_line()
     name = "shardgen"
     while hasattr(command, "commands"):
         assert arguments[0] in command.commands, arguments

@@ -185,9 +185,14 @@ def _trees() -> dict[str, ast.Module]:
     return {str(one.relative_to(PACKAGE)): ast.parse(one.read_text(encoding="utf-8")) for one in paths}
 
 
-def _functions() -> Iterator[tuple[str, ast.FunctionDef]]:
-    for name, tree in _trees().items():
-        yield from ((name, node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+@cache
+def _functions() -> list[tuple[str, ast.FunctionDef]]:
+    return [
+        (name, node)
+        for name, tree in _trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+    ]
 
 
 def test_states_are_spelt_in_one_module() -> None:
@@ -223,6 +228,7 @@ def test_one_function_changes_the_state_of_a_slice() -> None:
                 assert not {keyword.arg for keyword in node.keywords} & of_a_state
 
 
+@cache
 def _places() -> dict[Event, list[str]]:
     """The functions that name each event."""
     places: dict[Event, list[str]] = {event: [] for event in Event}

@@ -60,9 +60,17 @@ def test_bytes_that_are_anything(name: str, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", JSON)
-@fuzz(120)
+@fuzz(40)
 @given(st.data())
 def test_documents_with_other_fields(name: str, data: st.DataObject) -> None:
+    _read(name, data.draw(refielded(TARGETS[name].seeds())))
+
+
+@pytest.mark.parametrize("name", JSON)
+@fuzz(120)
+@given(st.data())
+@pytest.mark.slow
+def test_more_documents_with_other_fields(name: str, data: st.DataObject) -> None:
     _read(name, data.draw(refielded(TARGETS[name].seeds())))
 
 

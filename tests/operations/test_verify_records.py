@@ -190,7 +190,10 @@ main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGHUP))],
+)
 def test_a_signal_ends_a_look_for_damage_and_nothing_is_removed(
     worked: RunDirectory, number: signal.Signals
 ) -> None:

@@ -150,7 +150,9 @@ PLAN = make_plan(shard_size=60, batch=8, slice_batches=3)
         ({119}, 5),  # the last of all, in a short batch
         ({8, 9, 10}, 11),
         ({0, 23}, 10),  # the first and the last of a slice
-        (set(range(20)), 5 + 7 * 3 + 2 + 8 * 3 + 2 + 4 * 3),  # a whole foreground: three batches
+        pytest.param(  # a whole foreground: three batches
+            set(range(20)), 5 + 7 * 3 + 2 + 8 * 3 + 2 + 4 * 3, marks=pytest.mark.slow
+        ),
         (set(range(56, 60)), 14),  # a whole batch, at the end of a shard
         (set(range(48, 60)), 5 + 7 * 3 + 2 + 4 * 3),  # a whole slice
     ],
