@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from stream_unzip import stream_unzip
@@ -420,7 +421,7 @@ def test_the_cards_python_reads_the_zip_it_lies_in(tmp_path: Path) -> None:
         .replace("Image.open(", "(")
         .replace('"dataset.zip"', repr(str(result.path)))
     )
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(compile(code, "card", "exec"), scope)  # noqa: S102
-    assert scope["sample"] == PLAN.samples - 1
-    assert set(scope["images"]) == {"fgbg", "mask", "depth"}  # type: ignore[call-overload]
+    assert scope["row"]["sample"] == str(PLAN.samples - 1)
+    assert set(scope["images"]) == {f"{output.name}_file_name" for output in PLAN.outputs}
