@@ -11,6 +11,7 @@ from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_ar
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
 from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
 from benchmarks.pictures import FEW, measure, write_pictures
+from benchmarks.reading import open_anew, read_in_turns, write_hollow
 from benchmarks.shared_folder import Case, play
 from benchmarks.status import simulated_receipt
 from shardgen.dataset.export.driver import FORMATS
@@ -147,3 +148,23 @@ def test_an_export_of_every_format_is_measured(tmp_path: Path) -> None:
 def test_every_step_of_few_pictures_is_measured(tmp_path: Path) -> None:
     costs = measure(tmp_path, FEW)
     assert all(cost.seconds > 0 and cost.peak_bytes > 1 << 20 for cost in costs.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset closes no file
+def test_a_data_set_is_read_faster_than_zipfile_reads_it(tmp_path: Path) -> None:
+    found = read_in_turns(tmp_path, 2020, rounds=3)
+    ratios = [
+        ours.bytes_per_second / theirs.bytes_per_second
+        for ours, theirs in zip(found["DataSet.encoded, random"], found["zipfile, random"], strict=True)
+    ]
+    assert sorted(ratios)[1] > 1.3
+    assert {rate.samples for rate in found["DataSet[i], random, decoded, labels"]} == {505}
+    assert all(rate.bytes > 0 for rates in found.values() for rate in rates)
+
+
+@pytest.mark.slow
+def test_a_data_set_is_opened_in_little_memory(tmp_path: Path) -> None:
+    write_hollow(tmp_path / "hollow.zip", 40_400)
+    found = open_anew(tmp_path / "hollow.zip")
+    assert (found.samples, found.open_mib < 100) == (40_400, True), found

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,9 @@ class OpenedZip:
         self._tail: ZipTail | None = None
         try:
             self.descriptor = self.files.open(path)
+            if path.is_dir():
+                self.close()
+                raise InputMissing(f"{path}: a folder, not a zip", hint=f"shardgen merge {quote(str(path))}")
         except FileNotFoundError as error:
             raise InputMissing(f"{path}: is not there", hint="shardgen merge RUN_DIR -o ZIP") from error
         except OSError as error:
@@ -136,6 +140,18 @@ class OpenedZip:
         """What it leaves out."""
         return read_selection(self.descriptor, self.tail, planned=plan.samples, files=self.files)
 
+    def check_order(self) -> None:
+        """Raise BrokenZip unless its last members follow each other, up to the directory."""
+        stop = self.tail.entries[LABELS].offset
+        for entry in self.tail.entries.values():
+            if entry.offset != stop:
+                raise BrokenZip(f"{entry.name}: starts at byte {entry.offset} (expected {stop})")
+            stop = entry.stop
+        if stop != self.tail.directory.offset:
+            raise BrokenZip(
+                f"its members end at byte {stop}, its directory starts at {self.tail.directory.offset}"
+            )
+
     def image_count(self) -> int:
         """How many members it holds that are images."""
         return self.tail.directory.members - len(self.tail.entries)
@@ -156,7 +172,7 @@ class OpenedZip:
         for samples in _stored(dead, selection):
             border = max(0, zip64_from - done)
             stop = min(start + table.central_size(samples, zip64_from=border), end)
-            columns = _columns(table, self.read(start, stop), samples, border=border, start=offset)
+            columns = _columns(table, self.at_once(start, stop), samples, border=border, start=offset)
             if columns is None:
                 raise StrayEntries(int(samples[0]), start)
             yield columns

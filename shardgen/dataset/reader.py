@@ -46,6 +46,7 @@ from shardgen.storage.files import storage_error
 _ROWS_AT_ONCE = 4096
 _LINE_FEED, _QUOTE = b'\n"'
 _SAMPLE = "sample"
+_OTHER_SAMPLES = f"{METADATA}: has rows of other samples than the images"
 
 Column = NDArray[Any] | Sequence[Any]
 """int64 or float64 where all rows have numbers, else objects; a sequence of lists for several people."""
@@ -97,6 +98,7 @@ class DataSet:
         self._labels: Mapping[str, Column] | None = None
 
     def _read_directory(self) -> None:
+        self._zip.check_order()
         table = MemberTable(self.plan)
         count = self.selection.kept.count - len(self.dead_letters)
         if wrong := self._zip.miscount(table, self.dead_letters, self.selection):
@@ -390,9 +392,9 @@ class _MetadataFile:
         try:
             found = self._metadata.values(data)
         except ValueError as error:
-            raise BrokenZip(f"{METADATA}: {error}") from error
+            raise BrokenZip(f"{METADATA}: does not read ({error})") from error
         if found[_SAMPLE] != self._samples[row]:
-            raise BrokenZip(f"{METADATA}: has sample {found[_SAMPLE]} in the place of {self._samples[row]}")
+            raise BrokenZip(_OTHER_SAMPLES)
         return found
 
     def columns(self) -> dict[str, Column]:
@@ -404,13 +406,28 @@ class _MetadataFile:
         for start in range(0, count, _ROWS_AT_ONCE):
             rows = self._rows(start, min(start + _ROWS_AT_ONCE, count))
             try:
-                fields = csv.reader(io.StringIO(rows.decode(), newline=""))
-                columns = list(zip(*fields, strict=True))[len(self._metadata.file_columns) :]
-                for builder, column in zip(made, columns, strict=True):
-                    builder.add(column)
+                fields = self._fields(rows)
+                for place, builder in enumerate(made, len(self._metadata.file_columns)):
+                    builder.add(fields[place :: len(self._metadata.columns)])
             except (ValueError, csv.Error) as error:
-                raise BrokenZip(f"{METADATA}: {error}") from error
-        return {name: builder.column() for name, builder in zip(names, made, strict=True)}
+                raise BrokenZip(f"{METADATA}: does not read ({error})") from error
+        found = {name: builder.column() for name, builder in zip(names, made, strict=True)}
+        if not np.array_equal(np.asarray(found[_SAMPLE]), self._samples):
+            raise BrokenZip(_OTHER_SAMPLES)
+        return found
+
+    def _fields(self, rows: bytes) -> list[str]:
+        """Of all rows, one behind the other."""
+        text, width = rows.decode(), len(self._metadata.columns)
+        if '"' not in text:
+            fields = text[:-1].replace("\n", ",").split(",")
+            if len(fields) != width * text.count("\n"):
+                raise ValueError(f"has rows of other than {width} fields")
+            return fields
+        parsed = list(csv.reader(io.StringIO(text, newline="")))
+        if any(len(fields) != width for fields in parsed):
+            raise ValueError(f"has rows of other than {width} fields")
+        return list(chain.from_iterable(parsed))
 
     def _rows(self, start: int, stop: int) -> bytes:
         # Threads may both look for the ends at first, and both find the same. A lock would be worse: whoever
@@ -460,7 +477,7 @@ class _Builder:
         """Add the fields of some rows. Raises ValueError for what is none of its kind."""
         values: Sequence[Any] = fields
         if self._is_list or not self._is_text:
-            values = _parsed(f"[{','.join(field or 'null' for field in fields)}]")
+            values = _parsed(fields if all(fields) else [field or "null" for field in fields])
         if self._is_list:
             self._counts.append(np.fromiter(map(len, values), np.int64, len(values)))
             values = list(chain.from_iterable(values))
@@ -482,10 +499,11 @@ class _Builder:
         return Lists(values, np.cumsum(counts))
 
 
-def _parsed(text: str) -> list[Any]:
-    found = parse_json(text)
-    if not isinstance(found, list):
-        raise ValueError("is no list")  # noqa: TRY004 - of bytes from outside
+def _parsed(fields: Sequence[str]) -> list[Any]:
+    """Each one's JSON."""
+    found = parse_json(f"[{','.join(fields)}]")
+    if not isinstance(found, list) or len(found) != len(fields):
+        raise ValueError("has fields that do not read")
     return found
 
 
