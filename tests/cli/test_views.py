@@ -128,3 +128,20 @@ def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
 )
 def test_a_remark_about_one_file_is_one_line(remark: Remark, line: str) -> None:
     assert render.remark_text(remark) == line
+
+
+def test_an_export_without_a_terminal_says_now_and_then_how_fast_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("shardgen.cli.render.time.monotonic", lambda: now)
+    with render.pacing("exported", "samples") as show:
+        show(0, None, 0)
+        show(5000, 6000, 5000)
+        for done in range(5001, 6001):
+            now += 1 / 16
+            show(done, 6000, 5000)
+    assert capsys.readouterr().err.splitlines() == [
+        "exported 5,480 of 6,000 samples: 16/s, 32 s left",
+        "exported 5,960 of 6,000 samples: 16/s, 2 s left",
+    ]

@@ -233,6 +233,40 @@ def test_shards_that_are_there_are_not_read_again(made: MadeRun, tmp_path: Path)
     assert 1 <= len(read) <= 3
 
 
+def test_plain_files_are_compared_and_replaced(made: MadeRun, tmp_path: Path) -> None:
+    exported(made, tmp_path / "out", FILES)
+    expected = tree(tmp_path / "out")
+    name = "mask/00000/0000030.png"
+    size = len(expected[name])
+    (tmp_path / "out" / name).write_bytes(bytes(size))  # what a power cut may leave
+    (tmp_path / "out" / "depth/00000/0000031.jpg").unlink()
+    link = tmp_path / "out" / "fgbg/00000/0000032.jpg"
+    link.rename(tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    result = exported(made, tmp_path / "out", FILES)
+    assert tree(tmp_path / "out") == expected
+    assert result.there == 118 - 3
+    assert not link.is_symlink()
+
+
+def test_samples_are_passed_on_before_the_next_artifacts_are_read(
+    made: MadeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardgen.dataset.bodies.PIECE_BYTES", 10_000)
+    read: list[str] = []
+
+    class Watched(type(made.store)):  # type: ignore[misc]
+        def read_into(self, ref, buffer):  # type: ignore[no-untyped-def]
+            read.append(ref.name)
+            super().read_into(ref, buffer)
+
+    source = RunSource(inputs_of(made, store=Watched(made.store.root)))
+    found = source.samples(lambda numbers: numbers >= 0)
+    assert next(found).number == 0
+    assert len(read) == 2
+    assert sum(1 for _ in found) == 117
+
+
 @contextmanager
 def stopped_at(step: Step, nth: int) -> Iterator[OnStep]:
     passed = 0
@@ -516,7 +550,8 @@ def test_a_damaged_artifact_stops_the_export_before_its_shard_has_a_name(
 def test_a_damaged_zip_is_named(merged: Path, tmp_path: Path, where: str) -> None:
     data = bytearray(merged.read_bytes())
     with zipfile.ZipFile(merged) as archive:
-        data[archive.getinfo(where).header_offset + 100] ^= 1
+        info = archive.getinfo(where)
+        data[info.header_offset + 80 + info.file_size // 3] ^= 1
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(data)
     with pytest.raises(ArtifactCorrupt, match=r"damaged\.zip") as raised, ZipSource(damaged) as source:
