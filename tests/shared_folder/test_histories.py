@@ -140,7 +140,7 @@ CLOUDS: list[Cloud] = []
 
 
 def test_a_view_that_trusts_names_is_noticed(folder: Path) -> None:
-    world = started(folder, Faults(median_lag=2.0, cut=0.6), 2, make_view=TrustingView)
+    world = started(folder, Faults(median_lag=2.0, cut=0.9), 2, make_view=TrustingView)
     CLOUDS.append(world.cloud)
     world.play()
     with pytest.raises(ArtifactCorrupt):
