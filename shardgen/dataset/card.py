@@ -18,9 +18,6 @@ from shardgen.recipes.base import Card, Recipe
 from shardgen.settings.settings import CardTable
 
 _LICENCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
-_NO_YAML = re.compile(
-    "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]"
-)  # a JSON text may hold them, a YAML one not
 
 
 def dataset_card(  # noqa: PLR0913 - what it tells
@@ -55,24 +52,17 @@ def dataset_card(  # noqa: PLR0913 - what it tells
 
 def yaml_head(values: Mapping[str, object]) -> str:
     """The head of a card: JSON, which is YAML, on the line of each key."""
-    lines = (
-        f"{key}: {_NO_YAML.sub(_escaped, json.dumps(value, ensure_ascii=False))}\n"
-        for key, value in values.items()
-    )
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
     return f"---\n{''.join(lines)}---\n"
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return f"\\u{ord(character[0]):04x}"
 
 
 def _for_the_hub(card: Card, own: CardTable, *, title: str, stored: int) -> dict[str, object]:
     """The keys that the Hub knows; without a licence it has none, and says so."""
     found: dict[str, object] = {"pretty_name": title}
-    if _LICENCE_ID.fullmatch(own.licence):
-        found["license"] = own.licence.lower()
-    elif own.licence:
-        found |= {"license": "other", "license_name": own.licence}
+    if _LICENCE_ID.fullmatch(own.licence.strip()):
+        found["license"] = own.licence.strip().lower()
+    elif own.licence.strip():
+        found |= {"license": "other", "license_name": own.licence.strip()}
     if card.tasks:
         found["task_categories"] = list(card.tasks)
     return found | {"size_categories": [_size_category(stored)]}
@@ -180,6 +170,6 @@ with zipfile.ZipFile("dataset.zip") as archive:
 
 
 def _provenance(plan: Plan, card: Card, own: CardTable) -> str:
-    licence = [f"licence: {own.licence}"] if own.licence else []
+    licence = [f"licence: {own.licence.strip()}"] if own.licence.strip() else []
     lines = (f"plan: sha256 `{plan.fingerprint}` (of `plan.json`)", *card.provenance, *licence)
     return "## Provenance\n\n" + "".join(f"- {line}\n" for line in lines)

@@ -50,7 +50,7 @@ scan_seconds = 60       # how often a worker scans the folder
 [card]
 # For the README in the zip, which Hugging Face's Hub reads, too.
 title = ""              # "" names what the recipe makes
-licence = ""            # yours to choose: "cc-by-4.0", say, or your own words; "" says nothing
+licence = ""            # yours to choose: a word that the Hub knows, as "cc-by-4.0", or your own words
 text = ""               # Markdown behind the introduction; a long one between lines of three quotes
 """
 

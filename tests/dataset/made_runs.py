@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
@@ -178,7 +178,7 @@ class MadeRun:
 
 def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
     """Every batch of the plan, published and recorded: a copy of the files of `publish_run`."""
-    files, rows = _published(plan.canonical_json, tuple(dead), per_artifact)
+    files, rows = _published(plan.canonical_json, tuple(dead), per_artifact, image)
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,8 +188,9 @@ def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact
 
 @cache
 def _published(
-    plan: bytes, dead: tuple[int, ...], per_artifact: int
+    plan: bytes, dead: tuple[int, ...], per_artifact: int, of_images: Callable[[str, int], bytes]
 ) -> tuple[dict[str, bytes], tuple[Receipt, ...]]:
+    del of_images  # `image`, which tests replace: what was made of other images is another run
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = publish_run(parse_plan(plan, where="plan.json"), folder, dead=dead, per_artifact=per_artifact)

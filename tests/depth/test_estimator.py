@@ -153,7 +153,7 @@ def test_a_tensorflow_error_does_not_cross_the_border(
 
     monkeypatch.setattr(densedepth, "build_network", lambda _weights, _shape: lost)
     estimator = network.load(plan_of(network.weights), micro_batch=2, on=cpu)
-    with pytest.raises(DepthBackendUnavailable, match=r"InternalError: CUDA_ERROR_ILLEGAL_ADDRESS$"):
+    with pytest.raises(DepthBackendUnavailable, match=r"InternalError: CUDA_ERROR_ILLEGAL_ADDRESS\n"):
         estimator.estimate(images_of(1))
 
 

@@ -179,8 +179,8 @@ def test_a_mask_file_without_a_subject_or_with_two_is_refused_by_what_it_is(
     [
         (6, 1, (50, 60), r"60x50: the photograph is turned by its EXIF orientation \(6\), the mask is not"),
         (1, 8, (50, 60), r"60x50: the mask is turned by its EXIF orientation \(8\), the photograph is not"),
-        (6, 6, (50, 60), "50x60 pixels, the photograph 60x50$"),
-        (1, 1, (50, 60), "50x60 pixels, the photograph 60x50$"),
+        (6, 6, (50, 60), "50x60 pixels, the photograph 60x50\n"),
+        (1, 1, (50, 60), "50x60 pixels, the photograph 60x50\n"),
     ],
 )
 def test_a_mask_that_was_not_turned_with_its_photograph_is_told(
