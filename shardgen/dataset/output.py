@@ -48,8 +48,11 @@ class ZipTail:
     entries: dict[str, Entry]
 
 
-def read_tail(descriptor: int, size: int, *, files: DiskFiles) -> ZipTail:
-    """Find the last members of a zip without reading its directory of a million entries; BrokenZip."""
+def read_tail(descriptor: int, size: int, *, files: DiskFiles, replacing: bool = False) -> ZipTail:
+    """Find the last members of a zip without reading its directory of a million entries; BrokenZip.
+
+    For who is `replacing` it, one that an earlier version merged is good enough.
+    """
     directory = read_end(read_at(files, descriptor, max(0, size - END_RECORDS_MAX), size), size)
     stop = directory.offset + directory.size
     start = max(directory.offset, stop - _TAIL_DIRECTORY_BYTES)
@@ -61,7 +64,10 @@ def read_tail(descriptor: int, size: int, *, files: DiskFiles) -> ZipTail:
     wanted = [name for name in TAIL_MEMBERS if name in entries or name not in _OPTIONAL]
     behind_plan = wanted.index(PLAN) + 1
     wanted[behind_plan:behind_plan] = filter(PLAN_FILE_NAME.fullmatch, entries)
-    if list(entries) != wanted:
+    earlier = [name for name in wanted if name != METADATA]
+    if list(entries) == earlier and not replacing:
+        raise BrokenZip(f"holds no {METADATA}: an earlier version merged it, so merge it again")
+    if list(entries) not in (wanted, earlier):
         raise BrokenZip(f"ends with {', '.join(entries)} (expected {', '.join(TAIL_MEMBERS)})")
     return ZipTail(directory=directory, directory_size=start + first - directory.offset, entries=entries)
 
@@ -113,7 +119,7 @@ def refuse_foreign_output(output: Path, selection: Selection, plan: Plan, *, fil
     except OSError as error:
         raise storage_error(error, output) from error
     try:
-        tail = read_tail(descriptor, files.size(descriptor), files=files)
+        tail = read_tail(descriptor, files.size(descriptor), files=files, replacing=True)
         found = hashlib.sha256(read_member(descriptor, tail.entries[PLAN], files=files)).hexdigest()
         is_ours = found in plan.fingerprints
         earlier = plan.until(plan.fingerprints.index(found) + 1).samples if is_ours else plan.samples

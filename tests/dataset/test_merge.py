@@ -19,6 +19,7 @@ from stream_unzip import stream_unzip
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import bodies, zip_writer
 from shardgen.dataset.merge import CONTACT_SHEET_SAMPLES, MergeInputs, MergeResult, merge
+from shardgen.dataset.verify import verify_zip
 from shardgen.depth.base import Quality
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import MergeStep, Step
@@ -36,6 +37,7 @@ from shardgen.recipes.base import Files
 from shardgen.storage.files import DiskFiles
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.dataset.made_runs import MadeRecipe, MadeRun, image, make_run
+from tests.dataset.test_verify_zip import facts, rewritten
 from tests.plans import changed, depth_in, make_plan
 from tests.runs import sha256_of
 
@@ -312,6 +314,16 @@ def test_a_foreign_zip_with_a_plan_json_of_its_own_is_not_replaced(tmp_path: Pat
         archive.writestr("plan.json", PLAN.canonical_json)
     with pytest.raises(PlanConflict):
         merge_run(run, tmp_path / "out.zip")
+
+
+def test_a_zip_that_an_earlier_version_merged_is_told_and_replaced(tmp_path: Path) -> None:
+    run = make_run(PLAN, tmp_path / "artifacts")
+    output = merge_run(run, tmp_path / "dataset.zip").path
+    whole = output.read_bytes()
+    rewritten(output, lambda members: members.pop([name for name, _ in members].index("metadata.csv")))
+    assert "an earlier version merged it, so merge it again" in facts(verify_zip(output))
+    merge_run(run, output)
+    assert output.read_bytes() == whole
 
 
 def test_another_plans_zip_is_not_replaced_and_the_same_plans_is(tmp_path: Path) -> None:

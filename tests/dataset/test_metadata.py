@@ -233,5 +233,5 @@ def test_sizes_are_the_hubs_categories(samples: int, size: str) -> None:
 
 @pytest.mark.parametrize("title", ["two\nlines", "\x7f", "\u2028", "x" * 201])
 def test_a_title_is_one_line(title: str) -> None:
-    with pytest.raises(ValidationError, match="title|200"):
+    with pytest.raises(ValidationError, match=r"title|200"):
         CardTable(title=title)
