@@ -69,9 +69,13 @@ def row_of(sample: dict[str, Any], canvas: tuple[int, int]) -> Image.Image:
 
 def main() -> None:
     """Draw the samples that are named, by their places in the data set."""
+    if len(sys.argv) < 4:
+        sys.exit("usage: python examples/show_labels.py ZIP PICTURE SAMPLE [SAMPLE ...]")
     path, output, *places = sys.argv[1:]
     data = shardgen.DataSet(path)
     recipe: Any = data.plan.recipe
+    if recipe.kind != "composites":
+        sys.exit(f"{path}: its samples have no boxes")
     canvas = recipe.compose.canvas
     rows = [row_of(data[int(place)], canvas) for place in places]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
