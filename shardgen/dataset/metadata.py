@@ -8,16 +8,75 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import chain, groupby
+from math import isfinite
 from typing import Any
 
 from shardgen.dataset.labels import differing, rows_of
 from shardgen.domain.sample import SAMPLES_PER_FOLDER
 from shardgen.recipes.base import Recipe, csv_field
+from shardgen.storage.bounded import parse_json
 
 _ROWS_AT_ONCE = 4096
 _ENGINE_COLUMNS = 2  # shard and batch, the last ones of labels.csv
+_PLAIN = re.compile("0|[1-9][0-9]{0,14}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFields:
+    """What a label's fields in `metadata.csv` hold: texts, numbers, or JSON lists of either."""
+
+    name: str
+    is_text: bool
+    is_list: bool
+    is_decimal: bool
+
+    def value(self, field: str) -> Any:
+        """That of one field, as `values` has it."""
+        # Most are plain, and what reads many at once is slow for one.
+        if not self.is_text and not self.is_list and _PLAIN.fullmatch(field):
+            return int(field)
+        return self.values([field])[0]
+
+    def values(self, fields: Sequence[str]) -> Sequence[Any]:
+        """The value of each field; None is a number that is not there.
+
+        Raises ValueError for what merge does not write: constants, exponents, decimals of whole numbers.
+        """
+        if self.is_text and not self.is_list:
+            return fields
+        if not self.is_list and not all(fields):
+            fields = [field or "null" for field in fields]
+        text = ",\n".join(fields)  # JSON has no line end within a text
+        try:
+            found = parse_json(f"[{text}]")
+        except ValueError:
+            found = None
+        if not isinstance(found, list) or len(found) != len(fields) or not self._are_right(found, text):
+            number = "number" if self.is_decimal else "whole number"
+            what = f"{'list of ' * self.is_list}{'text' if self.is_text else number}{'s' * self.is_list}"
+            raise ValueError(f"{self.name} has a field that is no {what}")
+        return found
+
+    def _are_right(self, found: list[Any], text: str) -> bool:
+        values: Iterable[Any] = found
+        if self.is_list:
+            # Each field is a list by itself: none ends within one, and begins another.
+            borders = text.count("],\n[")
+            if borders != len(found) - 1 or text.count("\n") != borders or set(map(type, found)) != {list}:
+                return False
+            values = list(chain.from_iterable(found))
+        types = set(map(type, values))
+        if self.is_text:
+            return types <= {str}
+        if not types <= {int, float, type(None)} or "e" in text or "E" in text:
+            return False
+        return float not in types or (
+            self.is_decimal and all(isfinite(value) for value in values if type(value) is float)
+        )
 
 
 class Metadata:
@@ -35,15 +94,16 @@ class Metadata:
         names = (f"{one.name}/%05d/%0{digits}d.{one.suffix}," for one in recipe.plan.outputs)
         self._names = "".join(names).encode()
         self._files = len(recipe.plan.outputs)
-        self._is_text = [column in recipe.text_columns for column in self.label_columns]
         self._has_lists = recipe.has_several_rows
-        self._is_list = [
-            self._has_lists and column not in recipe.sample_columns for column in self.label_columns
-        ]
-        self._read = [
-            _list if is_list else str if is_text else _number
-            for is_list, is_text in zip(self._is_list, self._is_text, strict=True)
-        ]
+        self.label_fields = tuple(
+            LabelFields(
+                name=name,
+                is_text=name in recipe.text_columns,
+                is_list=self._has_lists and name not in recipe.sample_columns,
+                is_decimal=name in recipe.decimal_columns,
+            )
+            for name in self.label_columns
+        )
 
     def file(self, labels: Iterable[bytes]) -> Iterator[bytes]:
         """The bytes of `metadata.csv`, of those of `labels.csv`; both in pieces."""
@@ -67,8 +127,8 @@ class Metadata:
             raise ValueError(f"a row that does not read: {error}") from error
         if len(fields) != len(self.columns):
             raise ValueError(f"a row of {len(fields)} fields, not {len(self.columns)}")
-        columns = zip(self.label_columns, self._read, fields[self._files :], strict=True)
-        return {name: read(text) for name, read, text in columns}
+        columns = zip(self.label_fields, fields[self._files :], strict=True)
+        return {one.name: one.value(field) for one, field in columns}
 
     def _pieces(self, rows: Iterator[bytes]) -> Iterator[bytes]:
         made = self._of_several(rows) if self._has_lists else self._of_one(rows)
@@ -94,12 +154,12 @@ class Metadata:
         for text, of_it in groupby(parsed, key=lambda fields: fields[0]):
             number, columns = int(text), list(zip(*of_it, strict=True))[: len(self.label_columns)]
             fields = [
-                _json_list(values, is_text=is_text)
-                if is_list
+                _json_list(values, is_text=one.is_text)
+                if one.is_list
                 else csv_field(values[0])
-                if is_text
+                if one.is_text
                 else values[0]
-                for values, is_text, is_list in zip(columns, self._is_text, self._is_list, strict=True)
+                for one, values in zip(self.label_fields, columns, strict=True)
             ]
             names = self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files)
             yield names + ",".join(fields).encode() + b"\n"
@@ -112,19 +172,6 @@ def first_wrong_metadata(recipe: Recipe, labels: Iterable[bytes], found: Iterabl
         if wrong := differing(next(theirs, b""), row):
             return wrong
     return differing(next(theirs, b""), b"")
-
-
-def _list(text: str) -> list[Any]:
-    found = json.loads(text)
-    if not isinstance(found, list):
-        raise ValueError(f"{text[:100]!r} is no list")  # noqa: TRY004 - the row is wrong, not a type
-    return found
-
-
-def _number(text: str) -> int | float | None:
-    if not text:
-        return None
-    return float(text) if "." in text else int(text)
 
 
 def _json_list(values: Sequence[str], *, is_text: bool) -> str:

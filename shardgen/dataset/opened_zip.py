@@ -47,7 +47,7 @@ class StrayEntries(BrokenZip):
 class OpenedZip:
     """One descriptor, whose position nobody moves: threads and forked processes may share it.
 
-    What reads raises BrokenZip for bytes that are none of ours, and OSError. Close it in the end.
+    What reads raises BrokenZip for bytes that are none of ours, OSError, and ValueError once it is closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class OpenedZip:
         self.files = DiskFiles()
         self._tail: ZipTail | None = None
         try:
-            self.descriptor = self.files.open(path)
+            self._descriptor = self.files.open(path)
             if path.is_dir():
                 self.close()
                 raise InputMissing(f"{path}: a folder, not a zip", hint=f"shardgen merge {quote(str(path))}")
@@ -67,9 +67,16 @@ class OpenedZip:
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
-        descriptor, self.descriptor = self.descriptor, -1
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             self.files.close(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """That of the open file."""
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path}: is closed")
+        return self._descriptor
 
     @property
     def tail(self) -> ZipTail:
@@ -84,9 +91,7 @@ class OpenedZip:
         return read_at(self.files, self.descriptor, start, stop)
 
     def at_once(self, start: int, stop: int) -> bytes:
-        """The same in a single call, for small pieces; ValueError once it is closed."""
-        if self.descriptor < 0:
-            raise ValueError(f"{self.path}: is closed")
+        """The same in a single call, for small pieces."""
         return os.pread(self.descriptor, stop - start, start)
 
     def member(self, name: str) -> bytes:

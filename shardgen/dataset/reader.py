@@ -13,6 +13,7 @@ from itertools import chain
 from operator import index as as_index
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, SupportsIndex
 from weakref import finalize
 
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.zip_records import LOCAL, BrokenZip
 from shardgen.dataset.member_table import MemberTable
-from shardgen.dataset.metadata import Metadata
+from shardgen.dataset.metadata import LabelFields, Metadata
 from shardgen.dataset.opened_zip import OpenedZip
 from shardgen.dataset.output import LABELS, METADATA, PLAN, STATS
-from shardgen.dataset.statistics import OutputStatistics, Statistics
+from shardgen.dataset.statistics import OutputStatistics, read_statistics
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Output, Plan
 from shardgen.domain.receipt import DeadLetterReason
@@ -41,7 +42,6 @@ from shardgen.errors import (
 from shardgen.recipes.base import Recipe
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
-from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import storage_error
 
 _ROWS_AT_ONCE = 4096
@@ -87,7 +87,8 @@ class DataSet:
         with _reading(self.path):
             self.plan: Plan = _plan_in(self._zip)
             self.recipe: Recipe = recipe_of(self.plan, beside=self._zip.beside)
-            self.dead_letters: Mapping[int, DeadLetterReason] = self._zip.dead_letters(self.plan)
+            dead_letters = self._zip.dead_letters(self.plan)
+            self.dead_letters: Mapping[int, DeadLetterReason] = MappingProxyType(dead_letters)
             self.selection: Selection = self._zip.selection(self.plan)
             self._read_directory()
         self._headers = [
@@ -97,7 +98,7 @@ class DataSet:
         # Of a number as large as these the names are longer.
         self._short_names_until = 10**self.plan.name_digits
         self._metadata = _MetadataFile(self._zip, self.recipe, self.samples)
-        self._statistics: Statistics | None = None
+        self._statistics: Mapping[str, OutputStatistics] | None = None
         self._labels: Mapping[str, Column] | None = None
 
     def _read_directory(self) -> None:
@@ -126,11 +127,11 @@ class DataSet:
         return self.plan.outputs
 
     @property
-    def statistics(self) -> Statistics:
+    def statistics(self) -> Mapping[str, OutputStatistics]:
         """Mean and standard deviation of each image output's pixels from 0 to 1, as in `stats.json`."""
         if self._statistics is None:
             with _reading(self.path):
-                self._statistics = _statistics_in(self._zip)
+                self._statistics = _statistics_in(self._zip, self.plan)
         return self._statistics
 
     @property
@@ -138,11 +139,12 @@ class DataSet:
         """Each column of `metadata.csv` but the file names, with a value for each stored sample.
 
         Numbers are int64, or float64; texts, and numbers that some rows lack, are objects. Where a sample may
-        show several people, a column is a sequence of lists. The first call reads them all.
+        show several people, a column is a sequence of lists. The first call reads them all, and nobody
+        can change them.
         """
         if self._labels is None:
             with _reading(self.path):
-                self._labels = self._metadata.columns()
+                self._labels = MappingProxyType(self._metadata.columns())
         return self._labels
 
     def __len__(self) -> int:
@@ -174,23 +176,28 @@ class DataSet:
 
         Each is a dict of uint8 tensors (3, height, width), RGB, and (1, height, width), int32 where it is
         stored in 16 bits, and of the `labels` that are named. `transform` makes of it what you train on.
-        PyTorch is imported by whoever asks for a sample; without it that raises MachineUnfit. Raises
-        InvalidSettings for a label that there is not.
+        A label of several people is a list, and an image's size may be its own: PyTorch's loader stacks
+        neither, so make them alike in `transform`, or give the loader a `collate_fn`.
+
+        PyTorch is imported by whoever asks for a sample; without it that raises MachineUnfit. Labels other
+        than `sample` are all read first. Raises InvalidSettings for a label that there is not, or that has no
+        value in some rows.
         """
-        return TorchView(self, self._known(labels, of="as_torch"), transform)
+        return TorchView(self, self._complete(labels, of="as_torch"), transform)
 
     def as_tf_data(self, *, labels: Sequence[str] = (_SAMPLE,), shuffle_seed: int | None = None) -> Any:
         """The same samples as a `tf.data.Dataset` of dicts, in order, decoded by many threads.
 
         Images are uint8 (height, width, 3), RGB, and (height, width, 1), uint16 where stored in 16 bits; a
-        size that is each sample's own is None in the shape. A label of several people is a vector. With
-        `shuffle_seed` all samples are shuffled, in another order in each epoch. Raises InvalidSettings for a
-        label that there is not, or that has no value in some rows, MachineUnfit without TensorFlow.
+        size that is each sample's own is None in the shape. A label of several people is a vector of a length
+        of its own: `batch` cannot stack these, `ragged_batch` takes them. With `shuffle_seed` all samples are
+        shuffled, in another order in each epoch. Raises InvalidSettings for a label that there is not, or
+        that has no value in some rows, MachineUnfit without TensorFlow.
         """
-        return _tf_data(self, self._known(labels, of="as_tf_data"), shuffle_seed)
+        return _tf_data(self, self._complete(labels, of="as_tf_data"), shuffle_seed)
 
     def close(self) -> None:
-        """Give the file back; nothing can be read any more."""
+        """Give the file back; whatever would read it raises ValueError then, as closed files do."""
         self._zip.close()
 
     def __enter__(self) -> Self:
@@ -253,13 +260,19 @@ class DataSet:
         name = member_name(output, SampleIndex(int(self.samples[row])), digits=self.plan.name_digits)
         return _damaged(self.path, f"{name}: {fact}")
 
-    def _known(self, labels: Sequence[str], *, of: str) -> tuple[str, ...]:
+    def _complete(self, labels: Sequence[str], *, of: str) -> tuple[str, ...]:
+        """The names of labels; InvalidSettings unless there are these, with a value for everyone."""
         names = (labels,) if isinstance(labels, str) else tuple(labels)
         known = self.recipe.label_columns
         if strange := [name for name in names if name not in known]:
             raise InvalidSettings(
                 f"{of}(labels=…): there is no label {strange[0]!r}", hint=f"labels are {', '.join(known)}"
             )
+        for name in names:
+            if name != _SAMPLE and any(value is None for value in _objects_in(self.labels[name])):
+                raise InvalidSettings(
+                    f"{of}(labels=…): {name!r} has no value in some rows", hint="take other labels"
+                )
         return names
 
 
@@ -312,7 +325,7 @@ def _tf_data(data: DataSet, labels: tuple[str, ...], shuffle_seed: int | None) -
     columns = {name: data.samples if name == _SAMPLE else data.labels[name] for name in labels}
     images = {output.name for output in data.outputs if output.channels}
     types = {output.name: _array_type(output) for output in data.outputs}
-    types |= {name: _column_type(name, column) for name, column in columns.items()}
+    types |= {name: _values_in(column).dtype for name, column in columns.items()}
     shapes: dict[str, tuple[int | None, ...]] = {
         output.name: (*reversed(output.size or (None, None)), output.channels) if output.channels else ()
         for output in data.outputs
@@ -329,7 +342,7 @@ def _tf_data(data: DataSet, labels: tuple[str, ...], shuffle_seed: int | None) -
         return [np.asarray(values[name], dtype) for name, dtype in types.items()]
 
     def load(index: Any) -> dict[str, Any]:
-        wanted = [tf.string if dtype is object else tf.as_dtype(dtype) for dtype in types.values()]
+        wanted = [tf.as_dtype(np.dtype(dtype)) for dtype in types.values()]
         found = dict(zip(types, tf.numpy_function(read, [index], wanted, stateful=False), strict=True))
         for name, tensor in found.items():
             tensor.set_shape(shapes[name])
@@ -347,15 +360,13 @@ def _array_type(output: Output) -> Any:
     return np.uint16 if (output.full_scale or 0) > np.iinfo(np.uint8).max else np.uint8
 
 
-def _column_type(name: str, column: Column) -> Any:
-    values = column.values if isinstance(column, Lists) else np.asarray(column)
-    if values.dtype != object:
-        return values.dtype
-    if any(value is None for value in values):
-        raise InvalidSettings(
-            f"as_tf_data(labels=…): {name!r} has no value in some rows", hint="take other labels"
-        )
-    return object
+def _values_in(column: Column) -> NDArray[Any]:
+    return column.values if isinstance(column, Lists) else np.asarray(column)
+
+
+def _objects_in(column: Column) -> NDArray[Any]:
+    values = _values_in(column)
+    return values if values.dtype == object else values[:0]
 
 
 class Lists(Sequence[list[Any]]):
@@ -363,6 +374,7 @@ class Lists(Sequence[list[Any]]):
 
     def __init__(self, values: NDArray[Any], starts: NDArray[np.int64]) -> None:
         self.values, self.starts = values, starts
+        values.flags.writeable = starts.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -379,10 +391,8 @@ class _MetadataFile:
     """`metadata.csv` in a zip: a row for each stored sample."""
 
     def __init__(self, opened: OpenedZip, recipe: Recipe, samples: NDArray[np.int64]) -> None:
-        self._zip, self._recipe, self._samples = opened, recipe, samples
+        self._zip, self._samples = opened, samples
         self._metadata = Metadata(recipe)
-        of_each = recipe.label_columns if recipe.has_several_rows else ()
-        self._lists = frozenset(of_each).difference(recipe.sample_columns)
         self._stops: NDArray[np.int64] | None = None
 
     def values(self, row: int) -> dict[str, Any]:
@@ -398,10 +408,8 @@ class _MetadataFile:
 
     def columns(self) -> dict[str, Column]:
         """All labels, by column."""
-        names, count = self._metadata.label_columns, len(self._samples)
-        made = [
-            _Builder(is_text=name in self._recipe.text_columns, is_list=name in self._lists) for name in names
-        ]
+        count = len(self._samples)
+        made = [_Builder(fields) for fields in self._metadata.label_fields]
         for start in range(0, count, _ROWS_AT_ONCE):
             rows = self._rows(start, min(start + _ROWS_AT_ONCE, count))
             try:
@@ -410,7 +418,7 @@ class _MetadataFile:
                     builder.add(fields[place :: len(self._metadata.columns)])
             except (ValueError, csv.Error) as error:
                 raise BrokenZip(f"{METADATA}: does not read ({error})") from error
-        found = {name: builder.column() for name, builder in zip(names, made, strict=True)}
+        found = {builder.name: builder.column() for builder in made}
         if not np.array_equal(np.asarray(found[_SAMPLE]), self._samples):
             raise BrokenZip(_OTHER_SAMPLES)
         return found
@@ -466,24 +474,22 @@ class _MetadataFile:
 class _Builder:
     """Makes a column of its fields, many rows at a time; equal texts share their memory."""
 
-    def __init__(self, *, is_text: bool, is_list: bool) -> None:
-        self._is_text, self._is_list = is_text, is_list
+    def __init__(self, kind: LabelFields) -> None:
+        self._kind, self.name = kind, kind.name
         self._texts: dict[str, str] = {}
         self._parts: list[NDArray[Any]] = []
         self._counts: list[NDArray[np.int64]] = []
 
     def add(self, fields: Sequence[str]) -> None:
         """Add the fields of some rows. Raises ValueError for what is none of its kind."""
-        values: Sequence[Any] = fields
-        if self._is_list or not self._is_text:
-            values = _parsed(fields if all(fields) else [field or "null" for field in fields])
-        if self._is_list:
+        values = self._kind.values(fields)
+        if self._kind.is_list:
             self._counts.append(np.fromiter(map(len, values), np.int64, len(values)))
             values = list(chain.from_iterable(values))
         self._parts.append(self._array(values))
 
     def _array(self, values: Sequence[Any]) -> NDArray[Any]:
-        if self._is_text:
+        if self._kind.is_text:
             shared = self._texts
             return np.array([shared.setdefault(value, value) for value in values], object)
         found = np.array(values) if values else np.empty(0, np.int64)
@@ -492,18 +498,11 @@ class _Builder:
     def column(self) -> Column:
         """All that was added."""
         values = np.concatenate(self._parts) if self._parts else np.empty(0, np.int64)
-        if not self._is_list:
+        if not self._kind.is_list:
+            values.flags.writeable = False
             return values
         counts = np.concatenate([np.zeros(1, np.int64), *self._counts])
         return Lists(values, np.cumsum(counts))
-
-
-def _parsed(fields: Sequence[str]) -> list[Any]:
-    """Each one's JSON."""
-    found = parse_json(f"[{','.join(fields)}]")
-    if not isinstance(found, list) or len(found) != len(fields):
-        raise ValueError("has fields that do not read")
-    return found
 
 
 def _plan_in(opened: OpenedZip) -> Plan:
@@ -514,17 +513,12 @@ def _plan_in(opened: OpenedZip) -> Plan:
         raise ArtifactCorrupt(str(error), hint=error.hint) from error
 
 
-def _statistics_in(opened: OpenedZip) -> Statistics:
+def _statistics_in(opened: OpenedZip, plan: Plan) -> Mapping[str, OutputStatistics]:
+    data = opened.member(STATS)
     try:
-        content: Any = parse_json(opened.member(STATS))
-        return {
-            name: OutputStatistics(
-                mean=tuple(one["mean"]), std=tuple(one["std"]), images=one["images"], pixels=one["pixels"]
-            )
-            for name, one in content.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BrokenZip(f"{STATS}: does not read") from error
+        return MappingProxyType(read_statistics(data, plan))
+    except ValueError as error:
+        raise BrokenZip(f"{STATS}: does not read ({error})") from error
 
 
 def _reopened(path: str, fingerprint: str, count: int) -> DataSet:

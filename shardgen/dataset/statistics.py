@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isqrt
+from math import isfinite, isqrt
+from typing import Any
 
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import OutputSums, Sums
+from shardgen.storage.bounded import parse_json
 
 # A root that is not exact differs from any midpoint of two doubles by far more than 2**-512 of itself.
 _ROOT_BITS = 512
@@ -49,6 +51,29 @@ def stats_json(values: Statistics) -> bytes:
         for name in values
     }
     return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_statistics(data: bytes, plan: Plan) -> Statistics:
+    """Read the bytes of `stats.json`. Raises ValueError for what is not written of this plan."""
+    content: Any = parse_json(data)
+    channels = {one.name: one.channels for one in plan.outputs if one.full_scale is not None}
+    if not isinstance(content, dict) or content.keys() != channels.keys():
+        raise ValueError("has other outputs than the plan")
+    return {name: _read(content[name], channels[name]) for name in channels}
+
+
+def _read(found: Any, channels: int) -> OutputStatistics:
+    if not isinstance(found, dict) or found.keys() != {"mean", "std", "images", "pixels"}:
+        raise ValueError("has other keys of an output")
+    mean, std, images, pixels = found["mean"], found["std"], found["images"], found["pixels"]
+    if any(type(count) is not int or count < 0 for count in (images, pixels)):
+        raise ValueError("has counts that are none")
+    for numbers in (mean, std):
+        if not isinstance(numbers, list) or len(numbers) != (channels if pixels else 0):
+            raise ValueError("has other channels than the plan")
+        if not all(type(number) is float and isfinite(number) for number in numbers):
+            raise ValueError("has numbers that are none")
+    return OutputStatistics(mean=tuple(mean), std=tuple(std), images=images, pixels=pixels)
 
 
 def _of_output(sums: OutputSums, largest: int) -> OutputStatistics:

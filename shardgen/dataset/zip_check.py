@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from shardgen.dataset.output import (
     ZipTail,
 )
 from shardgen.dataset.selecting import LeftOut, strays_in
-from shardgen.dataset.statistics import statistics, stats_json
+from shardgen.dataset.statistics import read_statistics, statistics, stats_json
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import PLAN_FILE_NAME, Output, Plan, PlanFile
 from shardgen.domain.receipt import OutputSums
@@ -32,7 +32,6 @@ from shardgen.domain.sample import member_name
 from shardgen.domain.selection import Selection
 from shardgen.errors import ArtifactCorrupt, SampleError
 from shardgen.recipes.base import Recipe
-from shardgen.storage.bounded import parse_json
 from shardgen.storage.files import storage_error
 from shardgen.storage.lines import LineFile
 
@@ -241,15 +240,13 @@ class ZipCheck:
         if tail.entries[STATS].size > _STATS_BYTES:
             self.found(STATS, "does not read")
             return
-        names = [output.name for output in plan.outputs if output.full_scale is not None]
         data = self._zip.member(STATS)
         try:
-            content: Any = parse_json(data)
-            images = {name: content[name]["images"] for name in names}
-        except (ValueError, KeyError, TypeError, IndexError):
-            self.found(STATS, "does not read")
+            found = read_statistics(data, plan)
+        except ValueError as error:
+            self.found(STATS, f"does not read ({error})")
             return
-        wrong = [name for name in names if images[name] != stored]
+        wrong = [name for name, one in found.items() if one.images != stored]
         if wrong:
             self.found(STATS, f"counts other than {stored:,} images of {', '.join(wrong)}")
         elif self._decode and data != stats_json(statistics(plan, self._sums)):

@@ -59,6 +59,7 @@ class QuotingRecipe(TextRecipe):
 
     label_columns = ("sample", "characters", "line", "half")
     fact_columns = ("characters", "half")
+    decimal_columns = frozenset({"half"})
 
     def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
         rows = []

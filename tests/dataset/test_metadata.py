@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from shardgen.dataset.card import dataset_card
 from shardgen.dataset.labels import label_rows, planned_rows
 from shardgen.dataset.merge import MergeInputs, merge
-from shardgen.dataset.metadata import Metadata, first_wrong_metadata
+from shardgen.dataset.metadata import LabelFields, Metadata, first_wrong_metadata
 from shardgen.dataset.verify import verify_zip
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
@@ -235,3 +235,57 @@ def test_sizes_are_the_hubs_categories(samples: int, size: str) -> None:
 def test_a_title_is_one_line(title: str) -> None:
     with pytest.raises(ValidationError, match=r"title|200"):
         CardTable(title=title)
+
+
+WHOLE = LabelFields(name="x", is_text=False, is_list=False, is_decimal=False)
+DECIMAL = replace(WHOLE, is_decimal=True)
+NUMBERS, DECIMALS = replace(WHOLE, is_list=True), replace(DECIMAL, is_list=True)
+TEXTS = replace(NUMBERS, is_text=True)
+HUGE = "1" * 400 + ".5"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "refused"),
+    [
+        (
+            WHOLE,
+            {"0": 0, "17": 17, "-3": -3, "": None, "9" * 30: int("9" * 30)},
+            ["1.5", "1e3", "NaN", "true", "[1]", "1,2", '"1"', "007", "{}", "1" * 5000],
+        ),
+        (
+            DECIMAL,
+            {"1.5": 1.5, "2": 2, "": None, "9" * 400: int("9" * 400)},
+            ["1E3", "-Infinity", "false", HUGE],
+        ),
+        (NUMBERS, {"[1,null]": [1, None], "[]": []}, ["", "1", "[1.5]", "[NaN]", "[true]", "[[1]]", '["1"]']),
+        (DECIMALS, {"[1.5,2]": [1.5, 2]}, ["[1e3]", "[NaN]", f"[{HUGE}]", "[" * 100_000]),
+        (TEXTS, {'["a","b,c"]': ["a", "b,c"], '["],\\n["]': ["],\n["]}, ["[1]", "[null]", "a", '["a']),
+    ],
+)
+def test_many_fields_are_read_by_the_rule_of_one(
+    kind: LabelFields, values: dict[str, object], refused: list[str]
+) -> None:
+    assert list(kind.values(list(values))) == list(map(kind.value, values)) == list(values.values())
+    right = list(values)
+    for field in refused:
+        for fields in ([field], [*right, field], [field, *right]):
+            with pytest.raises(ValueError, match="x has a field that is no "):
+                kind.values(fields)
+        with pytest.raises(ValueError, match="x has a field that is no "):
+            kind.value(field)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        ["[1", "2],[3]"],
+        ["[1],[2]", "[3,[4]", "[5]]"],
+        ["[1", "2]", "[3],[4]"],
+        ["[1],\n[2]", "[3", "4]"],
+    ],
+)
+def test_a_list_does_not_end_in_the_next_field(cut: list[str]) -> None:
+    with pytest.raises(ValueError, match="no list of whole numbers"):
+        NUMBERS.values(cut)
+    with pytest.raises(ValueError, match="no list of texts"):
+        TEXTS.values(['["a]', '[b"]', '["c"],["d"]'])

@@ -334,12 +334,38 @@ def test_indexes_are_whole_numbers_and_end(data_set: Path) -> None:
         data[1:3]  # type: ignore[index]
     with pytest.raises(TypeError):
         data["fgbg"]  # type: ignore[index]
-    with pytest.raises(ValueError, match="read-only"):
-        data.samples[0] = 5
-    data.close()
-    with pytest.raises(ValueError, match="is closed"):
-        data[0]
-    data.close()
+
+
+def test_what_is_handed_out_cannot_be_changed(data_sets: Callable[[str], Path]) -> None:
+    data, several = DataSet(data_sets("composites")), DataSet(data_sets("people"))
+    lists: Any = several.labels["output_x"]
+    for array in (data.samples, *data.labels.values(), several.labels["sample"], lists.values, lists.starts):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[1]
+    mappings: list[Any] = [data.labels, data.statistics, data.dead_letters]
+    for mapping in mappings:
+        with pytest.raises(TypeError, match="item assignment"):
+            mapping["sample"] = None
+
+
+def test_a_closed_one_says_so_whatever_is_asked(data_sets: Callable[[str], Path]) -> None:
+    uses: list[Callable[[DataSet], object]] = [
+        lambda data: data[0],
+        lambda data: data.encoded(0),
+        lambda data: data.labels_of(0),
+        lambda data: data.labels,
+        lambda data: data.statistics,
+        lambda data: data.as_torch()[0],
+        lambda data: data.recipe.beside(data.recipe.files[0]),
+        lambda data: next(iter(data)),
+    ]
+    for use in uses:
+        data = DataSet(data_sets("pictures"))
+        data.close()
+        data.close()
+        with pytest.raises(ValueError, match=r"data\.zip: is closed$") as caught:
+            use(data)
+        assert type(caught.value) is ValueError
 
 
 def test_opening_takes_no_library_that_decodes(data_set: Path) -> None:
@@ -512,9 +538,19 @@ def test_a_file_that_is_none_of_ours_is_refused(data_set: Path, tmp_path: Path) 
         DataSet(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A zip of names that need no quotes."""
+    return made(tmp_path_factory.mktemp("plain"), recipe_of(COMPOSITES), dead=DEAD).read_bytes()
+
+
 def second_row_twice(data: bytes) -> bytes:
     header, _, *rows = data.decode().splitlines(keepends=True)
     return "".join([header, rows[0], *rows]).encode()
+
+
+def in_place_of_900(field: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(b",900,", b"," + field + b",")
 
 
 @pytest.mark.parametrize(
@@ -522,21 +558,30 @@ def second_row_twice(data: bytes) -> bytes:
     [
         ("plan.json", lambda data: data + b" ", "plan.json: not in canonical form"),
         ("stats.json", lambda _data: b"[1]", "stats.json: does not read"),
+        ("stats.json", lambda _data: b"nope", "stats.json: does not read"),
+        ("stats.json", lambda _data: b"[" * 100_000, "stats.json: does not read"),
+        ("stats.json", lambda _data: b"{}", "stats.json: does not read"),
+        ("stats.json", lambda data: data.replace(b"[", b'["x",', 1), "stats.json: does not read"),
+        ("stats.json", lambda data: data.replace(b"[\n      0.", b'[\n      "', 1), "stats.json: does not"),
+        ("stats.json", lambda data: data.replace(b"0.", b"NaN, 0.", 1), "stats.json: does not read"),
         ("metadata.csv", lambda data: data[: data.rindex(b"\n", 0, -1) + 1], "or other rows than the 115"),
         ("metadata.csv", lambda data: data + b"x\n", "or other rows than the 115"),
         ("metadata.csv", lambda data: data[:-1], "or other rows than the 115"),
         ("metadata.csv", lambda data: data.replace(b"flip", b"flop", 1), "has another header"),
         ("metadata.csv", second_row_twice, "has rows of other samples"),
-        ("metadata.csv", lambda data: data.replace(b",900,", b",many,"), "does not read"),
+        *(
+            ("metadata.csv", in_place_of_900(field), "has a field that is no whole number")
+            for field in (b"many", b"NaN", b"-Infinity", b"true", b"1e3", b"900.0", b"[900]", b'"900,900"')
+        ),
         ("mask/00000/0000000.png", lambda _data: b"no image", "mask/00000/0000000.png: "),
         ("dead_letters.csv", lambda data: data + b"7,hung\n", "dead_letters.csv: has another header, or"),
     ],
 )
 def test_whole_members_with_wrong_contents_are_named(
-    tmp_path: Path, member: str, change: Callable[[bytes], bytes], fact: str
+    tmp_path: Path, plain: bytes, member: str, change: Callable[[bytes], bytes], fact: str
 ) -> None:
-    plan = COMPOSITES
-    path = made(tmp_path, recipe_of(plan), dead=DEAD)
+    path = tmp_path / "data.zip"
+    path.write_bytes(plain)
     rewritten(path, replaced(member, change))
     said = []
     uses: list[Callable[[DataSet], object]] = [lambda data: data.statistics, lambda data: data[0]]
@@ -565,6 +610,16 @@ def test_a_missing_or_strange_image_is_seen_when_it_is_opened(tmp_path: Path) ->
         DataSet(path)
     rewritten(path, lambda members: members.insert(91, ("mask/00000/0000030.jpg", b"")))
     with pytest.raises(ArtifactCorrupt, match="from sample 0 on: its directory is not"):
+        DataSet(path)
+
+
+def test_a_gap_between_the_last_members_is_seen_when_it_is_opened(tmp_path: Path, plain: bytes) -> None:
+    path = tmp_path / "data.zip"
+    path.write_bytes(plain)
+    rewritten(path, lambda _members: None, gap_before="dead_letters.csv")
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    with pytest.raises(ArtifactCorrupt, match=r"dead_letters\.csv: starts at byte"):
         DataSet(path)
 
 
@@ -625,6 +680,14 @@ def test_what_is_lacking_is_said(data_set: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(InvalidSettings, match="there is no label 'flop'") as unknown:
             method(labels=("flip", "flop"))
         assert "sample, person, background" in unknown.value.hint
+
+
+def test_a_label_without_values_is_refused_and_lists_are_not(data_sets: Callable[[str], Path]) -> None:
+    data = DataSet(data_sets("people"))
+    for method in (data.as_torch, data.as_tf_data):
+        with pytest.raises(InvalidSettings, match=f"{method.__name__}.*'column' has no value in some rows"):
+            method(labels=("flip", "column"))
+    assert data.as_torch(labels=("output_x", "background")).labels == ("output_x", "background")
 
 
 @pytest.mark.slow

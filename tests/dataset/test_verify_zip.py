@@ -69,6 +69,18 @@ def test_a_flipped_image_is_named_and_nothing_else(tmp_path: Path) -> None:
     assert [found.subject for found in result.findings] == [info.filename for info in infos]
 
 
+def test_a_damaged_local_header_of_any_last_member_is_named(tmp_path: Path) -> None:
+    path = merged(tmp_path)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        infos = [info for info in archive.infolist() if "/" not in info.filename]
+    assert {"labels.csv", "metadata.csv", "plan.json", "README.md"} <= {info.filename for info in infos}
+    for info in infos:
+        place = info.header_offset + 10  # the time of day
+        path.write_bytes(whole[:place] + b"\1" + whole[place + 1 :])
+        assert info.filename in facts(verify_zip(path))
+
+
 @pytest.mark.parametrize("size", [0, 10, 1000, -1, -30])
 def test_a_truncated_zip_is_found(tmp_path: Path, size: int) -> None:
     path = merged(tmp_path)
@@ -79,8 +91,8 @@ def test_a_truncated_zip_is_found(tmp_path: Path, size: int) -> None:
 Members = list[tuple[str, bytes]]
 
 
-def rewritten(path: Path, change: Callable[[Members], object]) -> None:
-    """The zip with other members, every header and CRC of them right."""
+def rewritten(path: Path, change: Callable[[Members], object], *, gap_before: str = "") -> None:
+    """The zip with other members, every header and CRC of them right; and 5 bytes that no member has."""
     with zipfile.ZipFile(path) as archive:
         members = [(info.filename, archive.read(info)) for info in archive.infolist()]
     change(members)
@@ -89,6 +101,7 @@ def rewritten(path: Path, change: Callable[[Members], object]) -> None:
         for name, data in members:
             info = zipfile.ZipInfo(name)
             info.create_system, info.external_attr = 3, 0o100644 << 16
+            archive.start_dir += 5 * (name == gap_before)  # where the next member goes
             archive.writestr(info, data)
     path.write_bytes(buffer.getvalue())
 
@@ -133,6 +146,10 @@ def test_the_rewriting_of_this_test_changes_nothing(tmp_path: Path) -> None:
             "stats.json: counts other than 111",
         ),
         (replaced("stats.json", lambda _data: b"[]"), "stats.json: does not read"),
+        (
+            replaced("stats.json", lambda data: data.replace(b"[", b'["x",', 1)),
+            "stats.json: does not read (has other channels than the plan)",
+        ),
         (replaced("dead_letters.csv", lambda data: data.replace(b"3,compose", b"3,bored")), "3,bored"),
         (
             replaced("dead_letters.csv", lambda data: data.replace(b"\n3,compose", b"")),
