@@ -27,6 +27,7 @@ from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Facts, total_sums
 from shardgen.domain.sample import member_name
+from shardgen.errors import PlanConflict
 from shardgen.recipes.base import Recipe
 from shardgen.storage.files import DiskFiles, make_folders
 from tests.dataset.export.made_samples import SEVERAL, composites, pictures
@@ -299,3 +300,15 @@ def test_pycocotools_reads_the_annotations_of_each_split(
             assert coco.annToMask(one).sum() > 0
         assert {one["image_id"] for one in coco.anns.values()} <= set(coco.imgs)
     capsys.readouterr()
+
+
+def test_annotations_are_not_written_behind_a_link(one_person: Made, tmp_path: Path) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    one_person.exported(out, "coco")
+    (out / "annotations").rename(others)
+    (out / "annotations").symlink_to(others)
+    mine = others / "instances_train.json"
+    mine.write_bytes(b"mine")
+    with pytest.raises(PlanConflict, match="annotations: is in the way of a folder"):
+        one_person.exported(out, "coco")
+    assert mine.read_bytes() == b"mine"
