@@ -116,6 +116,10 @@ class Metadata:
         """The rows of some samples, of all their rows in `labels.csv`."""
         return b"".join(self._pieces(rows_of([labels])))
 
+    def start(self, number: int) -> bytes:
+        """What the row of a sample begins with: the names of its files, and its number."""
+        return self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files) + b"%d," % number
+
     def values(self, row: bytes) -> dict[str, Any]:
         """The labels in a row: numbers, texts, None where there is nothing, or lists of these.
 

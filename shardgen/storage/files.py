@@ -107,6 +107,10 @@ class DiskFiles:
         """Tell how many bytes this user may still write there."""
         return shutil.disk_usage(folder).free
 
+    def free_files(self, folder: Path) -> int | None:
+        """Tell how many files this user may still create there; None where nothing says so."""
+        return os.statvfs(folder).f_favail or None  # 0 where a file system does not count them
+
 
 def refuse_unusable_folder(folder: Path, *, makes: int | None, otherwise: str) -> None:
     """Raise InputMissing unless files can be written in a folder, once missing levels of it are made.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import re
 import stat
+from array import array
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +26,10 @@ from shardgen.dataset.output import METADATA
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import ExportStep
-from shardgen.errors import ArtifactCorrupt, SampleError
+from shardgen.errors import ArtifactCorrupt, PlanConflict, SampleError, StorageFailed
 from shardgen.recipes.base import Recipe, csv_field
 from shardgen.storage.atomic import random_part, rename_durably
-from shardgen.storage.files import make_folders, storing
+from shardgen.storage.files import is_folder, storing
 
 if TYPE_CHECKING:
     from shardgen.dataset.export.coco import CocoFile
@@ -36,6 +39,8 @@ _BLOCK_BYTES = 4096  # what a file takes at least
 _ANNOTATION_BYTES = 4096  # a generous one, with its run lengths
 _BUFFER_BYTES = 1 << 20
 _NAMES_AT_ONCE = 4096
+_PART_BYTES = 255  # between two slashes; hardly a file system has longer names
+_NUMBERED = re.compile(r"numbered(-*)/")
 _STAGED = re.compile(r"\.(?:files|metadata\.csv|instances_[a-z]+\.json)\.[0-9a-f]{8}\.part")
 
 
@@ -46,17 +51,17 @@ class Folders(Destination):
     """
 
     def __init__(self, target: Target, *, annotated: bool = False) -> None:
-        """Look at what is there; nothing is changed."""
+        """Look at what is there; nothing is changed. Raises StorageFailed for a disk of too few files."""
         self._target, self._annotated = target, annotated
         self._metadata = Metadata(target.recipe)
-        self._names = FileNames(target.recipe, self._metadata)
         self._roots = [target.out / name if target.is_split else target.out for name in target.names]
         self._written = [Written() for _ in target.names]
         self._is_new: dict[Path, bool] = {}
         self._staged = target.out / f".files.{random_part()}.part"
         self._tables: list[_Table] = []
         self._coco: list[tuple[Path, Path, CocoFile]] = []
-        self.bytes_there = _bytes_below(target.out)
+        self.bytes_there, files_there = _found_below(target.out)
+        self._refuse_full_disk(sum(target.counts) * len(target.recipe.plan.outputs) - files_there)
 
     def needed_bytes(self, payload_bytes: int) -> int:
         """The files, each in blocks of its own, their labels, and annotations."""
@@ -67,20 +72,36 @@ class Folders(Destination):
             of_a_sample += labels + _ANNOTATION_BYTES
         return payload_bytes + sum(self._target.counts) * of_a_sample
 
+    def _refuse_full_disk(self, files: int) -> None:
+        target, out = self._target, self._target.out
+        with storing(out):
+            free = target.files.free_files(out if is_folder(out) else out.parent)
+        if free is not None and free < files:
+            raise StorageFailed(
+                f"{out}: needs {files:,} more files on its disk, which has room for {free:,} (df -i)",
+                hint=f"remove {files - free:,} files there, or export to another disk, or as webdataset",
+            )
+
     def claim(self) -> None:
-        """Remove staged files, and begin the tables and annotations of all splits."""
+        """Remove staged files, and begin the tables and annotations of all splits.
+
+        Raises PlanConflict for what is in the way of them.
+        """
         target, folder = self._target, self._target.out / ANNOTATIONS
-        for one in {target.out, folder, *self._roots}:
+        self._names = FileNames(target.recipe, self._metadata)
+        folders = [target.out, *self._roots, *([folder] if self._annotated else [])]
+        for one in dict.fromkeys(folders):
+            self._folder(one)
             _remove_staged(one)
         for root in self._roots:
-            self._folder(root)
+            _refuse_folder(root / METADATA)
             self._tables.append(_Table(root / METADATA, self._metadata.header))
         if self._annotated:
             from shardgen.dataset.export.coco import CocoFile  # noqa: PLC0415 - only who asks for COCO needs it
 
-            self._folder(folder)
             for name in target.names:
                 path = folder / f"instances_{name}.json"
+                _refuse_folder(path)
                 staged = path.with_name(f".{path.name}.{random_part()}.part")
                 with storing(staged):
                     self._coco.append((path, staged, CocoFile(target.recipe, staged)))
@@ -125,16 +146,24 @@ class Folders(Destination):
                 files.write(descriptor, data)
             finally:
                 files.close(descriptor)
-            files.rename(self._staged, path)
+            with _refusing_folders(path):
+                files.rename(self._staged, path)
         return True
 
     def _folder(self, folder: Path) -> bool:
-        """Make a folder; whether this export has made it, so that nothing else is in it."""
+        """Make a folder; whether this export has made it, so that nothing else is in it.
+
+        Below the exported folder a link is no folder: it may lead to somebody else's files.
+        """
         known = self._is_new.get(folder)
         if known is None:
+            is_below = folder != self._target.out
+            if is_below:
+                self._folder(folder.parent)
             with storing(folder):
-                known = not folder.is_dir()
-                make_folders(folder)
+                known = self._target.files.make_folder(folder)
+                if is_below and not stat.S_ISDIR(folder.lstat().st_mode):
+                    raise _in_the_way(folder, "folder")
             self._is_new[folder] = known
         return known
 
@@ -202,52 +231,131 @@ class _Table:
 class FileNames:
     """Where the files of a sample lie, and its row of `metadata.csv` with these names.
 
-    As in the zip; of a recipe that names its samples, under their own names with the suffixes of the stored
-    files. Where that would be one name for several, they keep their own suffixes before it.
+    As in the zip. Of a recipe that names its samples by these names, which follow from the plan alone:
+
+    1. with the suffix of the stored file in the place of their own;
+    2. behind their own, where the first would be another's name but for the suffixes, or a folder;
+    3. where that is a folder or another's name, too, or has a part of more than 255 bytes: as in the zip, in
+       the folder `numbered`, with as many `-` behind it as it takes for no sample's name to begin with it.
+
+    Memory is 32 bytes for each planned sample while it is made, and then 8 for each name that is taken.
     """
 
     def __init__(self, recipe: Recipe, metadata: Metadata) -> None:
-        self._outputs, self._digits = recipe.plan.outputs, recipe.plan.name_digits
-        self._metadata, self._column = metadata, recipe.name_column
-        self._shared = _shared_stems(recipe) if recipe.name_column else frozenset()
+        """Read the names of all planned samples, stored or not. Raises what reading the plan does."""
+        self._recipe, self._outputs, self._digits = recipe, recipe.plan.outputs, recipe.plan.name_digits
+        self._files = len(metadata.file_columns)
+        self._page: dict[int, str] = {}
+        self._suffixes = {f".{output.suffix}" for output in self._outputs}
+        self._suffix = max(self._suffixes, key=len)
+        if recipe.name_column:
+            self._find_taken()
+
+    def _find_taken(self) -> None:
+        # Eight bytes for each name: a plan may have more names than fit into memory. Where two digests are
+        # the same by chance, a name is longer than it need be, and that is all.
+        names, stems, folders = array("Q"), array("Q"), array("Q")
+        before, dashes = "", ""
+        for start in range(0, self._recipe.plan.samples, _NAMES_AT_ONCE):
+            for name in self._planned(start).values():
+                names.append(_digest(name))
+                if (stem := _stem(name)) != name:
+                    stems.append(_digest(stem))
+                folder = name.rpartition("/")[0]
+                if folder != before:
+                    folders.extend(map(_digest, self._like_files(folder)))
+                    before = folder
+                if (found := _NUMBERED.match(name)) is not None:
+                    dashes = max(dashes, found[1] + "-")
+        self._numbered = f"numbered{dashes}"
+        self._taken = np.union1d(_repeated(names), folders)
+        names.extend(stems)
+        del stems
+        self._taken_stems = np.union1d(_repeated(names), folders)
+
+    def _like_files(self, folder: str) -> Iterator[str]:
+        """A folder and those above it, as far as they are called as a file may be, without the suffix."""
+        while folder:
+            for suffix in self._suffixes:
+                if folder.endswith(suffix):
+                    yield folder.removesuffix(suffix)
+            folder = folder.rpartition("/")[0]
 
     def of(self, found: Found) -> tuple[list[str], bytes]:
         """The names of its files, in the order of the outputs; and the row."""
-        if not self._column:
-            number, digits = SampleIndex(found.number), self._digits
-            return [member_name(output, number, digits=digits) for output in self._outputs], found.row
-        own = self._metadata.values(found.row)[self._column]
-        stem = _stem(own)
-        if _hash(stem) in self._shared:
-            stem = own
-        names = [f"{output.name}/{stem}.{output.suffix}" for output in self._outputs]
-        rest = found.row.split(b",", len(names))[-1]  # the names in the zip hold no comma
+        number = SampleIndex(found.number)
+        names = [member_name(output, number, digits=self._digits) for output in self._outputs]
+        if not self._recipe.name_column:
+            return names, found.row
+        if number not in self._page:
+            self._page = self._planned(number - number % _NAMES_AT_ONCE)
+        own = self._page[number]
+        if (stem := self._free(own)) is not None:
+            names = [f"{output.name}/{stem}.{output.suffix}" for output in self._outputs]
+        else:
+            names = [name.replace("/", f"/{self._numbered}/", 1) for name in names]
+        rest = found.row.split(b",", self._files)[-1]  # the names in the zip hold no comma
         return names, ",".join(map(csv_field, names)).encode() + b"," + rest
+
+    def _free(self, own: str) -> str | None:
+        for stem, taken in ((_stem(own), self._taken_stems), (own, self._taken)):
+            parts = f"{stem}{self._suffix}".split("/")
+            if max(len(part.encode()) for part in parts) <= _PART_BYTES and not _holds_digest(taken, stem):
+                return stem
+        return None
+
+    def _planned(self, start: int) -> dict[int, str]:
+        """The names of some thousand planned samples."""
+        samples = range(start, min(start + _NAMES_AT_ONCE, self._recipe.plan.samples))
+        text = self._recipe.label_rows(samples, tail="\n", without=(), facts=None)
+        column = self._recipe.label_columns.index(self._recipe.name_column)
+        return {int(row[0]): row[column] for row in csv.reader(io.StringIO(text, newline=""))}
 
 
 def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    """A name without its suffix; not pathlib's, which is another with another version of Python."""
+    stem, _, suffix = name.rpartition(".")
+    return name if "/" in suffix or not stem or stem.endswith("/") else stem
 
 
-def _hash(name: str) -> int:
-    """Eight bytes for each name: a plan may have more names than fit into memory."""
+def _digest(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def _shared_stems(recipe: Recipe) -> frozenset[int]:
-    """The stems that are another sample's stem, or its name."""
-    hashes = np.fromiter((_hash(one) for name in _names(recipe) for one in {name, _stem(name)}), np.uint64)
-    hashes.sort()
-    return frozenset(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+def _repeated(digests: array[int]) -> NDArray[np.uint64]:
+    """Those that occur more than once; the digests are sorted where they lie."""
+    ordered = np.frombuffer(digests, np.uint64)
+    ordered.sort()
+    found: NDArray[np.uint64] = ordered[1:][ordered[1:] == ordered[:-1]]
+    return found
 
 
-def _names(recipe: Recipe) -> Iterator[str]:
-    """The names of all planned samples, stored or not: so they depend on the plan alone."""
-    column = recipe.label_columns.index(recipe.name_column)
-    for start in range(0, recipe.plan.samples, _NAMES_AT_ONCE):
-        samples = range(start, min(start + _NAMES_AT_ONCE, recipe.plan.samples))
-        text = recipe.label_rows(samples, tail="\n", without=(), facts=None)
-        yield from (row[column] for row in csv.reader(text.splitlines(keepends=True)))
+def _holds_digest(taken: NDArray[np.uint64], name: str) -> bool:
+    digest = np.uint64(_digest(name))
+    place = np.searchsorted(taken, digest)
+    return bool(place < len(taken) and taken[place] == digest)
+
+
+@contextmanager
+def _refusing_folders(path: Path) -> Iterator[None]:
+    """PlanConflict where a folder lies in the place of a file."""
+    try:
+        yield
+    except IsADirectoryError as error:
+        raise _in_the_way(path, "file") from error
+
+
+def _refuse_folder(path: Path) -> None:
+    with storing(path), suppress(FileNotFoundError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            raise _in_the_way(path, "file")
+
+
+def _in_the_way(path: Path, of: str) -> PlanConflict:
+    return PlanConflict(
+        f"{path}: is in the way of a {of} of this export",
+        hint=f"move {quote(str(path))} away, and export again",
+    )
 
 
 def _holds(path: Path, data: bytes) -> bool:
@@ -277,15 +385,17 @@ def _remove_staged(folder: Path) -> None:
         if folder.is_dir():
             for path in folder.iterdir():
                 if _STAGED.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+                    with _refusing_folders(path):
+                        path.unlink(missing_ok=True)
 
 
-def _bytes_below(folder: Path) -> int:
-    """What the files below a folder take on the disk; 0 where there is none."""
-    found = 0
+def _found_below(folder: Path) -> tuple[int, int]:
+    """What the files below a folder take on the disk in bytes, and how many there are."""
+    size_bytes = files = 0
     with storing(folder):
         for root, _folders, names in os.walk(folder):
             for name in names:
                 with suppress(FileNotFoundError):
-                    found += os.lstat(Path(root, name)).st_blocks * 512
-    return found
+                    size_bytes += os.lstat(Path(root, name)).st_blocks * 512
+                    files += 1
+    return size_bytes, files

@@ -95,6 +95,7 @@ class ZipSource(SampleSource):
                 self.selection = self._zip.selection(plan)
                 self._dead = self._zip.dead_letters(plan)
                 self._table = MemberTable(plan)
+                self._metadata = Metadata(self.recipe)
                 self.size_bytes = self._zip.tail.entries[LABELS].offset
                 self.dead_letters_sha256 = hashlib.sha256(self._zip.member(DEAD_LETTERS)).hexdigest()
             self._refuse_miscount()
@@ -156,7 +157,7 @@ class ZipSource(SampleSource):
     def _rows(self) -> Iterator[bytes]:
         """The rows of `metadata.csv`, whose CRC is compared at the end."""
         rows = rows_of(self._checked(METADATA))
-        if next(rows, b"") != Metadata(self.recipe).header:
+        if next(rows, b"") != self._metadata.header:
             raise self._wrong(METADATA, "has another header")
         yield from rows
 
@@ -200,7 +201,10 @@ class ZipSource(SampleSource):
             files = [body[at : at + size] for at, size in zip(starts[row], sizes[row], strict=True)]
             if list(map(zlib.crc32, files)) != crcs[row]:
                 raise self._wrong(f"sample {number}", "its bytes do not match their CRC")
-            yield Found(number, files, rows[first + place])
+            row_of_it = rows[first + place]
+            if not row_of_it.startswith(self._metadata.start(number)):
+                raise self._wrong(METADATA, f"its row of sample {number} begins as none of the plan's does")
+            yield Found(number, files, row_of_it)
 
     def stats(self) -> bytes:
         """Those of the zip."""

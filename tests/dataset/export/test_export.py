@@ -8,22 +8,28 @@ import json
 import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Container, Iterator
+import zlib
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.export import sources
 from shardgen.dataset.export.base import ExportSample
 from shardgen.dataset.export.driver import Export, ExportRequest, ExportResult, export
-from shardgen.dataset.export.sources import RunSource, SampleSource, ZipSource
+from shardgen.dataset.export.files import FileNames
+from shardgen.dataset.export.sources import Found, RunSource, SampleSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.export.webdataset import TarWriter
+from shardgen.dataset.labels import rows_of
 from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.dataset.metadata import Metadata
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Block, Plan
 from shardgen.domain.receipt import Facts
@@ -446,6 +452,76 @@ def test_what_lies_in_the_place_of_a_shard_is_not_replaced(made: MadeRun, tmp_pa
         exported(made, tmp_path / "out")
 
 
+IN_THE_WAY: dict[str, tuple[str, str]] = {
+    "a link to a folder": ("mask", "folder"),
+    "a link below": ("depth/00000", "folder"),
+    "a file": ("mask", "folder"),
+    "an empty folder": ("fgbg/00000/0000030.jpg", "file"),
+    "a full folder": ("fgbg/00000/0000031.jpg", "file"),
+    "a folder of the table's name": ("metadata.csv", "file"),
+    "a staged folder": (".files.0123abcd.part", "file"),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_lies_in_the_place_of_a_plain_file_or_its_folder_is_not_touched(
+    made: MadeRun, tmp_path: Path, what: str
+) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    exported(made, out, FILES)
+    name, of = IN_THE_WAY[what]
+    path = out / name
+    if path.exists():
+        path.rename(others)
+    if what.startswith("a link"):
+        path.symlink_to(others)
+        for one in filter(Path.is_file, others.rglob("*")):
+            one.write_bytes(b"somebody else's")
+    elif what == "a file":
+        path.write_bytes(b"mine")
+    else:
+        path.mkdir()
+    if what == "a full folder":
+        (path / "mine").write_bytes(b"mine")
+    before = tree(tmp_path)
+    with pytest.raises(PlanConflict) as raised:
+        exported(made, out, FILES)
+    assert str(raised.value) == f"{path}: is in the way of a {of} of this export"
+    assert raised.value.hint == f"move {path} away, and export again"
+    assert tree(tmp_path) == before
+
+
+def test_the_folder_of_a_split_is_not_followed_as_a_link(made: MadeRun, tmp_path: Path) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    exported(made, out, REQUESTS["split files"])
+    (out / "train").rename(others)
+    (out / "train").symlink_to(others)
+    (others / ".metadata.csv.0123abcd.part").write_bytes(b"mine")
+    before = tree(others)
+    with pytest.raises(PlanConflict, match="train: is in the way of a folder"):
+        exported(made, out, REQUESTS["split files"])
+    assert tree(others) == before
+
+
+def test_too_few_inodes_are_said_before_anything_is_written(made: MadeRun, tmp_path: Path) -> None:
+    class FewFiles(RecordedFiles):
+        free: int | None = 353
+
+        def free_files(self, folder: Path) -> int | None:
+            assert folder in (tmp_path, tmp_path / "out")
+            return self.free
+
+    few = FewFiles()
+    with pytest.raises(StorageFailed, match="needs 354 more files on its disk, which has room for 353"):
+        exported(made, tmp_path / "out", FILES, files=few)
+    assert not (tmp_path / "out").exists()
+    exported(made, tmp_path / "tars", files=few)
+    few.free = 354
+    exported(made, tmp_path / "out", FILES, files=few)
+    few.free = 1  # what is there needs none any more
+    exported(made, tmp_path / "out", FILES, files=few)
+
+
 def test_two_exports_to_one_folder_do_not_write_at_once(made: MadeRun, tmp_path: Path) -> None:
     exported(made, tmp_path / "out")
     with (tmp_path / "out" / "export.json").open("r+b") as held:
@@ -560,6 +636,45 @@ def test_a_damaged_zip_is_named(merged: Path, tmp_path: Path, where: str) -> Non
     assert "README.md" not in tree(tmp_path / "out")
 
 
+def with_metadata(merged: Path, changed: Path, change: Callable[[bytes], bytes]) -> Path:
+    """A copy of a zip with another `metadata.csv` as long as its own, of which the CRC is right."""
+    with zipfile.ZipFile(merged) as archive:
+        info, content = archive.getinfo("metadata.csv"), archive.read("metadata.csv")
+    other = change(content)
+    assert other != content
+    assert len(other) == len(content)
+    data = bytearray(merged.read_bytes())
+    data[info.header_offset + 42 : info.header_offset + 42 + len(other)] = other
+    before, after = (number.to_bytes(4, "little") for number in (info.CRC, zlib.crc32(other)))
+    changed.write_bytes(bytes(data).replace(before, after))
+    with zipfile.ZipFile(changed) as archive:
+        assert archive.read("metadata.csv") == other
+    return changed
+
+
+FOREIGN_ROWS: dict[str, tuple[bytes, bytes]] = {
+    "another file": (b"\nfgbg/00000/0000005.jpg,", b"\nfgbg/../../../fgbg.jpg,"),
+    "another sample": (b"0000005.jpg,5,", b"0000005.jpg,6,"),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN_ROWS)
+@pytest.mark.parametrize("request_", [TARS, FILES], ids=["tars", "files"])
+def test_a_row_of_a_zip_that_names_other_files_is_refused(
+    merged: Path, tmp_path: Path, request_: ExportRequest, what: str
+) -> None:
+    changed = with_metadata(merged, tmp_path / "it.zip", lambda data: data.replace(*FOREIGN_ROWS[what], 1))
+    with ZipSource(changed) as source, pytest.raises(ArtifactCorrupt, match="its row of sample 5 ") as raised:
+        exported(source, tmp_path / "out", request_)
+    assert raised.value.hint == f"shardgen verify {changed}"
+
+
+def test_a_zip_with_more_rows_than_samples_is_refused(merged: Path, tmp_path: Path) -> None:
+    changed = with_metadata(merged, tmp_path / "it.zip", lambda data: data[:-2] + b"\n\n")
+    with ZipSource(changed) as source, pytest.raises(ArtifactCorrupt, match="has too many rows"):
+        exported(source, tmp_path / "out")
+
+
 @pytest.mark.parametrize("request_", [TARS, FILES], ids=["tars", "files"])
 def test_receipts_that_change_meanwhile_are_noticed(tmp_path: Path, request_: ExportRequest) -> None:
     run = make_run(PLAN, tmp_path / "artifacts")
@@ -605,15 +720,96 @@ NAMES = {
 }
 
 
-def test_files_of_named_samples_lie_under_their_names_and_none_under_anothers(tmp_path: Path) -> None:
+def named_plan(names: Sequence[str]) -> Plan:
     document = TextDocument(times=1)
-    sources = TextSources(lines=tuple(NAMES), sha256="0" * 64)
-    plan = replace(
-        PLAN,
-        recipe=document,
-        outputs=document.outputs,
-        blocks=(Block(samples=len(NAMES), sources=sources),),
+    sources = TextSources(lines=tuple(names), sha256="0" * 64)
+    return replace(
+        PLAN, recipe=document, outputs=document.outputs, blocks=(Block(samples=len(names), sources=sources),)
     )
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Of the first output, by the sample."""
+    recipe = NamedRecipe(named_plan(names))
+    found = FileNames(recipe, metadata := Metadata(recipe))
+    rows = metadata.rows(recipe.label_rows(range(len(names)), tail=",0,0\n", without=(), facts=None).encode())
+    of_each = []
+    for number, row in enumerate(rows_of([rows])):
+        of_it, there = found.of(Found(number, [], row))
+        fields = next(csv.reader(io.StringIO(there.decode(), newline="")))
+        assert fields == [*of_it, str(number), names[number]]
+        of_each.append(of_it[0])
+    return of_each
+
+
+LONG = "l" * 251
+RULES: dict[str, dict[str, str]] = {
+    "line ends": {
+        f"a{end}b.{suffix}": f"a{end}b.{suffix}" if end in "\n\u2028" else f"a{end}b"
+        for end in "\n\r\v\x1c\x85\u2028"
+        for suffix in (("jpg", "png") if end in "\n\u2028" else ("jpg",))
+    },
+    "a folder": {"a.txt/x.png": "a.txt/x", "a.png": "a.png", "b/a.png": "b/a"},
+    "a folder of folders": {
+        "a.txt/b.txt/x.png": "a.txt/b.txt/x",
+        "a.jpg": "a.jpg",
+        "a.txt/b.jpg": "a.txt/b.jpg",
+    },
+    "folders for both": {
+        "a.txt/x.png": "a.txt/x",
+        "a.png.txt/x.png": "a.png.txt/x",
+        "a.png": "numbered/00000/0000002",
+    },
+    "too long": {
+        f"{LONG}.jpg": "numbered/00000/0000000",
+        f"{LONG}.png": "numbered/00000/0000001",
+        f"b/{LONG}.jpg": f"b/{LONG}",
+        f"{'Ž' * 126}.b": "numbered/00000/0000003",
+        f"{LONG}mmmmm/x.jpg": "numbered/00000/0000004",
+    },
+    "numbered": {
+        f"{LONG}mm.jpg": "numbered--/00000/0000000",
+        "numbered/00000/0000000.jpg": "numbered/00000/0000000",
+        "numbered-/00000/0000000.jpg": "numbered-/00000/0000000",
+        "numbered---.jpg": "numbered---",
+    },
+    "a suffix alone": {"a/.png": "a/.png", "..png": ".", "b.c/none": "b.c/none", "b.txt": "b"},
+}
+
+
+@pytest.mark.parametrize("what", RULES)
+def test_the_names_of_files_follow_these_rules(what: str) -> None:
+    rules = RULES[what]
+    assert file_names(list(rules)) == [f"said/{name}.txt" for name in rules.values()]
+
+
+PARTS = st.sampled_from(
+    [
+        "a",
+        "a.txt",
+        "a.png",
+        "a.txt.txt",
+        "a.png.txt",
+        "a\u2028b",
+        "numbered",
+        "numbered-",
+        "numbered.txt",
+        LONG,
+    ]
+)
+
+
+@given(names=st.lists(st.lists(PARTS, min_size=1, max_size=3).map("/".join), min_size=1, max_size=12))
+def test_no_file_has_anothers_name_or_a_folders_whatever_the_names(names: list[str]) -> None:
+    found = file_names(names)
+    assert len(set(found)) == len(found)
+    folders = {str(folder) for name in found for folder in PurePosixPath(name).parents}
+    assert not folders & set(found)
+    assert all(len(part.encode()) <= 255 for name in found for part in name.split("/"))
+
+
+def test_files_of_named_samples_lie_under_their_names_and_none_under_anothers(tmp_path: Path) -> None:
+    plan = named_plan(list(NAMES))
     make_folders(tmp_path / "artifacts")
     run = MadeRun(plan, ArtifactStore(tmp_path / "artifacts"))
     for batch in range(plan.layout.batch_count):

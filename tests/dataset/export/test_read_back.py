@@ -20,16 +20,18 @@ from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.export.base import ExportSample
 from shardgen.dataset.export.driver import Export, ExportRequest, ExportResult, export
-from shardgen.dataset.export.sources import RunSource
+from shardgen.dataset.export.sources import RunSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Facts, total_sums
 from shardgen.domain.sample import member_name
+from shardgen.errors import PlanConflict
 from shardgen.recipes.base import Recipe
 from shardgen.storage.files import DiskFiles, make_folders
 from tests.dataset.export.made_samples import SEVERAL, composites, pictures
+from tests.dataset.export.test_export import with_metadata
 from tests.dataset.made_runs import PROVENANCE, MadeRun
 
 SPLITS = ("train", "validation")
@@ -259,6 +261,22 @@ def test_pictures_keep_their_own_names(of_pictures: Made, tmp_path: Path) -> Non
     assert all((out / row["depth_file_name"]).is_file() for row in rows)
 
 
+def test_a_zip_in_which_a_picture_is_called_otherwise_writes_nothing_elsewhere(
+    of_pictures: Made, tmp_path: Path
+) -> None:
+    """Names come from the plan, which was checked, not from rows that anybody may have written."""
+    changed = with_metadata(
+        of_pictures.zip, tmp_path / "it.zip", lambda data: data.replace(b",a/plain.jpg,", b",../../p.jpg,")
+    )
+    (tmp_path / "in").mkdir()
+    with ZipSource(changed) as source:
+        request = ExportRequest(format="files")
+        export(Export(source=source, out=tmp_path / "in/out", request=request, files=DiskFiles()))
+    assert (tmp_path / "in/out/image/a/plain.jpg").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "it.zip"}
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+
+
 def test_pycocotools_reads_the_annotations_of_each_split(
     of_each: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,3 +300,15 @@ def test_pycocotools_reads_the_annotations_of_each_split(
             assert coco.annToMask(one).sum() > 0
         assert {one["image_id"] for one in coco.anns.values()} <= set(coco.imgs)
     capsys.readouterr()
+
+
+def test_annotations_are_not_written_behind_a_link(one_person: Made, tmp_path: Path) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    one_person.exported(out, "coco")
+    (out / "annotations").rename(others)
+    (out / "annotations").symlink_to(others)
+    mine = others / "instances_train.json"
+    mine.write_bytes(b"mine")
+    with pytest.raises(PlanConflict, match="annotations: is in the way of a folder"):
+        one_person.exported(out, "coco")
+    assert mine.read_bytes() == b"mine"
