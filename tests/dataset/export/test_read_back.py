@@ -19,7 +19,7 @@ import pytest
 from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.export.base import ExportSample
-from shardgen.dataset.export.driver import Export, ExportRequest, ExportResult, export
+from shardgen.dataset.export.driver import ExportRequest, ExportResult, export
 from shardgen.dataset.export.sources import RunSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.merge import MergeInputs, merge
@@ -28,7 +28,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Facts, total_sums
 from shardgen.domain.sample import member_name
 from shardgen.recipes.base import Recipe
-from shardgen.storage.files import DiskFiles, make_folders
+from shardgen.storage.files import make_folders
 from tests.dataset.export.made_samples import SEVERAL, composites, pictures
 from tests.dataset.made_runs import PROVENANCE, MadeRun
 
@@ -103,7 +103,7 @@ class Made:
         split = None if by is None else Split(parts=(1, 1), by=by)
         request = ExportRequest(format=name, shard_size=7, split=split)
         source = RunSource(_inputs(self.run))
-        return export(Export(source=source, out=out, request=request, files=DiskFiles()))
+        return export(source, out, request)
 
 
 def _inputs(run: RealRun) -> MergeInputs:
