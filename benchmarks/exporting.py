@@ -25,13 +25,12 @@ import numpy as np
 
 from benchmarks.merge import SimulatedRun, measure_baseline, simulated_plan
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.dataset.export.driver import FORMATS, Export, ExportRequest, export
+from shardgen.dataset.export.driver import FORMATS, ExportRequest, export
 from shardgen.dataset.export.sources import RunSource, SampleSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.plan import Plan
 from shardgen.recipes.composites.recipe import CompositesRecipe
-from shardgen.storage.files import DiskFiles
 
 SIDE = 200
 
@@ -114,7 +113,7 @@ def measure(folder: Path, sample_count: int, name: str, *, of_zip: bool, split: 
 def _export(source: SampleSource, out: Path, name: str, *, split: bool) -> int:
     wanted = Split(parts=(800, 100, 100)) if split else None
     request = ExportRequest(format=name, split=wanted)
-    result = export(Export(source=source, out=out, request=request, files=DiskFiles()))
+    result = export(source, out, request)
     return sum(one.samples for one in result.splits)
 
 

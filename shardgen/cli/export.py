@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from shardgen.dataset.export.driver import ExportRequest, ExportResult
     from shardgen.dataset.export.splits import Split
 
-_FORMATS = ("webdataset", "parquet", "coco", "files")
-_SPLIT_BY = ("foregrounds", "backgrounds", "both", "pictures")
-_SHARD_SIZE = 10_000
-
 
 def export(
     *,
@@ -29,7 +25,9 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],
     format: Annotated[  # noqa: A002 - the option's name
         str,
-        typer.Option("--format", metavar="|".join(_FORMATS), help="What to write.", show_default=False),
+        typer.Option(
+            "--format", metavar="webdataset|parquet|coco|files", help="What to write.", show_default=False
+        ),
     ],
     shard_size: Annotated[
         int | None,
@@ -37,7 +35,7 @@ def export(
             "--shard-size",
             metavar="SAMPLES",
             min=1,
-            help=f"Samples in each file of webdataset and parquet; {_SHARD_SIZE} by default.",
+            help="Samples in each file of webdataset and parquet; 10000 by default.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +53,7 @@ def export(
         str | None,
         typer.Option(
             "--split-by",
-            metavar="|".join(_SPLIT_BY),
+            metavar="foregrounds|backgrounds|both|pictures",
             help="Whose photographs are kept apart; by default those of all folders.",
             show_default=False,
         ),
@@ -65,7 +63,12 @@ def export(
     ] = 0,
     exclude: Exclude = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Export what is stored by now, also while workers run.")
+        bool,
+        typer.Option(
+            "--partial",
+            help="Export what is stored by now, also while workers run. Once more is stored, it "
+            "cannot go on: choose a new folder.",
+        ),
     ] = False,
     allow_dead_letters: Annotated[
         bool, typer.Option("--allow-dead-letters", help="Export even if some samples were given up.")
@@ -114,13 +117,13 @@ def export(
 
 
 def _request(name: str, shard_size: int | None, split: Split | None) -> ExportRequest:
-    from shardgen.dataset.export.driver import FORMATS, ExportRequest
+    from shardgen.dataset.export.driver import FORMATS, SHARD_SIZE, ExportRequest
 
-    if name not in _FORMATS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(_FORMATS)}", param_hint="--format")
+    if name not in FORMATS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
     if shard_size is not None and not FORMATS[name].has_shards:
         raise typer.BadParameter(f"{name} has no shards", param_hint="--shard-size")
-    return ExportRequest(format=name, shard_size=shard_size or _SHARD_SIZE, split=split)
+    return ExportRequest(format=name, shard_size=shard_size or SHARD_SIZE, split=split)
 
 
 def _split(parts: str | None, by: str | None, seed: int) -> Split | None:
@@ -132,8 +135,6 @@ def _split(parts: str | None, by: str | None, seed: int) -> Split | None:
                 "needs --split", param_hint="--split-seed" if by is None else "--split-by"
             )
         return None
-    if by is not None and by not in _SPLIT_BY:
-        raise typer.BadParameter(f"{by!r} is not one of {', '.join(_SPLIT_BY)}", param_hint="--split-by")
     numbers = [part.strip() for part in parts.split(",")]
     are_numbers = all(one.isascii() and one.isdigit() and len(one) < 10 for one in numbers)
     try:
@@ -174,16 +175,16 @@ def _show(result: ExportResult) -> None:
 
 def _next(result: ExportResult) -> str:
     """A line of Python that reads the first split."""
-    out, first = result.out, result.splits[0]
+    out, first = str(result.out), result.splits[0].name
     match result.request.format:
         case "webdataset":
-            numbers = "000000" if first.files == 1 else f"{{000000..{first.files - 1:06d}}}"
-            return (
-                f'import webdataset; webdataset.WebDataset("{out}/{first.name}-{numbers}.tar").decode("rgb")'
-            )
+            # Not `train-{000000..000005}.tar`: webdataset would look for braces in the whole path.
+            tars = f"sorted(map(str, pathlib.Path({out!r}).glob('{first}-*.tar')))"
+            return f"import pathlib, webdataset; webdataset.WebDataset({tars}).decode('rgb')"
         case "coco":
-            return f'from pycocotools.coco import COCO; COCO("{out}/annotations/instances_{first.name}.json")'
+            path = f"{out}/annotations/instances_{first}.json"
+            return f"from pycocotools.coco import COCO; COCO({path!r})"
         case "parquet":
-            return f'import datasets; datasets.load_dataset("{out}")'
+            return f"import datasets; datasets.load_dataset({out!r})"
         case _:
-            return f'import datasets; datasets.load_dataset("imagefolder", data_dir="{out}")'
+            return f"import datasets; datasets.load_dataset('imagefolder', data_dir={out!r})"

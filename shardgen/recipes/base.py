@@ -321,6 +321,11 @@ class Recipe(ABC):
         """
         return iter(())
 
+    @property
+    def photographs(self) -> int:
+        """How many `digests` there are. Override it where that is known without reading them."""
+        return sum(1 for _ in self.digests())
+
     def all_sources(self) -> frozenset[str]:
         """Those of all samples. Override it where lists tell them: this asks for each group of samples."""
         return frozenset().union(*(sources for _, _, sources in self.groups(0, self.plan.samples)))

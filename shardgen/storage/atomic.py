@@ -94,9 +94,12 @@ def staged_beside(output: Path, *, files: DiskFiles) -> Iterator[tuple[int, Path
     try:
         yield descriptor, staged
     finally:
-        files.close(descriptor)
-        if staged.exists():
-            files.unlink(staged)
+        # While it is locked: once it is not, somebody else may take it for abandoned and remove it first.
+        try:
+            if staged.exists():
+                files.unlink(staged)
+        finally:
+            files.close(descriptor)
 
 
 def _create_locked(output: Path, *, files: DiskFiles) -> tuple[int, Path]:

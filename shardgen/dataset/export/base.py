@@ -31,6 +31,11 @@ class ShardWriter(ABC):
     def __init__(self, recipe: Recipe, path: Path) -> None:
         """Create the staged file at `path`."""
 
+    @classmethod
+    @abstractmethod
+    def is_whole(cls, path: Path) -> bool:
+        """Whether a regular file ends as one that was finished does; what lies between is not read."""
+
     @abstractmethod
     def add(self, sample: ExportSample) -> None:
         """Write the next sample; their numbers ascend."""

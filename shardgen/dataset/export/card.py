@@ -1,4 +1,4 @@
-"""`README.md` of an export: which files there are, and the data set's card behind that."""
+"""`README.md` of an export: the data set's card, and which files there are behind its introduction."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from shardgen.dataset.export.splits import WHOLE, Split
 from shardgen.domain.wording import counted
 
 _FENCE = "---\n"
+_COUNTS = "\n## Counts\n"
 _SHEET = re.compile(r"^- `contact_sheet\.png`.*\n", re.MULTILINE)
 _READING = re.compile(r"^## Reading it in Python\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -20,8 +21,10 @@ def export_card(card: bytes, *, files: str, configs: Mapping[str, Sequence[str]]
     `configs` go into the head, for who loads the folder with `datasets` or from the Hub.
     """
     head, body = _parted(card.decode())
-    body = _READING.sub("", _SHEET.sub("", body)).replace(
-        "## Layout\n", "## Layout of the zip that `shardgen merge` writes\n"
+    # In front of the last one stand the title and the user's own words, whatever these are.
+    front, counts, rear = body.rpartition(_COUNTS)
+    rear = _READING.sub("", _SHEET.sub("", rear)).replace(
+        "\n## Layout\n", "\n## Layout of the zip that `shardgen merge` writes\n", 1
     )
     data_files = [
         {"split": "train" if name == WHOLE else name, "path": list(patterns)}
@@ -29,7 +32,7 @@ def export_card(card: bytes, *, files: str, configs: Mapping[str, Sequence[str]]
     ]
     of_whom = yaml_head({"configs": [{"config_name": "default", "data_files": data_files}]})
     named = of_whom.removeprefix(_FENCE)
-    return f"{_FENCE}{head}{named}\n## Files of this export\n\n{files}\n{body.lstrip()}".encode()
+    return f"{_FENCE}{head}{named}{front}\n## Files of this export\n\n{files}{counts}{rear}".encode()
 
 
 def _parted(card: str) -> tuple[str, str]:

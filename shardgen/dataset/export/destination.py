@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,24 +112,30 @@ class Shards(Destination):
         self._open: dict[int, _Open] = {}
         self._written = [Written() for _ in target.names]
         self._there = [np.zeros(len(lasts), np.bool_) for lasts in target.lasts]
-        names = {name: split for split, name in enumerate(target.names)}
-        ours = re.compile(rf"({'|'.join(target.names)})-(\d{{6,}})\.{writer.suffix}")
+        names = "|".join(target.names)
+        shard = re.compile(rf"({names})-(\d{{6,}})\.{writer.suffix}")
+        staged = re.compile(rf"\.{shard.pattern}\.[0-9a-f]{{8}}\.part")
+        read_as_one = re.compile(rf"({names})-.*\.{writer.suffix}", re.DOTALL)
         self._leftovers: list[Path] = []
         for entry in entries(target.out):
-            if re.fullmatch(rf"\.{ours.pattern}\.[0-9a-f]{{8}}\.part", entry.name):
-                self._leftovers.append(Path(entry.path))
-            elif (match := ours.fullmatch(entry.name)) is not None:
-                split, number = names[match[1]], int(match[2])
-                if number < len(self._there[split]) and entry.name == self._name(split, number).name:
-                    self._count_there(split, number, Path(entry.path))
+            path = Path(entry.path)
+            if staged.fullmatch(entry.name):
+                self._leftovers.append(path)
+            elif read_as_one.fullmatch(entry.name):
+                match = shard.fullmatch(entry.name)
+                split, number = (target.names.index(match[1]), int(match[2])) if match else (0, -1)
+                if not 0 <= number < len(self._there[split]) or path != self._name(split, number):
+                    raise in_the_way(path)
+                self._count_there(split, number, path)
 
     def _count_there(self, split: int, number: int, path: Path) -> None:
+        """Believe a file that has its name; one that was cut off since is made again."""
         with storing(path):
             found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            raise PlanConflict(
-                f"{path}: is in the way of a file of this export", hint=f"move {path} away, and export again"
-            )
+            if not stat.S_ISREG(found.st_mode):
+                raise in_the_way(path)
+            if not self._writer.is_whole(path):
+                return
         self._there[split][number] = True
         self.bytes_there += found.st_size
         self.samples_there += len(self._places(split, number))
@@ -224,6 +231,13 @@ class Shards(Destination):
             with suppress(OSError):
                 opened.staged.unlink(missing_ok=True)
         self._open.clear()
+
+
+def in_the_way(path: Path) -> PlanConflict:
+    """The error of what has the name of a file of the export, or one that readers take for such a file."""
+    return PlanConflict(
+        f"{path}: is in the way of this export", hint=f"move {quote(str(path))} away, and export again"
+    )
 
 
 def changed_meanwhile() -> ReceiptConflict:

@@ -10,8 +10,8 @@ import os
 import re
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -27,6 +27,7 @@ from shardgen.dataset.export.destination import (
     Target,
     Written,
     changed_meanwhile,
+    in_the_way,
 )
 from shardgen.dataset.export.files import Folders
 from shardgen.dataset.export.sources import SampleSource
@@ -37,16 +38,16 @@ from shardgen.domain.selection import Selection
 from shardgen.domain.steps import ExportStep, OnStep, ignore_step
 from shardgen.errors import InvalidSettings, PlanConflict, TransientError
 from shardgen.recipes.base import Recipe
-from shardgen.storage.atomic import publish_file, random_part, rename_durably
+from shardgen.storage.atomic import give_name, rename_durably, staged_beside
 from shardgen.storage.bounded import parse_json, read_regular
-from shardgen.storage.files import DiskFiles, entries, is_folder, refuse_unusable_folder, storing
+from shardgen.storage.files import DiskFiles, entries, is_folder, is_there, refuse_unusable_folder, storing
 
 REQUEST = "export.json"
 SPLITS_TABLE = "splits.csv"
 VERSION = 1
 _MAX_REQUEST_BYTES = 1 << 16
-_BEGUN = re.compile(rf"\.{re.escape(REQUEST)}\.[0-9a-f]{{8}}")
-_BESIDE = re.compile(r"\.(?:splits\.csv|stats\.json|README\.md)\.[0-9a-f]{8}\.part")
+SHARD_SIZE = 10_000
+_BEGUN = re.compile(rf"\.{re.escape(REQUEST)}\.[0-9a-f]{{8}}\.part")
 _BESIDE_BYTES = 1 << 20
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -130,7 +131,7 @@ class ExportRequest:
     """What an export is to be; `shard_size` is in samples, and counts for formats that have shards."""
 
     format: str
-    shard_size: int = 10_000
+    shard_size: int = SHARD_SIZE
     split: Split | None = None
 
 
@@ -158,108 +159,95 @@ class ExportResult:
     selection: Selection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """What an export is made of, where to, and who is told what."""
-
-    source: SampleSource
-    out: Path
-    request: ExportRequest
-    files: DiskFiles
-    on_progress: OnProgress = lambda _done, _planned, _there: None
-    on_step: OnStep = ignore_step
+def ignore_progress(_done: int, _planned: int | None, _there: int) -> None:
+    """Tell nobody."""
 
 
-def export(export: Export) -> ExportResult:
+def export(  # noqa: PLR0913 - what is exported, where to, and who is told what
+    source: SampleSource,
+    out: Path,
+    request: ExportRequest,
+    *,
+    files: DiskFiles | None = None,
+    on_progress: OnProgress = ignore_progress,
+    on_step: OnStep = ignore_step,
+) -> ExportResult:
     """Write the folder; each file has its final name only when it is whole and durable.
 
     The same request again goes on where it was, and gives the same bytes. Raises InvalidSettings (a split or
     a format that the recipe does not allow, a split without samples), PlanConflict (something else is there),
-    StorageFailed, and what the source raises.
+    StorageFailed, TransientError (somebody is at it) and what the source raises.
     """
-    request, recipe = export.request, export.source.recipe
-    kind = FORMATS[request.format]
+    files = files or DiskFiles()
+    kind, recipe = FORMATS[request.format], source.recipe
     kind.refuse(recipe)
-    assignment = Assignment(recipe, request.split)
+    assignment = Assignment(recipe, request.split, source.selection.excluded)
     if request.split is not None:
         request = replace(request, split=replace(request.split, by=assignment.by))
-        export = replace(export, request=request)
-    document = _document(export.source, request)
-    _refuse_foreign(export.out, document)
-    export.on_progress(0, None, 0)
-    counts, lasts, dropped = _counted(export.source, assignment, request.shard_size)
+    document = _document(source, request)
+    goes_on = _refuse_foreign(out, document)
+    on_progress(0, None, 0)
+    counts, lasts, dropped = _counted(source, assignment, request.shard_size)
     _refuse_empty(assignment, counts)
-
-    def destination() -> Destination:
-        return kind.destination(
-            Target(
-                recipe=recipe,
-                out=export.out,
-                names=assignment.names,
-                is_split=request.split is not None,
-                counts=counts,
-                shard_size=request.shard_size,
-                lasts=lasts,
-                files=export.files,
-                on_step=export.on_step,
-            )
+    target = Target(
+        recipe=recipe,
+        out=out,
+        names=assignment.names,
+        is_split=request.split is not None,
+        counts=counts,
+        shard_size=request.shard_size,
+        lasts=lasts,
+        files=files,
+        on_step=on_step,
+    )
+    # Of a new export the disk is looked at before anything is made; one that goes on is looked at when nobody
+    # else can change it.
+    destination = None if goes_on else _looked_at(kind, target, source)
+    with storing(out):
+        if files.make_folder(out):
+            files.fsync_folder(out.parent)
+    _put(files, out / REQUEST, [_written(document)], name=give_name)
+    with storing(out):
+        files.fsync_folder(out)
+    on_step(ExportStep.REQUESTED)
+    with _locked(out):
+        _refuse_foreign(out, document)
+        if destination is None or len(entries(out)) > 1:
+            destination = _looked_at(kind, target, source)
+        if request.split is not None:
+            _put(files, out / SPLITS_TABLE, (line.encode() for line in assignment.table()))
+        try:
+            there, written = _copy(source, assignment, destination, counts, on_progress)
+        except BaseException:
+            destination.abandon()
+            raise
+        result = ExportResult(
+            out=out,
+            request=request,
+            splits=tuple(_results(assignment, counts, written)),
+            dropped=dropped,
+            there=there,
+            dead_letters=source.dead_letters,
+            selection=source.selection,
         )
+        _put(files, out / STATS, [source.stats()])
+        _put(files, out / CARD, [_card(source, result)])
+        on_step(ExportStep.DESCRIBED)
+        return result
 
-    there = destination()
-    source = export.source
-    share = min(1.0, 1.1 * sum(counts) / source.stored)
-    needed = there.needed_bytes(round(source.size_bytes * share)) + _BESIDE_BYTES - there.bytes_there
+
+def _looked_at(kind: Format, target: Target, source: SampleSource) -> Destination:
+    """Make the destination, which refuses what is in its way; refuse a disk that is too small."""
+    found = kind.destination(target)
+    share = min(1.0, 1.1 * sum(target.counts) / source.stored)
     refuse_full_disk(
-        export.out,
-        needed,
-        files=export.files,
-        folder=export.out if is_folder(export.out) else None,
+        target.out,
+        found.needed_bytes(round(source.size_bytes * share)) + _BESIDE_BYTES - found.bytes_there,
+        files=target.files,
+        folder=target.out if is_folder(target.out) else None,
         otherwise="export to another disk",
     )
-    with storing(export.out):
-        if export.files.make_folder(export.out):
-            export.files.fsync_folder(export.out.parent)
-    for entry in entries(export.out):
-        if _BEGUN.fullmatch(entry.name):
-            with storing(entry.path), suppress(FileNotFoundError):
-                Path(entry.path).unlink()
-    publish_file(export.out / REQUEST, _written(document), files=export.files)
-    export.on_step(ExportStep.REQUESTED)
-    with _locked(export.out):
-        _refuse_foreign(export.out, document)
-        return _write(export, assignment, destination(), counts, dropped)
-
-
-def _write(
-    export: Export, assignment: Assignment, destination: Destination, counts: list[int], dropped: int
-) -> ExportResult:
-    source, out, files = export.source, export.out, export.files
-    for entry in entries(out):
-        if _BESIDE.fullmatch(entry.name):
-            with storing(entry.path), suppress(FileNotFoundError):
-                Path(entry.path).unlink()
-    if export.request.split is not None:
-        _put(files, out / SPLITS_TABLE, (line.encode() for line in assignment.table()))
-    try:
-        destination.claim()
-        there = _copy(export, assignment, destination, counts)
-        written = destination.finish()
-    except BaseException:
-        destination.abandon()
-        raise
-    result = ExportResult(
-        out=out,
-        request=export.request,
-        splits=tuple(_results(assignment, counts, written)),
-        dropped=dropped,
-        there=there,
-        dead_letters=source.dead_letters,
-        selection=source.selection,
-    )
-    _put(files, out / STATS, [source.stats()])
-    _put(files, out / CARD, [_card(source, result)])
-    export.on_step(ExportStep.DESCRIBED)
-    return result
+    return found
 
 
 def _results(assignment: Assignment, counts: list[int], written: list[Written]) -> Iterator[SplitResult]:
@@ -270,21 +258,28 @@ def _results(assignment: Assignment, counts: list[int], written: list[Written]) 
         )
 
 
-def _copy(export: Export, assignment: Assignment, destination: Destination, counts: list[int]) -> int:
-    """Pass all wanted samples on; returns how many were there already."""
+def _copy(
+    source: SampleSource,
+    assignment: Assignment,
+    destination: Destination,
+    counts: list[int],
+    on_progress: OnProgress,
+) -> tuple[int, list[Written]]:
+    """Pass all wanted samples on; returns how many were there already, and what there is of each split."""
     chosen = _Chosen(assignment, destination)
     planned, there = sum(counts), destination.samples_there
     done = there
-    export.on_progress(done, planned, there)
-    for found in export.source.samples(chosen.choose):
+    destination.claim()
+    on_progress(done, planned, there)
+    for found in source.samples(chosen.choose):
         split, place = chosen.take()
         if not destination.add(split, place, found):
             there += 1
         done += 1
-        export.on_progress(done, planned, there)
+        on_progress(done, planned, there)
     if done != planned or chosen.counts != counts:
         raise changed_meanwhile()
-    return there
+    return there, destination.finish()
 
 
 class _Chosen:
@@ -339,8 +334,13 @@ def _refuse_empty(assignment: Assignment, counts: list[int]) -> None:
     """A split without samples is a mistake that nobody should find when they train."""
     empty = [name for name, count in zip(assignment.names, counts, strict=True) if not count]
     if empty:
+        folders = (
+            f"{folder}: {', '.join(f'{count:,} {name}' for name, count in found.items())}"
+            for folder, found in assignment.photographs_of_folders().items()
+        )
         raise InvalidSettings(
-            f"--split: no sample would be in {' or '.join(empty)}: too few photographs for these proportions",
+            f"--split: no sample would be in {' or '.join(empty)}: too few photographs for these proportions "
+            f"({'; '.join(folders)})",
             hint="name other proportions with --split, or another --split-by",
         )
 
@@ -371,18 +371,28 @@ _SAYS = {
 }
 
 
-def _refuse_foreign(out: Path, document: dict[str, Any]) -> None:
-    """PlanConflict unless the folder can be written to: empty or missing, or the same export's."""
+def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
+    """Whether the same export is there; PlanConflict for anything else but an empty or a missing folder."""
     refuse_unusable_folder(out, makes=1, otherwise="choose another folder")
-    there = [entry.name for entry in entries(out)]
-    if REQUEST not in there:
-        if not all(map(_BEGUN.fullmatch, there)):
+    path, found = out / REQUEST, entries(out)
+    if not any(entry.name == REQUEST for entry in found) and not is_there(path):
+        foreign = [entry.name for entry in found if not _BEGUN.fullmatch(entry.name)]
+        if foreign:
             raise PlanConflict(
-                f"{out}: is not empty, and nothing says that it is an export ({there[0]} lies there)",
+                f"{out}: is not empty, and nothing says that it is an export ({foreign[0]} lies there)",
                 hint="choose a new folder, which export makes",
             )
-        return
-    path = out / REQUEST
+        return False
+    _refuse_another(path, document)
+    beside = {STATS, CARD} if document["split"] is None else {STATS, CARD, SPLITS_TABLE}
+    for entry in found:
+        if entry.name in beside and entry.is_dir(follow_symlinks=False):
+            raise in_the_way(Path(entry.path))
+    return True
+
+
+def _refuse_another(path: Path, document: dict[str, Any]) -> None:
+    """PlanConflict unless `export.json` says the same."""
     other = PlanConflict(f"{path}: is not of this program", hint="choose a new folder, which export makes")
     with storing(path):
         data = read_regular(path, limit=_MAX_REQUEST_BYTES, follow=False)
@@ -392,15 +402,20 @@ def _refuse_foreign(out: Path, document: dict[str, Any]) -> None:
         raise other from error
     if not isinstance(found, dict) or not found.keys() >= document.keys():
         raise other
-    if found != document:
-        changes = [
-            _SAYS.get(name) or f"with {name} {_shown(found[name])}, not {_shown(value)}"
-            for name, value in document.items()
-            if found[name] != value
-        ]
+    changes = {
+        name: _SAYS.get(name) or f"with {name} {_shown(value)}, not {_shown(document.get(name))}"
+        for name, value in found.items()
+        if (name, value) not in document.items()
+    }
+    if changes:
+        moved_on = (
+            " (an export with --partial goes on only until the run has stored more)"
+            if changes.keys() & {"selection", "dead_letters"}
+            else ""
+        )
         raise PlanConflict(
-            f"{out}: holds another export: {'; '.join(changes)}",
-            hint=f"choose a new folder, or remove that one: rm -r {quote(str(out))}",
+            f"{path.parent}: holds another export: {'; '.join(changes.values())}",
+            hint=f"choose a new folder, or remove that one: rm -r {quote(str(path.parent))}{moved_on}",
         )
 
 
@@ -428,23 +443,19 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _put(files: DiskFiles, path: Path, pieces: Iterator[bytes] | list[bytes]) -> None:
-    """Let a file hold these bytes, durably; nothing is written if it does."""
-    staged = path.with_name(f".{path.name}.{random_part()}.part")
-    with storing(path):
-        descriptor = files.create(staged)
-        try:
-            try:
-                for piece in pieces:
-                    files.write(descriptor, piece)
-                files.fsync(descriptor)
-            finally:
-                files.close(descriptor)
-            rename_durably(files, staged, path)
-        except BaseException:
-            with suppress(OSError):
-                staged.unlink(missing_ok=True)
-            raise
+def _put(
+    files: DiskFiles,
+    path: Path,
+    pieces: Iterable[bytes],
+    *,
+    name: Callable[[DiskFiles, Path, Path], object] = rename_durably,
+) -> None:
+    """Write a file beside its place, sync it, and let it have its name."""
+    with storing(path), staged_beside(path, files=files) as (descriptor, staged):
+        for piece in pieces:
+            files.write(descriptor, piece)
+        files.fsync(descriptor)
+        name(files, staged, path)
 
 
 def _card(source: SampleSource, result: ExportResult) -> bytes:

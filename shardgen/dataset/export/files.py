@@ -12,13 +12,12 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.dataset.export.destination import Destination, Target, Written
+from shardgen.dataset.export.destination import Destination, Target, Written, in_the_way
 from shardgen.dataset.export.sources import Found
 from shardgen.dataset.labels import generous_label_bytes
 from shardgen.dataset.metadata import Metadata
@@ -26,7 +25,7 @@ from shardgen.dataset.output import METADATA
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import ExportStep
-from shardgen.errors import ArtifactCorrupt, PlanConflict, SampleError, StorageFailed
+from shardgen.errors import ArtifactCorrupt, SampleError, StorageFailed
 from shardgen.recipes.base import Recipe, csv_field
 from shardgen.storage.atomic import random_part, rename_durably
 from shardgen.storage.files import is_folder, storing
@@ -163,7 +162,7 @@ class Folders(Destination):
             with storing(folder):
                 known = self._target.files.make_folder(folder)
                 if is_below and not stat.S_ISDIR(folder.lstat().st_mode):
-                    raise _in_the_way(folder, "folder")
+                    raise in_the_way(folder)
             self._is_new[folder] = known
         return known
 
@@ -342,20 +341,13 @@ def _refusing_folders(path: Path) -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
-        raise _in_the_way(path, "file") from error
+        raise in_the_way(path) from error
 
 
 def _refuse_folder(path: Path) -> None:
     with storing(path), suppress(FileNotFoundError):
         if stat.S_ISDIR(path.lstat().st_mode):
-            raise _in_the_way(path, "file")
-
-
-def _in_the_way(path: Path, of: str) -> PlanConflict:
-    return PlanConflict(
-        f"{path}: is in the way of a {of} of this export",
-        hint=f"move {quote(str(path))} away, and export again",
-    )
+            raise in_the_way(path)
 
 
 def _holds(path: Path, data: bytes) -> bool:

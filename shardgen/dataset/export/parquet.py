@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,8 @@ _GROUP_BYTES = 8 << 20
 # at every so many rows.
 _PAGE_BYTES = 64 << 10
 _PAGE_ROWS = 8
+_MAGIC = b"PAR1"
+_FOOTER_SIZE_BYTES = 4
 _IMAGE = {"_type": "Image"}
 """Of `datasets`: a struct of the encoded bytes and a file name."""
 
@@ -75,6 +78,18 @@ class ParquetWriter(ShardWriter):
             data_page_size=_PAGE_BYTES,
             write_batch_size=_PAGE_ROWS,
         )
+
+    @classmethod
+    def is_whole(cls, path: Path) -> bool:
+        """Whether it ends in a footer of a length that fits."""
+        with path.open("rb") as file:
+            begin, size = file.read(len(_MAGIC)), file.seek(0, os.SEEK_END)
+            least = 2 * len(_MAGIC) + _FOOTER_SIZE_BYTES
+            if size <= least:
+                return False
+            file.seek(-len(_MAGIC) - _FOOTER_SIZE_BYTES, os.SEEK_END)
+            footer = int.from_bytes(file.read(_FOOTER_SIZE_BYTES), "little")
+            return begin == file.read() == _MAGIC and 0 < footer <= size - least
 
     def add(self, sample: ExportSample) -> None:
         """Keep it until a row group is full."""

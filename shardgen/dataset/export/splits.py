@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.domain.identifiers import SampleIndex
+from shardgen.domain.selection import Ranges
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Recipe, csv_field
 
@@ -80,11 +82,12 @@ def assigned(digests: Iterable[tuple[int, str, str]], split: Split) -> dict[str,
 class Assignment:
     """The split of each sample of a recipe, by its place in `names`; one for all without a split.
 
-    Memory is for each photograph that counts, not for each sample. Raises InvalidSettings for a split that
-    the recipe does not allow.
+    Photographs all of whose samples are excluded have their place, so that no other one moves, but are
+    neither named nor counted. Memory is for each photograph that counts, not for each sample. Raises
+    InvalidSettings for a split that the recipe does not allow.
     """
 
-    def __init__(self, recipe: Recipe, split: Split | None) -> None:
+    def __init__(self, recipe: Recipe, split: Split | None, excluded: Ranges | None = None) -> None:
         self._recipe = recipe
         self.split = split
         self.names = (WHOLE,) if split is None else split.names
@@ -92,6 +95,7 @@ class Assignment:
         """A folder of sources, or both; "" without a split."""
         self._folders: frozenset[str] = frozenset()
         self._places: dict[str, int] = {}
+        self._withdrawn = _withdrawn(recipe, excluded) if excluded else frozenset()
         if split is not None:
             self.by, self._folders = _folders(recipe, split)
             self._places = assigned(self._digests(), split)
@@ -105,15 +109,26 @@ class Assignment:
     def photographs(self) -> list[int]:
         """How many photographs are in each split; without splits, all there are."""
         if self.split is None:
-            return [sum(1 for _ in self._recipe.digests())]
-        found = np.bincount(np.fromiter(self._places.values(), np.int64), minlength=len(self.names))
-        return [int(count) for count in found]
+            if not self._withdrawn:
+                return [self._recipe.photographs]
+            return [sum(name not in self._withdrawn for _, name, _ in self._recipe.digests())]
+        found = Counter(place for name, place in self._places.items() if name not in self._withdrawn)
+        return [found[place] for place in range(len(self.names))]
+
+    def photographs_of_folders(self) -> dict[str, dict[str, int]]:
+        """How many of each folder that counts are in each split, by its name."""
+        found = {folder: dict.fromkeys(self.names, 0) for folder in sorted(self._folders)}
+        for name, place in self._places.items():
+            if name not in self._withdrawn:
+                found[name.partition("/")[0]][self.names[place]] += 1
+        return found
 
     def table(self) -> Iterator[str]:
         """The lines of `splits.csv`."""
         yield HEADER
         for _block, name, sha256 in self._digests():
-            yield f"{csv_field(name)},{sha256},{self.names[self._places[name]]}\n"
+            if name not in self._withdrawn:
+                yield f"{csv_field(name)},{sha256},{self.names[self._places[name]]}\n"
 
     def of(self, samples: NDArray[np.int64]) -> NDArray[np.int8]:
         """The splits of ascending samples; DROPPED for those whose photographs are in several."""
@@ -149,3 +164,14 @@ def _folders(recipe: Recipe, split: Split) -> tuple[str, frozenset[str]]:
             hint=f"--split-by {' or '.join(choices)}",
         )
     return by, frozenset(known) if by == BOTH else frozenset({by})
+
+
+def _withdrawn(recipe: Recipe, excluded: Ranges) -> frozenset[str]:
+    """The sources that are in excluded samples only."""
+    found: set[str] = set()
+    for pair in excluded.pairs:
+        found.update(*(sources for _, _, sources in recipe.groups(*pair)))
+    for pair in excluded.gaps(0, recipe.plan.samples):
+        for _, _, sources in recipe.groups(*pair):
+            found -= sources
+    return frozenset(found)

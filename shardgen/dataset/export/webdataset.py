@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import ClassVar
@@ -13,6 +14,7 @@ from shardgen.recipes.base import Recipe
 _LABELS = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _BUFFER_BYTES = 1 << 20
 _MODE = 0o644
+_END_BYTES = 2 * tarfile.BLOCKSIZE
 # Where these stand in a header; its checksum counts itself as eight spaces.
 _NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 136), slice(148, 156)
 _SPACES = 8 * ord(" ")
@@ -35,6 +37,17 @@ class TarWriter(ShardWriter):
         self._end = header[_CHECKSUM.stop :]
         self._sum = sum(map(sum, (*self._parts, self._end))) + _SPACES
 
+    @classmethod
+    def is_whole(cls, path: Path) -> bool:
+        """Whether it is made of whole records, of which the last one ends in empty blocks."""
+        with path.open("rb") as file:
+            is_begun = any(file.read(tarfile.BLOCKSIZE))
+            size = file.seek(0, os.SEEK_END)
+            if not is_begun or size % tarfile.RECORDSIZE:
+                return False
+            file.seek(-_END_BYTES, os.SEEK_END)
+            return not any(file.read())
+
     def add(self, sample: ExportSample) -> None:
         """Write its files in the order of the outputs, then its labels."""
         number = f"{sample.number:0{self._digits}d}"
@@ -53,8 +66,7 @@ class TarWriter(ShardWriter):
 
     def finish(self) -> None:
         """Write the two empty blocks that end a tar, filled up to a whole record as tar does."""
-        end = 2 * tarfile.BLOCKSIZE
-        self._file.write(bytes(end + -(self._size + end) % tarfile.RECORDSIZE))
+        self._file.write(bytes(_END_BYTES + -(self._size + _END_BYTES) % tarfile.RECORDSIZE))
         self._file.close()
 
     def abandon(self) -> None:

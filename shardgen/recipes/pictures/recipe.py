@@ -110,6 +110,11 @@ class PicturesRecipe(Recipe):
             for one in self.pictures.pictures(range(start.sample, start.sample + start.samples)):
                 yield block, f"{FOLDER}/{one.name}", one.sha256
 
+    @property
+    def photographs(self) -> int:
+        """A sample is a picture."""
+        return self.plan.samples
+
     def all_sources(self) -> frozenset[str]:
         """All pictures."""
         return frozenset(f"{FOLDER}/{name}" for name in self.pictures.names(range(self.plan.samples)))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import ClassVar
 
 import pytest
@@ -20,9 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.dataset.export import sources
+from shardgen.dataset.export import driver, sources
 from shardgen.dataset.export.base import ExportSample
-from shardgen.dataset.export.driver import Export, ExportRequest, ExportResult, export
+from shardgen.dataset.export.destination import Destination, Target
+from shardgen.dataset.export.driver import ExportRequest, ExportResult, export
 from shardgen.dataset.export.files import FileNames
 from shardgen.dataset.export.sources import Found, RunSource, SampleSource, ZipSource
 from shardgen.dataset.export.splits import Split
@@ -47,6 +49,7 @@ from shardgen.errors import (
 )
 from shardgen.recipes.base import csv_field
 from shardgen.recipes.composites.plan import Flips
+from shardgen.settings.settings import CardTable
 from shardgen.storage.files import DiskFiles, make_folders
 from tests.artifacts.recorded_files import RecordedFiles
 from tests.dataset.made_runs import MadeRecipe, MadeRun, image, make_run
@@ -90,16 +93,7 @@ def exported(
     on_progress: Callable[[int, int | None, int], None] = lambda _done, _planned, _there: None,
 ) -> ExportResult:
     source = RunSource(inputs_of(subject)) if isinstance(subject, MadeRun) else subject
-    return export(
-        Export(
-            source=source,
-            out=out,
-            request=request,
-            files=files or DiskFiles(),
-            on_step=on_step,
-            on_progress=on_progress,
-        )
-    )
+    return export(source, out, request, files=files, on_step=on_step, on_progress=on_progress)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -435,6 +429,7 @@ def test_another_export_is_not_mixed_with_this_one(made: MadeRun, tmp_path: Path
         with pytest.raises(PlanConflict, match=f"out: holds another export: .*{says}") as raised:
             exported(subject, tmp_path / "out", request)
         assert f"rm -r {tmp_path / 'out'}" in raised.value.hint
+        assert ("--partial goes on only until" in raised.value.hint) == ("left out" in says)
     other = make_run(replace(PLAN, shards=replace(PLAN.shards, batch=9)), tmp_path / "others", dead=DEAD)
     with pytest.raises(PlanConflict, match="of another plan"):
         exported(other, tmp_path / "out")
@@ -442,6 +437,44 @@ def test_another_export_is_not_mixed_with_this_one(made: MadeRun, tmp_path: Path
     with pytest.raises(PlanConflict, match="with other dead letters"):
         exported(alive, tmp_path / "out")
     assert tree(tmp_path / "out") == expected
+    request = json.loads(expected["export.json"])
+    for more, says in (
+        ({"extra": None}, "with extra none, not none"),
+        ({"version": 2, "extra": 1}, "of another version"),
+    ):
+        (tmp_path / "out" / "export.json").write_text(json.dumps(request | more))
+        with pytest.raises(PlanConflict, match=f"out: holds another export: {says}"):
+            exported(made, tmp_path / "out")
+
+
+def test_a_photograph_that_is_excluded_is_not_named_and_moves_no_other(made: MadeRun, tmp_path: Path) -> None:
+    gone = "foregrounds/fg_001.png"
+    request = replace(TARS, split=Split(parts=(1, 1), by="foregrounds"))
+    whole = exported(made, tmp_path / "whole", request)
+    result = exported(RunSource(inputs_of(made, exclude=frozenset({gone}))), tmp_path / "out", request)
+    before, after = ((tmp_path / one / "splits.csv").read_text() for one in ("whole", "out"))
+    assert gone in before
+    assert after == "".join(line for line in before.splitlines(keepends=True) if gone not in line)
+    assert sum(split.photographs for split in whole.splits) == 6
+    assert sum(split.photographs for split in result.splits) == 5
+    unsplit = exported(RunSource(inputs_of(made, exclude=frozenset({gone}))), tmp_path / "unsplit")
+    assert unsplit.splits[0].photographs == 11 - 1
+    assert not [name for name, data in tree(tmp_path / "out").items() if b"fg_001" in data]
+
+
+def test_the_users_own_words_stay_as_they_are_and_the_title_comes_first(
+    made: MadeRun, tmp_path: Path
+) -> None:
+    headings = ("Layout", "Counts", "Reading it in Python")
+    own = "".join(f"## {one}\n\nMine.\n\n" for one in headings) + "- `contact_sheet.png`: mine"
+    exported(RunSource(inputs_of(made, card=CardTable(text=own))), tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    _, body = text.removeprefix("---\n").split("\n---\n", 1)
+    assert body.startswith("\n# Composites, masks and depth: 118 samples\n")
+    front, rest = body.split("\n## Files of this export\n")
+    assert front.endswith(f"\n{own}\n")
+    assert rest.index("\n## Counts\n") < rest.index("\n## Layout of the zip that `shardgen merge` writes\n")
+    assert "## Reading it" not in rest
 
 
 def test_what_lies_in_the_place_of_a_shard_is_not_replaced(made: MadeRun, tmp_path: Path) -> None:
@@ -452,14 +485,14 @@ def test_what_lies_in_the_place_of_a_shard_is_not_replaced(made: MadeRun, tmp_pa
         exported(made, tmp_path / "out")
 
 
-IN_THE_WAY: dict[str, tuple[str, str]] = {
-    "a link to a folder": ("mask", "folder"),
-    "a link below": ("depth/00000", "folder"),
-    "a file": ("mask", "folder"),
-    "an empty folder": ("fgbg/00000/0000030.jpg", "file"),
-    "a full folder": ("fgbg/00000/0000031.jpg", "file"),
-    "a folder of the table's name": ("metadata.csv", "file"),
-    "a staged folder": (".files.0123abcd.part", "file"),
+IN_THE_WAY = {
+    "a link to a folder": "mask",
+    "a link below": "depth/00000",
+    "a file": "mask",
+    "an empty folder": "fgbg/00000/0000030.jpg",
+    "a full folder": "fgbg/00000/0000031.jpg",
+    "a folder of the table's name": "metadata.csv",
+    "a staged folder": ".files.0123abcd.part",
 }
 
 
@@ -469,8 +502,7 @@ def test_what_lies_in_the_place_of_a_plain_file_or_its_folder_is_not_touched(
 ) -> None:
     out, others = tmp_path / "out", tmp_path / "others"
     exported(made, out, FILES)
-    name, of = IN_THE_WAY[what]
-    path = out / name
+    path = out / IN_THE_WAY[what]
     if path.exists():
         path.rename(others)
     if what.startswith("a link"):
@@ -486,7 +518,7 @@ def test_what_lies_in_the_place_of_a_plain_file_or_its_folder_is_not_touched(
     before = tree(tmp_path)
     with pytest.raises(PlanConflict) as raised:
         exported(made, out, FILES)
-    assert str(raised.value) == f"{path}: is in the way of a {of} of this export"
+    assert str(raised.value) == f"{path}: is in the way of this export"
     assert raised.value.hint == f"move {path} away, and export again"
     assert tree(tmp_path) == before
 
@@ -498,7 +530,7 @@ def test_the_folder_of_a_split_is_not_followed_as_a_link(made: MadeRun, tmp_path
     (out / "train").symlink_to(others)
     (others / ".metadata.csv.0123abcd.part").write_bytes(b"mine")
     before = tree(others)
-    with pytest.raises(PlanConflict, match="train: is in the way of a folder"):
+    with pytest.raises(PlanConflict, match="train: is in the way"):
         exported(made, out, REQUESTS["split files"])
     assert tree(others) == before
 
@@ -522,6 +554,112 @@ def test_too_few_inodes_are_said_before_anything_is_written(made: MadeRun, tmp_p
     exported(made, tmp_path / "out", FILES, files=few)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:1000],
+        lambda data: data[:10_240],
+        lambda data: data[:-512],
+        lambda data: bytes(len(data)),
+        lambda data: data[:0],
+    ],
+    ids=["cut in a block", "cut behind a record", "cut in its end", "zeros", "nothing"],
+)
+def test_a_shard_that_was_cut_off_is_made_again(
+    made: MadeRun, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    exported(made, tmp_path / "out")
+    expected = tree(tmp_path / "out")
+    path = tmp_path / "out" / "data-000003.tar"
+    path.write_bytes(damage(path.read_bytes()))
+    result = exported(made, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+    assert result.there == 118 - 20
+
+
+@pytest.mark.parametrize(
+    "stray", ["data-000777.tar", "data-0000001.tar", "data-000001 (copy).tar", "data-.tar", "data-a\nb.tar"]
+)
+def test_what_readers_would_take_for_a_shard_is_refused(made: MadeRun, tmp_path: Path, stray: str) -> None:
+    out = tmp_path / "out"
+    exported(made, out)
+    (out / "data-000001.tar").unlink()
+    (out / stray).write_bytes(b"x")
+    with pytest.raises(PlanConflict, match="is in the way of this export") as raised:
+        exported(made, out)
+    assert raised.value.hint == f"move {quote(str(out / stray))} away, and export again"
+    assert not (out / "data-000001.tar").exists()
+
+
+def test_a_link_in_the_place_of_a_shard_is_not_believed(made: MadeRun, tmp_path: Path) -> None:
+    exported(made, tmp_path / "out")
+    link = tmp_path / "out" / "data-000001.tar"
+    link.rename(tmp_path / "elsewhere")
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PlanConflict, match=r"data-000001\.tar: is in the way"):
+        exported(made, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["README.md", "stats.json", "splits.csv"])
+def test_a_folder_in_the_place_of_a_file_is_seen_before_the_work(
+    made: MadeRun, tmp_path: Path, name: str
+) -> None:
+    out, request = tmp_path / "out", REQUESTS["split tars"]
+    exported(made, out, request)
+    (out / "train-000000.tar").unlink()
+    (out / name).unlink()
+    (out / name).mkdir()
+    with pytest.raises(PlanConflict, match=f"{name}: is in the way") as raised:
+        exported(made, out, request)
+    assert raised.value.hint == f"move {out / name} away, and export again"
+    assert not (out / "train-000000.tar").exists()
+
+
+@pytest.mark.parametrize("call", ["create", "write", "fsync", "link"])
+def test_of_two_exports_that_begin_at_once_none_blames_the_disk(
+    made: MadeRun, tmp_path: Path, call: str
+) -> None:
+    class Overtaken(RecordedFiles):
+        is_overtaken = False
+
+        def _note(self, one: str, subject: object) -> None:
+            super()._note(one, subject)
+            # Of the first call, before anything is done, and for a new file when it is there.
+            if one == call and not self.is_overtaken:
+                self.is_overtaken = True
+                exported(made, tmp_path / "out")
+
+    result = exported(made, tmp_path / "out", files=Overtaken())
+    assert result.there == 118
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_is_looked_through_once(
+    made: MadeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    kind = driver.FORMATS["webdataset"]
+
+    def look(target: Target) -> Destination:
+        looked.append(target.out)
+        return kind.destination(target)
+
+    monkeypatch.setitem(driver.FORMATS, "webdataset", replace(kind, destination=look))
+    for times in (1, 2):
+        exported(made, tmp_path / "out")
+        assert len(looked) == times
+
+
+def test_files_are_synced_before_the_tables_that_name_them(
+    made: MadeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = RecordedFiles()
+    monkeypatch.setattr("os.sync", lambda: files.calls.append("sync"))
+    exported(made, tmp_path / "out", FILES, files=files)
+    last = max(place for place, call in enumerate(files.calls) if call.endswith((".jpg", ".png")))
+    assert last < files.calls.index("sync") < files.calls.index("rename metadata.csv")
+
+
 def test_two_exports_to_one_folder_do_not_write_at_once(made: MadeRun, tmp_path: Path) -> None:
     exported(made, tmp_path / "out")
     with (tmp_path / "out" / "export.json").open("r+b") as held:
@@ -533,7 +671,10 @@ def test_two_exports_to_one_folder_do_not_write_at_once(made: MadeRun, tmp_path:
 
 def test_a_split_that_would_be_empty_is_refused(made: MadeRun, tmp_path: Path) -> None:
     request = replace(TARS, split=Split(parts=(98, 1, 1)))
-    with pytest.raises(InvalidSettings, match="no sample would be in validation or test") as raised:
+    says = r"\(backgrounds: 5 train, 0 validation, 0 test; foregrounds: 6 train, 0 validation, 0 test\)"
+    with pytest.raises(
+        InvalidSettings, match=f"no sample would be in validation or test: .*{says}"
+    ) as raised:
         exported(made, tmp_path / "out", request)
     assert "--split" in raised.value.hint
     assert not (tmp_path / "out").exists()

@@ -223,6 +223,16 @@ def test_an_abandoned_file_has_no_footer(people: Made, tmp_path: Path) -> None:
         pq.read_schema(path)
 
 
+def test_a_file_that_was_cut_off_is_not_whole(people: Made, tmp_path: Path) -> None:
+    path = written(*people, tmp_path / "data.parquet")
+    assert ParquetWriter.is_whole(path)
+    data = path.read_bytes()
+    damaged = (b"", data[:4], data[:-1], data[:1000], data[:1000] + data[-8:], data[4:], bytes(len(data)))
+    for one in damaged:
+        path.write_bytes(one)
+        assert not ParquetWriter.is_whole(path)
+
+
 def test_a_full_disk_is_an_error_of_the_disk(people: Made, tmp_path: Path) -> None:
     recipe, samples = people
     path = tmp_path / "data.parquet"

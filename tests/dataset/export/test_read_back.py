@@ -19,7 +19,7 @@ import pytest
 from shardgen.artifacts.archive import BatchContent
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.export.base import ExportSample
-from shardgen.dataset.export.driver import Export, ExportRequest, ExportResult, export
+from shardgen.dataset.export.driver import ExportRequest, ExportResult, export
 from shardgen.dataset.export.sources import RunSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.merge import MergeInputs, merge
@@ -29,7 +29,7 @@ from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Facts, total_s
 from shardgen.domain.sample import member_name
 from shardgen.errors import PlanConflict
 from shardgen.recipes.base import Recipe
-from shardgen.storage.files import DiskFiles, make_folders
+from shardgen.storage.files import make_folders
 from tests.dataset.export.made_samples import SEVERAL, composites, pictures
 from tests.dataset.export.test_export import with_metadata
 from tests.dataset.made_runs import PROVENANCE, MadeRun
@@ -105,7 +105,7 @@ class Made:
         split = None if by is None else Split(parts=(1, 1), by=by)
         request = ExportRequest(format=name, shard_size=7, split=split)
         source = RunSource(_inputs(self.run))
-        return export(Export(source=source, out=out, request=request, files=DiskFiles()))
+        return export(source, out, request)
 
 
 def _inputs(run: RealRun) -> MergeInputs:
@@ -270,8 +270,7 @@ def test_a_zip_in_which_a_picture_is_called_otherwise_writes_nothing_elsewhere(
     )
     (tmp_path / "in").mkdir()
     with ZipSource(changed) as source:
-        request = ExportRequest(format="files")
-        export(Export(source=source, out=tmp_path / "in/out", request=request, files=DiskFiles()))
+        export(source, tmp_path / "in/out", ExportRequest(format="files"))
     assert (tmp_path / "in/out/image/a/plain.jpg").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"in", "it.zip"}
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
@@ -309,6 +308,6 @@ def test_annotations_are_not_written_behind_a_link(one_person: Made, tmp_path: P
     (out / "annotations").symlink_to(others)
     mine = others / "instances_train.json"
     mine.write_bytes(b"mine")
-    with pytest.raises(PlanConflict, match="annotations: is in the way of a folder"):
+    with pytest.raises(PlanConflict, match="annotations: is in the way"):
         one_person.exported(out, "coco")
     assert mine.read_bytes() == b"mine"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from shardgen.dataset.export.splits import DROPPED, Assignment, Split, assigned,
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.composites.recipe import CompositesRecipe
+from shardgen.recipes.pictures.recipe import PicturesRecipe
+from tests.dataset.export.made_samples import pictures
 from tests.plans import at_random, changed, grown, make_plan
 from tests.text_recipe import Text, TextDocument, TextSources
 
@@ -137,6 +140,14 @@ def test_by_default_no_photograph_of_any_folder_is_in_two_splits() -> None:
     assert not seen[0] & seen[1]
     assert "".join(assignment.table()).count("\n") == 1 + 13
     assert sum(assignment.photographs) == 13
+
+
+def test_photographs_are_counted_without_reading_their_lists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PicturesRecipe, "digests", lambda _self: pytest.fail("was read"))
+    recipe, _ = pictures(tmp_path)
+    assert Assignment(recipe, None).photographs == [recipe.plan.samples]
 
 
 def test_a_split_that_the_recipe_does_not_allow_is_refused() -> None:
