@@ -5,6 +5,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.dataset.export.made_samples import SEVERAL, Made, composites
+
 
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
@@ -16,3 +18,15 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
 
         datasets.disable_progress_bars()
         yield datasets
+
+
+@pytest.fixture(scope="session")
+def one_person(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Samples of one person each."""
+    return composites(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Samples of several people."""
+    return composites(tmp_path_factory.mktemp("several"), SEVERAL)

@@ -20,6 +20,8 @@ from tests.photographs import colours
 from tests.pictures import make_pictures_run
 from tests.runs import make_run, plan_run
 
+Made = tuple[Recipe, list[ExportSample]]
+
 SEVERAL = {
     "compose.placement": '"random"',
     "compose.grid": None,

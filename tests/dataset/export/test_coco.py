@@ -18,21 +18,9 @@ from shardgen.dataset.export.base import ExportSample
 from shardgen.dataset.export.coco import CocoFile, refuse_coco, run_lengths
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Recipe
-from tests.dataset.export.made_samples import SEVERAL, composites, pictures
-
-Made = tuple[Recipe, list[ExportSample]]
+from tests.dataset.export.made_samples import Made, pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def one_person(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return composites(tmp_path_factory.mktemp("one"))
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return composites(tmp_path_factory.mktemp("several"), SEVERAL)
 
 
 def written(recipe: Recipe, samples: Sequence[ExportSample], path: Path) -> bytes:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -22,10 +22,8 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Block, Plan, Shards
 from shardgen.errors import InputMissing
 from shardgen.recipes.base import Recipe
-from tests.dataset.export.made_samples import SEVERAL, composites, pictures
+from tests.dataset.export.made_samples import Made, pictures
 from tests.text_recipe import TextDocument, TextRecipe, TextSources
-
-Made = tuple[Recipe, list[ExportSample]]
 
 
 class Measured(TextRecipe):
@@ -33,28 +31,6 @@ class Measured(TextRecipe):
 
     decimal_columns: ClassVar[frozenset[str]] = frozenset({"characters"})
     text_columns: ClassVar[frozenset[str]] = frozenset({"time"})
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The real library, which asks no server for anything."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
-        import datasets  # noqa: PLC0415 - it reads the environment when it is imported
-
-        datasets.disable_progress_bars()
-        yield datasets
-
-
-@pytest.fixture(scope="module")
-def one_person(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return composites(tmp_path_factory.mktemp("one"))
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return composites(tmp_path_factory.mktemp("several"), SEVERAL)
 
 
 @pytest.fixture(scope="module")
