@@ -118,7 +118,10 @@ class Metadata:
 
     def start(self, number: int) -> bytes:
         """What the row of a sample begins with: the names of its files, and its number."""
-        return self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files) + b"%d," % number
+        return self._file_names(number) + b"%d," % number
+
+    def _file_names(self, number: int) -> bytes:
+        return self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files)
 
     def values(self, row: bytes) -> dict[str, Any]:
         """The labels in a row: numbers, texts, None where there is nothing, or lists of these.
@@ -147,16 +150,14 @@ class Metadata:
 
     def _of_one(self, rows: Iterable[bytes]) -> Iterator[bytes]:
         # Not parsed: what stands between the names and shard and batch is the row of `labels.csv` itself.
-        names, files = self._names, self._files
         for row in rows:
-            number = int(row[: row.index(b",")])
-            named = names % ((number // SAMPLES_PER_FOLDER, number) * files)
-            yield named + row.rsplit(b",", _ENGINE_COLUMNS)[0] + b"\n"
+            names = self._file_names(int(row[: row.index(b",")]))
+            yield names + row.rsplit(b",", _ENGINE_COLUMNS)[0] + b"\n"
 
     def _of_several(self, rows: Iterator[bytes]) -> Iterator[bytes]:
         parsed = csv.reader(row.decode() for row in rows)
         for text, of_it in groupby(parsed, key=lambda fields: fields[0]):
-            number, columns = int(text), list(zip(*of_it, strict=True))[: len(self.label_columns)]
+            columns = list(zip(*of_it, strict=True))[: len(self.label_columns)]
             fields = [
                 _json_list(values, is_text=one.is_text)
                 if one.is_list
@@ -165,8 +166,7 @@ class Metadata:
                 else values[0]
                 for one, values in zip(self.label_fields, columns, strict=True)
             ]
-            names = self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files)
-            yield names + ",".join(fields).encode() + b"\n"
+            yield self._file_names(int(text)) + ",".join(fields).encode() + b"\n"
 
 
 def first_wrong_metadata(recipe: Recipe, labels: Iterable[bytes], found: Iterable[bytes]) -> str | None:

@@ -108,7 +108,7 @@ class OpenedZip:
         """Open a file that the plan names. Raises ArtifactCorrupt when it is not that one."""
         entry = self.tail.entries.get(file.name)
         if entry is None or entry.stop > self.files.size(self.descriptor):
-            raise ArtifactCorrupt(f"{file.name}: plan.json names it, and it is not here")
+            raise self._damaged(file, "plan.json names it, and it is not here")
         header = local_header(entry)
 
         def read(offset: int, size: int) -> bytes:
@@ -117,14 +117,17 @@ class OpenedZip:
         try:
             lines = LineFile(read, file.bytes, lines=file.lines)
         except ValueError as error:
-            raise ArtifactCorrupt(f"{file.name}: {error}") from error
+            raise self._damaged(file, str(error)) from error
         except OSError as error:
             raise storage_error(error, self.path) from error
         if (entry.size, entry.crc) != (lines.size, lines.crc) or read(-len(header), len(header)) != header:
-            raise ArtifactCorrupt(f"{file.name}: its bytes are not those of the directory")
+            raise self._damaged(file, "its bytes are not those of the directory")
         if lines.sha256 != file.sha256:
-            raise ArtifactCorrupt(f"{file.name}: not the file that plan.json names")
+            raise self._damaged(file, "not the file that plan.json names")
         return lines
+
+    def _damaged(self, file: PlanFile, fact: str) -> ArtifactCorrupt:
+        return ArtifactCorrupt(f"{file.name}: {fact}", hint=f"shardgen verify {quote(str(self.path))}")
 
     def dead_letters(self, plan: Plan) -> dict[int, DeadLetterReason]:
         """The reasons by sample, ascending."""

@@ -50,7 +50,7 @@ class Target:
         try:
             labels = metadata.values(found.row)
         except ValueError as error:
-            raise ArtifactCorrupt(f"the labels of sample {found.number}: {error}") from error
+            raise damaged(found, f"its labels: {error}") from error
         files = {one.name: data for one, data in zip(self.recipe.plan.outputs, found.files, strict=True)}
         return ExportSample(number=SampleIndex(found.number), files=files, labels=labels)
 
@@ -207,12 +207,7 @@ class Shards(Destination):
         with storing(path):
             opened.writer.finish()
             on_step(ExportStep.WRITTEN)
-            descriptor = os.open(opened.staged, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                files.fsync(descriptor)
-                size_bytes = files.size(descriptor)
-            finally:
-                files.close(descriptor)
+            size_bytes = synced(files, opened.staged)
             on_step(ExportStep.SYNCED)
             rename_durably(files, opened.staged, path)
         del self._open[split]
@@ -231,6 +226,21 @@ class Shards(Destination):
             with suppress(OSError):
                 opened.staged.unlink(missing_ok=True)
         self._open.clear()
+
+
+def synced(files: DiskFiles, path: Path) -> int:
+    """Sync a file that somebody else has written and closed; returns its bytes."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        files.fsync(descriptor)
+        return files.size(descriptor)
+    finally:
+        files.close(descriptor)
+
+
+def damaged(found: Found, fact: str) -> ArtifactCorrupt:
+    """The error of a sample whose bytes are not what its recipe writes."""
+    return ArtifactCorrupt(f"sample {found.number}: {fact}", hint="shardgen verify RUN_DIR")
 
 
 def in_the_way(path: Path) -> PlanConflict:

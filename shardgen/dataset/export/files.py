@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.dataset.export.destination import Destination, Target, Written, in_the_way
+from shardgen.dataset.export.destination import Destination, Target, Written, damaged, in_the_way, synced
 from shardgen.dataset.export.sources import Found
 from shardgen.dataset.labels import generous_label_bytes
 from shardgen.dataset.metadata import Metadata
@@ -25,7 +25,7 @@ from shardgen.dataset.output import METADATA
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import ExportStep
-from shardgen.errors import ArtifactCorrupt, SampleError, StorageFailed
+from shardgen.errors import SampleError, StorageFailed
 from shardgen.recipes.base import Recipe, csv_field
 from shardgen.storage.atomic import random_part, rename_durably
 from shardgen.storage.files import is_folder, storing
@@ -129,7 +129,7 @@ class Folders(Destination):
                 with storing(path):
                     coco.add(sample, dict(zip(outputs, names, strict=True)))
             except SampleError as error:
-                raise ArtifactCorrupt(f"the files of sample {found.number}: {error}") from error
+                raise damaged(found, f"its files: {error}") from error
         self._target.on_step(ExportStep.WRITTEN)
         return was_written
 
@@ -172,7 +172,7 @@ class Folders(Destination):
         for path, staged, coco in self._coco:
             with storing(path):
                 coco.finish()
-                _sync(staged)
+                synced(files, staged)
         for table in self._tables:
             table.close()
         os.sync()
@@ -360,14 +360,6 @@ def _holds(path: Path, data: bytes) -> bool:
         found = os.fstat(descriptor)
         is_as_long = stat.S_ISREG(found.st_mode) and found.st_size == len(data)
         return is_as_long and os.pread(descriptor, len(data) + 1, 0) == data
-    finally:
-        os.close(descriptor)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

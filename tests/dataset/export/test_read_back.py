@@ -23,11 +23,12 @@ from shardgen.dataset.export.driver import ExportRequest, ExportResult, export
 from shardgen.dataset.export.sources import RunSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.dataset.reader import DataSet
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Facts, total_sums
 from shardgen.domain.sample import member_name
-from shardgen.errors import PlanConflict
+from shardgen.errors import ArtifactCorrupt, PlanConflict
 from shardgen.recipes.base import Recipe
 from shardgen.storage.files import make_folders
 from tests.dataset.export.made_samples import SEVERAL, composites, pictures
@@ -274,6 +275,23 @@ def test_a_zip_in_which_a_picture_is_called_otherwise_writes_nothing_elsewhere(
     assert (tmp_path / "in/out/image/a/plain.jpg").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"in", "it.zip"}
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["out"]
+
+
+def test_labels_that_do_not_read_are_told_with_a_hint(of_pictures: Made, tmp_path: Path) -> None:
+    changed = with_metadata(of_pictures.zip, tmp_path / "it.zip", lambda data: data[:-2] + b"x\n")
+    with ZipSource(changed) as source, pytest.raises(ArtifactCorrupt, match="height has a field") as raised:
+        export(source, tmp_path / "out", ExportRequest(format="webdataset"))
+    assert raised.value.hint == "shardgen verify RUN_DIR"
+
+
+def test_a_list_of_pictures_that_is_damaged_is_told_with_a_hint(of_pictures: Made, tmp_path: Path) -> None:
+    changed = tmp_path / "it.zip"
+    data = of_pictures.zip.read_bytes()
+    assert data.count(b'["a/plain.jpg"') == 1
+    changed.write_bytes(data.replace(b'["a/plain.jpg"', b'["a/blain.jpg"'))
+    with DataSet(changed) as opened, pytest.raises(ArtifactCorrupt, match="its bytes are not") as raised:
+        opened.recipe.all_sources()
+    assert raised.value.hint == f"shardgen verify {changed}"
 
 
 def test_pycocotools_reads_the_annotations_of_each_split(
