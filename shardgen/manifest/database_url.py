@@ -16,6 +16,7 @@ from shardgen.manifest.sqlite import SqliteFile
 SHARED_FOLDER = "folder:"
 OWN_INDEX = {SHARED_FOLDER}
 """URLs that name no database: each machine has a manifest of its own, the index of what it sees of others."""
+BUCKET_SCHEMES = ("s3://", "gs://", "az://")
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
 
 
@@ -72,3 +73,8 @@ def _parsed(text: str) -> URL:
             hint="inside a user or a password write %40 for @",
         )
     return url
+
+
+def is_bucket(url: str) -> bool:
+    """Whether a url names a prefix of a bucket."""
+    return url.startswith(BUCKET_SCHEMES)

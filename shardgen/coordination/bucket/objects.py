@@ -1,0 +1,223 @@
+"""Objects: what is asked of a bucket, and what it is counted as. The only module that imports obstore."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from shardgen.errors import InputMissing, InvalidSettings, ShardgenError, StorageFailed
+
+try:
+    import obstore
+    from obstore.exceptions import (
+        AlreadyExistsError,
+        BaseError,
+        PermissionDeniedError,
+        UnauthenticatedError,
+    )
+    from obstore.store import ObjectStore, from_url
+except ImportError as missing:  # an extra
+    raise InputMissing(
+        f"a bucket needs obstore, which cannot be imported: {missing}",
+        hint='python -m pip install "shardgen[bucket]"',
+    ) from missing
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+_PAGE = 1_000  # keys; what S3, GCS and Azure give at most in one answer
+_RETRY: RetryConfig = {
+    "max_retries": 10,
+    "retry_timeout": timedelta(seconds=120),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+}
+_CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=300)}
+_CREATIONS = 5  # attempts, where a store says "exists" of what it then does not have
+_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectMeta:
+    """What a listing says of an object; `key` begins behind the prefix. `modified` is by the store's clock.
+
+    `e_tag` changes with the bytes; the same bytes written again may keep it.
+    """
+
+    key: str
+    size_bytes: int
+    e_tag: str
+    modified: datetime
+
+
+class Requests:
+    """How often each kind of request was made, and bytes up and down. Thread-safe.
+
+    Kinds: created, written, read, looked (HEAD), listed (pages), removed. A request that the client library
+    repeats by itself counts once.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, *, requests: int = 1, up: int = 0, down: int = 0) -> None:
+        """Count one more."""
+        with self._lock:
+            self._counts[kind] += requests
+            self._counts["bytes_up"] += up
+            self._counts["bytes_down"] += down
+
+    def counted(self) -> dict[str, int]:
+        """A copy of the counts so far."""
+        with self._lock:
+            return dict(self._counts)
+
+
+class Objects:
+    """The objects under one prefix of a bucket; keys begin behind it. Thread-safe; never carried over a fork.
+
+    Every method raises StorageFailed for what may pass by itself.
+    """
+
+    def __init__(self, store: ObjectStore, shown: str) -> None:
+        self.shown = shown
+        self.requests = Requests()
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str) -> Objects:
+        """The prefix that a url names, such as `s3://bucket/people`; keys and endpoint from the environment.
+
+        Nothing is asked of the store yet. Raises InvalidSettings, InputMissing without the extra.
+        """
+        options = _CLIENT.copy()
+        if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
+            options["allow_http"] = True
+        try:
+            opened = from_url(
+                url,
+                client_options=options,
+                retry_config=_RETRY,
+            )
+        except (BaseError, ValueError) as error:
+            raise InvalidSettings(
+                f"{url}: cannot be opened ({_first_line(error)})", hint='url = "s3://bucket/people"'
+            ) from None
+        return cls(opened, url)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make an object that must not exist (`If-None-Match: *`), in one request, whole or not at all.
+
+        False: another's bytes are there. A reply that was lost lets the client try again and be told that the
+        object exists, which it made itself: so that is settled by reading it.
+        """
+        for _ in range(_CREATIONS):
+            self.requests.add("created", up=len(data))
+            with self._asking(key):
+                try:
+                    obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                except AlreadyExistsError:
+                    found = self.read(key)
+                    if found is not None:
+                        return found == data
+                else:
+                    return True
+        raise StorageFailed(
+            f"{self.shown}/{key}: exists and cannot be read, again and again",
+            hint="look at the bucket's rules: does something remove new objects?",
+        )
+
+    def write(self, key: str, data: bytes) -> None:
+        """Make or replace an object: for keys that have a single writer."""
+        self.requests.add("written", up=len(data))
+        with self._asking(key):
+            obstore.put(self._store, key, data, use_multipart=False)
+
+    def read(self, key: str) -> bytes | None:
+        """All bytes of an object; None when there is none."""
+        with self._asking(key):
+            try:
+                data = bytes(obstore.get(self._store, key).bytes())
+            except FileNotFoundError:
+                self.requests.add("read")
+                return None
+        self.requests.add("read", down=len(data))
+        return data
+
+    def size(self, key: str) -> int | None:
+        """The bytes that an object has; None when there is none."""
+        self.requests.add("looked")
+        with self._asking(key):
+            try:
+                return int(obstore.head(self._store, key)["size"])
+            except FileNotFoundError:
+                return None
+
+    def pages(self, prefix: str, *, after: str = "") -> Iterator[list[ObjectMeta]]:
+        """The objects in a folder and below it whose keys come after one, ascending; each page is a request.
+
+        Whoever stops asking asks for no further page.
+        """
+        stream = obstore.list(self._store, prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE)
+        while True:
+            self.requests.add("listed")
+            with self._asking(prefix):
+                page = next(stream, None)
+            if page is None:
+                return
+            yield sorted(
+                (
+                    ObjectMeta(
+                        key=one["path"],
+                        size_bytes=one["size"],
+                        e_tag=one["e_tag"] or "",
+                        modified=one["last_modified"],
+                    )
+                    for one in page
+                ),
+                key=lambda one: one.key,
+            )
+            if len(page) < _PAGE:
+                return
+
+    def listed(self, prefix: str, *, after: str = "") -> list[ObjectMeta]:
+        """All of `pages` at once."""
+        return [one for page in self.pages(prefix, after=after) for one in page]
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects; one that is gone already is fine."""
+        for key in keys:
+            self.requests.add("removed")
+            with self._asking(key):
+                try:
+                    obstore.delete(self._store, key)
+                except FileNotFoundError:
+                    continue
+
+    @contextmanager
+    def _asking(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except ShardgenError:
+            raise
+        except (BaseError, OSError) as error:
+            where = f"{self.shown}/{key}"
+            if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+                raise StorageFailed(
+                    f"{where}: the store refuses these credentials",
+                    hint="renew them, or give them the right to list, read, write and delete there",
+                ) from error
+            raise StorageFailed(
+                f"{where}: {_first_line(error)}",
+                hint="check the network and the url; everything recorded so far is kept",
+            ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200]
