@@ -32,13 +32,7 @@ def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
     up_to: dict[BatchIndex, Fence] = {}
     highest = Fence(0)
     for name, data in store.requeued():
-        try:
-            fingerprint, fence, batches = _parse_mark(data)
-        except ValueError as error:
-            raise ArtifactCorrupt(
-                f"{name}: is not a mark of a requeue",
-                hint="put it back from a copy; moved away, what it undid counts again",
-            ) from error
+        fingerprint, fence, batches = parse_mark(name, data)
         highest = max(highest, fence)
         if fingerprint in plan.fingerprints:
             for batch in batches:
@@ -46,7 +40,21 @@ def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
     return UndoneAttempts(up_to=up_to, highest_fence=highest)
 
 
-def _parse_mark(data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
+def parse_mark(name: str, data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
+    """What a mark says: the plan's fingerprint, up to which fence attempts do not count, at which batches.
+
+    Raises ArtifactCorrupt.
+    """
+    try:
+        return _parsed(data)
+    except ValueError as error:
+        raise ArtifactCorrupt(
+            f"{name}: is not a mark of a requeue",
+            hint="put it back from a copy; moved away, what it undid counts again",
+        ) from error
+
+
+def _parsed(data: bytes) -> tuple[str, Fence, list[BatchIndex]]:
     document = parse_json(data)
     match document:
         case {"fingerprint": str(fingerprint), "fence": int(fence), "batches": [*batches]}:

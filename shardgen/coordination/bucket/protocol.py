@@ -1,0 +1,131 @@
+"""The protocol of a bucket: the names of its keys, and every decision that workers take by them alone.
+
+A slice's row has versions, numbered from 1, each an object that is created once and never changed. Whoever
+changes the row creates the next version; of two who try, one does. The number of a version that grants the
+slice is the grant's fence. A receipt names batch and fence in its key. `docs/bucket.md` tells why this is
+enough, and `tests/bucket/model.py` tries it in every order of events.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shardgen.domain.claims import SliceId
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.slice_state import SliceState
+
+CLAIMS = "claims"
+RECEIPTS = "receipts"
+WORKERS = "workers"
+MICRO_BATCHES = "micro-batches"
+ARTIFACTS = "artifacts"
+# At most 15 digits, as in an artifact's name: a number above that could never be granted again.
+_VERSION = re.compile(
+    rf"{CLAIMS}/(?P<shard>[0-9]{{5,15}})-(?P<slice>[0-9]{{5,15}})/(?P<number>[0-9]{{8,15}})"
+    r"(?P<note>\.note)?\.json"
+)
+_RECEIPT = re.compile(
+    rf"{RECEIPTS}/(?P<batch>[0-9]{{8,15}})\.f(?P<fence>[0-9]{{8,15}})(?:\.d(?P<dead>[1-9][0-9]{{0,14}}))?\.json"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionKey:
+    """A version of a slice's row; or, `is_note`, what the holder of that grant notes meanwhile."""
+
+    slice_id: SliceId
+    number: int
+    is_note: bool = False
+
+    def __str__(self) -> str:
+        return f"{slice_folder(self.slice_id)}/{self.number:08d}{'.note' if self.is_note else ''}.json"
+
+    @classmethod
+    def parse(cls, key: str) -> VersionKey | None:
+        """Take a key apart; None for any other."""
+        match = _VERSION.fullmatch(key)
+        if match is None:
+            return None
+        slice_id = ShardIndex(int(match["shard"])), SliceIndex(int(match["slice"]))
+        parsed = cls(slice_id=slice_id, number=int(match["number"]), is_note=match["note"] is not None)
+        return parsed if str(parsed) == key else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptKey:
+    """A receipt's key: whose attempt at which batch, and how many of its samples are dead letters."""
+
+    batch: BatchIndex
+    fence: Fence
+    dead: int = 0
+
+    def __str__(self) -> str:
+        dead = f".d{self.dead}" if self.dead else ""
+        return f"{receipt_prefix(self.batch)}.f{self.fence:08d}{dead}.json"
+
+    @classmethod
+    def parse(cls, key: str) -> ReceiptKey | None:
+        """Take a key apart; None for any other."""
+        match = _RECEIPT.fullmatch(key)
+        if match is None:
+            return None
+        parsed = cls(
+            batch=BatchIndex(int(match["batch"])),
+            fence=Fence(int(match["fence"])),
+            dead=int(match["dead"] or 0),
+        )
+        return parsed if str(parsed) == key else None
+
+
+def slice_folder(slice_id: SliceId) -> str:
+    """What the keys of a slice's versions begin with; it sorts as the slice does."""
+    return f"{CLAIMS}/{slice_id[0]:05d}-{slice_id[1]:05d}"
+
+
+def receipt_prefix(batch: int) -> str:
+    """What the keys of a batch's receipts begin with; it sorts as the batch does."""
+    return f"{RECEIPTS}/{batch:08d}"
+
+
+def next_version(seen: int) -> int:
+    """The version to create after the highest that was seen, 0 if none was."""
+    return seen + 1
+
+
+def may_claim(state: SliceState | None, *, is_done: bool, is_silent: bool) -> bool:
+    """Whether a slice may be claimed: its latest version's state (None: it has none) and what is known else.
+
+    `is_done`: every batch has a receipt that counts. `is_silent`: its holder shows no sign of life.
+    """
+    if is_done or state is SliceState.BLOCKED:
+        return False
+    return state is not SliceState.LEASED or is_silent
+
+
+def is_lost(fence: int, latest: int) -> bool:
+    """Whether a grant has ended, by the number of the slice's latest version."""
+    return latest > fence
+
+
+def counts(fence: int, undone: int) -> bool:
+    """Whether an attempt counts, when a requeue has undone those up to the fence `undone` (0: none)."""
+    return fence > undone
+
+
+def winner(attempts: Iterable[ReceiptKey], undone: int) -> ReceiptKey | None:
+    """Of all receipts of one batch the one that counts: the highest fence.
+
+    A worker that lost its slice may write a receipt late; it never outranks one of its successor.
+    """
+    standing = [one for one in attempts if counts(one.fence, undone)]
+    return max(standing, key=lambda one: (one.fence, -one.dead), default=None)
+
+
+def may_still_count(fence: int, *, best: int, undone: int) -> bool:
+    """Whether an artifact without a receipt may get one that counts; `best` is the batch's winner, 0: none.
+
+    Its maker may be late by any time, and be no holder any more. Only a higher fence or a requeue ends that.
+    """
+    return counts(fence, undone) and fence >= best

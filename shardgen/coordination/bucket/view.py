@@ -1,0 +1,272 @@
+"""View: what one process knows of a run in a bucket by the names of its objects, and what follows from it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from shardgen.artifacts.marks import parse_mark
+from shardgen.artifacts.store import REQUEUED
+from shardgen.coordination.bucket import protocol
+from shardgen.coordination.bucket.objects import ObjectMeta, Objects
+from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
+from shardgen.coordination.bucket.rows import SignOfLife, Version, decoded
+from shardgen.domain.claims import SliceId
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
+from shardgen.domain.plan import Plan
+from shardgen.domain.slice_state import SliceState
+
+_FAR = 64  # done slices in a row that are passed over, not listed again
+
+
+@dataclass(slots=True, kw_only=True)
+class Sign:
+    """A worker's sign of life: as it is, since when (monotonic) it has not changed, and when it was written."""
+
+    e_tag: str
+    since: float
+    modified: datetime
+
+
+class BucketView:
+    """One process's view; `look` brings it up to date, in pages, from the first slice on that is not done.
+
+    Winners are known by their keys alone. Silence is measured by this process's own clock, from its first
+    look on. Thread-safe.
+    """
+
+    def __init__(
+        self, plan: Plan, objects: Objects, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.plan = plan
+        self.winners: dict[BatchIndex, ReceiptKey] = {}
+        self.latest: dict[SliceId, int] = {}
+        self.signs: dict[str, Sign] = {}
+        self.undone: dict[BatchIndex, Fence] = {}
+        self.samples: Counter[ShardIndex] = Counter()  # of batches with a receipt
+        self.dead: Counter[ShardIndex] = Counter()
+        self.looked_at = float("-inf")
+        self._objects = objects
+        self._monotonic = monotonic
+        self._versions: dict[SliceId, tuple[int, Version]] = {}
+        self._said: dict[str, tuple[str, SignOfLife]] = {}
+        self._recorded: Counter[SliceId] = Counter()
+        self._done: set[SliceId] = set()
+        self._marks: set[str] = set()
+        self._lock = threading.RLock()
+
+    # looking
+
+    def look(self, *, anew: bool = False) -> None:
+        """List what is new; `anew`: everything, so that of every batch the very highest fence is known."""
+        with self._lock:
+            self._look_for_marks()
+            if anew:
+                self._forget_receipts()
+            self._look_for_signs()
+            self._list(protocol.CLAIMS, self._take_version, lambda one: protocol.slice_folder(one))
+            self._list(protocol.RECEIPTS, self._take_receipt, self._first_receipt)
+            self.looked_at = self._monotonic()
+
+    def look_at(self, slice_id: SliceId) -> None:
+        """List what a requeue has undone and one slice's receipts: after a claim, to know what is left."""
+        with self._lock:
+            self._look_for_marks()
+            batches = self.plan.layout.slice_batch_range(*slice_id)
+            stop = protocol.receipt_prefix(batches.stop)
+            for page in self._objects.pages(protocol.RECEIPTS, after=self._first_receipt(slice_id)):
+                for one in page:
+                    self._take_receipt(one)
+                if page and page[-1].key >= stop:
+                    break
+
+    def look_for_signs(self) -> None:
+        """List the signs of life alone."""
+        with self._lock:
+            self._look_for_signs()
+
+    def _look_for_signs(self) -> None:
+        now = self._monotonic()
+        for one in self._objects.listed(protocol.WORKERS):
+            name = one.key.removeprefix(f"{protocol.WORKERS}/").removesuffix(".json")
+            known = self.signs.get(name)
+            if known is None:
+                self.signs[name] = Sign(e_tag=one.e_tag, since=now, modified=one.modified)
+            elif (known.e_tag, known.modified) != (one.e_tag, one.modified):
+                known.e_tag, known.since, known.modified = one.e_tag, now, one.modified
+
+    def _look_for_marks(self) -> None:
+        """Read the marks that are new; what they undo makes all receipts compete again."""
+        is_new = False
+        for one in self._objects.listed(f"{protocol.ARTIFACTS}/{REQUEUED}"):
+            if one.key in self._marks:
+                continue
+            data = self._objects.read(one.key)
+            fingerprint, fence, batches = parse_mark(one.key, data or b"")
+            self._marks.add(one.key)
+            if fingerprint in self.plan.fingerprints:
+                is_new = True
+                for batch in batches:
+                    self.undone[batch] = max(fence, self.undone.get(batch, fence))
+        if is_new:
+            self._forget_receipts()
+            self._list(protocol.RECEIPTS, self._take_receipt, self._first_receipt)
+
+    def _forget_receipts(self) -> None:
+        self.winners = {}
+        for counter in (self.samples, self.dead, self._recorded):
+            counter.clear()
+        self._done.clear()
+
+    def _list(self, folder: str, take: Callable[[ObjectMeta], None], first: Callable[[SliceId], str]) -> None:
+        """List a folder whose keys sort as slices do, passing over long stretches of done ones."""
+        start = self._next_open(None)
+        while start is not None:
+            restart: SliceId | None = None
+            is_cut = False
+            for page in self._objects.pages(folder, after=first(start)):
+                for one in page:
+                    take(one)
+                restart, is_cut = self._jump(page[-1].key, first)
+                if is_cut:
+                    break
+            start = restart if is_cut else None
+
+    def _jump(self, last: str, first: Callable[[SliceId], str]) -> tuple[SliceId | None, bool]:
+        """Where to go on after this key, and whether that is far enough to ask anew."""
+        if len(self._done) < _FAR:
+            return None, False
+        where = self._slice_of(last)
+        following = None if where is None else self._next_open(where)
+        if following is None:
+            return None, where is not None
+        return following, first(following) > last and self._distance(where, following) > _FAR
+
+    def _slice_of(self, key: str) -> SliceId | None:
+        if (version := VersionKey.parse(key)) is not None:
+            return version.slice_id
+        if (receipt := ReceiptKey.parse(key)) is not None and receipt.batch < self.plan.layout.batch_count:
+            return self._place(receipt.batch)
+        return None
+
+    def _distance(self, start: SliceId | None, stop: SliceId) -> int:
+        if start is None:
+            return 0
+        layout = self.plan.layout
+        between = sum(layout.slice_count(ShardIndex(shard)) for shard in range(start[0], stop[0]))
+        return between + stop[1] - start[1]
+
+    def _next_open(self, after: SliceId | None) -> SliceId | None:
+        return next((one for one in self.slices(after=after) if one not in self._done), None)
+
+    def _first_receipt(self, slice_id: SliceId) -> str:
+        return protocol.receipt_prefix(self.plan.layout.slice_batch_range(*slice_id).start)
+
+    def _take_version(self, one: ObjectMeta) -> None:
+        key = VersionKey.parse(one.key)
+        if key is not None and not key.is_note:
+            self.note_version(key.slice_id, key.number)
+
+    def note_version(self, slice_id: SliceId, number: int) -> None:
+        """A version is there."""
+        with self._lock:
+            self.latest[slice_id] = max(number, self.latest.get(slice_id, 0))
+
+    def _take_receipt(self, one: ObjectMeta) -> None:
+        key = ReceiptKey.parse(one.key)
+        if key is not None and key.batch < self.plan.layout.batch_count:
+            self.take(key)
+
+    def take(self, key: ReceiptKey) -> None:
+        """A receipt is there: let it count if it does."""
+        with self._lock:
+            before = self.winners.get(key.batch)
+            offered = [key] if before is None else [before, key]
+            best = protocol.winner(offered, self.undone.get(key.batch, 0))
+            if best is None or best == before:
+                return
+            shard, slice_ = slice_id = self._place(key.batch)
+            self.winners[key.batch] = best
+            self.dead[shard] += best.dead - (0 if before is None else before.dead)
+            if before is None:
+                self.samples[shard] += len(self.plan.layout.batch_samples(key.batch))
+                self._recorded[slice_id] += 1
+                if self._recorded[slice_id] == len(self.plan.layout.slice_batch_range(shard, slice_)):
+                    self._done.add(slice_id)
+
+    def _place(self, batch: BatchIndex) -> SliceId:
+        return self.plan.layout.shard_of_batch(batch), self.plan.layout.slice_of_batch(batch)
+
+    # what follows
+
+    def sign_of(self, name: str, *, anew: bool = True) -> SignOfLife | None:
+        """What a worker says of itself: read again if it has changed, or not if `anew` is false."""
+        sign = self.signs.get(name)
+        if sign is None or not sign.e_tag:
+            return None
+        known = self._said.get(name)
+        if known is None or (anew and known[0] != sign.e_tag):
+            key = sign_key(name)
+            data = self._objects.read(key)
+            if data is None:
+                return None
+            known = self._said[name] = sign.e_tag, decoded(SignOfLife, key, data)
+        return known[1]
+
+    def slices(self, shard: ShardIndex | None = None, *, after: SliceId | None = None) -> Iterator[SliceId]:
+        """Every slice of the plan, or of one shard, or those behind one."""
+        layout = self.plan.layout
+        first = 0 if after is None else after[0]
+        for one in map(ShardIndex, range(first, layout.shard_count) if shard is None else [shard]):
+            start = after[1] + 1 if after is not None and one == after[0] else 0
+            for slice_ in range(start, layout.slice_count(one)):
+                yield one, SliceIndex(slice_)
+
+    def is_done(self, slice_id: SliceId) -> bool:
+        """Whether every batch of it has a receipt that counts."""
+        return slice_id in self._done
+
+    def version(self, slice_id: SliceId) -> Version | None:
+        """The latest version of a slice's row, read once; None when it has none."""
+        number = self.latest.get(slice_id, 0)
+        if not number:
+            return None
+        known = self._versions.get(slice_id)
+        if known is None or known[0] != number:
+            key = str(VersionKey(slice_id=slice_id, number=number))
+            found = self._objects.read(key)
+            known = number, decoded(Version, key, found)
+            self._versions[slice_id] = known
+        return known[1]
+
+    def begun(self) -> list[SliceId]:
+        """The slices that have a version and are not done, in order."""
+        return sorted(one for one in self.latest if one not in self._done)
+
+    def is_silent(self, worker: str, seconds: float) -> bool:
+        """Whether a worker's sign of life has not changed for so long while this process looked."""
+        now = self._monotonic()
+        # Of one without any sign the first look decides, too: it may be about to write its first.
+        sign = self.signs.setdefault(worker, Sign(e_tag="", since=now, modified=datetime.now(UTC)))
+        return now - sign.since >= seconds
+
+    def has_sign(self, worker: str, e_tag: str = "") -> None:
+        """A worker of this process has shown a sign of life."""
+        with self._lock:
+            self.signs[worker] = Sign(e_tag=e_tag, since=self._monotonic(), modified=datetime.now(UTC))
+
+    def holders(self) -> Iterator[tuple[SliceId, Version]]:
+        """The slices whose latest version is a grant, and that are not done."""
+        for slice_id in self.begun():
+            version = self.version(slice_id)
+            if version is not None and version.state is SliceState.LEASED:
+                yield slice_id, version
+
+
+def sign_key(name: str) -> str:
+    """Where a worker's sign of life lies."""
+    return f"{protocol.WORKERS}/{name}.json"
