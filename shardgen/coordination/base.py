@@ -21,7 +21,7 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import ManifestMismatch, PlanConflict, TransientError
 from shardgen.machine.processes import gone
 from shardgen.manifest.backend import Backend
-from shardgen.manifest.database_url import OWN_INDEX
+from shardgen.manifest.database_url import has_own_index
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
@@ -180,7 +180,7 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     shown = changed[:_SHOWN] + ([f"and {len(changed) - _SHOWN:,} more"] if changed[_SHOWN:] else [])
     hint = f"put the planned files and settings back, or {OTHER_DIRECTORY}"
     is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
-    if is_larger and run.url not in OWN_INDEX:
+    if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
     return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
 

@@ -1,4 +1,4 @@
-"""Open a run as what its settings' URL says: a shared folder, another registered backend, else a database."""
+"""Open a run as what its settings' URL says: a bucket, a shared folder, another backend, else a database."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.database import DatabaseRun
-from shardgen.manifest.database_url import OWN_INDEX, SHARED_FOLDER
-from shardgen.settings.run_directory import RunDirectory
+from shardgen.domain.plan import Plan
+from shardgen.manifest.database_url import BUCKET_SCHEMES, OWN_INDEX, SHARED_FOLDER
+from shardgen.manifest.manifest import Manifest
+from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
 
 Backend = Callable[[RunDirectory], OpenedRun]
 _BACKENDS: dict[str, Backend] = {}
@@ -21,6 +23,10 @@ def register(url: str, backend: Backend) -> None:
 
 def open_run(run: RunDirectory) -> OpenedRun:
     """Raises as `RunDirectory.plan` does."""
+    if run.url.startswith(BUCKET_SCHEMES):
+        from shardgen.coordination.bucket.run import BucketRun  # noqa: PLC0415 - an extra
+
+        return BucketRun(run)
     return _BACKENDS.get(run.url, DatabaseRun)(run)
 
 
@@ -30,4 +36,19 @@ def _shared_folder(run: RunDirectory) -> OpenedRun:
     return FolderRun(run)
 
 
+class _Bucket:
+    """A ManifestElsewhere."""
+
+    def open(self, run: RunDirectory, plan: Plan) -> Manifest:
+        from shardgen.coordination.bucket.run import open_manifest  # noqa: PLC0415 - an extra
+
+        return open_manifest(run, plan)
+
+    def is_begun(self, run: RunDirectory) -> bool:
+        from shardgen.coordination.bucket.run import is_begun  # noqa: PLC0415 - an extra
+
+        return is_begun(run)
+
+
 register(SHARED_FOLDER, _shared_folder)
+ELSEWHERE.update({scheme.removesuffix("://"): _Bucket() for scheme in BUCKET_SCHEMES})

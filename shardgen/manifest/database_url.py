@@ -34,7 +34,7 @@ class DatabaseUrl:
     @property
     def backend(self) -> Backend:
         """What the URL means. Raises InvalidSettings, without repeating a password."""
-        if self.url in OWN_INDEX:
+        if has_own_index(self.url):
             return SqliteFile(self.path)
         url = _parsed(self.url)
         if url.get_backend_name() == "sqlite":
@@ -48,7 +48,7 @@ class DatabaseUrl:
     @property
     def path(self) -> Path:
         """The file of a `sqlite:///` URL; a relative one is relative to the run directory."""
-        if self.url in OWN_INDEX:
+        if has_own_index(self.url):
             if self.index is None:
                 raise InputMissing(
                     f"{self.run_dir}: nothing is planned here yet", hint="shardgen plan RUN_DIR"
@@ -78,3 +78,8 @@ def _parsed(text: str) -> URL:
 def is_bucket(url: str) -> bool:
     """Whether a url names a prefix of a bucket."""
     return url.startswith(BUCKET_SCHEMES)
+
+
+def has_own_index(url: str) -> bool:
+    """Whether each machine has an index of its own for a run of this url, which names no database."""
+    return url in OWN_INDEX or is_bucket(url)

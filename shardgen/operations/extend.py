@@ -8,7 +8,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
-from shardgen.manifest.database_url import OWN_INDEX
+from shardgen.manifest.database_url import has_own_index
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
@@ -30,7 +30,7 @@ def extend(
     settings are; ManifestMismatch on a shared folder; ManifestBusy while a worker holds a live lease.
     """
     planned = run.plan()
-    if run.url in OWN_INDEX:
+    if has_own_index(run.url):
         raise ManifestMismatch(
             f"{run.path}: a plan on a shared folder cannot grow: machines would see that at different times",
             hint=OTHER_DIRECTORY if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
@@ -80,7 +80,7 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
         by_folder.setdefault(folder, []).append(rest)
     if not run.is_begun:
         hint = "shardgen plan RUN_DIR takes them"
-    elif run.url in OWN_INDEX:
+    elif has_own_index(run.url):
         hint = f"a run on a shared folder does not grow: {OTHER_DIRECTORY}"
     else:
         hint = "shardgen extend RUN_DIR adds them"

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
-from shardgen.manifest.database_url import OWN_INDEX, SHARED_FOLDER, DatabaseUrl
+from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
@@ -25,6 +26,21 @@ from shardgen.storage.cache import CACHE_VARIABLE, cache_folder, index_folder
 from shardgen.storage.files import entries, refuse_unusable_folder
 from shardgen.storage.lines import LineFile
 
+
+class ManifestElsewhere(Protocol):
+    """Who opens manifests that are no databases."""
+
+    def open(self, run: RunDirectory, plan: Plan) -> Manifest:
+        """Open the manifest of this plan."""
+        ...
+
+    def is_begun(self, run: RunDirectory) -> bool:
+        """Whether a worker has claimed a slice."""
+        ...
+
+
+ELSEWHERE: dict[str, ManifestElsewhere] = {}
+"""By the scheme of `[manifest] url`."""
 OTHER_DIRECTORY = "use a new directory for the other plan"
 
 
@@ -76,7 +92,7 @@ class RunDirectory:
     @cached_property
     def index(self) -> Path | None:
         """This machine's own folder for a planned run without a database; None for any other."""
-        if self.url not in OWN_INDEX or (plan := self.plan_here()) is None:
+        if not has_own_index(self.url) or (plan := self.plan_here()) is None:
             return None
         return index_folder(self.path, plan.fingerprint)
 
@@ -102,7 +118,7 @@ class RunDirectory:
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
         """
-        if self.url in OWN_INDEX:  # it lies there by the plan that is not made yet
+        if has_own_index(self.url):  # it lies there by the plan that is not made yet
             refuse_unusable_folder(
                 cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
             )
@@ -186,7 +202,7 @@ class RunDirectory:
 
     @cached_property
     def _stored(self) -> StoredPlan | None:
-        if self.url in OWN_INDEX:  # it was made of `plan.json`, and lies where that says
+        if has_own_index(self.url):  # it was made of `plan.json`, and lies where that says
             return None
         plan = self.plan_here()
         return read_stored_plan(self.database, "" if plan is None else plan.fingerprint)
@@ -199,9 +215,12 @@ class RunDirectory:
     def is_begun(self) -> bool:
         """Whether something is made of the plan, so that no other can take its place.
 
-        On a shared folder: whether a worker has joined. Without a manifest: whether there are artifacts.
+        On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without a
+        manifest: whether there are artifacts.
         """
-        if self.url in OWN_INDEX:
+        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+            return elsewhere.is_begun(self)
+        if has_own_index(self.url):
             return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
         if self._stored is not None:
             return self._stored.has_receipts
@@ -230,6 +249,8 @@ class RunDirectory:
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
+        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+            return elsewhere.open(self, plan)
         return Manifest(self.database, plan, read_only=read_only)
 
 

@@ -133,11 +133,11 @@ class Objects:
             hint="look at the bucket's rules: does something remove new objects?",
         )
 
-    def write(self, key: str, data: bytes) -> None:
-        """Make or replace an object: for keys that have a single writer."""
+    def write(self, key: str, data: bytes) -> str:
+        """Make or replace an object, for keys that have a single writer; returns its `e_tag`."""
         self.requests.add("written", up=len(data))
         with self._asking(key):
-            obstore.put(self._store, key, data, use_multipart=False)
+            return obstore.put(self._store, key, data, use_multipart=False)["e_tag"] or ""
 
     def read(self, key: str) -> bytes | None:
         """All bytes of an object; None when there is none."""

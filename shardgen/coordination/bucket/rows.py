@@ -1,4 +1,4 @@
-"""Rows: what the objects of a bucket hold - versions of slices' rows, receipts, signs of life - out and in."""
+"""Rows: what the objects of a bucket hold: versions of slices' rows, receipts, signs of life."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection, delete, insert, select
 
-from shardgen.artifacts.names import is_artifact_name
 from shardgen.artifacts.receipt_json import Sha256, parse_receipt_json, receipt_json
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import MAX_NUMBER, BatchIndex, Fence, WorkerId
@@ -22,9 +21,8 @@ from shardgen.domain.slice_state import SliceState
 from shardgen.domain.suspicion import SuspectState
 from shardgen.domain.worker import WorkerIdentity, WorkerState
 from shardgen.errors import ManifestCorrupt
-from shardgen.manifest.receipts import delete_receipts, recorded_in_slice
 from shardgen.manifest.slices import move
-from shardgen.manifest.tables import SLICE, SUSPECT_SAMPLE
+from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE
 
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
 Content = TypeVar("Content", bound=BaseModel)
@@ -67,7 +65,7 @@ class Version(_Strict):
 
 
 class SignOfLife(_Strict):
-    """What a worker says of itself. `made` counts its batches by provenance; `holds`: shard, slice, fence."""
+    """What a worker says of itself. `made` counts its batches by provenance."""
 
     worker: str
     host: str
@@ -82,7 +80,6 @@ class SignOfLife(_Strict):
     seconds_since_progress: float = 0.0
     note: str = ""
     made: dict[str, int] = Field(default_factory=dict)
-    holds: tuple[Number, Number, Number] | None = None
 
     @property
     def identity(self) -> WorkerIdentity:
@@ -121,15 +118,13 @@ def version_bytes(version: Version) -> bytes:
 
 def decoded(kind: type[Content], key: str, data: bytes | None) -> Content:
     """Read an object. Raises ManifestCorrupt for one that is gone, or none of ours."""
+    hint = "put it back from a copy; if it is lost: shardgen rebuild RUN_DIR"
+    if data is None:
+        raise ManifestCorrupt(f"{key}: was listed and is gone", hint=hint)
     try:
-        if data is None:
-            raise ValueError("was listed and cannot be read")
         return kind.model_validate_json(data)
-    except ValueError as error:
-        fact = "is not what was written there" if isinstance(error, ValidationError) else str(error)
-        raise ManifestCorrupt(
-            f"{key}: {fact}", hint="put it back from a copy; if it is lost: shardgen rebuild RUN_DIR"
-        ) from error
+    except ValidationError as error:
+        raise ManifestCorrupt(f"{key}: is not what was written there", hint=hint) from error
 
 
 def receipt_bytes(plan: Plan, receipt: Receipt) -> bytes:
@@ -157,17 +152,15 @@ def parse_receipt(plan: Plan, key: str, data: bytes | None, *, batch: BatchIndex
     """Read a receipt back. Raises ManifestCorrupt when it is not one of this plan, batch and fence."""
     found = decoded(_ReceiptObject, key, data)
     text = json.dumps(found.receipt, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    again = f"shardgen requeue RUN_DIR --batch {batch}"
     try:
         inside = parse_receipt_json(text.encode())
-        (record,) = inside.batches
-        if (record.batch, inside.fence) != (batch, fence) or not is_artifact_name(found.artifact.name):
-            raise ValueError("names another batch, fence or artifact")
-        if inside.fingerprint != plan.fingerprint_of(batch):
-            raise ValueError("is of another plan")
     except ValueError as error:
-        raise ManifestCorrupt(
-            f"{key}: {error}", hint=f"shardgen requeue RUN_DIR --batch {batch} makes the batch again"
-        ) from error
+        raise ManifestCorrupt(f"{key}: {error}", hint=again) from error
+    record = inside.batches[0]
+    named = record.batch, inside.fence, inside.fingerprint, len(inside.batches)
+    if named != (batch, fence, plan.fingerprint_of(batch), 1):
+        raise ManifestCorrupt(f"{key}: is of another plan, batch or fence", hint=again)
     letters = tuple(
         replace(one, detail=found.details.get(str(one.sample), "")) for one in record.dead_letters
     )
@@ -192,7 +185,7 @@ def load(
     connection: Connection, layout: Layout, slice_id: SliceId, version: Version | None, *, expires_at: float
 ) -> None:
     """Let a slice's row be what a version says, None: open; nothing of it is recorded here then."""
-    drop(connection, layout, slice_id)
+    drop(connection, slice_id)
     shard, slice_ = slice_id
     state = SliceState.OPEN if version is None else version.state
     row: dict[str, object] = {"fence": 0, "deaths": 0}
@@ -214,12 +207,14 @@ def load(
         connection.execute(insert(SUSPECT_SAMPLE), rows)
 
 
-def drop(connection: Connection, layout: Layout, slice_id: SliceId) -> None:
-    """Forget a slice's row, with all that hangs on it."""
+def drop(connection: Connection, slice_id: SliceId) -> None:
+    """Forget a slice's row, with all that hangs on it; of finished samples the view knows better."""
     shard, slice_ = slice_id
     same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
-    recorded = recorded_in_slice(connection, shard, slice_)
-    delete_receipts(connection, layout, [BatchIndex(batch) for batch in sorted(recorded)])
+    receipts = (RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
+    batches = select(RECEIPT.c.batch).where(*receipts)
+    connection.execute(delete(DEAD_LETTER).where(DEAD_LETTER.c.batch.in_(batches)))
+    connection.execute(delete(RECEIPT).where(*receipts))
     state = connection.execute(select(SLICE.c.state).where(*same)).scalar_one_or_none()
     if state is not None:
         connection.execute(delete(SLICE).where(*same))

@@ -25,7 +25,7 @@ _FAR = 64  # done slices in a row that are passed over, not listed again
 
 @dataclass(slots=True, kw_only=True)
 class Sign:
-    """A worker's sign of life: as it is, since when (monotonic) it has not changed, and when it was written."""
+    """A worker's sign of life: since when (monotonic) it has not changed, and when the store got it."""
 
     e_tag: str
     since: float
@@ -68,7 +68,7 @@ class BucketView:
             if anew:
                 self._forget_receipts()
             self._look_for_signs()
-            self._list(protocol.CLAIMS, self._take_version, lambda one: protocol.slice_folder(one))
+            self._list(protocol.CLAIMS, self._take_version, protocol.slice_folder)
             self._list(protocol.RECEIPTS, self._take_receipt, self._first_receipt)
             self.looked_at = self._monotonic()
 
@@ -96,8 +96,10 @@ class BucketView:
             known = self.signs.get(name)
             if known is None:
                 self.signs[name] = Sign(e_tag=one.e_tag, since=now, modified=one.modified)
-            elif (known.e_tag, known.modified) != (one.e_tag, one.modified):
-                known.e_tag, known.since, known.modified = one.e_tag, now, one.modified
+                continue
+            if known.e_tag != one.e_tag:
+                known.e_tag, known.since = one.e_tag, now
+            known.modified = one.modified
 
     def _look_for_marks(self) -> None:
         """Read the marks that are new; what they undo makes all receipts compete again."""
@@ -254,10 +256,23 @@ class BucketView:
         sign = self.signs.setdefault(worker, Sign(e_tag="", since=now, modified=datetime.now(UTC)))
         return now - sign.since >= seconds
 
-    def has_sign(self, worker: str, e_tag: str = "") -> None:
-        """A worker of this process has shown a sign of life."""
+    def has_sign(self, name: str, said: SignOfLife, e_tag: str) -> None:
+        """A worker of this process has just written this sign of life."""
         with self._lock:
-            self.signs[worker] = Sign(e_tag=e_tag, since=self._monotonic(), modified=datetime.now(UTC))
+            self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=datetime.now(UTC))
+            self._said[name] = e_tag, said
+
+    def knows(self, slice_id: SliceId, number: int, version: Version) -> None:
+        """This process has created a version."""
+        with self._lock:
+            self.note_version(slice_id, number)
+            if self.latest[slice_id] == number:
+                self._versions[slice_id] = number, version
+
+    def is_suspect(self, slice_id: SliceId) -> bool:
+        """Whether the latest version that is known says so."""
+        known = self._versions.get(slice_id)
+        return known is not None and known[1].is_suspect
 
     def holders(self) -> Iterator[tuple[SliceId, Version]]:
         """The slices whose latest version is a grant, and that are not done."""
