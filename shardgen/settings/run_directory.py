@@ -215,8 +215,8 @@ class RunDirectory:
     def is_begun(self) -> bool:
         """Whether something is made of the plan, so that no other can take its place.
 
-        On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without a
-        manifest: whether there are artifacts.
+        On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without
+        a manifest: whether there are artifacts.
         """
         if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
             return elsewhere.is_begun(self)
