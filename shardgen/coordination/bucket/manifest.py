@@ -72,7 +72,6 @@ from shardgen.manifest.leases import (
     release,
 )
 from shardgen.manifest.leases import unblock as unblock_all
-from shardgen.manifest.lookups import is_recorded
 from shardgen.manifest.manifest import ArtifactFolder, Manifest, create_manifest
 from shardgen.manifest.operator import Marks, Operator
 from shardgen.manifest.overview import BLOCKED_LISTED
@@ -150,11 +149,11 @@ class _Desk:
         version = self.view.version(slice_id)
         if version is None or version.fingerprint != self.plan.fingerprint:
             return None
-        if version.state is SliceState.LEASED and version.is_suspect:
-            key = str(VersionKey(slice_id=slice_id, number=self.view.latest[slice_id], is_note=True))
-            data = self.objects.read(key)
-            return version if data is None else decoded(Version, key, data)
-        return version
+        number = self.view.latest[slice_id]
+        if (slice_id, number) not in self.view.notes:
+            return version
+        key = str(VersionKey(slice_id=slice_id, number=number, is_note=True))
+        return decoded(Version, key, self.objects.read(key))
 
     def change(
         self, slice_id: SliceId, number: int, event: Event, body: Callable[[Connection], Found]
@@ -197,6 +196,7 @@ class _Desk:
         version = self.session.read(lambda one: dump(one, self.plan, slice_id, "note", now=now))
         key = VersionKey(slice_id=slice_id, number=lease.fence, is_note=True)
         self.objects.write(str(key), encoded(version))
+        self.view.notes.add((slice_id, lease.fence))
 
     def is_held(self, lease: Lease) -> bool:
         """Whether the row here is still this grant's."""
@@ -226,8 +226,20 @@ class _Desk:
                 update={"beat": life.sign.beat + 1, "seconds_since_progress": round(quiet, 1)}
             )
             name = object_name(worker)
-            self.view.has_sign(name, life.sign, self.objects.write(sign_key(name), encoded(life.sign)))
+            e_tag = self.objects.write(sign_key(name), encoded(life.sign))
+            self.view.has_sign(name, life.sign, e_tag, now=self.now())
             life.written_at = now
+
+    def say_of(self, worker: WorkerId, **changes: object) -> None:
+        """Write what is known of a worker that cannot say it itself; the first word of its end stands."""
+        sign = self.identity_of(worker)
+        if sign is None or sign.state in ENDED_STATES:
+            return
+        sign = sign.model_copy(update=changes | {"beat": sign.beat + 1})
+        if worker in self.lives:
+            self.lives[worker].sign = sign
+        name = object_name(worker)
+        self.view.has_sign(name, sign, self.objects.write(sign_key(name), encoded(sign)), now=self.now())
 
     def identity_of(self, worker: str) -> SignOfLife | None:
         """What a worker has said of itself; None when it never has."""
@@ -338,21 +350,27 @@ class BucketLeases(Leases):
                 new.append(slice_id)
             elif state is SliceState.BLOCKED:
                 blocked += 1
-            elif state is not SliceState.LEASED:
+            elif state is not SliceState.LEASED or self._is_unknown_claim(slice_id, version, worker):
                 free.append(slice_id)
-            elif version.worker == worker and not desk.is_held(_grant(slice_id, version)):
-                free.append(slice_id)  # its own claim, whose reply was lost for good
-            elif self._is_free_of(version.worker or "", policy, gone):
+            elif self._is_free_of(slice_id, version.worker or "", policy, gone):
                 silent.append(slice_id)
             else:
                 leased += 1
         return free + silent + new, NoLease(leased=leased, blocked=blocked)
 
-    def _is_free_of(self, holder: str, policy: LeasePolicy, gone: Collection[WorkerId]) -> bool:
-        """Whether a holder is known to have ended, or is silent."""
+    def _is_unknown_claim(self, slice_id: SliceId, version: Version, worker: WorkerId) -> bool:
+        """Whether it is the worker's own claim, of which it does not know: the reply was lost for good."""
+        is_own = version.state is SliceState.LEASED and version.worker == worker
+        return is_own and not self._desk.is_held(_grant(slice_id, version))
+
+    def _is_free_of(
+        self, slice_id: SliceId, holder: str, policy: LeasePolicy, gone: Collection[WorkerId]
+    ) -> bool:
+        """Whether the holder of a slice is known to have ended, or is silent."""
         desk = self._desk
-        seconds = policy.duration.total_seconds()
-        return holder in gone or desk.view.is_silent(object_name(holder), seconds) or desk.has_stopped(holder)
+        if holder in gone or desk.has_stopped(holder):
+            return True
+        return desk.view.is_silent(slice_id, object_name(holder), policy.duration.total_seconds())
 
     def _claim(
         self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, gone: Collection[WorkerId]
@@ -360,7 +378,7 @@ class BucketLeases(Leases):
         """Create the next version: a grant, or the end of one attempt too many; None: another was quicker."""
         desk, view = self._desk, self._desk.view
         row = desk.row(slice_id)
-        if row is not None and row.state is SliceState.LEASED and row.worker == worker:
+        if row is not None and self._is_unknown_claim(slice_id, row, worker):
             return self._take(self._own(slice_id, row, policy))
         number = protocol.next_version(view.latest.get(slice_id, 0))
 
@@ -493,11 +511,7 @@ class BucketLeases(Leases):
 
     def _bury(self, worker: WorkerId) -> None:
         """Say of a worker of this host, whose process is gone, that it has ended."""
-        desk = self._desk
-        sign = desk.identity_of(worker)
-        if sign is not None and sign.state not in ENDED_STATES:
-            changes = {"state": WorkerState.DEAD, "samples_per_second": 0.0, "beat": sign.beat + 1}
-            desk.objects.write(sign_key(object_name(worker)), encoded(sign.model_copy(update=changes)))
+        self._desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
 
     def holders(self) -> list[Holder]:
         """Who holds which slice under which fence, silent or not."""
@@ -525,6 +539,7 @@ class BucketReceipts(Receipts):
     def __init__(self, desk: _Desk) -> None:
         super().__init__(desk.session)
         self._desk = desk
+        self._unnoted: list[Receipt] = []
 
     def record(self, lease: Lease, receipt: Receipt) -> bool:
         """Create the receipt; returns whether it was the slice's last.
@@ -533,7 +548,9 @@ class BucketReceipts(Receipts):
         may still be created: its fence is lower than the successor's, so it never outranks one of those.
         """
         desk = self._desk
-        if self.session.read(lambda connection: is_recorded(connection, receipt)):
+        if receipt in self._unnoted:  # all but that is done
+            desk.note(lease)
+            self._unnoted.remove(receipt)
             return False
         if not desk.is_held(lease):
             raise lease_lost(lease)
@@ -543,15 +560,16 @@ class BucketReceipts(Receipts):
                 f"{desk.objects.shown}/{key}: has other bytes already",
                 hint="shardgen verify RUN_DIR tells which bytes are right",
             )
-        was_suspect = desk.view.is_suspect((lease.shard, lease.slice))
         is_last = super().record(lease, receipt)
         desk.view.take(key)
         life = desk.lives.get(lease.worker)
         if life is not None:
             made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})
             life.sign = life.sign.model_copy(update={"made": dict(made)})
-        if was_suspect and not is_last:
+        if ((lease.shard, lease.slice), lease.fence) in desk.view.notes and not is_last:
+            self._unnoted.append(receipt)
             desk.note(lease)
+            self._unnoted.remove(receipt)
         return is_last
 
     def receipts(self) -> Iterator[Receipt]:
@@ -645,7 +663,7 @@ class BucketWorkers(Workers):
         Workers.beat(self, worker, report)
         life = desk.lives.get(worker)
         if life is None:
-            self._say_of_another(worker, report)
+            desk.say_of(worker, state=report.state, note=report.note)
             return
         if life.sign.state in ENDED_STATES:
             return
@@ -661,14 +679,6 @@ class BucketWorkers(Workers):
             }
         )
         desk.show_life(worker, gap=0.0 if is_news else desk.beat_seconds)
-
-    def _say_of_another(self, worker: WorkerId, report: WorkerReport) -> None:
-        """`run` says of a worker that hangs, or is about to, how it ends."""
-        desk = self._desk
-        sign = desk.identity_of(worker)
-        if sign is not None and sign.state not in ENDED_STATES:
-            changes = {"state": report.state, "note": report.note, "beat": sign.beat + 1}
-            desk.objects.write(sign_key(object_name(worker)), encoded(sign.model_copy(update=changes)))
 
     def set_device(self, worker: WorkerId, device: str) -> None:
         """Say which device a worker found."""
@@ -764,7 +774,8 @@ class BucketFolder(ArtifactFolder):
         return None if data is None else data.decode("ascii", errors="replace").strip()
 
     def claim(self, identity: str) -> str:
-        """The identity that the artifacts' store has made."""
+        """Make it the run's if none is; returns the one that is."""
+        self._desk.objects.create(self._key, f"{identity}\n".encode())
         return self.identity() or identity
 
     def replace(self, identity: str) -> None:
@@ -830,13 +841,17 @@ class BucketOperator(Operator):
         version = view.version(slice_id)
         if view.is_done(slice_id) or version is None or version.state is not SliceState.LEASED:
             return
-        sign = desk.identity_of(version.worker or "")
-        if sign is None or sign.state in ENDED_STATES or processes_gone([sign.identity]):
-            return
-        age = (desk.now() - view.signs[object_name(sign.worker)].modified).total_seconds()
+        worker = version.worker or ""
+        sign = desk.identity_of(worker)
+        last = version.written_at
+        if sign is not None:
+            if sign.state in ENDED_STATES or processes_gone([sign.identity]):
+                return
+            last = max(last, to_seconds(view.signs[object_name(worker)].modified))
+        age = to_seconds(desk.now()) - last
         if age < desk.silent_seconds:
             raise ManifestBusy(
-                f"shard {slice_id[0]} slice {slice_id[1]}: worker {sign.worker} holds it, and showed life "
+                f"shard {slice_id[0]} slice {slice_id[1]}: worker {worker} holds it, and showed life "
                 f"{max(0.0, age):.0f} s ago",
                 hint="stop that worker (or wait until it has finished the slice), then run the command again",
             )

@@ -212,6 +212,8 @@ def drop(connection: Connection, slice_id: SliceId) -> None:
     shard, slice_ = slice_id
     same = (SLICE.c.shard == shard, SLICE.c.slice == slice_)
     receipts = (RECEIPT.c.shard == shard, RECEIPT.c.slice == slice_)
+    suspects = (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
+    connection.execute(delete(SUSPECT_SAMPLE).where(*suspects))
     batches = select(RECEIPT.c.batch).where(*receipts)
     connection.execute(delete(DEAD_LETTER).where(DEAD_LETTER.c.batch.in_(batches)))
     connection.execute(delete(RECEIPT).where(*receipts))
@@ -219,8 +221,6 @@ def drop(connection: Connection, slice_id: SliceId) -> None:
     if state is not None:
         connection.execute(delete(SLICE).where(*same))
         move(connection, shard, {SliceState(state): -1}, next_slice=-1)
-    suspects = (SUSPECT_SAMPLE.c.shard == shard, SUSPECT_SAMPLE.c.slice == slice_)
-    connection.execute(delete(SUSPECT_SAMPLE).where(*suspects))
 
 
 def dump(connection: Connection, plan: Plan, slice_id: SliceId, event: str, *, now: float) -> Version:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from shardgen.artifacts.marks import parse_mark
 from shardgen.artifacts.store import REQUEUED
@@ -45,6 +45,7 @@ class BucketView:
         self.plan = plan
         self.winners: dict[BatchIndex, ReceiptKey] = {}
         self.latest: dict[SliceId, int] = {}
+        self.notes: set[tuple[SliceId, int]] = set()
         self.signs: dict[str, Sign] = {}
         self.undone: dict[BatchIndex, Fence] = {}
         self.samples: Counter[ShardIndex] = Counter()  # of batches with a receipt
@@ -52,6 +53,7 @@ class BucketView:
         self.looked_at = float("-inf")
         self._objects = objects
         self._monotonic = monotonic
+        self._seen_at: dict[SliceId, float] = {}
         self._versions: dict[SliceId, tuple[int, Version]] = {}
         self._said: dict[str, tuple[str, SignOfLife]] = {}
         self._recorded: Counter[SliceId] = Counter()
@@ -98,8 +100,7 @@ class BucketView:
                 self.signs[name] = Sign(e_tag=one.e_tag, since=now, modified=one.modified)
                 continue
             if known.e_tag != one.e_tag:
-                known.e_tag, known.since = one.e_tag, now
-            known.modified = one.modified
+                known.e_tag, known.since, known.modified = one.e_tag, now, one.modified
 
     def _look_for_marks(self) -> None:
         """Read the marks that are new; what they undo makes all receipts compete again."""
@@ -170,13 +171,17 @@ class BucketView:
 
     def _take_version(self, one: ObjectMeta) -> None:
         key = VersionKey.parse(one.key)
-        if key is not None and not key.is_note:
+        if key is not None and key.is_note:
+            self.notes.add((key.slice_id, key.number))
+        elif key is not None:
             self.note_version(key.slice_id, key.number)
 
     def note_version(self, slice_id: SliceId, number: int) -> None:
         """A version is there."""
         with self._lock:
-            self.latest[slice_id] = max(number, self.latest.get(slice_id, 0))
+            if number > self.latest.get(slice_id, 0):
+                self.latest[slice_id] = number
+                self._seen_at[slice_id] = self._monotonic()
 
     def _take_receipt(self, one: ObjectMeta) -> None:
         key = ReceiptKey.parse(one.key)
@@ -249,17 +254,21 @@ class BucketView:
         """The slices that have a version and are not done, in order."""
         return sorted(one for one in self.latest if one not in self._done)
 
-    def is_silent(self, worker: str, seconds: float) -> bool:
-        """Whether a worker's sign of life has not changed for so long while this process looked."""
-        now = self._monotonic()
-        # Of one without any sign the first look decides, too: it may be about to write its first.
-        sign = self.signs.setdefault(worker, Sign(e_tag="", since=now, modified=datetime.now(UTC)))
-        return now - sign.since >= seconds
+    def is_silent(self, slice_id: SliceId, worker: str, seconds: float) -> bool:
+        """Whether so long after this process first saw the claim of a slice nothing was heard of its holder.
 
-    def has_sign(self, name: str, said: SignOfLife, e_tag: str) -> None:
+        The first look never tells: by the clocks of others nothing is decided.
+        """
+        sign = self.signs.get(worker)
+        heard = self._seen_at.get(slice_id, self._monotonic())
+        if sign is not None:
+            heard = max(heard, sign.since)
+        return self._monotonic() - heard >= seconds
+
+    def has_sign(self, name: str, said: SignOfLife, e_tag: str, *, now: datetime) -> None:
         """A worker of this process has just written this sign of life."""
         with self._lock:
-            self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=datetime.now(UTC))
+            self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=now)
             self._said[name] = e_tag, said
 
     def knows(self, slice_id: SliceId, number: int, version: Version) -> None:
@@ -268,11 +277,6 @@ class BucketView:
             self.note_version(slice_id, number)
             if self.latest[slice_id] == number:
                 self._versions[slice_id] = number, version
-
-    def is_suspect(self, slice_id: SliceId) -> bool:
-        """Whether the latest version that is known says so."""
-        known = self._versions.get(slice_id)
-        return known is not None and known[1].is_suspect
 
     def holders(self) -> Iterator[tuple[SliceId, Version]]:
         """The slices whose latest version is a grant, and that are not done."""
