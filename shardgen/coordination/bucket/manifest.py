@@ -440,6 +440,7 @@ class BucketLeases(Leases):
             raise lease_lost(lease)
         desk.beat_seconds = policy.heartbeat.total_seconds()
         desk.show_life(lease.worker, gap=desk.beat_seconds / 2)
+        desk.view.hears_of(slice_id)
 
     def release(self, lease: Lease) -> bool:
         """Give a slice back unfinished; no death. Returns False when it was not held any more."""
@@ -566,7 +567,7 @@ class BucketReceipts(Receipts):
         if life is not None:
             made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})
             life.sign = life.sign.model_copy(update={"made": dict(made)})
-        if ((lease.shard, lease.slice), lease.fence) in desk.view.notes and not is_last:
+        if desk.view.is_noted((lease.shard, lease.slice), lease.fence) and not is_last:
             self._unnoted.append(receipt)
             desk.note(lease)
             self._unnoted.remove(receipt)

@@ -278,6 +278,17 @@ class BucketView:
             if self.latest[slice_id] == number:
                 self._versions[slice_id] = number, version
 
+    def is_noted(self, slice_id: SliceId, fence: int) -> bool:
+        """Whether the holder of this grant must write down its progress: it noted something, or was told to."""
+        known = self._versions.get(slice_id)
+        is_suspect = known is not None and known[0] == fence and known[1].is_suspect
+        return is_suspect or (slice_id, fence) in self.notes
+
+    def hears_of(self, slice_id: SliceId) -> None:
+        """This process holds a slice, and has just shown life."""
+        with self._lock:
+            self._seen_at[slice_id] = self._monotonic()
+
     def holders(self) -> Iterator[tuple[SliceId, Version]]:
         """The slices whose latest version is a grant, and that are not done."""
         for slice_id in self.begun():
