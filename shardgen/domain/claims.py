@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
+from typing import Generic, TypeVar
 
-from shardgen.domain.identifiers import Fence, ShardIndex, SliceIndex
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 
 GENERATION = 1_000_000
 """Fences of one generation: a requeue starts the next, above every fence granted before it."""
 
 SliceId = tuple[ShardIndex, SliceIndex]
+Attempt = TypeVar("Attempt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,54 @@ def next_generation(seen: Iterable[int], generation: int) -> int:
 def winning_order(fence: int, worker: str, random: str) -> tuple[int, str, str]:
     """Sorts the attempts at a batch: the smallest wins."""
     return -fence, worker, random
+
+
+class Winners(Generic[Attempt]):
+    """Of each batch the attempt that counts, of all that were offered: the same for whoever sees the same.
+
+    `best` chooses among attempts at one batch, given up to which fence none counts, if any has been undone.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch: Callable[[Attempt], BatchIndex],
+        best: Callable[[Sequence[Attempt], Fence | None], Attempt | None],
+    ) -> None:
+        self.of: dict[BatchIndex, Attempt] = {}
+        self.undone: dict[BatchIndex, Fence] = {}
+        self._batch = batch
+        self._best = best
+
+    def undo(self, batch: BatchIndex, up_to: Fence) -> None:
+        """Let attempts up to this fence not count; what was offered must be offered `again`."""
+        self.undone[batch] = max(up_to, self.undone.get(batch, up_to))
+
+    def offer(self, attempt: Attempt) -> bool:
+        """Let an attempt compete; returns whether it is its batch's winner from now on."""
+        return self._compete(attempt, self.of)
+
+    def again(self, attempts: Iterable[Attempt]) -> None:
+        """Forget all winners, and let these compete; another thread may be reading meanwhile."""
+        winners: dict[BatchIndex, Attempt] = {}
+        for attempt in attempts:
+            self._compete(attempt, winners)
+        self.of = winners
+
+    def _compete(self, attempt: Attempt, winners: dict[BatchIndex, Attempt]) -> bool:
+        batch = self._batch(attempt)
+        holder = winners.get(batch)
+        both = [attempt] if holder is None else [holder, attempt]
+        best = self._best(both, self.undone.get(batch))
+        if best is None or best is holder:
+            return False
+        winners[batch] = best
+        return True
+
+
+def counts(fence: int, undone: int | None) -> bool:
+    """Whether an attempt counts, when a requeue has undone those up to the fence `undone`; None: none has."""
+    return undone is None or fence > undone
 
 
 def picking_order(worker: str, slice_id: SliceId) -> bytes:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.notices import Requeue
 from shardgen.coordination.folder.view import FolderView
-from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import ArtifactCorrupt
 from tests.shared_folder.double import Cloud, Faults
@@ -150,8 +149,10 @@ def test_a_view_that_trusts_names_is_noticed(folder: Path) -> None:
 class HastyView(FolderView):
     """Of two attempts it keeps the one that it saw first."""
 
-    def _compete(self, receipts: Iterable[Receipt], winners: dict[BatchIndex, Receipt]) -> None:
-        super()._compete([one for one in receipts if one.record.batch not in winners], winners)
+    @staticmethod
+    def best(attempts: Sequence[Receipt], undone: Fence | None) -> Receipt | None:
+        del undone
+        return attempts[0]
 
 
 @pytest.mark.parametrize("view", [FolderView, HastyView])

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -611,7 +611,7 @@ class BucketReceipts(Receipts):
         """Those of the batches that have a receipt, in order."""
         return sorted(self._looked().keys() & set(batches))
 
-    def _looked(self) -> dict[BatchIndex, ReceiptKey]:
+    def _looked(self) -> Mapping[BatchIndex, ReceiptKey]:
         self._desk.view.look()
         return self._desk.view.winners
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shardgen.domain.claims import SliceId
+from shardgen.domain.claims import SliceId, counts
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.slice_state import SliceState
 
@@ -109,23 +109,19 @@ def is_lost(fence: int, latest: int) -> bool:
     return latest > fence
 
 
-def counts(fence: int, undone: int) -> bool:
-    """Whether an attempt counts, when a requeue has undone those up to the fence `undone` (0: none)."""
-    return fence > undone
+def winner(attempts: Iterable[ReceiptKey], undone: int | None) -> ReceiptKey | None:
+    """Of all receipts of one batch the one that counts; `undone` is up to which fence none does.
 
-
-def winner(attempts: Iterable[ReceiptKey], undone: int) -> ReceiptKey | None:
-    """Of all receipts of one batch the one that counts: the highest fence.
-
-    A worker that lost its slice may write a receipt late; it never outranks one of its successor.
+    The highest fence: a worker that lost its slice may write a receipt late, and never outranks its
+    successor.
     """
     standing = [one for one in attempts if counts(one.fence, undone)]
-    return max(standing, key=lambda one: (one.fence, -one.dead), default=None)
+    return min(standing, key=lambda one: (-one.fence, one.dead), default=None)
 
 
-def may_still_count(fence: int, *, best: int, undone: int) -> bool:
-    """Whether an artifact without a receipt may get one that counts; `best` is the batch's winner, 0: none.
+def may_still_count(fence: int, *, best: int | None, undone: int | None) -> bool:
+    """Whether an artifact without a receipt may get one that counts; `best` is its batch's winner, if any.
 
     Its maker may be late by any time, and be no holder any more. Only a higher fence or a requeue ends that.
     """
-    return counts(fence, undone) and fence >= best
+    return counts(fence, undone) and (best is None or fence >= best)

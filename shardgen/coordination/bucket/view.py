@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.objects import ObjectMeta, Objects
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
 from shardgen.coordination.bucket.rows import SignOfLife, Version, decoded
-from shardgen.domain.claims import SliceId
+from shardgen.domain.claims import SliceId, Winners
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.slice_state import SliceState
@@ -43,14 +43,13 @@ class BucketView:
         self, plan: Plan, objects: Objects, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self.plan = plan
-        self.winners: dict[BatchIndex, ReceiptKey] = {}
         self.latest: dict[SliceId, int] = {}
         self.notes: set[tuple[SliceId, int]] = set()
         self.signs: dict[str, Sign] = {}
-        self.undone: dict[BatchIndex, Fence] = {}
         self.samples: Counter[ShardIndex] = Counter()  # of batches with a receipt
         self.dead: Counter[ShardIndex] = Counter()
         self.looked_at = float("-inf")
+        self._race = Winners[ReceiptKey](batch=lambda one: one.batch, best=protocol.winner)
         self._objects = objects
         self._monotonic = monotonic
         self._seen_at: dict[SliceId, float] = {}
@@ -114,13 +113,13 @@ class BucketView:
             if fingerprint in self.plan.fingerprints:
                 is_new = True
                 for batch in batches:
-                    self.undone[batch] = max(fence, self.undone.get(batch, fence))
+                    self._race.undo(batch, fence)
         if is_new:
             self._forget_receipts()
             self._list(protocol.RECEIPTS, self._take_receipt, self._first_receipt)
 
     def _forget_receipts(self) -> None:
-        self.winners = {}
+        self._race.again(())
         for counter in (self.samples, self.dead, self._recorded):
             counter.clear()
         self._done.clear()
@@ -192,13 +191,10 @@ class BucketView:
         """A receipt is there: let it count if it does."""
         with self._lock:
             before = self.winners.get(key.batch)
-            offered = [key] if before is None else [before, key]
-            best = protocol.winner(offered, self.undone.get(key.batch, 0))
-            if best is None or best == before:
+            if not self._race.offer(key):
                 return
             shard, slice_ = slice_id = self._place(key.batch)
-            self.winners[key.batch] = best
-            self.dead[shard] += best.dead - (0 if before is None else before.dead)
+            self.dead[shard] += key.dead - (0 if before is None else before.dead)
             if before is None:
                 self.samples[shard] += len(self.plan.layout.batch_samples(key.batch))
                 self._recorded[slice_id] += 1
@@ -209,6 +205,16 @@ class BucketView:
         return self.plan.layout.shard_of_batch(batch), self.plan.layout.slice_of_batch(batch)
 
     # what follows
+
+    @property
+    def winners(self) -> Mapping[BatchIndex, ReceiptKey]:
+        """Of each batch the receipt that counts."""
+        return self._race.of
+
+    @property
+    def undone(self) -> Mapping[BatchIndex, Fence]:
+        """Up to which fence attempts at a batch do not count."""
+        return self._race.undone
 
     def sign_of(self, name: str, *, anew: bool = True) -> SignOfLife | None:
         """What a worker says of itself: read again if it has changed, or not if `anew` is false."""
@@ -279,7 +285,7 @@ class BucketView:
                 self._versions[slice_id] = number, version
 
     def is_noted(self, slice_id: SliceId, fence: int) -> bool:
-        """Whether the holder of this grant must write down its progress: it noted something, or was told to."""
+        """Whether the holder of this grant must note its progress: the slice is suspect, or it has noted."""
         known = self._versions.get(slice_id)
         is_suspect = known is not None and known[0] == fence and known[1].is_suspect
         return is_suspect or (slice_id, fence) in self.notes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from shardgen.artifacts.check import examine, receipt_of_artifact, receipts_of
@@ -20,7 +20,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.folder.index import SegmentIndex
 from shardgen.coordination.folder.notices import Kind, NoticeName, decoded, original_name
 from shardgen.coordination.folder.seen import SeenClaim, SeenWorker
-from shardgen.domain.claims import SliceId, undone_up_to, winning_order
+from shardgen.domain.claims import SliceId, Winners, counts, undone_up_to, winning_order
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
@@ -53,8 +53,6 @@ class FolderView:
     ) -> None:
         self.plan = plan
         self.files = files
-        self.winners: dict[BatchIndex, Receipt] = {}
-        self.undone: dict[BatchIndex, Fence] = {}
         self.generations: dict[SliceId, int] = {}
         self.generation = 0
         self.workers: dict[str, SeenWorker] = {}
@@ -62,6 +60,7 @@ class FolderView:
         self.fences: dict[SliceId, int] = {}
         self.troubles: list[str] = []
         self.not_whole: dict[str, str] = {}
+        self._race = Winners[Receipt](batch=lambda one: one.record.batch, best=self.best)
         self._index = index
         self._monotonic = monotonic
         self._wall = wall
@@ -132,10 +131,7 @@ class FolderView:
                 is_new = True
                 self._take_mark(mark)
         if is_new:
-            winners: dict[BatchIndex, Receipt] = {}
-            for receipts in self._segments.values():
-                self._compete(receipts, winners)
-            self.winners = winners  # at once: another thread may be reading
+            self._race.again(receipt for receipts in self._segments.values() for receipt in receipts)
 
     def _take_mark(self, mark: notices.Requeue) -> None:
         self.generation = max(self.generation, mark.generation)
@@ -143,7 +139,7 @@ class FolderView:
         layout = self.plan.layout
         for batch in mark.undone:
             if 0 <= batch < layout.batch_count:
-                self.undone[batch] = max(fence, self.undone.get(batch, fence))
+                self._race.undo(batch, fence)
                 slice_id = layout.shard_of_batch(batch), layout.slice_of_batch(batch)
                 self.generations[slice_id] = max(mark.generation, self.generations.get(slice_id, 0))
 
@@ -267,18 +263,20 @@ class FolderView:
         self._begun.add((maker, slice_id))
         for seen in list(self.claims.get(slice_id, {}).values()):
             seen.has_segments |= seen.claim.worker == maker
-        self._compete(receipts, self.winners)
-
-    def _compete(self, receipts: Iterable[Receipt], winners: dict[BatchIndex, Receipt]) -> None:
         for receipt in receipts:
-            batch = receipt.record.batch
-            if receipt.fence <= self.undone.get(batch, -1):
-                continue
-            holder = winners.get(batch)
-            if holder is None or _order(receipt) < _order(holder):
-                winners[batch] = receipt
+            self._race.offer(receipt)
 
     # what follows
+
+    @property
+    def winners(self) -> Mapping[BatchIndex, Receipt]:
+        """Of each batch the attempt that counts."""
+        return self._race.of
+
+    @property
+    def undone(self) -> Mapping[BatchIndex, Fence]:
+        """Up to which fence attempts at a batch do not count."""
+        return self._race.undone
 
     def stands(self, seen: SeenClaim) -> bool:
         """Whether a claim is neither ended nor given up; of a silent worker it may stand for ever."""
@@ -337,6 +335,11 @@ class FolderView:
         return len(made) - len(set(made))
 
     # as merge and verify see it
+
+    @staticmethod
+    def best(attempts: Sequence[Receipt], undone: Fence | None) -> Receipt | None:
+        """Of attempts at one batch the one that counts."""
+        return min((one for one in attempts if counts(one.fence, undone)), key=_order, default=None)
 
     def receipts(self) -> Iterator[Receipt]:
         """The winner of every batch that has one, batches ascending."""
