@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from benchmarks.merge import SimulatedRun, measure_baseline, simulated_plan
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.export.driver import FORMATS, ExportRequest, export
 from shardgen.dataset.export.sources import RunSource, SampleSource, ZipSource
 from shardgen.dataset.export.splits import Split
@@ -76,7 +76,7 @@ def inputs_of(folder: Path, plan: Plan) -> MergeInputs:
     return MergeInputs(
         recipe=CompositesRecipe(plan),
         source=MaskedRun(folder, plan),
-        store=ArtifactStore(folder / "artifacts"),
+        store=FolderStore(folder / "artifacts"),
         contact_sheet=False,
     )
 
@@ -85,7 +85,7 @@ def prepare(folder: Path, sample_count: int) -> int:
     """Write the artifacts and merge them; returns the number of samples."""
     plan = simulated_plan(sample_count)
     folder.mkdir(parents=True)
-    MaskedRun(folder, plan).write(ArtifactStore(folder / "artifacts"))
+    MaskedRun(folder, plan).write(FolderStore(folder / "artifacts"))
     merge(inputs_of(folder, plan), folder / "dataset.zip")
     return plan.samples
 

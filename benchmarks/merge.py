@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from shardgen.artifacts.archive import BatchContent, build_artifact
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
 from shardgen.domain.lease import Attempt
@@ -95,7 +95,7 @@ class SimulatedRun:
         self._plan = plan
         self._rows = folder / "receipts.txt"
 
-    def write(self, store: ArtifactStore) -> None:
+    def write(self, store: FolderStore) -> None:
         """Make every artifact, without the cost of syncing it."""
         plan = self._plan
         with self._rows.open("w") as rows:
@@ -218,7 +218,7 @@ def measure_merge(folder: Path, sample_count: int, recipe: type[CompositesRecipe
     inputs = MergeInputs(
         recipe=recipe(plan),
         source=SimulatedRun(folder, plan),
-        store=ArtifactStore(folder / "artifacts"),
+        store=FolderStore(folder / "artifacts"),
         contact_sheet=False,
     )
     start = time.perf_counter()
@@ -259,7 +259,7 @@ def _measure(what: str, folder: Path, sample_count: int) -> Measured:
 def _run(folder: Path, sample_count: int, rounds: int) -> None:
     plan = simulated_plan(sample_count)
     print(f"\n{plan.samples:,} samples, {3 * plan.samples:,} members, {plan.layout.batch_count:,} artifacts")
-    SimulatedRun(folder, plan).write(ArtifactStore(folder / "artifacts"))
+    SimulatedRun(folder, plan).write(FolderStore(folder / "artifacts"))
     found = []
     for number in range(rounds):
         found.append([_measure(what, folder, sample_count) for what in MEASUREMENTS])

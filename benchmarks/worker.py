@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
@@ -130,7 +130,7 @@ class Bench:
         with self.run.manifest(self.plan) as manifest:
             manifest.workers.register(identity)
             make_folders(self.run.artifacts)
-            store = ArtifactStore(self.run.artifacts)
+            store = FolderStore(self.run.artifacts)
             coordinator = DatabaseCoordinator(manifest, store, Seat(identity=identity))
             with Heartbeat(coordinator, policy, say=print) as heartbeat:
                 stages = Stages(

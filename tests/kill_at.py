@@ -96,13 +96,13 @@ def _export(run: RunDirectory, on_step: OnStep) -> None:
 
 
 def _requeue(run: RunDirectory, on_step: OnStep) -> None:
-    from shardgen.artifacts.store import ArtifactStore  # noqa: PLC0415
+    from shardgen.artifacts.folder_store import FolderStore  # noqa: PLC0415
     from shardgen.coordination.database import undo_marked  # noqa: PLC0415
 
     plan = run.plan()
     with run.manifest(plan) as manifest:
         batches = [BatchIndex(batch) for batch in REQUEUED_BATCHES]
-        undo_marked(plan, manifest, ArtifactStore(run.artifacts), batches, on_step=on_step)
+        undo_marked(plan, manifest, FolderStore(run.artifacts), batches, on_step=on_step)
 
 
 def _sweep(run: RunDirectory, on_step: OnStep) -> None:

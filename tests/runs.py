@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.steps import Step
@@ -65,7 +65,7 @@ def plan_run(run: RunDirectory) -> RunDirectory:
 
 def coordinated(manifest: Manifest, identity: WorkerIdentity) -> DatabaseCoordinator:
     """A worker's part in an opened manifest, for tests that publish by themselves."""
-    return DatabaseCoordinator(manifest, ArtifactStore(Path("nowhere")), Seat(identity=identity))
+    return DatabaseCoordinator(manifest, FolderStore(Path("nowhere")), Seat(identity=identity))
 
 
 def shardgen(

@@ -35,7 +35,7 @@ ARROWS = {
     "__init__": {"dataset"},
     "cli": {
         *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),
-        *("manifest", "artifacts", "depth", "storage", "machine", "errors", "domain"),
+        *("manifest", "depth", "storage", "machine", "errors", "domain"),
     },
     "operations": {
         *("launch", "coordination", "dataset", "settings", "recipes", "manifest", "artifacts", "sources"),
@@ -71,6 +71,7 @@ LIBRARIES = {
     "h5py": {"depth"},
     "alembic": {"manifest"},
     "pyarrow": {"dataset"},
+    "obstore": {"coordination"},
     "sqlalchemy": {"manifest", "coordination"},  # the index of a shared folder is a database of its own
 }
 VERSION_ONLY = {"doctor.py"}  # it prints SQLAlchemy's version
@@ -158,6 +159,18 @@ def test_a_library_is_imported_where_it_is_wrapped() -> None:
         if _folder(path) == "domain" and top not in (*sys.stdlib_module_names, "shardgen")
     }
     assert impure == set()
+
+
+def test_one_module_asks_a_bucket_and_no_command_that_has_none_imports_it(tmp_path: Path) -> None:
+    asking = {str(path.relative_to(PACKAGE)) for path in _modules() if "obstore" in _tops(path)}
+    assert asking == {"coordination/bucket/objects.py"}
+    script = "import sys, shardgen.cli.app, shardgen.operations.sweep, shardgen.coordination.open; "
+    script += "assert 'obstore' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=tmp_path)
+
+
+def _tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in _imports(path)}
 
 
 def test_nothing_inherits_methods_of_a_class_that_works() -> None:

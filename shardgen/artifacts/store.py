@@ -1,50 +1,59 @@
-"""The artifact folder: files appear whole under their final name, or not at all."""
+"""The port of an artifact store: a place whose files appear whole under their final name, or not at all."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import re
-import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from shardgen.artifacts.names import ArtifactName, is_artifact_name
 from shardgen.artifacts.zip_records import FULL_32
 from shardgen.domain.identifiers import Fence
+from shardgen.domain.layout import Layout
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ArtifactCorrupt, ArtifactMissing, LeaseLost, ReceiptConflict, StorageFailed
-from shardgen.storage.atomic import publish_file, publish_staged, random_part
-from shardgen.storage.bounded import Irregular, read_regular
-from shardgen.storage.files import (
-    DiskFiles,
-    entries,
-    is_folder,
-    is_link,
-    is_there,
-    refuse_unusable_folder,
-    storage_error,
-    storing,
-)
+from shardgen.errors import ArtifactCorrupt, ArtifactMissing, ReceiptConflict, StorageFailed
+from shardgen.storage.atomic import random_part
 
-STAGING = ".staging"
 REQUEUED = "requeued"
+IDENTITY = "folder-id"
+SHARD = "shard-"  # how the names of the folders of artifacts begin
 MAX_ARTIFACT_BYTES = FULL_32 - 1
 MAX_MARK_BYTES = 1 << 28  # names 30 million batches
-IDENTITY = "folder-id"
-_SHARD = "shard-"  # how the names of the folders of artifacts begin
+MAX_IDENTITY_BYTES = 1 << 10
+PUT_BACK = "shardgen verify RUN_DIR --requeue"  # exactly the bad batches
 _MARK_NAME = re.compile(r"[0-9]{4,15}-[0-9a-z]{8}\.json")
 _IDENTITY = re.compile(r"[0-9a-f]{32}\n")
-_MAX_IDENTITY_BYTES = 1 << 10
-_PUT_BACK = "shardgen verify RUN_DIR --requeue"  # exactly the bad batches
-_IRREGULAR = {errno.ELOOP: "is a link, which is not followed", errno.ENXIO: "is not a regular file"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundFile:
+    """A file that some attempt wrote; `path` is relative to the store."""
+
+    path: str
+    name: ArtifactName
+    is_staged: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Every artifact and staged file, and the paths that none of ours has."""
+
+    files: tuple[FoundFile, ...]
+    strangers: tuple[str, ...]
 
 
 class ArtifactReader(Protocol):
-    """Who has the bytes of recorded artifacts, for those who only read them."""
+    """Who has the bytes of recorded artifacts, for those who only read them. Thread-safe."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many artifacts to read at a time, so that none waits long for the one before; 1: none does."""
+        ...
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
@@ -55,135 +64,102 @@ class ArtifactReader(Protocol):
         ...
 
 
-class ArtifactStore:
-    """Artifacts under one folder, each written once and never changed: an ArtifactReader that writes, too."""
+class ArtifactStore(ABC):
+    """Artifacts in one place, each written once and never changed: an ArtifactReader that writes, too.
 
-    def __init__(self, root: Path, *, files: DiskFiles | None = None) -> None:
-        self.root = root
-        self._files = files or DiskFiles()
-        self._durable_folders: set[Path] = set()
-        self._real_folders: set[str] = set()
-        self._held_to: str | None = None
+    `shown` is the place as messages name it. Every method raises StorageFailed for what may pass by itself:
+    what lies in a place that cannot be read is not known.
+    """
 
-    def hold_to(self, identity: str) -> None:
-        """From here on a folder is made only inside the artifact folder with this identity."""
-        self._held_to = identity
+    reads_at_once: ClassVar[int] = 1
+    other_place: ClassVar[str]
+    """What to type where this turns out not to be the place that the run's workers write to."""
 
-    def refuse_links(self) -> None:
-        """Raise ArtifactCorrupt for a link in the place of one of its folders: nothing is read through it."""
-        for entry in entries(self.root):
-            if entry.name in (STAGING, REQUEUED) or entry.name.startswith(_SHARD):
-                self._refuse_link(entry.name)
+    def __init__(self, shown: str) -> None:
+        self.shown = shown
 
-    def _refuse_link(self, folder: str) -> None:
-        """Look once at each folder, as every artifact is read through one."""
-        if folder not in self._real_folders:
-            refuse_link(self.root / folder)
-            self._real_folders.add(folder)
+    def place(self, name: ArtifactName | str) -> str:
+        """What lies here under a name, as messages name it."""
+        return f"{self.shown}/{name}"
 
+    @abstractmethod
     def identity(self) -> str | None:
-        """What tells this folder from every other, under whatever path; None when it has nothing of that.
+        """What tells this place from every other, under whatever path; None when it has nothing of that.
 
         Raises ArtifactCorrupt when it does not read as one.
         """
-        path = self.root / IDENTITY
-        try:
-            text = read_regular(path, limit=_MAX_IDENTITY_BYTES).decode("ascii", errors="replace")
-        except FileNotFoundError:
-            return None
-        except Irregular as error:
-            raise ArtifactCorrupt(f"{path}: {error.strerror}", hint=f"move {path} away") from error
-        except OSError as error:
-            raise storage_error(error, path) from error
-        if _IDENTITY.fullmatch(text) is None:
-            raise ArtifactCorrupt(
-                f"{path}: does not hold 32 hexadecimal digits",
-                hint=f"rm {path}; then shardgen verify RUN_DIR --requeue",
-            )
-        return text.rstrip()
 
-    def refuse_unusable(self) -> None:
-        """Raise InputMissing when files can neither be written in the folder nor the folder be made."""
-        refuse_unusable_folder(self.root, makes=1, otherwise="correct [artifacts] url in shardgen.toml")
-
+    @abstractmethod
     def make_identity(self) -> str:
         """The same, made at random and durable if there was none; of two at once both get the same."""
-        found = self.identity()
-        while found is None:
-            with storing(self.root):
-                self._files.make_folder(self.root)
-                self._files.fsync_folder(self.root.parent)
-            publish_file(self.root / IDENTITY, f"{secrets.token_hex(16)}\n".encode(), files=self._files)
-            found = self.identity()
-        return found
 
+    @abstractmethod
+    def hold_to(self, identity: str) -> bool:
+        """Whether this is the place with that identity; from here on nothing is written to any other."""
+
+    @abstractmethod
+    def is_there(self) -> bool:
+        """Whether there is such a place; if not, it may come back."""
+
+    @abstractmethod
+    def refuse_unusable(self) -> None:
+        """Raise InputMissing when no worker could write there."""
+
+    @abstractmethod
+    def refuse_unreadable(self) -> None:
+        """Raise ArtifactCorrupt or StorageFailed when nothing could be read here."""
+
+    def contains(self, _path: Path) -> bool:
+        """Whether what is written to this path of the machine would lie among the artifacts."""
+        return False
+
+    @abstractmethod
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
         """Durable under its final name when this returns; ReceiptConflict when that name exists.
 
-        The artifact folder itself is never made here. Raises LeaseLost when the staged file was taken
-        meanwhile: a sweep takes none of a live lease.
+        The place itself is never made here. Raises LeaseLost when a sweep has taken what was staged: it takes
+        nothing of a live lease.
         """
-        target = self.root / str(name)
-        staged = self.root / STAGING / f"{target.name}.{random_part()}"
-        try:
-            self._make_durable(target.parent)
-            self._make_durable(staged.parent)
-            is_new = publish_staged(self._files, data, staged=staged, target=target, on_step=on_step)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and _was_swept(staged, target):
-                raise LeaseLost(
-                    f"{target}: its staged file was swept away: the slice was taken over",
-                    hint="lease another slice",
-                ) from error
-            # When the artifact folder comes back, as a copy perhaps, these may be missing in it.
-            self._durable_folders -= {target.parent, staged.parent}
-            raise storage_error(error, target) from error
-        if not is_new:
-            raise ReceiptConflict(
-                f"{target}: exists already; artifacts are never overwritten",
-                hint="lease the slice again: a new attempt has a new name",
-            )
-        return ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     def publish_requeued(self, fence: Fence, data: bytes) -> str:
         """Write a durable mark that attempts up to this fence do not count; returns its name."""
         name = f"{REQUEUED}/{fence:04d}-{random_part()}.json"
-        with storing(self.root / REQUEUED):
-            self._make_durable(self.root / REQUEUED)
-        publish_file(self.root / name, data, files=self._files)
+        self._write_mark(name, data)
         return name
 
+    @abstractmethod
+    def _write_mark(self, name: str, data: bytes) -> None: ...
+
+    @abstractmethod
     def requeued(self) -> Iterator[tuple[str, bytes]]:
         """Every requeued mark: its name and its bytes."""
-        self._refuse_link(REQUEUED)
-        for entry in entries(self.root / REQUEUED):
-            if _MARK_NAME.fullmatch(entry.name):
-                name, path = f"{REQUEUED}/{entry.name}", Path(entry.path)
-                try:
-                    yield name, read_regular(path, limit=MAX_MARK_BYTES, follow=False)
-                except Irregular as error:
-                    raise ArtifactCorrupt(
-                        f"{name}: {error.strerror}", hint="put the mark itself back in its place"
-                    ) from error
-                except OSError as error:
-                    raise storage_error(error, path) from error
 
+    @abstractmethod
     def names(self) -> Iterator[ArtifactName]:
-        """Every artifact there is, recorded or not, shard by shard and sorted.
+        """Every artifact, recorded or not, shard by shard and sorted; none when there is no place."""
 
-        None when there is no folder. Raises ArtifactCorrupt for a link in the place of a shard's folder,
-        StorageFailed for a folder that cannot be read: what lies in it is not known.
-        """
-        for folder in entries(self.root):
-            if not folder.name.startswith(_SHARD):
-                continue
-            self._refuse_link(folder.name)
-            if not folder.is_dir(follow_symlinks=False):
-                continue
-            for file in entries(Path(folder.path)):
-                name = ArtifactName.parse(f"{folder.name}/{file.name}")
-                if name is not None:
-                    yield name
+    def staged(self, _layout: Layout) -> Iterator[ArtifactName]:
+        """What files were to become that were begun and are not published: none, unless a store stages."""
+        return iter(())
+
+    def listing(self, layout: Layout) -> Listing:
+        """All files, by name alone; marks of requeues and the identity are no strangers."""
+        files: list[FoundFile] = []
+        strangers: list[str] = []
+        for path, name in self._files_found(layout):
+            if name is not None and name.slice_in(layout) is not None:
+                files.append(FoundFile(path=path, name=name, is_staged=path != str(name)))
+            else:
+                strangers.append(path)
+        return Listing(files=tuple(files), strangers=tuple(strangers))
+
+    @abstractmethod
+    def _files_found(self, layout: Layout) -> Iterator[tuple[str, ArtifactName | None]]:
+        """Each path, and the artifact that it is or was to become; folders of others as `name/`."""
+
+    @abstractmethod
+    def size(self, path: str) -> int | None:
+        """How many bytes a file of the listing has; None when it is gone."""
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
@@ -191,96 +167,76 @@ class ArtifactStore:
         self.read_into(ref, memoryview(buffer))
         return bytes(buffer)
 
-    def read_unrecorded(self, name: ArtifactName) -> bytes:
-        """Return the bytes of an artifact that no receipt vouches for.
+    @abstractmethod
+    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
+
+    @abstractmethod
+    def read_unrecorded(self, path: ArtifactName | str) -> bytes:
+        """Return the bytes of a file of the listing that no receipt vouches for.
 
         Raises ArtifactCorrupt for what is no regular file or larger than an artifact can be, else
         StorageFailed, with the OSError as its cause, also when the file is gone.
         """
-        path = self.root / str(name)
-        self._refuse_link(path.parent.name)
-        try:
-            return read_regular(path, limit=MAX_ARTIFACT_BYTES, follow=False)
-        except Irregular as error:
-            raise ArtifactCorrupt(f"{name}: {error.strerror}", hint=_PUT_BACK) from error
-        except OSError as error:
-            raise storage_error(error, path) from error
 
-    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
-        path = f"{self.root}/{ref.name}"
-        if not is_artifact_name(ref.name):
-            raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name", hint=_PUT_BACK)
-        self._refuse_link(ref.name.partition("/")[0])
-        try:
-            descriptor = self._files.open(path, follow=False)
-            try:
-                size = self._files.size(descriptor)
-                if size == ref.size_bytes:
-                    size = self._files.read_into(descriptor, buffer, 0)
-            finally:
-                self._files.close(descriptor)
-        except FileNotFoundError as error:
-            raise ArtifactMissing(f"{ref.name}: is gone, its receipt is there", hint=_PUT_BACK) from error
-        except OSError as error:
-            if fact := _IRREGULAR.get(error.errno or 0):
-                raise ArtifactCorrupt(f"{ref.name}: {fact}", hint=_PUT_BACK) from error
-            raise storage_error(error, path) from error
-        if size != ref.size_bytes:
-            raise ArtifactCorrupt(
-                f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=_PUT_BACK
-            )
-        found = hashlib.sha256(buffer).hexdigest()
-        if found != ref.sha256:
-            raise ArtifactCorrupt(
-                f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=_PUT_BACK
-            )
-
+    @abstractmethod
     def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
-        """Remove files, named from the artifact folder on, durably; one that is gone already is fine."""
-        folders: set[Path] = set()
-        for relative in paths:
-            path = self.root / relative
-            with storing(path), suppress(FileNotFoundError):
-                self._files.unlink(path)
-            folders.add(path.parent)
-            on_removed()
-        for folder in sorted(folders):
-            with storing(folder):
-                self._files.fsync_folder(folder)
-
-    def _make_durable(self, folder: Path) -> None:
-        """Create a folder in the root; once per process sync that, as its maker may have died before it.
-
-        Raises StorageFailed when another folder lies under the root's name: an empty mount point would be
-        taken for it, and receipts be given for what no other machine finds.
-        """
-        if folder in self._durable_folders:
-            return
-        if self._held_to is not None and self.identity() != self._held_to:
-            raise folder_away(self.root)
-        if not self._files.make_folder(folder):
-            self._refuse_link(folder.name)
-        self._files.fsync_folder(self.root)
-        self._durable_folders.add(folder)
+        """Remove files of the listing durably; one that is gone already is fine."""
 
 
-def _was_swept(staged: Path, target: Path) -> bool:
-    return is_folder(staged.parent) and is_folder(target.parent) and not is_there(staged)
+def is_mark(file: str) -> bool:
+    """Whether a file in the folder of marks has a mark's name."""
+    return _MARK_NAME.fullmatch(file) is not None
 
 
-def folder_away(root: Path) -> StorageFailed:
-    """The error of an artifact folder that may come back: a disk or a share that is not mounted."""
-    return StorageFailed(
-        f"{root}: the folder that this run's workers write their artifacts to is not there",
-        hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
+def parse_identity(data: bytes, place: str, *, hint: str) -> str:
+    """The identity in its file's bytes. Raises ArtifactCorrupt."""
+    text = data.decode("ascii", errors="replace")
+    if _IDENTITY.fullmatch(text) is None:
+        raise ArtifactCorrupt(f"{place}: does not hold 32 hexadecimal digits", hint=hint)
+    return text.rstrip()
+
+
+def refuse_foreign_name(ref: ArtifactRef) -> None:
+    """Raise ArtifactCorrupt for a recorded name that could point out of the store."""
+    if not is_artifact_name(ref.name):
+        raise ArtifactCorrupt(f"{ref.name}: is not an artifact's name", hint=PUT_BACK)
+
+
+def gone(ref: ArtifactRef) -> ArtifactMissing:
+    """The error of an artifact that has only its receipt left."""
+    return ArtifactMissing(f"{ref.name}: is gone, its receipt is there", hint=PUT_BACK)
+
+
+def name_taken(place: str) -> ReceiptConflict:
+    """The error of a name that is in use."""
+    return ReceiptConflict(
+        f"{place}: exists already; artifacts are never overwritten",
+        hint="lease the slice again: a new attempt has a new name",
     )
 
 
-def refuse_link(folder: Path) -> None:
-    """Raise ArtifactCorrupt for a link in a folder's place: only the artifact folder itself may be one."""
-    if is_link(folder):
+def refuse_changed(ref: ArtifactRef, size: int, data: bytes | memoryview) -> None:
+    """Raise ArtifactCorrupt unless these are the artifact's bytes; of a wrong size none need be given."""
+    if size != ref.size_bytes:
         raise ArtifactCorrupt(
-            f"{folder}: is a link, which is not followed",
-            hint=f"put the folder itself there, or make a link of {folder.parent} as a whole",
+            f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=PUT_BACK
         )
+    found = hashlib.sha256(data).hexdigest()
+    if found != ref.sha256:
+        raise ArtifactCorrupt(
+            f"{ref.name}: sha256 is {found[:12]}…, the receipt says {ref.sha256[:12]}…", hint=PUT_BACK
+        )
+
+
+def ref_of(name: ArtifactName, data: bytes) -> ArtifactRef:
+    """What a receipt says of a published artifact."""
+    return ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def place_away(shown: str) -> StorageFailed:
+    """The error of an artifact folder that may come back: a disk or a share that is not mounted."""
+    return StorageFailed(
+        f"{shown}: the folder that this run's workers write their artifacts to is not there",
+        hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",
+    )

@@ -103,8 +103,7 @@ def run(
       shardgen run people --limit 1000
     """
     ends_at = time.monotonic() + (math.inf if deadline is None else parse_duration(deadline))
-    from shardgen.artifacts.store import ArtifactStore
-    from shardgen.coordination.artifact_folder import refuse_unusable_at_first
+    from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
     from shardgen.coordination.open import open_run
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import RunOptions, run_workers
@@ -131,7 +130,7 @@ def run(
     recipe_of(plan).load()  # the merge needs it after hours of work
     opened.ensure_manifest()
     with directory.manifest(plan, read_only=True) as manifest:
-        refuse_unusable_at_first(ArtifactStore(directory.artifacts), manifest.folder)
+        refuse_unusable_at_first(open_store(directory), manifest.folder)
     refuse_output(directory, plan, output)
     found = opened.report()
     if limit is not None and found.pending and found.stored >= limit:

@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from shardgen.artifacts.store import ArtifactStore, folder_away
+from shardgen.artifacts.folder_store import FolderStore
+from shardgen.artifacts.store import ArtifactStore, place_away
 from shardgen.errors import PlanConflict
+from shardgen.manifest.database_url import is_bucket
 from shardgen.manifest.manifest import ArtifactFolder
-from shardgen.storage.files import is_folder
+from shardgen.settings.run_directory import RunDirectory
+
+_BESIDE_A_MANIFEST = "artifacts/"  # under the prefix of a run whose manifest is in a bucket, too
+
+
+def open_store(run: RunDirectory) -> ArtifactStore:
+    """Where a run's artifacts are: a prefix of a bucket, or a folder. Nothing is asked of it yet.
+
+    Raises InvalidSettings for a url that is neither, InputMissing without the extra that a bucket needs.
+    """
+    url = run.settings.engine.artifacts.url
+    if is_bucket(run.url):
+        return _bucket(run.url, _BESIDE_A_MANIFEST)
+    if is_bucket(url) and not run.is_shared_folder:
+        return _bucket(url, "")
+    return FolderStore(run.artifacts)
+
+
+def _bucket(url: str, folder: str) -> ArtifactStore:
+    from shardgen.coordination.bucket.artifacts import BucketStore  # noqa: PLC0415 - an extra
+    from shardgen.coordination.bucket.objects import Objects  # noqa: PLC0415
+
+    return BucketStore(Objects.open(url.rstrip("/")), folder)
 
 
 def claim_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
@@ -19,12 +43,18 @@ def claim_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
     if known is None:
         store.refuse_unusable()
         known = folder.claim(store.make_identity())
-    if store.identity() == known:
-        store.hold_to(known)
+    if store.hold_to(known):
         return
-    if not is_folder(store.root):
-        raise folder_away(store.root)
-    raise _other(store)
+    raise _other(store) if store.is_there() else place_away(store.shown)
+
+
+def refuse_unusable_artifacts(run: RunDirectory) -> None:
+    """Before anything is planned; on a shared folder artifacts wait beside an index that is not there yet.
+
+    Raises InputMissing, or InvalidSettings for a place that this version does not know.
+    """
+    if not run.is_shared_folder:
+        open_store(run).refuse_unusable()
 
 
 def refuse_unusable_at_first(store: ArtifactStore, folder: ArtifactFolder) -> None:
@@ -57,7 +87,6 @@ def adopt_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
 
 def _other(store: ArtifactStore) -> PlanConflict:
     return PlanConflict(
-        f"{store.root}: is not the folder that this run's workers write their artifacts to",
-        hint="set [artifacts] url to a folder that every machine reaches, the same for all (is it mounted?); "
-        "if that folder is lost: shardgen verify RUN_DIR --requeue",
+        f"{store.shown}: is not the folder that this run's workers write their artifacts to",
+        hint=f"{store.other_place}; if that one is lost: shardgen verify RUN_DIR --requeue",
     )

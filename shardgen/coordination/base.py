@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from shardgen.artifacts.store import ArtifactReader, ArtifactStore
+from shardgen.coordination.artifact_folder import open_store
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
@@ -200,7 +201,7 @@ class OpenedRun(ABC):
 
         Raises PlanConflict when it is gone although artifacts exist.
         """
-        artifacts_exist = any(True for _ in ArtifactStore(self.run.artifacts).names())
+        artifacts_exist = any(True for _ in open_store(self.run).names())
         return create_manifest(self.run.database, self.plan, artifacts_exist=artifacts_exist)
 
     def give_up(self, identity: WorkerIdentity, lease: Lease | None, *, note: str) -> bool:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from itertools import groupby
 
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, refuse_other_folder
+from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, open_store, refuse_other_folder
 from shardgen.coordination.base import (
     Coordinator,
     OnLook,
@@ -123,7 +123,7 @@ class DatabaseRun(OpenedRun):
         here = read_plan(path)
         if stored is None:
             if here not in (None, self.plan):
-                if run.is_begun:
+                if any(True for _ in open_store(run).names()):
                     raise lost_manifest(run.database.backend.shown)
                 self.write_next(on_step)
                 self.rename_next(on_step)
@@ -171,7 +171,7 @@ class DatabaseRun(OpenedRun):
 
     def coordinator(self, seat: Seat) -> DatabaseCoordinator:
         """Open the manifest."""
-        return DatabaseCoordinator(self.run.manifest(self.plan), ArtifactStore(self.run.artifacts), seat)
+        return DatabaseCoordinator(self.run.manifest(self.plan), open_store(self.run), seat)
 
     def report(self) -> Report:
         """As the manifest counts."""
@@ -182,20 +182,20 @@ class DatabaseRun(OpenedRun):
     def records(self) -> Iterator[Recorded]:
         """The manifest's receipts, and the artifact folder."""
         with self.run.manifest(self.plan, read_only=True) as manifest:
-            store = ArtifactStore(self.run.artifacts)
+            store = open_store(self.run)
             yield Recorded(source=manifest.receipts, store=store, manifest=manifest)
 
     @contextmanager
     def own_records(self) -> Iterator[OwnRecords]:
         """The same for all machines."""
         with self.run.manifest(self.plan, read_only=True) as manifest:
-            yield OwnRecords(manifest=manifest, store=ArtifactStore(self.run.artifacts))
+            yield OwnRecords(manifest=manifest, store=open_store(self.run))
 
     def undo(
         self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
     ) -> list[BatchIndex]:
         """In one transaction. Raises ManifestBusy while a worker holds one of the slices."""
-        store = ArtifactStore(self.run.artifacts)
+        store = open_store(self.run)
         with self.run.manifest(self.plan) as manifest:
             refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
             wanted = manifest.receipts.batches_with_dead_letters() if dead_letters else batches
@@ -203,7 +203,7 @@ class DatabaseRun(OpenedRun):
 
     def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
         """What is left is whole in this artifact folder, so this becomes the run's."""
-        store = ArtifactStore(self.run.artifacts)
+        store = open_store(self.run)
         with self.run.manifest(self.plan) as manifest:
             mended = manifest.operator.mend()
             store.make_identity()  # the marks need a folder, which may be lost

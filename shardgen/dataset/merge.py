@@ -29,6 +29,7 @@ from shardgen.dataset.output import (
     refuse_foreign_output,
     refuse_full_disk,
 )
+from shardgen.dataset.read_ahead import ReadAhead
 from shardgen.dataset.selecting import (
     KeptSums,
     LeftOut,
@@ -314,7 +315,8 @@ class _Bodies:
         self.picked: list[tuple[int, Mapping[str, bytes]]] = []
         self._facts: dict[SampleIndex, tuple[int, ...]] = {}
         self._names = [output.name for output in inputs.plan.outputs]
-        self.sums = KeptSums(inputs.recipe, inputs.store, self._left_out)
+        self._store = ReadAhead(inputs.store)
+        self.sums = KeptSums(inputs.recipe, self._store, self._left_out)
         self.stored = 0
         self.dead = 0
 
@@ -324,23 +326,25 @@ class _Bodies:
         has_facts = bool(recipe.fact_columns)
         self._labels.write(labels_header(recipe).encode())
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
-        reader = BodyReader(self._inputs.store, table, self)
         page: list[Receipt] = []
-        for receipts in kept_receipts(plan, self._inputs.source, self._left_out):
-            samples = stored_samples(plan, receipts)
-            records = [receipt.record for receipt in receipts]
-            kept = ~which_in(self._left_out, samples) if self._left_out else None
-            if kept is None or kept.all():
-                kept = None
-            self.sums.add(receipts, is_whole=kept is None)
-            if kept is None or kept.any():
-                ref = receipts[0].artifact
-                self._facts |= reader.add(ref, records, samples, kept=kept, facts=has_facts)
-            page += receipts
-            if len(page) >= _LABELS_PAGE:
-                self._label(page)
-                page.clear()
-        reader.flush()
+        with self._store as store:
+            reader = BodyReader(store, table, self)
+            groups = kept_receipts(plan, self._inputs.source, self._left_out)
+            for receipts in store.over(groups, lambda group: group[0].artifact):
+                samples = stored_samples(plan, receipts)
+                records = [receipt.record for receipt in receipts]
+                kept = ~which_in(self._left_out, samples) if self._left_out else None
+                if kept is None or kept.all():
+                    kept = None
+                self.sums.add(receipts, is_whole=kept is None)
+                if kept is None or kept.any():
+                    ref = receipts[0].artifact
+                    self._facts |= reader.add(ref, records, samples, kept=kept, facts=has_facts)
+                page += receipts
+                if len(page) >= _LABELS_PAGE:
+                    self._label(page)
+                    page.clear()
+            reader.flush()
         self._label(page)
 
     def _label(self, page: Sequence[Receipt]) -> None:

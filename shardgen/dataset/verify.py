@@ -12,6 +12,7 @@ from shardgen.artifacts.archive import read_artifact
 from shardgen.artifacts.check import OnProgress, ReceiptSource, stored_count, stored_samples, wrong_members
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.dataset.labels import label_rows
+from shardgen.dataset.read_ahead import ReadAhead
 from shardgen.dataset.zip_check import ZipCheck
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
@@ -98,21 +99,27 @@ def verify_run(
     recipe = recipe_of(plan)
     findings: list[Finding] = []
     samples, dead, previous = 0, 0, -1
-    for name, group in groupby(source.receipts(), attrgetter("artifact.name")):
-        receipts = [receipt for receipt in group if receipt.record.batch < plan.layout.batch_count]
-        if not receipts:
-            continue
-        for receipt in receipts:
-            batch = receipt.record.batch
-            if batch <= previous:
-                findings.append(Finding(subject=name, fact="has a second receipt", batch=batch))
-            previous = batch
-        findings += _check_artifact(recipe, store, receipts)
-        stored = len(stored_samples(plan, receipts))
-        samples += stored
-        dead += sum(len(plan.layout.batch_samples(receipt.record.batch)) for receipt in receipts) - stored
-        on_progress(samples, plan.samples)
+    with ReadAhead(store) as ahead:
+        for receipts in ahead.over(_by_artifact(plan, source), lambda group: group[0].artifact):
+            for receipt in receipts:
+                batch = receipt.record.batch
+                if batch <= previous:
+                    fact = "has a second receipt"
+                    findings.append(Finding(subject=receipt.artifact.name, fact=fact, batch=batch))
+                previous = batch
+            findings += _check_artifact(recipe, ahead, receipts)
+            stored = len(stored_samples(plan, receipts))
+            samples += stored
+            dead += sum(len(plan.layout.batch_samples(receipt.record.batch)) for receipt in receipts) - stored
+            on_progress(samples, plan.samples)
     return Verification(samples=samples, findings=tuple(findings), pending=plan.samples - samples - dead)
+
+
+def _by_artifact(plan: Plan, source: ReceiptSource) -> Iterator[list[Receipt]]:
+    for _, group in groupby(source.receipts(), attrgetter("artifact.name")):
+        receipts = [receipt for receipt in group if receipt.record.batch < plan.layout.batch_count]
+        if receipts:
+            yield receipts
 
 
 def _check_artifact(recipe: Recipe, store: ArtifactReader, receipts: Sequence[Receipt]) -> Iterator[Finding]:

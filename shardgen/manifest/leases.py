@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, update
 
@@ -33,6 +34,16 @@ from shardgen.manifest.tables import DEAD_LETTER, SHARD, SLICE, WORKER
 
 Holder = tuple[ShardIndex, SliceIndex, Fence, WorkerId]
 """A leased slice, the fence of its grant, and who got it."""
+
+
+class MayStillCount(Protocol):
+    """Whether what an attempt made of some batches of a slice may be recorded from now on, and then count."""
+
+    def __call__(
+        self, shard: ShardIndex, slice_: SliceIndex, *, fence: Fence, worker: str, batches: range
+    ) -> bool:
+        """`worker` is the random part of the id, the end of it, as in an artifact's name."""
+        ...
 
 
 _ALL = 100  # per cent
@@ -128,6 +139,21 @@ class Leases(Part):
             ),
             lambda connection, slices: lookups.are_free(connection, gone, slices),
         )
+
+    def may_still_count(self) -> MayStillCount:
+        """Which attempts could still be recorded: those of who holds a slice, since fences are not reused.
+
+        A lease that has expired counts, too: its holder may record late until somebody takes the slice.
+        """
+        held = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in self.holders()}
+
+        def is_held(
+            shard: ShardIndex, slice_: SliceIndex, *, fence: Fence, worker: str, batches: range
+        ) -> bool:
+            del batches
+            return (shard, slice_, fence, worker) in held
+
+        return is_held
 
     @reading
     def holders(self, connection: Connection) -> list[Holder]:

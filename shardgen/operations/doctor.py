@@ -17,8 +17,9 @@ import psutil
 import sqlalchemy
 
 from shardgen import __version__
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.store import ArtifactStore
-from shardgen.coordination.artifact_folder import is_recognised
+from shardgen.coordination.artifact_folder import is_recognised, open_store
 from shardgen.coordination.open import open_run
 from shardgen.depth import device
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
@@ -186,7 +187,7 @@ def _run(run_dir: Path) -> Iterator[Line]:
         if is_on_drive(run_dir):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
         folders = run.folders({})
-        backend, artifacts = run.database.backend, run.artifacts
+        backend, store = run.database.backend, open_store(run)
     except ShardgenError as error:
         yield Line(subject=str(run_dir), fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
         return
@@ -196,10 +197,11 @@ def _run(run_dir: Path) -> Iterator[Line]:
         yield _file_system("manifest", backend.path, sqlite=True)
     else:
         yield Line(subject="manifest", fact=backend.shown)
-    yield _file_system("artifacts", artifacts, sqlite=False)
-    yield from _planned(
-        run, folders if all(line.verdict is Verdict.FACT for line in lines) else None, artifacts
-    )
+    if isinstance(store, FolderStore):
+        yield _file_system("artifacts", store.root, sqlite=False)
+    else:
+        yield Line(subject="artifacts", fact=store.shown)
+    yield from _planned(run, folders if all(line.verdict is Verdict.FACT for line in lines) else None, store)
 
 
 def _source_folder(kind: str, folder: Path) -> Line:
@@ -216,7 +218,7 @@ def _source_folder(kind: str, folder: Path) -> Line:
     )
 
 
-def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Iterator[Line]:
+def _planned(run: RunDirectory, folders: Folders | None, store: ArtifactStore) -> Iterator[Line]:
     """What was planned and made; the sources are compared if folders are given."""
     try:
         if folders is not None:
@@ -229,21 +231,21 @@ def _planned(run: RunDirectory, folders: Folders | None, artifacts: Path) -> Ite
             yield from _records(own.manifest.operator)
             if own.store is None:
                 return
-            own.store.refuse_links()
+            own.store.refuse_unreadable()
             is_ours = is_recognised(own.store, own.manifest.folder)
         if not is_ours:
             yield Line(
                 subject="artifacts",
-                fact=f"{artifacts}: not the folder that this run's workers write to",
+                fact=f"{store.shown}: not the folder that this run's workers write to",
                 verdict=Verdict.FAILS,
-                hint="set [artifacts] url to the folder that the others use; is it mounted?",
+                hint=store.other_place,
             )
     except CorruptionError as error:
         yield Line(subject="records", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
     except StorageFailed as error:
         yield Line(subject="plan", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
     except ShardgenError as error:
-        is_lost = isinstance(error, InputMissing) and _holds_artifacts(artifacts)
+        is_lost = isinstance(error, InputMissing) and _holds_artifacts(store)
         yield Line(
             subject="plan",
             fact=f"{error}, but there are artifacts" if is_lost else str(error),
@@ -281,9 +283,9 @@ def _sources(folders: Folders, recipe: Recipe) -> Iterator[Line]:
         )
 
 
-def _holds_artifacts(folder: Path) -> bool:
+def _holds_artifacts(store: ArtifactStore) -> bool:
     try:
-        return any(True for _ in ArtifactStore(folder).names())
+        return any(True for _ in store.names())
     except ShardgenError:
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from shardgen.coordination.artifact_folder import open_store
 from shardgen.dataset.export.driver import (
     ExportRequest,
     ExportResult,
@@ -47,9 +48,10 @@ def export_run(  # noqa: PLR0913 - what the command has options for, and who wat
 
     The options are those of a merge, and so are the errors, beside those of `dataset.export.driver.export`.
     """
-    if out.resolve().is_relative_to(run.artifacts.resolve()):
+    store = open_store(run)
+    if store.contains(out):
         raise PlanConflict(
-            f"{out}: lies in the run's artifact folder ({run.artifacts})",
+            f"{out}: lies in the run's artifact folder ({store.shown})",
             hint="choose a folder outside of it",
         )
     with recorded_inputs(

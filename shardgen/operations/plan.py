@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from shardgen.coordination.artifact_folder import refuse_unusable_artifacts
 from shardgen.coordination.base import PutPlan
 from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import SampleIndex
@@ -68,6 +69,7 @@ def make_plan(
     if current is not None and run.is_begun:
         run.check_settings(current)  # before every photograph is read
     run.check_outputs()
+    refuse_unusable_artifacts(run)
     plan, draft = draft_plan(run, folders, events=events)
     if draft.lacks is not None:
         estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)

@@ -10,10 +10,10 @@ from operator import attrgetter
 
 from shardgen.artifacts.archive import read_artifact, read_whole
 from shardgen.artifacts.check import OnProgress, examine
-from shardgen.artifacts.listing import staged_names
 from shardgen.artifacts.marks import UndoneAttempts, read_marks
 from shardgen.artifacts.names import ArtifactName
 from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import open_store
 from shardgen.coordination.folder.index import SEGMENTS_NAME
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex
 from shardgen.domain.plan import Plan
@@ -65,12 +65,12 @@ def rebuild(
     run.database.backend.refuse_existing()
     plan = candidates[0]
     if candidates[1:]:  # a command was killed that changed the plan: before its transaction, or after it
-        plan = max(candidates, key=lambda one: _count_whole(one, ArtifactStore(run.artifacts)))
+        plan = max(candidates, key=lambda one: _count_whole(one, open_store(run)))
     run = run.planned(plan)
     run.check_settings(plan)
     if run.index is not None:  # what others have published is read again, too
         (run.index / SEGMENTS_NAME).unlink(missing_ok=True)
-    store = ArtifactStore(run.artifacts)
+    store = open_store(run)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     search.known = frozenset(one for candidate in candidates for one in candidate.fingerprints)
     rebuild_manifest(
@@ -113,7 +113,7 @@ class _Search:
 
     def receipts(self) -> Iterator[Receipt]:
         """One receipt for each batch that has a whole artifact; the batches of a slice together."""
-        for name in staged_names(self._store.root, self._plan.layout):
+        for name in self._store.staged(self._plan.layout):
             self._saw(name.fence)  # nothing is taken that is only staged, but its fence was granted
         for _, names in groupby(self._store.names(), attrgetter("shard")):
             slices: dict[SliceIndex, list[ArtifactName]] = {}
@@ -138,7 +138,7 @@ class _Search:
             _, inside = read_artifact(self._store.read_unrecorded(name), name=str(name))
             if inside.fingerprint not in self.known:
                 raise PlanConflict(
-                    f"{self._store.root / str(name)}: of a plan with more batches than {FILE_NAME} has",
+                    f"{self._store.place(name)}: of a plan with more batches than {FILE_NAME} has",
                     hint=f"take {FILE_NAME} from where the run was extended, or move that file away; then: "
                     "shardgen rebuild RUN_DIR",
                 )
@@ -208,7 +208,7 @@ class _Search:
 
     def _leave_unread(self, name: ArtifactName, error: StorageFailed) -> None:
         self.result.unread += 1
-        self.result.refused.append((str(name), str(error).removeprefix(f"{self._store.root / str(name)}: ")))
+        self.result.refused.append((str(name), str(error).removeprefix(f"{self._store.place(name)}: ")))
         if not isinstance(error.__cause__, FileNotFoundError | IsADirectoryError):
             self._disk_failure = error
 

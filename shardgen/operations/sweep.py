@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardgen.artifacts.archive import read_artifact
-from shardgen.artifacts.listing import FoundFile, Listing, list_files
-from shardgen.artifacts.store import MAX_ARTIFACT_BYTES, ArtifactStore
+from shardgen.artifacts.store import ArtifactStore, FoundFile, Listing
+from shardgen.coordination.artifact_folder import open_store
 from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
-from shardgen.errors import ArtifactCorrupt
+from shardgen.errors import ArtifactCorrupt, StorageFailed
 from shardgen.manifest.backend import StillAlone
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import abandoned_files, remove_abandoned
-from shardgen.storage.bounded import Irregular, read_regular
-from shardgen.storage.files import storage_error
 
 _DAMAGE_SECONDS = 10.0
 
@@ -56,7 +54,7 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
     """
     opened = open_run(run)
     plan, backend = opened.plan, opened.to_sweep()
-    store = ArtifactStore(run.artifacts)
+    store = open_store(run)
     with ExitStack() as stack:
         still_alone: StillAlone | None = None
         if remove and backend.is_there():
@@ -88,26 +86,28 @@ def _asking_before_each(still_alone: StillAlone, paths: Iterable[str]) -> Iterat
 
 
 def find_orphans(plan: Plan, manifest: Manifest, store: ArtifactStore) -> Swept:
-    """List the files, then read the leases, then the receipts: this order is what makes it safe.
+    """List the files, then ask who may still record, then read the receipts: this order makes it safe.
 
-    A file that was there before the leases were read, and is of none of them, can never be recorded any
-    more: fences are not reused. If it was recorded, that was before, so the receipts read afterwards name
-    it. A lease that has expired counts, too: its holder may record late until somebody takes the slice.
+    A file that was there before the manifest was asked, and that it then rules out, can never be recorded any
+    more. If it was recorded, that was before, so the receipts read afterwards name it.
     """
-    listing = list_files(store.root, plan.layout)
-    live = {(shard, slice_, fence, worker[-8:]) for shard, slice_, fence, worker in manifest.leases.holders()}
+    listing = store.listing(plan.layout)
+    may_still_count = manifest.leases.may_still_count()
     swept = Swept(strangers=list(listing.strangers))
     unrecorded, recorded_batches = _without_receipt(listing, manifest)
     workers = {worker[-8:] for worker in manifest.workers.known()}
     for found in unrecorded:
         name = found.name
-        if (name.shard, name.slice_in(plan.layout), name.fence, name.worker) in live:
+        slice_ = name.slice_in(plan.layout)
+        if slice_ is None or may_still_count(
+            name.shard, slice_, fence=name.fence, worker=name.worker, batches=name.batches
+        ):
             swept.live.append(found.path)
         elif not _is_ours(plan, store, found, workers):
             swept.strangers.append(found.path)
         else:
             is_pending = not recorded_batches.issuperset(name.batches)
-            size = _size(store.root / found.path)
+            size = store.size(found.path)
             if size is not None:
                 swept.orphans.append(Orphan(path=found.path, size_bytes=size, is_pending=is_pending))
     return swept
@@ -128,23 +128,17 @@ def _is_ours(plan: Plan, store: ArtifactStore, found: FoundFile, workers: Collec
     Two runs may share one artifact folder: what reads as nothing here may be half written by the other.
     """
     try:
-        data = read_regular(store.root / found.path, limit=MAX_ARTIFACT_BYTES, follow=False)
-        _, receipt = read_artifact(data, name=found.path)
-    except (ArtifactCorrupt, PermissionError):
-        return found.name.worker in workers
-    except FileNotFoundError:
-        return True  # gone, and so nobody's
-    except Irregular:
+        data = store.read_unrecorded(found.path)
+    except ArtifactCorrupt:  # no regular file
         return False
-    except OSError as error:
-        raise storage_error(error, store.root / found.path) from error
-    return receipt.fingerprint == plan.fingerprint_of(receipt.batches[0].batch)
-
-
-def _size(path: Path) -> int | None:
+    except StorageFailed as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return True  # gone, and so nobody's
+        if isinstance(error.__cause__, PermissionError):
+            return found.name.worker in workers
+        raise
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None  # its writer has removed it
-    except OSError as error:
-        raise storage_error(error, path) from error
+        _, receipt = read_artifact(data, name=found.path)
+    except ArtifactCorrupt:
+        return found.name.worker in workers
+    return receipt.fingerprint == plan.fingerprint_of(receipt.batches[0].batch)

@@ -51,7 +51,7 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
 
     with opened.own_records() as own:
         if own.store is not None:
-            own.store.refuse_links()
+            own.store.refuse_unreadable()
         if own.manifest is None:  # this machine has not worked on it
             found = verify()
             return replace(found, findings=(*lost, *found.findings))
@@ -59,7 +59,7 @@ def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _pla
         found = replace(found, findings=(*lost, *found.findings))
         if found.is_damaged or own.store is None or is_recognised(own.store, own.manifest.folder):
             return found
-    stranger = Finding(subject=str(own.store.root), fact="is not the folder that this run's workers write to")
+    stranger = Finding(subject=own.store.shown, fact="is not the folder that this run's workers write to")
     return replace(found, findings=(stranger, *found.findings))
 
 

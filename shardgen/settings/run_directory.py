@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
-from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index
+from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
@@ -98,7 +98,10 @@ class RunDirectory:
 
     @cached_property
     def artifacts(self) -> Path:
-        """The artifact folder; of a shared folder this machine's own, where batches wait for a segment."""
+        """The artifact folder; of a shared folder this machine's own, where batches wait for a segment.
+
+        Only for `coordination`, whose `open_store` knows of buckets, too.
+        """
         if self.is_shared_folder:
             if self.index is None:
                 raise InputMissing(f"{self.path}: nothing is planned here yet", hint="shardgen plan RUN_DIR")
@@ -107,13 +110,13 @@ class RunDirectory:
         if "://" in url:
             scheme = url.partition("://")[0]  # the rest may hold a secret
             raise InvalidSettings(
-                f"[artifacts] url: {scheme}:// is not known, this version knows folders only",
+                f"[artifacts] url: {scheme}:// is not known; it is a folder, or a bucket (s3, gs, az)",
                 hint='url = "artifacts"',
             )
         return self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
 
     def check_outputs(self) -> None:
-        """Look at the folders of manifest and artifacts before anything is written.
+        """Look at the folder of the manifest before anything is written.
 
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
@@ -125,8 +128,6 @@ class RunDirectory:
         elif isinstance(backend := self.database.backend, SqliteFile):
             other = "correct [manifest] url in shardgen.toml"
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
-        if not self.is_shared_folder:  # there they wait beside the index
-            ArtifactStore(self.artifacts).refuse_unusable()
 
     def folders(self, given: Folders) -> Folders:
         """This machine's source folders: as given by options, by the environment, else by the settings.
@@ -216,7 +217,7 @@ class RunDirectory:
         """Whether something is made of the plan, so that no other can take its place.
 
         On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without
-        a manifest: whether there are artifacts.
+        a manifest: whether there are artifacts, as there may be in a bucket.
         """
         if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
             return elsewhere.is_begun(self)
@@ -224,7 +225,9 @@ class RunDirectory:
             return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
         if self._stored is not None:
             return self._stored.has_receipts
-        return any(True for _ in ArtifactStore(self.artifacts).names())
+        if is_bucket(self.settings.engine.artifacts.url):
+            return True
+        return any(True for _ in FolderStore(self.artifacts).names())
 
     def check_settings(self, plan: Plan) -> None:
         """Refuse settings that would give another plan. Raises PlanConflict with the differences."""

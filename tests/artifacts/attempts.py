@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shardgen.artifacts.archive import build_artifact, read_whole
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain import lease
 from shardgen.domain.identifiers import BatchIndex, Fence, SliceIndex, WorkerId
 from shardgen.domain.plan import Plan
@@ -76,7 +76,7 @@ class Attempt:
     def publish(self, plan: Plan, folder: Path) -> list[Receipt]:
         data, receipts = self.content(plan)
         make_folders(folder)
-        ref = ArtifactStore(folder).publish(self.name(plan), data)
+        ref = FolderStore(folder).publish(self.name(plan), data)
         return [replace(receipt, artifact=ref) for receipt in receipts]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestBusy, ShardgenError
 from shardgen.operations.status import report
@@ -352,7 +352,7 @@ class Chaos:
     def _recorded_too_often(self) -> list[str]:
         """A batch may be recorded once, and once more for every time that it was put back or forgotten."""
         allowed = Counter[int]()
-        for _fence, data in ArtifactStore(self._run.artifacts).requeued():
+        for _fence, data in FolderStore(self._run.artifacts).requeued():
             allowed.update(json.loads(data)["batches"])
         rebuilds = self.figures.counts["rebuilds"]
         return [

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.artifacts import store
+from shardgen.artifacts import folder_store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
 from shardgen.domain.identifiers import BatchIndex
@@ -60,7 +60,7 @@ def main(part: Part) -> None:
     os.environ.update(part.environment)
     diary = Diary(part.folder)
     source = random.Random(part.seed)  # noqa: S311
-    store.DiskFiles = lambda: FaultyFiles(  # type: ignore[assignment, attr-defined]
+    folder_store.DiskFiles = lambda: FaultyFiles(  # type: ignore[assignment, attr-defined]
         part.folder, lambda call, name: diary.note("fault", call, name)
     )
     _note_compositions(diary)
@@ -126,16 +126,16 @@ def _note_receipts(diary: Diary) -> None:
 def _break_on_purpose(broken: str) -> None:
     """A worker that breaks a promise: the harness must notice it."""
     if broken == UNPUBLISHED:
-        real = store.ArtifactStore.publish
+        real = folder_store.FolderStore.publish
 
         def publish(
-            self: store.ArtifactStore, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step
+            self: folder_store.FolderStore, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step
         ) -> ArtifactRef:
             ref = real(self, name, data, on_step=on_step)
             if name.batches.start % 2:
                 (self.root / ref.name).unlink()
             return ref
 
-        store.ArtifactStore.publish = publish  # type: ignore[method-assign]
+        folder_store.FolderStore.publish = publish  # type: ignore[method-assign]
     elif broken == UNFENCED:
         take_the_fence_away()

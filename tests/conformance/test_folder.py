@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.domain.plan import Plan
 from shardgen.errors import PlanConflict
@@ -32,7 +32,7 @@ def claim(
     database: DatabaseUrl, plan: Plan, root: Path, start: Barrier, answers: Queue[tuple[str, str]]
 ) -> None:
     """In a process of its own, as on a machine of its own: whether it may work, and where."""
-    store = ArtifactStore(root)
+    store = FolderStore(root)
     with Manifest(database, plan) as manifest:
         start.wait(60)
         try:
@@ -61,7 +61,7 @@ def test_of_machines_that_start_at_once_with_folders_of_their_own_one_works(
     found = claimed_at_once(database, plan, [tmp_path / f"machine-{number}" for number in range(PROCESSES)])
     assert [answer for answer, _ in found] == ["refused"] * (PROCESSES - 1) + ["works"]
     assert "[artifacts] url" in found[0][1]
-    assert manifest.folder.identity() == ArtifactStore(tmp_path / found[-1][1]).identity()
+    assert manifest.folder.identity() == FolderStore(tmp_path / found[-1][1]).identity()
 
 
 @pytest.mark.slow
@@ -70,11 +70,11 @@ def test_machines_that_start_at_once_with_one_folder_all_work(
 ) -> None:
     found = claimed_at_once(database, plan, [tmp_path / "shared"] * PROCESSES)
     assert found == [("works", "shared")] * PROCESSES
-    assert manifest.folder.identity() == ArtifactStore(tmp_path / "shared").identity()
+    assert manifest.folder.identity() == FolderStore(tmp_path / "shared").identity()
 
 
 def test_a_worker_that_starts_asks_the_manifest_once(manifest: Manifest, tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path / "artifacts")
+    store = FolderStore(tmp_path / "artifacts")
     claim_folder(store, manifest.folder)
     asked: list[str] = []
 

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardgen.artifacts.check import examine
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.coordination.base import Coordinator, OnLook, OpenedRun, OwnRecords, Recorded, Seat
 from shardgen.coordination.report import Report, make_report
@@ -40,7 +40,7 @@ class Files:
 
     def __init__(self, run: RunDirectory) -> None:
         self.plan = run.plan()
-        self.store = ArtifactStore(run.artifacts)
+        self.store = FolderStore(run.artifacts)
         self._claims = run.path / "claims"
         self._claims.mkdir(exist_ok=True)
         self._examined: dict[ArtifactName, list[Receipt]] = {}
@@ -203,7 +203,7 @@ class FilesRun(OpenedRun):
     def own_records(self) -> Iterator[OwnRecords]:
         self.ensure_manifest()
         with self.run.manifest(self.plan, read_only=True) as manifest:
-            yield OwnRecords(manifest=manifest, store=ArtifactStore(self.run.artifacts))
+            yield OwnRecords(manifest=manifest, store=FolderStore(self.run.artifacts))
 
     def undo(
         self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shardgen.artifacts.listing import list_files
-from shardgen.artifacts.store import IDENTITY, ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
+from shardgen.artifacts.store import IDENTITY
 from shardgen.coordination.artifact_folder import claim_folder, is_recognised
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.lease import NoLease
@@ -30,7 +30,7 @@ from tests.runs import shardgen
 def start_worker(run: RunDirectory) -> None:
     """What a worker does with the artifact folder at its start."""
     with run.manifest(run.plan()) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
+        claim_folder(FolderStore(run.artifacts), manifest.folder)
 
 
 def store_slice(run: RunDirectory) -> list[Path]:
@@ -74,7 +74,7 @@ def test_any_other_folder_is_refused_and_left_as_it_was(
     if other != "absent":
         folder.mkdir()
     if other == "another run's":
-        ArtifactStore(folder).make_identity()
+        FolderStore(folder).make_identity()
     before = sorted(tmp_path.rglob("*"))
     is_absent = other == "absent"  # a mount comes back; another folder does not become the right one
     kind, said = (StorageFailed, "is not there") if is_absent else (PlanConflict, "is not the folder")
@@ -90,14 +90,14 @@ def test_any_other_folder_is_refused_and_left_as_it_was(
 def test_after_the_claim_nothing_is_written_to_what_lies_there_instead(
     run: RunDirectory, tmp_path: Path, instead: str
 ) -> None:
-    plan, attempt, store = run.plan(), single(0), ArtifactStore(run.artifacts)
+    plan, attempt, store = run.plan(), single(0), FolderStore(run.artifacts)
     with run.manifest(plan) as manifest:
         claim_folder(store, manifest.folder)
     run.artifacts.rename(tmp_path / "away")
     if instead != "nothing":
         run.artifacts.mkdir()
     if instead == "another run's":
-        ArtifactStore(run.artifacts).make_identity()
+        FolderStore(run.artifacts).make_identity()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(StorageFailed, match="is not there"):
         store.publish(attempt.name(plan), b"content")
@@ -111,9 +111,9 @@ def test_after_the_claim_nothing_is_written_to_what_lies_there_instead(
 
 def test_an_identity_that_nobody_has_claimed_yet_is_kept(run: RunDirectory) -> None:
     """As a kill between the two leaves it, or another run in the same folder."""
-    made = ArtifactStore(run.artifacts).make_identity()
+    made = FolderStore(run.artifacts).make_identity()
     start_worker(run)
-    assert ArtifactStore(run.artifacts).identity() == made
+    assert FolderStore(run.artifacts).identity() == made
     with run.manifest(run.plan()) as manifest:
         assert manifest.folder.identity() == made
 
@@ -125,12 +125,12 @@ def test_two_that_make_an_identity_at_once_get_the_same(
 
     def late(path: Path, data: bytes, **options: object) -> bool:
         with monkeypatch.context() as patched:
-            patched.setattr("shardgen.artifacts.store.publish_file", publish_file)
-            first.append(ArtifactStore(tmp_path / "shared").make_identity())
+            patched.setattr("shardgen.artifacts.folder_store.publish_file", publish_file)
+            first.append(FolderStore(tmp_path / "shared").make_identity())
         return publish_file(path, data, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("shardgen.artifacts.store.publish_file", late)
-    assert ArtifactStore(tmp_path / "shared").make_identity() == first[0]
+    monkeypatch.setattr("shardgen.artifacts.folder_store.publish_file", late)
+    assert FolderStore(tmp_path / "shared").make_identity() == first[0]
     assert len(first[0]) == 32
 
 
@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_read_is_a_failing_disk_and_no_other_folder(
             raise OSError(5, os.strerror(5), str(path))
         return read_regular(path, **options)
 
-    monkeypatch.setattr("shardgen.artifacts.store.read_regular", fail)
+    monkeypatch.setattr("shardgen.artifacts.folder_store.read_regular", fail)
     with pytest.raises(StorageFailed):
         start_worker(run)
 
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_read_is_a_failing_disk_and_no_other_folder(
 def test_neither_it_nor_its_half_written_copy_is_a_stranger(run: RunDirectory) -> None:
     start_worker(run)
     (run.artifacts / f".{IDENTITY}.0123abcd").write_bytes(b"half")
-    assert list_files(run.artifacts, run.plan().layout).strangers == ()
+    assert FolderStore(run.artifacts).listing(run.plan().layout).strangers == ()
 
 
 def test_a_merge_from_another_folder_does_not_ask_to_have_everything_made_again(
@@ -246,7 +246,7 @@ def test_a_folder_without_an_identity_can_be_rebuilt_from_and_is_left_as_it_is(r
     rebuild(run)
     assert not (run.artifacts / IDENTITY).exists()
     with run.manifest(run.plan()) as manifest:
-        assert is_recognised(ArtifactStore(run.artifacts), manifest.folder)
+        assert is_recognised(FolderStore(run.artifacts), manifest.folder)
 
 
 def test_doctor_says_that_the_folder_is_another(run: RunDirectory) -> None:

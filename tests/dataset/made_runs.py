@@ -13,8 +13,8 @@ from typing import Any
 from unittest.mock import patch
 
 from shardgen.artifacts.archive import BatchContent, build_artifact
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset import verify
 from shardgen.dataset.verify import Verification, verify_zip
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, WorkerId
@@ -130,7 +130,7 @@ class MadeRun:
     """Artifacts in a folder and their receipts in a list: what a manifest would hold."""
 
     plan: Plan
-    store: ArtifactStore
+    store: FolderStore
     rows: list[Receipt] = field(default_factory=list)
 
     def receipts(self) -> Iterator[Receipt]:
@@ -183,7 +183,7 @@ def make_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    return MadeRun(plan, ArtifactStore(folder), list(rows))
+    return MadeRun(plan, FolderStore(folder), list(rows))
 
 
 @cache
@@ -201,7 +201,7 @@ def _published(
 def publish_run(plan: Plan, folder: Path, *, dead: Sequence[int] = (), per_artifact: int = 1) -> MadeRun:
     """Publish and record every batch of the plan, as workers do."""
     make_folders(folder)
-    run = MadeRun(plan, ArtifactStore(folder))
+    run = MadeRun(plan, FolderStore(folder))
     batch = 0
     while batch < plan.layout.batch_count:
         shard_stop = plan.layout.shard_batches(plan.layout.shard_of_batch(BatchIndex(batch))).stop

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.labels import first_wrong_row, generous_label_bytes, label_rows, labels_header
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import verify_run, verify_zip
@@ -181,7 +181,7 @@ def test_a_stored_sample_without_facts_is_its_artifacts_fault() -> None:
 
 def empty_run(recipe: Recipe, folder: Path) -> MadeRun:
     (folder / "artifacts").mkdir()
-    return MadeRun(recipe.plan, ArtifactStore(folder / "artifacts"))
+    return MadeRun(recipe.plan, FolderStore(folder / "artifacts"))
 
 
 def merged(run: MadeRun, recipe: Recipe, output: Path, *exclude: str, partial: bool = False) -> list[str]:

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import shardgen
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import opened_zip, reader, zip_writer
 from shardgen.dataset.merge import MergeInputs, merge
@@ -75,7 +75,7 @@ def made(
     """The recipe's data set, of some batches; its artifacts are made of `drawn` files."""
     plan, outputs = recipe.plan, {output.name: output for output in recipe.plan.outputs}
     make_folders(folder / "artifacts")
-    run = MadeRun(plan, ArtifactStore(folder / "artifacts"))
+    run = MadeRun(plan, FolderStore(folder / "artifacts"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(made_runs, "image", lambda name, sample: drawn(outputs[name], sample))
         for batch in batches or range(plan.layout.batch_count):

@@ -18,9 +18,9 @@ import numpy as np
 
 from shardgen.artifacts.archive import build_artifact, read_whole
 from shardgen.artifacts.check import wrong_members
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.receipt_json import parse_receipt_json
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.notices import decoded, encoded
 from shardgen.dataset.labels import label_rows
@@ -136,7 +136,7 @@ def _receipt_seeds() -> list[bytes]:
 
 
 def _mark(data: bytes, folder: Path) -> object:
-    store = ArtifactStore(folder / "artifacts")
+    store = FolderStore(folder / "artifacts")
     marks = store.root / "requeued"
     marks.mkdir(parents=True, exist_ok=True)
     (marks / "0001-0123abcd.json").write_bytes(data)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from shardgen.artifacts.archive import read_artifact
-from shardgen.artifacts.listing import list_files
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName, is_artifact_name, staged_artifact
-from shardgen.artifacts.store import IDENTITY, ArtifactStore
+from shardgen.artifacts.store import IDENTITY
 from shardgen.artifacts.zip_records import Entry
 from shardgen.coordination.folder.notices import NoticeName, is_requeue
 from shardgen.dataset.verify import Verification, verify_zip
@@ -147,8 +147,8 @@ def test_a_name_with_a_number_that_nobody_wrote_is_no_artifacts(tmp_path: Path, 
         assert staged_artifact(f"{name.partition('/')[2]}.00000000", PLAN.layout) is None
     (tmp_path / name).parent.mkdir()
     (tmp_path / name).write_bytes(b"")
-    assert list(ArtifactStore(tmp_path).names()) == []
-    assert list_files(tmp_path, PLAN.layout).files == ()
+    assert list(FolderStore(tmp_path).names()) == []
+    assert FolderStore(tmp_path).listing(PLAN.layout).files == ()
 
 
 def test_the_largest_numbers_of_a_name_read_back() -> None:
@@ -189,7 +189,7 @@ def test_what_is_no_file_of_ours_is_neither_waited_for_nor_followed_nor_read_who
     run: RunDirectory, make: Callable[[Path], None]
 ) -> None:
     receipt, *_ = single(0, fence=2).publish(run.plan(), run.artifacts)
-    store = ArtifactStore(run.artifacts)
+    store = FolderStore(run.artifacts)
     path = run.artifacts / receipt.artifact.name
     path.unlink()
     make(path)
@@ -218,7 +218,7 @@ def test_the_folder_of_a_shard_that_is_a_link_is_neither_written_nor_read(
         single(0).publish(run.plan(), run.artifacts)
     assert list(elsewhere.iterdir()) == []
     with pytest.raises(ArtifactCorrupt, match="is a link") as caught:
-        list(ArtifactStore(run.artifacts).names())
+        list(FolderStore(run.artifacts).names())
     assert caught.value.hint
 
 
@@ -230,7 +230,7 @@ def test_the_artifact_folder_itself_may_be_a_link(run: RunDirectory, tmp_path: P
     run.artifacts.symlink_to(elsewhere)
     receipt, *_ = single(0).publish(run.plan(), run.artifacts)
     assert receipt.record.batch == BatchIndex(0)
-    assert ArtifactStore(run.artifacts).read(receipt.artifact)
+    assert FolderStore(run.artifacts).read(receipt.artifact)
 
 
 @pytest.mark.parametrize(
@@ -256,5 +256,5 @@ def test_the_name_of_an_artifact_folder_is_neither_waited_for_nor_read_whole(
 ) -> None:
     make(tmp_path / IDENTITY)
     with time_limit(10), pytest.raises(ArtifactCorrupt, match="folder-id") as caught:
-        ArtifactStore(tmp_path).identity()
+        FolderStore(tmp_path).identity()
     assert caught.value.hint

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.marks import read_marks
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.limits import MAX_SAMPLES, plan_problem
 from shardgen.domain.plan import Plan
 from shardgen.errors import ArtifactCorrupt, InputMissing, InvalidSettings, ManifestCorrupt
@@ -222,7 +222,7 @@ def test_a_mark_that_says_something_else_stops_a_rebuild(tmp_path: Path, text: s
     content = text.replace("%s", plan.fingerprint)
     (tmp_path / "requeued" / "0001-0123abcd.json").write_text(content, encoding="utf-8")
     with pytest.raises(ArtifactCorrupt, match="not a mark"):
-        read_marks(plan, ArtifactStore(tmp_path))
+        read_marks(plan, FolderStore(tmp_path))
 
 
 @pytest.mark.parametrize("make", ["pipe", "link"])
@@ -234,7 +234,7 @@ def test_a_mark_that_is_no_file_stops_a_rebuild(tmp_path: Path, make: str) -> No
     else:
         path.symlink_to("/etc/passwd")
     with time_limit(10), pytest.raises(ArtifactCorrupt, match="0001-0123abcd") as caught:
-        read_marks(make_plan(), ArtifactStore(tmp_path))
+        read_marks(make_plan(), FolderStore(tmp_path))
     assert caught.value.hint
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.verify import verify_run
 from shardgen.domain.receipt import Receipt
 from shardgen.operations.rebuild import Rebuilt, rebuild
@@ -23,7 +23,7 @@ def receipts_of(run: RunDirectory) -> list[Receipt]:
 def found_by(run: RunDirectory) -> Rebuilt:
     plan, found = rebuild(run)
     with run.manifest(plan) as manifest:
-        verified = verify_run(plan, manifest.receipts, ArtifactStore(run.artifacts))
+        verified = verify_run(plan, manifest.receipts, FolderStore(run.artifacts))
         overview = manifest.overview()
     assert verified.findings == ()
     assert (overview.stored, overview.dead) == (found.stored, found.dead_letters)

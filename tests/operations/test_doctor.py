@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.errors import MachineUnfit
 from shardgen.operations.doctor import Line, Verdict, diagnose
@@ -96,7 +96,7 @@ def test_a_lost_manifest_fails_only_where_artifacts_are(run: RunDirectory) -> No
     run = plan_run(run)
     done = shardgen("worker", run.path, "--max-batches", "1", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert list(ArtifactStore(run.artifacts).names())
+    assert list(FolderStore(run.artifacts).names())
     assert failing(run.path) == []
     (run.path / "manifest.sqlite").unlink()
     [line] = failing(run.path)

@@ -11,9 +11,9 @@ import pytest
 
 from shardgen.artifacts.archive import build_artifact
 from shardgen.artifacts.check import examine
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.marks import read_marks
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.dataset.verify import verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.lease import Attempt
@@ -128,7 +128,7 @@ def test_an_artifact_carries_the_fingerprint_of_the_plan_that_ends_with_its_bloc
 def test_orphans_and_marks_of_before_the_plan_grew_are_still_the_runs(run: RunDirectory) -> None:
     old = run.plan()
     plan = grown(old, (1, 0))
-    store = ArtifactStore(run.artifacts)
+    store = FolderStore(run.artifacts)
     with run.manifest(old) as manifest:
         made = make_made_run(old, run.artifacts)
         swept = find_orphans(plan, manifest, store)

@@ -14,8 +14,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from shardgen.artifacts.check import LOST_DETAIL
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
@@ -117,7 +117,7 @@ def test_new_fences_are_above_all_that_were_seen_and_the_rest_can_be_made(lost: 
 def test_a_fence_counts_wherever_it_was_seen(lost: RunDirectory, where: str) -> None:
     plan = lost.plan()
     publish(lost, single(0, fence=2))
-    store = ArtifactStore(lost.artifacts)
+    store = FolderStore(lost.artifacts)
     match where:
         case "broken artifact":
             publish(lost, single(1, fence=40))
@@ -185,7 +185,7 @@ def test_a_rebuild_does_not_undo_a_requeue(lost: RunDirectory) -> None:
     plan = lost.plan()
     publish(lost, single(0, fence=2), single(1, fence=2), single(2, fence=1), single(2, fence=3, worker="b"))
     rebuild(lost)
-    store = ArtifactStore(lost.artifacts)
+    store = FolderStore(lost.artifacts)
     with lost.manifest(plan) as manifest:
         undo_marked(plan, manifest, store, [BatchIndex(1), BatchIndex(2)])
     (lost.path / "manifest.sqlite").unlink()
@@ -203,7 +203,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
     plan = lost.plan()
     made = publish(lost, single(0), single(1))
     rebuild(lost)
-    store = ArtifactStore(lost.artifacts)
+    store = FolderStore(lost.artifacts)
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
     with lost.manifest(plan) as manifest:
@@ -224,7 +224,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
 
 def test_a_mark_undoes_attempts_up_to_its_fence_of_its_batches_alone(lost: RunDirectory) -> None:
     plan = lost.plan()
-    store = ArtifactStore(lost.artifacts)
+    store = FolderStore(lost.artifacts)
     publish(lost, *(single(batch, fence=fence) for batch in (0, 1, 2) for fence in (2, 3)))
     publish(lost, Attempt(batches=range(5, 7), fence=3))
     publish(lost, single(8, fence=10_000))
@@ -241,7 +241,7 @@ def test_a_mark_undoes_attempts_up_to_its_fence_of_its_batches_alone(lost: RunDi
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"fingerprint": "x", "fence": "y", "batches": []}'])
 def test_a_mark_that_does_not_read_stops_the_rebuild(lost: RunDirectory, content: bytes) -> None:
     publish(lost, single(0))
-    name = ArtifactStore(lost.artifacts).publish_requeued(Fence(1), content)
+    name = FolderStore(lost.artifacts).publish_requeued(Fence(1), content)
     with pytest.raises(ArtifactCorrupt, match=name) as raised:
         rebuild(lost)
     assert raised.value.hint
@@ -378,7 +378,7 @@ class FailingReads:
                     raise OSError(number, os.strerror(number), str(path))
             return read_regular(path, limit=limit, follow=follow)
 
-        monkeypatch.setattr("shardgen.artifacts.store.read_regular", read)
+        monkeypatch.setattr("shardgen.artifacts.folder_store.read_regular", read)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EISDIR, errno.ENOENT])
@@ -462,13 +462,13 @@ def test_what_a_higher_fence_supersedes_is_not_even_read(
 ) -> None:
     publish(lost, *(single(batch) for batch in range(12)), *(single(batch, fence=2) for batch in range(12)))
     read: list[str] = []
-    original = ArtifactStore.read_unrecorded
+    original = FolderStore.read_unrecorded
 
-    def note(self: ArtifactStore, name: object) -> bytes:
+    def note(self: FolderStore, name: object) -> bytes:
         read.append(str(name))
         return original(self, name)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ArtifactStore, "read_unrecorded", note)
+    monkeypatch.setattr(FolderStore, "read_unrecorded", note)
     assert rebuild(lost)[1].superseded == 12
     assert len(read) == 12
 

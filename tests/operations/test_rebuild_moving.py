@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.errors import PlanConflict
 from shardgen.settings.run_directory import RunDirectory
@@ -25,7 +25,7 @@ def test_a_run_that_was_begun_with_sqlite_moves_to_a_server(
 ) -> None:
     plan = run.plan()
     with run.manifest(plan) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
+        claim_folder(FolderStore(run.artifacts), manifest.folder)
         manifest.workers.register(identity(WORKERS["a"]))
         for _ in range(2):
             lease = manifest.leases.lease(WORKERS["a"], run.settings.lease_policy)
@@ -46,7 +46,7 @@ def test_a_run_that_was_begun_with_sqlite_moves_to_a_server(
         moved = RunDirectory.open(run.path)
         assert receipts_of(moved) == before
         with moved.manifest(plan) as manifest:
-            claim_folder(ArtifactStore(moved.artifacts), manifest.folder)
+            claim_folder(FolderStore(moved.artifacts), manifest.folder)
             (tmp_path / "another").mkdir()
             with pytest.raises(PlanConflict):
-                claim_folder(ArtifactStore(tmp_path / "another"), manifest.folder)
+                claim_folder(FolderStore(tmp_path / "another"), manifest.folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
@@ -95,7 +95,7 @@ def test_what_a_lease_could_still_publish_is_never_taken_even_if_it_has_expired(
     found = sweep(run, remove=True)
     assert (orphans(found), found.live) == ([], [staged, receipt.artifact.name])
     record(run, lease, receipt)
-    assert ArtifactStore(run.artifacts).read(receipt.artifact)
+    assert FolderStore(run.artifacts).read(receipt.artifact)
     assert (run.artifacts / staged).read_bytes() == b"half"
 
 
@@ -124,7 +124,7 @@ def test_released_freed_and_requeued_attempts_are_orphans(run: RunDirectory) -> 
     with Manifest(run.database, plan, clock=clock) as manifest:
         manifest.leases.release(released)
         manifest.leases.free_slices_of([freed.worker], run.settings.lease_policy)
-        undo_marked(plan, manifest, ArtifactStore(run.artifacts), [BatchIndex(4)])
+        undo_marked(plan, manifest, FolderStore(run.artifacts), [BatchIndex(4)])
     expected = [receipt.artifact.name for receipt in (first, second, third)]
     assert orphans(sweep(run, remove=True)) == expected
     assert [name for name in files(run) if not name.startswith("requeued/")] == []
@@ -202,7 +202,7 @@ def test_a_file_that_may_not_be_read_is_no_trouble_and_left(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return read_regular(path, limit=limit, follow=follow)
 
-    monkeypatch.setattr("shardgen.operations.sweep.read_regular", refuse)
+    monkeypatch.setattr("shardgen.artifacts.folder_store.read_regular", refuse)
     found = sweep(run, remove=True)
     assert (orphans(found), found.strangers) == ([], [other.artifact.name])
 
@@ -281,7 +281,7 @@ def test_a_file_that_went_away_by_itself_is_no_trouble(run: RunDirectory) -> Non
 
 def test_the_folder_is_synced_after_files_are_removed(tmp_path: Path) -> None:
     recorded = RecordedFiles()
-    store = ArtifactStore(tmp_path, files=recorded)
+    store = FolderStore(tmp_path, files=recorded)
     (tmp_path / "one").mkdir()
     for name in ("one/a", "one/b"):
         (tmp_path / name).write_text("x")

@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pytest
 
-from shardgen.artifacts.listing import Listing, list_files
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
+from shardgen.artifacts.store import Listing
 from shardgen.coordination.database import undo_marked
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.layout import Layout
@@ -24,7 +24,6 @@ from shardgen.errors import LeaseLost
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.manifest import Manifest, create_manifest
-from shardgen.operations import sweep
 from shardgen.operations.sweep import find_orphans
 from tests.artifacts.attempts import WORKERS, Attempt, single
 from tests.conformance.conftest import POLICY, MovableClock
@@ -54,7 +53,7 @@ class World:
         with closing(self.manifest._session.database.engine.raw_connection()) as connection:
             # A thousand small runs: only the order of events matters here, not what a disk has.
             connection.cursor().execute("PRAGMA synchronous=OFF")
-        self.store = ArtifactStore(folder / "artifacts")
+        self.store = FolderStore(folder / "artifacts")
         (folder / "artifacts" / ".staging").mkdir(parents=True)
         (folder / "artifacts" / "shard-00000").mkdir()
         self._leases: dict[str, Lease] = {}
@@ -164,13 +163,11 @@ def test_a_sweep_at_any_moment_takes_nothing_that_is_or_gets_recorded(
         world = World(folder, HISTORIES[name])
         moments = iter(cuts)
 
-        def listed(
-            root: Path, layout: Layout, *, world: World = world, at: Iterator[int] = moments
-        ) -> Listing:
+        def listed(layout: Layout, *, world: World = world, at: Iterator[int] = moments) -> Listing:
             world.go_to(next(at))
-            return list_files(root, layout)
+            return FolderStore.listing(world.store, layout)
 
-        monkeypatch.setattr(sweep, "list_files", listed)
+        monkeypatch.setattr(world.store, "listing", listed)
         world.manifest.world, world.manifest.cuts = world, moments
         found = find_orphans(PLAN, world.manifest, world.store)
         world.manifest.cuts = None

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, CursorResult
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex, Fence, WorkerId
 from shardgen.domain.lease import Lease
@@ -93,7 +93,7 @@ def test_receipts_that_were_deleted_are_found_by_all_and_mended_by_verify(worked
             refused()
         assert caught.value.hint.startswith("shardgen verify RUN_DIR --requeue")
     assert [subject for subject, _ in failing(worked)] == ["records"]
-    assert len(list(ArtifactStore(worked.artifacts).names())) == 2
+    assert len(list(FolderStore(worked.artifacts).names())) == 2
     assert put_back(worked, found.bad_batches).mended == 3
     assert check_run(worked).findings == ()
     assert failing(worked) == []
@@ -260,7 +260,7 @@ def test_a_folder_of_the_artifacts_that_is_a_link_is_not_read_through(
     worked: RunDirectory, tmp_path: Path, folder: str, reader: str
 ) -> None:
     mark = {"fingerprint": worked.plan().fingerprint, "fence": 0, "batches": []}
-    ArtifactStore(worked.artifacts).publish_requeued(Fence(0), json.dumps(mark).encode())
+    FolderStore(worked.artifacts).publish_requeued(Fence(0), json.dumps(mark).encode())
     (worked.artifacts / folder).rename(tmp_path / "elsewhere")
     (worked.artifacts / folder).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactCorrupt, match="is a link, which is not followed") as caught:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.domain.identifiers import Fence
@@ -57,7 +57,7 @@ def test_everything_that_is_created_obeys_the_umask_and_is_never_for_everybody_t
     run = plan_run(run)
     plan = run.plan()
     single(0).publish(plan, run.artifacts)
-    ArtifactStore(run.artifacts).publish_requeued(Fence(1), b"{}")
+    FolderStore(run.artifacts).publish_requeued(Fence(1), b"{}")
     (run.path / "manifest.sqlite").unlink()
     (run.artifacts / "requeued").rename(tmp_path / "away")
     rebuild(run)
@@ -116,7 +116,7 @@ def test_a_folder_of_the_artifacts_that_is_a_link_is_not_written_into(tmp_path: 
     elsewhere.mkdir()
     (root / folder).symlink_to(elsewhere)
     publish = (
-        (lambda: ArtifactStore(root).publish_requeued(Fence(1), b"{}"))
+        (lambda: FolderStore(root).publish_requeued(Fence(1), b"{}"))
         if folder == "requeued"
         else (lambda: single(0).publish(make_plan(), root))
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgen.artifacts.archive import build_artifact
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.claims import Clocks, FolderWork
 from shardgen.coordination.folder.index import SegmentIndex
@@ -99,7 +99,7 @@ class Worker:
             _place(machine.disk), world.plan, clock=lambda: datetime.fromtimestamp(1.7e9 + world.now, UTC)
         )
         self.view, self._index = machine.view()
-        self._store = ArtifactStore(machine.disk / "artifacts")
+        self._store = FolderStore(machine.disk / "artifacts")
         self._store.make_identity()
         self.work = FolderWork(
             Desk(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.depth.base import Estimator
 from shardgen.domain.lease import NoLease
 from shardgen.domain.worker import WorkerState
@@ -98,7 +98,7 @@ def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> l
             stages = Stages(
                 recipe=recipe_of(plan),
                 maker=maker_of(plan, open_composer(run), estimator),
-                store=ArtifactStore(run.artifacts, files=files),
+                store=FolderStore(run.artifacts, files=files),
                 manifest=manifest,
                 heartbeat=heartbeat,
                 between=lambda _done: None,

@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.steps import BatchStep, LeaseStep, MergeStep, PlanStep, RebuildStep, Step, SuspectStep
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
@@ -42,7 +42,7 @@ def assert_nothing_is_half_there(run: RunDirectory, planned: bytes, undisturbed_
         with closing(sqlite3.connect(manifest)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert connection.execute("SELECT count(*) FROM shard").fetchone() == (3,)
-    store = ArtifactStore(run.artifacts)
+    store = FolderStore(run.artifacts)
     for name in store.names():
         fingerprint = run.plan().fingerprint
         assert why_not_whole(store.read_unrecorded(name), name=str(name), fingerprint=fingerprint) is None

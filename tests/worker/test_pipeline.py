@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.depth.base import DepthBatch, Estimator
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
@@ -106,7 +106,7 @@ def stages_of(
         return Stages(
             recipe=recipe_of(plan),
             maker=maker_of(plan, composer, estimator),
-            store=ArtifactStore(run.artifacts),
+            store=FolderStore(run.artifacts),
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: None,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.lease import Lease
 from shardgen.errors import (
@@ -117,7 +117,7 @@ def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
 ) -> None:
     plan, recorded = made_plan(), list[object]()
     monkeypatch.setattr(BatchStore, "_content", lambda _store, _made: batch_content(plan, 0))
-    store = ArtifactStore(tmp_path, files=LateFailure())
+    store = FolderStore(tmp_path, files=LateFailure())
     manifest = SimpleNamespace(record=lambda _lease, record: recorded.append(record))
     lease = Lease(
         shard=ShardIndex(0),
@@ -262,7 +262,7 @@ def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
     from shardgen.coordination.artifact_folder import claim_folder  # noqa: PLC0415
 
     with run.manifest(run.plan()) as manifest:
-        claim_folder(ArtifactStore(run.artifacts), manifest.folder)
+        claim_folder(FolderStore(run.artifacts), manifest.folder)
     away = Path(shutil.move(run.artifacts, tmp_path / "away"))
     said: list[str] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import Counter
@@ -12,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from shardgen.errors import InputMissing, InvalidSettings, ShardgenError, StorageFailed
+from shardgen.storage.bounded import Irregular
 
 try:
     import obstore
@@ -139,15 +141,19 @@ class Objects:
         with self._asking(key):
             return obstore.put(self._store, key, data, use_multipart=False)["e_tag"] or ""
 
-    def read(self, key: str) -> bytes | None:
-        """All bytes of an object; None when there is none."""
+    def read(self, key: str, *, limit: int | None = None) -> bytes | None:
+        """All bytes of an object; None when there is none. Raises Irregular for more than `limit` bytes."""
         with self._asking(key):
             try:
-                data = bytes(obstore.get(self._store, key).bytes())
+                found = obstore.get(self._store, key)
+                is_larger = limit is not None and found.meta["size"] > limit
+                data = b"" if is_larger else bytes(found.bytes())
             except FileNotFoundError:
                 self.requests.add("read")
                 return None
         self.requests.add("read", down=len(data))
+        if is_larger:
+            raise Irregular(errno.EFBIG, f"more than {limit:,} bytes", f"{self.shown}/{key}")
         return data
 
     def size(self, key: str) -> int | None:

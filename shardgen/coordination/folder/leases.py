@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.coordination.base import Coordinator, OnLook, Seat, unheard
 from shardgen.coordination.folder.claims import FolderWork
@@ -43,7 +43,7 @@ class FolderCoordinator(Coordinator):
     """
 
     def __init__(self, run: RunDirectory, plan: Plan, manifest: Manifest, seat: Seat) -> None:
-        super().__init__(manifest, ArtifactStore(run.artifacts), seat)
+        super().__init__(manifest, FolderStore(run.artifacts), seat)
         self._say = seat.say
         self._policy = run.settings.folder_policy
         self._on_look: OnLook = unheard
@@ -217,7 +217,7 @@ def desk_for(run: RunDirectory, view: FolderView, manifest: Manifest, own_folder
     return Desk(
         view=view,
         manifest=manifest,
-        checkpoints=ArtifactStore(run.artifacts),
+        checkpoints=FolderStore(run.artifacts),
         own_folder=own_folder,
         policy=run.settings.folder_policy,
         alone=alone,

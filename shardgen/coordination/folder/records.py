@@ -23,6 +23,8 @@ _LOG = logging.getLogger(__name__)
 class SegmentReader:
     """Reads the segments of a shared folder; a name is their path from there. An ArtifactReader."""
 
+    reads_at_once = 1  # its mount reads ahead by itself, and a segment is large
+
     def __init__(self, files: FolderFiles) -> None:
         self._folder = files
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from shlex import quote
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from shardgen.dataset.merge import DEAD_LETTERS_HEADER, MergeInputs, survey_inpu
 from shardgen.dataset.metadata import Metadata
 from shardgen.dataset.opened_zip import OpenedZip, stop_of
 from shardgen.dataset.output import CARD, DEAD_LETTERS, LABELS, METADATA, PLAN, STATS
+from shardgen.dataset.read_ahead import ReadAhead
 from shardgen.dataset.selecting import KeptSums, LeftOut, kept_receipts, which_in
 from shardgen.dataset.statistics import statistics, stats_json
 from shardgen.domain.identifiers import SampleIndex
@@ -258,25 +259,37 @@ class RunSource(SampleSource):
     def samples(self, choose: Choose) -> Iterator[Found]:
         """Artifact by artifact, each one's sha256 compared; one of which nothing is wanted is not read."""
         inputs = self._inputs
-        self._sums = KeptSums(inputs.recipe, inputs.store, self._left_out)
-        taken = _Taken()
-        reader = BodyReader(inputs.store, MemberTable(inputs.plan), taken)
-        has_facts = bool(inputs.recipe.fact_columns)
-        page = _Page(inputs.recipe, self.selection)
+        with ReadAhead(inputs.store) as store:
+            self._sums = KeptSums(inputs.recipe, store, self._left_out)
+            taken = _Taken()
+            reader = BodyReader(store, MemberTable(inputs.plan), taken)
+            has_facts = bool(inputs.recipe.fact_columns)
+            page = _Page(inputs.recipe, self.selection)
+            for group in store.over(self._groups_to_read(choose), lambda group: group.receipts[0].artifact):
+                receipts, samples, kept, wanted = group
+                if kept is not None:
+                    self._sums.add(receipts, is_whole=False)
+                if not wanted.any():
+                    continue
+                records = [receipt.record for receipt in receipts]
+                facts = reader.add(receipts[0].artifact, records, samples, kept=kept, facts=has_facts)
+                if taken.found:  # the buffer was full, so all before this artifact has been passed on
+                    yield from page.rows_with(taken)
+                page.add(receipts, facts)
+                taken.wanted.append(wanted)
+            reader.flush()
+            yield from page.rows_with(taken)
+
+    def _groups_to_read(self, choose: Choose) -> Iterator[_Group]:
+        """Those of which something is wanted, or decoded for its sums; the sums of others are added here."""
+        inputs = self._inputs
         for receipts in kept_receipts(inputs.plan, inputs.source, self._left_out):
             samples, kept = self._kept(receipts)
-            self._sums.add(receipts, is_whole=kept is None)
+            if kept is None:
+                self._sums.add(receipts, is_whole=True)
             wanted = choose(samples if kept is None else samples[kept])
-            if not wanted.any():
-                continue
-            records = [receipt.record for receipt in receipts]
-            facts = reader.add(receipts[0].artifact, records, samples, kept=kept, facts=has_facts)
-            if taken.found:  # the buffer was full, so all before this artifact has been passed on
-                yield from page.rows_with(taken)
-            page.add(receipts, facts)
-            taken.wanted.append(wanted)
-        reader.flush()
-        yield from page.rows_with(taken)
+            if kept is not None or wanted.any():
+                yield _Group(receipts, samples, kept, wanted)
 
     def stats(self) -> bytes:
         """As a merge counts them."""
@@ -292,6 +305,18 @@ class RunSource(SampleSource):
             has_sheet=False,
             own=self._inputs.card,
         )
+
+
+class _Group(NamedTuple):
+    """Receipts of an artifact and the samples that they store.
+
+    Which of these are `kept` (None: all), and which of the kept ones are `wanted`.
+    """
+
+    receipts: list[Receipt]
+    samples: NDArray[np.int64]
+    kept: NDArray[np.bool_] | None
+    wanted: NDArray[np.bool_]
 
 
 class _Taken:

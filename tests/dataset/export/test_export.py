@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.export import driver, sources
 from shardgen.dataset.export.base import ExportSample
 from shardgen.dataset.export.destination import Destination, Target
@@ -952,7 +952,7 @@ def test_no_file_has_anothers_name_or_a_folders_whatever_the_names(names: list[s
 def test_files_of_named_samples_lie_under_their_names_and_none_under_anothers(tmp_path: Path) -> None:
     plan = named_plan(list(NAMES))
     make_folders(tmp_path / "artifacts")
-    run = MadeRun(plan, ArtifactStore(tmp_path / "artifacts"))
+    run = MadeRun(plan, FolderStore(tmp_path / "artifacts"))
     for batch in range(plan.layout.batch_count):
         run.publish(range(batch, batch + 1), dead=[0], facts={})
     inputs = MergeInputs(recipe=NamedRecipe(plan), source=run, store=run.store, allow_dead_letters=True)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from shardgen.artifacts.archive import BatchContent
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.export.base import ExportSample
 from shardgen.dataset.export.driver import ExportRequest, ExportResult, export
 from shardgen.dataset.export.sources import RunSource, ZipSource
@@ -119,7 +119,7 @@ def made(recipe: Recipe, samples: Sequence[ExportSample], folder: Path) -> Made:
     artifacts = folder / "artifacts"
     make_folders(artifacts)
     by_number = {int(one.number): one for one in samples}
-    run = RealRun(plan=plan, store=ArtifactStore(artifacts), recipe=recipe, samples=by_number)
+    run = RealRun(plan=plan, store=FolderStore(artifacts), recipe=recipe, samples=by_number)
     for batch in range(plan.layout.batch_count):
         run.publish(range(batch, batch + 1), dead=dead)
     path = merge(_inputs(run), folder / "made.zip").path
