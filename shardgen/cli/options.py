@@ -21,7 +21,7 @@ def remember(path: Path) -> Path:
     return path
 
 
-def typed(path: Path) -> str:
+def typed(path: Path | str) -> str:
     """The path as it must be typed into a shell."""
     return shlex.quote(str(path))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
-from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index
+from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
@@ -51,12 +51,16 @@ class RunDirectory:
     Its two files are read when it is opened and never again. `plan_file` is what `plan.json` was then: None
     when there was none; an error waits for whoever needs a plan. `is_current`: it is known to be the plan
     that counts.
+
+    `elsewhere` is the url of the bucket that named it, if one did: then `path` is a folder of this machine's
+    cache, with what was fetched.
     """
 
     path: Path
     settings: Settings
     plan_file: Plan | ShardgenError | None
     is_current: bool = False
+    elsewhere: str = ""
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -83,6 +87,16 @@ class RunDirectory:
             return self.settings.manifest_url()
         except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
             return ""
+
+    @property
+    def named(self) -> str:
+        """What to type for it in a command."""
+        return self.elsewhere or str(self.path)
+
+    @property
+    def results(self) -> Path:
+        """Where a result goes that no option names: nobody looks for one in a cache."""
+        return Path() if self.elsewhere else self.path
 
     @property
     def is_shared_folder(self) -> bool:
@@ -125,7 +139,7 @@ class RunDirectory:
         elif isinstance(backend := self.database.backend, SqliteFile):
             other = "correct [manifest] url in shardgen.toml"
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
-        if not self.is_shared_folder:  # there they wait beside the index
+        if not self.is_shared_folder and not is_bucket(self.url):  # there they wait beside the index
             ArtifactStore(self.artifacts).refuse_unusable()
 
     def folders(self, given: Folders) -> Folders:
@@ -145,11 +159,16 @@ class RunDirectory:
         return {kind: self._folder(kind, given.get(kind), written[kind]) for kind in kinds}
 
     def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
-        variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
+        name = f"SHARDGEN_{kind.upper()}"
+        variable = os.environ.get(name)
         if option is not None:
             return option
         if variable:
             return Path(variable)
+        if self.elsewhere and not Path(setting).is_absolute():  # a folder of the machine that planned
+            raise InputMissing(
+                f"{kind}: no folder is named on this machine", hint=f"add --{kind} DIR, or export {name}=DIR"
+            )
         if not setting:
             raise InputMissing(
                 f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
