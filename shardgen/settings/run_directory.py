@@ -12,7 +12,7 @@ from typing import Protocol
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
-from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
+from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
@@ -36,6 +36,10 @@ class ManifestElsewhere(Protocol):
 
     def is_begun(self, run: RunDirectory) -> bool:
         """Whether a worker has claimed a slice."""
+        ...
+
+    def check(self, run: RunDirectory) -> None:
+        """Refuse what cannot be written, or not be trusted, before anything is planned."""
         ...
 
 
@@ -99,6 +103,10 @@ class RunDirectory:
         return Path() if self.elsewhere else self.path
 
     @property
+    def _elsewhere(self) -> ManifestElsewhere | None:
+        return ELSEWHERE.get(self.url.partition("://")[0])
+
+    @property
     def is_shared_folder(self) -> bool:
         """Whether this directory is a folder that machines share with nothing else (`folder:`)."""
         return self.url == SHARED_FOLDER
@@ -132,6 +140,9 @@ class RunDirectory:
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
         """
+        if (elsewhere := self._elsewhere) is not None:
+            elsewhere.check(self)
+            return
         if has_own_index(self.url):  # it lies there by the plan that is not made yet
             refuse_unusable_folder(
                 cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
@@ -139,7 +150,7 @@ class RunDirectory:
         elif isinstance(backend := self.database.backend, SqliteFile):
             other = "correct [manifest] url in shardgen.toml"
             refuse_unusable_folder(backend.path.parent, makes=None, otherwise=other)
-        if not self.is_shared_folder and not is_bucket(self.url):  # there they wait beside the index
+        if not self.is_shared_folder:  # there they wait beside the index
             ArtifactStore(self.artifacts).refuse_unusable()
 
     def folders(self, given: Folders) -> Folders:
@@ -237,7 +248,7 @@ class RunDirectory:
         On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without
         a manifest: whether there are artifacts.
         """
-        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+        if (elsewhere := self._elsewhere) is not None:
             return elsewhere.is_begun(self)
         if has_own_index(self.url):
             return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
@@ -268,7 +279,7 @@ class RunDirectory:
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
-        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+        if (elsewhere := self._elsewhere) is not None:
             return elsewhere.open(self, plan)
         return Manifest(self.database, plan, read_only=read_only)
 

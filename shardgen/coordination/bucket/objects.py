@@ -40,7 +40,7 @@ _FIRST_RETRY: RetryConfig = {
 }
 _CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=300)}
 _CREATIONS = 5  # attempts, where a store says "exists" of what it then does not have
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class Objects:
         InvalidSettings, InputMissing without an account.
         """
         options = _CLIENT.copy()
-        if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
+        if any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
             options["allow_http"] = True
         try:
             opened = from_url(
