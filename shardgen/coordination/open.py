@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.database import DatabaseRun
@@ -18,6 +19,9 @@ from shardgen.manifest.database_url import (
 )
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.coordination.bucket.probe import Probed
 
 Backend = Callable[[RunDirectory], OpenedRun]
 _BACKENDS: dict[str, Backend] = {}
@@ -41,8 +45,8 @@ def open_run(run: RunDirectory) -> OpenedRun:
 def open_directory(argument: str | Path) -> RunDirectory:
     """Open what RUN_DIR names: a run directory, or the url of a bucket, which is all that a machine needs.
 
-    Of a run in a bucket the plan is fetched from there. Raises as `RunDirectory.open` does; InputMissing, too,
-    when the store does not let this machine in, or nothing is planned there.
+    Of a run in a bucket the plan is fetched from there. Raises as `RunDirectory.open` does; InputMissing
+    also when the store does not let this machine in, or nothing is planned there.
     """
     if isinstance(argument, str) and is_meant_as_bucket(argument):
         check_bucket_url(argument, where="RUN_DIR")
@@ -55,6 +59,14 @@ def open_directory(argument: str | Path) -> RunDirectory:
     from shardgen.coordination.bucket.run import refreshed  # noqa: PLC0415 - an extra
 
     return refreshed(run)
+
+
+def probed(run: RunDirectory) -> Probed:
+    """What the store of a run in a bucket does with the requests that the run rests on."""
+    from shardgen.coordination.bucket.probe import probe  # noqa: PLC0415 - an extra
+    from shardgen.coordination.bucket.run import objects_of  # noqa: PLC0415 - an extra
+
+    return probe(objects_of(run.url, is_patient=False))
 
 
 def _shared_folder(run: RunDirectory) -> OpenedRun:

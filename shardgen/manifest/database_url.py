@@ -18,7 +18,7 @@ SHARED_FOLDER = "folder:"
 OWN_INDEX = {SHARED_FOLDER}
 """URLs that name no database: each machine has a manifest of its own, the index of what it sees of others."""
 BUCKET_SCHEMES = ("s3://", "gs://", "az://")
-BUCKET_EXAMPLE = 'url = "s3://bucket/people", or gs:// (Google), az:// (Azure: the container is the bucket)'
+BUCKET_EXAMPLE = "write s3://bucket/people, or gs:// (Google), az:// (Azure, whose container is the bucket)"
 _LIKE_A_BUCKET = re.compile(r"\s*(s3[an]?|r2|gs|gcs|az|azure|abfss?|minio)\s*:", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*")
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
@@ -106,14 +106,14 @@ def check_bucket_url(url: str, *, where: str) -> None:
         fact = "a bucket's url begins with s3://, gs:// or az://, in lower case"
     elif "@" in rest or ":" in bucket:
         fact = "holds a user, a password or a port, and keys come from the environment only"
-        hint = "export AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…; a port belongs into AWS_ENDPOINT_URL"
+        hint = "export AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
     elif "?" in rest or "#" in rest:
         fact = "holds a query (what follows ? or #), and options come from the environment only"
         hint = "export AWS_REGION=… or AWS_ENDPOINT_URL=…, and leave the query out"
     elif not bucket:
         fact = "names no bucket"
     elif rest.endswith("/"):
-        fact, hint = "ends with a slash", f'url = "{url.rstrip("/")}"'
+        fact, hint = "ends with a slash", f"write {url.rstrip('/')}"
     elif not all(map(_SEGMENT.fullmatch, [bucket, *(prefix.split("/") if prefix else [])])):
         fact = "bucket and prefix may hold letters, digits and . _ = + - between slashes"
     else:
