@@ -61,12 +61,13 @@ def open_directory(argument: str | Path) -> RunDirectory:
     return refreshed(run)
 
 
-def probed(run: RunDirectory) -> Probed:
-    """What the store of a run in a bucket does with the requests that the run rests on."""
+def probed(url: str) -> Probed:
+    """What a bucket's store does with the requests that a run rests on."""
+    check_bucket_url(url, where="RUN_DIR")
     from shardgen.coordination.bucket.probe import probe  # noqa: PLC0415 - an extra
     from shardgen.coordination.bucket.run import objects_of  # noqa: PLC0415 - an extra
 
-    return probe(objects_of(run.url, is_patient=False))
+    return probe(objects_of(url, is_patient=False))
 
 
 def _shared_folder(run: RunDirectory) -> OpenedRun:

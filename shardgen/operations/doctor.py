@@ -29,7 +29,7 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
-from shardgen.manifest.database_url import is_bucket
+from shardgen.manifest.database_url import is_bucket, is_meant_as_bucket
 from shardgen.manifest.operator import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
@@ -191,10 +191,14 @@ def _weights_problem(path: Path) -> str | None:
 
 def _run(run_dir: str | Path) -> Iterator[Line]:
     try:
+        if is_meant_as_bucket(str(run_dir)) and isinstance(run_dir, str):
+            yield from _store(run_dir)
         run = open_directory(run_dir)
         if is_on_drive(run.path):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
         if is_bucket(run.url):
+            if not run.elsewhere:
+                yield from _store(run.url)
             yield from _bucket(run)
             return
         folders = run.folders({})
@@ -215,7 +219,7 @@ def _run(run_dir: str | Path) -> Iterator[Line]:
 
 
 def _bucket(run: RunDirectory) -> Iterator[Line]:
-    """What its store does with the requests that a run rests on, and what is planned and made there."""
+    """What is planned and made there, and whether this machine could take part."""
     folders: Folders | None = None
     try:
         folders = run.folders({})
@@ -223,7 +227,15 @@ def _bucket(run: RunDirectory) -> Iterator[Line]:
         yield Line(subject="sources", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
     lines = [_source_folder(kind, folder) for kind, folder in (folders or {}).items()]
     yield from lines
-    found = probed(run)
+    if folders and all(line.verdict is Verdict.FACT for line in lines):
+        yield from _sources(folders, run.recipe(run.plan()))
+    shown = report(run)
+    yield Line(subject="plan", fact=f"{shown.plan.samples:,} samples, {shown.pending:,} pending")
+
+
+def _store(url: str) -> Iterator[Line]:
+    """What a bucket's store does with the requests that a run rests on."""
+    found = probed(url)
     for row in found.rows:
         bad = Verdict.FAILS if row.is_vital else Verdict.LOOK
         yield Line(
@@ -232,16 +244,8 @@ def _bucket(run: RunDirectory) -> Iterator[Line]:
             verdict=Verdict.FACT if row.is_good else bad,
             hint="" if row.is_good or row.is_vital else "without that right `shardgen sweep` cannot work",
         )
-    yield Line(subject="bucket", fact=f"{run.url}, tried in {found.requests} requests")
-    if not found.is_trusted:
-        return
-    try:
-        if folders and all(line.verdict is Verdict.FACT for line in lines):
-            yield from _sources(folders, run.recipe(run.plan()))
-        shown = report(run)
-        yield Line(subject="plan", fact=f"{shown.plan.samples:,} samples, {shown.pending:,} pending")
-    except InputMissing as error:
-        yield Line(subject="plan", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
+    yield Line(subject="bucket", fact=f"{url}, tried in {found.requests} requests")
+    found.refuse()
 
 
 def _source_folder(kind: str, folder: Path) -> Line:
