@@ -170,6 +170,13 @@ class ManifestGone(StorageFailed):
     """The manifest was deleted or moved away under the process that had it open."""
 
 
+class StoreRefuses(StorageFailed):
+    """A bucket's store refuses this machine: a person must renew its credentials, say.
+
+    A worker in the middle waits for that; at the start of a command it is an operator's error.
+    """
+
+
 class DepthBackendUnavailable(TransientError):
     """The network cannot run now: out of memory at micro-batch 1, a lost device."""
 

@@ -35,10 +35,10 @@ def backup(
       shardgen backup people
       shardgen backup people -o people.sqlite
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.backup import back_up
-    from shardgen.settings.run_directory import RunDirectory
 
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     made = back_up(run, output)
     manifest = run.database.path
     render.echo(f"{made}   {render.size(made.stat().st_size)}")

@@ -24,10 +24,9 @@ def dead_letters(
     Example:
       shardgen dead-letters people --details
     """
-    from shardgen.coordination.open import open_run
-    from shardgen.settings.run_directory import RunDirectory
+    from shardgen.coordination.open import open_directory, open_run
 
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     opened = open_run(run)
     plan, recipe = opened.plan, run.recipe(opened.plan)
     total = opened.report().dead

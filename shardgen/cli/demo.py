@@ -43,7 +43,7 @@ def demo(
 
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = prepare(folder)
-    remember(run.path)
+    remember(run.named)
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
     planned = make_plan_with_progress(run, {})
     run = run.planned(planned.plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +12,16 @@ from shardgen.cli.options import remember, with_run_dir
 
 def doctor(
     run_dir: Annotated[
-        Path | None,
-        typer.Argument(metavar="RUN_DIR", help="Check this run directory too.", show_default=False),
+        str | None,
+        typer.Argument(
+            metavar="RUN_DIR", help="Check this run directory, or its bucket, too.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Check this machine for problems before you start.
 
-    Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts.
+    Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts,
+    and what its bucket does with the requests that a run rests on.
 
     \b
     Example:

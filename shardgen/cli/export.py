@@ -10,6 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import Exclude, remember
 from shardgen.domain.wording import counted
+from shardgen.manifest.database_url import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.export.driver import ExportRequest, ExportResult
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 def export(
     *,
     subject: Annotated[
-        Path,
-        typer.Argument(metavar="RUN_DIR|ZIP", help="A run directory or a finished zip.", callback=remember),
+        str,
+        typer.Argument(
+            metavar="RUN_DIR|ZIP",
+            help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
+            callback=remember,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],
     format: Annotated[  # noqa: A002 - the option's name
@@ -86,12 +91,12 @@ def export(
       shardgen export people.zip people-parquet --format parquet --split 800,100,100
       shardgen export people people-coco --format coco
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.export import export_run, export_zip
     from shardgen.operations.verify import is_zip
-    from shardgen.settings.run_directory import RunDirectory
 
     request = _request(format, shard_size, _split(split, split_by, split_seed))
-    if is_zip(subject):
+    if not is_meant_as_bucket(subject) and is_zip(Path(subject)):
         for name, is_given in (
             ("--exclude", exclude),
             ("--partial", partial),
@@ -100,9 +105,9 @@ def export(
             if is_given:
                 raise typer.BadParameter(f"{name} needs a run directory: a zip is what it is")
         with render.pacing("exported", "samples") as on_progress:
-            result = export_zip(subject, out, request, on_progress=on_progress)
+            result = export_zip(Path(subject), out, request, on_progress=on_progress)
     else:
-        run = RunDirectory.open(subject)
+        run = open_directory(subject)
         with render.pacing("exported", "samples") as on_progress:
             result = export_run(
                 run,

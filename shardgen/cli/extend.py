@@ -17,6 +17,7 @@ from shardgen.cli.options import (
     with_run_dir,
 )
 from shardgen.cli.plan import plan_view, planning_progress, say_planning_remarks
+from shardgen.coordination.open import open_directory
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
 
@@ -43,7 +44,7 @@ def extend(
     """
     from shardgen.operations.extend import extend as extend_run
 
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     before = run.plan().samples
     with planning_progress() as events:
         extended = extend_run(

@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli.options import HERE, RunDir, given_folders, typed
 from shardgen.cli.render import say
+from shardgen.manifest.database_url import SHARED_FOLDER, is_meant_as_bucket
 from shardgen.recipes.registry import DEFAULT_PRESET, presets
 
 
@@ -61,6 +62,15 @@ def init(
             show_default="nyu",
         ),
     ] = None,
+    bucket: Annotated[
+        str | None,
+        typer.Option(
+            "--bucket",
+            metavar="URL",
+            help="Several machines share this place in a bucket: s3://bucket/people, gs://… or az://….",
+            show_default=False,
+        ),
+    ] = None,
     shared_folder: Annotated[
         bool,
         typer.Option("--shared-folder", help="Several machines share RUN_DIR and nothing else."),
@@ -75,18 +85,24 @@ def init(
     Example:
       shardgen init people --foregrounds cut-outs --backgrounds scenes
       shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes
+      shardgen init people --bucket s3://bucket/people --foregrounds cut-outs --backgrounds scenes
       shardgen init depths --preset depth-of-folder --pictures scenes
     """
     from shardgen.machine.file_systems import is_on_drive
     from shardgen.operations.init import initialise
 
-    on_drive = is_on_drive(run_dir)
+    if is_meant_as_bucket(run_dir):
+        raise typer.BadParameter(f"RUN_DIR is a folder of this machine; add --bucket {run_dir}")
+    if bucket is not None and shared_folder:
+        raise typer.BadParameter("--bucket and --shared-folder: machines share one or the other")
+    folder = Path(run_dir)
+    on_drive = bucket is None and is_on_drive(folder)
     path = initialise(
-        run_dir,
+        folder,
         given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
         preset=preset,
         weights=weights,
-        shared_folder=shared_folder or on_drive,
+        shared=bucket or (SHARED_FOLDER if shared_folder or on_drive else ""),
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')

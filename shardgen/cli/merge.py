@@ -10,6 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir, typed
+from shardgen.coordination.open import open_directory
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
 
@@ -40,7 +41,7 @@ def merge(
       shardgen merge people --partial
       shardgen merge people --exclude foregrounds/anna.png
     """
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     warn_of_unplanned(run, run.plan(), {})
     merge_and_show(
         run, output, allow_dead_letters=allow_dead_letters, exclude=tuple(exclude or ()), partial=partial
@@ -81,5 +82,5 @@ def _missing(run: RunDirectory, result: MergeResult) -> str:
     if not selection.kinds:
         return f"nothing is pending: of {planned} " + (f"{dead} missing" if dead else "none is missing")
     parts = f"{selection.in_words} samples" + (f", and {dead}" if dead else "")
-    rest = f"; shardgen run {typed(run.path)} makes what is pending" if selection.pending else ""
+    rest = f"; shardgen run {typed(run.named)} makes what is pending" if selection.pending else ""
     return f"not in it, of {planned}: {parts}{rest}"

@@ -10,20 +10,22 @@ from typing import Annotated
 
 import typer
 
-HERE = Path()
-named_run_dir = HERE  # what hints put in the place of RUN_DIR
+from shardgen.manifest.database_url import is_meant_as_bucket
+
+HERE = "."
+named_run_dir: Path | str = HERE  # what hints put in the place of RUN_DIR
 
 
-def remember(path: Path) -> Path:
+def remember(path: str) -> str:
     """Keep the run directory that was typed for the hints."""
     global named_run_dir  # noqa: PLW0603 - the door's own memory of one command line
     named_run_dir = path
     return path
 
 
-def typed(path: Path) -> str:
-    """The path as it must be typed into a shell."""
-    return shlex.quote(str(path))
+def typed(path: Path | str) -> str:
+    """The path, or the url of a bucket, as it must be typed into a shell."""
+    return shlex.quote(path if isinstance(path, str) and is_meant_as_bucket(path) else str(Path(path)))
 
 
 def with_run_dir(hint: str) -> str:
@@ -32,11 +34,12 @@ def with_run_dir(hint: str) -> str:
 
 
 RunDir = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="RUN_DIR",
         envvar="SHARDGEN_RUN",
-        help="The run directory; by default $SHARDGEN_RUN, else the current folder.",
+        help="The run directory, or its bucket (s3://bucket/people); by default $SHARDGEN_RUN, else the "
+        "current folder.",
         show_default=False,
         callback=remember,
     ),
@@ -83,7 +86,11 @@ Device = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="ZIP", help="The zip to write.", show_default="RUN_DIR/dataset.zip"
+        "-o",
+        "--output",
+        metavar="ZIP",
+        help="The zip to write; of a bucket's run into the current folder.",
+        show_default="RUN_DIR/dataset.zip",
     ),
 ]
 AllowDeadLetters = Annotated[

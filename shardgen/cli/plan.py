@@ -20,6 +20,7 @@ from shardgen.cli.options import (
     parse_rate,
     typed,
 )
+from shardgen.coordination.open import open_directory
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted
 from shardgen.errors import ShardgenError
@@ -64,7 +65,7 @@ def plan(
       shardgen plan people --rate 6.4
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    planned = make_plan_with_progress(RunDirectory.open(run_dir), given, rate=rate)
+    planned = make_plan_with_progress(open_directory(run_dir), given, rate=rate)
     render.stdout().print(plan_view(planned, rate))
     if remark := recipe_of(planned.plan).remark:
         render.say(remark)

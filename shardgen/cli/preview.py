@@ -55,10 +55,10 @@ def preview(
     Example:
       shardgen preview people --samples 20 -o preview.png
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.preview import PreviewRequest
     from shardgen.operations.preview import preview as make_preview
     from shardgen.recipes.base import DeviceChoice, PlanEvents
-    from shardgen.settings.run_directory import RunDirectory
 
     with progress_bar("reading sources") as bar:
         files = bar.add_task("files", total=None, visible=False)
@@ -67,7 +67,7 @@ def preview(
             bar.update(files, advance=1, visible=True)
 
         path = make_preview(
-            RunDirectory.open(run_dir),
+            open_directory(run_dir),
             PreviewRequest(
                 samples=samples,
                 every="foregrounds" if all_foregrounds else "",

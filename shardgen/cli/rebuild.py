@@ -17,11 +17,11 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     Example:
       shardgen rebuild people
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.rebuild import rebuild
-    from shardgen.settings.run_directory import RunDirectory
 
     with render.counting("reading artifacts") as on_progress:
-        plan, found = rebuild(RunDirectory.open(run_dir), on_progress=on_progress)
+        plan, found = rebuild(open_directory(run_dir), on_progress=on_progress)
     pending = plan.samples - found.stored - found.dead_letters
     render.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")
     render.echo(

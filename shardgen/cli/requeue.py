@@ -31,15 +31,15 @@ def requeue(
       shardgen requeue people --batch 17 --batch 18
       shardgen requeue people --dead-letters
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.domain.identifiers import BatchIndex
     from shardgen.operations.requeue import RequeueChoice, requeue
-    from shardgen.settings.run_directory import RunDirectory
 
     if sum((bool(batch), dead_letters, blocked)) != 1:
         raise typer.BadParameter("choose one: --batch N, --dead-letters or --blocked")
     batches = tuple(BatchIndex(number) for number in batch or ())
     choice = RequeueChoice(batches=batches, dead_letters=dead_letters, blocked=blocked)
-    done = requeue(RunDirectory.open(run_dir), choice)
+    done = requeue(open_directory(run_dir), choice)
     if done.batches:
         echo(f"requeued {counted(len(done.batches), 'batch')}, {counted(done.samples, 'sample')}")
     elif done.unblocked_slices:

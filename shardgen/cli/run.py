@@ -31,9 +31,9 @@ from shardgen.cli.options import (
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
+from shardgen.coordination.open import open_directory
 from shardgen.coordination.report import Report
 from shardgen.domain.wording import counted
-from shardgen.settings.run_directory import RunDirectory
 
 _LINE_SECONDS = 30.0
 
@@ -111,7 +111,7 @@ def run(
     from shardgen.recipes.base import given_threads
     from shardgen.recipes.registry import recipe_of
 
-    directory = RunDirectory.open(run_dir)
+    directory = open_directory(run_dir)
     wanted = Wanted(
         workers=workers,
         device=parse_device(device),

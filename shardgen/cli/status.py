@@ -31,11 +31,11 @@ def status(
     Example:
       shardgen status people --watch
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.errors import TransientError
     from shardgen.operations.status import report
-    from shardgen.settings.run_directory import RunDirectory
 
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     if json and watch:
         raise typer.BadParameter("--json prints once; leave out --watch")
     if not watch:

@@ -29,10 +29,10 @@ def sweep(
       shardgen sweep people
       shardgen sweep people --yes
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.sweep import sweep
-    from shardgen.settings.run_directory import RunDirectory
 
-    found = sweep(RunDirectory.open(run_dir), remove=yes)
+    found = sweep(open_directory(run_dir), remove=yes)
     done = "removed" if yes else "would remove"
     total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
     render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")

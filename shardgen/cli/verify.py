@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Json, remember, typed
+from shardgen.cli.options import HERE, Json, remember, typed
 from shardgen.domain.wording import counted
+from shardgen.manifest.database_url import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 def verify(
     *,
     subject: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="RUN_DIR|ZIP",
             envvar="SHARDGEN_RUN",
-            help="A run directory or a finished zip.",
+            help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
             show_default=False,
             callback=remember,
         ),
-    ] = Path(),
+    ] = HERE,
     requeue: Annotated[
         bool,
         typer.Option(
@@ -52,16 +53,16 @@ def verify(
       shardgen verify people
       shardgen verify people.zip
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
-    from shardgen.settings.run_directory import RunDirectory
 
-    of_zip = is_zip(subject)
+    of_zip = not is_meant_as_bucket(subject) and is_zip(Path(subject))
     if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
-    run = None if of_zip else RunDirectory.open(subject)
+    run = None if of_zip else open_directory(subject)
     with render.counting("verifying") as on_progress:
         if run is None:
-            found = check_zip(subject, decode=not quick, on_progress=on_progress)
+            found = check_zip(Path(subject), decode=not quick, on_progress=on_progress)
         else:
             found = check_run(run, on_progress=on_progress)
     _show(found, json=json, is_zip=of_zip)
@@ -84,7 +85,7 @@ def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
         render.say(remark)
 
 
-def _refuse(subject: Path, found: Verification, requeued: Requeued | None) -> None:
+def _refuse(subject: str, found: Verification, requeued: Requeued | None) -> None:
     """Raise ManifestCorrupt or ArtifactCorrupt if something was wrong, with what to do now."""
     from shardgen.errors import ArtifactCorrupt, ManifestCorrupt
     from shardgen.manifest.tables import REBUILD
@@ -103,9 +104,9 @@ def _refuse(subject: Path, found: Verification, requeued: Requeued | None) -> No
     raise kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
 
 
-def _remedy(subject: Path, samples: int) -> str:
+def _remedy(subject: str, samples: int) -> str:
     name = typed(subject)
-    if subject.is_dir():
+    if is_meant_as_bucket(subject) or Path(subject).is_dir():
         return f"shardgen verify {name} --requeue puts exactly the bad batches back, and the manifest right"
     if samples:
         return f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {name}"

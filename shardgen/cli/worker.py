@@ -72,10 +72,10 @@ def worker(
     Example:
       shardgen worker people --deadline 11h
     """
+    from shardgen.coordination.open import open_directory
     from shardgen.domain.identifiers import ShardIndex
     from shardgen.errors import RunIncomplete
     from shardgen.recipes.base import DeviceChoice
-    from shardgen.settings.run_directory import RunDirectory
     from shardgen.worker.stop import PARENT_VARIABLE
     from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
@@ -90,7 +90,7 @@ def worker(
             grace_seconds=grace,
         ),
     )
-    run = RunDirectory.open(run_dir)
+    run = open_directory(run_dir)
     prefix = f"[{name}] " if name else ""
     outcome = work(run, options, say=lambda line: say(prefix + line))
     planned = run.plan().samples

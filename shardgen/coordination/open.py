@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.database import DatabaseRun
 from shardgen.domain.plan import Plan
-from shardgen.manifest.database_url import BUCKET_SCHEMES, OWN_INDEX, SHARED_FOLDER
+from shardgen.manifest.database_url import (
+    BUCKET_SCHEMES,
+    OWN_INDEX,
+    SHARED_FOLDER,
+    check_bucket_url,
+    is_bucket,
+    is_meant_as_bucket,
+)
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.coordination.bucket.probe import Probed
 
 Backend = Callable[[RunDirectory], OpenedRun]
 _BACKENDS: dict[str, Backend] = {}
@@ -30,6 +42,34 @@ def open_run(run: RunDirectory) -> OpenedRun:
     return _BACKENDS.get(run.url, DatabaseRun)(run)
 
 
+def open_directory(argument: str | Path) -> RunDirectory:
+    """Open what RUN_DIR names: a run directory, or the url of a bucket, which is all that a machine needs.
+
+    Of a run in a bucket the plan is fetched from there. Raises as `RunDirectory.open` does; InputMissing
+    also when the store does not let this machine in, or nothing is planned there.
+    """
+    if isinstance(argument, str) and is_meant_as_bucket(argument):
+        check_bucket_url(argument, where="RUN_DIR")
+        from shardgen.coordination.bucket.run import fetched  # noqa: PLC0415 - an extra
+
+        return fetched(argument)
+    run = RunDirectory.open(Path(argument))
+    if not is_bucket(run.url):
+        return run
+    from shardgen.coordination.bucket.run import refreshed  # noqa: PLC0415 - an extra
+
+    return refreshed(run)
+
+
+def probed(url: str) -> Probed:
+    """What a bucket's store does with the requests that a run rests on."""
+    check_bucket_url(url, where="RUN_DIR")
+    from shardgen.coordination.bucket.probe import probe  # noqa: PLC0415 - an extra
+    from shardgen.coordination.bucket.run import objects_of  # noqa: PLC0415 - an extra
+
+    return probe(objects_of(url, is_patient=False))
+
+
 def _shared_folder(run: RunDirectory) -> OpenedRun:
     from shardgen.coordination.folder.run import FolderRun  # noqa: PLC0415 - numpy and more, which no other status needs
 
@@ -48,6 +88,11 @@ class _Bucket:
         from shardgen.coordination.bucket.run import is_begun  # noqa: PLC0415 - an extra
 
         return is_begun(run)
+
+    def check(self, run: RunDirectory) -> None:
+        from shardgen.coordination.bucket.run import check  # noqa: PLC0415 - an extra
+
+        check(run)
 
 
 register(SHARED_FOLDER, _shared_folder)

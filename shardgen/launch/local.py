@@ -437,7 +437,7 @@ class _Supervisor:
         number, share = seat.number, seat.share
         options, folders = self._options, self._options.folders
         # -P: nothing in the folder that the command was typed in is taken for a module
-        command = [sys.executable, "-P", "-m", "shardgen", "worker", str(self._run.path)]
+        command = [sys.executable, "-P", "-m", "shardgen", "worker", self._run.named]
         command += ["--id", f"worker-{number}", "--device", share.device]
         command += ["--grace", f"{options.grace_seconds:g}"]
         if seat.batches is not None:

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -20,7 +21,7 @@ from shardgen import __version__
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import is_recognised, open_store
-from shardgen.coordination.open import open_run
+from shardgen.coordination.open import open_directory, open_run, probed
 from shardgen.depth import device
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
@@ -29,6 +30,7 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
+from shardgen.manifest.database_url import is_bucket, is_meant_as_bucket
 from shardgen.manifest.operator import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
@@ -62,14 +64,14 @@ class Line:
     hint: str = ""
 
 
-def diagnose(run_dir: Path | None) -> Iterator[Line]:
+def diagnose(run_dir: str | Path | None) -> Iterator[Line]:
     """Look at this machine and, if one is named, at a run directory; yields lines as they are known."""
     yield Line(
         subject="shardgen", fact=f"{__version__}, Python {platform.python_version()} on {sys.platform}"
     )
     yield Line(
         subject="libraries",
-        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}",
+        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, {_bucket_library()}",
     )
     yield _image_libraries()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
@@ -92,10 +94,17 @@ def diagnose(run_dir: Path | None) -> Iterator[Line]:
         yield from _run(run_dir)
 
 
-def _computes(run_dir: Path) -> bool:
+def _bucket_library() -> str:
+    try:
+        return f"obstore {version('obstore')}"
+    except PackageNotFoundError:
+        return "no obstore (for buckets: the extra [bucket])"
+
+
+def _computes(run_dir: str | Path) -> bool:
     """Whether a device has something to do in this run; what is wrong with it is said elsewhere."""
     try:
-        return RunDirectory.open(run_dir).local is not None
+        return open_directory(run_dir).local is not None
     except ShardgenError:
         return True
 
@@ -181,11 +190,18 @@ def _weights_problem(path: Path) -> str | None:
     return "" if head == HDF5_SIGNATURE else f"not HDF5 (it starts with {head!r})"
 
 
-def _run(run_dir: Path) -> Iterator[Line]:
+def _run(run_dir: str | Path) -> Iterator[Line]:
     try:
-        run = RunDirectory.open(run_dir)
-        if is_on_drive(run_dir):
+        if is_meant_as_bucket(str(run_dir)) and isinstance(run_dir, str):
+            yield from _store(run_dir)
+        run = open_directory(run_dir)
+        if is_on_drive(run.path):
             yield _on_drive(is_sqlite=run.settings.manifest_url().startswith("sqlite:"))
+        if is_bucket(run.url):
+            if not run.elsewhere:
+                yield from _store(run.url)
+            yield from _bucket(run)
+            return
         folders = run.folders({})
         backend, store = run.database.backend, open_store(run)
     except ShardgenError as error:
@@ -202,6 +218,36 @@ def _run(run_dir: Path) -> Iterator[Line]:
     else:
         yield Line(subject="artifacts", fact=store.shown)
     yield from _planned(run, folders if all(line.verdict is Verdict.FACT for line in lines) else None, store)
+
+
+def _bucket(run: RunDirectory) -> Iterator[Line]:
+    """What is planned and made there, and whether this machine could take part."""
+    folders: Folders | None = None
+    try:
+        folders = run.folders({})
+    except InputMissing as error:  # a machine that only looks or merges needs none
+        yield Line(subject="sources", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
+    lines = [_source_folder(kind, folder) for kind, folder in (folders or {}).items()]
+    yield from lines
+    if folders and all(line.verdict is Verdict.FACT for line in lines):
+        yield from _sources(folders, run.recipe(run.plan()))
+    shown = report(run)
+    yield Line(subject="plan", fact=f"{shown.plan.samples:,} samples, {shown.pending:,} pending")
+
+
+def _store(url: str) -> Iterator[Line]:
+    """What a bucket's store does with the requests that a run rests on."""
+    found = probed(url)
+    for row in found.rows:
+        bad = Verdict.FAILS if row.is_vital else Verdict.LOOK
+        yield Line(
+            subject="bucket",
+            fact=str(row),
+            verdict=Verdict.FACT if row.is_good else bad,
+            hint="" if row.is_good or row.is_vital else "without that right `shardgen sweep` cannot work",
+        )
+    yield Line(subject="bucket", fact=f"{url}, tried in {found.requests} requests")
+    found.refuse()
 
 
 def _source_folder(kind: str, folder: Path) -> Line:

@@ -8,7 +8,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
-from shardgen.manifest.database_url import has_own_index
+from shardgen.manifest.database_url import has_own_index, is_bucket
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
@@ -27,12 +27,14 @@ def extend(
 
     What was planned keeps number, batch, shard, name and bytes, and what is stored stays so. The result has
     no changes when nothing is new. Raises PlanConflict when planned sources are gone or changed, or the
-    settings are; ManifestMismatch on a shared folder; ManifestBusy while a worker holds a live lease.
+    settings are; ManifestMismatch on a shared folder or in a bucket; ManifestBusy while a worker holds a live
+    lease.
     """
     planned = run.plan()
     if has_own_index(run.url):
+        where = "in a bucket" if is_bucket(run.url) else "on a shared folder"
         raise ManifestMismatch(
-            f"{run.path}: a plan on a shared folder cannot grow: machines would see that at different times",
+            f"{run.named}: a plan {where} cannot grow: machines would see that at different times",
             hint=OTHER_DIRECTORY if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
         )
     folders, kind = run.folders(given), run.settings.kind
@@ -81,7 +83,8 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
     if not run.is_begun:
         hint = "shardgen plan RUN_DIR takes them"
     elif has_own_index(run.url):
-        hint = f"a run on a shared folder does not grow: {OTHER_DIRECTORY}"
+        where = "in a bucket" if is_bucket(run.url) else "on a shared folder"
+        hint = f"a run {where} does not grow: {OTHER_DIRECTORY}"
     else:
         hint = "shardgen extend RUN_DIR adds them"
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 from shardgen.depth.base import FILE
 from shardgen.depth.families import DEFAULT
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
+from shardgen.manifest.database_url import SHARED_FOLDER, check_bucket_url
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
 from shardgen.settings.settings import FILE_NAME
@@ -24,15 +25,19 @@ def initialise(
     *,
     preset: str = DEFAULT_PRESET,
     weights: str | None = None,
-    shared_folder: bool = False,
+    shared: str = "",
 ) -> Path:
     """Write `RUN_DIR/shardgen.toml`, folders and a weights file as absolute paths. Returns its path.
 
-    `weights` is as in `[depth] weights`, a path relative to the current folder; None: the preset's. With
-    `shared_folder` the run directory itself is what the workers share: `[manifest] url = "folder:"`. Raises
-    InputMissing when a source folder or the weights file is not named or not there, InvalidSettings for
-    what the preset does not have, PlanConflict when there are settings already.
+    `weights` is as in `[depth] weights`, a path relative to the current folder; None: the preset's. `shared`
+    is what several machines share: `folder:`, the run directory itself, or the url of a bucket. Raises
+    InputMissing when a source folder or the weights file is not named or not there, InvalidSettings for what
+    the preset does not have, PlanConflict when there are settings already.
     """
+    changes = _SHARED_FOLDER if shared == SHARED_FOLDER else {}
+    if shared not in ("", SHARED_FOLDER):
+        check_bucket_url(shared, where="--bucket")
+        changes = {"manifest.url": f'"{shared}"'}
     _refuse_folders(preset, folders)
     if weights is not None:
         weights = _written_weights(preset, weights)
@@ -50,7 +55,7 @@ def initialise(
     text = settings_text(
         preset=preset,
         weights=weights,
-        changes=_SHARED_FOLDER if shared_folder else None,
+        changes=changes,
         **{kind: folder.resolve() for kind, folder in folders.items()},
     )
     if not publish_file(path, text.encode()):

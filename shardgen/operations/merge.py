@@ -22,7 +22,7 @@ ZIP_NAME = "dataset.zip"
 
 
 def zip_name(*, partial: bool, excludes: bool) -> str:
-    """Where a merge writes to in the run directory: what may leave samples out has another name."""
+    """Where a merge writes to among the run's results: what may leave samples out has another name."""
     return "dataset" + ".partial" * partial + ".excluded" * excludes + ".zip"
 
 
@@ -44,7 +44,7 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
     """
-    path = output or run.path / zip_name(partial=partial, excludes=bool(exclude))
+    path = output or run.results / zip_name(partial=partial, excludes=bool(exclude))
     with recorded_inputs(
         run, allow_dead_letters=allow_dead_letters, exclude=exclude, partial=partial
     ) as inputs:
@@ -86,6 +86,6 @@ def refuse_output(run: RunDirectory, plan: Plan, output: Path | None) -> None:
 
     Raises InputMissing for a folder that cannot be written, PlanConflict for a file that is not this plan's.
     """
-    path = output or run.path / ZIP_NAME
+    path = output or run.results / ZIP_NAME
     refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with -o")
     refuse_foreign_output(path, Selection(planned=plan.samples), plan, files=DiskFiles())

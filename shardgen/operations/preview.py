@@ -48,7 +48,7 @@ def preview(
     nothing but the picture.
     """
     folders = run.folders(request.folders)
-    path = request.output or run.path / PNG_NAME
+    path = request.output or run.results / PNG_NAME
     refuse_picture(path, *folders.values(), option="-o")
     recipe = _recipe_of(run, folders, events)
     numbers = recipe.to_look_at(request.samples, every=request.every)

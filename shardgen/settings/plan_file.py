@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -170,12 +170,21 @@ def _put_lines(path: Path, lines: LineFile) -> None:
         with suppress(FileNotFoundError, Irregular, ValueError):
             if LineFile.open(path, size=lines.size).sha256 == lines.sha256:
                 return
-        disk = DiskFiles()
-        with staged_beside(path, files=disk) as (descriptor, staged):
-            for piece in lines.pieces():
-                disk.write(descriptor, piece)
-            disk.fsync(descriptor)
-            rename_durably(disk, staged, path)
+        _replace(path, lines.pieces())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a small file, durably, in one step, over whatever has its name. Raises OSError."""
+    _replace(path, [data])
+
+
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
+    disk = DiskFiles()
+    with staged_beside(path, files=disk) as (descriptor, staged):
+        for piece in pieces:
+            disk.write(descriptor, piece)
+        disk.fsync(descriptor)
+        rename_durably(disk, staged, path)
 
 
 def remove_unnamed(run_dir: Path) -> None:

@@ -38,6 +38,10 @@ class ManifestElsewhere(Protocol):
         """Whether a worker has claimed a slice."""
         ...
 
+    def check(self, run: RunDirectory) -> None:
+        """Refuse what cannot be written, or not be trusted, before anything is planned."""
+        ...
+
 
 ELSEWHERE: dict[str, ManifestElsewhere] = {}
 """By the scheme of `[manifest] url`."""
@@ -51,12 +55,16 @@ class RunDirectory:
     Its two files are read when it is opened and never again. `plan_file` is what `plan.json` was then: None
     when there was none; an error waits for whoever needs a plan. `is_current`: it is known to be the plan
     that counts.
+
+    `elsewhere` is the url of the bucket that named it, if one did: then `path` is a folder of this machine's
+    cache, with what was fetched.
     """
 
     path: Path
     settings: Settings
     plan_file: Plan | ShardgenError | None
     is_current: bool = False
+    elsewhere: str = ""
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -83,6 +91,20 @@ class RunDirectory:
             return self.settings.manifest_url()
         except InvalidSettings:  # whoever opens the manifest is told what is wrong with its URL
             return ""
+
+    @property
+    def named(self) -> str:
+        """What to type for it in a command."""
+        return self.elsewhere or str(self.path)
+
+    @property
+    def results(self) -> Path:
+        """Where a result goes that no option names: nobody looks for one in a cache."""
+        return Path() if self.elsewhere else self.path
+
+    @property
+    def _elsewhere(self) -> ManifestElsewhere | None:
+        return ELSEWHERE.get(self.url.partition("://")[0])
 
     @property
     def is_shared_folder(self) -> bool:
@@ -121,6 +143,9 @@ class RunDirectory:
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
         """
+        if (elsewhere := self._elsewhere) is not None:
+            elsewhere.check(self)
+            return
         if has_own_index(self.url):  # it lies there by the plan that is not made yet
             refuse_unusable_folder(
                 cache_folder(), makes=None, otherwise=f"name another folder: export {CACHE_VARIABLE}=DIR"
@@ -146,11 +171,16 @@ class RunDirectory:
         return {kind: self._folder(kind, given.get(kind), written[kind]) for kind in kinds}
 
     def _folder(self, kind: str, option: Path | None, setting: str) -> Path:
-        variable = os.environ.get(f"SHARDGEN_{kind.upper()}")
+        name = f"SHARDGEN_{kind.upper()}"
+        variable = os.environ.get(name)
         if option is not None:
             return option
         if variable:
             return Path(variable)
+        if self.elsewhere and not Path(setting).is_absolute():  # a folder of the machine that planned
+            raise InputMissing(
+                f"{kind}: no folder is named on this machine", hint=f"add --{kind} DIR, or export {name}=DIR"
+            )
         if not setting:
             raise InputMissing(
                 f"{kind}: no folder is named, neither by an option nor in shardgen.toml",
@@ -219,7 +249,7 @@ class RunDirectory:
         On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without
         a manifest: whether there are artifacts, as there may be in a bucket.
         """
-        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+        if (elsewhere := self._elsewhere) is not None:
             return elsewhere.is_begun(self)
         if has_own_index(self.url):
             return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
@@ -252,7 +282,7 @@ class RunDirectory:
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
-        if (elsewhere := ELSEWHERE.get(self.url.partition("://")[0])) is not None:
+        if (elsewhere := self._elsewhere) is not None:
             return elsewhere.open(self, plan)
         return Manifest(self.database, plan, read_only=read_only)
 

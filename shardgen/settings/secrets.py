@@ -7,6 +7,7 @@ import re
 from urllib.parse import parse_qsl
 
 from shardgen.errors import InvalidSettings
+from shardgen.manifest.database_url import check_bucket_url, is_meant_as_bucket
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD = re.compile(r"[^:/]*:([^@]*)@")  # between user and host, as the database library reads it
@@ -20,7 +21,7 @@ def expanded(url: str, *, where: str) -> str:
     Raises InvalidSettings, without repeating a value: for a variable that is not set, and for a password
     that is written out instead of named.
     """
-    if _has_literal_secret(url):
+    if not is_meant_as_bucket(url) and _has_literal_secret(url):
         raise InvalidSettings(
             f"{where}: holds a password, and secrets come from the environment only", hint=_HINT
         )
@@ -31,7 +32,10 @@ def expanded(url: str, *, where: str) -> str:
             raise InvalidSettings(f"{where} names ${{{name}}}, which is not set", hint=f"export {name}=…")
         return os.environ[name]
 
-    return _VARIABLE.sub(value, url)
+    found = _VARIABLE.sub(value, url)
+    if is_meant_as_bucket(found):
+        check_bucket_url(found, where=where)
+    return found
 
 
 def _has_literal_secret(url: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
@@ -17,6 +17,7 @@ from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
 from shardgen.errors import InputMissing, InvalidSettings
+from shardgen.manifest.database_url import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
 from shardgen.recipes.registry import DEFAULT, find_kind, kinds
 from shardgen.settings.problems import KnownKeys, problems_in
@@ -52,7 +53,10 @@ class ManifestTable(Table):
 
 
 class ArtifactsTable(Table):
-    """A folder, relative to the run directory, that every worker and merge can reach."""
+    """A folder, relative to the run directory, that every worker and merge can reach.
+
+    With a bucket in `[manifest] url` they lie there.
+    """
 
     url: Annotated[str, Field(min_length=1)] = "artifacts"
 
@@ -163,9 +167,21 @@ class Settings:
     def manifest_url(self) -> str:
         """`[manifest] url` with its `${NAME}` parts taken from the environment.
 
-        Raises InvalidSettings when a named variable is not set, or when a password is written out.
+        Raises InvalidSettings when a named variable is not set, or when a password is written out; with a
+        bucket also for artifacts elsewhere, which lie under its url.
         """
-        return expanded(self.engine.manifest.url, where=f"{FILE_NAME}: [manifest] url")
+        url = expanded(self.engine.manifest.url, where=f"{FILE_NAME}: [manifest] url")
+        if is_bucket(url) and self.engine.artifacts != ArtifactsTable():
+            raise InvalidSettings(
+                f"{FILE_NAME}: [artifacts] url: with a bucket in [manifest] url the artifacts lie there, too",
+                hint="remove the line from [artifacts]; for artifacts elsewhere: [manifest] url = a database",
+            )
+        return url
+
+    def at(self, manifest_url: str) -> Settings:
+        """The same settings with another `[manifest] url`."""
+        tables = {"manifest": ManifestTable(url=manifest_url)}
+        return replace(self, engine=self.engine.model_copy(update=tables))
 
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:

@@ -26,11 +26,13 @@ batch = 32              # (plan) samples per checkpoint: what a crash can cost
 # A file relative to this one, on this machine's own disk, never a network's. For several machines a database
 # on a PostgreSQL server, with its password from the environment only:  url = "${SHARDGEN_MANIFEST}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
-# For machines that share nothing but this folder, on a Google Drive, say:  url = "folder:"
+# For machines that share only a bucket, with its keys from the environment:  url = "s3://bucket/people"
+# (or gs://, az://). For machines that share nothing but this folder, on a Google Drive, say:  url = "folder:"
 url = "sqlite:///manifest.sqlite"
 
 [artifacts]
-url = "artifacts"       # a folder, relative to this file, that every worker and merge can reach
+# A folder, relative to this file, that every worker and merge can reach. With a bucket they lie there.
+url = "artifacts"
 
 [lease]
 seconds = 120           # after this long, others may take over a silent worker's slice

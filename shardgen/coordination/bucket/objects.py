@@ -12,17 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from shardgen.errors import InputMissing, InvalidSettings, ShardgenError, StorageFailed
+from shardgen.coordination.bucket.answers import is_of_no_bucket, store_error, unopened
+from shardgen.errors import InputMissing, ShardgenError, StorageFailed
 from shardgen.storage.bounded import Irregular
 
 try:
     import obstore
-    from obstore.exceptions import (
-        AlreadyExistsError,
-        BaseError,
-        PermissionDeniedError,
-        UnauthenticatedError,
-    )
+    from obstore.exceptions import AlreadyExistsError, BaseError
     from obstore.store import ObjectStore, from_url
 except ImportError as missing:  # an extra
     raise InputMissing(
@@ -39,9 +35,14 @@ _RETRY: RetryConfig = {
     "retry_timeout": timedelta(seconds=120),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
+_FIRST_RETRY: RetryConfig = {
+    "max_retries": 3,
+    "retry_timeout": timedelta(seconds=15),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 3},
+}
 _CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=300)}
 _CREATIONS = 5  # attempts, where a store says "exists" of what it then does not have
-_ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +85,8 @@ class Requests:
 class Objects:
     """The objects under one prefix of a bucket; keys begin behind it. Thread-safe; never carried over a fork.
 
-    Every method raises StorageFailed for what may pass by itself.
+    Every method raises StorageFailed for what may pass by itself, StoreRefuses for what a person must change
+    on this machine, InputMissing when there is no such bucket.
     """
 
     def __init__(self, store: ObjectStore, shown: str) -> None:
@@ -93,24 +95,22 @@ class Objects:
         self._store = store
 
     @classmethod
-    def open(cls, url: str) -> Objects:
+    def open(cls, url: str, *, is_patient: bool = True) -> Objects:
         """The prefix that a url names, such as `s3://bucket/people`; keys and endpoint from the environment.
 
-        Nothing is asked of the store yet. Raises InvalidSettings, InputMissing without the extra.
+        Nothing is asked of the store yet. `is_patient`: what fails by itself is tried for two minutes, which
+        suits work, not the first request of a command, whose settings are often wrong. Raises
+        InvalidSettings, InputMissing without an account.
         """
         options = _CLIENT.copy()
-        if any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS):
+        if any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
             options["allow_http"] = True
         try:
             opened = from_url(
-                url,
-                client_options=options,
-                retry_config=_RETRY,
+                url, client_options=options, retry_config=_RETRY if is_patient else _FIRST_RETRY
             )
         except (BaseError, ValueError) as error:
-            raise InvalidSettings(
-                f"{url}: cannot be opened ({_first_line(error)})", hint='url = "s3://bucket/people"'
-            ) from None
+            raise unopened(error, url) from None
         return cls(opened, url)
 
     def create(self, key: str, data: bytes) -> bool:
@@ -148,7 +148,8 @@ class Objects:
                 found = obstore.get(self._store, key)
                 is_larger = limit is not None and found.meta["size"] > limit
                 data = b"" if is_larger else bytes(found.bytes())
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error)
                 self.requests.add("read")
                 return None
         self.requests.add("read", down=len(data))
@@ -162,7 +163,8 @@ class Objects:
         with self._asking(key):
             try:
                 return int(obstore.head(self._store, key)["size"])
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                _refuse_no_bucket(error)
                 return None
 
     def pages(self, prefix: str, *, after: str = "") -> Iterator[list[ObjectMeta]]:
@@ -203,8 +205,8 @@ class Objects:
             with self._asking(key):
                 try:
                     obstore.delete(self._store, key)
-                except FileNotFoundError:
-                    continue
+                except FileNotFoundError as error:
+                    _refuse_no_bucket(error)
 
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
@@ -212,18 +214,12 @@ class Objects:
             yield
         except ShardgenError:
             raise
-        except (BaseError, OSError) as error:
-            where = f"{self.shown}/{key}"
-            if isinstance(error, UnauthenticatedError | PermissionDeniedError):
-                raise StorageFailed(
-                    f"{where}: the store refuses these credentials",
-                    hint="renew them, or give them the right to list, read, write and delete there",
-                ) from error
-            raise StorageFailed(
-                f"{where}: {_first_line(error)}",
-                hint="check the network and the url; everything recorded so far is kept",
-            ) from error
+        except (BaseError, OSError, NotImplementedError) as error:
+            # Not chained: what the library says may repeat a url with its signature.
+            raise store_error(error, self.shown, key) from None
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+def _refuse_no_bucket(error: FileNotFoundError) -> None:
+    """Of a bucket that is not there every object is "not found", too."""
+    if is_of_no_bucket(error):
+        raise error

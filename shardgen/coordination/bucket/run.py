@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
-from shardgen.coordination.bucket import protocol
+from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.base import PutPlan, Seat
+from shardgen.coordination.bucket import plan as planning
 from shardgen.coordination.bucket.manifest import BucketManifest
-from shardgen.coordination.bucket.objects import Objects
-from shardgen.coordination.database import DatabaseRun
+from shardgen.coordination.bucket.objects import ENDPOINTS, Objects
+from shardgen.coordination.bucket.probe import at_the_door, probe_before
+from shardgen.coordination.database import DatabaseCoordinator, DatabaseRun
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.errors import ManifestMismatch
+from shardgen.domain.steps import OnStep, ignore_step
+from shardgen.errors import ManifestMismatch, StoreRefuses
 from shardgen.manifest.backend import Backend
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.cache import cache_folder
 
 _OF_STORES = ("AWS_", "GOOGLE_", "AZURE_")  # how the variables begin that say where a store is, and its keys
 
 
-def objects_of(url: str) -> Objects:
+def objects_of(url: str, *, is_patient: bool = True) -> Objects:
     """The objects of a url, opened once in this process as long as its environment names the same store."""
     environment = {name: value for name, value in os.environ.items() if name.startswith(_OF_STORES)}
-    return _opened(url, frozenset(environment.items()), os.getpid())
+    return _opened(url, frozenset(environment.items()), os.getpid(), is_patient)
 
 
 @lru_cache(maxsize=8)
-def _opened(url: str, _environment: frozenset[tuple[str, str]], _process: int) -> Objects:
-    return Objects.open(url)
+def _opened(
+    url: str,
+    _environment: frozenset[tuple[str, str]],
+    _process: int,
+    is_patient: bool,  # noqa: FBT001
+) -> Objects:
+    return Objects.open(url, is_patient=is_patient)
+
+
+@contextmanager
+def _first_contact(url: str) -> Iterator[Objects]:
+    """For the first requests of a command, when most of what fails is to be set right by somebody."""
+    try:
+        yield objects_of(url, is_patient=False)
+    except StoreRefuses as error:
+        raise at_the_door(error) from None
+
+
+def fetched(url: str) -> RunDirectory:
+    """A run directory of a url, in this machine's cache; what was fetched earlier is brought up to date."""
+    endpoints = [os.environ.get(name, "") for name in ENDPOINTS]  # the same url elsewhere is another run
+    digest = hashlib.sha256("\n".join([url, *endpoints]).encode()).hexdigest()
+    with _first_contact(url) as objects:
+        return planning.fetch(objects, cache_folder() / "buckets" / digest[:16])
+
+
+def refreshed(run: RunDirectory) -> RunDirectory:
+    """A run directory whose settings name a bucket, with the plan that counts there."""
+    with _first_contact(run.url) as objects:
+        return planning.refresh(objects, run)
+
+
+def check(run: RunDirectory) -> None:
+    """Refuse a store that a run must not rest on, before anything is planned."""
+    probe_before(objects_of(run.url, is_patient=False))
 
 
 def open_manifest(run: RunDirectory, plan: Plan) -> BucketManifest:
@@ -34,8 +76,30 @@ def open_manifest(run: RunDirectory, plan: Plan) -> BucketManifest:
 
 
 def is_begun(run: RunDirectory) -> bool:
-    """Whether a worker has claimed a slice."""
-    return bool(next(objects_of(run.url).pages(protocol.CLAIMS), []))
+    """Whether a worker has claimed a slice, or was about to."""
+    return planning.is_begun(objects_of(run.url))
+
+
+class BucketCoordinator(DatabaseCoordinator):
+    """One worker's part: before its first lease it settles which plan counts."""
+
+    def __init__(self, run: RunDirectory, plan: Plan, manifest: BucketManifest, seat: Seat) -> None:
+        super().__init__(manifest, ArtifactStore(run.artifacts), seat)
+        self._objects = objects_of(run.url)
+        self._plan = plan
+        self._has_begun = False
+
+    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
+        """From the bucket. Raises PlanConflict when another plan counts by now."""
+        if not self._has_begun:
+            planning.begin(self._objects, self._plan)
+            self._has_begun = True
+        return super().lease(policy)
+
+    @property
+    def may_plan_anew(self) -> bool:
+        """While nobody has leased."""
+        return not planning.is_begun(self._objects)
 
 
 class BucketRun(DatabaseRun):
@@ -44,6 +108,15 @@ class BucketRun(DatabaseRun):
     def ensure_manifest(self) -> bool:
         """There is nothing to create but the plan."""
         return False
+
+    def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
+        """In the bucket, until somebody has begun to make it; then in the run directory."""
+        return planning.put_plan(objects_of(self.run.url), self.run, self.plan, grows=grows, on_step=on_step)
+
+    def coordinator(self, seat: Seat) -> BucketCoordinator:
+        """Try the store in a few requests, then open the manifest."""
+        probe_before(objects_of(self.run.url, is_patient=False), is_short=True)
+        return BucketCoordinator(self.run, self.plan, open_manifest(self.run, self.plan), seat)
 
     def to_sweep(self) -> Backend:
         """There is no database."""
