@@ -180,6 +180,7 @@ class Objects:
                         modified=one["last_modified"],
                     )
                     for one in page
+                    if one["path"] > after  # not every store of Azure's kind heeds the offset
                 ),
                 key=lambda one: one.key,
             )
