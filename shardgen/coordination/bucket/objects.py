@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 _PAGE = 1_000  # keys; what S3, GCS and Azure give at most in one answer
+# A pause is drawn between the shortest and `base` times the one before: half as long again on average. No
+# signal is heeded meanwhile; a worker waits on by itself.
 _RETRY: RetryConfig = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+    "max_retries": 60,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 3},
 }
 _CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=300)}
 _CREATIONS = 5  # attempts, where a store says "exists" of what it then does not have
+# Of a listing, and of what has expired, the client library says it in words alone.
+_REFUSED = re.compile(r"status code: 40[13]\b|<Code>(ExpiredToken|TokenRefreshRequired)<")
 _ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
 
 
@@ -162,7 +167,7 @@ class Objects:
     def pages(self, prefix: str, *, after: str = "") -> Iterator[list[ObjectMeta]]:
         """The objects in a folder and below it whose keys come after one, ascending; each page is a request.
 
-        Whoever stops asking asks for no further page.
+        No page is empty. Whoever stops asking asks for no further page.
         """
         stream = obstore.list(self._store, prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE)
         while True:
@@ -171,19 +176,18 @@ class Objects:
                 page = next(stream, None)
             if page is None:
                 return
-            yield sorted(
-                (
-                    ObjectMeta(
-                        key=one["path"],
-                        size_bytes=one["size"],
-                        e_tag=one["e_tag"] or "",
-                        modified=one["last_modified"],
-                    )
-                    for one in page
-                    if one["path"] > after  # not every store of Azure's kind heeds the offset
-                ),
-                key=lambda one: one.key,
-            )
+            found = [
+                ObjectMeta(
+                    key=one["path"],
+                    size_bytes=one["size"],
+                    e_tag=one["e_tag"] or "",
+                    modified=one["last_modified"],
+                )
+                for one in page
+                if one["path"] > after  # Azurite does not heed the offset
+            ]
+            if found:
+                yield sorted(found, key=lambda one: one.key)
             if len(page) < _PAGE:
                 return
 
@@ -209,7 +213,7 @@ class Objects:
             raise
         except (BaseError, OSError) as error:
             where = f"{self.shown}/{key}"
-            if isinstance(error, UnauthenticatedError | PermissionDeniedError):
+            if isinstance(error, UnauthenticatedError | PermissionDeniedError) or _REFUSED.search(str(error)):
                 raise StorageFailed(
                     f"{where}: the store refuses these credentials",
                     hint="renew them, or give them the right to list, read, write and delete there",
