@@ -17,6 +17,7 @@ from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
 from tests import u2netp as released
+from tests.bucket.servers import Store, running
 from tests.postgres import Server, running_server
 from tests.runs import die_at, make_run, plan_run, sha256_of, shardgen
 
@@ -86,6 +87,20 @@ def postgres_server() -> Iterator[Server]:
     server = Server()
     yield server
     server.remove()
+
+
+@pytest.fixture(scope="session")
+def bucket_servers() -> Iterator[Callable[[str], Store]]:
+    """One server of each kind for all tests of this process; it starts when the first test asks."""
+    started: dict[str, Store] = {}
+    with ExitStack() as stack:
+
+        def server(name: str) -> Store:
+            if name not in started:
+                started[name] = stack.enter_context(running(name))
+            return started[name]
+
+        yield server
 
 
 @pytest.fixture(scope="session")

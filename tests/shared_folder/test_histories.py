@@ -23,6 +23,7 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.notices import Requeue
 from shardgen.coordination.folder.view import FolderView
+from shardgen.domain.identifiers import Fence
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import ArtifactCorrupt
 from tests.shared_folder.double import Cloud, Faults

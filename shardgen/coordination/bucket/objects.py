@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
 _PAGE = 1_000  # keys; what S3, GCS and Azure give at most in one answer
+# A pause is drawn between the shortest and `base` times the one before: half as long again on average. No
+# signal is heeded meanwhile; a worker waits on by itself.
 _RETRY: RetryConfig = {
-    "max_retries": 10,
-    "retry_timeout": timedelta(seconds=120),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
+    "max_retries": 60,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 3},
 }
 _FIRST_RETRY: RetryConfig = {
     "max_retries": 3,
@@ -170,7 +172,7 @@ class Objects:
     def pages(self, prefix: str, *, after: str = "") -> Iterator[list[ObjectMeta]]:
         """The objects in a folder and below it whose keys come after one, ascending; each page is a request.
 
-        Whoever stops asking asks for no further page.
+        No page is empty. Whoever stops asking asks for no further page.
         """
         stream = obstore.list(self._store, prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE)
         while True:
@@ -179,18 +181,18 @@ class Objects:
                 page = next(stream, None)
             if page is None:
                 return
-            yield sorted(
-                (
-                    ObjectMeta(
-                        key=one["path"],
-                        size_bytes=one["size"],
-                        e_tag=one["e_tag"] or "",
-                        modified=one["last_modified"],
-                    )
-                    for one in page
-                ),
-                key=lambda one: one.key,
-            )
+            found = [
+                ObjectMeta(
+                    key=one["path"],
+                    size_bytes=one["size"],
+                    e_tag=one["e_tag"] or "",
+                    modified=one["last_modified"],
+                )
+                for one in page
+                if one["path"] > after  # Azurite does not heed the offset
+            ]
+            if found:
+                yield sorted(found, key=lambda one: one.key)
             if len(page) < _PAGE:
                 return
 

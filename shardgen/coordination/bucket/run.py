@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from shardgen.artifacts.store import ArtifactStore
+from shardgen.coordination.artifact_folder import open_store
 from shardgen.coordination.base import PutPlan, Seat
 from shardgen.coordination.bucket import plan as planning
 from shardgen.coordination.bucket.manifest import BucketManifest
@@ -84,7 +84,7 @@ class BucketCoordinator(DatabaseCoordinator):
     """One worker's part: before its first lease it settles which plan counts."""
 
     def __init__(self, run: RunDirectory, plan: Plan, manifest: BucketManifest, seat: Seat) -> None:
-        super().__init__(manifest, ArtifactStore(run.artifacts), seat)
+        super().__init__(manifest, open_store(run), seat)
         self._objects = objects_of(run.url)
         self._plan = plan
         self._has_begun = False
