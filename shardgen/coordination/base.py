@@ -21,7 +21,7 @@ from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import ManifestMismatch, PlanConflict, TransientError
 from shardgen.machine.processes import gone
-from shardgen.manifest.backend import Backend
+from shardgen.manifest.backend import Backend, StillAlone
 from shardgen.manifest.database_url import has_own_index
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
@@ -288,8 +288,8 @@ class OpenedRun(ABC):
                 mended = manifest.operator.mend()
         return self.undo(batches), mended
 
-    def to_sweep(self) -> Backend:
-        """The database that says which files of the artifact folder count. Raises ManifestMismatch."""
+    def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
+        """What keeps others from making the record anew while files are removed. Raises ManifestMismatch."""
         raise ManifestMismatch(
             f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
             hint="when the merged zip is verified, remove the whole folder",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import groupby
 
 from shardgen.artifacts.store import ArtifactStore
@@ -28,7 +28,7 @@ from shardgen.domain.steps import OnStep, PlanStep, RequeueStep, ignore_step
 from shardgen.domain.worker import WorkerReport
 from shardgen.errors import ManifestMismatch, ShardgenError
 from shardgen.machine.processes import gone, host_id
-from shardgen.manifest.backend import Backend
+from shardgen.manifest.backend import Backend, StillAlone
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.operator import Marks
 from shardgen.manifest.replanning import replace_plan
@@ -211,9 +211,10 @@ class DatabaseRun(OpenedRun):
             adopt_folder(store, manifest.folder)
         return undone, mended
 
-    def to_sweep(self) -> Backend:
-        """The manifest's."""
-        return self.run.database.backend
+    def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
+        """The manifest's lock, if there is a manifest."""
+        backend = self.run.database.backend
+        return lambda: backend.alone() if backend.is_there() else nullcontext(lambda: None)
 
     def to_back_up(self) -> Backend:
         """The manifest's."""

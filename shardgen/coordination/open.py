@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.database import DatabaseRun
 from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import Receipt
 from shardgen.manifest.database_url import (
     BUCKET_SCHEMES,
     OWN_INDEX,
@@ -93,6 +94,11 @@ class _Bucket:
         from shardgen.coordination.bucket.run import check  # noqa: PLC0415 - an extra
 
         check(run)
+
+    def rebuild(self, run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
+        from shardgen.coordination.bucket.run import rebuild  # noqa: PLC0415 - an extra
+
+        rebuild(run, plan, receipts)
 
 
 register(SHARED_FOLDER, _shared_folder)

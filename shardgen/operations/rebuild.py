@@ -62,7 +62,9 @@ def rebuild(
             f"{run.path / FILE_NAME}: is gone, and a manifest cannot be rebuilt without the plan",
             hint="put it back from a copy; or, with the same photographs: shardgen plan RUN_DIR",
         )
-    run.database.backend.refuse_existing()
+    elsewhere = run.manifest_elsewhere
+    if elsewhere is None:
+        run.database.backend.refuse_existing()
     plan = candidates[0]
     if candidates[1:]:  # a command was killed that changed the plan: before its transaction, or after it
         plan = max(candidates, key=lambda one: _count_whole(one, open_store(run)))
@@ -73,6 +75,9 @@ def rebuild(
     store = open_store(run)
     search = _Search(plan, store, read_marks(plan, store), on_progress=on_progress)
     search.known = frozenset(one for candidate in candidates for one in candidate.fingerprints)
+    if elsewhere is not None:
+        elsewhere.rebuild(run, plan, search.receipts())
+        return plan, search.result
     rebuild_manifest(
         run.database,
         candidates[: candidates.index(plan) + 1],

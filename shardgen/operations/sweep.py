@@ -53,13 +53,13 @@ def sweep(run: RunDirectory, *, remove: bool, on_step: OnStep = ignore_step) -> 
     when the manifest is damaged or contradicts itself.
     """
     opened = open_run(run)
-    plan, backend = opened.plan, opened.to_sweep()
+    plan, alone = opened.plan, opened.to_sweep()
     store = open_store(run)
     with ExitStack() as stack:
         still_alone: StillAlone | None = None
-        if remove and backend.is_there():
+        if remove:
             # A manifest rebuilt between our look and the removal could name what we remove.
-            still_alone = stack.enter_context(backend.alone())
+            still_alone = stack.enter_context(alone())
         manifest = stack.enter_context(run.manifest(plan, read_only=True))
         damage = manifest.operator.damage(seconds=_DAMAGE_SECONDS)  # what lost its receipt would look unused
         damage.refuse(manifest.shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.plan import Plan, PlanFile
+from shardgen.domain.receipt import Receipt
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
 from shardgen.manifest.manifest import Manifest, read_stored_plan
@@ -40,6 +41,10 @@ class ManifestElsewhere(Protocol):
 
     def check(self, run: RunDirectory) -> None:
         """Refuse what cannot be written, or not be trusted, before anything is planned."""
+        ...
+
+    def rebuild(self, run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
+        """Let the record be these receipts, in batch order, each made of a whole artifact."""
         ...
 
 
@@ -103,7 +108,8 @@ class RunDirectory:
         return Path() if self.elsewhere else self.path
 
     @property
-    def _elsewhere(self) -> ManifestElsewhere | None:
+    def manifest_elsewhere(self) -> ManifestElsewhere | None:
+        """Who opens this run's manifest, if that is no database."""
         return ELSEWHERE.get(self.url.partition("://")[0])
 
     @property
@@ -143,7 +149,7 @@ class RunDirectory:
         Raises InvalidSettings for one that this version does not know, InputMissing for one that cannot be
         written.
         """
-        if (elsewhere := self._elsewhere) is not None:
+        if (elsewhere := self.manifest_elsewhere) is not None:
             elsewhere.check(self)
             return
         if has_own_index(self.url):  # it lies there by the plan that is not made yet
@@ -249,7 +255,7 @@ class RunDirectory:
         On a shared folder: whether a worker has joined; in a bucket: whether one has claimed a slice. Without
         a manifest: whether there are artifacts, as there may be in a bucket.
         """
-        if (elsewhere := self._elsewhere) is not None:
+        if (elsewhere := self.manifest_elsewhere) is not None:
             return elsewhere.is_begun(self)
         if has_own_index(self.url):
             return not self.is_shared_folder or bool(entries(self.path / PUBLISHED))
@@ -282,7 +288,7 @@ class RunDirectory:
 
     def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
         """Open the manifest of this plan."""
-        if (elsewhere := self._elsewhere) is not None:
+        if (elsewhere := self.manifest_elsewhere) is not None:
             return elsewhere.open(self, plan)
         return Manifest(self.database, plan, read_only=read_only)
 

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, select, update
 
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
@@ -41,7 +42,7 @@ from shardgen.coordination.bucket.rows import (
 )
 from shardgen.coordination.bucket.view import BucketView, sign_key
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
@@ -55,7 +56,7 @@ from shardgen.domain.worker import (
     WorkerRow,
     WorkerState,
 )
-from shardgen.errors import ManifestBusy, ReceiptConflict, ShardgenError
+from shardgen.errors import CorruptionError, ManifestBusy, ManifestCorrupt, ReceiptConflict, ShardgenError
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.manifest.backend import Damage
 from shardgen.manifest.consistency import Audit
@@ -64,6 +65,7 @@ from shardgen.manifest.leases import (
     Holder,
     LeaseRequest,
     Leases,
+    MayStillCount,
     block,
     check_shard,
     fail,
@@ -514,6 +516,26 @@ class BucketLeases(Leases):
         """Say of a worker of this host, whose process is gone, that it has ended."""
         self._desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
 
+    def may_still_count(self) -> MayStillCount:
+        """Which attempts could still be recorded and count: by the receipts that are there, no holder."""
+        view = self._desk.view
+        view.look(anew=True)
+
+        def may_count(
+            shard: ShardIndex, slice_: SliceIndex, *, fence: Fence, worker: str, batches: range
+        ) -> bool:
+            del shard, slice_, worker
+            return any(
+                protocol.may_still_count(
+                    fence,
+                    best=view.winners[batch].fence if batch in view.winners else None,
+                    undone=view.undone.get(batch),
+                )
+                for batch in map(BatchIndex, batches)
+            )
+
+        return may_count
+
     def holders(self) -> list[Holder]:
         """Who holds which slice under which fence, silent or not."""
         self._desk.view.look()
@@ -934,6 +956,46 @@ class BucketManifest(Manifest):
     def now(self) -> datetime:
         """This machine's clock: only shown, and never what a lease ends by."""
         return self._desk.now()
+
+    def restore(self, receipts: Iterable[Receipt], store: ArtifactReader) -> None:
+        """Let whole artifacts have their receipts, and no other receipt outrank those; twice is harmless.
+
+        Workers may be at work: a receipt is removed only if what it names is read now and is not whole. Of a
+        slice whose row is damaged another version says that it is open.
+        """
+        desk = self._desk
+        desk.view.look(anew=True)
+        whole = {receipt.record.batch: receipt for receipt in receipts}
+        for batch, key in sorted(desk.view.winners.items()):
+            if (found := whole.get(batch)) is None or found.fence < key.fence:
+                self._remove_unless_whole(key, store)
+        for batch, receipt in whole.items():
+            key = ReceiptKey(batch=batch, fence=receipt.fence, dead=len(receipt.record.dead_letters))
+            if desk.view.winners.get(batch) != key:
+                desk.objects.create(str(key), receipt_bytes(desk.plan, receipt))
+        for slice_id in desk.view.begun():
+            try:
+                desk.row(slice_id)
+            except ManifestCorrupt:
+                self._reopen(slice_id)
+
+    def _remove_unless_whole(self, key: ReceiptKey, store: ArtifactReader) -> None:
+        desk = self._desk
+        try:
+            data = desk.objects.read(str(key))
+            store.read(parse_receipt(desk.plan, str(key), data, batch=key.batch, fence=key.fence).artifact)
+        except (ManifestCorrupt, CorruptionError):
+            desk.objects.remove([str(key)])
+
+    def _reopen(self, slice_id: SliceId) -> None:
+        desk = self._desk
+        number = protocol.next_version(desk.view.latest[slice_id])
+        desk.change(
+            slice_id,
+            number,
+            Event.RESTORE,
+            lambda connection: load(connection, desk.layout, slice_id, None, expires_at=_FAR),
+        )
 
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers) objects and the pages of names."""

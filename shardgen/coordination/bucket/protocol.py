@@ -122,6 +122,7 @@ def winner(attempts: Iterable[ReceiptKey], undone: int | None) -> ReceiptKey | N
 def may_still_count(fence: int, *, best: int | None, undone: int | None) -> bool:
     """Whether an artifact without a receipt may get one that counts; `best` is its batch's winner, if any.
 
-    Its maker may be late by any time, and be no holder any more. Only a higher fence or a requeue ends that.
+    Its maker may be late by any time, and be no holder any more. Only a receipt of the same fence, of which
+    there is but one, a higher one, or a requeue ends that.
     """
-    return counts(fence, undone) and (best is None or fence >= best)
+    return counts(fence, undone) and (best is None or fence > best)

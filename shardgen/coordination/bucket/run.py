@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 
 from shardgen.coordination.artifact_folder import open_store
@@ -17,9 +17,10 @@ from shardgen.coordination.bucket.probe import at_the_door, probe_before
 from shardgen.coordination.database import DatabaseCoordinator, DatabaseRun
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ManifestMismatch, StoreRefuses
-from shardgen.manifest.backend import Backend
+from shardgen.manifest.backend import Backend, StillAlone
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.cache import cache_folder
 
@@ -80,6 +81,12 @@ def is_begun(run: RunDirectory) -> bool:
     return planning.is_begun(objects_of(run.url))
 
 
+def rebuild(run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
+    """Let the receipts in the bucket be these, of whole artifacts; slices whose rows are damaged are open."""
+    with open_manifest(run, plan) as manifest:
+        manifest.restore(receipts, open_store(run))
+
+
 class BucketCoordinator(DatabaseCoordinator):
     """One worker's part: before its first lease it settles which plan counts."""
 
@@ -118,11 +125,9 @@ class BucketRun(DatabaseRun):
         probe_before(objects_of(self.run.url, is_patient=False), is_short=True)
         return BucketCoordinator(self.run, self.plan, open_manifest(self.run, self.plan), seat)
 
-    def to_sweep(self) -> Backend:
-        """There is no database."""
-        raise ManifestMismatch(
-            f"{self.run.url}: cannot be swept yet", hint="when the merged zip is verified, remove the prefix"
-        )
+    def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
+        """Nothing needs to be kept away: what is removed is outranked, or undone, for ever."""
+        return lambda: nullcontext(lambda: None)
 
     def to_back_up(self) -> Backend:
         """There is no database."""
