@@ -27,9 +27,9 @@ def open_store(run: RunDirectory) -> ArtifactStore:
 
 def _bucket(url: str, folder: str) -> ArtifactStore:
     from shardgen.coordination.bucket.artifacts import BucketStore  # noqa: PLC0415 - an extra
-    from shardgen.coordination.bucket.objects import Objects  # noqa: PLC0415
+    from shardgen.coordination.bucket.run import objects_of  # noqa: PLC0415
 
-    return BucketStore(Objects.open(url.rstrip("/")), folder)
+    return BucketStore(objects_of(url.rstrip("/")), folder)
 
 
 def claim_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
