@@ -41,7 +41,7 @@ from shardgen.coordination.bucket.rows import (
 )
 from shardgen.coordination.bucket.view import BucketView, sign_key
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
@@ -64,6 +64,7 @@ from shardgen.manifest.leases import (
     Holder,
     LeaseRequest,
     Leases,
+    MayStillCount,
     block,
     check_shard,
     fail,
@@ -513,6 +514,21 @@ class BucketLeases(Leases):
     def _bury(self, worker: WorkerId) -> None:
         """Say of a worker of this host, whose process is gone, that it has ended."""
         self._desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
+
+    def may_still_count(self) -> MayStillCount:
+        """Any may, whoever holds the slice, until a higher fence is recorded for each batch or it is undone."""
+        view = self._desk.view
+        view.look(anew=True)
+        best, undone = {batch: key.fence for batch, key in view.winners.items()}, dict(view.undone)
+
+        def may(_shard: ShardIndex, _slice: SliceIndex, *, fence: Fence, worker: str, batches: range) -> bool:
+            del worker
+            return any(
+                protocol.may_still_count(fence, best=best.get(batch, 0), undone=undone.get(batch, 0))
+                for batch in map(BatchIndex, batches)
+            )
+
+        return may
 
     def holders(self) -> list[Holder]:
         """Who holds which slice under which fence, silent or not."""
