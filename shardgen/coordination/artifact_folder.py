@@ -27,9 +27,10 @@ def open_store(run: RunDirectory) -> ArtifactStore:
 
 def _bucket(url: str, folder: str) -> ArtifactStore:
     from shardgen.coordination.bucket.artifacts import BucketStore  # noqa: PLC0415 - an extra
-    from shardgen.coordination.bucket.objects import Objects  # noqa: PLC0415
+    from shardgen.coordination.bucket.run import objects_of  # noqa: PLC0415
 
-    return BucketStore(Objects.open(url.rstrip("/")), folder)
+    url = url.rstrip("/")
+    return BucketStore(objects_of(url), folder, at_the_door=objects_of(url, is_patient=False))
 
 
 def claim_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
@@ -49,11 +50,13 @@ def claim_folder(store: ArtifactStore, folder: ArtifactFolder) -> None:
 
 
 def refuse_unusable_artifacts(run: RunDirectory) -> None:
-    """Before anything is planned; on a shared folder artifacts wait beside an index that is not there yet.
+    """Before anything is planned, where artifacts are elsewhere than the record.
 
-    Raises InputMissing, or InvalidSettings for a place that this version does not know.
+    Raises InputMissing, InvalidSettings for a place that this version does not know, or ManifestMismatch for
+    a bucket whose store cannot be trusted.
     """
-    if not run.is_shared_folder:
+    # On a shared folder artifacts wait beside an index that is not there yet.
+    if not run.is_shared_folder and not is_bucket(run.url):
         open_store(run).refuse_unusable()
 
 

@@ -40,7 +40,7 @@ class MayStillCount(Protocol):
     """Whether what an attempt made of some batches of a slice may be recorded from now on, and then count."""
 
     def __call__(
-        self, shard: ShardIndex, slice_: SliceIndex, *, fence: Fence, worker: str, batches: range
+        self, shard: ShardIndex, slice_: SliceIndex, /, *, fence: Fence, worker: str, batches: range
     ) -> bool:
         """`worker` is the random part of the id, the end of it, as in an artifact's name."""
         ...

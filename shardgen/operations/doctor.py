@@ -216,7 +216,11 @@ def _run(run_dir: str | Path) -> Iterator[Line]:
     if isinstance(store, FolderStore):
         yield _file_system("artifacts", store.root, sqlite=False)
     else:
-        yield Line(subject="artifacts", fact=store.shown)
+        try:
+            yield from _store(store.shown)
+        except ShardgenError as error:
+            yield Line(subject="artifacts", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
+            return
     yield from _planned(run, folders if all(line.verdict is Verdict.FACT for line in lines) else None, store)
 
 

@@ -91,7 +91,7 @@ def test_a_link_planted_for_a_staged_file_is_not_written_through(
     """Its name has 32 random bits; somebody who guessed them stops the write, and no more."""
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    for module in ("artifacts.store", "storage.atomic"):
+    for module in ("artifacts.folder_store", "storage.atomic"):
         monkeypatch.setattr(f"shardgen.{module}.random_part", lambda: "00000000")
     plan, root = make_plan(), tmp_path / "artifacts"
     staged = f"{single(0).name(plan)}".rpartition("/")[2] + ".00000000"

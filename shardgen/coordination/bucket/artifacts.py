@@ -24,6 +24,7 @@ from shardgen.artifacts.store import (
     refuse_foreign_name,
 )
 from shardgen.coordination.bucket.objects import Objects
+from shardgen.coordination.bucket.probe import probe_before
 from shardgen.domain.layout import Layout
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
@@ -32,7 +33,10 @@ from shardgen.storage.bounded import Irregular
 
 
 class BucketStore(ArtifactStore):
-    """Artifacts under a prefix; `folder` is where they begin in it ("" or such as "artifacts/")."""
+    """Artifacts under a prefix; `folder` is where they begin in it ("" or such as "artifacts/").
+
+    `at_the_door` are the same objects, for who must not wait long before being told what is wrong.
+    """
 
     reads_at_once = 16  # a round trip is some 50 ms, an artifact some 100 kB
     other_place = (
@@ -40,9 +44,10 @@ class BucketStore(ArtifactStore):
         "and the same AWS_ENDPOINT_URL"
     )
 
-    def __init__(self, objects: Objects, folder: str = "") -> None:
+    def __init__(self, objects: Objects, folder: str = "", *, at_the_door: Objects | None = None) -> None:
         super().__init__(f"{objects.shown}/{folder}".rstrip("/"))
         self.objects = objects
+        self._at_the_door = at_the_door or objects
         self._folder = folder
 
     def _key(self, path: ArtifactName | str) -> str:
@@ -75,12 +80,12 @@ class BucketStore(ArtifactStore):
         return True
 
     def refuse_unusable(self) -> None:
-        """By a listing: whether it takes files is known when the identity is made."""
-        self.refuse_unreadable()
+        """Also a store that ignores what makes an identity one: raises ManifestMismatch, too."""
+        probe_before(self._at_the_door, is_short=True)
 
     def refuse_unreadable(self) -> None:
         """By a listing."""
-        next(self.objects.pages(self._folder), None)
+        next(self._at_the_door.pages(self._folder), None)
 
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
         """In one request, whole or not at all."""
