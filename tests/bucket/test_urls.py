@@ -138,6 +138,14 @@ def test_commands_take_the_url_and_print_it_in_what_is_to_be_typed(
         assert str(tmp_path / "cache") not in said, said
         assert "Traceback" not in said, said
     assert f"shardgen dead-letters {URL}" in said
+
+
+@pytest.mark.slow
+def test_a_machine_names_its_own_photographs_and_gets_pictures_where_it_stands(
+    run: RunDirectory, buckets: Buckets, typed: Typed, tmp_path: Path
+) -> None:
+    scenes = str(tmp_path / "sources" / "backgrounds")
+    assert typed("plan", str(run.path), "--backgrounds", scenes)[0] == 0
     # The settings of the machine that planned name a folder beside them, which no other has.
     code, said = typed("preview", URL, "--samples", "1")
     assert (code, "--backgrounds DIR" in said, "SHARDGEN_BACKGROUNDS" in said) == (11, True, True)
