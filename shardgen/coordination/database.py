@@ -42,10 +42,22 @@ _ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not 
 
 
 class DatabaseCoordinator(Coordinator):
-    """One worker's part in a manifest that all workers share."""
+    """One worker's part in a manifest that all workers share.
 
-    def __init__(self, manifest: Manifest, store: ArtifactStore, seat: Seat) -> None:
+    `begin` is called before its first lease, until it succeeds: the plan stays from then on.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: ArtifactStore,
+        seat: Seat,
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(manifest, store, seat)
+        self._begin = begin
+        self._has_begun = False
         self._held: Lease | None = None
         self._given: Lease | None = None  # whose batches were all given out
 
@@ -57,6 +69,9 @@ class DatabaseCoordinator(Coordinator):
 
     def lease(self, policy: LeasePolicy) -> Lease | NoLease:
         """From the manifest, which decides in one transaction."""
+        if not self._has_begun:
+            self._begin()
+            self._has_begun = True
         worker, shard = self.seat.identity.id, self.seat.shard
         granted = self.manifest.leases.lease(worker, policy, shard=shard, gone=self.ended())
         self._held = granted if isinstance(granted, Lease) else None

@@ -10,7 +10,7 @@ from typing import TypeVar
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from shardgen.domain.wording import Say
-from shardgen.errors import InputMissing, ManifestBusy, ManifestGone, StorageFailed
+from shardgen.errors import InputMissing, ManifestBusy, ManifestGone, StorageFailed, StoreRefuses
 
 # A mount comes back, somebody frees space; longer, and the slice had better be given back.
 WAIT_SECONDS = 120.0
@@ -94,7 +94,9 @@ class Retry:
                 return
             self._waiting_since = self._monotonic()
         error = state.outcome and state.outcome.exception()
-        self._say(f"{error}; waiting for it, about {self._limit_seconds / 60:g} minutes")
+        # What passes by a person's hand, that person should know.
+        what_to_do = f"; {error.hint}" if isinstance(error, StoreRefuses) else ""
+        self._say(f"{error}; waiting for it, about {self._limit_seconds / 60:g} minutes{what_to_do}")
 
     def _end(self, *, is_well: bool) -> None:
         with self._lock:

@@ -15,7 +15,6 @@ from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import ENDPOINTS, Objects
 from shardgen.coordination.bucket.probe import at_the_door, probe_before
 from shardgen.coordination.database import DatabaseCoordinator, DatabaseRun
-from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
@@ -87,28 +86,6 @@ def rebuild(run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
         manifest.restore(receipts, open_store(run))
 
 
-class BucketCoordinator(DatabaseCoordinator):
-    """One worker's part: before its first lease it settles which plan counts."""
-
-    def __init__(self, run: RunDirectory, plan: Plan, manifest: BucketManifest, seat: Seat) -> None:
-        super().__init__(manifest, open_store(run), seat)
-        self._objects = objects_of(run.url)
-        self._plan = plan
-        self._has_begun = False
-
-    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
-        """From the bucket. Raises PlanConflict when another plan counts by now."""
-        if not self._has_begun:
-            planning.begin(self._objects, self._plan)
-            self._has_begun = True
-        return super().lease(policy)
-
-    @property
-    def may_plan_anew(self) -> bool:
-        """While nobody has leased."""
-        return not planning.is_begun(self._objects)
-
-
 class BucketRun(DatabaseRun):
     """Its manifest is no database, and decides as one does."""
 
@@ -120,10 +97,16 @@ class BucketRun(DatabaseRun):
         """In the bucket, until somebody has begun to make it; then in the run directory."""
         return planning.put_plan(objects_of(self.run.url), self.run, self.plan, grows=grows, on_step=on_step)
 
-    def coordinator(self, seat: Seat) -> BucketCoordinator:
-        """Try the store in a few requests, then open the manifest."""
-        probe_before(objects_of(self.run.url, is_patient=False), is_short=True)
-        return BucketCoordinator(self.run, self.plan, open_manifest(self.run, self.plan), seat)
+    def coordinator(self, seat: Seat) -> DatabaseCoordinator:
+        """Try the store in a few requests, then open the manifest. The first lease settles the plan."""
+        run, plan = self.run, self.plan
+        probe_before(objects_of(run.url, is_patient=False), is_short=True)
+        return DatabaseCoordinator(
+            open_manifest(run, plan),
+            open_store(run),
+            seat,
+            begin=lambda: planning.begin(objects_of(run.url), plan),
+        )
 
     def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
         """Nothing needs to be kept away: what is removed is outranked, or undone, for ever."""

@@ -1,0 +1,178 @@
+"""The url of a bucket: in the settings, and in the place of RUN_DIR."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardgen.cli import app
+from shardgen.coordination.open import open_directory
+from shardgen.errors import InputMissing, InvalidSettings, StoreRefuses
+from shardgen.operations.init import initialise
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.settings import parse_settings
+from tests.bucket.memory import Buckets, in_memory
+from tests.photographs import write_photographs
+from tests.runs import make_run
+
+HIDDEN = "hunter2"
+URL = "s3://bucket/people"
+
+
+def url_of(text: str, **tables: object) -> str:
+    return parse_settings({"manifest": {"url": text}, **tables}, where="shardgen.toml").manifest_url()
+
+
+@pytest.mark.parametrize("url", [URL, "s3://bucket", "gs://my.bucket/a_b/c-d=e+f", "az://container/people"])
+def test_a_bucket_is_taken_as_it_is_written(url: str) -> None:
+    assert url_of(url) == url
+
+
+def test_a_variable_may_name_bucket_and_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "bucket/people")
+    assert url_of("s3://${PLACE}") == URL
+    monkeypatch.setenv("PLACE", f"key:{HIDDEN}@bucket/people")
+    with pytest.raises(InvalidSettings, match="keys come from the environment") as error:
+        url_of("s3://${PLACE}")
+    assert HIDDEN not in str(error.value) + error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "fact", "hint"),
+    [
+        ("s3://", "names no bucket", "write s3://bucket/people"),
+        ("s3:///people", "names no bucket", "write s3://bucket/people"),
+        ("s3:/bucket/people", "begins with s3://, gs:// or az://, in lower case", "write s3://"),
+        ("s3:bucket/people", "begins with s3://", "write s3://"),
+        ("S3://bucket/people", "in lower case", "write s3://"),
+        ("s3a://bucket/people", "begins with s3://", "write s3://"),
+        ("gcs://bucket/people", "begins with s3://", "gs:// (Google)"),
+        ("abfss://container/people", "begins with s3://", "az:// (Azure"),
+        ("s3://bucket/people/", "ends with a slash", f"write {URL}"),
+        ("s3://bucket//people", "may hold letters", "write s3://"),
+        ("s3://bucket/../people", "may hold letters", "write s3://"),
+        ("s3://bucket/my people", "may hold letters", "write s3://"),
+        (f"s3://bucket/people?secret={HIDDEN}", "holds a query", "AWS_ENDPOINT_URL"),
+        (f"s3://bucket/people#{HIDDEN}", "holds a query", "AWS_REGION"),
+        (f"s3://key:{HIDDEN}@bucket/people", "holds a user", "AWS_SECRET_ACCESS_KEY"),
+        (f"s3://{HIDDEN}@bucket/people", "holds a user", "AWS_SECRET_ACCESS_KEY"),
+        ("s3://bucket:9000/people", "a port", "AWS_ENDPOINT_URL"),
+    ],
+)
+def test_what_is_no_bucket_is_refused_and_no_secret_repeated(url: str, fact: str, hint: str) -> None:
+    for ask in (lambda: url_of(url), lambda: open_directory(url)):
+        with pytest.raises(InvalidSettings) as error:
+            ask()
+        assert fact in str(error.value)
+        assert hint in error.value.hint
+        assert HIDDEN not in str(error.value) + error.value.hint
+
+
+def test_artifacts_lie_in_the_bucket_and_nowhere_else() -> None:
+    assert url_of(URL, artifacts={"url": "artifacts"}) == URL
+    for elsewhere in ("/mnt/artifacts", "s3://other/people"):
+        with pytest.raises(InvalidSettings, match=r"\[artifacts\] url: with a bucket") as error:
+            url_of(URL, artifacts={"url": elsewhere})
+        assert "remove the line" in error.value.hint
+
+
+def test_init_writes_the_bucket_into_the_settings(tmp_path: Path) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path / "sources", foregrounds=1, backgrounds=1)
+    folders = {"foregrounds": foregrounds, "backgrounds": backgrounds}
+    path = initialise(tmp_path / "people", folders, weights="small", shared=URL)
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["manifest"] == {"url": URL}
+    with pytest.raises(InvalidSettings, match="--bucket: ends with a slash"):
+        initialise(tmp_path / "other", folders, weights="small", shared=f"{URL}/")
+
+
+@pytest.fixture
+def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buckets]:
+    monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
+    with in_memory() as found:
+        yield found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return make_run(tmp_path, changes={"manifest.url": f'"{URL}"', "sources.backgrounds": '"here"'})
+
+
+class Typed:
+    """Commands that are typed in a folder of another machine."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
+        self._capsys, self._patch = capsys, patch
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        self._patch.setattr(sys, "argv", ["shardgen", *words])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert isinstance(ended.value.code, int)
+        said = self._capsys.readouterr()
+        return ended.value.code, said.out + said.err
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Typed:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return Typed(capsys, monkeypatch)
+
+
+def test_commands_take_the_url_and_print_it_in_what_is_to_be_typed(
+    run: RunDirectory, buckets: Buckets, typed: Typed, tmp_path: Path
+) -> None:
+    scenes = str(tmp_path / "sources" / "backgrounds")
+    code, said = typed("status", URL)
+    assert (code, "nothing is planned there yet" in said) == (11, True)
+    assert typed("plan", str(run.path), "--backgrounds", scenes)[0] == 0
+    code, said = typed("status", URL)
+    assert (code, "planned 48" in said) == (0, True)
+    assert f"to continue: shardgen run {URL}" in said
+    for words in (("verify", URL), ("merge", URL), ("dead-letters", URL), ("requeue", URL, "--batch", "99")):
+        code, said = typed(*words)
+        assert str(tmp_path / "cache") not in said, said
+        assert "Traceback" not in said, said
+    assert f"shardgen dead-letters {URL}" in said
+
+
+@pytest.mark.slow
+def test_a_machine_names_its_own_photographs_and_gets_pictures_where_it_stands(
+    run: RunDirectory, buckets: Buckets, typed: Typed, tmp_path: Path
+) -> None:
+    scenes = str(tmp_path / "sources" / "backgrounds")
+    assert typed("plan", str(run.path), "--backgrounds", scenes)[0] == 0
+    # The settings of the machine that planned name a folder beside them, which no other has.
+    code, said = typed("preview", URL, "--samples", "1")
+    assert (code, "--backgrounds DIR" in said, "SHARDGEN_BACKGROUNDS" in said) == (11, True, True)
+    code, said = typed("preview", URL, "--samples", "1", "--backgrounds", scenes)
+    assert (code, said.splitlines()[0]) == (0, "preview.png"), said
+    assert (tmp_path / "elsewhere" / "preview.png").is_file()
+
+
+def test_a_bucket_is_no_place_for_init_and_none_to_extend_or_back_up(
+    run: RunDirectory, buckets: Buckets, typed: Typed, tmp_path: Path
+) -> None:
+    assert typed("plan", str(run.path), "--backgrounds", str(tmp_path / "sources" / "backgrounds"))[0] == 0
+    code, said = typed("init", URL, "--foregrounds", "a", "--backgrounds", "b")
+    assert (code, f"add --bucket {URL}" in said) == (2, True)
+    code, said = typed("extend", URL)
+    assert (code, f"{URL}: a plan in a bucket cannot grow" in said) == (13, True)
+    code, said = typed("backup", URL)
+    assert (code, "the objects in it are the record" in said) == (13, True)
+
+
+def test_a_store_that_refuses_at_the_start_waits_for_a_person(
+    buckets: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> list[object]:
+        raise StoreRefuses(f"{URL}: this machine has no credentials for it", hint="export …")
+
+    monkeypatch.setattr(buckets.use, "listed", refuse)
+    with pytest.raises(InputMissing, match="no credentials") as missing:
+        open_directory(URL)
+    assert missing.value.hint == "export …"
