@@ -180,8 +180,8 @@ def may_still_count(attempt: Attempt) -> bool:
 
 
 def may_claim(state: SliceState | None, is_done: bool, is_silent: bool) -> bool:  # noqa: FBT001 - a rule's form
-    """The program's rule."""
-    return protocol.may_claim(state, is_done=is_done, is_silent=is_silent)
+    """The program's rule, where it is asked."""
+    return not is_done and (state is None or protocol.may_claim(state, is_silent=is_silent))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +278,7 @@ class Model:
 
     def _stop(self, state: State, who: int, worker: Worker) -> Iterator[Step]:
         name, one = NAMES[who], state.slices[worker.slice]
-        if protocol.is_lost(worker.number, one.versions):
+        if one.versions > worker.number:
             label = f"{name} sees that slice {worker.slice} was taken from it"
             yield Step(label, _with_worker(state, who, IDLE), is_honest=True)
         elif state.left.releases:

@@ -103,6 +103,10 @@ class BucketCoordinator(DatabaseCoordinator):
             self._has_begun = True
         return super().lease(policy)
 
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """A heartbeat: to ask is to list what is new, in half a dozen requests."""
+        return policy.heartbeat.total_seconds()
+
     @property
     def may_plan_anew(self) -> bool:
         """While nobody has leased."""
