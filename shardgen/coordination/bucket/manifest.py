@@ -324,17 +324,21 @@ class BucketLeases(Leases):
         for _ in range(_PASSES):
             desk.view.look()
             candidates, nothing = self._candidates(worker, policy, shard, gone)
-            lost = 0
+            lost = blocked = 0
             while candidates:
                 skipped = random.randrange(min(len(candidates), 2**lost))  # noqa: S311 - no secret
                 slice_id = candidates.pop(skipped)
                 granted = self._claim(slice_id, worker, policy, gone)
                 if isinstance(granted, Lease):
                     return granted
-                lost += granted is None
+                if granted is None:
+                    lost += 1
+                else:
+                    blocked += granted.blocked
             if not lost:
                 break
-        return nothing
+        # What others were quicker at they hold now; who is told that nothing is leased ends.
+        return NoLease(leased=nothing.leased + lost, blocked=nothing.blocked + blocked)
 
     def _candidates(
         self, worker: WorkerId, policy: LeasePolicy, shard: ShardIndex | None, gone: Collection[WorkerId]
@@ -347,17 +351,20 @@ class BucketLeases(Leases):
             if view.is_done(slice_id):
                 continue
             version = view.version(slice_id)
-            state = None if version is None else version.state
             if version is None or version.fingerprint != desk.plan.fingerprint:
                 new.append(slice_id)
-            elif state is SliceState.BLOCKED:
-                blocked += 1
-            elif state is not SliceState.LEASED or self._is_unknown_claim(slice_id, version, worker):
-                free.append(slice_id)
-            elif self._is_free_of(slice_id, version.worker or "", policy, gone):
-                silent.append(slice_id)
-            else:
+                continue
+            is_leased = version.state is SliceState.LEASED
+            is_own = self._is_unknown_claim(slice_id, version, worker)
+            is_silent = is_leased and (
+                is_own or self._is_free_of(slice_id, version.worker or "", policy, gone)
+            )
+            if protocol.may_claim(version.state, is_silent=is_silent):
+                (silent if is_leased and not is_own else free).append(slice_id)
+            elif is_leased:
                 leased += 1
+            else:
+                blocked += 1
         return free + silent + new, NoLease(leased=leased, blocked=blocked)
 
     def _is_unknown_claim(self, slice_id: SliceId, version: Version, worker: WorkerId) -> bool:

@@ -94,19 +94,12 @@ def next_version(seen: int) -> int:
     return seen + 1
 
 
-def may_claim(state: SliceState | None, *, is_done: bool, is_silent: bool) -> bool:
-    """Whether a slice may be claimed: its latest version's state (None: it has none) and what is known else.
+def may_claim(state: SliceState, *, is_silent: bool) -> bool:
+    """Whether a slice that is not done may be claimed, by its latest version; without one it may be.
 
-    `is_done`: every batch has a receipt that counts. `is_silent`: its holder shows no sign of life.
+    `is_silent`: its holder shows no sign of life, or has ended, or does not know of its claim.
     """
-    if is_done or state is SliceState.BLOCKED:
-        return False
-    return state is not SliceState.LEASED or is_silent
-
-
-def is_lost(fence: int, latest: int) -> bool:
-    """Whether a grant has ended, by the number of the slice's latest version."""
-    return latest > fence
+    return state is SliceState.OPEN or (state is SliceState.LEASED and is_silent)
 
 
 def winner(attempts: Iterable[ReceiptKey], undone: int | None) -> ReceiptKey | None:

@@ -15,6 +15,7 @@ from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import ENDPOINTS, Objects
 from shardgen.coordination.bucket.probe import at_the_door, probe_before
 from shardgen.coordination.database import DatabaseCoordinator, DatabaseRun
+from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
@@ -86,6 +87,28 @@ def rebuild(run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
         manifest.restore(receipts, open_store(run))
 
 
+class BucketCoordinator(DatabaseCoordinator):
+    """One worker's part in a run whose every look is some requests."""
+
+    def __init__(self, run: RunDirectory, plan: Plan, seat: Seat) -> None:
+        self._objects = objects_of(run.url)
+        super().__init__(
+            open_manifest(run, plan),
+            open_store(run),
+            seat,
+            begin=lambda: planning.begin(self._objects, plan),
+        )
+
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """A heartbeat: to ask is to list what is new, in half a dozen requests."""
+        return policy.heartbeat.total_seconds()
+
+    @property
+    def may_plan_anew(self) -> bool:
+        """While nobody has claimed."""
+        return not planning.is_begun(self._objects)
+
+
 class BucketRun(DatabaseRun):
     """Its manifest is no database, and decides as one does."""
 
@@ -97,16 +120,10 @@ class BucketRun(DatabaseRun):
         """In the bucket, until somebody has begun to make it; then in the run directory."""
         return planning.put_plan(objects_of(self.run.url), self.run, self.plan, grows=grows, on_step=on_step)
 
-    def coordinator(self, seat: Seat) -> DatabaseCoordinator:
+    def coordinator(self, seat: Seat) -> BucketCoordinator:
         """Try the store in a few requests, then open the manifest. The first lease settles the plan."""
-        run, plan = self.run, self.plan
-        probe_before(objects_of(run.url, is_patient=False), is_short=True)
-        return DatabaseCoordinator(
-            open_manifest(run, plan),
-            open_store(run),
-            seat,
-            begin=lambda: planning.begin(objects_of(run.url), plan),
-        )
+        probe_before(objects_of(self.run.url, is_patient=False), is_short=True)
+        return BucketCoordinator(self.run, self.plan, seat)
 
     def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
         """Nothing needs to be kept away: what is removed is outranked, or undone, for ever."""
