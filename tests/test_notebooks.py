@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
 
 from shardgen.settings.template import settings_text
 from tests.photographs import write_photographs
@@ -200,6 +201,7 @@ def test_every_command_of_a_notebook_parses(path: Path) -> None:
     assert lines
     for line in lines:
         words = line.replace("{DEADLINE}", "11h").replace("{WEIGHTS}", "nyu")
+        words = words.replace("{shared}", "--shared-folder")
         assert_parses(shlex.split(words))
 
 
@@ -223,7 +225,9 @@ class Installed:
     constraints: list[str]
 
 
-def install(path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: str = "") -> Installed:
+def install(
+    path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: str = "", bucket: str = ""
+) -> Installed:
     """Run the cell in a Python without its packages, with a pip that only writes down what it is asked."""
     fakes, shared, disk = folder / "fakes", folder / "shared", folder / "disk"
     (fakes / "pip").mkdir(parents=True)
@@ -242,7 +246,7 @@ def install(path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: s
     for age, wheel in enumerate(wheels):
         (shared / wheel).touch()
         os.utime(shared / wheel, (age, age))
-    names = f"SHARED, LOCAL, SOURCE = Path({str(shared)!r}), {str(disk)!r}, {source!r}"
+    names = f"SHARED, LOCAL, SOURCE, BUCKET = Path({str(shared)!r}), {str(disk)!r}, {source!r}, {bucket!r}"
     given = f"from pathlib import Path\n{names}\n"
     done = subprocess.run(
         [sys.executable, "-S", "-c", given + cell_with(path, "find_spec")],
@@ -287,6 +291,15 @@ def test_installing_takes_the_named_source_before_any_wheel(path: Path, tmp_path
     address = "git+https://example.org/shardgen.git"
     found = install(path, tmp_path, wheels=("shardgen-0.1.0-py3-none-any.whl",), source=address)
     assert (found.code, found.arguments[-1]) == (0, address)
+
+
+@pytest.mark.parametrize("source", ["", "git+https://example.org/shardgen.git"])
+def test_installing_for_a_bucket_takes_its_extra(tmp_path: Path, source: str) -> None:
+    wheel = "shardgen-0.1.0-py3-none-any.whl"
+    found = install(WORKER, tmp_path, wheels=(wheel,), source=source, bucket="s3://bucket/people")
+    asked = Requirement(found.arguments[-1])
+    assert (asked.name, asked.extras) == ("shardgen", {"bucket"})
+    assert asked.url == (source or (tmp_path / "shared" / wheel).as_uri())
 
 
 @each_notebook
