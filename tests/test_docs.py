@@ -110,6 +110,15 @@ def test_the_documented_answers_of_a_server_are_those_of_the_code() -> None:
     assert [one.code for one in ANSWERS] == sorted({one.code for one in ANSWERS})
 
 
+def test_the_documented_objects_of_a_bucket_are_those_of_the_code() -> None:
+    from shardgen.coordination.bucket.rows import Sample, SignOfLife, Version  # noqa: PLC0415
+
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("## 8. A bucket")[2]
+    documented = [set(re.findall(r'[{,] ?"(\w+)"', one)) for one in re.findall(r"`\[?({[^`]+})\]?`", text)]
+    for kind, more in ((Version, {"nonce"}), (Sample, set()), (SignOfLife, set())):
+        assert set(kind.model_fields) | more in documented, kind.__name__
+
+
 def test_glossary_words_are_the_codes_words() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     for word in ("plan", "sample", "shard", "slice", "batch", "lease", "fence", "artifact", "receipt"):

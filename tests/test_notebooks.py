@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from packaging.requirements import Requirement
 
+from shardgen.coordination.bucket.objects import Objects
 from shardgen.settings.template import settings_text
+from tests.bucket.servers import Store
 from tests.photographs import write_photographs
 from tests.runs import SETTINGS, sha256_of, shardgen
 from tests.test_examples import assert_parses
@@ -62,6 +66,7 @@ class Colab:
 
     disk: Path
     drive: Path
+    secrets: Mapping[str, str] = field(default_factory=dict)
     pictures: list[bytes] = field(default_factory=list)
 
     @property
@@ -84,6 +89,7 @@ class Colab:
                 "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "FAKE_DRIVE": str(self.drive),
                 "FAKE_JOURNAL": str(self.journal),
+                "FAKE_SECRETS": json.dumps(self.secrets),
                 "COLAB_RELEASE_TAG": "release-colab_20260819",
             }
         )
@@ -200,6 +206,7 @@ def test_every_command_of_a_notebook_parses(path: Path) -> None:
     assert lines
     for line in lines:
         words = line.replace("{DEADLINE}", "11h").replace("{WEIGHTS}", "nyu")
+        words = words.replace("{shared}", "--shared-folder")
         assert_parses(shlex.split(words))
 
 
@@ -223,7 +230,9 @@ class Installed:
     constraints: list[str]
 
 
-def install(path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: str = "") -> Installed:
+def install(
+    path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: str = "", bucket: str = ""
+) -> Installed:
     """Run the cell in a Python without its packages, with a pip that only writes down what it is asked."""
     fakes, shared, disk = folder / "fakes", folder / "shared", folder / "disk"
     (fakes / "pip").mkdir(parents=True)
@@ -242,7 +251,7 @@ def install(path: Path, folder: Path, *, wheels: tuple[str, ...] = (), source: s
     for age, wheel in enumerate(wheels):
         (shared / wheel).touch()
         os.utime(shared / wheel, (age, age))
-    names = f"SHARED, LOCAL, SOURCE = Path({str(shared)!r}), {str(disk)!r}, {source!r}"
+    names = f"SHARED, LOCAL, SOURCE, BUCKET = Path({str(shared)!r}), {str(disk)!r}, {source!r}, {bucket!r}"
     given = f"from pathlib import Path\n{names}\n"
     done = subprocess.run(
         [sys.executable, "-S", "-c", given + cell_with(path, "find_spec")],
@@ -287,6 +296,15 @@ def test_installing_takes_the_named_source_before_any_wheel(path: Path, tmp_path
     address = "git+https://example.org/shardgen.git"
     found = install(path, tmp_path, wheels=("shardgen-0.1.0-py3-none-any.whl",), source=address)
     assert (found.code, found.arguments[-1]) == (0, address)
+
+
+@pytest.mark.parametrize("source", ["", "git+https://example.org/shardgen.git"])
+def test_installing_for_a_bucket_takes_its_extra(tmp_path: Path, source: str) -> None:
+    wheel = "shardgen-0.1.0-py3-none-any.whl"
+    found = install(WORKER, tmp_path, wheels=(wheel,), source=source, bucket="s3://bucket/people")
+    asked = Requirement(found.arguments[-1])
+    assert (asked.name, asked.extras) == ("shardgen", {"bucket"})
+    assert asked.url == (source or (tmp_path / "shared" / wheel).as_uri())
 
 
 @each_notebook
@@ -373,3 +391,54 @@ def test_a_folder_that_is_not_visible_is_explained(tmp_path: Path) -> None:
     with pytest.raises(CellExecutionError, match="is not visible") as caught:
         colab.run_all(colab.notebook(WORKER))
     assert "shortcut" in str(caught.value)
+
+
+# A bucket in the place of Drive
+
+
+@pytest.mark.slow
+def test_owner_and_colleague_share_nothing_but_a_bucket(
+    tmp_path: Path, bucket_servers: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = bucket_servers("ministack")
+    keys = {name: value for name, value in store.environment().items() if name != "AWS_ALLOW_HTTP"}
+    urls = {"BUCKET": store.new_url(), "PHOTOGRAPHS": store.new_url()}
+    anna, ben = (
+        Colab(disk=tmp_path / name, drive=tmp_path / "none", secrets=keys) for name in ("anna", "ben")
+    )
+    with monkeypatch.context() as context:
+        for name, value in keys.items():
+            context.setenv(name, value)
+        photographs = tmp_path / "photographs"
+        write_photographs(photographs)
+        objects = Objects.open(urls["PHOTOGRAPHS"])
+        for path in photographs.rglob("*.*"):
+            objects.create(path.relative_to(photographs).as_posix(), path.read_bytes())
+    bens: list[str] = []
+
+    def annas_part(source: str) -> None:
+        if "!shardgen init" in source:
+            toml = anna.disk / "run" / "shardgen.toml"
+            settings = tomllib.loads(toml.read_text(encoding="utf-8"))
+            assert settings["manifest"]["url"] == urls["BUCKET"]
+            text = settings_text(
+                foregrounds=Path(settings["sources"]["foregrounds"]),
+                backgrounds=Path(settings["sources"]["backgrounds"]),
+                weights="small",
+                changes=SETTINGS | {"manifest.url": json.dumps(urls["BUCKET"])},
+            )
+            toml.write_text(text, encoding="utf-8")
+        elif "!shardgen plan" in source:
+            bens.append(ben.run_all(ben.notebook(WORKER, NAME="ben", **urls)))
+
+    said = anna.run_all(
+        anna.notebook(WORKER, NAME="anna", OWNER=True, END_RUNTIME=True, **urls), after_cell=annas_part
+    )
+    assert "made 48 samples; 0 of 48 are pending" in bens[0]
+    for output in (said, *bens):
+        assert "planned 48   stored 48   dead letters 0   pending 0" in output
+        assert "the worker ended well" in output
+    assert [one.journal.read_text(encoding="utf-8") for one in (anna, ben)] == ["unassign\n", ""]
+    assert not (ben.disk / "run").exists()
+    merged = shardgen("merge", urls["BUCKET"], "-o", tmp_path / "people.zip", environment=keys)
+    assert merged.returncode == 0, merged.stderr
