@@ -100,8 +100,8 @@ class Objects:
     def open(cls, url: str, *, is_patient: bool = True) -> Objects:
         """The prefix that a url names, such as `s3://bucket/people`; keys and endpoint from the environment.
 
-        Nothing is asked of the store yet. `is_patient`: what fails by itself is tried for half a minute, which
-        suits work, not the first request of a command, whose settings are often wrong. Raises
+        Nothing is asked of the store yet. `is_patient`: what fails by itself is tried for half a minute,
+        which suits work, not the first request of a command, whose settings are often wrong. Raises
         InvalidSettings, InputMissing without an account.
         """
         options = _CLIENT.copy()
