@@ -49,6 +49,8 @@ class Proxy:
         self.cuts: Cuts = lambda _number, _path: None
         self.delay_seconds = 0.0
         """Before each request is passed on."""
+        self.before_put: Callable[[str], None] = lambda _path: None
+        """Called with the path of each PUT before anything else becomes of it; it may wait."""
         self.puts = 0
         self.cut = 0
         self.refused = 0
@@ -184,7 +186,10 @@ class _Handler(BaseHTTPRequestHandler):
         if refusal is not None:
             self._refuse(refusal)
             return
-        cut = self.proxy.decide(self.path) if self.command == _PUT else None
+        cut = None
+        if self.command == _PUT:
+            self.proxy.before_put(self.path)
+            cut = self.proxy.decide(self.path)
         if cut is not Cut.BEFORE:
             answer = self._asked(data)
         if cut is not None:

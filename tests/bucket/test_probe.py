@@ -114,9 +114,9 @@ class Stale(Objects):
 
     _first: dict[str, bytes | None]
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, *, limit: int | None = None) -> bytes | None:
         self._first = getattr(self, "_first", {})
-        return self._first.setdefault(key, super().read(key))
+        return self._first.setdefault(key, super().read(key, limit=limit))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ POLICY = LeasePolicy(
 
 
 class Watched(Objects):
-    """Tells the changes and listings that it is asked for, in order; `before` is called with a key to create."""
+    """Tells the changes and listings that it is asked for, in order; `before` gets each key to create."""
 
     def __init__(self) -> None:
         super().__init__(MemoryStore(), "memory")

@@ -89,6 +89,7 @@ def test_a_worker_that_waited_in_vain_says_how_to_go_on_and_what_is_stored_stays
     run: RunDirectory, between: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = Retry.__init__.__kwdefaults__
+    assert defaults is not None
     monkeypatch.setitem(defaults, "limit_seconds", 0.5)
     worker = Watched(run, between)
     with pytest.raises(StoreRefuses, match="have expired") as refused:

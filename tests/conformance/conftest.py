@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+from obstore.store import MemoryStore
 from sqlalchemy import URL
 
+from shardgen.coordination.bucket.manifest import BucketManifest
+from shardgen.coordination.bucket.objects import Objects
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
@@ -25,6 +32,9 @@ from shardgen.domain.receipt import (
 from shardgen.domain.worker import WorkerIdentity
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.operator import Marks
+from shardgen.manifest.session import Clock
+from tests.bucket.servers import SERVERS, Store
 from tests.plans import make_plan
 from tests.postgres import new_schema
 
@@ -41,8 +51,8 @@ POLICY = LeasePolicy(
 class MovableClock:
     """Time that moves only when a test says so."""
 
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+    def __init__(self, now: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self.now = now
 
     def __call__(self) -> datetime:
         return self.now
@@ -52,8 +62,11 @@ class MovableClock:
 
 
 @pytest.fixture
-def clock() -> MovableClock:
-    return MovableClock()
+def clock(request: pytest.FixtureRequest) -> MovableClock:
+    callspec = getattr(request.node, "callspec", None)
+    # A store dates its objects by its own clock, which nobody moves.
+    is_dated = callspec is not None and callspec.params.get("place") in BUCKETS
+    return MovableClock(datetime.now(UTC)) if is_dated else MovableClock()
 
 
 @pytest.fixture
@@ -62,12 +75,50 @@ def plan() -> Plan:
     return make_plan(shard_size=50, batch=8, slice_batches=3)
 
 
-BACKENDS = ("sqlite", "postgresql", "folder")
+DATABASES = ("sqlite", "postgresql", "folder")
+MEMORY = "bucket in memory"
+BUCKETS = (MEMORY, *(f"bucket on {name}" for name in SERVERS))
+
+
+class Place(Protocol):
+    """Where one manifest is, or is to be."""
+
+    def create(self, plan: Plan) -> bool:
+        """Make it, if it is to be made; False when it was there."""
+
+    def open(self, plan: Plan, *, clock: Clock | None = None) -> Manifest:
+        """Open it, as one process does. Close it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasePlace:
+    """A database, or a machine's index of a shared folder."""
+
+    url: DatabaseUrl
+
+    def create(self, plan: Plan) -> bool:
+        return create_manifest(self.url, plan)
+
+    def open(self, plan: Plan, *, clock: Clock | None = None) -> Manifest:
+        return Manifest(self.url, plan, clock=clock)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPlace:
+    """A prefix of a bucket; a run begins there with its first claim."""
+
+    objects: Objects
+
+    def create(self, plan: Plan) -> bool:
+        return not self.objects.listed("")
+
+    def open(self, plan: Plan, *, clock: Clock | None = None) -> Manifest:
+        return BucketManifest(self.objects, plan, clock=clock)
 
 
 @contextmanager
 def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[DatabaseUrl]:
-    """A place for one manifest; in memory where that is to be had, since no test here is about fsync."""
+    """A place for one database; in memory where that is to be had, since no test here is about fsync."""
     if backend == "postgresql":
         with new_schema(servers()) as url:
             yield DatabaseUrl(url=url, run_dir=folder)
@@ -80,20 +131,45 @@ def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[Database
         yield DatabaseUrl(url="sqlite:///manifest.sqlite", run_dir=Path(name))
 
 
-@pytest.fixture(
-    params=[pytest.param(one, marks=[pytest.mark.slow] if one == "postgresql" else []) for one in BACKENDS]
-)
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, postgres_servers: Servers
-) -> Iterator[DatabaseUrl]:
-    with new_place(request.param, tmp_path, postgres_servers) as made:
-        yield made
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test on every backend; those that look into the database on databases."""
+    if "place" in metafunc.fixturenames:
+        names = DATABASES if "database" in metafunc.fixturenames else (*DATABASES, *BUCKETS)
+        quick = {"sqlite", "folder", MEMORY}
+        params = [pytest.param(one, marks=[] if one in quick else [pytest.mark.slow]) for one in names]
+        metafunc.parametrize("place", params, indirect=True)
 
 
 @pytest.fixture
-def manifest(database: DatabaseUrl, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
-    assert create_manifest(database, plan)
-    with Manifest(database, plan, clock=clock) as opened:
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    postgres_servers: Servers,
+    bucket_servers: Callable[[str], Store],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Place]:
+    if request.param == MEMORY:
+        yield BucketPlace(Objects(MemoryStore(), MEMORY))
+    elif request.param in BUCKETS:
+        server = bucket_servers(request.param.removeprefix("bucket on "))
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield BucketPlace(Objects.open(server.new_url()))
+    else:
+        with new_place(request.param, tmp_path, postgres_servers) as made:
+            yield DatabasePlace(made)
+
+
+@pytest.fixture
+def database(place: Place) -> DatabaseUrl:
+    assert isinstance(place, DatabasePlace)
+    return place.url
+
+
+@pytest.fixture
+def manifest(place: Place, plan: Plan, clock: MovableClock) -> Iterator[Manifest]:
+    assert place.create(plan)
+    with place.open(plan, clock=clock) as opened:
         yield opened
 
 
@@ -154,3 +230,24 @@ def receipt_for(plan: Plan, lease: Lease, batch: BatchIndex, *, dead: tuple[int,
 def finish(manifest: Manifest, plan: Plan, lease: Lease) -> None:
     for batch in manifest.receipts.pending_batches(lease):
         manifest.receipts.record(lease, receipt_for(plan, lease, batch))
+
+
+def in_a_bucket(manifest: Manifest) -> bool:
+    """Where a promise is another one there, the test says so."""
+    return isinstance(manifest, BucketManifest)
+
+
+def undo(manifest: Manifest, plan: Plan, batches: list[BatchIndex]) -> tuple[int, Marks]:
+    """Undo these batches' receipts as `requeue` does; how many there were, and the marks."""
+    found: list[Marks] = []
+
+    def mark(marks: Marks) -> None:
+        found.append(marks)
+        for fence, marked in marks.items():
+            document = {"fingerprint": plan.fingerprint, "fence": fence, "batches": marked}
+            if isinstance(manifest, BucketManifest):  # there the mark is the record
+                key = f"artifacts/requeued/{fence:04d}-{secrets.token_hex(4)}.json"
+                assert manifest.objects.create(key, json.dumps(document).encode())
+
+    undone = manifest.operator.undo_receipts(batches, mark=mark)
+    return undone, found[0]

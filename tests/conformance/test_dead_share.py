@@ -11,9 +11,8 @@ from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import TooManyDead
-from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest, create_manifest
-from tests.conformance.conftest import POLICY, receipt_for
+from shardgen.manifest.manifest import Manifest
+from tests.conformance.conftest import POLICY, Place, receipt_for, undo
 from tests.plans import make_plan
 
 
@@ -24,9 +23,9 @@ def plan() -> Plan:
 
 
 @pytest.fixture
-def manifest(database: DatabaseUrl, plan: Plan) -> Iterator[Manifest]:
-    assert create_manifest(database, plan)
-    with Manifest(database, plan) as opened:
+def manifest(place: Place, plan: Plan) -> Iterator[Manifest]:
+    assert place.create(plan)
+    with place.open(plan) as opened:
         yield opened
 
 
@@ -60,7 +59,7 @@ def test_a_grant_is_refused_past_the_share_once_640_samples_are_finished(
     manifest.leases.release(at_the_limit)
     with pytest.raises(TooManyDead):
         _lease(manifest, 0)
-    manifest.operator.undo_receipts(manifest.receipts.batches_with_dead_letters(), mark=lambda _marks: None)
+    undo(manifest, plan, manifest.receipts.batches_with_dead_letters())
     assert isinstance(_lease(manifest, 0), Lease)  # as after requeue --dead-letters
 
 

@@ -100,9 +100,9 @@ class Objects:
     def open(cls, url: str, *, is_patient: bool = True) -> Objects:
         """The prefix that a url names, such as `s3://bucket/people`; keys and endpoint from the environment.
 
-        Nothing is asked of the store yet. `is_patient`: what may pass is tried for half a minute, which suits
-        work, not the first request of a command, whose settings are often wrong. Raises InvalidSettings,
-        InputMissing without an account.
+        Nothing is asked of the store yet. `is_patient`: what fails by itself is tried for half a minute,
+        which suits work, not the first request of a command, whose settings are often wrong. Raises
+        InvalidSettings, InputMissing without an account.
         """
         options = _CLIENT.copy()
         if any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
@@ -141,7 +141,7 @@ class Objects:
         """Make or replace an object, for keys that have a single writer; returns its `e_tag`."""
         self.requests.add("written", up=len(data))
         with self._asking(key):
-            return obstore.put(self._store, key, data, use_multipart=False)["e_tag"] or ""
+            return _bare(obstore.put(self._store, key, data, use_multipart=False)["e_tag"])
 
     def read(self, key: str, *, limit: int | None = None) -> bytes | None:
         """All bytes of an object; None when there is none. Raises Irregular for more than `limit` bytes."""
@@ -185,7 +185,7 @@ class Objects:
                 ObjectMeta(
                     key=one["path"],
                     size_bytes=one["size"],
-                    e_tag=one["e_tag"] or "",
+                    e_tag=_bare(one["e_tag"]),
                     modified=one["last_modified"],
                 )
                 for one in page
@@ -225,3 +225,8 @@ def _refuse_no_bucket(error: FileNotFoundError) -> None:
     """Of a bucket that is not there every object is "not found", too."""
     if is_of_no_bucket(error):
         raise error
+
+
+def _bare(e_tag: str | None) -> str:
+    """Without the quotes, which Azure's answers to a PUT have and its listings have not."""
+    return (e_tag or "").strip('"')
