@@ -24,22 +24,22 @@ from shardgen.domain.identifiers import Fence, ShardIndex
 from shardgen.domain.receipt import ArtifactRef
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.errors import ArtifactCorrupt, ArtifactMissing, PlanConflict, ReceiptConflict, StorageFailed
+from tests.bucket.servers import SERVERS, Store
 from tests.plans import make_plan
 
 LAYOUT = make_plan(backgrounds=2, foregrounds=1, grid=(2, 2), shard_size=4, batch=2).layout
 NAME = ArtifactName(
     shard=ShardIndex(0), batches=range(1, 2), fence=Fence(1), worker="0abc1234", random="deadbeef"
 )
-Put = Callable[[str, bytes], None]
 
 
 class Place:
     """Where a store is; `put` writes past it, `other()` is the same place as another process opens it."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.objects = Objects(MemoryStore(), "memory")
+    def __init__(self, kind: str, folder: Path, objects: Objects | None = None) -> None:
+        self.objects = objects or Objects(MemoryStore(), "memory")
         self.folder = folder / "artifacts"
-        self.prefix = {"bucket": "", "below": "artifacts/"}.get(kind)
+        self.prefix = None if kind == "folder" else "artifacts/" if kind == "below" else ""
 
     def other(self) -> ArtifactStore:
         return FolderStore(self.folder) if self.prefix is None else BucketStore(self.objects, self.prefix)
@@ -53,9 +53,22 @@ class Place:
         target.write_bytes(data)
 
 
-@pytest.fixture(params=["folder", "bucket", "below"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    place = Place(request.param, tmp_path)
+@pytest.fixture(
+    params=["folder", "bucket", "below", *(pytest.param(one, marks=pytest.mark.slow) for one in SERVERS)]
+)
+def place(
+    request: pytest.FixtureRequest,
+    bucket_servers: Callable[[str], Store],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> Place:
+    objects = None
+    if request.param in SERVERS:
+        server = bucket_servers(request.param)
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        objects = Objects.open(server.new_url())
+    place = Place(request.param, tmp_path, objects)
     if place.prefix:  # what lies beside the artifacts is nobody's business
         place.objects.write("claims/00000-00000/00000001.json", b"{}")
         place.objects.write("workers/w.json", b"{}")
