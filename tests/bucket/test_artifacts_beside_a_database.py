@@ -148,7 +148,7 @@ def test_a_sweep_takes_what_nobody_can_record_any_more(run: RunDirectory, object
     store, swept = open_store(run), []
 
     def on_step(step: Step) -> None:
-        """While the slice of batches 2 and 3 is held: its attempts stay, an older one's and strangers' too."""
+        """While a slice is held its attempts stay, and so does what is a stranger's."""
         if step is LeaseStep.GRANTED and len(swept) < 2:
             swept.append(sweep(run, remove=True))
         if step is BatchStep.PUBLISHED and not swept[1:]:
