@@ -109,7 +109,13 @@ def lease_claimed(connection: Connection, layout: Layout, request: LeaseRequest)
 
 
 def _add_slice(connection: Connection, layout: Layout, shard: ShardIndex, slice_: SliceIndex) -> None:
-    """Add this slice's row, and those of the slices before it that have none: all of them open."""
+    """Add this slice's row, and those of the slices before it that have none: all of them open.
+
+    Nothing if it has one: of a run in a bucket a process has the rows of single slices.
+    """
+    row = select(SLICE.c.slice).where(SLICE.c.shard == shard, SLICE.c.slice == slice_)
+    if connection.execute(row).first() is not None:
+        return
     query = select(SHARD.c.next_slice).where(SHARD.c.shard == shard)
     missing = range(connection.execute(query).scalar_one(), slice_ + 1)
     if missing:

@@ -13,7 +13,15 @@ from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.machine.processes import host_id
 from shardgen.manifest.manifest import Manifest
-from tests.conformance.conftest import POLICY, MovableClock, finish, identity, in_a_bucket, receipt_for
+from tests.conformance.conftest import (
+    POLICY,
+    MovableClock,
+    Place,
+    finish,
+    identity,
+    in_a_bucket,
+    receipt_for,
+)
 
 Take = Callable[..., Lease]
 
@@ -67,6 +75,20 @@ def test_an_expired_lease_is_taken_over_and_the_stale_worker_changes_nothing(
     assert not manifest.leases.release(stale)
     assert manifest.overview() == before
     finish(manifest, plan, fresh)
+
+
+def test_another_process_takes_over_any_slice_and_makes_only_what_is_left(
+    manifest: Manifest, place: Place, plan: Plan, lease: Take, clock: MovableClock
+) -> None:
+    lease("a")
+    held = lease("b")
+    first, *left = manifest.receipts.pending_batches(held)
+    manifest.receipts.record(held, receipt_for(plan, held, first))
+    with place.open(plan, clock=clock) as elsewhere:
+        taken = elsewhere.leases.lease(WorkerId("c"), POLICY, gone=[WorkerId("b")])
+        assert isinstance(taken, Lease)
+        assert (taken.shard, taken.slice) == (held.shard, held.slice)
+        assert elsewhere.receipts.pending_batches(taken) == left
 
 
 def test_the_same_worker_under_an_older_fence_is_stale_too(
