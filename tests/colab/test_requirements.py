@@ -48,8 +48,10 @@ each_runtime = pytest.mark.parametrize("runtime", RUNTIMES, ids=lambda one: one.
 
 
 def requirements() -> list[Requirement]:
+    """What the notebook may install: with the extra for a bucket."""
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    return [Requirement(line) for line in project["dependencies"]]
+    lines = project["dependencies"] + project["optional-dependencies"]["bucket"]
+    return [Requirement(line) for line in lines]
 
 
 def brings_cv2(name: str) -> bool:
@@ -158,4 +160,5 @@ def test_a_resolver_that_may_change_nothing_of_colabs_finds_a_way(runtime: Runti
     }
     assert [name for name in found if brings_cv2(name)] == ["opencv-python"]
     if runtime.name == WHOLE:
-        assert new == {"imagecodecs", "simplejpeg", "tifffile"}, "what the notebook adds to a runtime"
+        added = {"imagecodecs", "obstore", "simplejpeg", "tifffile"}
+        assert new == added, "what the notebook adds to a runtime"
