@@ -13,7 +13,7 @@ from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
 from shardgen.domain.steps import Step
 from shardgen.domain.worker import WorkerIdentity
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 from tests import warm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import groupby
@@ -29,8 +30,9 @@ from shardgen.domain.worker import WorkerReport
 from shardgen.errors import ManifestMismatch, ShardgenError
 from shardgen.machine.processes import gone, host_id
 from shardgen.manifest.backend import Backend, StillAlone
-from shardgen.manifest.manifest import Manifest, read_stored_plan
+from shardgen.manifest.manifest import read_stored_plan
 from shardgen.manifest.operator import Marks
+from shardgen.manifest.port import Manifest
 from shardgen.manifest.replanning import replace_plan
 from shardgen.manifest.schema import StoredPlan, foreign_plan, lost_manifest
 from shardgen.manifest.slices import contradictory
@@ -41,23 +43,11 @@ from shardgen.storage.files import is_there, storing
 _ASK_AGAIN_SECONDS = 3.0  # while others hold all that is left: an end must not look like a hang
 
 
-class DatabaseCoordinator(Coordinator):
-    """One worker's part in a manifest that all workers share.
+class ManifestCoordinator(Coordinator, ABC):
+    """One worker's part in a manifest that all workers share."""
 
-    `begin` is called before its first lease, until it succeeds: the plan stays from then on.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        store: ArtifactStore,
-        seat: Seat,
-        *,
-        begin: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, manifest: Manifest, store: ArtifactStore, seat: Seat) -> None:
         super().__init__(manifest, store, seat)
-        self._begin = begin
-        self._has_begun = False
         self._held: Lease | None = None
         self._given: Lease | None = None  # whose batches were all given out
 
@@ -68,10 +58,7 @@ class DatabaseCoordinator(Coordinator):
         self.manifest.workers.register(self.seat.identity)
 
     def lease(self, policy: LeasePolicy) -> Lease | NoLease:
-        """From the manifest, which decides in one transaction."""
-        if not self._has_begun:
-            self._begin()
-            self._has_begun = True
+        """From the manifest, which decides."""
         worker, shard = self.seat.identity.id, self.seat.shard
         granted = self.manifest.leases.lease(worker, policy, shard=shard, gone=self.ended())
         self._held = granted if isinstance(granted, Lease) else None
@@ -99,10 +86,6 @@ class DatabaseCoordinator(Coordinator):
         """A batch's."""
         return batch_seconds
 
-    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
-        """Soon: to ask costs a statement."""
-        return min(policy.heartbeat.total_seconds(), _ASK_AGAIN_SECONDS)
-
     def beat(self, report: WorkerReport) -> None:
         """In the worker's row."""
         self.manifest.workers.beat(self.seat.identity.id, report)
@@ -112,18 +95,68 @@ class DatabaseCoordinator(Coordinator):
         """While a slice is leased: every batch is visible as soon as it is recorded."""
         return self._held is not None
 
-    @property
-    def may_plan_anew(self) -> bool:
-        """While there is no receipt."""
-        return not self.manifest.receipts.are_there()
-
     def leave(self, last: WorkerReport) -> None:
         """In the worker's row."""
         self._held = None
         self.say_last(last)
 
 
-class DatabaseRun(OpenedRun):
+class ManifestRun(OpenedRun, ABC):
+    """A run whose manifest is the record, and is the same for all machines."""
+
+    def report(self) -> Report:
+        """As the manifest counts."""
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            return make_report(self.run, self.plan, manifest.overview())
+
+    @contextmanager
+    def records(self) -> Iterator[Recorded]:
+        """The manifest's receipts, and the artifact folder."""
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            store = open_store(self.run)
+            yield Recorded(source=manifest.receipts, store=store, manifest=manifest)
+
+    @contextmanager
+    def own_records(self) -> Iterator[OwnRecords]:
+        """The same for all machines."""
+        with self.run.manifest(self.plan, read_only=True) as manifest:
+            yield OwnRecords(manifest=manifest, store=open_store(self.run))
+
+    def undo(
+        self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
+    ) -> list[BatchIndex]:
+        """In one transaction. Raises ManifestBusy while a worker holds one of the slices."""
+        store = open_store(self.run)
+        with self.run.manifest(self.plan) as manifest:
+            refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
+            wanted = manifest.receipts.batches_with_dead_letters() if dead_letters else batches
+            return undo_marked(self.plan, manifest, store, wanted, on_step=on_step)
+
+    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
+        """What is left is whole in this artifact folder, so this becomes the run's."""
+        store = open_store(self.run)
+        with self.run.manifest(self.plan) as manifest:
+            mended = manifest.operator.mend()
+            store.make_identity()  # the marks need a folder, which may be lost
+            undone = undo_marked(self.plan, manifest, store, batches)
+            adopt_folder(store, manifest.folder)
+        return undone, mended
+
+
+class DatabaseCoordinator(ManifestCoordinator):
+    """One worker's part in a database."""
+
+    def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
+        """Soon: to ask costs a statement."""
+        return min(policy.heartbeat.total_seconds(), _ASK_AGAIN_SECONDS)
+
+    @property
+    def may_plan_anew(self) -> bool:
+        """While there is no receipt."""
+        return not self.manifest.receipts.are_there()
+
+
+class DatabaseRun(ManifestRun):
     """A run whose manifest is the record, and whose artifact folder all workers write to."""
 
     def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
@@ -187,44 +220,6 @@ class DatabaseRun(OpenedRun):
     def coordinator(self, seat: Seat) -> DatabaseCoordinator:
         """Open the manifest."""
         return DatabaseCoordinator(self.run.manifest(self.plan), open_store(self.run), seat)
-
-    def report(self) -> Report:
-        """As the manifest counts."""
-        with self.run.manifest(self.plan, read_only=True) as manifest:
-            return make_report(self.run, self.plan, manifest.overview())
-
-    @contextmanager
-    def records(self) -> Iterator[Recorded]:
-        """The manifest's receipts, and the artifact folder."""
-        with self.run.manifest(self.plan, read_only=True) as manifest:
-            store = open_store(self.run)
-            yield Recorded(source=manifest.receipts, store=store, manifest=manifest)
-
-    @contextmanager
-    def own_records(self) -> Iterator[OwnRecords]:
-        """The same for all machines."""
-        with self.run.manifest(self.plan, read_only=True) as manifest:
-            yield OwnRecords(manifest=manifest, store=open_store(self.run))
-
-    def undo(
-        self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
-    ) -> list[BatchIndex]:
-        """In one transaction. Raises ManifestBusy while a worker holds one of the slices."""
-        store = open_store(self.run)
-        with self.run.manifest(self.plan) as manifest:
-            refuse_other_folder(store, manifest.folder)  # marks must lie where a rebuild will look for them
-            wanted = manifest.receipts.batches_with_dead_letters() if dead_letters else batches
-            return undo_marked(self.plan, manifest, store, wanted, on_step=on_step)
-
-    def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
-        """What is left is whole in this artifact folder, so this becomes the run's."""
-        store = open_store(self.run)
-        with self.run.manifest(self.plan) as manifest:
-            mended = manifest.operator.mend()
-            store.make_identity()  # the marks need a folder, which may be lost
-            undone = undo_marked(self.plan, manifest, store, batches)
-            adopt_folder(store, manifest.folder)
-        return undone, mended
 
     def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
         """The manifest's lock, if there is a manifest."""

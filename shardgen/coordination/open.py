@@ -18,7 +18,7 @@ from shardgen.manifest.database_url import (
     is_bucket,
     is_meant_as_bucket,
 )
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
 
 if TYPE_CHECKING:

@@ -41,7 +41,7 @@ from shardgen.errors import (
 from shardgen.launch.allocation import Share
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import gone, host_id
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.manifest.session import planned_anew
 from shardgen.recipes.base import Folders
 from shardgen.settings.run_directory import RunDirectory

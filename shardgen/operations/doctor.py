@@ -31,7 +31,7 @@ from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
 from shardgen.manifest.database_url import is_bucket, is_meant_as_bucket
-from shardgen.manifest.operator import Operator
+from shardgen.manifest.port import Operator
 from shardgen.manifest.sqlite import SqliteFile
 from shardgen.operations.status import report
 from shardgen.recipes.base import Folders, Recipe

@@ -16,7 +16,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, SweepStep, ignore_step
 from shardgen.errors import ArtifactCorrupt, StorageFailed
 from shardgen.manifest.backend import StillAlone
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import abandoned_files, remove_abandoned
 

@@ -13,6 +13,7 @@ from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
+from shardgen.manifest import port
 from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
@@ -31,7 +32,7 @@ from shardgen.storage.lines import LineFile
 class ManifestElsewhere(Protocol):
     """Who opens manifests that are no databases."""
 
-    def open(self, run: RunDirectory, plan: Plan) -> Manifest:
+    def open(self, run: RunDirectory, plan: Plan) -> port.Manifest:
         """Open the manifest of this plan."""
         ...
 
@@ -286,10 +287,14 @@ class RunDirectory:
 
         return recipe_of(plan, beside=beside)
 
-    def manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
+    def manifest(self, plan: Plan, *, read_only: bool = False) -> port.Manifest:
         """Open the manifest of this plan."""
         if (elsewhere := self.manifest_elsewhere) is not None:
             return elsewhere.open(self, plan)
+        return self.database_manifest(plan, read_only=read_only)
+
+    def database_manifest(self, plan: Plan, *, read_only: bool = False) -> Manifest:
+        """Open the manifest of this plan that is a database; of a shared folder this machine's index."""
         return Manifest(self.database, plan, read_only=read_only)
 
 

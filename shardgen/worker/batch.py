@@ -24,7 +24,7 @@ from shardgen.errors import (
     SliceFailed,
 )
 from shardgen.machine.cores import usable_cores
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.recipes.base import Maker, Recipe
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.publish import BatchStore, Made, MadeBatch

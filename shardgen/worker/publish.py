@@ -16,7 +16,7 @@ from shardgen.domain.receipt import ArtifactRef, DeadLetter, Provenance, Receipt
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep
 from shardgen.errors import SampleError
-from shardgen.manifest.receipts import Receipts
+from shardgen.manifest.port import Receipts
 from shardgen.recipes.base import Encoded
 from shardgen.worker.retry import Retry
 

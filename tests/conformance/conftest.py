@@ -30,9 +30,11 @@ from shardgen.domain.receipt import (
     Receipt,
 )
 from shardgen.domain.worker import WorkerIdentity
+from shardgen.manifest import manifest as databases
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.manifest import create_manifest
 from shardgen.manifest.operator import Marks
+from shardgen.manifest.port import Manifest
 from shardgen.manifest.session import Clock
 from tests.bucket.servers import SERVERS, Store
 from tests.plans import make_plan
@@ -100,7 +102,7 @@ class DatabasePlace:
         return create_manifest(self.url, plan)
 
     def open(self, plan: Plan, *, clock: Clock | None = None) -> Manifest:
-        return Manifest(self.url, plan, clock=clock)
+        return databases.Manifest(self.url, plan, clock=clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.errors import TooManyDead
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from tests.conformance.conftest import POLICY, Place, receipt_for, undo
 from tests.plans import make_plan
 

@@ -12,8 +12,9 @@ from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.domain.plan import Plan
 from shardgen.errors import PlanConflict
+from shardgen.manifest import manifest as databases
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from tests.conformance.conftest import in_a_bucket
 
 CONTEXT = multiprocessing.get_context("spawn")
@@ -35,7 +36,7 @@ def claim(
 ) -> None:
     """In a process of its own, as on a machine of its own: whether it may work, and where."""
     store = FolderStore(root)
-    with Manifest(database, plan) as manifest:
+    with databases.Manifest(database, plan) as manifest:
         start.wait(60)
         try:
             claim_folder(store, manifest.folder)
@@ -80,6 +81,7 @@ def test_a_worker_that_starts_asks_the_manifest_once(manifest: Manifest, tmp_pat
     store = FolderStore(tmp_path / "artifacts")
     claim_folder(store, manifest.folder)
     asked: list[str] = []
+    assert isinstance(manifest, databases.Manifest)
 
     @event.listens_for(manifest._session.database.engine, "before_cursor_execute")
     def _asked(_c: object, _cursor: object, statement: str, *_: object) -> None:

@@ -12,7 +12,7 @@ from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import InvalidSettings, LeaseLost, ReceiptConflict
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.machine.processes import host_id
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from tests.conformance.conftest import (
     POLICY,
     MovableClock,

@@ -7,8 +7,9 @@ import pytest
 
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
+from shardgen.manifest import manifest as databases
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest, create_manifest
+from shardgen.manifest.manifest import create_manifest
 from tests.conformance.storm import (
     PATIENT,
     PLAN,
@@ -72,7 +73,7 @@ def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_t
 def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(
     database: DatabaseUrl, broken: str
 ) -> None:
-    with Manifest(database, PLAN) as manifest:
+    with databases.Manifest(database, PLAN) as manifest:
         lease = manifest.leases.lease(WorkerId("first"), PATIENT)
         assert isinstance(lease, Lease)
         manifest.leases.release(lease)  # an open slice: whoever reads now finds this one
@@ -108,7 +109,7 @@ def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(database: Databas
     process = CONTEXT.Process(target=be_a_zombie, args=(storm, leased, taken_over))
     process.start()
     assert leased.wait(60)
-    with Manifest(database, PLAN) as manifest:
+    with databases.Manifest(database, PLAN) as manifest:
         heir = manifest.leases.lease(WorkerId("heir"), PATIENT, gone=[WorkerId("zombie")])
         assert isinstance(heir, Lease)
         before = _dump(database)

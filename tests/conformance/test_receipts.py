@@ -11,9 +11,10 @@ from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ManifestBusy
+from shardgen.manifest import manifest as databases
 from shardgen.manifest import receipts as module
-from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.operator import Marks
+from shardgen.manifest.port import Manifest
 from tests.conformance.conftest import POLICY, MovableClock, finish, identity, in_a_bucket, receipt_for, undo
 
 Take = Callable[..., Lease]
@@ -121,6 +122,7 @@ def test_every_shard_is_locked_before_any_provenance(manifest: Manifest, plan: P
         found = re.match(r"(?:UPDATE|INSERT INTO) (shard|provenance)\b", str(arguments[2]))
         changed.extend(found.groups() if found else ())
 
+    assert isinstance(manifest, databases.Manifest)
     event.listen(manifest._session.database.engine, "before_cursor_execute", note)
     event.listen(manifest._session.database.engine, "commit", lambda _connection: changed.append(";"))
     _make_all(manifest, plan)

@@ -12,7 +12,7 @@ from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.suspicion import SuspectState
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import LeaseLost
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from tests.conformance.conftest import POLICY, identity, in_a_bucket, receipt_for
 
 Take = Callable[..., Lease]

@@ -86,6 +86,7 @@ class FilesCoordinator(Coordinator):
 
     def __init__(self, files: Files, manifest: Manifest, seat: Seat) -> None:
         super().__init__(manifest, files.store, seat)
+        self._own = manifest
         self._files = files
         self._claim: Path | None = None
         self._is_given = False
@@ -96,8 +97,8 @@ class FilesCoordinator(Coordinator):
         self.manifest.workers.register(self.seat.identity)
 
     def lease(self, policy: LeasePolicy) -> Lease | NoLease:
-        self._files.update(self.manifest)
-        layout, index = self._files.plan.layout, self.manifest.index
+        self._files.update(self._own)
+        layout, index = self._files.plan.layout, self._own.index
         shards = range(layout.shard_count) if self.seat.shard is None else [self.seat.shard]
         over = {one: state for one, state in index.unavailable().items() if state is not SliceState.LEASED}
         leased = 0
@@ -118,7 +119,7 @@ class FilesCoordinator(Coordinator):
         if not publish_file(claim, json.dumps(asdict(identity)).encode()):
             return None
         word = Claim(shard=slice_id[0], slice=slice_id[1], fence=fence, worker=identity.id)
-        granted = self.manifest.index.lease_claimed(identity.id, policy, word, gone=self.ended())
+        granted = self._own.index.lease_claimed(identity.id, policy, word, gone=self.ended())
         if isinstance(granted, NoLease):
             os.truncate(claim, 0)
             return None
@@ -129,8 +130,8 @@ class FilesCoordinator(Coordinator):
         if self._is_given:
             return []
         self._is_given = True
-        self._files.update(self.manifest, lease)  # the last holder may have made more since we looked
-        if self.manifest.index.unavailable().get((lease.shard, lease.slice)) is SliceState.DONE:
+        self._files.update(self._own, lease)  # the last holder may have made more since we looked
+        if self._own.index.unavailable().get((lease.shard, lease.slice)) is SliceState.DONE:
             return []
         return self.manifest.receipts.pending_batches(lease)
 
@@ -186,11 +187,11 @@ class FilesRun(OpenedRun):
 
     def coordinator(self, seat: Seat) -> FilesCoordinator:
         self.ensure_manifest()
-        return FilesCoordinator(Files(self.run), self.run.manifest(self.plan), seat)
+        return FilesCoordinator(Files(self.run), self.run.database_manifest(self.plan), seat)
 
     def report(self) -> Report:
         self.ensure_manifest()
-        with self.run.manifest(self.plan) as manifest:
+        with self.run.database_manifest(self.plan) as manifest:
             Files(self.run).update(manifest)
             return make_report(self.run, self.plan, manifest.overview())
 
@@ -202,7 +203,7 @@ class FilesRun(OpenedRun):
     @contextmanager
     def own_records(self) -> Iterator[OwnRecords]:
         self.ensure_manifest()
-        with self.run.manifest(self.plan, read_only=True) as manifest:
+        with self.run.database_manifest(self.plan, read_only=True) as manifest:
             yield OwnRecords(manifest=manifest, store=FolderStore(self.run.artifacts))
 
     def undo(

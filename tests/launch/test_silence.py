@@ -20,7 +20,7 @@ from shardgen.launch.allocation import Share
 from shardgen.launch.local import RunOptions, SilenceWatch, _Supervisor
 from shardgen.machine.processes import host_id, process_start
 from shardgen.manifest.leases import Leases
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import RunDirectory
 
 POLICY = LeasePolicy(

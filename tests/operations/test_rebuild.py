@@ -58,7 +58,7 @@ def test_every_row_is_what_the_artifacts_say(lost: RunDirectory) -> None:
     found = found_by(lost)
     assert receipts_of(lost) == [lost_text(receipt) for receipt in made]
     assert found == Rebuilt(batches=6, stored=19, dead_letters=5)
-    with lost.manifest(plan) as manifest:
+    with lost.database_manifest(plan) as manifest:
         slices = [shard.slices for shard in manifest.overview().shards]
         assert [(s.never_leased, s.open, s.leased, s.done, s.blocked) for s in slices] == [
             (1, 0, 0, 2, 0),
@@ -79,7 +79,7 @@ def test_each_device_model_keeps_the_micro_batch_that_made_most_of_its_batches(l
         *(single(batch, provenance=(model, size)) for batch, (model, size) in enumerate(kinds)),
     )
     assert rebuild(lost)[1].batches == len(kinds)
-    with lost.manifest(lost.plan()) as manifest:
+    with lost.database_manifest(lost.plan()) as manifest:
         agreed = {model: manifest.micro_batches.agreed(model, 16) for model in (*sizes, "four")}
     assert agreed == {"one": 4, "two": 1, "three": 8, "four": 16}
 
@@ -87,7 +87,7 @@ def test_each_device_model_keeps_the_micro_batch_that_made_most_of_its_batches(l
 def granted(run: RunDirectory) -> Iterator[Lease]:
     """Every lease that there is left, made to the end by one worker."""
     plan = run.plan()
-    with run.manifest(plan) as manifest:
+    with run.database_manifest(plan) as manifest:
         policy = run.settings.lease_policy
         while isinstance(lease := manifest.leases.lease(WORKERS["f"], policy), Lease):
             yield lease
@@ -186,7 +186,7 @@ def test_a_rebuild_does_not_undo_a_requeue(lost: RunDirectory) -> None:
     publish(lost, single(0, fence=2), single(1, fence=2), single(2, fence=1), single(2, fence=3, worker="b"))
     rebuild(lost)
     store = FolderStore(lost.artifacts)
-    with lost.manifest(plan) as manifest:
+    with lost.database_manifest(plan) as manifest:
         undo_marked(plan, manifest, store, [BatchIndex(1), BatchIndex(2)])
     (lost.path / "manifest.sqlite").unlink()
     found = found_by(lost)
@@ -206,7 +206,7 @@ def test_a_requeue_whose_commit_fails_changes_nothing_until_a_rebuild(lost: RunD
     store = FolderStore(lost.artifacts)
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
-    with lost.manifest(plan) as manifest:
+    with lost.database_manifest(plan) as manifest:
 
         def fail(_connection: object) -> None:
             if list(store.requeued()):

@@ -23,6 +23,7 @@ from shardgen.coordination.folder.run import FolderRun
 from shardgen.domain.lease import WAIT_LIMIT, Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
+from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse
 from tests.artifacts.attempts import WORKERS, single
@@ -222,6 +223,7 @@ def test_a_wait_for_another_process_that_publishes_is_no_hang_and_ends(
     monkeypatch.setattr(leases, "time", clock)
     if seconds < 1800:
         world.leave()
+        assert isinstance(world.manifest, Manifest)
         assert world.manifest.index.unpublished() == []
     else:
         with pytest.raises(StorageFailed, match="3 batches are made"):

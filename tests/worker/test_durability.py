@@ -88,7 +88,7 @@ def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> l
     """Make every batch by the real pipeline; file calls and the commits of receipts in one list."""
     plan, policy, identity = run.plan(), run.settings.lease_policy, new_identity("test")
     make_folders(run.artifacts)
-    with run.manifest(plan) as manifest:
+    with run.database_manifest(plan) as manifest:
         event.listen(manifest._session.database.engine, "before_cursor_execute", _note_receipt)
         event.listen(
             manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)

@@ -26,7 +26,7 @@ from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
 from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
 from shardgen.machine.processes import new_identity
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from shardgen.operations.merge import merge_run
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.registry import recipe_of

@@ -126,7 +126,7 @@ def test_an_attempt_to_publish_that_failed_late_is_not_in_the_way_of_the_next(
         fence=Fence(1),
         expires_at=datetime.max.replace(tzinfo=UTC),
     )
-    keeper = BatchStore(plan, store, manifest, World().retry)  # type: ignore[arg-type]
+    keeper = BatchStore(plan, store, manifest, World().retry)
     keeper.keep(lease, SimpleNamespace(batch=BatchIndex(0)), on_step=lambda _step: None)  # type: ignore[arg-type]
     assert len(recorded) == 1
     assert len(list(tmp_path.glob("shard-*/*.zip"))) == 2  # one is an orphan

@@ -25,6 +25,7 @@ from shardgen.manifest.slices import move
 from shardgen.manifest.tables import DEAD_LETTER, RECEIPT, SLICE, SUSPECT_SAMPLE
 
 Number = Annotated[int, Field(ge=0, le=MAX_NUMBER)]
+FAR = 4e9  # UTC seconds since 1970: an expiry that never comes
 Content = TypeVar("Content", bound=BaseModel)
 
 

@@ -14,8 +14,8 @@ from shardgen.coordination.bucket import plan as planning
 from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import ENDPOINTS, Objects
 from shardgen.coordination.bucket.probe import at_the_door, probe_before
-from shardgen.coordination.database import DatabaseCoordinator, DatabaseRun
-from shardgen.domain.lease import LeasePolicy
+from shardgen.coordination.database import ManifestCoordinator, ManifestRun
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
@@ -84,20 +84,24 @@ def is_begun(run: RunDirectory) -> bool:
 def rebuild(run: RunDirectory, plan: Plan, receipts: Iterable[Receipt]) -> None:
     """Let the receipts in the bucket be these, of whole artifacts; slices whose rows are damaged are open."""
     with open_manifest(run, plan) as manifest:
-        manifest.restore(receipts, open_store(run))
+        manifest.operator.restore(receipts, open_store(run))
 
 
-class BucketCoordinator(DatabaseCoordinator):
+class BucketCoordinator(ManifestCoordinator):
     """One worker's part in a run whose every look is some requests."""
 
     def __init__(self, run: RunDirectory, plan: Plan, seat: Seat) -> None:
+        super().__init__(open_manifest(run, plan), open_store(run), seat)
         self._objects = objects_of(run.url)
-        super().__init__(
-            open_manifest(run, plan),
-            open_store(run),
-            seat,
-            begin=lambda: planning.begin(self._objects, plan),
-        )
+        self._plan = plan
+        self._has_begun = False
+
+    def lease(self, policy: LeasePolicy) -> Lease | NoLease:
+        """The first one settles the plan: raises PlanConflict when another counts by now."""
+        if not self._has_begun:
+            planning.begin(self._objects, self._plan)
+            self._has_begun = True
+        return super().lease(policy)
 
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
         """A heartbeat: to ask is to list what is new, in half a dozen requests."""
@@ -109,7 +113,7 @@ class BucketCoordinator(DatabaseCoordinator):
         return not planning.is_begun(self._objects)
 
 
-class BucketRun(DatabaseRun):
+class BucketRun(ManifestRun):
     """Its manifest is no database, and decides as one does."""
 
     def ensure_manifest(self) -> bool:

@@ -81,7 +81,7 @@ def publish_waiting(run: RunDirectory, plan: Plan) -> int:
     """
     if not run.database.backend.is_there():
         return 0
-    with run.manifest(plan) as manifest:
+    with run.database_manifest(plan) as manifest:
         if not manifest.index.unpublished():
             return 0
         with opened_view(run, plan) as view:

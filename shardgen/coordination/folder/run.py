@@ -52,7 +52,7 @@ class FolderRun(OpenedRun):
     def coordinator(self, seat: Seat) -> FolderCoordinator:
         """Make this machine's manifest if it has none yet, and open it and the view."""
         self.ensure_manifest()
-        manifest = self.run.manifest(self.plan)
+        manifest = self.run.database_manifest(self.plan)
         try:
             return FolderCoordinator(self.run, self.plan, manifest, seat)
         except BaseException:
@@ -66,7 +66,7 @@ class FolderRun(OpenedRun):
 
     def take_stock(self) -> Report:
         """This machine's manifest, with what others have published by now."""
-        with self.run.manifest(self.plan) as manifest:
+        with self.run.database_manifest(self.plan) as manifest:
             with opened_view(self.run, self.plan) as view:
                 manifest.index.forget_undone(view.undone)
                 manifest.index.adopt(list(view.winners.values()))
@@ -85,7 +85,7 @@ class FolderRun(OpenedRun):
         if not self.run.database.backend.is_there():
             yield OwnRecords(manifest=None, store=None)
             return
-        with self.run.manifest(self.plan, read_only=True) as manifest:
+        with self.run.database_manifest(self.plan, read_only=True) as manifest:
             yield OwnRecords(manifest=manifest, store=None)
 
     def undo(

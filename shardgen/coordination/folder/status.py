@@ -27,7 +27,7 @@ def oversee(run: RunDirectory, plan: Plan) -> tuple[Overview, FolderNews]:
     busy: dict[SliceId, SliceState] = {}
     waiting = 0
     if run.database.backend.is_there():
-        with run.manifest(plan, read_only=True) as manifest:
+        with run.database_manifest(plan, read_only=True) as manifest:
             blocked = manifest.overview().blocked
             busy = manifest.index.unavailable()
             waiting = len(manifest.index.unpublished())

@@ -1,0 +1,307 @@
+"""Leases in a bucket: claim a slice by creating the next version of its row."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from shardgen.coordination.bucket import protocol
+from shardgen.coordination.bucket.desk import Desk
+from shardgen.coordination.bucket.protocol import VersionKey
+from shardgen.coordination.bucket.rows import (
+    FAR,
+    Version,
+    drop,
+    load,
+    object_name,
+)
+from shardgen.domain.claims import SliceId
+from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.slice_state import Event, SliceState
+from shardgen.domain.worker import (
+    WorkerState,
+)
+from shardgen.manifest.leases import (
+    Holder,
+    LeaseRequest,
+    MayStillCount,
+    block,
+    check_shard,
+    fail,
+    free_slices_of,
+    lease_slice,
+    release,
+)
+from shardgen.manifest.shared import adopt
+from shardgen.manifest.slices import lease_lost, lock_slice, to_seconds, transition
+
+_PASSES = 3  # over the slices, when others were quicker at every one
+_NEVER = datetime.fromtimestamp(FAR, UTC)
+
+
+class BucketLeases:
+    """Who holds which slice, by the latest versions."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def lease(
+        self,
+        worker: WorkerId,
+        policy: LeasePolicy,
+        *,
+        shard: ShardIndex | None = None,
+        gone: Collection[WorkerId] = (),
+    ) -> Lease | NoLease:
+        """Claim one slice: a free one, else a silent or gone worker's, else one that nobody has begun.
+
+        Of each kind the lowest; where another was quicker, one farther on, farther each time.
+        """
+        desk = self._desk
+        check_shard(desk.layout, shard)
+        desk.beat_seconds = policy.heartbeat.total_seconds()
+        desk.silent_seconds = policy.duration.total_seconds()
+        for _ in range(_PASSES):
+            desk.view.look()
+            candidates, nothing = self._candidates(worker, policy, shard, gone)
+            lost = blocked = 0
+            while candidates:
+                skipped = random.randrange(min(len(candidates), 2**lost))  # noqa: S311 - no secret
+                slice_id = candidates.pop(skipped)
+                granted = self._claim(slice_id, worker, policy, gone)
+                if isinstance(granted, Lease):
+                    return granted
+                if granted is None:
+                    lost += 1
+                else:
+                    blocked += granted.blocked
+            if not lost:
+                break
+        # What others were quicker at they hold now; who is told that nothing is leased ends.
+        return NoLease(leased=nothing.leased + lost, blocked=nothing.blocked + blocked)
+
+    def _candidates(
+        self, worker: WorkerId, policy: LeasePolicy, shard: ShardIndex | None, gone: Collection[WorkerId]
+    ) -> tuple[list[SliceId], NoLease]:
+        """The slices to try, in this order; and what there is else."""
+        desk, view = self._desk, self._desk.view
+        free, silent, new = list[SliceId](), list[SliceId](), list[SliceId]()
+        leased = blocked = 0
+        for slice_id in view.slices(shard):
+            if view.is_done(slice_id):
+                continue
+            version = view.version(slice_id)
+            if version is None or version.fingerprint != desk.plan.fingerprint:
+                new.append(slice_id)
+                continue
+            is_leased = version.state is SliceState.LEASED
+            is_own = self._is_unknown_claim(slice_id, version, worker)
+            is_silent = is_leased and (
+                is_own or self._is_free_of(slice_id, version.worker or "", policy, gone)
+            )
+            if protocol.may_claim(version.state, is_silent=is_silent):
+                (silent if is_leased and not is_own else free).append(slice_id)
+            elif is_leased:
+                leased += 1
+            else:
+                blocked += 1
+        return free + silent + new, NoLease(leased=leased, blocked=blocked)
+
+    def _is_unknown_claim(self, slice_id: SliceId, version: Version, worker: WorkerId) -> bool:
+        """Whether it is the worker's own claim, of which it does not know: the reply was lost for good."""
+        is_own = version.state is SliceState.LEASED and version.worker == worker
+        return is_own and not self._desk.is_held(_grant(slice_id, version))
+
+    def _is_free_of(
+        self, slice_id: SliceId, holder: str, policy: LeasePolicy, gone: Collection[WorkerId]
+    ) -> bool:
+        """Whether the holder of a slice is known to have ended, or is silent."""
+        desk = self._desk
+        if holder in gone or desk.has_stopped(holder):
+            return True
+        return desk.view.is_silent(slice_id, object_name(holder), policy.duration.total_seconds())
+
+    def _claim(
+        self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, gone: Collection[WorkerId]
+    ) -> Lease | NoLease | None:
+        """Create the next version: a grant, or the end of one attempt too many; None: another was quicker."""
+        desk, view = self._desk, self._desk.view
+        row = desk.row(slice_id)
+        if row is not None and self._is_unknown_claim(slice_id, row, worker):
+            return self._take(self._own(slice_id, row, policy))
+        number = protocol.next_version(view.latest.get(slice_id, 0))
+
+        def decide(connection: Connection) -> Lease | NoLease:
+            desk.count_finished(connection)
+            load(connection, desk.layout, slice_id, row, expires_at=0.0)
+            holder = None if row is None else row.worker
+            desk.know_worker(connection, holder)
+            if holder is not None and desk.has_stopped(
+                holder
+            ):  # it gave the slice back, and could not say so
+                transition(connection, Event.WITHDRAW, lock_slice(connection, *slice_id))
+            request = LeaseRequest(
+                worker=worker,
+                now=self._desk.session.now(connection),
+                policy=policy,
+                shard=slice_id[0],
+                slice=slice_id[1],
+                least_fence=number,
+                gone=gone,
+            )
+            return lease_slice(connection, desk.layout, request)
+
+        changed = desk.change(slice_id, number, Event.GRANT, decide)
+        if changed is None:
+            return None
+        granted, _ = changed
+        if isinstance(granted, NoLease):
+            return NoLease(leased=0, blocked=1)
+        return self._take(granted)
+
+    def _own(self, slice_id: SliceId, row: Version, policy: LeasePolicy) -> Lease:
+        """A grant of this worker that it did not get to know."""
+        lease = _grant(slice_id, row, expires_at=self._desk.now() + policy.duration)
+        seconds = to_seconds(lease.expires_at)
+        self._desk.session.write(
+            lambda connection: load(connection, self._desk.layout, slice_id, row, expires_at=seconds)
+        )
+        return lease
+
+    def _take(self, lease: Lease) -> Lease | NoLease:
+        """After the claim: learn which batches have receipts. If all have, there is nothing to hold."""
+        desk, slice_id = self._desk, (lease.shard, lease.slice)
+        desk.view.look_at(slice_id)
+        batches = desk.layout.slice_batch_range(*slice_id)
+        keys = [desk.view.winners[one] for one in map(BatchIndex, batches) if one in desk.view.winners]
+        found = list(desk.read_receipts(keys))
+        self._desk.session.write(lambda connection: adopt(connection, desk.layout, found, lease))
+        return lease if desk.is_held(lease) else NoLease(leased=0, blocked=0)
+
+    def renew(self, lease: Lease, policy: LeasePolicy) -> None:
+        """Look whether a later version is there, and show life. Raises LeaseLost."""
+        desk, slice_id = self._desk, (lease.shard, lease.slice)
+        self._desk.rows.leases.renew(lease, policy)
+        following = protocol.next_version(lease.fence)
+        if desk.objects.size(str(VersionKey(slice_id=slice_id, number=following))) is not None:
+            desk.view.note_version(slice_id, following)
+            self._desk.session.write(lambda connection: drop(connection, slice_id))
+            raise lease_lost(lease)
+        desk.beat_seconds = policy.heartbeat.total_seconds()
+        desk.show_life(lease.worker, gap=desk.beat_seconds / 2)
+        desk.view.hears_of(slice_id)
+
+    def release(self, lease: Lease) -> bool:
+        """Give a slice back unfinished; no death. Returns False when it was not held any more."""
+        return self._end(lease, Event.RELEASE, lambda connection: release(connection, lease)) or False
+
+    def fail(self, lease: Lease, failure: str, policy: LeasePolicy) -> bool:
+        """Give a slice back that failed for no sample's fault; returns whether it is blocked. LeaseLost."""
+        most = policy.max_attempts
+        found = self._end(
+            lease, Event.FAIL, lambda connection: fail(connection, lease, failure, max_attempts=most)
+        )
+        if found is None:
+            raise lease_lost(lease)
+        return found
+
+    def block(self, lease: Lease, reason: str) -> None:
+        """Give a slice back that an operator must look at first. Raises LeaseLost."""
+
+        def blocked(connection: Connection) -> bool:
+            block(connection, lease, reason)
+            return True
+
+        if self._end(lease, Event.BLOCK, blocked) is None:
+            raise lease_lost(lease)
+
+    def _end(self, lease: Lease, event: Event, body: Callable[[Connection], bool]) -> bool | None:
+        """End a grant by the version after it; None when it has ended already."""
+        desk = self._desk
+        if not desk.is_held(lease):
+            return None
+        slice_id = lease.shard, lease.slice
+        changed = desk.change(slice_id, protocol.next_version(lease.fence), event, body)
+        if changed is None:
+            self._desk.session.write(lambda connection: drop(connection, slice_id))
+            return None
+        return changed[0]
+
+    def free_slices_of(
+        self, gone: Collection[WorkerId], policy: LeasePolicy, *, innocent: Collection[WorkerId] = ()
+    ) -> int:
+        """Free what ended processes held, at once; no death of those that are `innocent`. How many slices."""
+        desk = self._desk
+        if not gone:
+            return 0
+        desk.view.look()
+        freed = 0
+        for slice_id, version in list(desk.view.holders()):
+            worker = WorkerId(version.worker or "")
+            if worker in gone:
+                freed += self._free(slice_id, worker, policy, innocent)
+        for worker in gone:
+            self._bury(worker)
+        return freed
+
+    def _free(
+        self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, innocent: Collection[WorkerId]
+    ) -> bool:
+        desk = self._desk
+        row = desk.row(slice_id)
+
+        def end(connection: Connection) -> int:
+            load(connection, desk.layout, slice_id, row, expires_at=FAR)
+            desk.know_worker(connection, worker)
+            return free_slices_of(connection, [worker], innocent=innocent, max_attempts=policy.max_attempts)
+
+        event = Event.WITHDRAW if worker in innocent else Event.DIE
+        number = protocol.next_version(desk.view.latest[slice_id])
+        return desk.change(slice_id, number, event, end) is not None
+
+    def _bury(self, worker: WorkerId) -> None:
+        """Say of a worker of this host, whose process is gone, that it has ended."""
+        self._desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
+
+    def may_still_count(self) -> MayStillCount:
+        """Which attempts could still be recorded and count: by the receipts that are there, no holder."""
+        view = self._desk.view
+        view.look(anew=True)
+
+        def may_count(
+            shard: ShardIndex, slice_: SliceIndex, *, fence: Fence, worker: str, batches: range
+        ) -> bool:
+            del shard, slice_, worker
+            return any(
+                protocol.may_still_count(
+                    fence,
+                    best=view.winners[batch].fence if batch in view.winners else None,
+                    undone=view.undone.get(batch),
+                )
+                for batch in map(BatchIndex, batches)
+            )
+
+        return may_count
+
+    def holders(self) -> list[Holder]:
+        """Who holds which slice under which fence, silent or not."""
+        self._desk.view.look()
+        return [
+            (slice_id[0], slice_id[1], Fence(version.fence), WorkerId(version.worker or ""))
+            for slice_id, version in self._desk.view.holders()
+        ]
+
+
+def _grant(slice_id: SliceId, version: Version, *, expires_at: datetime = _NEVER) -> Lease:
+    """The lease that a version grants."""
+    return Lease(
+        shard=slice_id[0],
+        slice=slice_id[1],
+        worker=WorkerId(version.worker or ""),
+        fence=Fence(version.fence),
+        expires_at=expires_at,
+    )

@@ -1,0 +1,271 @@
+"""Records in a bucket: receipts, notes, signs of life, agreements; each kind is objects of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from shardgen.coordination.bucket import protocol
+from shardgen.coordination.bucket.desk import Desk, Life
+from shardgen.coordination.bucket.protocol import ReceiptKey
+from shardgen.coordination.bucket.rows import (
+    receipt_bytes,
+)
+from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
+from shardgen.domain.lease import Lease
+from shardgen.domain.receipt import DeadLetter, Receipt
+from shardgen.domain.suspicion import Suspicion
+from shardgen.domain.worker import (
+    ENDED_STATES,
+    WorkerIdentity,
+    WorkerReport,
+)
+from shardgen.errors import ReceiptConflict
+from shardgen.manifest.slices import lease_lost, to_seconds
+
+
+class BucketReceipts:
+    """What is done: receipts are objects of their own."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._unnoted: list[Receipt] = []
+
+    def pending_batches(self, lease: Lease) -> list[BatchIndex]:
+        """The slice's batches without a receipt, in order. Raises LeaseLost."""
+        return self._desk.rows.receipts.pending_batches(lease)
+
+    def record(self, lease: Lease, receipt: Receipt) -> bool:
+        """Create the receipt; returns whether it was the slice's last.
+
+        Raises LeaseLost when it is known here that the slice was taken over. Until that is known a receipt
+        may still be created: its fence is lower than the successor's, so it never outranks one of those.
+        """
+        desk = self._desk
+        if receipt in self._unnoted:  # all but that is done
+            desk.note(lease)
+            self._unnoted.remove(receipt)
+            return False
+        if not desk.is_held(lease):
+            raise lease_lost(lease)
+        key = ReceiptKey(batch=receipt.record.batch, fence=lease.fence, dead=len(receipt.record.dead_letters))
+        if not desk.objects.create(str(key), receipt_bytes(desk.plan, receipt)):
+            raise ReceiptConflict(
+                f"{desk.objects.shown}/{key}: has other bytes already",
+                hint="shardgen verify RUN_DIR tells which bytes are right",
+            )
+        is_last = self._desk.rows.receipts.record(lease, receipt)
+        desk.view.take(key)
+        life = desk.lives.get(lease.worker)
+        if life is not None:
+            made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})
+            life.sign = life.sign.model_copy(update={"made": dict(made)})
+        if desk.view.is_noted((lease.shard, lease.slice), lease.fence) and not is_last:
+            self._unnoted.append(receipt)
+            desk.note(lease)
+            self._unnoted.remove(receipt)
+        return is_last
+
+    def receipts(self) -> Iterator[Receipt]:
+        """All receipts that count, in batch order, as they are now."""
+        desk = self._desk
+        desk.view.look(anew=True)
+        yield from desk.read_receipts([desk.view.winners[batch] for batch in sorted(desk.view.winners)])
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """All dead letters in sample order, with their details."""
+        desk = self._desk
+        desk.view.look(anew=True)
+        keys = [one for _, one in sorted(desk.view.winners.items()) if one.dead]
+        for receipt in desk.read_receipts(keys):
+            yield from sorted(receipt.record.dead_letters, key=lambda one: one.sample)
+
+    def artifacts(self) -> Iterator[tuple[BatchIndex, str]]:
+        """Every recorded batch with its artifact's name, in order."""
+        for receipt in self.receipts():
+            yield receipt.record.batch, receipt.artifact.name
+
+    def batches_with_dead_letters(self) -> list[BatchIndex]:
+        """The batches that a `requeue --dead-letters` undoes, in order."""
+        return sorted(batch for batch, one in self._looked().items() if one.dead)
+
+    def are_there(self) -> bool:
+        """Whether anything is done."""
+        return bool(self._looked())
+
+    def recorded_among(self, batches: Sequence[BatchIndex]) -> list[BatchIndex]:
+        """Those of the batches that have a receipt, in order."""
+        return sorted(self._looked().keys() & set(batches))
+
+    def _looked(self) -> Mapping[BatchIndex, ReceiptKey]:
+        self._desk.view.look()
+        return self._desk.view.winners
+
+
+class BucketSuspicions:
+    """What suspect mode notes: in the bucket before the work that it announces."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def read(self, lease: Lease) -> Suspicion:
+        """What earlier attempts at the leased slice left. Raises LeaseLost."""
+        return self._desk.rows.suspicion.read(lease)
+
+    def note_batch(self, lease: Lease, batch: BatchIndex) -> None:
+        """From now on a death falls on this batch. Raises LeaseLost."""
+        self._desk.rows.suspicion.note_batch(lease, batch)
+        self._desk.note(lease)
+
+    def note_sample(self, lease: Lease, sample: SampleIndex) -> None:
+        """From now on a death falls on this sample alone. Raises LeaseLost."""
+        self._desk.rows.suspicion.note_sample(lease, sample)
+        self._desk.note(lease)
+
+    def note_pass(self, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
+        """The noted sample survived; returns the samples that are given up by that. Raises LeaseLost."""
+        given_up = self._desk.rows.suspicion.note_pass(lease, sample, made=made)
+        self._desk.note(lease)
+        return given_up
+
+
+class BucketWorkers:
+    """Signs of life, an object for each worker."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def register(self, identity: WorkerIdentity) -> None:
+        """Write the first sign of life; twice is harmless."""
+        desk = self._desk
+        self._desk.rows.workers.register(identity)
+        if identity.id not in desk.lives:
+            desk.lives[identity.id] = Life(identity, wall=to_seconds(desk.now()), monotonic=desk.monotonic())
+        desk.show_life(identity.id)
+
+    def beat(self, worker: WorkerId, report: WorkerReport) -> None:
+        """Write what a worker says of itself: each change of state at once, the rest at most each heartbeat.
+
+        The first word of its end stands.
+        """
+        desk = self._desk
+        self._desk.rows.workers.beat(worker, report)
+        life = desk.lives.get(worker)
+        if life is None:
+            desk.say_of(worker, state=report.state, note=report.note)
+            return
+        if life.sign.state in ENDED_STATES:
+            return
+        is_news = life.sign.state is not report.state
+        if report.progressed:
+            life.progressed_at = desk.monotonic()
+        life.sign = life.sign.model_copy(
+            update={
+                "state": report.state,
+                "samples_done": report.samples_done,
+                "samples_per_second": report.samples_per_second,
+                "note": report.note,
+            }
+        )
+        desk.show_life(worker, gap=0.0 if is_news else desk.beat_seconds)
+
+    def set_device(self, worker: WorkerId, device: str) -> None:
+        """Say which device a worker found."""
+        desk = self._desk
+        self._desk.rows.workers.set_device(worker, device)
+        life = desk.lives.get(worker)
+        if life is not None:
+            life.sign = life.sign.model_copy(update={"device": device})
+
+    def alive_on_host(self, host: str) -> list[WorkerIdentity]:
+        """The workers of one host that have not said that they ended, or hold a slice all the same."""
+        view = self._desk.view
+        view.look_for_signs()
+        holders = {version.worker for _, version in view.holders()}
+        found = []
+        for name in sorted(view.signs):
+            sign = view.sign_of(name, anew=False)  # the host of a worker never changes
+            if sign is None or sign.host != host:
+                continue
+            sign = view.sign_of(name)
+            if sign is not None and (sign.state not in ENDED_STATES or sign.worker in holders):
+                found.append(sign.identity)
+        return found
+
+    def known(self) -> set[WorkerId]:
+        """Those that have shown a sign of life."""
+        view = self._desk.view
+        view.look_for_signs()
+        signs = [view.sign_of(name, anew=False) for name in view.signs]
+        return {WorkerId(sign.worker) for sign in signs if sign is not None}
+
+
+class BucketMicroBatches:
+    """How many images the network takes at once on each model of device: versions, the highest counts."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def agreed(self, device_model: str, proposed: int) -> int:
+        """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
+        while True:
+            number, micro_batch, _ = self._latest(device_model)
+            if number:
+                return micro_batch
+            if self._create(device_model, 1, proposed, None):
+                return proposed
+
+    def shrunk(self, device_model: str) -> int | None:
+        """What memory sufficed for when it last ran out on this device model; None: it never did."""
+        return self._latest(device_model)[2]
+
+    def shrink(self, device_model: str, micro_batch: int) -> None:
+        """Remember that this device model has no memory for more."""
+        while True:
+            number, agreed, shrunk = self._latest(device_model)
+            least = micro_batch if shrunk is None else min(shrunk, micro_batch)
+            smaller = min(agreed, micro_batch) if number else micro_batch
+            if (smaller, least) == (agreed, shrunk) or self._create(device_model, number + 1, smaller, least):
+                return
+
+    def _latest(self, device_model: str) -> tuple[int, int, int | None]:
+        folder = self._folder(device_model)
+        listed = self._desk.objects.listed(folder)
+        if not listed:
+            return 0, 0, None
+        data = self._desk.objects.read(listed[-1].key)
+        found = json.loads(data or b"{}")
+        return len(listed), int(found["micro_batch"]), found["shrunk_to"]
+
+    def _create(self, device_model: str, number: int, micro_batch: int, shrunk_to: int | None) -> bool:
+        document = {"device_model": device_model, "micro_batch": micro_batch, "shrunk_to": shrunk_to}
+        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+        return self._desk.objects.create(f"{self._folder(device_model)}/{number:08d}.json", data)
+
+    @staticmethod
+    def _folder(device_model: str) -> str:
+        name = hashlib.sha256(device_model.encode()).hexdigest()[:16]
+        return f"{protocol.MICRO_BATCHES}/{name}"
+
+
+class BucketFolder:
+    """Artifacts lie under the same prefix, so there is nothing to mistake: the first identity stands."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._key = f"{protocol.ARTIFACTS}/folder-id"
+
+    def identity(self) -> str | None:
+        """Its identity; None while no worker has started."""
+        data = self._desk.objects.read(self._key)
+        return None if data is None else data.decode("ascii", errors="replace").strip()
+
+    def claim(self, identity: str) -> str:
+        """Make it the run's if none is; returns the one that is."""
+        self._desk.objects.create(self._key, f"{identity}\n".encode())
+        return self.identity() or identity
+
+    def replace(self, identity: str) -> None:
+        """Nothing to do: the record and the artifacts are one."""
