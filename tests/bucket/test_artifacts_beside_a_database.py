@@ -24,7 +24,7 @@ from shardgen.operations.merge import merge_run
 from shardgen.operations.plan import make_plan
 from shardgen.operations.rebuild import rebuild
 from shardgen.operations.requeue import RequeueChoice, requeue
-from shardgen.operations.sweep import sweep
+from shardgen.operations.sweep import Swept, sweep
 from shardgen.operations.verify import check_run, put_back
 from shardgen.recipes import registry
 from shardgen.settings.run_directory import RunDirectory
@@ -145,7 +145,8 @@ def test_what_is_damaged_or_lost_is_found_and_made_again(
 
 
 def test_a_sweep_takes_what_nobody_can_record_any_more(run: RunDirectory, objects: Objects) -> None:
-    store, swept = open_store(run), []
+    store = open_store(run)
+    swept: list[Swept] = []
 
     def on_step(step: Step) -> None:
         """While a slice is held its attempts stay, and so does what is a stranger's."""
