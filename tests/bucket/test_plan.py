@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_whoever_begins_while_another_plans_decides(
                 planning.put_plan(objects, run, NEW)
             return super().create(key, data)
 
-    buckets.stores.clear()
+    buckets.clear()
     objects = buckets.objects(URL)
     planning.put_plan(objects, run, OLD)
     planning.begin(Late(buckets.stores[URL], URL), OLD)
@@ -134,7 +135,7 @@ def test_whoever_begins_while_another_plans_decides(
                 planning.begin(objects, NEW)
             return super().create(key, data)
 
-    buckets.stores.clear()
+    buckets.clear()
     objects = buckets.objects(URL)
     planning.put_plan(objects, run, OLD)
     with pytest.raises(PlanConflict, match="planned anew"):
@@ -148,7 +149,7 @@ def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
     first, second = machine(tmp_path / "a"), machine(tmp_path / "b")
     buckets.use = Mortal
     for last in range(1, 40):
-        buckets.stores.clear()
+        buckets.clear()
         Mortal.last = 0
         planning.put_plan(buckets.objects(URL), first, OLD)
         Mortal.asked, Mortal.last = 0, last
@@ -217,3 +218,17 @@ def test_a_list_of_pictures_comes_with_the_plan_and_is_made_good(tmp_path: Path,
         (path / file.name).unlink()
     assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
     assert open_directory(run.path).recipe(plan).beside(file).size == file.bytes
+    buckets.use = Mortal
+    for last in range(1, 20):  # killed after any request, a first plan is none or has its list
+        buckets.clear()
+        Mortal.asked, Mortal.last = 0, last
+        with suppress(Killed):
+            planning.put_plan(buckets.objects(URL), open_directory(run.path), plan)
+        is_done, Mortal.last = Mortal.asked < last, 0
+        (elsewhere.path / file.name).unlink(missing_ok=True)
+        with suppress(InputMissing):
+            assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
+        if is_done:
+            break
+    assert 5 < last < 19
+    assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
