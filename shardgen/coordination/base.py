@@ -180,7 +180,7 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     """The error of a plan that cannot take the place of another: what differs, and what can be done."""
     changed = [] if before is None else run.recipe(before).differences(run.recipe(new))
     shown = changed[:_SHOWN] + ([f"and {len(changed) - _SHOWN:,} more"] if changed[_SHOWN:] else [])
-    hint = f"put the planned files and settings back, or {OTHER_DIRECTORY}"
+    hint = f"put the planned files and settings back, or {run.for_another}"
     is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"

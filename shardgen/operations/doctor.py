@@ -232,7 +232,10 @@ def _bucket(run: RunDirectory) -> Iterator[Line]:
     except InputMissing as error:  # a machine that only looks or merges needs none
         yield Line(subject="sources", fact=str(error), verdict=Verdict.LOOK, hint=error.hint)
     lines = [_source_folder(kind, folder) for kind, folder in (folders or {}).items()]
-    yield from lines
+    yield from (
+        replace(line, verdict=Verdict.LOOK) if line.verdict is Verdict.FAILS and run.elsewhere else line
+        for line in lines
+    )
     if folders and all(line.verdict is Verdict.FACT for line in lines):
         yield from _sources(folders, run.recipe(run.plan()))
     shown = report(run)

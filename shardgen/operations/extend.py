@@ -11,7 +11,7 @@ from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.database_url import has_own_index, is_bucket
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
-from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
+from shardgen.settings.run_directory import RunDirectory
 
 _SHOWN = 20  # differences
 
@@ -35,7 +35,7 @@ def extend(
         where = "in a bucket" if is_bucket(run.url) else "on a shared folder"
         raise ManifestMismatch(
             f"{run.named}: a plan {where} cannot grow: machines would see that at different times",
-            hint=OTHER_DIRECTORY if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
+            hint=run.for_another if run.is_begun else "shardgen plan RUN_DIR, since no worker has joined yet",
         )
     folders, kind = run.folders(given), run.settings.kind
     drafted, draft = draft_plan(run, folders, events=events)
@@ -50,7 +50,7 @@ def extend(
         more = f"; and {len(changed) - _SHOWN:,} more" if changed[_SHOWN:] else ""
         raise PlanConflict(
             f"{run.path}: only new photographs can be added, but: {'; '.join(changed[:_SHOWN])}{more}",
-            hint=f"put the planned files back, then extend again; or {OTHER_DIRECTORY}",
+            hint=f"put the planned files back, then extend again; or {run.for_another}",
         )
     refuse_absurd(run, grown)
     estimate = kind.estimate(run.recipe(grown, arranged.files), folders)
@@ -84,7 +84,7 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
         hint = "shardgen plan RUN_DIR takes them"
     elif has_own_index(run.url):
         where = "in a bucket" if is_bucket(run.url) else "on a shared folder"
-        hint = f"a run {where} does not grow: {OTHER_DIRECTORY}"
+        hint = f"a run {where} does not grow: {run.for_another}"
     else:
         hint = "shardgen extend RUN_DIR adds them"
     return [

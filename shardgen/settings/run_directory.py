@@ -104,6 +104,12 @@ class RunDirectory:
         return self.elsewhere or str(self.path)
 
     @property
+    def for_another(self) -> str:
+        """What to do to have another plan beside this one."""
+        prefix = ", which names another prefix in [manifest] url" if is_bucket(self.url) else ""
+        return f"{OTHER_DIRECTORY}{prefix}"
+
+    @property
     def results(self) -> Path:
         """Where a result goes that no option names: nobody looks for one in a cache."""
         return Path() if self.elsewhere else self.path
@@ -272,7 +278,7 @@ class RunDirectory:
         if changed:
             raise PlanConflict(
                 f"{self.path}: shardgen.toml is not what was planned: {'; '.join(changed)}",
-                hint=f"undo that in shardgen.toml, or {OTHER_DIRECTORY}"
+                hint=f"undo that in shardgen.toml, or {self.for_another}"
                 if self.is_begun
                 else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
             )

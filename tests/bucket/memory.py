@@ -24,6 +24,11 @@ class Buckets:
     def objects(self, url: str) -> Objects:
         return self.use(self.stores.setdefault(url, MemoryStore()), url)
 
+    def clear(self) -> None:
+        """Let all be empty, and what is open be forgotten."""
+        self.stores.clear()
+        bucket_run._opened.cache_clear()
+
     def keys(self, url: str, prefix: str = "") -> list[str]:
         return [one.key for one in self.objects(url).listed(prefix)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,13 +120,27 @@ def test_whoever_begins_while_another_plans_decides(
                 planning.put_plan(objects, run, NEW)
             return super().create(key, data)
 
-    buckets.stores.clear()
+    buckets.clear()
     objects = buckets.objects(URL)
     planning.put_plan(objects, run, OLD)
     planning.begin(Late(buckets.stores[URL], URL), OLD)
     assert fetched(tmp_path / "c") == OLD
     with pytest.raises(PlanConflict, match="planned anew"):
         planning.begin(objects, NEW)
+
+    class Later(Objects):
+        def create(self, key: str, data: bytes) -> bool:
+            if key == "plan/begun":
+                planning.put_plan(objects, run, NEW)
+                planning.begin(objects, NEW)
+            return super().create(key, data)
+
+    buckets.clear()
+    objects = buckets.objects(URL)
+    planning.put_plan(objects, run, OLD)
+    with pytest.raises(PlanConflict, match="planned anew"):
+        planning.begin(Later(buckets.stores[URL], URL), OLD)
+    assert fetched(tmp_path / "d") == NEW
 
 
 def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
@@ -134,7 +149,7 @@ def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
     first, second = machine(tmp_path / "a"), machine(tmp_path / "b")
     buckets.use = Mortal
     for last in range(1, 40):
-        buckets.stores.clear()
+        buckets.clear()
         Mortal.last = 0
         planning.put_plan(buckets.objects(URL), first, OLD)
         Mortal.asked, Mortal.last = 0, last
@@ -144,10 +159,9 @@ def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
             Mortal.last = 0
         else:
             break
-        counting = fetched(tmp_path / f"seen-{last}")  # one of both, whole
-        assert counting in (OLD, NEW)
+        assert open_directory(URL).plan_here() in (OLD, NEW)  # whole, with its settings
         planning.put_plan(buckets.objects(URL), second, NEW)
-        assert fetched(tmp_path / f"then-{last}") == NEW
+        assert open_directory(URL).plan_here() == fetched(tmp_path / f"then-{last}") == NEW
     assert 5 < last < 39, "every request was the last of one"
 
 
@@ -204,3 +218,17 @@ def test_a_list_of_pictures_comes_with_the_plan_and_is_made_good(tmp_path: Path,
         (path / file.name).unlink()
     assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
     assert open_directory(run.path).recipe(plan).beside(file).size == file.bytes
+    buckets.use = Mortal
+    for last in range(1, 20):  # killed after any request, a first plan is none or has its list
+        buckets.clear()
+        Mortal.asked, Mortal.last = 0, last
+        with suppress(Killed):
+            planning.put_plan(buckets.objects(URL), open_directory(run.path), plan)
+        is_done, Mortal.last = Mortal.asked < last, 0
+        (elsewhere.path / file.name).unlink(missing_ok=True)
+        with suppress(InputMissing):
+            assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
+        if is_done:
+            break
+    assert 5 < last < 19
+    assert open_directory(URL).recipe(plan).beside(file).size == file.bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 
 from shardgen.cli import app
+from shardgen.coordination.bucket import plan as planning
 from shardgen.coordination.open import open_directory
-from shardgen.errors import InputMissing, InvalidSettings, StoreRefuses
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StoreRefuses
+from shardgen.operations import doctor
+from shardgen.operations.doctor import Verdict
 from shardgen.operations.init import initialise
+from shardgen.operations.plan import make_plan
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import parse_settings
 from tests.bucket.memory import Buckets, in_memory
@@ -164,6 +169,58 @@ def test_a_bucket_is_no_place_for_init_and_none_to_extend_or_back_up(
     assert (code, f"{URL}: a plan in a bucket cannot grow" in said) == (13, True)
     code, said = typed("backup", URL)
     assert (code, "the objects in it are the record" in said) == (13, True)
+
+
+def test_doctor_looks_at_a_bucket_with_nothing_but_its_url(
+    run: RunDirectory, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    unplanned = list(doctor._run(URL))
+    assert unplanned[0].fact == "create an object: made"
+    assert (unplanned[-1].verdict, "nothing is planned there yet" in unplanned[-1].fact) == (
+        Verdict.FAILS,
+        True,
+    )
+    monkeypatch.setenv("SHARDGEN_BACKGROUNDS", str(tmp_path / "sources" / "backgrounds"))
+    make_plan(open_directory(run.path), {})
+    monkeypatch.delenv("SHARDGEN_BACKGROUNDS")
+    lines = list(doctor._run(URL))
+    assert lines[-1].fact == "48 samples, 48 pending"
+    # A machine that only merges has no photographs.
+    (tmp_path / "sources").rename(tmp_path / "away")
+    monkeypatch.setenv("SHARDGEN_BACKGROUNDS", str(tmp_path / "sources" / "backgrounds"))
+    lines = list(doctor._run(URL))
+    assert [line.verdict for line in lines if line.subject == "sources"] == [Verdict.LOOK, Verdict.LOOK]
+    assert Verdict.FAILS not in {line.verdict for line in lines}
+    assert Verdict.FAILS in {line.verdict for line in doctor._run(str(run.path))}
+
+
+def test_another_plan_needs_another_prefix_too(run: RunDirectory, buckets: Buckets, tmp_path: Path) -> None:
+    folders = {"backgrounds": tmp_path / "sources" / "backgrounds"}
+    plan = make_plan(open_directory(run.path), folders).plan
+    planning.begin(buckets.objects(URL), plan)
+    settings = run.path / "shardgen.toml"
+    settings.write_text(settings.read_text(encoding="utf-8").replace("grid = [3, 2]", "grid = [2, 2]"))
+    with pytest.raises(PlanConflict, match=r"grid: 3x2 -> 2x2") as conflict:
+        make_plan(open_directory(run.path), folders)
+    assert "another prefix in [manifest] url" in conflict.value.hint
+
+
+def test_without_the_extra_every_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "shardgen.toml").write_text(f'[manifest]\nurl = "{URL}"\n', encoding="utf-8")
+    script = (
+        "import sys; sys.modules['obstore'] = None\n"
+        "from shardgen.cli.app import main\n"
+        "for words in (['status', sys.argv[1]], ['status', sys.argv[2]], ['merge', sys.argv[1]]):\n"
+        "    sys.argv[1:], typed = words, sys.argv[1:]\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as ended:\n        print(ended.code)\n"
+        "    sys.argv[1:] = typed\n"
+    )
+    command = [sys.executable, "-c", script, URL, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["11", "11", "11"], done.stderr
+    hints = [line for line in done.stderr.splitlines() if line.startswith("hint: ")]
+    assert hints == ['hint: python -m pip install "shardgen[bucket]"'] * 3
 
 
 def test_a_store_that_refuses_at_the_start_waits_for_a_person(
