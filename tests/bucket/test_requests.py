@@ -1,4 +1,4 @@
-"""Requests are part of the design: what status asks does not grow with the run, and nobody asks for nothing."""
+"""Requests are part of the design: what status asks does not grow with the run, and who waits asks little."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def asked_by_status(slices: int) -> dict[str, int]:
             assert isinstance(lease, Lease)
             for batch in manifest.receipts.pending_batches(lease):
                 manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
-    status = Objects(objects._store, "memory")  # noqa: SLF001 - the same bucket, counted anew
+    status = Objects(objects._store, "memory")  # the same bucket, counted anew
     with BucketManifest(status, plan, policy=POLICY) as manifest:
         found = manifest.overview()
     assert found.stored == plan.samples - 8
