@@ -20,7 +20,7 @@ from shardgen.domain.identifiers import BatchIndex, ShardIndex, SliceIndex, Work
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.worker import WorkerIdentity
+from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from tests.plans import make_plan
 
 ONE, RIVAL = WorkerId("one"), WorkerId("rival")
@@ -139,3 +139,43 @@ def test_who_blocks_the_last_slice_is_told_so(objects: Watched) -> None:
     objects.create(str(key), version(plan, SliceState.LEASED, 1, deaths=POLICY.max_attempts - 1))
     with opened(objects, plan, ONE) as manifest:
         assert manifest.leases.lease(ONE, POLICY, gone=[RIVAL]) == NoLease(leased=0, blocked=1)
+
+
+def record(manifest: BucketManifest, plan: Plan, lease: Lease) -> list[BatchIndex]:
+    batches = manifest.receipts.pending_batches(lease)
+    for batch in batches:
+        manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
+    return batches
+
+
+@pytest.mark.parametrize("has_stopped", [False, True])
+def test_a_slice_done_between_a_requeues_version_and_its_mark_is_made_whole(
+    objects: Watched, *, has_stopped: bool
+) -> None:
+    plan = make_plan(backgrounds=1, foregrounds=1, grid=(4, 4), batch=8, slice_batches=2)  # one slice of two
+    store, two = BucketStore(objects, "artifacts/"), WorkerId("two")
+    with (
+        opened(objects, plan, RIVAL) as theirs,
+        opened(objects, plan, two) as late,
+        opened(objects, plan, ONE) as manifest,
+    ):
+        first = leased(theirs, RIVAL)
+        theirs.receipts.record(first, simulated_receipt(plan, first, BatchIndex(0)))
+        theirs.workers.beat(RIVAL, WorkerReport(state=WorkerState.STOPPED))
+
+        def meanwhile(key: str) -> None:
+            if key.startswith("artifacts/requeued/"):
+                objects.before = lambda _key: None
+                assert record(late, plan, leased(late, two)) == [1]
+
+        objects.before = meanwhile
+        with BucketManifest(objects, plan, policy=POLICY) as operator:
+            assert undo_marked(plan, operator, store, [BatchIndex(0)]) == [0]
+        if has_stopped:
+            late.workers.beat(two, WorkerReport(state=WorkerState.STOPPED))
+            assert record(manifest, plan, leased(manifest, ONE)) == [0]
+        else:
+            assert manifest.leases.lease(ONE, POLICY) == NoLease(leased=1, blocked=0)
+            assert record(late, plan, leased(late, two)) == [0]
+        assert [one.record.batch for one in manifest.receipts.receipts()] == [0, 1]
+        assert manifest.leases.lease(ONE, POLICY) == NoLease(leased=0, blocked=0)

@@ -1,0 +1,68 @@
+"""Requests are part of the design: what status asks does not grow with the run, and who waits asks little."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from obstore.store import MemoryStore
+
+from benchmarks.bucket import Setting, Simulation, of_waiting
+from benchmarks.makespan import policy_of
+from benchmarks.status import simulated_receipt
+from shardgen.coordination.bucket.manifest import BucketManifest
+from shardgen.coordination.bucket.objects import Objects
+from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.lease import Lease
+from shardgen.domain.worker import WorkerIdentity
+from tests.plans import make_plan
+
+POLICY = policy_of(120, 30)
+
+
+def asked_by_status(slices: int) -> dict[str, int]:
+    """Of a run all of whose slices are done but the last two, which two workers hold."""
+    plan = make_plan(backgrounds=slices, foregrounds=1, grid=(2, 2), batch=2, slice_batches=2)
+    objects = Objects(MemoryStore(), "memory")
+    with BucketManifest(objects, plan, policy=POLICY) as manifest:
+        workers = [WorkerId("one"), WorkerId("two")]
+        for worker in workers:
+            manifest.workers.register(WorkerIdentity(id=worker, host=worker, pid=1, process_started=1.0))
+        leases = [manifest.leases.lease(workers[number % 2], POLICY) for number in range(slices)]
+        for lease in leases[:-2]:
+            assert isinstance(lease, Lease)
+            for batch in manifest.receipts.pending_batches(lease):
+                manifest.receipts.record(lease, simulated_receipt(plan, lease, batch))
+    status = Objects(objects._store, "memory")  # the same bucket, counted anew
+    with BucketManifest(status, plan, policy=POLICY) as manifest:
+        found = manifest.overview()
+    assert found.stored == plan.samples - 8
+    assert [row.slice for row in found.workers] == [slices - 2, slices - 1]
+    return status.requests.counted()
+
+
+def test_status_reads_as_many_objects_of_a_run_four_times_as_large() -> None:
+    small, large = asked_by_status(6), asked_by_status(24)
+    assert small == large | {"bytes_down": small["bytes_down"]}
+    assert small["read"] == 4  # a sign of life and a claim for each worker
+    assert small["listed"] == 4  # a page each while there are fewer than a thousand names
+
+
+def test_who_waits_asks_little() -> None:
+    asked = of_waiting(POLICY)
+    assert asked.counts["listed"] <= 5 * 120
+    assert asked.dollars < 0.005
+
+
+@pytest.mark.slow
+def test_workers_on_a_bucket_that_come_and_go_make_nothing_twice() -> None:
+    plan = make_plan(backgrounds=4, foregrounds=4, shard_size=240, batch=4, slice_batches=4)
+    setting = Setting(plan=plan, policy=POLICY, crew=4, batch_seconds=60.0)
+    batches = plan.layout.batch_count
+    for dying in (0, 1):
+        outcome = Simulation(replace(setting, dying=dying)).play()
+        assert outcome.again == 0
+        assert 1 <= outcome.ratio < 1.3
+        assert outcome.places["created", "receipts"] == batches
+        assert outcome.places["created", "artifacts"] <= batches + 2 * 4 + 1  # and folder-id
+        assert (outcome.lost > 0) == (dying > 0)
