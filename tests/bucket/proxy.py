@@ -206,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
 
-    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT  # noqa: N815 - as the library calls them
 
     def _asked(self, data: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
