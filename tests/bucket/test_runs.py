@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -64,6 +65,18 @@ class Machine:
         worker = warm.start("tests.text_recipe", words, environment=self.environment, said=said)
         self.workers.append(worker)
         return worker
+
+    def kill_at(self, what: str, nth: int, how: Cut) -> None:
+        """Kill the first worker around its n-th PUT of a key that has `what` in it."""
+        counted = itertools.count(1)
+
+        def cuts(_number: int, path: str) -> Cut | None:
+            if f"/{what}/" not in path or next(counted) != nth:
+                return None
+            self.workers[0].kill()
+            return how
+
+        self.wire.cuts = cuts
 
     def said(self) -> str:
         return (self.folder / f"{self.name}.said").read_text(encoding="utf-8")
@@ -164,9 +177,9 @@ def _end(shared: Shared) -> None:
         machine.wire.disconnect()
 
 
-def at_each(what: str, nth: int, then: Callable[[], None]) -> Callable[[str], None]:
+def at(what: str, nth: int, then: Callable[[], None]) -> Callable[[str], None]:
     """Calls `then` before the n-th PUT of a key that has `what` in it."""
-    counted = iter(range(1, 1_000_000))
+    counted = itertools.count(1)
     return lambda path: then() if f"/{what}/" in path and next(counted) == nth else None
 
 
@@ -186,33 +199,19 @@ def test_two_machines_whose_every_answer_is_lost_once_make_what_one_makes(
     assert shared.machine("c").merged() == undisturbed
 
 
+@pytest.mark.parametrize("store", ["ministack"], indirect=True)
 def test_a_worker_killed_around_any_kind_of_write_loses_nothing(plan: Plan, undisturbed: str) -> None:
     shared = plan(NEVER)
-    for number, (what, nth) in enumerate([("claims", 1), ("artifacts", 2), ("receipts", 2)]):
+    for what, nth in [("claims", 1), ("artifacts", 2), ("receipts", 2)]:
         for how in Cut:
-            machine = shared.machine(f"{number}-{how.name}")
-            worker = machine.start_worker  # started below, when it is known whom to kill
-            started: list[warm.Command] = []
-            is_started = threading.Event()
-
-            def kill() -> None:
-                is_started.wait(PATIENCE_SECONDS)
-                started[0].kill()
-
-            machine.wire.before_put = at_each(what, nth, kill)
-            counter = iter(range(1, 1_000_000))
-
-            def cuts(_number: int, path: str) -> Cut | None:
-                return how if f"/{what}/" in path and next(counter) == nth else None
-
-            machine.wire.cuts = cuts
-            started.append(worker())
-            is_started.set()
-            assert started[0].wait(PATIENCE_SECONDS) == -signal.SIGKILL, machine.said()
+            machine = shared.machine(f"{what}-{how.name}")
+            machine.kill_at(what, nth, how)
+            assert machine.start_worker().wait(PATIENCE_SECONDS) == -signal.SIGKILL, machine.said()
     shared.machine("heir").finish()
     assert shared.machine("c").merged() == undisturbed
 
 
+@pytest.mark.parametrize("store", ["ministack"], indirect=True)
 def test_a_zombie_that_wakes_after_its_lease_never_outranks_its_successor(
     plan: Plan, undisturbed: str
 ) -> None:
@@ -225,7 +224,7 @@ def test_a_zombie_that_wakes_after_its_lease_never_outranks_its_successor(
         is_frozen.set()
         go.wait(PATIENCE_SECONDS)  # its receipt is on its way meanwhile
 
-    zombie.wire.before_put = at_each("receipts", 2, freeze)
+    zombie.wire.before_put = at("receipts", 2, freeze)
     worker = zombie.start_worker()
     assert is_frozen.wait(PATIENCE_SECONDS), zombie.said()
     shared.machine("heir").finish()
@@ -235,15 +234,15 @@ def test_a_zombie_that_wakes_after_its_lease_never_outranks_its_successor(
     worker.send_signal(signal.SIGCONT)
     assert worker.wait(PATIENCE_SECONDS) == 0, zombie.said()
     late = [one for one in shared.receipts() if one not in before.values()]
-    assert len(late) == 1
-    assert late[0].fence < before[late[0].batch].fence
-    assert "lost its slice" in zombie.said()
+    # The one that was on its way; and perhaps the next, if it was made before the loss was noticed.
+    assert {one.batch for one in late} in ({1}, {1, 2})
+    assert all(one.fence < before[one.batch].fence for one in late)
+    assert "lease with fence 1 was taken over" in zombie.said()
     assert shared.machine("c").merged() == undisturbed
 
 
-@pytest.mark.parametrize(
-    "refusal", [proxy.SLOW_DOWN, proxy.TOO_MANY, proxy.EXPIRED], ids=lambda one: one.code
-)
+@pytest.mark.parametrize("store", ["ministack"], indirect=True)
+@pytest.mark.parametrize("refusal", [proxy.SLOW_DOWN, proxy.EXPIRED], ids=lambda one: one.code)
 def test_a_worker_waits_for_a_store_that_refuses_for_ten_seconds(
     plan: Plan, undisturbed: str, refusal: proxy.Refusal
 ) -> None:
@@ -255,7 +254,7 @@ def test_a_worker_waits_for_a_store_that_refuses_for_ten_seconds(
         machine.wire.refuse(refusal)
         refused.set()
 
-    machine.wire.before_put = at_each("receipts", 3, refuse)
+    machine.wire.before_put = at("receipts", 3, refuse)
     worker = machine.start_worker()
     assert refused.wait(PATIENCE_SECONDS), machine.said()
     deadline = time.monotonic() + 10

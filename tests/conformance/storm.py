@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, text
 
+from shardgen.coordination.bucket.manifest import BucketManifest
+from shardgen.coordination.bucket.objects import Objects
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.errors import LeaseLost, ManifestBusy, ShardgenError
@@ -29,7 +31,7 @@ from shardgen.manifest.backend import Access
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest
 from tests.broken import take_the_fence_away
-from tests.conformance.conftest import receipt_for
+from tests.conformance.conftest import identity, receipt_for
 from tests.plans import make_plan
 
 PLAN = make_plan(backgrounds=20, foregrounds=20, grid=(10, 10), shard_size=8000, batch=4, slice_batches=4)
@@ -157,13 +159,24 @@ def contradictions(changes: list[Change], told: list[Told]) -> list[str]:
 class Storm:
     """One process's part: how long it takes leases, and where it writes down what it was told."""
 
-    database: DatabaseUrl
+    database: DatabaseUrl | None
+    """None: in a bucket."""
     name: str
     told: Path
     leases: int = 0
     end: Path | None = None
     """Instead of a number of leases: the file that ends the storm when it appears."""
     broken: str = ""
+    bucket: str = ""
+    """Its url; where its server is, the environment says."""
+
+    def opened(self) -> Manifest:
+        """The manifest, as this process has it. Close it."""
+        if self.database is not None:
+            return Manifest(self.database, PLAN)
+        manifest = BucketManifest(Objects.open(self.bucket), PLAN)
+        manifest.workers.register(identity(self.name))
+        return manifest
 
 
 def take_part(storm: Storm) -> None:
@@ -171,7 +184,7 @@ def take_part(storm: Storm) -> None:
     break_on_purpose(storm.broken)
     source = random.Random(storm.name)  # noqa: S311
     kept: list[Lease] = []
-    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
+    with storm.opened() as manifest, _teller(storm) as tell:
         for number in itertools.count():
             if number >= storm.leases if storm.end is None else storm.end.exists():
                 return
@@ -211,7 +224,7 @@ def _record(manifest: Manifest, lease: Lease, tell: _Tell) -> None:
 def be_a_zombie(storm: Storm, leased: Event, taken_over: Event) -> None:
     """Lease; when the slice was taken over, try to record in it all the same."""
     break_on_purpose(storm.broken)
-    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
+    with storm.opened() as manifest, _teller(storm) as tell:
         lease = manifest.leases.lease(WorkerId(storm.name), PATIENT)
         assert isinstance(lease, Lease)
         tell("granted", lease)
@@ -236,7 +249,7 @@ def meet_between_reading_and_writing(storm: Storm, barrier: Barrier) -> None:
         return real(*arguments, **options)  # type: ignore[arg-type]
 
     leases._grant = grant
-    with Manifest(storm.database, PLAN) as manifest, _teller(storm) as tell:
+    with storm.opened() as manifest, _teller(storm) as tell:
         try:
             lease = manifest.leases.lease(WorkerId(storm.name), PATIENT)
         except ShardgenError as error:
