@@ -63,7 +63,7 @@ def contradictions(objects: Objects, told: list[Told]) -> list[str]:
     granted = Counter((one.shard, one.slice, one.fence) for one in told if one.event == "granted")
     found += [f"{key} was granted {count} times" for key, count in granted.items() if count > 1]
     holder = {(one.shard, one.slice, one.fence): one.worker for one in told if one.event == "granted"}
-    written = {}
+    written: dict[tuple[int, int, int], str | None] = {}
     for one in objects.listed(CLAIMS):
         key = VersionKey.parse(one.key)
         assert key is not None

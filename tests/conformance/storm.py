@@ -27,9 +27,10 @@ from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy
 from shardgen.errors import LeaseLost, ManifestBusy, ShardgenError
 from shardgen.manifest import leases
+from shardgen.manifest import manifest as databases
 from shardgen.manifest.backend import Access
 from shardgen.manifest.database_url import DatabaseUrl
-from shardgen.manifest.manifest import Manifest
+from shardgen.manifest.port import Manifest
 from tests.broken import take_the_fence_away
 from tests.conformance.conftest import identity, receipt_for
 from tests.plans import make_plan
@@ -173,7 +174,7 @@ class Storm:
     def opened(self) -> Manifest:
         """The manifest, as this process has it. Close it."""
         if self.database is not None:
-            return Manifest(self.database, PLAN)
+            return databases.Manifest(self.database, PLAN)
         manifest = BucketManifest(Objects.open(self.bucket), PLAN)
         manifest.workers.register(identity(self.name))
         return manifest

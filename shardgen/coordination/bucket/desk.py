@@ -88,7 +88,7 @@ class Desk:
         self.lives: dict[WorkerId, Life] = {}
         self.beat_seconds = _FIRST_BEAT_SECONDS
         self.silent_seconds = 120.0
-        self._unsettled: dict[str, bytes] = {}
+        self._unsettled: dict[str, tuple[Version, bytes]] = {}
 
     def monotonic(self) -> float:
         """What silence is measured by."""
@@ -100,16 +100,18 @@ class Desk:
 
     # versions of rows
 
-    def row(self, slice_id: SliceId) -> Version | None:
-        """A slice's latest version, with what its holder has noted since; None for one of another plan."""
-        version = self.view.version(slice_id)
+    def row(self, slice_id: SliceId) -> tuple[int, Version | None]:
+        """The number of a slice's latest version, and what that says with what its holder has noted since.
+
+        None for one of another plan, and 0 where there is no version.
+        """
+        number, version = self.view.numbered(slice_id)
         if version is None or version.fingerprint != self.plan.fingerprint:
-            return None
-        number = self.view.latest[slice_id]
+            return number, None
         if (slice_id, number) not in self.view.notes:
-            return version
+            return number, version
         key = str(VersionKey(slice_id=slice_id, number=number, is_note=True))
-        return decoded(Version, key, self.objects.read(key))
+        return number, decoded(Version, key, self.objects.read(key))
 
     def change(
         self, slice_id: SliceId, number: int, event: Event, body: Callable[[Connection], Found]
@@ -131,16 +133,23 @@ class Desk:
             version = rolled.version
         else:
             raise AssertionError  # it always raises
-        if not self._create(str(key), version_bytes(version)):
+        if not self._create(str(key), version):
             self.view.note_version(slice_id, number)
             return None
         result = self.session.write(body)
         self.view.knows(slice_id, number, version)
         return result, version
 
-    def _create(self, key: str, data: bytes) -> bool:
-        """Create it; after a failure that left it open whether it is there, only the same bytes again."""
-        data = self._unsettled.setdefault(key, data)
+    def _create(self, key: str, version: Version) -> bool:
+        """Create it; after a failure that left open whether it is there, the same version as the same bytes.
+
+        Another one is not created then if the first is there, which the next look will tell.
+        """
+        timeless = version.model_copy(update={"written_at": 0.0})
+        tried, data = self._unsettled.get(key, (None, b""))
+        if tried != timeless:
+            data = version_bytes(version)
+        self._unsettled[key] = timeless, data
         is_made = self.objects.create(key, data)
         del self._unsettled[key]
         return is_made

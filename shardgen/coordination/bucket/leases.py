@@ -48,6 +48,7 @@ class BucketLeases:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._given: set[tuple[SliceId, int]] = set()
 
     def lease(
         self,
@@ -74,6 +75,7 @@ class BucketLeases:
                 slice_id = candidates.pop(skipped)
                 granted = self._claim(slice_id, worker, policy, gone)
                 if isinstance(granted, Lease):
+                    self._given.add((slice_id, granted.fence))
                     return granted
                 if granted is None:
                     lost += 1
@@ -112,9 +114,16 @@ class BucketLeases:
         return free + silent + new, NoLease(leased=leased, blocked=blocked)
 
     def _is_unknown_claim(self, slice_id: SliceId, version: Version, worker: WorkerId) -> bool:
-        """Whether it is the worker's own claim, of which it does not know: the reply was lost for good."""
-        is_own = version.state is SliceState.LEASED and version.worker == worker
-        return is_own and not self._desk.is_held(_grant(slice_id, version))
+        """Whether it is the worker's own claim, and nothing that it holds.
+
+        A request failed for good before it was told of the claim; or it made all of the slice, of which a
+        requeue that began before the claim has then undone something.
+        """
+        if version.state is not SliceState.LEASED or version.worker != worker:
+            return False
+        return (slice_id, version.fence) not in self._given or not self._desk.is_held(
+            _grant(slice_id, version)
+        )
 
     def _is_free_of(
         self, slice_id: SliceId, holder: str, policy: LeasePolicy, gone: Collection[WorkerId]
@@ -129,20 +138,18 @@ class BucketLeases:
         self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, gone: Collection[WorkerId]
     ) -> Lease | NoLease | None:
         """Create the next version: a grant, or the end of one attempt too many; None: another was quicker."""
-        desk, view = self._desk, self._desk.view
-        row = desk.row(slice_id)
+        desk = self._desk
+        seen, row = desk.row(slice_id)
         if row is not None and self._is_unknown_claim(slice_id, row, worker):
             return self._take(self._own(slice_id, row, policy))
-        number = protocol.next_version(view.latest.get(slice_id, 0))
+        number = protocol.next_version(seen)
 
         def decide(connection: Connection) -> Lease | NoLease:
             desk.count_finished(connection)
             load(connection, desk.layout, slice_id, row, expires_at=0.0)
             holder = None if row is None else row.worker
             desk.know_worker(connection, holder)
-            if holder is not None and desk.has_stopped(
-                holder
-            ):  # it gave the slice back, and could not say so
+            if holder is not None and desk.has_stopped(holder):  # it could not give the slice back
                 transition(connection, Event.WITHDRAW, lock_slice(connection, *slice_id))
             request = LeaseRequest(
                 worker=worker,
@@ -221,15 +228,29 @@ class BucketLeases:
 
     def _end(self, lease: Lease, event: Event, body: Callable[[Connection], bool]) -> bool | None:
         """End a grant by the version after it; None when it has ended already."""
-        desk = self._desk
-        if not desk.is_held(lease):
+        desk, slice_id = self._desk, (lease.shard, lease.slice)
+        if not desk.is_held(lease) and not self._restored(lease):
             return None
-        slice_id = lease.shard, lease.slice
         changed = desk.change(slice_id, protocol.next_version(lease.fence), event, body)
         if changed is None:
             self._desk.session.write(lambda connection: drop(connection, slice_id))
             return None
         return changed[0]
+
+    def _restored(self, lease: Lease) -> bool:
+        """For who did not claim it himself: whether it is the latest version; then its row is here."""
+        desk, slice_id = self._desk, (lease.shard, lease.slice)
+        if (slice_id, lease.fence) in self._given:
+            return False
+        desk.view.look()
+        number, row = desk.row(slice_id)
+        if row is None or (number, row.state, row.worker) != (lease.fence, SliceState.LEASED, lease.worker):
+            return False
+        seconds = to_seconds(lease.expires_at)
+        desk.session.write(
+            lambda connection: load(connection, desk.layout, slice_id, row, expires_at=seconds)
+        )
+        return True
 
     def free_slices_of(
         self, gone: Collection[WorkerId], policy: LeasePolicy, *, innocent: Collection[WorkerId] = ()
@@ -252,7 +273,7 @@ class BucketLeases:
         self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, innocent: Collection[WorkerId]
     ) -> bool:
         desk = self._desk
-        row = desk.row(slice_id)
+        seen, row = desk.row(slice_id)
 
         def end(connection: Connection) -> int:
             load(connection, desk.layout, slice_id, row, expires_at=FAR)
@@ -260,8 +281,7 @@ class BucketLeases:
             return free_slices_of(connection, [worker], innocent=innocent, max_attempts=policy.max_attempts)
 
         event = Event.WITHDRAW if worker in innocent else Event.DIE
-        number = protocol.next_version(desk.view.latest[slice_id])
-        return desk.change(slice_id, number, event, end) is not None
+        return desk.change(slice_id, protocol.next_version(seen), event, end) is not None
 
     def _bury(self, worker: WorkerId) -> None:
         """Say of a worker of this host, whose process is gone, that it has ended."""

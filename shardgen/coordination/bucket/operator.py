@@ -112,8 +112,8 @@ class BucketOperator:
 
     def _fence_off(self, slice_id: SliceId) -> Fence:
         desk = self._desk
-        row = desk.row(slice_id)
-        number = protocol.next_version(desk.view.latest.get(slice_id, 0))
+        seen, row = desk.row(slice_id)
+        number = protocol.next_version(seen)
 
         def withdraw(connection: Connection) -> None:
             load(connection, desk.layout, slice_id, row, expires_at=FAR)
@@ -133,7 +133,7 @@ class BucketOperator:
         desk.view.look()
         opened = 0
         for slice_id in desk.view.begun():
-            row = desk.row(slice_id)
+            seen, row = desk.row(slice_id)
             if row is None or row.state is not SliceState.BLOCKED:
                 continue
 
@@ -141,7 +141,7 @@ class BucketOperator:
                 load(connection, desk.layout, slice_id, row, expires_at=FAR)
                 return unblock_all(connection)
 
-            number = protocol.next_version(desk.view.latest[slice_id])
+            number = protocol.next_version(seen)
             opened += desk.change(slice_id, number, Event.UNBLOCK, unblock) is not None
         return opened
 

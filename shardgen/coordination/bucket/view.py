@@ -245,16 +245,20 @@ class BucketView:
 
     def version(self, slice_id: SliceId) -> Version | None:
         """The latest version of a slice's row, read once; None when it has none."""
+        return self.numbered(slice_id)[1]
+
+    def numbered(self, slice_id: SliceId) -> tuple[int, Version | None]:
+        """The same, and its number; 0 when there is none."""
         number = self.latest.get(slice_id, 0)
         if not number:
-            return None
+            return 0, None
         known = self._versions.get(slice_id)
         if known is None or known[0] != number:
             key = str(VersionKey(slice_id=slice_id, number=number))
             found = self._objects.read(key)
             known = number, decoded(Version, key, found)
             self._versions[slice_id] = known
-        return known[1]
+        return known
 
     def begun(self) -> list[SliceId]:
         """The slices that have a version and are not done, in order."""
@@ -272,10 +276,9 @@ class BucketView:
         return self._monotonic() - heard >= seconds
 
     def has_sign(self, name: str, said: SignOfLife, e_tag: str, *, now: datetime) -> None:
-        """A worker of this process has just written this sign of life."""
-        with self._lock:
-            self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=now)
-            self._said[name] = e_tag, said
+        """A worker of this process has just written this sign of life; that waits for no look."""
+        self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=now)
+        self._said[name] = e_tag, said
 
     def knows(self, slice_id: SliceId, number: int, version: Version) -> None:
         """This process has created a version."""
@@ -292,8 +295,7 @@ class BucketView:
 
     def hears_of(self, slice_id: SliceId) -> None:
         """This process holds a slice, and has just shown life."""
-        with self._lock:
-            self._seen_at[slice_id] = self._monotonic()
+        self._seen_at[slice_id] = self._monotonic()
 
     def holders(self) -> Iterator[tuple[SliceId, Version]]:
         """The slices whose latest version is a grant, and that are not done."""
