@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from shardgen.manifest.tables import EARLIER_PLAN, REBUILD, RECEIPT, RUN, SHARD
 REVISION = "2_0002"
 """The newest file in migrations/versions; 2 is the plan's format. Those of format 1 had a number alone."""
 _INSERT_ROWS = 10_000
+_ALEMBIC = threading.Lock()  # it keeps its context in the globals of a module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +193,8 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ALEMBIC:
+        command.upgrade(config, "head")
 
 
 def _insert_plan(connection: Connection, plan: Plan, earlier: Collection[str] = ()) -> None:

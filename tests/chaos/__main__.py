@@ -7,11 +7,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sqlalchemy import make_url
 
+from tests.bucket.servers import SERVERS
+from tests.chaos.bucket_backdoor import bucket_on
 from tests.chaos.harness import SQLITE, Chaos, ChaosOptions
 from tests.chaos.worker import UNFENCED, UNPUBLISHED
 from tests.postgres import Server, new_schema
@@ -26,6 +28,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=4800)
     manifest = parser.add_mutually_exclusive_group()
     manifest.add_argument("--manifest", default=SQLITE, metavar="URL", help="on PostgreSQL: in a new schema")
+    manifest.add_argument("--bucket", choices=SERVERS, help="on a server of its own, with a bad wire to it")
     manifest.add_argument("--postgres", action="store_true", help="on a server of its own, restarted as well")
     parser.add_argument("--folder", type=Path, help="kept afterwards; without one, kept only when red")
     parser.add_argument("--verbose", action="store_true", help="print the schedule and what happens")
@@ -33,14 +36,17 @@ def main() -> int:
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="shardgen-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    with _manifest(given.manifest, on_a_server=given.postgres) as (url, server):
+    with ExitStack() as stack:
+        bucket = None if given.bucket is None else stack.enter_context(bucket_on(given.bucket))
+        url, server = stack.enter_context(_manifest(given.manifest, on_a_server=given.postgres))
         options = ChaosOptions(
             seconds=given.seconds,
             seed=given.seed,
             workers=given.workers,
             samples=given.samples,
-            manifest=url,
+            manifest=url if bucket is None else bucket.url,
             server=server,
+            bucket=bucket,
             verbose=given.verbose,
             broken=given.broken,
         )

@@ -8,6 +8,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from shardgen.settings.run_directory import RunDirectory
 from tests.stopping import stop_outside_a_commit
 
 Row = dict[str, object]
@@ -40,6 +41,17 @@ class Backdoor(ABC):
     @abstractmethod
     def move_half_a_commit_away(self, said: str) -> bool:
         """Do what the hint of a refused rebuild says; False when that was not why it was refused."""
+
+    def artifact(self, run: RunDirectory, name: str) -> bytes:
+        """The bytes of a recorded artifact."""
+        return (run.artifacts / name).read_bytes()
+
+    def spoil(self, run: RunDirectory, name: str, data: bytes | None) -> None:
+        """Replace them; None: remove it."""
+        if data is None:
+            (run.artifacts / name).unlink()
+        else:
+            (run.artifacts / name).write_bytes(data)
 
 
 class SqliteBackdoor(Backdoor):

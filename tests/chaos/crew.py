@@ -71,6 +71,8 @@ class Crew:
     away: list[Window] = field(default_factory=list)
     deaths_of: Counter[int] = field(default_factory=Counter)
     recorded: Counter[int] = field(default_factory=Counter)
+    receipts: set[tuple[int, int]] = field(default_factory=set)
+    """Batch and fence, of those that have ended."""
     started: int = 0
 
     def fill(self) -> None:
@@ -242,6 +244,7 @@ class Crew:
         self.figures.exit_codes[code] += 1
         self.figures.faults.update(f"{name} on {call}" for call, name in history.faults)
         self.recorded.update(history.recorded)
+        self.receipts |= history.receipts
         for lease in history.leases[:-1]:
             self.figures.redone["takeover"] += lease.unrecorded
         if history.leases:

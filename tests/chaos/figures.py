@@ -56,6 +56,8 @@ class Figures:
                 "server restarts",
                 f"{self.counts['restarts fast']} fast, {self.counts['restarts immediate']} as a crash",
             ),
+            ("PUTs cut", f"{self.counts['PUTs cut']}"),
+            ("the store refuses or is away", self._refusals() or "0"),
             ("batches put back", f"{self.counts['batches requeued']} in {self.counts['requeues']} requeues"),
             ("blocked slices opened", f"{self.counts['slices unblocked']}"),
             ("workers left, joined, started", self._crew()),
@@ -76,3 +78,8 @@ class Figures:
 
     def _crew(self) -> str:
         return f"{self.counts['leaves']}, {self.counts['joins']}, {self.counts['starts']}"
+
+    def _refusals(self) -> str:
+        return ", ".join(
+            f"{count} x {name}" for name, count in sorted(self.counts.items()) if "store" in name
+        )

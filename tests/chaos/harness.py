@@ -20,12 +20,14 @@ from shardgen.errors import ManifestBusy, ShardgenError
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests.chaos.backdoors import Backdoor, SqliteBackdoor
+from tests.chaos.bucket_backdoor import Bucket, BucketBackdoor, WireFaults
 from tests.chaos.crew import Crew, Member
 from tests.chaos.faults import CALLS, FULL_DISK, order_fault
 from tests.chaos.figures import Figures
 from tests.chaos.operating import Operator, batches_to_requeue
 from tests.chaos.postgres_backdoor import PostgresBackdoor
 from tests.chaos.schedule import (
+    IN_A_BUCKET,
     ON_A_FILE,
     WITH_A_SERVER,
     WITH_SESSIONS,
@@ -35,13 +37,13 @@ from tests.chaos.schedule import (
     micro_batch_of,
 )
 from tests.chaos.server_faults import ServerFaults
+from tests.chaos.worker import VARIABLE
 from tests.invariants import counter_faults, zip_faults
 from tests.postgres import Server
 from tests.runs import make_run, sha256_of, shardgen
 
 LEASE_SECONDS = 3.0
 SQLITE = "sqlite:///manifest.sqlite"
-VARIABLE = "SHARDGEN_MANIFEST"  # of the environment: what the settings of the run name
 _LOOK_SECONDS = 1.0
 _TICK_SECONDS = 0.05
 _FULL_DISK_SECONDS = 3.0
@@ -59,7 +61,8 @@ _ALMOST_DONE = 0.08  # of the plan pending: then a third of it is put back
 class ChaosOptions:
     """`broken` names a promise that the workers break on purpose: see tests/chaos/worker.py.
 
-    `server` is the one of the manifest, if it is the harness's own: then it is restarted, too.
+    `server` is the one of the manifest, if it is the harness's own: then it is restarted, too. `bucket` is
+    that of the manifest, if it is one.
     """
 
     seconds: float
@@ -68,6 +71,7 @@ class ChaosOptions:
     samples: int = 4800
     manifest: str = SQLITE
     server: Server | None = None
+    bucket: Bucket | None = None
     verbose: bool = False
     broken: str = ""
 
@@ -101,9 +105,12 @@ class Chaos:
             pace=self._pace(),
             broken=options.broken,
             size=options.workers,
-            environment={VARIABLE: options.manifest},
+            environment={VARIABLE: options.manifest}
+            | ({} if options.bucket is None else options.bucket.environment),
         )
-        self._server: ServerFaults | None = None
+        self._server: ServerFaults | WireFaults | None = None
+        if isinstance(self._backdoor, BucketBackdoor):
+            self._server = WireFaults(self._backdoor, self._crew, self.figures)
         if isinstance(self._backdoor, PostgresBackdoor):
             self._crew.away = self._backdoor.away
             self._server = ServerFaults(self._backdoor, self._crew, self.figures)
@@ -119,6 +126,8 @@ class Chaos:
     def _make_backdoor(self) -> Backdoor:
         if self._options.manifest.startswith("postgresql"):
             return PostgresBackdoor(self._options.manifest, self._options.server)
+        if self._options.bucket is not None:
+            return BucketBackdoor(self._options.bucket, self._plan)
         return SqliteBackdoor(self._run.database.path)
 
     def _say(self, line: str) -> None:
@@ -156,6 +165,7 @@ class Chaos:
         text = (self._folder / "run" / "shardgen.toml").read_text(encoding="utf-8")
         text = text.replace(SQLITE, f"${{{VARIABLE}}}")
         os.environ[VARIABLE] = self._options.manifest
+        os.environ.update({} if self._options.bucket is None else self._options.bucket.environment)
         (path / "shardgen.toml").write_text(text, encoding="utf-8")
         done = shardgen("plan", path)
         if done.returncode:
@@ -173,6 +183,8 @@ class Chaos:
             kinds: Collection[EventKind] = ON_A_FILE
             if self._backdoor.has_sessions:
                 kinds = WITH_A_SERVER if self._backdoor.has_server else WITH_SESSIONS
+            if isinstance(self._backdoor, BucketBackdoor):
+                kinds = IN_A_BUCKET
             schedule = make_schedule(self._options.seed, self._options.seconds, kinds)
         for event in schedule:
             self._say(f"planned: {event.at:6.1f} {event.kind.value} {event.seed}")
@@ -272,7 +284,7 @@ class Chaos:
             return
         try:
             found = report(self._run)
-            faults = counter_faults(self._run.database, self._plan)
+            faults = self._counter_faults()
         except ShardgenError as error:
             if self._operator.has_manifest.is_set() and not isinstance(error, ManifestBusy):
                 self.figures.violations.append(f"a look failed: {error!r}")
@@ -288,6 +300,17 @@ class Chaos:
             self._operator.order(self._operator.unblock)
         elif found.pending < _ALMOST_DONE * self._plan.samples:
             self._operator.order(lambda: self._requeue(source, share=1 / 3))
+
+    def _counter_faults(self) -> list[str]:
+        """In a bucket there are no counters, and every receipt that was acknowledged must be there."""
+        if not isinstance(self._backdoor, BucketBackdoor):
+            return counter_faults(self._run.database, self._plan)
+        said = {one for member in self._crew.members for one in member.history.receipts}
+        said |= self._crew.receipts
+        return [
+            f"batch {batch}: a receipt with fence {fence} was acknowledged, and is not there"
+            for batch, fence in sorted(said - self._backdoor.receipts())
+        ]
 
     def _end_the_chaos(self) -> None:
         self._operator.dismiss()
@@ -326,7 +349,7 @@ class Chaos:
 
     def _judge(self) -> None:
         figures, path = self.figures, self._run.path / "dataset.zip"
-        figures.violations += counter_faults(self._run.database, self._plan)
+        figures.violations += self._counter_faults()
         overview = report(self._run).overview
         figures.stored, figures.dead = overview.stored, overview.dead
         with self._run.manifest(self._plan, read_only=True) as manifest:
@@ -350,7 +373,12 @@ class Chaos:
             figures.violations.append("the zip is not the undisturbed one")
 
     def _recorded_too_often(self) -> list[str]:
-        """A batch may be recorded once, and once more for every time that it was put back or forgotten."""
+        """A batch may be recorded once, and once more for every time that it was put back or forgotten.
+
+        In a bucket more often: whoever lost a slice may finish what was on its way.
+        """
+        if self._options.bucket is not None:
+            return []
         allowed = Counter[int]()
         for _fence, data in FolderStore(self._run.artifacts).requeued():
             allowed.update(json.loads(data)["batches"])

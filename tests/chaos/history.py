@@ -15,6 +15,8 @@ class LeaseHistory:
     batches: range
     composed: set[int] = field(default_factory=set)
     recorded: set[int] = field(default_factory=set)
+    receipts: set[tuple[int, int]] = field(default_factory=set)
+    """Batch and fence."""
     estimated: int = 0
 
     @property
@@ -49,6 +51,11 @@ class WorkerHistory:
         """Every batch that it recorded, as often as it did."""
         return [batch for lease in self.leases for batch in lease.recorded]
 
+    @property
+    def receipts(self) -> set[tuple[int, int]]:
+        """Batch and fence of every receipt that was acknowledged."""
+        return {one for lease in self.leases for one in lease.receipts}
+
 
 def read_history(folder: Path) -> WorkerHistory:
     """Read a diary; its last line may be missing, never half."""
@@ -74,6 +81,7 @@ def _note(history: WorkerHistory, time: float, event: str, values: list[str]) ->
             lease.estimated += 1
         case "recorded":
             lease.recorded.add(int(values[0]))
+            lease.receipts.add((int(values[0]), int(values[1])))
         case "fault":
             history.faults.append((values[0], values[1]))
         case "said":

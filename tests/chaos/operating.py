@@ -13,7 +13,6 @@ from queue import Empty, Queue
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import ShardgenError
-from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from tests import warm
 from tests.chaos.backdoors import Backdoor
@@ -90,22 +89,21 @@ class Operator:
 
     def damage(self, source: random.Random) -> None:
         """Flip a bit of a recorded artifact, cut it short or remove it; then let `verify` find that."""
-        with Manifest(self.run.database, self.plan, read_only=True) as manifest:
+        with self.run.manifest(self.plan, read_only=True) as manifest:
             names = [receipt.artifact.name for receipt in manifest.receipts.receipts()]
         for name in source.sample(names, min(len(names), source.randint(1, 3))):
-            path = self.run.artifacts / name
-            data = bytearray(path.read_bytes())
+            data = bytearray(self.backdoor.artifact(self.run, name))
             how = source.choice(["flip", "truncate", "remove"])
             self.damaged.add(name)
             self.figures.counts["corruptions"] += 1
             if how == "remove":
-                path.unlink()
+                self.backdoor.spoil(self.run, name, None)
                 continue
             if how == "flip":
                 data[source.randrange(len(data))] ^= 1 << source.randrange(8)
             else:
                 del data[source.randrange(len(data)) :]
-            path.write_bytes(data)
+            self.backdoor.spoil(self.run, name, bytes(data))
         self.verify()
 
     def verify(self) -> int:
@@ -205,7 +203,7 @@ class Operator:
 def batches_to_requeue(run: RunDirectory, plan: Plan, source: random.Random, share: float) -> list[int]:
     """Recorded batches of finished slices: of a share of these, or a few batches when it is 0."""
     try:
-        with Manifest(run.database, plan, read_only=True) as manifest:
+        with run.manifest(plan, read_only=True) as manifest:
             slices: dict[tuple[int, int], list[int]] = {}
             for receipt in manifest.receipts.receipts():
                 slices.setdefault((receipt.shard, receipt.slice), []).append(receipt.record.batch)

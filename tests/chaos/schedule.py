@@ -39,6 +39,11 @@ MEAN_GAP_SECONDS = {
 }
 ON_A_FILE = tuple(kind for kind in EventKind if kind not in (EventKind.CUT, EventKind.RESTART))
 WITH_SESSIONS = (*ON_A_FILE, EventKind.CUT)
+IN_A_BUCKET = (
+    EventKind.KILL, EventKind.STALL, EventKind.CORRUPT, EventKind.REQUEUE, EventKind.LEAVE, EventKind.JOIN,
+    EventKind.CUT, EventKind.RESTART,
+)  # fmt: skip
+"""No worker's disk matters, and the record cannot be lost without the artifacts."""
 WITH_A_SERVER = (*WITH_SESSIONS, EventKind.RESTART)
 _MICRO_BATCHES = (1, 2, 4, 8, 32)
 _START_UP_SECONDS = 5.0  # before that nobody has a lease

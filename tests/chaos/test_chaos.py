@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import VARIABLE, Chaos, ChaosOptions
+from tests.chaos.harness import Chaos, ChaosOptions
 from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule, micro_batch_of
-from tests.chaos.worker import UNPUBLISHED
+from tests.chaos.worker import UNPUBLISHED, VARIABLE
 from tests.postgres import Server, new_schema
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from shardgen.artifacts import folder_store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
+from shardgen.coordination.bucket.manifest import BucketLeases, BucketReceipts
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
 from shardgen.domain.wording import Say
+from shardgen.manifest.database_url import is_bucket
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.receipts import Receipts
 from shardgen.settings.run_directory import RunDirectory
@@ -26,6 +28,7 @@ from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
 
 DIARY = "diary"
+VARIABLE = "SHARDGEN_MANIFEST"  # of the environment: what the settings of the run name
 UNPUBLISHED, UNFENCED = "unpublished", "unfenced"
 
 
@@ -105,7 +108,11 @@ def _note_compositions(diary: Diary) -> None:
 
 
 def _note_receipts(diary: Diary) -> None:
-    real_lease, real_record = Leases.lease, Receipts.record
+    leases: type[Leases] = Leases
+    receipts: type[Receipts] = Receipts
+    if is_bucket(os.environ[VARIABLE]):
+        leases, receipts = BucketLeases, BucketReceipts
+    real_lease, real_record = leases.lease, receipts.record
 
     def lease(self: Leases, *arguments: object, **options: object) -> Lease | NoLease:
         granted = real_lease(self, *arguments, **options)  # type: ignore[arg-type]
@@ -119,8 +126,8 @@ def _note_receipts(diary: Diary) -> None:
         diary.note("recorded", receipt.record.batch, receipt.fence)
         return is_last
 
-    Leases.lease = lease  # type: ignore[method-assign]
-    Receipts.record = record  # type: ignore[method-assign]
+    leases.lease = lease  # type: ignore[method-assign]
+    receipts.record = record  # type: ignore[method-assign]
 
 
 def _break_on_purpose(broken: str) -> None:

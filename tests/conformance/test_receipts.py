@@ -15,7 +15,16 @@ from shardgen.manifest import manifest as databases
 from shardgen.manifest import receipts as module
 from shardgen.manifest.operator import Marks
 from shardgen.manifest.port import Manifest
-from tests.conformance.conftest import POLICY, MovableClock, finish, identity, in_a_bucket, receipt_for, undo
+from tests.conformance.conftest import (
+    POLICY,
+    MovableClock,
+    Place,
+    finish,
+    identity,
+    in_a_bucket,
+    receipt_for,
+    undo,
+)
 
 Take = Callable[..., Lease]
 
@@ -75,6 +84,19 @@ def test_undone_receipts_are_made_again_under_a_fence_above_their_mark(
     for fence, marked in marks.items():
         assert all(after[batch] > fence for batch in marked)
     assert manifest.overview().stored == 120
+
+
+def test_another_process_undoes_what_was_made_again(
+    manifest: Manifest, place: Place, plan: Plan, clock: MovableClock
+) -> None:
+    _make_all(manifest, plan)
+    undo(manifest, plan, [BatchIndex(1), BatchIndex(16)])
+    _make_all(manifest, plan)
+    with place.open(plan, clock=clock) as elsewhere:
+        assert undo(elsewhere, plan, [BatchIndex(0)])[0] == 1
+        assert elsewhere.overview().stored == 112
+        _make_all(elsewhere, plan)
+    assert undo(manifest, plan, [BatchIndex(0)])[0] == 1
 
 
 def test_a_live_lease_forbids_undoing_and_leaves_no_mark(

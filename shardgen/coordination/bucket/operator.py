@@ -70,7 +70,7 @@ class BucketOperator:
         of the slices.
         """
         desk = self._desk
-        desk.view.look()
+        desk.view.look(anew=True)  # of slices that are done, too, the latest version
         recorded = [batch for batch in sorted(batches) if batch in desk.view.winners]
         places = {
             batch: (desk.layout.shard_of_batch(batch), desk.layout.slice_of_batch(batch))
