@@ -425,13 +425,22 @@ def status(run: Simulation) -> Asked:
     return Asked(what="status", counts=objects.requests.counted())
 
 
-def reading(run: Simulation) -> Asked:
-    """What a merge or a verification asks of it: every receipt and every artifact, once."""
+def reading(run: Simulation) -> tuple[Asked, Asked]:
+    """What a verification asks of it, every receipt and artifact once; and a merge, which first surveys."""
     objects = run.objects()
     with run.manifest(objects) as manifest:
-        for receipt in manifest.receipts.receipts():
-            objects.read(f"{ARTIFACTS}/{receipt.artifact.name}")
-    return Asked(what="merge, or verify", counts=objects.requests.counted())
+        names = list(manifest.receipts.artifacts())
+        survey = Counter(objects.requests.counted())
+        for _, name in names:
+            objects.read(f"{ARTIFACTS}/{name}")
+        verify = Counter(objects.requests.counted())
+        looked = Counter(objects.requests.counted())
+        list(manifest.receipts.dead_letters())
+        looked = Counter(objects.requests.counted()) - looked
+    return (
+        Asked(what="verify", counts=dict(verify)),
+        Asked(what="merge", counts=dict(verify + survey + looked)),
+    )
 
 
 def of_waiting(policy: LeasePolicy) -> Asked:
@@ -502,7 +511,7 @@ def print_requests(crews: Sequence[int], setting: Callable[[int], Setting]) -> N
     print(f"\n{'when all is recorded':<30}{heads}")
     asked = [
         status(played),
-        reading(played),
+        *reading(played),
         of_probe(played, is_short=False),
         of_probe(played, is_short=True),
     ]
