@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
@@ -10,11 +11,15 @@ from obstore.store import MemoryStore
 from benchmarks.bucket import Setting, Simulation, of_waiting
 from benchmarks.makespan import policy_of
 from benchmarks.status import simulated_receipt
+from shardgen.coordination.bucket.artifacts import BucketStore
 from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import Objects
+from shardgen.dataset.merge import MergeInputs, merge
+from shardgen.dataset.verify import verify_run
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.worker import WorkerIdentity
+from tests.dataset.made_runs import WORKER, MadeRecipe, MadeRun
 from tests.plans import make_plan
 
 POLICY = policy_of(120, 30)
@@ -66,3 +71,30 @@ def test_workers_on_a_bucket_that_come_and_go_make_nothing_twice() -> None:
         assert outcome.places["created", "receipts"] == batches
         assert outcome.places["created", "artifacts"] <= batches + 2 * 4 + 1  # and folder-id
         assert (outcome.lost > 0) == (dying > 0)
+
+
+def test_a_merge_reads_each_receipt_twice_and_each_artifact_once_a_verification_both_once(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(shard_size=48, batch=8, slice_batches=2)
+    objects, batches = Objects(MemoryStore(), "memory"), plan.layout.batch_count
+    with BucketManifest(objects, plan, policy=POLICY) as manifest:
+        manifest.workers.register(WorkerIdentity(id=WORKER, host="here", pid=1, process_started=1.0))
+        made = MadeRun(plan, BucketStore(objects, "artifacts/"))  # type: ignore[arg-type]
+        while isinstance(lease := manifest.leases.lease(WORKER, POLICY), Lease):
+            for batch in manifest.receipts.pending_batches(lease):
+                (receipt,) = made.publish(range(batch, batch + 1), fence=lease.fence)
+                manifest.receipts.record(lease, receipt)
+    asked = []
+    for what in ("merge", "verify"):
+        again = Objects(objects._store, "memory")  # the same bucket, counted anew
+        store = BucketStore(again, "artifacts/")
+        with BucketManifest(again, plan, policy=POLICY) as manifest:
+            if what == "merge":
+                recipe = MadeRecipe(plan)
+                merge(MergeInputs(recipe=recipe, source=manifest.receipts, store=store), tmp_path / "out.zip")
+            else:
+                assert not verify_run(plan, manifest.receipts, store).findings
+        asked.append({kind: count for kind, count in again.requests.counted().items() if "bytes" not in kind})
+    looks = 4  # pages: marks, signs of life, claims and receipts
+    assert asked == [{"read": 3 * batches, "listed": 3 * looks}, {"read": 2 * batches, "listed": looks}]
