@@ -559,6 +559,7 @@ def run_workers(
         workers = _Supervisor(run, plan, options, say=say)
         if found.pending and not workers.has_stopped_early(found):
             workers.work(manifest, on_look)
+    with run.manifest(plan) as manifest:  # what the other one has seen of a bucket may be seconds old
         found = make_report(run, plan, manifest.overview())
         on_look(found, {})
         if found.pending and not workers.has_stopped_early(found):
