@@ -135,7 +135,14 @@ class WireFaults:
         is_busy = self._fault is not None and self._fault.is_alive()
         if is_busy or not self.crew.victims(after=0):
             return False
-        self._fault = threading.Thread(target=fault)
+
+        def body() -> None:
+            began = time.monotonic()
+            self.crew.bad_wire.append((began, began + 3600))
+            fault()
+            self.crew.bad_wire[-1] = (began, time.monotonic())
+
+        self._fault = threading.Thread(target=body)
         self._fault.start()
         return True
 

@@ -53,7 +53,7 @@ class Member:
 @dataclass(slots=True, kw_only=True)
 class Crew:
     """Keeps `size` workers going. `lost` and `put_back` are the times of rebuilds and requeues so far,
-    `away` those of a server's restarts."""
+    `away` those of a server's restarts, `bad_wire` those in which a bucket could not be reached."""
 
     run: RunDirectory
     backdoor: Backdoor
@@ -69,6 +69,7 @@ class Crew:
     lost: list[Window] = field(default_factory=list)
     put_back: list[Window] = field(default_factory=list)
     away: list[Window] = field(default_factory=list)
+    bad_wire: list[Window] = field(default_factory=list)
     deaths_of: Counter[int] = field(default_factory=Counter)
     recorded: Counter[int] = field(default_factory=Counter)
     receipts: set[tuple[int, int]] = field(default_factory=set)
@@ -277,7 +278,13 @@ class Crew:
             return history.outcome == "finished" and (history.pending == 0 or undone)
         if code == 14:
             return history.outcome == "blocked"
-        if (code == 31 and history.faults) or (code == 30 and self._was_away_long):
+        # At its start a worker keeps nobody waiting.
+        is_at_the_door = not history.is_up and _overlaps(self.bad_wire, now - 60, now)
+        if (
+            (code == 31 and history.faults)
+            or (code == 30 and self._was_away_long)
+            or (code in (11, 31) and is_at_the_door)
+        ):
             return True
         # A worker whose manifest is taken away may say so in more than one way.
         return code in (11, 13, 30, 31) and _overlaps(self.lost, now - 60, now)

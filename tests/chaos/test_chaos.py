@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.bucket_backdoor import bucket_on
 from tests.chaos.harness import Chaos, ChaosOptions
 from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule, micro_batch_of
 from tests.chaos.worker import UNPUBLISHED, VARIABLE
@@ -48,6 +49,23 @@ def test_a_server_that_cuts_sessions_and_restarts_loses_nothing(
     assert figures.lost == 0
     assert figures.counts["sessions ended"] > 0
     assert figures.counts["restarts fast"] + figures.counts["restarts immediate"] > 0
+
+
+@pytest.mark.slow
+def test_a_bucket_behind_a_wire_that_is_cut_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bucket_on("ministack") as bucket:
+        for name, value in {**bucket.environment, VARIABLE: bucket.url}.items():
+            monkeypatch.setenv(name, value)  # the run sets them, too; this takes them back at the end
+        options = ChaosOptions(seconds=30, seed=2, samples=1600, manifest=bucket.url, bucket=bucket)
+        figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+    with capsys.disabled():
+        print(f"\n{figures.table()}")
+    assert figures.violations == []
+    assert figures.sha256_equal
+    assert figures.lost == 0
+    assert figures.counts["PUTs cut"] > 0
 
 
 @pytest.mark.slow

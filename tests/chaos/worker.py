@@ -8,11 +8,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shardgen.artifacts import folder_store
 from shardgen.artifacts.names import ArtifactName
 from shardgen.cli.app import main as shardgen_main
-from shardgen.coordination.bucket.manifest import BucketLeases, BucketReceipts
+from shardgen.coordination.bucket.leases import BucketLeases
+from shardgen.coordination.bucket.records import BucketReceipts
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
@@ -108,26 +110,27 @@ def _note_compositions(diary: Diary) -> None:
 
 
 def _note_receipts(diary: Diary) -> None:
-    leases: type[Leases] = Leases
-    receipts: type[Receipts] = Receipts
+    leases: Any
+    receipts: Any
+    leases, receipts, shared = Leases, Receipts, "session"
     if is_bucket(os.environ[VARIABLE]):
-        leases, receipts = BucketLeases, BucketReceipts
+        leases, receipts, shared = BucketLeases, BucketReceipts, "_desk"
     real_lease, real_record = leases.lease, receipts.record
 
-    def lease(self: Leases, *arguments: object, **options: object) -> Lease | NoLease:
-        granted = real_lease(self, *arguments, **options)  # type: ignore[arg-type]
+    def lease(self: object, *arguments: object, **options: object) -> Lease | NoLease:
+        granted: Lease | NoLease = real_lease(self, *arguments, **options)
         if isinstance(granted, Lease):
-            batches = self.session.layout.slice_batch_range(granted.shard, granted.slice)
+            batches = getattr(self, shared).layout.slice_batch_range(granted.shard, granted.slice)
             diary.note("lease", batches.start, batches.stop, granted.fence)
         return granted
 
-    def record(self: Receipts, lease: Lease, receipt: Receipt) -> bool:
-        is_last = real_record(self, lease, receipt)
+    def record(self: object, lease: Lease, receipt: Receipt) -> bool:
+        is_last: bool = real_record(self, lease, receipt)
         diary.note("recorded", receipt.record.batch, receipt.fence)
         return is_last
 
-    leases.lease = lease  # type: ignore[method-assign]
-    receipts.record = record  # type: ignore[method-assign]
+    leases.lease = lease
+    receipts.record = record
 
 
 def _break_on_purpose(broken: str) -> None:
