@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,11 +17,13 @@ from shardgen.coordination.bucket.objects import ObjectMeta, Objects
 from shardgen.coordination.bucket.protocol import CLAIMS, VersionKey
 from shardgen.coordination.bucket.rows import Version, version_bytes
 from shardgen.coordination.database import undo_marked
-from shardgen.domain.identifiers import BatchIndex, ShardIndex, SliceIndex, WorkerId
+from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
+from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.slice_state import SliceState
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
+from shardgen.errors import ReceiptConflict
 from tests.plans import make_plan
 
 ONE, RIVAL = WorkerId("one"), WorkerId("rival")
@@ -179,3 +182,18 @@ def test_a_slice_done_between_a_requeues_version_and_its_mark_is_made_whole(
             assert record(late, plan, leased(late, two)) == [0]
         assert [one.record.batch for one in manifest.receipts.receipts()] == [0, 1]
         assert manifest.leases.lease(ONE, POLICY) == NoLease(leased=0, blocked=0)
+
+
+def test_a_receipt_that_a_rebuild_has_created_is_the_makers_own(objects: Watched, plan: Plan) -> None:
+    with opened(objects, plan, ONE) as manifest, opened(objects, plan, RIVAL) as rebuilding:
+        lease = leased(manifest, ONE)
+        receipt = simulated_receipt(plan, lease, BatchIndex(0))
+        letter = DeadLetter(sample=SampleIndex(3), reason=DeadLetterReason.COMPOSE, detail="a traceback")
+        receipt = replace(receipt, record=replace(receipt.record, dead_letters=(letter,)))
+        lost = replace(receipt.record, dead_letters=(replace(letter, detail="no text is left"),))
+        store = BucketStore(objects, "artifacts/")
+        rebuilding.operator.restore([replace(receipt, record=lost)], store)
+        assert not manifest.receipts.record(lease, receipt)
+        other = replace(receipt, artifact=replace(receipt.artifact, sha256="f" * 64))
+        with pytest.raises(ReceiptConflict):
+            manifest.receipts.record(lease, other)

@@ -51,7 +51,8 @@ class BucketReceipts:
         if not desk.is_held(lease):
             raise lease_lost(lease)
         key = ReceiptKey(batch=receipt.record.batch, fence=lease.fence, dead=len(receipt.record.dead_letters))
-        if not desk.objects.create(str(key), receipt_bytes(desk.plan, receipt)):
+        is_made = desk.objects.create(str(key), receipt_bytes(desk.plan, receipt))
+        if not is_made and not self._is_recorded(key, receipt):
             raise ReceiptConflict(
                 f"{desk.objects.shown}/{key}: has other bytes already",
                 hint="shardgen verify RUN_DIR tells which bytes are right",
@@ -67,6 +68,11 @@ class BucketReceipts:
             desk.note(lease)
             self._unnoted.remove(receipt)
         return is_last
+
+    def _is_recorded(self, key: ReceiptKey, receipt: Receipt) -> bool:
+        """Whether it names the same artifact: a rebuild found that first, and could not know all details."""
+        found = next(self._desk.read_receipts([key]))
+        return found.artifact == receipt.artifact
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts that count, in batch order, as they are now."""
