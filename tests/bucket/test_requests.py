@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +58,38 @@ def test_who_waits_asks_little() -> None:
     asked = of_waiting(POLICY)
     assert asked.counts["listed"] <= 5 * 120
     assert asked.dollars < 0.005
+
+
+class Crowded(Objects):
+    """Knows how many reads were under way at once."""
+
+    most = reading = 0
+
+    def read(self, key: str, *, limit: int | None = None) -> bytes | None:
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        time.sleep(0.02)
+        try:
+            return super().read(key, limit=limit)
+        finally:
+            self.reading -= 1
+
+
+def test_who_asks_for_a_slice_looks_at_all_holders_at_once() -> None:
+    plan = make_plan(backgrounds=9, foregrounds=1, grid=(2, 2), batch=2, slice_batches=2)
+    objects = Objects(MemoryStore(), "memory")
+    with BucketManifest(objects, plan, policy=POLICY) as theirs:
+        for number in range(8):
+            other = WorkerId(f"other-{number}")
+            theirs.workers.register(WorkerIdentity(id=other, host="there", pid=number, process_started=1.0))
+            assert isinstance(theirs.leases.lease(other, POLICY), Lease)
+    crowded = Crowded(objects._store, "memory")
+    with BucketManifest(crowded, plan, policy=POLICY) as manifest:
+        lease = manifest.leases.lease(WorkerId("one"), POLICY)
+    assert isinstance(lease, Lease)
+    assert lease.slice == 8
+    assert crowded.most >= 4
+    assert crowded.requests.counted()["read"] == 16  # each once
 
 
 @pytest.mark.slow

@@ -175,6 +175,16 @@ class Desk:
             values = {"stored": self.view.samples[shard] - dead, "dead": dead}
             connection.execute(update(SHARD).where(SHARD.c.shard == shard).values(values))
 
+    def read_ahead(self, shard: ShardIndex | None) -> None:
+        """Read who holds what and what they say of themselves, many at a time: in a row it takes seconds."""
+        view = self.view
+        begun = [one for one in view.begun() if shard in (None, one[0])]
+        if len(begun) < 2:
+            return
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(view.version, begun))
+            list(pool.map(self.identity_of, sorted({one.worker for one in found if one and one.worker})))
+
     # signs of life
 
     def show_life(self, worker: WorkerId, *, gap: float = 0.0) -> None:

@@ -68,6 +68,7 @@ class BucketLeases:
         desk.silent_seconds = policy.duration.total_seconds()
         for _ in range(_PASSES):
             desk.view.look()
+            desk.read_ahead(shard)
             candidates, nothing = self._candidates(worker, policy, shard, gone)
             lost = blocked = 0
             while candidates:
