@@ -103,7 +103,7 @@ def version(plan: Plan, state: SliceState, number: int, *, deaths: int = 0) -> b
 def test_a_slice_is_claimed_before_its_receipts_are_listed(objects: Watched, plan: Plan) -> None:
     with opened(objects, plan, ONE) as manifest:
         leased(manifest, ONE)
-    claim = objects.asked.index(f"create {CLAIMS}/00000-00000/00000001.json")
+    claim = objects.asked.index(f"create {CLAIMS}/00000000-00000000/00000001.json")
     assert objects.asked[claim + 1 :] == ["list artifacts/requeued", "list receipts"]
 
 
@@ -116,7 +116,7 @@ def test_a_requeue_creates_its_version_then_a_mark_up_to_it(objects: Watched, pl
         objects.asked.clear()
         assert undo_marked(plan, manifest, store, [BatchIndex(0)]) == [0]
     changes = [one for one in objects.asked if not one.startswith("list")]
-    assert changes[0] == f"create {CLAIMS}/00000-00000/00000002.json"
+    assert changes[0] == f"create {CLAIMS}/00000000-00000000/00000002.json"
     assert changes[1].startswith("create artifacts/requeued/")
     assert len(changes) == 2
 

@@ -71,7 +71,13 @@ class Life:
         )
         self.progressed_at = monotonic
         self.written_at = float("-inf")
-        self.lock = threading.Lock()
+        self.has_ended = False  # and that is written
+        self.lock = threading.RLock()
+
+    def change(self, **changes: object) -> None:
+        """Let it say something else; its lock keeps threads from taking back what another has said."""
+        with self.lock:
+            self.sign = self.sign.model_copy(update=changes)
 
 
 class Desk:
@@ -137,7 +143,7 @@ class Desk:
             self.view.note_version(slice_id, number)
             return None
         result = self.session.write(body)
-        self.view.knows(slice_id, number, version)
+        self.view.note_created(slice_id, number, version)
         return result, version
 
     def _create(self, key: str, version: Version) -> bool:
@@ -197,13 +203,12 @@ class Desk:
             if now - life.written_at < gap:
                 return
             quiet = max(0.0, now - life.progressed_at)
-            life.sign = life.sign.model_copy(
-                update={"beat": life.sign.beat + 1, "seconds_since_progress": round(quiet, 1)}
-            )
+            life.change(beat=life.sign.beat + 1, seconds_since_progress=round(quiet, 1))
             name = object_name(worker)
             e_tag = self.objects.write(sign_key(name), encoded(life.sign))
-            self.view.has_sign(name, life.sign, e_tag, now=self.now())
+            self.view.note_sign(name, life.sign, e_tag, now=self.now())
             life.written_at = now
+            life.has_ended = life.sign.state in ENDED_STATES
 
     def say_of(self, worker: WorkerId, **changes: object) -> None:
         """Write what is known of a worker that cannot say it itself; the first word of its end stands."""
@@ -212,9 +217,9 @@ class Desk:
             return
         sign = sign.model_copy(update=changes | {"beat": sign.beat + 1})
         if worker in self.lives:
-            self.lives[worker].sign = sign
+            self.lives[worker].change(**changes)
         name = object_name(worker)
-        self.view.has_sign(name, sign, self.objects.write(sign_key(name), encoded(sign)), now=self.now())
+        self.view.note_sign(name, sign, self.objects.write(sign_key(name), encoded(sign)), now=self.now())
 
     def identity_of(self, worker: str) -> SignOfLife | None:
         """What a worker has said of itself; None when it never has."""
@@ -222,12 +227,11 @@ class Desk:
             return self.view.sign_of(object_name(worker))
         return None
 
-    def know_worker(self, connection: Connection, worker: str | None) -> None:
+    def know_worker(self, connection: Connection, sign: SignOfLife | None) -> None:
         """Let the row of a worker elsewhere say what it says of itself, for whoever judges its end."""
-        sign = None if worker is None else self.identity_of(worker)
         if sign is None:
             return
-        known = select(WORKER.c.id).where(WORKER.c.id == worker)
+        known = select(WORKER.c.id).where(WORKER.c.id == sign.worker)
         if connection.execute(known).first() is None:
             seconds = to_seconds(self.now())
             connection.execute(
@@ -247,7 +251,7 @@ class Desk:
                 )
             )
         values = {"state": sign.state.value, "note": sign.note}
-        connection.execute(update(WORKER).where(WORKER.c.id == worker).values(values))
+        connection.execute(update(WORKER).where(WORKER.c.id == sign.worker).values(values))
 
     def has_stopped(self, worker: str) -> bool:
         """Whether it said its last word, after which it holds nothing."""

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk
-from shardgen.coordination.bucket.protocol import VersionKey
+from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
 from shardgen.coordination.bucket.rows import (
     FAR,
     Version,
@@ -25,6 +25,7 @@ from shardgen.domain.slice_state import Event, SliceState
 from shardgen.domain.worker import (
     WorkerState,
 )
+from shardgen.errors import ManifestCorrupt
 from shardgen.manifest.leases import (
     Holder,
     LeaseRequest,
@@ -66,15 +67,17 @@ class BucketLeases:
         check_shard(desk.layout, shard)
         desk.beat_seconds = policy.heartbeat.total_seconds()
         desk.silent_seconds = policy.duration.total_seconds()
+        found = NoLease(leased=0, blocked=0)
+        is_anew = False
         for _ in range(_PASSES):
-            desk.view.look()
+            desk.view.look(anew=is_anew)
             desk.read_ahead(shard)
             candidates, nothing = self._candidates(worker, policy, shard, gone)
             lost = blocked = 0
             while candidates:
                 skipped = random.randrange(min(len(candidates), 2**lost))  # noqa: S311 - no secret
-                slice_id = candidates.pop(skipped)
-                granted = self._claim(slice_id, worker, policy, gone)
+                slice_id, seen = candidates.pop(skipped)
+                granted = self._claim(slice_id, seen, worker, policy, gone)
                 if isinstance(granted, Lease):
                     self._given.add((slice_id, granted.fence))
                     return granted
@@ -82,24 +85,26 @@ class BucketLeases:
                     lost += 1
                 else:
                     blocked += granted.blocked
-            if not lost:
+            # What others were quicker at they hold now; who is told that nothing is leased ends.
+            found = NoLease(leased=nothing.leased + lost, blocked=nothing.blocked + blocked)
+            if not lost and (found.leased or is_anew):
                 break
-        # What others were quicker at they hold now; who is told that nothing is leased ends.
-        return NoLease(leased=nothing.leased + lost, blocked=nothing.blocked + blocked)
+            is_anew = not lost  # before anybody ends: a rebuild may have removed a receipt
+        return found
 
     def _candidates(
         self, worker: WorkerId, policy: LeasePolicy, shard: ShardIndex | None, gone: Collection[WorkerId]
-    ) -> tuple[list[SliceId], NoLease]:
-        """The slices to try, in this order; and what there is else."""
+    ) -> tuple[list[tuple[SliceId, int]], NoLease]:
+        """The slices to try, in this order, by the version that was seen; and what there is else."""
         desk, view = self._desk, self._desk.view
-        free, silent, new = list[SliceId](), list[SliceId](), list[SliceId]()
+        free, silent, new = (list[tuple[SliceId, int]]() for _ in range(3))
         leased = blocked = 0
         for slice_id in view.slices(shard):
             if view.is_done(slice_id):
                 continue
-            version = view.version(slice_id)
+            seen, version = view.numbered(slice_id)
             if version is None or version.fingerprint != desk.plan.fingerprint:
-                new.append(slice_id)
+                new.append((slice_id, seen))
                 continue
             is_leased = version.state is SliceState.LEASED
             is_own = self._is_unknown_claim(slice_id, version, worker)
@@ -107,7 +112,7 @@ class BucketLeases:
                 is_own or self._is_free_of(slice_id, version.worker or "", policy, gone)
             )
             if protocol.may_claim(version.state, is_silent=is_silent):
-                (silent if is_leased and not is_own else free).append(slice_id)
+                (silent if is_leased and not is_own else free).append((slice_id, seen))
             elif is_leased:
                 leased += 1
             else:
@@ -136,21 +141,31 @@ class BucketLeases:
         return desk.view.is_silent(slice_id, object_name(holder), policy.duration.total_seconds())
 
     def _claim(
-        self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, gone: Collection[WorkerId]
+        self,
+        slice_id: SliceId,
+        judged: int,
+        worker: WorkerId,
+        policy: LeasePolicy,
+        gone: Collection[WorkerId],
     ) -> Lease | NoLease | None:
-        """Create the next version: a grant, or the end of one attempt too many; None: another was quicker."""
+        """Create the version after the one that was judged: a grant, or the end of one attempt too many.
+
+        None: another was quicker.
+        """
         desk = self._desk
         seen, row = desk.row(slice_id)
+        if seen != judged:
+            return None
         if row is not None and self._is_unknown_claim(slice_id, row, worker):
             return self._take(self._own(slice_id, row, policy))
         number = protocol.next_version(seen)
+        holder = None if row is None or row.worker is None else desk.identity_of(row.worker)
 
         def decide(connection: Connection) -> Lease | NoLease:
             desk.count_finished(connection)
             load(connection, desk.layout, slice_id, row, expires_at=0.0)
-            holder = None if row is None else row.worker
             desk.know_worker(connection, holder)
-            if holder is not None and desk.has_stopped(holder):  # it could not give the slice back
+            if holder is not None and holder.state is WorkerState.STOPPED:  # it could not give the slice back
                 transition(connection, Event.WITHDRAW, lock_slice(connection, *slice_id))
             request = LeaseRequest(
                 worker=worker,
@@ -184,11 +199,17 @@ class BucketLeases:
         """After the claim: learn which batches have receipts. If all have, there is nothing to hold."""
         desk, slice_id = self._desk, (lease.shard, lease.slice)
         desk.view.look_at(slice_id)
-        batches = desk.layout.slice_batch_range(*slice_id)
-        keys = [desk.view.winners[one] for one in map(BatchIndex, batches) if one in desk.view.winners]
-        found = list(desk.read_receipts(keys))
+        try:
+            found = list(desk.read_receipts(self._winners(slice_id)))
+        except ManifestCorrupt:  # a rebuild has removed one; else the second look says the same
+            desk.view.look(anew=True)
+            found = list(desk.read_receipts(self._winners(slice_id)))
         self._desk.session.write(lambda connection: adopt(connection, desk.layout, found, lease))
         return lease if desk.is_held(lease) else NoLease(leased=0, blocked=0)
+
+    def _winners(self, slice_id: SliceId) -> list[ReceiptKey]:
+        winners, batches = self._desk.view.winners, self._desk.layout.slice_batch_range(*slice_id)
+        return [winners[one] for one in map(BatchIndex, batches) if one in winners]
 
     def renew(self, lease: Lease, policy: LeasePolicy) -> None:
         """Look whether a later version is there, and show life. Raises LeaseLost."""
@@ -201,7 +222,7 @@ class BucketLeases:
             raise lease_lost(lease)
         desk.beat_seconds = policy.heartbeat.total_seconds()
         desk.show_life(lease.worker, gap=desk.beat_seconds / 2)
-        desk.view.hears_of(slice_id)
+        desk.view.note_life(slice_id)
 
     def release(self, lease: Lease) -> bool:
         """Give a slice back unfinished; no death. Returns False when it was not held any more."""
@@ -258,6 +279,7 @@ class BucketLeases:
     ) -> int:
         """Free what ended processes held, at once; no death of those that are `innocent`. How many slices."""
         desk = self._desk
+        desk.view.looked_at = float("-inf")  # a worker has ended: whoever asks for the state must look
         if not gone:
             return 0
         desk.view.look()
@@ -275,10 +297,11 @@ class BucketLeases:
     ) -> bool:
         desk = self._desk
         seen, row = desk.row(slice_id)
+        sign = desk.identity_of(worker)
 
         def end(connection: Connection) -> int:
             load(connection, desk.layout, slice_id, row, expires_at=FAR)
-            desk.know_worker(connection, worker)
+            desk.know_worker(connection, sign)
             return free_slices_of(connection, [worker], innocent=innocent, max_attempts=policy.max_attempts)
 
         event = Event.WITHDRAW if worker in innocent else Event.DIE

@@ -41,13 +41,12 @@ from shardgen.domain.worker import (
     LISTED_AFTER_END,
     WorkerRow,
 )
+from shardgen.machine.processes import gone
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.overview import BLOCKED_LISTED
 from shardgen.manifest.session import Clock
 from shardgen.manifest.slices import to_seconds
-
-_LOOK_SECONDS = 5.0  # between two looks of whoever asks for the state again and again
 
 
 class BucketManifest:
@@ -100,7 +99,7 @@ class BucketManifest:
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers) objects and the pages of names."""
         desk, view = self._desk, self._desk.view
-        if desk.monotonic() - view.looked_at >= _LOOK_SECONDS or view.looked_at == float("-inf"):
+        if desk.monotonic() - view.looked_at >= desk.beat_seconds:
             view.look()
         now = desk.now()
         signs = {name: sign for name in sorted(view.signs) if (sign := view.sign_of(name)) is not None}
@@ -158,6 +157,7 @@ class BucketManifest:
             sign is not None
             and said is not None
             and said.state not in ENDED_STATES
+            and not gone([said.identity])
             and (now - sign.modified).total_seconds() < self._desk.silent_seconds
         )
         return (SliceState.LEASED.value if is_live else "expired"), version

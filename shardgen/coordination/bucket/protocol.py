@@ -23,7 +23,7 @@ MICRO_BATCHES = "micro-batches"
 ARTIFACTS = "artifacts"
 # At most 15 digits, as in an artifact's name: a number above that could never be granted again.
 _VERSION = re.compile(
-    rf"{CLAIMS}/(?P<shard>[0-9]{{5,15}})-(?P<slice>[0-9]{{5,15}})/(?P<number>[0-9]{{8,15}})"
+    rf"{CLAIMS}/(?P<shard>[0-9]{{8,15}})-(?P<slice>[0-9]{{8,15}})/(?P<number>[0-9]{{8,15}})"
     r"(?P<note>\.note)?\.json"
 )
 _RECEIPT = re.compile(
@@ -81,7 +81,7 @@ class ReceiptKey:
 
 def slice_folder(slice_id: SliceId) -> str:
     """What the keys of a slice's versions begin with; it sorts as the slice does."""
-    return f"{CLAIMS}/{slice_id[0]:05d}-{slice_id[1]:05d}"
+    return f"{CLAIMS}/{slice_id[0]:08d}-{slice_id[1]:08d}"
 
 
 def receipt_prefix(batch: int) -> str:

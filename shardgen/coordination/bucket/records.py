@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,6 +11,9 @@ from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk, Life
 from shardgen.coordination.bucket.protocol import ReceiptKey
 from shardgen.coordination.bucket.rows import (
+    Agreement,
+    decoded,
+    encoded,
     receipt_bytes,
 )
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
@@ -24,6 +27,8 @@ from shardgen.domain.worker import (
 )
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest.slices import lease_lost, to_seconds
+
+_AGREEMENT = re.compile(r"[0-9]{8,15}\.json")
 
 
 class BucketReceipts:
@@ -51,28 +56,32 @@ class BucketReceipts:
         if not desk.is_held(lease):
             raise lease_lost(lease)
         key = ReceiptKey(batch=receipt.record.batch, fence=lease.fence, dead=len(receipt.record.dead_letters))
-        is_made = desk.objects.create(str(key), receipt_bytes(desk.plan, receipt))
-        if not is_made and not self._is_recorded(key, receipt):
-            raise ReceiptConflict(
-                f"{desk.objects.shown}/{key}: has other bytes already",
-                hint="shardgen verify RUN_DIR tells which bytes are right",
-            )
+        if not desk.objects.create(str(key), receipt_bytes(desk.plan, receipt)):
+            receipt = self._found(key, receipt)
         is_last = self._desk.rows.receipts.record(lease, receipt)
         desk.view.take(key)
         life = desk.lives.get(lease.worker)
-        if life is not None:
+        if life is not None and lease.worker == receipt.worker:
             made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})
-            life.sign = life.sign.model_copy(update={"made": dict(made)})
+            life.change(made=dict(made))
         if desk.view.is_noted((lease.shard, lease.slice), lease.fence) and not is_last:
             self._unnoted.append(receipt)
             desk.note(lease)
             self._unnoted.remove(receipt)
         return is_last
 
-    def _is_recorded(self, key: ReceiptKey, receipt: Receipt) -> bool:
-        """Whether it names the same artifact: a rebuild found that first, and could not know all details."""
+    def _found(self, key: ReceiptKey, receipt: Receipt) -> Receipt:
+        """The receipt that is there: a rebuild made it of an artifact of the same worker and attempt.
+
+        Raises ReceiptConflict for anything else.
+        """
         found = next(self._desk.read_receipts([key]))
-        return found.artifact == receipt.artifact
+        if found.worker == receipt.worker:
+            return found
+        raise ReceiptConflict(
+            f"{self._desk.objects.shown}/{key}: is another worker's",
+            hint="shardgen verify RUN_DIR tells which bytes are right",
+        )
 
     def receipts(self) -> Iterator[Receipt]:
         """All receipts that count, in batch order, as they are now."""
@@ -115,6 +124,7 @@ class BucketSuspicions:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._passed: tuple[tuple[Lease, SampleIndex], list[SampleIndex]] | None = None
 
     def read(self, lease: Lease) -> Suspicion:
         """What earlier attempts at the leased slice left. Raises LeaseLost."""
@@ -132,8 +142,11 @@ class BucketSuspicions:
 
     def note_pass(self, lease: Lease, sample: SampleIndex, *, made: bool) -> list[SampleIndex]:
         """The noted sample survived; returns the samples that are given up by that. Raises LeaseLost."""
-        given_up = self._desk.rows.suspicion.note_pass(lease, sample, made=made)
+        if self._passed is None or self._passed[0] != (lease, sample):
+            self._passed = (lease, sample), self._desk.rows.suspicion.note_pass(lease, sample, made=made)
+        given_up = self._passed[1]
         self._desk.note(lease)
+        self._passed = None
         return given_up
 
 
@@ -163,17 +176,17 @@ class BucketWorkers:
             desk.say_of(worker, state=report.state, note=report.note)
             return
         if life.sign.state in ENDED_STATES:
+            if not life.has_ended:  # it could not be written
+                desk.show_life(worker)
             return
         is_news = life.sign.state is not report.state
         if report.progressed:
             life.progressed_at = desk.monotonic()
-        life.sign = life.sign.model_copy(
-            update={
-                "state": report.state,
-                "samples_done": report.samples_done,
-                "samples_per_second": report.samples_per_second,
-                "note": report.note,
-            }
+        life.change(
+            state=report.state,
+            samples_done=report.samples_done,
+            samples_per_second=report.samples_per_second,
+            note=report.note,
         )
         desk.show_life(worker, gap=0.0 if is_news else desk.beat_seconds)
 
@@ -183,7 +196,7 @@ class BucketWorkers:
         self._desk.rows.workers.set_device(worker, device)
         life = desk.lives.get(worker)
         if life is not None:
-            life.sign = life.sign.model_copy(update={"device": device})
+            life.change(device=device)
 
     def alive_on_host(self, host: str) -> list[WorkerIdentity]:
         """The workers of one host that have not said that they ended, or hold a slice all the same."""
@@ -237,18 +250,17 @@ class BucketMicroBatches:
                 return
 
     def _latest(self, device_model: str) -> tuple[int, int, int | None]:
-        folder = self._folder(device_model)
-        listed = self._desk.objects.listed(folder)
-        if not listed:
+        objects, folder = self._desk.objects, self._folder(device_model)
+        names = [one.key.removeprefix(f"{folder}/") for one in objects.listed(folder)]
+        versions = [name for name in names if _AGREEMENT.fullmatch(name)]
+        if not versions:
             return 0, 0, None
-        data = self._desk.objects.read(listed[-1].key)
-        found = json.loads(data or b"{}")
-        return len(listed), int(found["micro_batch"]), found["shrunk_to"]
+        found = decoded(Agreement, f"{folder}/{versions[-1]}", objects.read(f"{folder}/{versions[-1]}"))
+        return int(versions[-1].removesuffix(".json")), found.micro_batch, found.shrunk_to
 
     def _create(self, device_model: str, number: int, micro_batch: int, shrunk_to: int | None) -> bool:
-        document = {"device_model": device_model, "micro_batch": micro_batch, "shrunk_to": shrunk_to}
-        data = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-        return self._desk.objects.create(f"{self._folder(device_model)}/{number:08d}.json", data)
+        found = Agreement(device_model=device_model, micro_batch=micro_batch, shrunk_to=shrunk_to)
+        return self._desk.objects.create(f"{self._folder(device_model)}/{number:08d}.json", encoded(found))
 
     @staticmethod
     def _folder(device_model: str) -> str:

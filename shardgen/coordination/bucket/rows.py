@@ -94,6 +94,14 @@ class SignOfLife(_Strict):
         )
 
 
+class Agreement(_Strict):
+    """How many images the network takes at once on a model of device, and what memory last sufficed for."""
+
+    device_model: str
+    micro_batch: Number
+    shrunk_to: Number | None
+
+
 class _Artifact(_Strict):
     name: str
     size_bytes: Number

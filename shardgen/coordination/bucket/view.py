@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shardgen.artifacts.marks import parse_mark
-from shardgen.artifacts.store import REQUEUED
+from shardgen.artifacts.store import REQUEUED, is_mark
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.objects import ObjectMeta, Objects
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
@@ -19,8 +19,9 @@ from shardgen.domain.claims import SliceId, Winners
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.slice_state import SliceState
+from shardgen.errors import ManifestCorrupt
 
-_FAR = 64  # done slices in a row that are passed over, not listed again
+_LONG = 64  # done slices in a row that are passed over, not listed again
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class BucketView:
         self._said: dict[str, tuple[str, SignOfLife]] = {}
         self._recorded: Counter[SliceId] = Counter()
         self._done: set[SliceId] = set()
+        self._heard_at = float("-inf")  # when signs of life were last listed
         self._marks: set[str] = set()
         self._lock = threading.RLock()
 
@@ -91,7 +93,7 @@ class BucketView:
             self._look_for_signs()
 
     def _look_for_signs(self) -> None:
-        now = self._monotonic()
+        now = self._monotonic()  # before they are listed: of what comes later nothing is known
         for one in self._objects.listed(protocol.WORKERS):
             name = one.key.removeprefix(f"{protocol.WORKERS}/").removesuffix(".json")
             known = self.signs.get(name)
@@ -100,21 +102,21 @@ class BucketView:
                 continue
             if known.e_tag != one.e_tag:
                 known.e_tag, known.since, known.modified = one.e_tag, now, one.modified
+        self._heard_at = now
 
     def _look_for_marks(self) -> None:
         """Read the marks that are new; what they undo makes all receipts compete again."""
-        is_new = False
-        for one in self._objects.listed(f"{protocol.ARTIFACTS}/{REQUEUED}"):
-            if one.key in self._marks:
-                continue
-            data = self._objects.read(one.key)
-            fingerprint, fence, batches = parse_mark(one.key, data or b"")
-            self._marks.add(one.key)
-            if fingerprint in self.plan.fingerprints:
-                is_new = True
-                for batch in batches:
-                    self._race.undo(batch, fence)
-        if is_new:
+        folder = f"{protocol.ARTIFACTS}/{REQUEUED}"
+        listed = [
+            one.key for one in self._objects.listed(folder) if is_mark(one.key.removeprefix(f"{folder}/"))
+        ]
+        found = [(key, self._objects.read(key)) for key in listed if key not in self._marks]
+        marks = [(key, parse_mark(key, data)) for key, data in found if data is not None]
+        for key, (fingerprint, fence, batches) in marks:
+            self._marks.add(key)
+            for batch in batches if fingerprint in self.plan.fingerprints else ():
+                self._race.undo(batch, fence)
+        if marks:
             self._forget_receipts()
             self._list(protocol.RECEIPTS, self._take_receipt, self._first_receipt)
 
@@ -140,13 +142,15 @@ class BucketView:
 
     def _jump(self, last: str, first: Callable[[SliceId], str]) -> tuple[SliceId | None, bool]:
         """Where to go on after this key, and whether that is far enough to ask anew."""
-        if len(self._done) < _FAR:
+        if len(self._done) < _LONG:
             return None, False
         where = self._slice_of(last)
-        following = None if where is None else self._next_open(where)
+        if where is None or where not in self._done:
+            return None, False
+        following = self._next_open(where)
         if following is None:
-            return None, where is not None
-        return following, first(following) > last and self._distance(where, following) > _FAR
+            return None, True
+        return following, first(following) > last and self._distance(where, following) > _LONG
 
     def _slice_of(self, key: str) -> SliceId | None:
         if (version := VersionKey.parse(key)) is not None:
@@ -225,9 +229,10 @@ class BucketView:
         if known is None or (anew and known[0] != sign.e_tag):
             key = sign_key(name)
             data = self._objects.read(key)
-            if data is None:
+            try:
+                known = self._said[name] = sign.e_tag, decoded(SignOfLife, key, data)
+            except ManifestCorrupt:  # nothing depends on it
                 return None
-            known = self._said[name] = sign.e_tag, decoded(SignOfLife, key, data)
         return known[1]
 
     def slices(self, shard: ShardIndex | None = None, *, after: SliceId | None = None) -> Iterator[SliceId]:
@@ -267,20 +272,21 @@ class BucketView:
     def is_silent(self, slice_id: SliceId, worker: str, seconds: float) -> bool:
         """Whether so long after this process first saw the claim of a slice nothing was heard of its holder.
 
-        The first look never tells: by the clocks of others nothing is decided.
+        The first look never tells: by the clocks of others nothing is decided. Nor does time since the last
+        listing of signs of life: a slow look, or a stop of this process, must not make others look silent.
         """
+        heard = self._seen_at.get(slice_id)
+        if heard is None:
+            return False
         sign = self.signs.get(worker)
-        heard = self._seen_at.get(slice_id, self._monotonic())
-        if sign is not None:
-            heard = max(heard, sign.since)
-        return self._monotonic() - heard >= seconds
+        return self._heard_at - max(heard, heard if sign is None else sign.since) >= seconds
 
-    def has_sign(self, name: str, said: SignOfLife, e_tag: str, *, now: datetime) -> None:
+    def note_sign(self, name: str, said: SignOfLife, e_tag: str, *, now: datetime) -> None:
         """A worker of this process has just written this sign of life; that waits for no look."""
         self.signs[name] = Sign(e_tag=e_tag, since=self._monotonic(), modified=now)
         self._said[name] = e_tag, said
 
-    def knows(self, slice_id: SliceId, number: int, version: Version) -> None:
+    def note_created(self, slice_id: SliceId, number: int, version: Version) -> None:
         """This process has created a version."""
         with self._lock:
             self.note_version(slice_id, number)
@@ -293,7 +299,7 @@ class BucketView:
         is_suspect = known is not None and known[0] == fence and known[1].is_suspect
         return is_suspect or (slice_id, fence) in self.notes
 
-    def hears_of(self, slice_id: SliceId) -> None:
+    def note_life(self, slice_id: SliceId) -> None:
         """This process holds a slice, and has just shown life."""
         self._seen_at[slice_id] = self._monotonic()
 
