@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,18 @@ class Desk:
     def now(self) -> datetime:
         """For people, and where a clock is only a guess."""
         return datetime.now(UTC) if self._clock is None else self._clock()
+
+    def store_now(self) -> datetime:
+        """The store's clock, by which it dates what it gets: by an object that is written and listed."""
+        if self._clock is not None:
+            return self._clock()
+        key = f"probe/{secrets.token_hex(8)}/clock"
+        self.objects.write(key, b"now")
+        try:
+            found = self.objects.listed(key.rpartition("/")[0])
+        finally:
+            self.objects.remove([key])
+        return found[0].modified if found else self.now()
 
     # versions of rows
 
@@ -220,6 +233,8 @@ class Desk:
             self.lives[worker].change(**changes)
         name = object_name(worker)
         self.view.note_sign(name, sign, self.objects.write(sign_key(name), encoded(sign)), now=self.now())
+        if worker in self.lives:
+            self.lives[worker].has_ended = sign.state in ENDED_STATES
 
     def identity_of(self, worker: str) -> SignOfLife | None:
         """What a worker has said of itself; None when it never has."""

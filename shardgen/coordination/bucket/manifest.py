@@ -48,6 +48,8 @@ from shardgen.manifest.overview import BLOCKED_LISTED
 from shardgen.manifest.session import Clock
 from shardgen.manifest.slices import to_seconds
 
+_LOOK_SECONDS = 10.0  # between two looks of whoever asks for the state again and again; each is four listings
+
 
 class BucketManifest:
     """The manifest of a run in a bucket. Thread-safe; never carried over a fork. Close it."""
@@ -99,7 +101,7 @@ class BucketManifest:
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers) objects and the pages of names."""
         desk, view = self._desk, self._desk.view
-        if desk.monotonic() - view.looked_at >= desk.beat_seconds:
+        if desk.monotonic() - view.looked_at >= min(_LOOK_SECONDS, desk.beat_seconds):
             view.look()
         now = desk.now()
         signs = {name: sign for name in sorted(view.signs) if (sign := view.sign_of(name)) is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection
@@ -101,24 +100,13 @@ class BucketOperator:
         if sign is not None and (sign.state in ENDED_STATES or processes_gone([sign.identity])):
             return
         last = version.written_at if shown is None else to_seconds(shown.modified)
-        age = to_seconds(desk.now()) + self._offset() - last
+        age = to_seconds(desk.store_now()) - last
         if age < desk.silent_seconds:
             raise ManifestBusy(
                 f"shard {slice_id[0]} slice {slice_id[1]}: worker {worker} holds it, and showed life "
                 f"{max(0.0, age):.0f} s ago",
                 hint="stop that worker (or wait until it has finished the slice), then run the command again",
             )
-
-    def _offset(self) -> float:
-        """How far the store's clock is ahead of this machine's, by an object that is written and listed."""
-        objects, key = self._desk.objects, f"probe/{secrets.token_hex(8)}/clock"
-        before = to_seconds(self._desk.now())
-        objects.write(key, b"now")
-        try:
-            found = objects.listed(key.rpartition("/")[0])
-        finally:
-            objects.remove([key])
-        return to_seconds(found[0].modified) - before if found else 0.0
 
     def _fence_off(self, slice_id: SliceId) -> Fence:
         desk = self._desk
