@@ -71,11 +71,19 @@ MINISTACK = Kind(
     command=("ministack",),
     environment={"SERVICES": "s3", "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": "{port}"},
 )
+# One request at a time: moto looks for a key and then writes it, with nothing to keep two threads apart, so
+# that now and then two create the same.
+_ONE_AT_A_TIME = """
+from moto import server
+real = server.run_simple
+server.run_simple = lambda *words, **options: real(*words, **(options | dict(threaded=False)))
+server.main(["-H", "127.0.0.1", "-p", "{port}"])
+"""
 # The extra `server` would bring what 200 other services need, and take a minute.
 MOTO = Kind(
     name="moto",
     requirements=("moto[s3]>=5,<6", "flask", "flask-cors"),
-    command=("moto_server", "-H", "127.0.0.1", "-p", "{port}"),
+    command=("python", "-c", _ONE_AT_A_TIME),
 )
 S3_KINDS = {one.name: one for one in (MINISTACK, MOTO)}
 SERVERS = (*S3_KINDS, *(["azurite"] if AZURITE in os.environ else []))
