@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,3 +165,19 @@ def test_what_a_rebuild_removed_is_made_before_anybody_ends(machines: Machines) 
     store.remove([store.listed(RECEIPTS)[4].key])
     again = leased(manifest, A)
     assert make(manifest, machines.plan, again) == [4]
+
+
+def test_copies_of_a_killed_process_go(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    machines.opened(A)
+    (mine,) = tmp_path.iterdir()
+    pid = subprocess.Popen(["true"])
+    pid.wait()
+    left = tmp_path / mine.name.replace(str(os.getpid()), str(pid.pid), 1)
+    shutil.copytree(mine, left)
+    (tmp_path / "shardgen-rows-of somebody").mkdir()
+    machines.opened(B)
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 3

@@ -7,8 +7,12 @@ was quicker; then it never happened here either.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -41,13 +45,14 @@ from shardgen.domain.worker import (
     LISTED_AFTER_END,
     WorkerRow,
 )
-from shardgen.machine.processes import gone
+from shardgen.machine.processes import gone, host_id, is_running, process_start
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.overview import BLOCKED_LISTED
 from shardgen.manifest.session import Clock
 from shardgen.manifest.slices import to_seconds
 
+_SCRATCH = "shardgen-rows-"
 _LOOK_SECONDS = 10.0  # between two looks of whoever asks for the state again and again; each is four listings
 
 
@@ -57,7 +62,7 @@ class BucketManifest:
     def __init__(
         self, objects: Objects, plan: Plan, *, clock: Clock | None = None, policy: LeasePolicy | None = None
     ) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="shardgen-", ignore_cleanup_errors=True)
+        self._scratch = _new_scratch()
         try:
             url = DatabaseUrl(url="sqlite:///rows.sqlite", run_dir=Path(self._scratch.name))
             create_manifest(url, plan)
@@ -190,3 +195,15 @@ class BucketManifest:
                 )
             )
         return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
+
+
+def _new_scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for this process's copies; those of killed processes of this host go."""
+    host = hashlib.sha256(host_id().encode()).hexdigest()[:8]  # others may share the folder, not the pids
+    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{host}-*"):
+        pid, _, started = path.name.removeprefix(f"{_SCRATCH}{host}-").partition("-")
+        with suppress(ValueError):
+            if not is_running(int(pid), float(started.partition("-")[0])):
+                shutil.rmtree(path, ignore_errors=True)
+    mine = f"{_SCRATCH}{host}-{os.getpid()}-{process_start(os.getpid())}-"
+    return tempfile.TemporaryDirectory(prefix=mine, ignore_cleanup_errors=True)
