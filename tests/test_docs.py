@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -111,12 +112,14 @@ def test_the_documented_answers_of_a_server_are_those_of_the_code() -> None:
 
 
 def test_the_documented_objects_of_a_bucket_are_those_of_the_code() -> None:
+    from shardgen.coordination.bucket.plan import begun_entry  # noqa: PLC0415
     from shardgen.coordination.bucket.rows import Sample, SignOfLife, Version  # noqa: PLC0415
 
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8").partition("## 8. A bucket")[2]
     documented = [set(re.findall(r'[{,] ?"(\w+)"', one)) for one in re.findall(r"`\[?({[^`]+})\]?`", text)]
     for kind, more in ((Version, {"nonce"}), (Sample, set()), (SignOfLife, set())):
         assert set(kind.model_fields) | more in documented, kind.__name__
+    assert set(json.loads(begun_entry("0" * 64))) in documented
 
 
 def test_glossary_words_are_the_codes_words() -> None:

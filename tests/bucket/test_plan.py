@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_another_plan_takes_its_place_until_somebody_has_begun(tmp_path: Path, o
     assert planning.put_plan(objects, run, NEW).before == OLD
     assert fetched(tmp_path / "c") == NEW
     assert open_directory(tmp_path / "b").plan_here() == NEW  # an older one of this run
-    with pytest.raises(PlanConflict, match="planned anew"):
+    with pytest.raises(PlanConflict, match="the plan was changed"):
         planning.begin(objects, OLD)
     assert not planning.is_begun(objects)
     planning.begin(objects, NEW)
@@ -97,50 +97,92 @@ def test_another_plan_takes_its_place_until_somebody_has_begun(tmp_path: Path, o
     assert fetched(tmp_path / "d") == NEW
 
 
-def test_whoever_begins_while_another_plans_decides(
-    tmp_path: Path, buckets: Buckets, objects: Objects
+class Overtaken(Objects):
+    """Others are quicker by one request: `first` is done once, right before it creates a version."""
+
+    first: Callable[[], object]
+
+    def create(self, key: str, data: bytes) -> bool:
+        if not key.endswith(".toml"):
+            first, self.first = self.first, lambda: None
+            first()
+        return super().create(key, data)
+
+
+@pytest.fixture
+def overtaken(buckets: Buckets, objects: Objects) -> Callable[..., Objects]:
+    def make(*steps: Callable[[], object]) -> Objects:
+        """In a bucket where OLD is planned."""
+        found = Overtaken(buckets.stores[URL], URL)
+        found.first = lambda: [step() for step in steps]
+        return found
+
+    return make
+
+
+def test_of_a_planner_and_a_worker_at_the_same_moment_one_is_told(
+    tmp_path: Path, objects: Objects, overtaken: Callable[..., Objects], buckets: Buckets
 ) -> None:
-    """The two create at the same time: what is begun counts, and the other is told."""
     run = machine(tmp_path / "a")
     planning.put_plan(objects, run, OLD)
-
-    class Overtaken(Objects):
-        def create(self, key: str, data: bytes) -> bool:
-            if key.endswith(".json"):  # the new plan: a worker is quicker by one request
-                planning.begin(objects, OLD)
-            return super().create(key, data)
-
+    # A whole `plan`, its last look too, between a worker's look and its begin.
+    with pytest.raises(PlanConflict, match="the plan was changed after this process had read it") as conflict:
+        planning.begin(overtaken(lambda: planning.put_plan(objects, run, NEW)), OLD)
+    assert "start it again" in conflict.value.hint
+    assert (fetched(tmp_path / "b"), planning.is_begun(objects)) == (NEW, False)
+    # A worker's begin between a planner's look and its version.
     with pytest.raises(PlanConflict, match="not what was planned here"):
-        planning.put_plan(Overtaken(buckets.stores[URL], URL), run, NEW)
-    assert fetched(tmp_path / "b") == OLD
+        planning.put_plan(overtaken(lambda: planning.begin(objects, NEW)), run, OLD)
+    assert (fetched(tmp_path / "c"), planning.is_begun(objects)) == (NEW, True)
+    assert buckets.keys(URL, "plan")[:3] == ["plan/0001.json", "plan/0002.json", "plan/0003.json"]
+    assert "plan/0004.json" not in buckets.keys(URL, "plan")
 
-    class Late(Objects):
-        def create(self, key: str, data: bytes) -> bool:
-            if key == "plan/begun":
-                planning.put_plan(objects, run, NEW)
-            return super().create(key, data)
 
-    buckets.clear()
-    objects = buckets.objects(URL)
+def test_whoever_begins_or_plans_the_same_goes_on(
+    tmp_path: Path, objects: Objects, overtaken: Callable[..., Objects]
+) -> None:
+    run = machine(tmp_path / "a")
     planning.put_plan(objects, run, OLD)
-    planning.begin(Late(buckets.stores[URL], URL), OLD)
-    assert fetched(tmp_path / "c") == OLD
-    with pytest.raises(PlanConflict, match="planned anew"):
-        planning.begin(objects, NEW)
-
-    class Later(Objects):
-        def create(self, key: str, data: bytes) -> bool:
-            if key == "plan/begun":
-                planning.put_plan(objects, run, NEW)
-                planning.begin(objects, NEW)
-            return super().create(key, data)
-
-    buckets.clear()
-    objects = buckets.objects(URL)
+    there, back = (lambda plan=plan: planning.put_plan(objects, run, plan) for plan in (NEW, OLD))
+    other = some_plan(backgrounds=5)
+    assert not planning.put_plan(overtaken(there), run, NEW).is_new
+    assert planning.put_plan(overtaken(back), run, other).before == OLD  # the later of two planners counts
+    assert fetched(tmp_path / "b") == other
     planning.put_plan(objects, run, OLD)
-    with pytest.raises(PlanConflict, match="planned anew"):
-        planning.begin(Later(buckets.stores[URL], URL), OLD)
-    assert fetched(tmp_path / "d") == NEW
+    planning.begin(overtaken(there, back), OLD)
+    planning.begin(objects, OLD)
+    assert planning.is_begun(objects)
+
+
+def test_two_workers_begin_the_same_plan_at_once(
+    tmp_path: Path, objects: Objects, overtaken: Callable[..., Objects]
+) -> None:
+    planning.put_plan(objects, machine(tmp_path / "a"), OLD)
+    planning.begin(overtaken(lambda: planning.begin(objects, OLD)), OLD)
+    assert planning.is_begun(objects)
+
+
+def test_a_worker_that_is_killed_after_any_request_has_begun_or_has_not(
+    tmp_path: Path, buckets: Buckets
+) -> None:
+    run = machine(tmp_path / "a")
+    buckets.use = Mortal
+    for last in range(1, 9):
+        buckets.clear()
+        Mortal.last = 0
+        planning.put_plan(buckets.objects(URL), run, OLD)
+        Mortal.asked, Mortal.last = 0, last
+        with suppress(Killed):
+            planning.begin(buckets.objects(URL), OLD)
+        is_done, Mortal.last = Mortal.asked < last, 0
+        counts = OLD if planning.is_begun(buckets.objects(URL)) else NEW
+        with suppress(PlanConflict):
+            planning.put_plan(buckets.objects(URL), run, NEW)
+        planning.begin(buckets.objects(URL), counts)
+        assert open_directory(URL).plan_here() == counts
+        if is_done:
+            break
+    assert 2 < last < 8
 
 
 def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
@@ -162,7 +204,7 @@ def test_a_plan_that_is_killed_after_any_request_is_repaired_by_planning_again(
         assert open_directory(URL).plan_here() in (OLD, NEW)  # whole, with its settings
         planning.put_plan(buckets.objects(URL), second, NEW)
         assert open_directory(URL).plan_here() == fetched(tmp_path / f"then-{last}") == NEW
-    assert 5 < last < 39, "every request was the last of one"
+    assert 4 < last < 39, "every request was the last of one"
 
 
 def test_a_prefix_that_is_not_empty_is_left_alone(tmp_path: Path, objects: Objects, buckets: Buckets) -> None:
@@ -192,12 +234,17 @@ def test_the_plan_of_another_run_is_not_replaced(tmp_path: Path, objects: Object
 def test_damage_in_the_bucket_is_told_from_a_plan(tmp_path: Path, objects: Objects, buckets: Buckets) -> None:
     planning.put_plan(objects, machine(tmp_path / "a"), OLD)
     (key,) = [one for one in buckets.keys(URL, "plan") if one.endswith(".json")]
-    for data in (b"{}", replace(OLD, shards=Shards(size=32, slice_batches=1, batch=32)).canonical_json):
+    not_canonical = OLD.canonical_json.replace(b",", b", ", 1)
+    for data in (b"{}", b"[" + planning.begun_entry("f" * 64)[1:], not_canonical):
         objects.write(key, data)
         with pytest.raises(ManifestCorrupt, match=key):
             open_directory(URL)
     objects.write(key, OLD.canonical_json)
-    objects.create("plan/begun", b"f" * 64)
+    planning.begin(objects, OLD)
+    objects.write(key, replace(OLD, shards=Shards(size=32, slice_batches=1, batch=32)).canonical_json)
+    with pytest.raises(ManifestCorrupt, match=f"{key}: not the plan that was begun"):
+        open_directory(URL)
+    objects.remove([key])
     with pytest.raises(ManifestCorrupt, match="names a plan that is not there"):
         open_directory(URL)
 

@@ -1,9 +1,11 @@
 """The plan in a bucket: which one counts, how one gets there, and how a machine gets it from there.
 
-`plan/<number>.<fingerprint>.json` is a plan, `plan/<fingerprint>.<number>.toml` the settings that it was made
-of, and the files that it names lie beside; each is created once. Of several plans the highest counts, until
-`plan/begun` names one: whoever leases first creates that. So a plan and a worker never need to look at each
-other, and whatever a killed `plan` leaves is nothing, or is a plan that counts.
+`plan/<number>.json` is a version of the plan, each created once; of several the highest counts. Whoever
+leases first creates the number after it, an entry that says "begun", and no version follows that. So of a
+planner and a worker at the same moment one gets the number, and the other meets it.
+`plan/<fingerprint>.<number>.toml` are the settings that a plan was made of, and the files that it names lie
+beside; they are there before the version that needs them, so whatever a killed `plan` leaves is nothing, or
+is a plan that counts.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from shardgen.coordination.bucket.probe import PROBE
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.manifest.session import planned_anew
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME, MAX_BYTES, open_beside, parse_plan, replace_file
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
@@ -30,49 +33,70 @@ from shardgen.storage.bounded import Irregular, read_regular
 from shardgen.storage.files import make_folders, storing
 
 PLAN = "plan"
-_BEGUN = f"{PLAN}/begun"
-_PLAN = re.compile(rf"{PLAN}/(?P<number>[0-9]{{4,9}})\.(?P<print>[0-9a-f]{{16}})\.json")
+_VERSION = re.compile(rf"{PLAN}/([0-9]{{4}}|[1-9][0-9]{{4,8}})\.json")
+_BEGUN = re.compile(rb'\{"begun":"([0-9a-f]{64})"\}')
 _SETTINGS = re.compile(rf"{PLAN}/(?P<print>[0-9a-f]{{16}})\.(?P<number>[0-9]{{4,9}})\.toml")
-_ATTEMPTS = 20  # against other commands that plan at the same time
+_ATTEMPTS = 20  # against other commands that plan or begin at the same time
 
 
 @dataclass(slots=True)
 class Found:
-    """What lies in `plan/`: the number of each plan and settings by the beginning of a fingerprint; files."""
+    """What lies in `plan/`: the highest version, whether it was begun, and each plan's last settings."""
 
-    plans: dict[str, int] = field(default_factory=dict)
-    settings: dict[str, int] = field(default_factory=dict)
+    objects: Objects
+    last: int = 0
+    begun: str = ""  # a fingerprint
+    settings: dict[str, int] = field(default_factory=dict)  # by the first 16 digits of a fingerprint
     sizes: dict[str, int] = field(default_factory=dict)
-    begun: str = ""
 
-    @property
-    def counting(self) -> str:
-        """The beginning of the fingerprint of the plan that counts; "" while there is none."""
-        return self.begun or max(self.plans, key=lambda one: (self.plans[one], one), default="")
+    def is_counting(self, plan: Plan) -> bool:
+        """Whether this plan is the one that counts."""
+        return self.begun == plan.fingerprint if self.begun else self.holds(self.last, plan)
+
+    def holds(self, number: int, plan: Plan) -> bool:
+        """Whether a version is this plan: read only if it has as many bytes."""
+        key, data = _version(number), plan.canonical_json
+        return self.sizes.get(key) == len(data) and self.objects.read(key) == data
+
+    def plan(self) -> Plan:
+        """The plan that counts. Raises ManifestCorrupt for one that is damaged, or not what was begun."""
+        key = _version(self.last)
+        shown = f"{self.objects.shown}/{key}"
+        plan = parse_plan(_bytes(self.objects, self, key, limit=MAX_BYTES), where=shown)
+        if self.begun not in ("", plan.fingerprint):
+            raise ManifestCorrupt(f"{shown}: not the plan that was begun", hint=_put_back(self.objects))
+        return plan
 
 
 def find(objects: Objects) -> Found:
     """Look at what is there: one listing, and once somebody has begun one small object more."""
-    found = Found()
+    found = Found(objects)
     for one in objects.listed(PLAN):
-        if match := _PLAN.fullmatch(one.key):
-            found.plans[match["print"]] = max(int(match["number"]), found.plans.get(match["print"], 0))
+        if match := _VERSION.fullmatch(one.key):
+            found.last = max(int(match[1]), found.last)
         elif match := _SETTINGS.fullmatch(one.key):
             found.settings[match["print"]] = max(int(match["number"]), found.settings.get(match["print"], 0))
         found.sizes[one.key] = one.size_bytes
-    if _BEGUN in found.sizes:
-        found.begun = _short((objects.read(_BEGUN) or b"").decode("ascii", "replace"))
-        if found.begun not in found.plans:
-            raise ManifestCorrupt(
-                f"{objects.shown}/{_BEGUN}: names a plan that is not there",
-                hint=f"put back what lay in {objects.shown}/{PLAN}/; or plan anew under another prefix",
-            )
+    key = _version(found.last)
+    if found.sizes.get(key) == len(begun_entry("0" * 64)):
+        entry = _BEGUN.fullmatch(_bytes(objects, found, key, limit=found.sizes[key]))
+        if entry is not None:
+            found.begun, found.last = entry[1].decode("ascii"), found.last - 1
+            if _version(found.last) not in found.sizes:
+                raise ManifestCorrupt(
+                    f"{objects.shown}/{key}: names a plan that is not there", hint=_put_back(objects)
+                )
     return found
+
+
+def begun_entry(fingerprint: str) -> bytes:
+    """What lies under the number after a plan's once somebody has begun it: the same whoever has."""
+    return f'{{"begun":"{fingerprint}"}}'.encode("ascii")
 
 
 def is_begun(objects: Objects) -> bool:
     """Whether a worker has leased, or was about to."""
-    return objects.size(_BEGUN) is not None
+    return bool(find(objects).begun)
 
 
 def begin(objects: Objects, plan: Plan) -> None:
@@ -80,14 +104,13 @@ def begin(objects: Objects, plan: Plan) -> None:
 
     Raises PlanConflict when another one counts: it was planned anew since this process looked.
     """
-    found, ours = find(objects), _short(plan.fingerprint)
-    counting = found.counting
-    if counting == ours and not found.begun and not objects.create(_BEGUN, plan.fingerprint.encode()):
-        counting = find(objects).counting
-    if counting != ours:
-        raise PlanConflict(
-            f"{objects.shown}: was planned anew since this command began", hint="run the same command again"
-        )
+    for _ in range(_ATTEMPTS):
+        found = find(objects)
+        if not found.is_counting(plan):
+            break
+        if found.begun or objects.create(_version(found.last + 1), begun_entry(plan.fingerprint)):
+            return
+    raise planned_anew(objects.shown)
 
 
 def put_plan(
@@ -100,32 +123,31 @@ def put_plan(
     """
     if grows:
         raise ManifestMismatch(f"{objects.shown}: a plan in a bucket cannot grow", hint=OTHER_DIRECTORY)
-    ours = _short(plan.fingerprint)
-    found = find(objects)
-    before = plan if found.counting == ours else None
-    if not found.counting:
+    found, before = find(objects), None
+    if not found.last:
         _refuse_strangers(objects)
     for _ in range(_ATTEMPTS):
-        if found.counting == ours:
+        if found.last and found.is_counting(plan):
+            before = before or plan
+            _put_settings(objects, run, found, plan)  # what of them is no plan may be changed at any time
             break
-        if found.counting:
-            before = before or _read(objects, found, found.counting)
+        if found.last:
+            before = found.plan()
             if found.begun:
                 raise refused_plan(run, before, plan)
         _put_beside(objects, run, found, plan)
         on_step(PlanStep.FILES_WRITTEN)
-        _put_settings(objects, run, found, ours)
+        _put_settings(objects, run, found, plan)
         on_step(PlanStep.NEXT_WRITTEN)
-        number = max(found.plans.values(), default=0) + 1
-        objects.create(_plan_key(number, ours), plan.canonical_json)
-        on_step(PlanStep.PLAN_WRITTEN)
+        if objects.create(_version(found.last + 1), plan.canonical_json):
+            on_step(PlanStep.PLAN_WRITTEN)
+            break
         found = find(objects)
     else:
         raise PlanConflict(
             f"{objects.shown}: others plan it at the same time, and otherwise",
             hint="let one machine plan, then run the command again",
         )
-    _put_settings(objects, run, found, ours)  # what of them is no plan may be changed at any time
     _write(run.path / FILE_NAME, plan.canonical_json)
     on_step(PlanStep.MANIFEST_CREATED)
     return PutPlan(before=before, is_new=before is None)
@@ -137,13 +159,13 @@ def fetch(objects: Objects, folder: Path) -> RunDirectory:
     Raises InputMissing when nothing is planned there.
     """
     found = find(objects)
-    if not found.counting:
+    if not found.last:
         raise InputMissing(
             f"{objects.shown}: nothing is planned there yet",
             hint=f'in a run directory with [manifest] url = "{objects.shown}": shardgen plan DIR',
         )
-    plan, ours = _read(objects, found, found.counting), found.counting
-    key = f"{PLAN}/{ours}.{found.settings.get(ours, 0):04d}.toml"
+    plan = found.plan()
+    key = _settings(plan, found.settings.get(_short(plan), 0))
     settings = _bytes(objects, found, key, limit=MAX_SETTINGS_BYTES)
     with storing(folder):
         make_folders(folder)
@@ -166,39 +188,36 @@ def refresh(objects: Objects, run: RunDirectory) -> RunDirectory:
     """
     found = find(objects)
     here = run.plan_here()
-    ours = "" if here is None else _short(here.fingerprint)
-    if not found.counting or found.counting == ours:
-        if here is not None and found.counting:
-            _get_beside(objects, found, run.path, here)
-        return replace(run, is_current=bool(found.counting))
-    if here is not None and ours not in found.plans:
+    if not found.last:
+        return replace(run, is_current=False)
+    if here is not None and found.is_counting(here):
+        _get_beside(objects, found, run.path, here)
+        return replace(run, is_current=True)
+    plan = found.plan()
+    if here is not None and not any(found.holds(number, here) for number in range(1, found.last)):
         raise PlanConflict(
             f"{run.path / FILE_NAME}: is the plan of another run than {objects.shown} holds",
             hint=f"name another prefix in [manifest] url, or {OTHER_DIRECTORY}",
         )
-    plan = _read(objects, found, found.counting)
     _get_beside(objects, found, run.path, plan)
     _write(run.path / FILE_NAME, plan.canonical_json)
     return run.planned(plan)
 
 
-def _short(fingerprint: str) -> str:
-    return fingerprint[:16]
+def _short(plan: Plan) -> str:
+    return plan.fingerprint[:16]
 
 
-def _plan_key(number: int, short: str) -> str:
-    return f"{PLAN}/{number:04d}.{short}.json"
+def _version(number: int) -> str:
+    return f"{PLAN}/{number:04d}.json"
 
 
-def _read(objects: Objects, found: Found, short: str) -> Plan:
-    key = _plan_key(found.plans[short], short)
-    data = _bytes(objects, found, key, limit=MAX_BYTES)
-    plan = parse_plan(data, where=f"{objects.shown}/{key}")
-    if _short(plan.fingerprint) != short:
-        raise ManifestCorrupt(
-            f"{objects.shown}/{key}: not the plan that its name says", hint="plan anew under another prefix"
-        )
-    return plan
+def _settings(plan: Plan, number: int) -> str:
+    return f"{PLAN}/{_short(plan)}.{number:04d}.toml"
+
+
+def _put_back(objects: Objects) -> str:
+    return f"put back what lay in {objects.shown}/{PLAN}/; or plan anew under another prefix"
 
 
 def _bytes(objects: Objects, found: Found, key: str, *, limit: int) -> bytes:
@@ -260,16 +279,15 @@ def _spoilt(objects: Objects, file: PlanFile) -> PlanConflict:
     )
 
 
-def _put_settings(objects: Objects, run: RunDirectory, found: Found, short: str) -> None:
+def _put_settings(objects: Objects, run: RunDirectory, found: Found, plan: Plan) -> None:
     """Create the next version of the settings, unless the last is the same."""
     with storing(run.path / SETTINGS):
         text = read_regular(run.path / SETTINGS, limit=MAX_SETTINGS_BYTES)
-    number = found.settings.get(short, 0)
-    if number and objects.read(f"{PLAN}/{short}.{number:04d}.toml") == text:
+    number = found.settings.get(_short(plan), 0)
+    if number and objects.read(_settings(plan, number)) == text:
         return
-    while not objects.create(f"{PLAN}/{short}.{number + 1:04d}.toml", text):
+    while not objects.create(_settings(plan, number + 1), text):
         number += 1
-    found.settings[short] = number + 1
 
 
 def _write(path: Path, data: bytes) -> None:
