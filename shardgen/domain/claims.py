@@ -1,4 +1,4 @@
-"""The rules of a folder that many share without locks: fences, who goes first, which attempt wins."""
+"""The rules of places that many share without locks: fences, who goes first, which attempt wins."""
 
 from __future__ import annotations
 

@@ -32,11 +32,7 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.slice_state import Event
-from shardgen.domain.worker import (
-    ENDED_STATES,
-    WorkerIdentity,
-    WorkerState,
-)
+from shardgen.domain.worker import ENDED_STATES, WorkerIdentity, WorkerState
 from shardgen.errors import ShardgenError
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.session import Clock

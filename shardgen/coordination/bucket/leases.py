@@ -11,20 +11,12 @@ from sqlalchemy import Connection
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
-from shardgen.coordination.bucket.rows import (
-    FAR,
-    Version,
-    drop,
-    load,
-    object_name,
-)
+from shardgen.coordination.bucket.rows import FAR, Version, drop, load, object_name
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.slice_state import Event, SliceState
-from shardgen.domain.worker import (
-    WorkerState,
-)
+from shardgen.domain.worker import WorkerState
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest.leases import (
     Holder,
@@ -40,7 +32,7 @@ from shardgen.manifest.leases import (
 from shardgen.manifest.shared import adopt
 from shardgen.manifest.slices import lease_lost, lock_slice, to_seconds, transition
 
-_PASSES = 3  # over the slices, when others were quicker at every one
+_PASSES = 4  # over the slices, when others were quicker at every one
 _NEVER = datetime.fromtimestamp(FAR, UTC)
 
 

@@ -28,11 +28,7 @@ from shardgen.coordination.bucket.records import (
     BucketSuspicions,
     BucketWorkers,
 )
-from shardgen.coordination.bucket.rows import (
-    SignOfLife,
-    Version,
-    object_name,
-)
+from shardgen.coordination.bucket.rows import SignOfLife, Version, object_name
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import LeasePolicy
@@ -40,11 +36,7 @@ from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCo
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.worker import (
-    ENDED_STATES,
-    LISTED_AFTER_END,
-    WorkerRow,
-)
+from shardgen.domain.worker import ENDED_STATES, LISTED_AFTER_END, WorkerRow
 from shardgen.machine.processes import gone, host_id, is_running, process_start
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest

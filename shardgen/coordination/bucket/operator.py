@@ -10,21 +10,12 @@ from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey
-from shardgen.coordination.bucket.rows import (
-    FAR,
-    Version,
-    load,
-    object_name,
-    parse_receipt,
-    receipt_bytes,
-)
+from shardgen.coordination.bucket.rows import FAR, Version, load, object_name, parse_receipt, receipt_bytes
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.slice_state import Event, SliceState
-from shardgen.domain.worker import (
-    ENDED_STATES,
-)
+from shardgen.domain.worker import ENDED_STATES
 from shardgen.errors import CorruptionError, ManifestBusy, ManifestCorrupt
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.manifest.backend import Damage

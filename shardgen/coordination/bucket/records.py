@@ -10,21 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk, Life
 from shardgen.coordination.bucket.protocol import ReceiptKey
-from shardgen.coordination.bucket.rows import (
-    Agreement,
-    decoded,
-    encoded,
-    receipt_bytes,
-)
+from shardgen.coordination.bucket.rows import Agreement, decoded, encoded, receipt_bytes
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, WorkerId
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
-from shardgen.domain.worker import (
-    ENDED_STATES,
-    WorkerIdentity,
-    WorkerReport,
-)
+from shardgen.domain.worker import ENDED_STATES, WorkerIdentity, WorkerReport
 from shardgen.errors import ReceiptConflict
 from shardgen.manifest.slices import lease_lost, to_seconds
 
