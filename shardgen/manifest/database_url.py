@@ -106,10 +106,10 @@ def check_bucket_url(url: str, *, where: str) -> None:
         fact = "a bucket's url begins with s3://, gs:// or az://, in lower case"
     elif "@" in rest or ":" in bucket:
         fact = "holds a user, a password or a port, and keys come from the environment only"
-        hint = "export AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
+        hint = "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
     elif "?" in rest or "#" in rest:
         fact = "holds a query (what follows ? or #), and options come from the environment only"
-        hint = "export AWS_REGION=… or AWS_ENDPOINT_URL=…, and leave the query out"
+        hint = "export AWS_REGION=… AWS_ENDPOINT_URL=…; and leave the query out"
     elif not bucket:
         fact = "names no bucket"
     elif rest.endswith("/"):
