@@ -106,4 +106,5 @@ def init(
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
-    say(f"wrote {path}\nNext: read it through, then `shardgen plan {typed(run_dir)}`.")
+    keys = "" if bucket is None else 'export the bucket\'s keys (docs/operating.md, "A bucket"), '
+    say(f"wrote {path}\nNext: read it through, {keys}then `shardgen plan {typed(run_dir)}`.")

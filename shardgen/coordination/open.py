@@ -17,6 +17,7 @@ from shardgen.manifest.database_url import (
     check_bucket_url,
     is_bucket,
     is_meant_as_bucket,
+    refuse_mistyped_url,
 )
 from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
@@ -54,6 +55,7 @@ def open_directory(argument: str | Path) -> RunDirectory:
         from shardgen.coordination.bucket.run import fetched  # noqa: PLC0415 - an extra
 
         return fetched(argument)
+    refuse_mistyped_url(str(argument))
     run = RunDirectory.open(Path(argument))
     if not is_bucket(run.url):
         return run

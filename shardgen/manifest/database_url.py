@@ -13,6 +13,7 @@ from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.backend import Backend
 from shardgen.manifest.postgres import PostgresServer
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.storage.files import is_there
 
 SHARED_FOLDER = "folder:"
 OWN_INDEX = {SHARED_FOLDER}
@@ -20,6 +21,7 @@ OWN_INDEX = {SHARED_FOLDER}
 BUCKET_SCHEMES = ("s3://", "gs://", "az://")
 BUCKET_EXAMPLE = "write s3://bucket/people, or gs:// (Google), az:// (Azure, whose container is the bucket)"
 _LIKE_A_BUCKET = re.compile(r"\s*(s3[an]?|r2|gs|gcs|az|azure|abfss?|minio)\s*:", re.IGNORECASE)
+_NO_COLON = re.compile(r"(s3|gs|az)/+(.+)", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*")
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
 
@@ -89,6 +91,16 @@ def is_meant_as_bucket(text: str) -> bool:
     return is_bucket(text) or _LIKE_A_BUCKET.match(text) is not None
 
 
+def refuse_mistyped_url(text: str) -> None:
+    """Raise InputMissing for a path that is not there and was meant as a url: `s3//people`, `s3/people`."""
+    found = _NO_COLON.fullmatch(text)
+    if found and not is_there(Path(text)):
+        raise InputMissing(
+            f"{text}: there is no such folder, and it looks like a url",
+            hint=f"write {found[1].lower()}://{found[2]}",
+        )
+
+
 def has_own_index(url: str) -> bool:
     """Whether it names no database: each machine has an index of its own, if any."""
     return url in OWN_INDEX or is_bucket(url)
@@ -106,10 +118,10 @@ def check_bucket_url(url: str, *, where: str) -> None:
         fact = "a bucket's url begins with s3://, gs:// or az://, in lower case"
     elif "@" in rest or ":" in bucket:
         fact = "holds a user, a password or a port, and keys come from the environment only"
-        hint = "export AWS_ACCESS_KEY_ID=… and AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
+        hint = "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
     elif "?" in rest or "#" in rest:
         fact = "holds a query (what follows ? or #), and options come from the environment only"
-        hint = "export AWS_REGION=… or AWS_ENDPOINT_URL=…, and leave the query out"
+        hint = "export AWS_REGION=… AWS_ENDPOINT_URL=…; and leave the query out"
     elif not bucket:
         fact = "names no bucket"
     elif rest.endswith("/"):

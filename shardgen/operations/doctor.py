@@ -246,12 +246,13 @@ def _store(url: str) -> Iterator[Line]:
     """What a bucket's store does with the requests that a run rests on."""
     found = probed(url)
     for row in found.rows:
-        bad = Verdict.FAILS if row.is_vital else Verdict.LOOK
+        if not row.is_good and row.is_vital:
+            continue  # the refusal names it
         yield Line(
             subject="bucket",
             fact=str(row),
-            verdict=Verdict.FACT if row.is_good else bad,
-            hint="" if row.is_good or row.is_vital else "without that right `shardgen sweep` cannot work",
+            verdict=Verdict.FACT if row.is_good else Verdict.LOOK,
+            hint="" if row.is_good else "without that right `shardgen sweep` cannot work",
         )
     yield Line(subject="bucket", fact=f"{url}, tried in {found.requests} requests")
     found.refuse()

@@ -13,6 +13,7 @@ from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zi
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.errors import CorruptionError, InputMissing, OperatorError
+from shardgen.manifest.database_url import refuse_mistyped_url
 from shardgen.manifest.port import Operator
 from shardgen.operations.requeue import Requeued, requeued
 from shardgen.settings.run_directory import RunDirectory
@@ -24,6 +25,7 @@ _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 
 def is_zip(subject: Path) -> bool:
     """Whether to verify a zip, not a run directory. Raises InputMissing for neither, or StorageFailed."""
     if not is_there(subject):
+        refuse_mistyped_url(str(subject))
         raise InputMissing(f"{subject}: there is no such run directory or zip", hint="check the name")
     return is_file(subject)
 

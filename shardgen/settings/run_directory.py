@@ -52,6 +52,8 @@ class ManifestElsewhere(Protocol):
 ELSEWHERE: dict[str, ManifestElsewhere] = {}
 """By the scheme of `[manifest] url`."""
 OTHER_DIRECTORY = "use a new directory for the other plan"
+OTHER_PREFIX = f"{OTHER_DIRECTORY}, with another prefix in its [manifest] url"
+"""Of a run in a bucket."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,7 @@ class RunDirectory:
     @property
     def for_another(self) -> str:
         """What to do to have another plan beside this one."""
-        prefix = ", which names another prefix in [manifest] url" if is_bucket(self.url) else ""
-        return f"{OTHER_DIRECTORY}{prefix}"
+        return OTHER_PREFIX if is_bucket(self.url) else OTHER_DIRECTORY
 
     @property
     def results(self) -> Path:

@@ -55,7 +55,7 @@ class ManifestTable(Table):
 class ArtifactsTable(Table):
     """A folder, relative to the run directory, that every worker and merge can reach.
 
-    With a bucket in `[manifest] url` they lie there.
+    With a bucket in `[manifest] url` leave it as it is: artifacts go into the bucket.
     """
 
     url: Annotated[str, Field(min_length=1)] = "artifacts"

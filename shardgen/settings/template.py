@@ -31,7 +31,8 @@ batch = 32              # (plan) samples per checkpoint: what a crash can cost
 url = "sqlite:///manifest.sqlite"
 
 [artifacts]
-# A folder, relative to this file, that every worker and merge can reach. With a bucket they lie there.
+# A folder, relative to this file, that every worker and merge can reach.
+# With a bucket in [manifest] url, leave this as it is: artifacts go into the bucket.
 url = "artifacts"
 
 [lease]

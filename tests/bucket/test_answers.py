@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
@@ -136,3 +139,103 @@ def test_no_signature_in_a_url_is_repeated() -> None:
     for error in (store_error(OSError(said), "az://b/p", "k"), unopened(OSError(said), "az://b/p")):
         assert HIDDEN not in str(error) + error.hint
         assert "was asked" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "value", "fact", "hint"),
+    [
+        (URL, "AWS_ENDPOINT_URL", "anna:9000", "'anna:9000' is no address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL_S3", "localhost:PORT", "is no address", "=http://HOST:PORT"),
+        (URL, "AWS_ENDPOINT", "http://no such host", "is no address", "=http://HOST:PORT"),
+        (URL, "AWS_ENDPOINT_URL", "http://anna:9000/bucket", "is no address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL", "http://anna:9000\n", "is no address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL", f"http://key:{HIDDEN}@anna:9000", "holds a user", "=http://HOST:PORT"),
+        (URL, "AWS_SECRET_ACCESS_KEY", f"{HIDDEN}\n", "holds a line end", "AWS_SECRET_ACCESS_KEY=…"),
+        (URL, "AWS_SESSION_TOKEN", f"a\n{HIDDEN}", "holds a line end", "AWS_SESSION_TOKEN=…"),
+        (URL, "AWS_ACCESS_KEY_ID", f" {HIDDEN}", "begins or ends with a blank", "AWS_ACCESS_KEY_ID=…"),
+        (URL, "AWS_REGION", "eu west", "'eu west' is no region", "AWS_REGION=…"),
+        ("gs://b/p", "GOOGLE_BASE_URL", "anna:4443", "is no address", "=http://anna:4443"),
+        ("az://b/p", "AZURE_ENDPOINT", "anna:10000", "is no address", "=http://anna:10000"),
+        ("az://b/p", "AZURE_STORAGE_SAS_TOKEN", f"{HIDDEN} ", "ends with a blank", "AZURE_STORAGE_SAS_TOKEN"),
+    ],
+)
+def test_what_the_environment_says_is_looked_at_first(
+    monkeypatch: pytest.MonkeyPatch, url: str, name: str, value: str, fact: str, hint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as found:
+        Objects.open(url)
+    said = f"{found.value} {found.value.hint}"
+    assert str(found.value).startswith(f"{name}: ")
+    assert fact in str(found.value)
+    assert hint in found.value.hint
+    assert (HIDDEN in said, "\n" in said) == (False, False)
+
+
+def test_what_is_set_and_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "people")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "aGVsbG8=")
+    for name in ("AZURE_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        monkeypatch.setenv(name, "")
+    Objects.open("az://container/people")
+    assert "AWS_REGION" in os.environ  # another store's
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", "{\n}\n")
+    Objects.open(URL)
+    assert not {"AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_REGION"} & os.environ.keys()
+
+
+def test_where_the_library_breaks_down_there_is_an_error_and_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "_check_environment", lambda _: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "anna:9000")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", HIDDEN)
+    with pytest.raises(StorageFailed, match="the client library breaks down") as found:
+        Objects.open(URL).create("a/1", b"1")
+    assert "AWS_ENDPOINT_URL" in found.value.hint
+
+    def panic(*_: object, **__: object) -> None:
+        raise type("PanicException", (BaseException,), {})("called `Result::unwrap()`")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(asking, "from_url", panic)
+    with pytest.raises(StorageFailed, match="the client library breaks down"):
+        Objects.open(URL)
+    monkeypatch.setattr(asking, "from_url", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Objects.open(URL)
+
+
+def test_a_connection_that_died_holds_no_small_request(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "_FIRST_RETRY", {**asking._FIRST_RETRY, "max_retries": 0})
+    monkeypatch.setattr(asking, "_CLIENT", {"timeout": timedelta(seconds=10)})
+    monkeypatch.setattr(asking, "_QUICK_CLIENT", {"timeout": timedelta(milliseconds=100)})
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # takes connections and never answers
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        objects = Objects.open(URL, is_patient=False)
+        began = time.monotonic()
+        for ask in (
+            lambda: objects.write("workers/1", b"1"),
+            lambda: objects.create("claims/1", b"1"),
+            lambda: objects.size("claims/1"),
+            lambda: objects.listed("claims"),
+            lambda: objects.remove(["claims/1"]),
+        ):
+            with pytest.raises(StorageFailed, match="does not answer in time"):
+                ask()
+        assert time.monotonic() - began < 10
+
+
+def test_a_name_with_two_slashes_is_told_with_what_to_do(server: S3Server) -> None:
+    url = server.new_url()
+    objects = Objects.open(url, is_patient=False)
+    objects.create("claims/1", b"1")
+    strange = f"{os.environ['AWS_ENDPOINT_URL']}/{url.removeprefix('s3://')}/claims//2"
+    with urllib.request.urlopen(urllib.request.Request(strange, b"2", method="PUT")):  # noqa: S310 - the test's server
+        pass
+    with pytest.raises(StoreRefuses, match="a name that cannot be asked for") as found:
+        objects.listed("claims")
+    assert "your store's own tool" in found.value.hint

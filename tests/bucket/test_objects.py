@@ -85,3 +85,14 @@ def test_listing_is_ascending_paged_and_goes_on_behind_a_key(objects: Objects) -
     ]:
         assert [one.key for one in objects.listed("receipts", after=after)] == expected
     assert objects.requests.counted()["listed"] >= 6
+
+
+def test_what_may_take_long_has_a_client_that_waits_long() -> None:
+    patient, quick = MemoryStore(), MemoryStore()
+    objects = Objects(patient, MEMORY, quick)
+    assert objects.create("large", bytes(1 << 20))
+    assert objects.create("small", b"1")
+    objects.write("w", b"1")
+    assert [one.key for one in objects.listed("")] == ["small", "w"]  # of the quick one
+    assert objects.read("small") is None
+    assert objects.read("large") == bytes(1 << 20)

@@ -18,6 +18,7 @@ from shardgen.operations import doctor
 from shardgen.operations.doctor import Verdict
 from shardgen.operations.init import initialise
 from shardgen.operations.plan import make_plan
+from shardgen.operations.verify import is_zip
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import parse_settings
 from tests.bucket.memory import Buckets, in_memory
@@ -94,6 +95,20 @@ def test_init_writes_the_bucket_into_the_settings(tmp_path: Path) -> None:
         initialise(tmp_path / "other", folders, weights="small", shared=f"{URL}/")
 
 
+@pytest.mark.parametrize("mistyped", ["s3//people/two", "s3/people/two"])
+def test_a_url_without_its_colon_is_no_folder(
+    mistyped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for ask in (lambda: open_directory(mistyped), lambda: is_zip(Path(mistyped))):
+        with pytest.raises(InputMissing, match="looks like a url") as error:
+            ask()
+        assert error.value.hint == "write s3://people/two"
+    Path(mistyped).mkdir(parents=True)  # one may call a folder so
+    with pytest.raises(InputMissing, match="not a run directory"):
+        open_directory(mistyped)
+
+
 @pytest.fixture
 def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buckets]:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))
@@ -163,6 +178,9 @@ def test_a_bucket_is_no_place_for_init_and_none_to_extend_or_back_up(
     run: RunDirectory, buckets: Buckets, typed: Typed, tmp_path: Path
 ) -> None:
     assert typed("plan", str(run.path), "--backgrounds", str(tmp_path / "sources" / "backgrounds"))[0] == 0
+    sources = ("--foregrounds", str(tmp_path / "sources"), "--backgrounds", str(tmp_path / "sources"))
+    code, said = typed("init", "people", "--bucket", URL, *sources)
+    assert (code, "export the bucket's keys" in " ".join(said.split())) == (0, True), said
     code, said = typed("init", URL, "--foregrounds", "a", "--backgrounds", "b")
     assert (code, f"add --bucket {URL}" in said) == (2, True)
     code, said = typed("extend", URL)
@@ -202,7 +220,9 @@ def test_another_plan_needs_another_prefix_too(run: RunDirectory, buckets: Bucke
     settings.write_text(settings.read_text(encoding="utf-8").replace("grid = [3, 2]", "grid = [2, 2]"))
     with pytest.raises(PlanConflict, match=r"grid: 3x2 -> 2x2") as conflict:
         make_plan(open_directory(run.path), folders)
-    assert "another prefix in [manifest] url" in conflict.value.hint
+    assert conflict.value.hint.endswith(
+        "use a new directory for the other plan, with another prefix in its [manifest] url"
+    )
 
 
 def test_without_the_extra_every_command_says_what_to_install(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does n
 _KEPT = "nothing recorded is lost"
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_ENDPOINT"}
 _KEYS = {
-    "s3": "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=… (and AWS_SESSION_TOKEN=…, if there is one)",
-    "gs": "export GOOGLE_APPLICATION_CREDENTIALS=FILE, or type: gcloud auth application-default login",
-    "az": "export AZURE_STORAGE_ACCOUNT_NAME=… AZURE_STORAGE_ACCOUNT_KEY=… (or AZURE_STORAGE_SAS_TOKEN=…)",
+    "s3": "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…; with a temporary key also AWS_SESSION_TOKEN",
+    "gs": "export GOOGLE_APPLICATION_CREDENTIALS=FILE; or type: gcloud auth application-default login",
+    "az": "export AZURE_STORAGE_ACCOUNT_NAME=… AZURE_STORAGE_ACCOUNT_KEY=…; or AZURE_STORAGE_SAS_TOKEN",
 }
 
 
@@ -31,8 +31,24 @@ class _Meaning:
     of_all: bool = False
 
 
+_PANIC = "PanicException"  # of Rust; its module cannot be imported, and it is a BaseException
+
+
 # What stores and the library say. The first that is found tells most.
 _MEANINGS = (
+    _Meaning(
+        said=re.compile(f"^{_PANIC}"),
+        kind=StorageFailed,
+        fact="the client library breaks down, as at a value that is no address or key",
+        hint="check {endpoint}, and: {keys}",
+        of_all=True,
+    ),
+    _Meaning(  # a listing cannot go past it
+        said=re.compile(r"invalid path|empty path segment|EmptySegment|illegal path segment|BadSegment"),
+        kind=StoreRefuses,
+        fact="an object there has a name that cannot be asked for, with // in it, say",
+        hint="remove that object with your store's own tool: nothing of shardgen's is called so",
+    ),
     _Meaning(
         said=re.compile(
             r"not (?:yet )?implemented.*conditional|conditional.*not implemented|^NotImplemented"
@@ -86,7 +102,7 @@ _MEANINGS = (
         ),
         kind=StoreRefuses,
         fact="the bucket is in another region than this machine asks",
-        hint="export AWS_REGION=… (the bucket's), and {endpoint}=… unless the store is Amazon's",
+        hint="export AWS_REGION=… {endpoint}=…; leave the second out where the store is Amazon's",
         of_all=True,
     ),
     _Meaning(
@@ -135,6 +151,15 @@ _MEANINGS = (
 )
 
 
+_OF_OPENING = 5
+"""So many of them are also said of a url that cannot be opened."""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the client library has met what its authors held impossible."""
+    return type(error).__name__ == _PANIC
+
+
 def is_of_no_bucket(error: BaseException) -> bool:
     """Whether it says "not found" of the bucket, in which of course no object is."""
     return _NO_BUCKET.search(str(error)) is not None
@@ -142,7 +167,8 @@ def is_of_no_bucket(error: BaseException) -> bool:
 
 def store_error(error: BaseException, shown: str, key: str = "") -> ShardgenError:
     """What a failed request means: one fact and one thing to do, and no secret in either."""
-    said = f"NotImplementedError: {error}" if isinstance(error, NotImplementedError) else str(error)
+    is_named = isinstance(error, NotImplementedError) or is_panic(error)
+    said = f"{type(error).__name__}: {error}" if is_named else str(error)
     scheme = shown.partition("://")[0]
     meaning = next((one for one in _MEANINGS if one.said.search(said)), None)
     where = f"{shown}/{key}" if key and not (meaning and meaning.of_all) else shown
@@ -157,7 +183,7 @@ def store_error(error: BaseException, shown: str, key: str = "") -> ShardgenErro
 
 def unopened(error: BaseException, url: str) -> ShardgenError:
     """The error of a url that cannot even be opened, by what the environment says of it."""
-    if any(one.said.search(str(error)) for one in _MEANINGS[:3]):
+    if any(one.said.search(str(error)) for one in _MEANINGS[:_OF_OPENING]):
         return store_error(error, url)
     keys = _KEYS.get(url.partition("://")[0], "the url")
     return InvalidSettings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from shardgen.coordination.bucket.answers import is_of_no_bucket, store_error, unopened
-from shardgen.errors import InputMissing, ShardgenError, StorageFailed
+from shardgen.coordination.bucket.answers import is_of_no_bucket, is_panic, store_error, unopened
+from shardgen.errors import InputMissing, InvalidSettings, ShardgenError, StorageFailed
 from shardgen.storage.bounded import Irregular
 
 try:
@@ -42,9 +44,19 @@ _FIRST_RETRY: RetryConfig = {
     "retry_timeout": timedelta(seconds=15),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 3},
 }
+# A request's time, with all its bytes. A connection that died is noticed only then, which a sign of life must
+# not wait for: it would come later than a lease ends.
 _CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=300)}
+_QUICK_CLIENT: ClientConfig = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(seconds=20)}
+_QUICK_BYTES = 1 << 20  # less than this a PUT sends in the quick client's time, by any network worth using
 _CREATIONS = 5  # attempts, where a store says "exists" of what it then does not have
-ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "GOOGLE_BASE_URL", "AZURE_ENDPOINT")
+ENDPOINTS = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    *("GOOGLE_BASE_URL", "AZURE_ENDPOINT", "AZURE_STORAGE_ENDPOINT"),
+)
+_VARIABLES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}
+_HEEDED = re.compile(r"KEY|TOKEN|REGION|ACCOUNT|CREDENTIALS|CLIENT|TENANT|ENDPOINT|BASE_URL")
+_JSON = "GOOGLE_SERVICE_ACCOUNT_KEY"  # has line ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +103,12 @@ class Objects:
     on this machine, InputMissing when there is no such bucket.
     """
 
-    def __init__(self, store: ObjectStore, shown: str) -> None:
+    def __init__(self, store: ObjectStore, shown: str, quick: ObjectStore | None = None) -> None:
+        """`quick`: the same store, by a client that soon gives up; for requests of few bytes."""
         self.shown = shown
         self.requests = Requests()
         self._store = store
+        self._quick = quick or store
 
     @classmethod
     def open(cls, url: str, *, is_patient: bool = True) -> Objects:
@@ -104,16 +118,22 @@ class Objects:
         which suits work, not the first request of a command, whose settings are often wrong. Raises
         InvalidSettings, InputMissing without an account.
         """
-        options = _CLIENT.copy()
-        if any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS):
-            options["allow_http"] = True
+        _check_environment(url)
+        is_plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
+        retry = _RETRY if is_patient else _FIRST_RETRY
+
+        def client(options: ClientConfig) -> ObjectStore:
+            options = {**options, "allow_http": True} if is_plain else options
+            return from_url(url, client_options=options, retry_config=retry)
+
         try:
-            opened = from_url(
-                url, client_options=options, retry_config=_RETRY if is_patient else _FIRST_RETRY
-            )
+            return cls(client(_CLIENT), url, client(_QUICK_CLIENT))
         except (BaseError, ValueError) as error:
             raise unopened(error, url) from None
-        return cls(opened, url)
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise store_error(error, url) from None
 
     def create(self, key: str, data: bytes) -> bool:
         """Make an object that must not exist (`If-None-Match: *`), in one request, whole or not at all.
@@ -125,7 +145,7 @@ class Objects:
             self.requests.add("created", up=len(data))
             with self._asking(key):
                 try:
-                    obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                    obstore.put(self._by_size(data), key, data, mode="create", use_multipart=False)
                 except AlreadyExistsError:
                     found = self.read(key)
                     if found is not None:
@@ -141,7 +161,7 @@ class Objects:
         """Make or replace an object, for keys that have a single writer; returns its `e_tag`."""
         self.requests.add("written", up=len(data))
         with self._asking(key):
-            return _bare(obstore.put(self._store, key, data, use_multipart=False)["e_tag"])
+            return _bare(obstore.put(self._by_size(data), key, data, use_multipart=False)["e_tag"])
 
     def read(self, key: str, *, limit: int | None = None) -> bytes | None:
         """All bytes of an object; None when there is none. Raises Irregular for more than `limit` bytes."""
@@ -164,7 +184,7 @@ class Objects:
         self.requests.add("looked")
         with self._asking(key):
             try:
-                return int(obstore.head(self._store, key)["size"])
+                return int(obstore.head(self._quick, key)["size"])
             except FileNotFoundError as error:
                 _refuse_no_bucket(error)
                 return None
@@ -174,7 +194,7 @@ class Objects:
 
         No page is empty. Whoever stops asking asks for no further page.
         """
-        stream = obstore.list(self._store, prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE)
+        stream = obstore.list(self._quick, prefix.rstrip("/") or None, offset=after or None, chunk_size=_PAGE)
         while True:
             self.requests.add("listed")
             with self._asking(prefix):
@@ -206,9 +226,12 @@ class Objects:
             self.requests.add("removed")
             with self._asking(key):
                 try:
-                    obstore.delete(self._store, key)
+                    obstore.delete(self._quick, key)
                 except FileNotFoundError as error:
                     _refuse_no_bucket(error)
+
+    def _by_size(self, data: bytes) -> ObjectStore:
+        return self._quick if len(data) < _QUICK_BYTES else self._store
 
     @contextmanager
     def _asking(self, key: str) -> Iterator[None]:
@@ -219,6 +242,65 @@ class Objects:
         except (BaseError, OSError, NotImplementedError) as error:
             # Not chained: what the library says may repeat a url with its signature.
             raise store_error(error, self.shown, key) from None
+        except BaseException as error:
+            if not is_panic(error):
+                raise
+            raise store_error(error, self.shown, key) from None
+
+
+def _check_environment(url: str) -> None:
+    """Refuse what the client library would panic at, without repeating a secret. Raises InvalidSettings.
+
+    What is set and empty is unset, for the library too, which takes it for an address of no letters.
+    """
+    prefix = _VARIABLES.get(url.partition("://")[0])
+    if prefix is None:
+        return
+    for name in sorted(os.environ):
+        if not name.startswith(prefix) or not _HEEDED.search(name) or name == _JSON:
+            continue
+        value = os.environ[name]
+        if not value:
+            del os.environ[name]
+        elif name in ENDPOINTS:
+            _check_address(name, value)
+        elif not value.isprintable():
+            raise InvalidSettings(f"{name}: holds a line end or a control character", hint=_anew(name))
+        elif value != value.strip():
+            raise InvalidSettings(f"{name}: begins or ends with a blank", hint=_anew(name))
+        elif "REGION" in name and " " in value:
+            raise InvalidSettings(f"{name}: {value!r} is no region: it holds a blank", hint=_anew(name))
+
+
+def _check_address(name: str, value: str) -> None:
+    may_have_path = not name.startswith("AWS_")
+    if _is_address(value, may_have_path=may_have_path):
+        return
+    bare = value.strip()
+    attempts = [bare, f"http://{bare}", "/".join(bare.split("/", 3)[:3])]
+    better = next((one for one in attempts if _is_address(one, may_have_path=may_have_path)), "")
+    fact = f"{value!r} is no address"
+    if "@" in value or "?" in value:
+        fact = "is no address, or holds a user, a password or a query"
+    raise InvalidSettings(
+        f"{name}: {fact}", hint=f"export {name}={better or 'http://HOST:PORT; or https://HOST'}"
+    )
+
+
+def _is_address(text: str, *, may_have_path: bool) -> bool:
+    if not text.isprintable() or " " in text or "@" in text or "?" in text or "#" in text:
+        return False
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    is_whole = parts.scheme in {"http", "https"} and bool(parts.hostname) and port != 0
+    return is_whole and (may_have_path or parts.path in {"", "/"})
+
+
+def _anew(name: str) -> str:
+    return f"export {name}=… again, without it"
 
 
 def _refuse_no_bucket(error: FileNotFoundError) -> None:

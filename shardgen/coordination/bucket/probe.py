@@ -20,15 +20,20 @@ FULL_REQUESTS, SHORT_REQUESTS = 30, 6
 _AT_ONCE = 8
 _ABANDONED = timedelta(hours=1)
 _ONE, _OTHER = b"one", b"another"
+_TWICE = "it lets a key be created twice, so two workers would get one slice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One thing that was tried, what must come of it, and what did. Not `is_vital`: only sweep needs it."""
+    """One thing that was tried, what must come of it, and what did. Not `is_vital`: only sweep needs it.
+
+    `breaks`: what a run would suffer of it.
+    """
 
     tried: str
     wanted: str
     found: str
+    breaks: str = "what a worker writes, others would not see as it is"
     is_vital: bool = True
 
     @property
@@ -59,7 +64,7 @@ class Probed:
             return
         wrong = next(row for row in self.rows if row.is_vital and not row.is_good)
         raise ManifestMismatch(
-            f"{self.shown}: this store cannot hold a run, since two workers would make the same: {wrong}",
+            f"{self.shown}: this store cannot hold a run: {wrong.breaks} ({wrong})",
             hint="use a store with conditional writes (Amazon S3, R2, MinIO, GCS, Azure), or a newer "
             "version of this one; or a PostgreSQL server",
             problems=tuple(map(str, self.rows)),
@@ -111,6 +116,7 @@ def _tried(objects: Objects, folder: str, keys: list[str], *, is_short: bool) ->
         tried="create it again, with other bytes",
         wanted="refused",
         found="made" if objects.create(first, _OTHER) else "refused",
+        breaks=_TWICE,
     )
     yield Row(tried="read it at once", wanted="the first bytes", found=_read(objects, first))
     listed = objects.listed(folder)
@@ -130,6 +136,7 @@ def _tried(objects: Objects, folder: str, keys: list[str], *, is_short: bool) ->
         tried=f"create one object {_AT_ONCE} times at once",
         wanted="made once",
         found=_at_once(objects, keys[1]),
+        breaks=_TWICE,
     )
     objects.write(first, _OTHER)
     tags = {one.key: one.e_tag for one in objects.listed(folder)}
