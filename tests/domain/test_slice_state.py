@@ -220,6 +220,9 @@ def test_one_function_changes_the_state_of_a_slice() -> None:
         "manifest/slices.py": {"transition", "add_slices"},
         "manifest/suspicion.py": {"_note_pass", "_note", "blame_death"},
         "manifest/rebuilt.py": {"_fill"},
+        "coordination/bucket/rows.py": {
+            "load"
+        },  # a copy of a row, which was changed by `transition` elsewhere
     }
     of_a_state = {"state", "batches_left", *ONLY_IN}
     for name in ("manifest/suspicion.py", "manifest/rebuilt.py"):
@@ -230,9 +233,11 @@ def test_one_function_changes_the_state_of_a_slice() -> None:
 
 @cache
 def _places() -> dict[Event, list[str]]:
-    """The functions that name each event."""
+    """The functions that name each event; in a bucket they name versions by it, and call the others."""
     places: dict[Event, list[str]] = {event: [] for event in Event}
     for name, function in _functions():
+        if name.startswith("coordination/bucket/"):
+            continue
         for node in ast.walk(function):
             match node:
                 case ast.Attribute(value=ast.Name(id="Event"), attr=attribute):
