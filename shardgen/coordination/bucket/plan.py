@@ -25,7 +25,7 @@ from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch, Pla
 from shardgen.manifest.session import planned_anew
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME, MAX_BYTES, open_beside, parse_plan, replace_file
-from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
+from shardgen.settings.run_directory import OTHER_DIRECTORY, OTHER_PREFIX, RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
 from shardgen.settings.settings import MAX_BYTES as MAX_SETTINGS_BYTES
 from shardgen.settings.settings import read_settings
@@ -122,7 +122,7 @@ def put_plan(
     one, or when something that is none of ours lies under the prefix; ManifestMismatch for one that `grows`.
     """
     if grows:
-        raise ManifestMismatch(f"{objects.shown}: a plan in a bucket cannot grow", hint=OTHER_DIRECTORY)
+        raise ManifestMismatch(f"{objects.shown}: a plan in a bucket cannot grow", hint=OTHER_PREFIX)
     found, before = find(objects), None
     if not found.last:
         _refuse_strangers(objects)
@@ -162,7 +162,7 @@ def fetch(objects: Objects, folder: Path) -> RunDirectory:
     if not found.last:
         raise InputMissing(
             f"{objects.shown}: nothing is planned there yet",
-            hint=f'in a run directory with [manifest] url = "{objects.shown}": shardgen plan DIR',
+            hint=f"check the url; or begin a run there: shardgen init people --bucket {objects.shown}",
         )
     plan = found.plan()
     key = _settings(plan, found.settings.get(_short(plan), 0))
