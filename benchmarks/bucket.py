@@ -283,8 +283,7 @@ class Simulation:
         """All of it."""
         planner = self.objects()
         probe(planner)
-        key = f"{planning.PLAN}/0001.{self.plan.fingerprint[:16]}.json"
-        planner.create(key, self.plan.canonical_json)
+        planner.create(f"{planning.PLAN}/0001.json", self.plan.canonical_json)
         self.outcome.add(planner)
         for number in range(self.setting.crew):
             self.world.start(lambda number=number: self._live(number))  # type: ignore[misc]
