@@ -55,7 +55,7 @@ def fetched(folder: Path) -> Plan:
 def test_a_machine_gets_the_plan_and_the_settings_by_the_url_alone(tmp_path: Path, objects: Objects) -> None:
     with pytest.raises(InputMissing, match="nothing is planned there yet") as missing:
         open_directory(URL)
-    assert "shardgen plan" in missing.value.hint
+    assert f"shardgen init people --bucket {URL}" in missing.value.hint
     put = planning.put_plan(objects, machine(tmp_path / "a"), OLD)
     assert (put.before, put.is_new) == (None, True)
     run = open_directory(URL)
