@@ -47,6 +47,7 @@ def asked_by_status(slices: int) -> dict[str, int]:
     return status.requests.counted()
 
 
+@pytest.mark.slow
 def test_status_reads_as_many_objects_of_a_run_four_times_as_large() -> None:
     small, large = asked_by_status(6), asked_by_status(24)
     assert small == large | {"bytes_down": small["bytes_down"]}
@@ -54,6 +55,7 @@ def test_status_reads_as_many_objects_of_a_run_four_times_as_large() -> None:
     assert small["listed"] == 4  # a page each while there are fewer than a thousand names
 
 
+@pytest.mark.slow
 def test_who_waits_asks_little() -> None:
     asked = of_waiting(POLICY)
     assert asked.counts["listed"] <= 5 * 120
