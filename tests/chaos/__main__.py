@@ -28,7 +28,11 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=4800)
     manifest = parser.add_mutually_exclusive_group()
     manifest.add_argument("--manifest", default=SQLITE, metavar="URL", help="on PostgreSQL: in a new schema")
-    manifest.add_argument("--bucket", choices=SERVERS, help="on a server of its own, with a bad wire to it")
+    manifest.add_argument(
+        "--bucket",
+        metavar="SERVER|URL",
+        help=f"on a server of its own ({', '.join(SERVERS)}), or below an s3:// url at AWS_ENDPOINT_URL",
+    )
     manifest.add_argument("--postgres", action="store_true", help="on a server of its own, restarted as well")
     parser.add_argument("--folder", type=Path, help="kept afterwards; without one, kept only when red")
     parser.add_argument("--verbose", action="store_true", help="print the schedule and what happens")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,7 +22,7 @@ from shardgen.domain.plan import Plan
 from shardgen.settings.run_directory import RunDirectory
 from tests.bucket import proxy
 from tests.bucket.proxy import Proxy
-from tests.bucket.servers import Store, running
+from tests.bucket.servers import SERVERS, Store, running
 from tests.chaos.backdoors import Backdoor, Row
 from tests.chaos.crew import Crew
 from tests.chaos.figures import Figures
@@ -45,11 +48,37 @@ class Bucket:
         return self.store.environment(self.wire.port)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenServer:
+    """Somebody's S3 server on loopback, where AWS_ENDPOINT_URL says; its keys are in the environment."""
+
+    url: str
+    port: int
+    name: str = "given"
+
+    def environment(self, port: int | None = None) -> dict[str, str]:
+        keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        return keys | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}", "AWS_ALLOW_HTTP": "true"}
+
+    def new_url(self) -> str:
+        return f"{self.url.rstrip('/')}/{secrets.token_hex(6)}"
+
+
 @contextmanager
-def bucket_on(name: str) -> Iterator[Bucket]:
-    """A prefix on a server of one's own."""
-    with running(name) as store, Proxy(store.port) as wire:
-        yield Bucket(store=store, wire=wire, url=store.new_url())
+def bucket_on(place: str) -> Iterator[Bucket]:
+    """A prefix on a server of one's own, by its name, or below a url, with a wire to be cut before it."""
+    with ExitStack() as stack:
+        store: Store
+        if place in SERVERS:
+            store = stack.enter_context(running(place))
+        else:
+            endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+            if not place.startswith("s3://") or endpoint.scheme != "http" or not endpoint.port:
+                raise SystemExit(
+                    f"{place}: needs AWS_ENDPOINT_URL=http://127.0.0.1:PORT, a server of loopback"
+                )
+            store = GivenServer(url=place, port=endpoint.port)
+        yield Bucket(store=store, wire=stack.enter_context(Proxy(store.port)), url=store.new_url())
 
 
 class BucketBackdoor(Backdoor):
