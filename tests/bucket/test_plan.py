@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from shardgen.coordination.base import Seat
 from shardgen.coordination.bucket import plan as planning
 from shardgen.coordination.bucket.objects import Objects
-from shardgen.coordination.open import open_directory
+from shardgen.coordination.open import open_directory, open_run
 from shardgen.domain.plan import Plan, Shards
 from shardgen.errors import InputMissing, ManifestCorrupt, ManifestMismatch, PlanConflict
+from shardgen.machine.processes import new_identity
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -279,3 +281,11 @@ def test_a_list_of_pictures_comes_with_the_plan_and_is_made_good(tmp_path: Path,
             break
     assert 5 < last < 19
     assert open_directory(URL).recipe(plan).beside(file).size == file.bytes
+
+
+def test_a_worker_of_a_bucket_asks_again_at_a_heartbeat_only(tmp_path: Path, objects: Objects) -> None:
+    planned = machine(tmp_path / "a").planned(OLD)
+    planning.put_plan(objects, planned, OLD)
+    with open_run(planned).coordinator(Seat(identity=new_identity("one"))) as coordinator:
+        policy = planned.settings.lease_policy
+        assert coordinator.seconds_to_ask_again(policy) == policy.heartbeat.total_seconds()
