@@ -26,6 +26,7 @@ CUT_SHARE = 0.1
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("store", ["ministack"], indirect=True)  # the quicker one
 def test_in_a_storm_no_slice_is_granted_twice_and_every_receipt_that_was_acknowledged_is_there(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
