@@ -231,11 +231,11 @@ CASES = [
     _refused("no manifest at all", _set("manifest", "url", '""'), "[manifest] url", "empty"),
     _refused("artifacts nowhere", _set("artifacts", "url", '""'), "[artifacts] url", "empty"),
     Case(
-        name="artifacts in a bucket",
+        name="artifacts in a place of no known kind",
         arguments=("plan", RUN),
         code=12,
-        arrange=_set("artifacts", "url", '"s3://b/x"'),
-        says=("[artifacts] url", "s3"),
+        arrange=_set("artifacts", "url", '"ftp://b/x"'),
+        says=("[artifacts] url", "ftp"),
         hints=('url = "artifacts"',),
     ),
     Case(
