@@ -58,7 +58,7 @@ def test_a_bucket_behind_a_wire_that_is_cut_loses_nothing(
     with bucket_on("ministack") as bucket:
         for name, value in {**bucket.environment, VARIABLE: bucket.url}.items():
             monkeypatch.setenv(name, value)  # the run sets them, too; this takes them back at the end
-        options = ChaosOptions(seconds=20, seed=2, samples=1200, manifest=bucket.url, bucket=bucket)
+        options = ChaosOptions(seconds=30, seed=2, samples=1600, manifest=bucket.url, bucket=bucket)
         figures = Chaos(tmp_path, options, say=lambda _line: None).run()
     with capsys.disabled():
         print(f"\n{figures.table()}")
