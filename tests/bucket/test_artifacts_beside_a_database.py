@@ -48,6 +48,8 @@ slice_batches = 2
 batch = 2
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _known() -> Iterator[None]:
@@ -211,7 +213,6 @@ def machine(folder: Path, *, database: str, artifacts: str) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_processes_share_a_bucket_and_a_database_past_a_killing_line(
     bucket_servers: Callable[[str], Store],
     postgres_servers: Callable[[], URL],

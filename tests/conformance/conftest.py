@@ -137,8 +137,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test on every backend; those that look into the database on databases."""
     if "place" in metafunc.fixturenames:
         names = DATABASES if "database" in metafunc.fixturenames else (*DATABASES, *BUCKETS)
-        quick = {"sqlite", "folder", MEMORY}
-        params = [pytest.param(one, marks=[] if one in quick else [pytest.mark.slow]) for one in names]
+        params = [pytest.param(one, marks=[] if one == "sqlite" else [pytest.mark.slow]) for one in names]
         metafunc.parametrize("place", params, indirect=True)
 
 
