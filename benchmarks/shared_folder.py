@@ -37,6 +37,7 @@ from shardgen.artifacts.names import ArtifactName
 from shardgen.coordination.folder import notices
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
+from shardgen.domain.worker import file_name
 from shardgen.settings.settings import parse_settings
 from tests.dataset.made_runs import batch_content
 from tests.plans import make_plan
@@ -166,7 +167,7 @@ def play(case: Case) -> Outcome:
 
 def _lost(race: Race, worker: Worker) -> int:
     """The batches of a lost worker that no segment has."""
-    own = f"{notices.WORKERS}/{notices.worker_folder(worker.identity.id)}/"
+    own = f"{notices.WORKERS}/{file_name(worker.identity.id)}/"
     names = [
         ArtifactName.parse(path.removeprefix(own)) for path, _ in race.cloud.files if path.startswith(own)
     ]

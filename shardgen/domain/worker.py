@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -38,6 +39,11 @@ class ShownState(StrEnum):
 ENDED_STATES = frozenset({WorkerState.HUNG, WorkerState.DEAD, WorkerState.STOPPED})
 LISTED_AFTER_END = timedelta(hours=1)
 START_LIMIT = timedelta(minutes=15)  # importing, reading sources and the first trace, without a lease
+
+
+def file_name(worker: str) -> str:
+    """A worker's id as a name of files and keys: without what file systems, stores and shells trip over."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", worker)[-100:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

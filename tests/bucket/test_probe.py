@@ -13,7 +13,7 @@ from obstore.store import MemoryStore
 
 from shardgen.coordination.bucket import probe as probing
 from shardgen.coordination.bucket.objects import ObjectMeta, Objects
-from shardgen.coordination.bucket.probe import FULL_REQUESTS, SHORT_REQUESTS, probe
+from shardgen.coordination.bucket.probe import probe
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.errors import InputMissing, ManifestMismatch
 from shardgen.operations import doctor
@@ -39,6 +39,9 @@ def ignoring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3Serv
 
 def memory() -> Objects:
     return Objects(MemoryStore(), "s3://bucket/people")
+
+
+FULL_REQUESTS, SHORT_REQUESTS = 30, 6  # docs/operating.md says so
 
 
 @pytest.mark.parametrize("requests", [FULL_REQUESTS, SHORT_REQUESTS])

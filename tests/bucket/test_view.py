@@ -18,11 +18,10 @@ from shardgen.coordination.bucket import objects as module
 from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import ObjectMeta, Objects
 from shardgen.coordination.bucket.protocol import RECEIPTS, WORKERS
-from shardgen.coordination.bucket.rows import object_name
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.domain.worker import WorkerReport, WorkerState, file_name
 from shardgen.errors import StorageFailed
 from tests.conformance.conftest import MovableClock, identity, receipt_for
 from tests.plans import make_plan
@@ -152,7 +151,7 @@ def test_the_last_word_is_written_when_the_store_is_back(machines: Machines) -> 
     manifest.workers.beat(A, last)
     other, _ = machines.opened(B)
     other.overview()
-    said = other._desk.view.sign_of(object_name(A))
+    said = other._desk.view.sign_of(file_name(A))
     assert said is not None
     assert said.state is WorkerState.STOPPED
 

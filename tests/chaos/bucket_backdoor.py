@@ -16,9 +16,10 @@ import pytest
 
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.coordination.bucket.protocol import ARTIFACTS, RECEIPTS, ReceiptKey, VersionKey
-from shardgen.coordination.bucket.rows import Version, object_name
+from shardgen.coordination.bucket.rows import Version
 from shardgen.coordination.bucket.view import BucketView
 from shardgen.domain.plan import Plan
+from shardgen.domain.worker import file_name
 from shardgen.settings.run_directory import RunDirectory
 from tests.bucket import proxy
 from tests.bucket.proxy import Proxy
@@ -99,7 +100,7 @@ class BucketBackdoor(Backdoor):
         view = BucketView(self._plan, self.objects)
         view.look()
         for slice_id, version in view.holders():
-            sign = view.sign_of(object_name(version.worker or ""))
+            sign = view.sign_of(file_name(version.worker or ""))
             if sign is None or sign.pid != pid:
                 continue
             key = VersionKey(slice_id=slice_id, number=view.latest[slice_id], is_note=True)

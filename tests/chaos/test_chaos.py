@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.bucket_backdoor import bucket_on
+from tests.chaos.figures import Figures
 from tests.chaos.harness import Chaos, ChaosOptions
 from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule, micro_batch_of
 from tests.chaos.worker import UNPUBLISHED, VARIABLE
@@ -20,15 +21,19 @@ def test_the_same_seed_gives_the_same_schedule_with_every_kind_of_misfortune() -
     assert {micro_batch_of(seed) for seed in range(40)} == {1, 2, 4, 8, 32}
 
 
-@pytest.mark.slow
-def test_a_minute_of_chaos_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ChaosOptions(seconds=60, seed=1, samples=1600)
-    figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+def check(figures: Figures, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{figures.table()}")
     assert figures.violations == []
     assert figures.sha256_equal
     assert figures.lost == 0
+
+
+@pytest.mark.slow
+def test_a_minute_of_chaos_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ChaosOptions(seconds=60, seed=1, samples=1600)
+    figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+    check(figures, capsys)
 
 
 @pytest.mark.slow
@@ -42,11 +47,7 @@ def test_a_server_that_cuts_sessions_and_restarts_loses_nothing(
         monkeypatch.setenv(VARIABLE, url)  # the run sets it, too; this takes it back at the end
         options = ChaosOptions(seconds=45, seed=2, samples=1600, manifest=url, server=postgres_server)
         figures = Chaos(tmp_path, options, say=lambda _line: None).run()
-    with capsys.disabled():
-        print(f"\n{figures.table()}")
-    assert figures.violations == []
-    assert figures.sha256_equal
-    assert figures.lost == 0
+    check(figures, capsys)
     assert figures.counts["sessions ended"] > 0
     assert figures.counts["restarts fast"] + figures.counts["restarts immediate"] > 0
 
@@ -60,11 +61,7 @@ def test_a_bucket_behind_a_wire_that_is_cut_loses_nothing(
             monkeypatch.setenv(name, value)  # the run sets them, too; this takes them back at the end
         options = ChaosOptions(seconds=30, seed=2, samples=1600, manifest=bucket.url, bucket=bucket)
         figures = Chaos(tmp_path, options, say=lambda _line: None).run()
-    with capsys.disabled():
-        print(f"\n{figures.table()}")
-    assert figures.violations == []
-    assert figures.sha256_equal
-    assert figures.lost == 0
+    check(figures, capsys)
     assert figures.counts["PUTs cut"] > 0
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from shardgen.artifacts.archive import build_artifact
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.claims import Clocks, FolderWork
 from shardgen.coordination.folder.index import SegmentIndex
 from shardgen.coordination.folder.segments import Desk
@@ -23,7 +22,7 @@ from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
-from shardgen.domain.worker import WorkerIdentity
+from shardgen.domain.worker import WorkerIdentity, file_name
 from shardgen.errors import LeaseLost
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
@@ -106,7 +105,7 @@ class Worker:
                 view=self.view,
                 manifest=self.manifest,
                 checkpoints=self._store,
-                own_folder=notices.worker_folder(self.identity.id),
+                own_folder=file_name(self.identity.id),
                 policy=world.policy,
                 monotonic=machine.monotonic,
             ),

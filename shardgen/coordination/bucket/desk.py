@@ -21,7 +21,6 @@ from shardgen.coordination.bucket.rows import (
     decoded,
     dump,
     encoded,
-    object_name,
     parse_receipt,
     version_bytes,
 )
@@ -32,7 +31,7 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.slice_state import Event
-from shardgen.domain.worker import ENDED_STATES, WorkerIdentity, WorkerState
+from shardgen.domain.worker import ENDED_STATES, WorkerIdentity, WorkerState, file_name
 from shardgen.errors import ShardgenError
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.session import Clock
@@ -46,9 +45,8 @@ Found = TypeVar("Found")
 
 
 class _Rolled(Exception):
-    def __init__(self, result: object, version: Version) -> None:
+    def __init__(self, version: Version) -> None:
         super().__init__()
-        self.result = result
         self.version = version
 
 
@@ -130,17 +128,18 @@ class Desk:
 
     def change(
         self, slice_id: SliceId, number: int, event: Event, body: Callable[[Connection], Found]
-    ) -> tuple[Found, Version] | None:
-        """Let what `body` makes of the row be its next version; None, and nothing changed, if it is not.
+    ) -> tuple[Found] | None:
+        """Let what `body` makes of the row be its next version, and return what it gives; None: it is not.
 
-        `number` is the version to create. The change is tried, created in the bucket, and then made here.
+        `number` is the version to create. The change is tried, created in the bucket, and then made here; if
+        another was quicker, nothing is changed.
         """
         key = VersionKey(slice_id=slice_id, number=number)
 
         def attempt(connection: Connection) -> None:
-            result = body(connection)
+            body(connection)
             now = to_seconds(self.now())
-            raise _Rolled(result, dump(connection, self.plan, slice_id, event.value, now=now))
+            raise _Rolled(dump(connection, self.plan, slice_id, event.value, now=now))
 
         try:
             self.session.write(attempt)
@@ -153,7 +152,7 @@ class Desk:
             return None
         result = self.session.write(body)
         self.view.note_created(slice_id, number, version)
-        return result, version
+        return (result,)
 
     def _create(self, key: str, version: Version) -> bool:
         """Create it; after a failure that left open whether it is there, the same version as the same bytes.
@@ -198,7 +197,14 @@ class Desk:
             return
         with ThreadPoolExecutor(_READERS) as pool:
             found = list(pool.map(view.version, begun))
-            list(pool.map(self.identity_of, sorted({one.worker for one in found if one and one.worker})))
+            list(pool.map(self.sign_of_worker, sorted({one.worker for one in found if one and one.worker})))
+
+    def all_signs(self) -> dict[str, SignOfLife]:
+        """What all workers say of themselves, read many at a time, by their names in order."""
+        names = sorted(self.view.signs)
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = zip(names, pool.map(self.view.sign_of, names), strict=True)
+            return {name: sign for name, sign in found if sign is not None}
 
     # signs of life
 
@@ -213,7 +219,7 @@ class Desk:
                 return
             quiet = max(0.0, now - life.progressed_at)
             life.change(beat=life.sign.beat + 1, seconds_since_progress=round(quiet, 1))
-            name = object_name(worker)
+            name = file_name(worker)
             e_tag = self.objects.write(sign_key(name), encoded(life.sign))
             self.view.note_sign(name, life.sign, e_tag, now=self.now())
             life.written_at = now
@@ -221,21 +227,21 @@ class Desk:
 
     def say_of(self, worker: WorkerId, **changes: object) -> None:
         """Write what is known of a worker that cannot say it itself; the first word of its end stands."""
-        sign = self.identity_of(worker)
+        sign = self.sign_of_worker(worker)
         if sign is None or sign.state in ENDED_STATES:
             return
         sign = sign.model_copy(update=changes | {"beat": sign.beat + 1})
         if worker in self.lives:
             self.lives[worker].change(**changes)
-        name = object_name(worker)
+        name = file_name(worker)
         self.view.note_sign(name, sign, self.objects.write(sign_key(name), encoded(sign)), now=self.now())
         if worker in self.lives:
             self.lives[worker].has_ended = sign.state in ENDED_STATES
 
-    def identity_of(self, worker: str) -> SignOfLife | None:
+    def sign_of_worker(self, worker: str) -> SignOfLife | None:
         """What a worker has said of itself; None when it never has."""
         with suppress(ShardgenError):
-            return self.view.sign_of(object_name(worker))
+            return self.view.sign_of(file_name(worker))
         return None
 
     def know_worker(self, connection: Connection, sign: SignOfLife | None) -> None:
@@ -266,7 +272,7 @@ class Desk:
 
     def has_stopped(self, worker: str) -> bool:
         """Whether it said its last word, after which it holds nothing."""
-        sign = self.identity_of(worker)
+        sign = self.sign_of_worker(worker)
         return sign is not None and sign.state is WorkerState.STOPPED
 
     # receipts

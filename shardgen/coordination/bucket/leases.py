@@ -11,12 +11,12 @@ from sqlalchemy import Connection
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
-from shardgen.coordination.bucket.rows import FAR, Version, drop, load, object_name
+from shardgen.coordination.bucket.rows import FAR, Version, drop, load
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.slice_state import Event, SliceState
-from shardgen.domain.worker import WorkerState
+from shardgen.domain.worker import WorkerState, file_name
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest.leases import (
     Holder,
@@ -130,7 +130,7 @@ class BucketLeases:
         desk = self._desk
         if holder in gone or desk.has_stopped(holder):
             return True
-        return desk.view.is_silent(slice_id, object_name(holder), policy.duration.total_seconds())
+        return desk.view.is_silent(slice_id, file_name(holder), policy.duration.total_seconds())
 
     def _claim(
         self,
@@ -151,7 +151,7 @@ class BucketLeases:
         if row is not None and self._is_unknown_claim(slice_id, row, worker):
             return self._take(self._own(slice_id, row, policy))
         number = protocol.next_version(seen)
-        holder = None if row is None or row.worker is None else desk.identity_of(row.worker)
+        holder = None if row is None or row.worker is None else desk.sign_of_worker(row.worker)
 
         def decide(connection: Connection) -> Lease | NoLease:
             desk.count_finished(connection)
@@ -173,7 +173,7 @@ class BucketLeases:
         changed = desk.change(slice_id, number, Event.GRANT, decide)
         if changed is None:
             return None
-        granted, _ = changed
+        (granted,) = changed
         if isinstance(granted, NoLease):
             return NoLease(leased=0, blocked=1)
         return self._take(granted)
@@ -281,7 +281,7 @@ class BucketLeases:
             if worker in gone:
                 freed += self._free(slice_id, worker, policy, innocent)
         for worker in gone:
-            self._bury(worker)
+            desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
         return freed
 
     def _free(
@@ -289,7 +289,7 @@ class BucketLeases:
     ) -> bool:
         desk = self._desk
         seen, row = desk.row(slice_id)
-        sign = desk.identity_of(worker)
+        sign = desk.sign_of_worker(worker)
 
         def end(connection: Connection) -> int:
             load(connection, desk.layout, slice_id, row, expires_at=FAR)
@@ -298,10 +298,6 @@ class BucketLeases:
 
         event = Event.WITHDRAW if worker in innocent else Event.DIE
         return desk.change(slice_id, protocol.next_version(seen), event, end) is not None
-
-    def _bury(self, worker: WorkerId) -> None:
-        """Say of a worker of this host, whose process is gone, that it has ended."""
-        self._desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
 
     def may_still_count(self) -> MayStillCount:
         """Which attempts could still be recorded and count: by the receipts that are there, no holder."""

@@ -28,7 +28,7 @@ from shardgen.coordination.bucket.records import (
     BucketSuspicions,
     BucketWorkers,
 )
-from shardgen.coordination.bucket.rows import SignOfLife, Version, object_name
+from shardgen.coordination.bucket.rows import SignOfLife, Version
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import LeasePolicy
@@ -36,7 +36,7 @@ from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCo
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.worker import ENDED_STATES, LISTED_AFTER_END, WorkerRow
+from shardgen.domain.worker import ENDED_STATES, LISTED_AFTER_END, WorkerRow, file_name
 from shardgen.machine.processes import gone, host_id, is_running, process_start
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
@@ -101,7 +101,8 @@ class BucketManifest:
         if desk.monotonic() - view.looked_at >= min(_LOOK_SECONDS, desk.beat_seconds):
             view.look()
         now = desk.now()
-        signs = {name: sign for name in sorted(view.signs) if (sign := view.sign_of(name)) is not None}
+        desk.read_ahead(None)
+        signs = desk.all_signs()
         places: dict[str, SliceId] = {}
         counts: dict[ShardIndex, Counter[str]] = {}
         blocked: list[BlockedSlice] = []
@@ -150,7 +151,7 @@ class BucketManifest:
             return "never_leased", None
         if version.state is not SliceState.LEASED:
             return version.state.value, version
-        name = object_name(version.worker or "")
+        name = file_name(version.worker or "")
         sign, said = view.signs.get(name), signs.get(name)
         is_live = (
             sign is not None

@@ -10,12 +10,12 @@ from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.bucket import protocol
 from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey
-from shardgen.coordination.bucket.rows import FAR, Version, load, object_name, parse_receipt, receipt_bytes
+from shardgen.coordination.bucket.rows import FAR, Version, load, parse_receipt, receipt_bytes
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.slice_state import Event, SliceState
-from shardgen.domain.worker import ENDED_STATES
+from shardgen.domain.worker import ENDED_STATES, file_name
 from shardgen.errors import CorruptionError, ManifestBusy, ManifestCorrupt
 from shardgen.machine.processes import gone as processes_gone
 from shardgen.manifest.backend import Damage
@@ -87,7 +87,7 @@ class BucketOperator:
         if view.is_done(slice_id) or version is None or version.state is not SliceState.LEASED:
             return
         worker = version.worker or ""
-        shown, sign = view.signs.get(object_name(worker)), view.sign_of(object_name(worker))
+        shown, sign = view.signs.get(file_name(worker)), view.sign_of(file_name(worker))
         if sign is not None and (sign.state in ENDED_STATES or processes_gone([sign.identity])):
             return
         last = version.written_at if shown is None else to_seconds(shown.modified)

@@ -15,8 +15,6 @@ from shardgen.coordination.bucket.objects import Objects
 from shardgen.errors import InputMissing, ManifestMismatch, StorageFailed, StoreRefuses
 
 PROBE = "probe"
-FULL_REQUESTS, SHORT_REQUESTS = 30, 6
-"""Of a store that is as it should be: before a plan and for doctor; at a worker's start."""
 _AT_ONCE = 8
 _ABANDONED = timedelta(hours=1)
 _ONE, _OTHER = b"one", b"another"

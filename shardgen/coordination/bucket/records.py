@@ -52,7 +52,7 @@ class BucketReceipts:
         is_last = self._desk.rows.receipts.record(lease, receipt)
         desk.view.take(key)
         life = desk.lives.get(lease.worker)
-        if life is not None and lease.worker == receipt.worker:
+        if life is not None:
             made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})
             life.change(made=dict(made))
         if desk.view.is_noted((lease.shard, lease.slice), lease.fence) and not is_last:

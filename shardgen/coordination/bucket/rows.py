@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
@@ -183,11 +182,6 @@ def parse_receipt(plan: Plan, key: str, data: bytes | None, *, batch: BatchIndex
         ),
         record=replace(record, dead_letters=letters),
     )
-
-
-def object_name(worker: str) -> str:
-    """A worker's id without what keys, shells and file systems trip over."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", worker)[-100:]
 
 
 def load(

@@ -16,13 +16,12 @@ from shardgen.coordination.base import Coordinator, OnLook, Seat, unheard
 from shardgen.coordination.folder.claims import FolderWork
 from shardgen.coordination.folder.files import DiskFolder, FolderFiles
 from shardgen.coordination.folder.index import SEGMENTS_NAME, SegmentIndex
-from shardgen.coordination.folder.notices import worker_folder
 from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.plan import Plan
-from shardgen.domain.worker import WorkerReport
+from shardgen.domain.worker import WorkerReport, file_name
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError, note_of
 from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
@@ -48,7 +47,7 @@ class FolderCoordinator(Coordinator):
         self._policy = run.settings.folder_policy
         self._on_look: OnLook = unheard
         view, self._index = open_view(run, plan, files=seat.files)
-        desk = desk_for(run, view, manifest, worker_folder(seat.identity.id))
+        desk = desk_for(run, view, manifest, file_name(seat.identity.id))
         desk = replace(desk, on_look=self._tell)
         self._work = FolderWork(desk, seat.identity, shard=seat.shard, say=seat.say)
         self._has_joined = self._is_complete = False

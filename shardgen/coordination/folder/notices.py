@@ -169,11 +169,6 @@ def original_name(name: str) -> str:
     return _DOUBLED.sub("", name)
 
 
-def worker_folder(worker: str) -> str:
-    """The name of a worker's own folder: its id, without what file systems and shells trip over."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", worker)[-100:]
-
-
 def worker_folders(names: Sequence[str]) -> list[str]:
     """Those of the names in `workers/` that may be a worker's folder."""
     return [name for name in names if _FOLDER.fullmatch(name) and not name.startswith(".")]

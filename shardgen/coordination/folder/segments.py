@@ -16,7 +16,7 @@ from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.base import OnLook, unheard
 from shardgen.coordination.folder.notices import WORKERS, SegmentRef
 from shardgen.coordination.folder.view import FolderView
-from shardgen.domain.claims import FolderPolicy, SliceId
+from shardgen.domain.claims import FolderPolicy, SliceId, counts
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.manifest.manifest import Manifest
@@ -120,7 +120,7 @@ class Publisher:
         receipts = [
             one
             for one in self.desk.manifest.receipts.receipts_of(run)
-            if one.fence > undone.get(one.record.batch, -1)
+            if counts(one.fence, undone.get(one.record.batch))
         ]
         count = 0
         for _, group in groupby(receipts, lambda one: (one.worker, one.fence)):

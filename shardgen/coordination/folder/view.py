@@ -24,6 +24,7 @@ from shardgen.domain.claims import SliceId, Winners, counts, undone_up_to, winni
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import ArtifactRef, DeadLetter, Receipt
+from shardgen.domain.worker import file_name
 from shardgen.errors import ArtifactCorrupt
 
 ELSEWHERE_DETAIL = "the text stayed on the machine that gave it up"
@@ -259,7 +260,7 @@ class FolderView:
         first = receipts[0]
         slice_id = first.shard, first.slice
         self.fences[slice_id] = max(first.fence, self.fences.get(slice_id, 0))
-        maker = notices.worker_folder(first.worker)
+        maker = file_name(first.worker)
         self._begun.add((maker, slice_id))
         for seen in list(self.claims.get(slice_id, {}).values()):
             seen.has_segments |= seen.claim.worker == maker
