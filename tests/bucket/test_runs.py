@@ -16,12 +16,17 @@ import pytest
 
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.coordination.bucket.protocol import RECEIPTS, ReceiptKey, VersionKey
+from shardgen.coordination.bucket.view import BucketView
+from shardgen.domain.identifiers import BatchIndex
+from shardgen.recipes import registry
+from shardgen.settings.plan_file import parse_plan
 from shardgen.storage.cache import CACHE_VARIABLE
 from tests import warm
 from tests.bucket import proxy
 from tests.bucket.proxy import Cut, Proxy
 from tests.bucket.servers import Store
 from tests.runs import sha256_of
+from tests.text_recipe import Text
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +125,17 @@ class Shared:
     def receipts(self) -> list[ReceiptKey]:
         found = [ReceiptKey.parse(one.key) for one in self.objects.listed(RECEIPTS)]
         return [one for one in found if one is not None]
+
+    def winners(self) -> dict[BatchIndex, ReceiptKey]:
+        """Which receipts count, as a process sees it that has just come."""
+        registry.register(Text())
+        try:
+            plan = parse_plan(self.objects.read("plan/0001.json") or b"", where=self.url)
+        finally:
+            del registry._KINDS["text"]
+        view = BucketView(plan, self.objects)
+        view.look()
+        return dict(view.winners)
 
     def grants(self) -> int:
         """How many versions all slices have in all."""
@@ -238,6 +254,7 @@ def test_a_zombie_that_wakes_after_its_lease_never_outranks_its_successor(
     # The one that was on its way; and perhaps the next, if it was made before the loss was noticed.
     assert {one.batch for one in late} in ({1}, {1, 2})
     assert all(one.fence < before[one.batch].fence for one in late)
+    assert shared.winners() == before
     assert "lease with fence 1 was taken over" in zombie.said()
     assert shared.machine("c").merged() == undisturbed
 
