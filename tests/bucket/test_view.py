@@ -151,7 +151,7 @@ def test_the_last_word_is_written_when_the_store_is_back(machines: Machines) -> 
     manifest.workers.beat(A, last)
     other, _ = machines.opened(B)
     other.overview()
-    said = other._desk.view.sign_of(file_name(A))
+    said = other._session.view.sign_of(file_name(A))
     assert said is not None
     assert said.state is WorkerState.STOPPED
 

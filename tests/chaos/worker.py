@@ -114,7 +114,7 @@ def _note_receipts(diary: Diary) -> None:
     receipts: Any
     leases, receipts, shared = Leases, Receipts, "session"
     if is_bucket(os.environ[VARIABLE]):
-        leases, receipts, shared = BucketLeases, BucketReceipts, "_desk"
+        leases, receipts, shared = BucketLeases, BucketReceipts, "_session"
     real_lease, real_record = leases.lease, receipts.record
 
     def lease(self: object, *arguments: object, **options: object) -> Lease | NoLease:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from shardgen.coordination.bucket import protocol
-from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey, VersionKey
 from shardgen.coordination.bucket.rows import FAR, Version, drop, load
+from shardgen.coordination.bucket.session import BucketSession
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
@@ -39,8 +39,8 @@ _NEVER = datetime.fromtimestamp(FAR, UTC)
 class BucketLeases:
     """Who holds which slice, by the latest versions."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, session: BucketSession) -> None:
+        self._session = session
         self._given: set[tuple[SliceId, int]] = set()
 
     def lease(
@@ -55,15 +55,15 @@ class BucketLeases:
 
         Of each kind the lowest; where another was quicker, one farther on, farther each time.
         """
-        desk = self._desk
-        check_shard(desk.layout, shard)
-        desk.beat_seconds = policy.heartbeat.total_seconds()
-        desk.silent_seconds = policy.duration.total_seconds()
+        session = self._session
+        check_shard(session.layout, shard)
+        session.beat_seconds = policy.heartbeat.total_seconds()
+        session.silent_seconds = policy.duration.total_seconds()
         found = NoLease(leased=0, blocked=0)
         is_anew = False
         for _ in range(_PASSES):
-            desk.view.look(anew=is_anew)
-            desk.read_ahead(shard)
+            session.view.look(anew=is_anew)
+            session.read_ahead(shard)
             candidates, nothing = self._candidates(worker, policy, shard, gone)
             lost = blocked = 0
             while candidates:
@@ -88,14 +88,14 @@ class BucketLeases:
         self, worker: WorkerId, policy: LeasePolicy, shard: ShardIndex | None, gone: Collection[WorkerId]
     ) -> tuple[list[tuple[SliceId, int]], NoLease]:
         """The slices to try, in this order, by the version that was seen; and what there is else."""
-        desk, view = self._desk, self._desk.view
+        session, view = self._session, self._session.view
         free, silent, new = (list[tuple[SliceId, int]]() for _ in range(3))
         leased = blocked = 0
         for slice_id in view.slices(shard):
             if view.is_done(slice_id):
                 continue
             seen, version = view.numbered(slice_id)
-            if version is None or version.fingerprint != desk.plan.fingerprint:
+            if version is None or version.fingerprint != session.plan.fingerprint:
                 new.append((slice_id, seen))
                 continue
             is_leased = version.state is SliceState.LEASED
@@ -119,7 +119,7 @@ class BucketLeases:
         """
         if version.state is not SliceState.LEASED or version.worker != worker:
             return False
-        return (slice_id, version.fence) not in self._given or not self._desk.is_held(
+        return (slice_id, version.fence) not in self._given or not self._session.is_held(
             _grant(slice_id, version)
         )
 
@@ -127,10 +127,10 @@ class BucketLeases:
         self, slice_id: SliceId, holder: str, policy: LeasePolicy, gone: Collection[WorkerId]
     ) -> bool:
         """Whether the holder of a slice is known to have ended, or is silent."""
-        desk = self._desk
-        if holder in gone or desk.has_stopped(holder):
+        session = self._session
+        if holder in gone or session.has_stopped(holder):
             return True
-        return desk.view.is_silent(slice_id, file_name(holder), policy.duration.total_seconds())
+        return session.view.is_silent(slice_id, file_name(holder), policy.duration.total_seconds())
 
     def _claim(
         self,
@@ -144,33 +144,33 @@ class BucketLeases:
 
         None: another was quicker.
         """
-        desk = self._desk
-        seen, row = desk.row(slice_id)
+        session = self._session
+        seen, row = session.row(slice_id)
         if seen != judged:
             return None
         if row is not None and self._is_unknown_claim(slice_id, row, worker):
             return self._take(self._own(slice_id, row, policy))
         number = protocol.next_version(seen)
-        holder = None if row is None or row.worker is None else desk.sign_of_worker(row.worker)
+        holder = None if row is None or row.worker is None else session.sign_of_worker(row.worker)
 
         def decide(connection: Connection) -> Lease | NoLease:
-            desk.count_finished(connection)
-            load(connection, desk.layout, slice_id, row, expires_at=0.0)
-            desk.know_worker(connection, holder)
+            session.count_finished(connection)
+            load(connection, session.layout, slice_id, row, expires_at=0.0)
+            session.know_worker(connection, holder)
             if holder is not None and holder.state is WorkerState.STOPPED:  # it could not give the slice back
                 transition(connection, Event.WITHDRAW, lock_slice(connection, *slice_id))
             request = LeaseRequest(
                 worker=worker,
-                now=self._desk.session.now(connection),
+                now=self._session.sql.now(connection),
                 policy=policy,
                 shard=slice_id[0],
                 slice=slice_id[1],
                 least_fence=number,
                 gone=gone,
             )
-            return lease_slice(connection, desk.layout, request)
+            return lease_slice(connection, session.layout, request)
 
-        changed = desk.change(slice_id, number, Event.GRANT, decide)
+        changed = session.change(slice_id, number, Event.GRANT, decide)
         if changed is None:
             return None
         (granted,) = changed
@@ -180,41 +180,41 @@ class BucketLeases:
 
     def _own(self, slice_id: SliceId, row: Version, policy: LeasePolicy) -> Lease:
         """A grant of this worker that it did not get to know."""
-        lease = _grant(slice_id, row, expires_at=self._desk.now() + policy.duration)
+        lease = _grant(slice_id, row, expires_at=self._session.now() + policy.duration)
         seconds = to_seconds(lease.expires_at)
-        self._desk.session.write(
-            lambda connection: load(connection, self._desk.layout, slice_id, row, expires_at=seconds)
+        self._session.sql.write(
+            lambda connection: load(connection, self._session.layout, slice_id, row, expires_at=seconds)
         )
         return lease
 
     def _take(self, lease: Lease) -> Lease | NoLease:
         """After the claim: learn which batches have receipts. If all have, there is nothing to hold."""
-        desk, slice_id = self._desk, (lease.shard, lease.slice)
-        desk.view.look_at(slice_id)
+        session, slice_id = self._session, (lease.shard, lease.slice)
+        session.view.look_at(slice_id)
         try:
-            found = list(desk.read_receipts(self._winners(slice_id)))
+            found = list(session.read_receipts(self._winners(slice_id)))
         except ManifestCorrupt:  # a rebuild has removed one; else the second look says the same
-            desk.view.look(anew=True)
-            found = list(desk.read_receipts(self._winners(slice_id)))
-        self._desk.session.write(lambda connection: adopt(connection, desk.layout, found, lease))
-        return lease if desk.is_held(lease) else NoLease(leased=0, blocked=0)
+            session.view.look(anew=True)
+            found = list(session.read_receipts(self._winners(slice_id)))
+        self._session.sql.write(lambda connection: adopt(connection, session.layout, found, lease))
+        return lease if session.is_held(lease) else NoLease(leased=0, blocked=0)
 
     def _winners(self, slice_id: SliceId) -> list[ReceiptKey]:
-        winners, batches = self._desk.view.winners, self._desk.layout.slice_batch_range(*slice_id)
+        winners, batches = self._session.view.winners, self._session.layout.slice_batch_range(*slice_id)
         return [winners[one] for one in map(BatchIndex, batches) if one in winners]
 
     def renew(self, lease: Lease, policy: LeasePolicy) -> None:
         """Look whether a later version is there, and show life. Raises LeaseLost."""
-        desk, slice_id = self._desk, (lease.shard, lease.slice)
-        self._desk.rows.leases.renew(lease, policy)
+        session, slice_id = self._session, (lease.shard, lease.slice)
+        self._session.rows.leases.renew(lease, policy)
         following = protocol.next_version(lease.fence)
-        if desk.objects.size(str(VersionKey(slice_id=slice_id, number=following))) is not None:
-            desk.view.note_version(slice_id, following)
-            self._desk.session.write(lambda connection: drop(connection, slice_id))
+        if session.objects.size(str(VersionKey(slice_id=slice_id, number=following))) is not None:
+            session.view.note_version(slice_id, following)
+            self._session.sql.write(lambda connection: drop(connection, slice_id))
             raise lease_lost(lease)
-        desk.beat_seconds = policy.heartbeat.total_seconds()
-        desk.show_life(lease.worker, gap=desk.beat_seconds / 2)
-        desk.view.note_life(slice_id)
+        session.beat_seconds = policy.heartbeat.total_seconds()
+        session.show_life(lease.worker, gap=session.beat_seconds / 2)
+        session.view.note_life(slice_id)
 
     def release(self, lease: Lease) -> bool:
         """Give a slice back unfinished; no death. Returns False when it was not held any more."""
@@ -242,27 +242,27 @@ class BucketLeases:
 
     def _end(self, lease: Lease, event: Event, body: Callable[[Connection], bool]) -> bool | None:
         """End a grant by the version after it; None when it has ended already."""
-        desk, slice_id = self._desk, (lease.shard, lease.slice)
-        if not desk.is_held(lease) and not self._restored(lease):
+        session, slice_id = self._session, (lease.shard, lease.slice)
+        if not session.is_held(lease) and not self._restored(lease):
             return None
-        changed = desk.change(slice_id, protocol.next_version(lease.fence), event, body)
+        changed = session.change(slice_id, protocol.next_version(lease.fence), event, body)
         if changed is None:
-            self._desk.session.write(lambda connection: drop(connection, slice_id))
+            self._session.sql.write(lambda connection: drop(connection, slice_id))
             return None
         return changed[0]
 
     def _restored(self, lease: Lease) -> bool:
         """For who did not claim it himself: whether it is the latest version; then its row is here."""
-        desk, slice_id = self._desk, (lease.shard, lease.slice)
+        session, slice_id = self._session, (lease.shard, lease.slice)
         if (slice_id, lease.fence) in self._given:
             return False
-        desk.view.look()
-        number, row = desk.row(slice_id)
+        session.view.look()
+        number, row = session.row(slice_id)
         if row is None or (number, row.state, row.worker) != (lease.fence, SliceState.LEASED, lease.worker):
             return False
         seconds = to_seconds(lease.expires_at)
-        desk.session.write(
-            lambda connection: load(connection, desk.layout, slice_id, row, expires_at=seconds)
+        session.sql.write(
+            lambda connection: load(connection, session.layout, slice_id, row, expires_at=seconds)
         )
         return True
 
@@ -270,38 +270,38 @@ class BucketLeases:
         self, gone: Collection[WorkerId], policy: LeasePolicy, *, innocent: Collection[WorkerId] = ()
     ) -> int:
         """Free what ended processes held, at once; no death of those that are `innocent`. How many slices."""
-        desk = self._desk
-        desk.view.looked_at = float("-inf")  # a worker has ended: whoever asks for the state must look
+        session = self._session
+        session.view.looked_at = float("-inf")  # a worker has ended: whoever asks for the state must look
         if not gone:
             return 0
-        desk.view.look()
+        session.view.look()
         freed = 0
-        for slice_id, version in list(desk.view.holders()):
+        for slice_id, version in list(session.view.holders()):
             worker = WorkerId(version.worker or "")
             if worker in gone:
                 freed += self._free(slice_id, worker, policy, innocent)
         for worker in gone:
-            desk.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
+            session.say_of(worker, state=WorkerState.DEAD, samples_per_second=0.0)
         return freed
 
     def _free(
         self, slice_id: SliceId, worker: WorkerId, policy: LeasePolicy, innocent: Collection[WorkerId]
     ) -> bool:
-        desk = self._desk
-        seen, row = desk.row(slice_id)
-        sign = desk.sign_of_worker(worker)
+        session = self._session
+        seen, row = session.row(slice_id)
+        sign = session.sign_of_worker(worker)
 
         def end(connection: Connection) -> int:
-            load(connection, desk.layout, slice_id, row, expires_at=FAR)
-            desk.know_worker(connection, sign)
+            load(connection, session.layout, slice_id, row, expires_at=FAR)
+            session.know_worker(connection, sign)
             return free_slices_of(connection, [worker], innocent=innocent, max_attempts=policy.max_attempts)
 
         event = Event.WITHDRAW if worker in innocent else Event.DIE
-        return desk.change(slice_id, protocol.next_version(seen), event, end) is not None
+        return session.change(slice_id, protocol.next_version(seen), event, end) is not None
 
     def may_still_count(self) -> MayStillCount:
         """Which attempts could still be recorded and count: by the receipts that are there, no holder."""
-        view = self._desk.view
+        view = self._session.view
         view.look(anew=True)
 
         def may_count(
@@ -321,10 +321,10 @@ class BucketLeases:
 
     def holders(self) -> list[Holder]:
         """Who holds which slice under which fence, silent or not."""
-        self._desk.view.look()
+        self._session.view.look()
         return [
             (slice_id[0], slice_id[1], Fence(version.fence), WorkerId(version.worker or ""))
-            for slice_id, version in self._desk.view.holders()
+            for slice_id, version in self._session.view.holders()
         ]
 
 

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.leases import BucketLeases
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.coordination.bucket.operator import BucketOperator
@@ -29,6 +28,7 @@ from shardgen.coordination.bucket.records import (
     BucketWorkers,
 )
 from shardgen.coordination.bucket.rows import SignOfLife, Version
+from shardgen.coordination.bucket.session import BucketSession
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import LeasePolicy
@@ -62,18 +62,18 @@ class BucketManifest:
         except BaseException:
             self._scratch.cleanup()
             raise
-        self._desk = desk = Desk(plan, objects, self._rows, clock)
+        self._session = session = BucketSession(plan, objects, self._rows, clock)
         if policy is not None:
-            desk.beat_seconds = policy.heartbeat.total_seconds()
-            desk.silent_seconds = policy.duration.total_seconds()
+            session.beat_seconds = policy.heartbeat.total_seconds()
+            session.silent_seconds = policy.duration.total_seconds()
         self.objects = objects
-        self.workers = BucketWorkers(desk)
-        self.micro_batches = BucketMicroBatches(desk)
-        self.folder = BucketFolder(desk)
-        self.leases = BucketLeases(desk)
-        self.suspicion = BucketSuspicions(desk)
-        self.receipts = BucketReceipts(desk)
-        self.operator = BucketOperator(desk)
+        self.workers = BucketWorkers(session)
+        self.micro_batches = BucketMicroBatches(session)
+        self.folder = BucketFolder(session)
+        self.leases = BucketLeases(session)
+        self.suspicion = BucketSuspicions(session)
+        self.receipts = BucketReceipts(session)
+        self.operator = BucketOperator(session)
 
     def __enter__(self) -> Self:
         return self
@@ -93,16 +93,16 @@ class BucketManifest:
 
     def now(self) -> datetime:
         """This machine's clock: only shown, and never what a lease ends by."""
-        return self._desk.now()
+        return self._session.now()
 
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers) objects and the pages of names."""
-        desk, view = self._desk, self._desk.view
-        if desk.monotonic() - view.looked_at >= min(_LOOK_SECONDS, desk.beat_seconds):
+        session, view = self._session, self._session.view
+        if session.monotonic() - view.looked_at >= min(_LOOK_SECONDS, session.beat_seconds):
             view.look()
-        now = desk.now()
-        desk.read_ahead(None)
-        signs = desk.all_signs()
+        now = session.now()
+        session.read_ahead(None)
+        signs = session.all_signs()
         places: dict[str, SliceId] = {}
         counts: dict[ShardIndex, Counter[str]] = {}
         blocked: list[BlockedSlice] = []
@@ -121,7 +121,7 @@ class BucketManifest:
         for sign in signs.values():
             made.update(sign.made)
         return Overview(
-            fingerprint=desk.plan.fingerprint,
+            fingerprint=session.plan.fingerprint,
             taken_at=now,
             shards=tuple(
                 ShardState(
@@ -132,7 +132,7 @@ class BucketManifest:
                         **{name: counts[shard][name] for name in SliceCounts.__dataclass_fields__}
                     ),
                 )
-                for shard in map(ShardIndex, range(desk.layout.shard_count))
+                for shard in map(ShardIndex, range(session.layout.shard_count))
             ),
             blocked=tuple(blocked),
             workers=self._worker_rows(signs, places, now),
@@ -143,7 +143,7 @@ class BucketManifest:
         self, slice_id: SliceId, now: datetime, signs: dict[str, SignOfLife]
     ) -> tuple[str, Version | None]:
         """A slice's state for people, and its latest version if it is not done."""
-        view = self._desk.view
+        view = self._session.view
         if view.is_done(slice_id):
             return SliceState.DONE.value, None
         version = view.version(slice_id)
@@ -158,7 +158,7 @@ class BucketManifest:
             and said is not None
             and said.state not in ENDED_STATES
             and not gone([said.identity])
-            and (now - sign.modified).total_seconds() < self._desk.silent_seconds
+            and (now - sign.modified).total_seconds() < self._session.silent_seconds
         )
         return (SliceState.LEASED.value if is_live else "expired"), version
 
@@ -167,7 +167,7 @@ class BucketManifest:
     ) -> tuple[WorkerRow, ...]:
         rows = []
         for name, sign in signs.items():
-            modified = self._desk.view.signs[name].modified
+            modified = self._session.view.signs[name].modified
             shard, slice_ = places.get(sign.worker, (None, None))
             if shard is None and now - modified > LISTED_AFTER_END:
                 continue

@@ -8,9 +8,9 @@ from sqlalchemy import Connection
 
 from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.bucket import protocol
-from shardgen.coordination.bucket.desk import Desk
 from shardgen.coordination.bucket.protocol import ReceiptKey
 from shardgen.coordination.bucket.rows import FAR, Version, load, parse_receipt, receipt_bytes
+from shardgen.coordination.bucket.session import BucketSession
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.receipt import Receipt
@@ -28,13 +28,13 @@ from shardgen.manifest.slices import lock_slice, to_seconds, transition
 class BucketOperator:
     """What an operator undoes: versions of rows, then a mark."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, session: BucketSession) -> None:
+        self._session = session
 
     @property
     def shown(self) -> str:
         """The url."""
-        return self._desk.objects.shown
+        return self._session.objects.shown
 
     def damage(self, *, seconds: float) -> Damage:
         """A store watches its own bytes."""
@@ -60,11 +60,11 @@ class BucketOperator:
         between leaves a slice that is free, and nothing undone. Raises ManifestBusy while a worker holds one
         of the slices.
         """
-        desk = self._desk
-        desk.view.look(anew=True)  # of slices that are done, too, the latest version
-        recorded = [batch for batch in sorted(batches) if batch in desk.view.winners]
+        session = self._session
+        session.view.look(anew=True)  # of slices that are done, too, the latest version
+        recorded = [batch for batch in sorted(batches) if batch in session.view.winners]
         places = {
-            batch: (desk.layout.shard_of_batch(batch), desk.layout.slice_of_batch(batch))
+            batch: (session.layout.shard_of_batch(batch), session.layout.slice_of_batch(batch))
             for batch in recorded
         }
         fences: dict[SliceId, Fence] = {}
@@ -77,12 +77,12 @@ class BucketOperator:
             marks.setdefault(fences[places[batch]], []).append(batch)
         if marks:
             mark(marks)
-            desk.view.look()
+            session.view.look()
         return len(recorded)
 
     def _refuse_live(self, slice_id: SliceId) -> None:
         """Raise ManifestBusy when a worker seems to hold a slice that is not done: by the store's clock."""
-        desk, view = self._desk, self._desk.view
+        session, view = self._session, self._session.view
         version = view.version(slice_id)
         if view.is_done(slice_id) or version is None or version.state is not SliceState.LEASED:
             return
@@ -91,8 +91,8 @@ class BucketOperator:
         if sign is not None and (sign.state in ENDED_STATES or processes_gone([sign.identity])):
             return
         last = version.written_at if shown is None else to_seconds(shown.modified)
-        age = to_seconds(desk.store_now()) - last
-        if age < desk.silent_seconds:
+        age = to_seconds(session.store_now()) - last
+        if age < session.silent_seconds:
             raise ManifestBusy(
                 f"shard {slice_id[0]} slice {slice_id[1]}: worker {worker} holds it, and showed life "
                 f"{max(0.0, age):.0f} s ago",
@@ -100,16 +100,16 @@ class BucketOperator:
             )
 
     def _fence_off(self, slice_id: SliceId) -> Fence:
-        desk = self._desk
-        seen, row = desk.row(slice_id)
+        session = self._session
+        seen, row = session.row(slice_id)
         number = protocol.next_version(seen)
 
         def withdraw(connection: Connection) -> None:
-            load(connection, desk.layout, slice_id, row, expires_at=FAR)
+            load(connection, session.layout, slice_id, row, expires_at=FAR)
             if row is not None and row.state is SliceState.LEASED:
                 transition(connection, Event.WITHDRAW, lock_slice(connection, *slice_id))
 
-        if desk.change(slice_id, number, Event.UNDO, withdraw) is None:
+        if session.change(slice_id, number, Event.UNDO, withdraw) is None:
             raise ManifestBusy(
                 f"shard {slice_id[0]} slice {slice_id[1]}: a worker claimed it in this moment",
                 hint="wait until it has finished the slice, then run the command again",
@@ -118,20 +118,20 @@ class BucketOperator:
 
     def unblock(self) -> int:
         """Open every blocked slice again, its deaths forgotten. Returns how many."""
-        desk = self._desk
-        desk.view.look()
+        session = self._session
+        session.view.look()
         opened = 0
-        for slice_id in desk.view.begun():
-            seen, row = desk.row(slice_id)
+        for slice_id in session.view.begun():
+            seen, row = session.row(slice_id)
             if row is None or row.state is not SliceState.BLOCKED:
                 continue
 
             def unblock(connection: Connection, slice_id: SliceId = slice_id, row: Version = row) -> int:
-                load(connection, desk.layout, slice_id, row, expires_at=FAR)
+                load(connection, session.layout, slice_id, row, expires_at=FAR)
                 return unblock_all(connection)
 
             number = protocol.next_version(seen)
-            opened += desk.change(slice_id, number, Event.UNBLOCK, unblock) is not None
+            opened += session.change(slice_id, number, Event.UNBLOCK, unblock) is not None
         return opened
 
     def restore(self, receipts: Iterable[Receipt], store: ArtifactReader) -> None:
@@ -140,36 +140,36 @@ class BucketOperator:
         Workers may be at work: a receipt is removed only if what it names is read now and is not whole. Of a
         slice whose row is damaged another version says that it is open.
         """
-        desk = self._desk
-        desk.view.look(anew=True)
+        session = self._session
+        session.view.look(anew=True)
         whole = {receipt.record.batch: receipt for receipt in receipts}
-        for batch, key in sorted(desk.view.winners.items()):
+        for batch, key in sorted(session.view.winners.items()):
             if (found := whole.get(batch)) is None or found.fence < key.fence:
                 self._remove_unless_whole(key, store)
         for batch, receipt in whole.items():
             key = ReceiptKey(batch=batch, fence=receipt.fence, dead=len(receipt.record.dead_letters))
-            if desk.view.winners.get(batch) != key:
-                desk.objects.create(str(key), receipt_bytes(desk.plan, receipt))
-        for slice_id in desk.view.begun():
+            if session.view.winners.get(batch) != key:
+                session.objects.create(str(key), receipt_bytes(session.plan, receipt))
+        for slice_id in session.view.begun():
             try:
-                desk.row(slice_id)
+                session.row(slice_id)
             except ManifestCorrupt:
                 self._reopen(slice_id)
 
     def _remove_unless_whole(self, key: ReceiptKey, store: ArtifactReader) -> None:
-        desk = self._desk
+        session = self._session
         try:
-            data = desk.objects.read(str(key))
-            store.read(parse_receipt(desk.plan, str(key), data, batch=key.batch, fence=key.fence).artifact)
+            data = session.objects.read(str(key))
+            store.read(parse_receipt(session.plan, str(key), data, batch=key.batch, fence=key.fence).artifact)
         except (ManifestCorrupt, CorruptionError):
-            desk.objects.remove([str(key)])
+            session.objects.remove([str(key)])
 
     def _reopen(self, slice_id: SliceId) -> None:
-        desk = self._desk
-        number = protocol.next_version(desk.view.latest[slice_id])
-        desk.change(
+        session = self._session
+        number = protocol.next_version(session.view.latest[slice_id])
+        session.change(
             slice_id,
             number,
             Event.RESTORE,
-            lambda connection: load(connection, desk.layout, slice_id, None, expires_at=FAR),
+            lambda connection: load(connection, session.layout, slice_id, None, expires_at=FAR),
         )

@@ -1,4 +1,4 @@
-"""Desk: how a slice's row becomes a new version, and what a worker shows of itself, for all parts."""
+"""Session: how a slice's row becomes a new version, and what a worker shows of itself, for all parts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Life:
             self.sign = self.sign.model_copy(update=changes)
 
 
-class Desk:
+class BucketSession:
     """What all parts of one opened manifest share; `rows` are this process's copies of slices' rows."""
 
     def __init__(self, plan: Plan, objects: Objects, rows: Manifest, clock: Clock | None) -> None:
@@ -83,7 +83,7 @@ class Desk:
         self.layout = plan.layout
         self.objects = objects
         self.rows = rows
-        self.session = rows.leases.session
+        self.sql = rows.leases.session
         self._clock = clock
         self.view = BucketView(plan, objects, monotonic=self.monotonic)
         self.lives: dict[WorkerId, Life] = {}
@@ -142,7 +142,7 @@ class Desk:
             raise _Rolled(dump(connection, self.plan, slice_id, event.value, now=now))
 
         try:
-            self.session.write(attempt)
+            self.sql.write(attempt)
         except _Rolled as rolled:
             version = rolled.version
         else:
@@ -150,7 +150,7 @@ class Desk:
         if not self._create(str(key), version):
             self.view.note_version(slice_id, number)
             return None
-        result = self.session.write(body)
+        result = self.sql.write(body)
         self.view.note_created(slice_id, number, version)
         return (result,)
 
@@ -172,7 +172,7 @@ class Desk:
         """Write down what the holder of a suspect slice makes now, before it does."""
         slice_id = lease.shard, lease.slice
         now = to_seconds(self.now())
-        version = self.session.read(lambda one: dump(one, self.plan, slice_id, "note", now=now))
+        version = self.sql.read(lambda one: dump(one, self.plan, slice_id, "note", now=now))
         key = VersionKey(slice_id=slice_id, number=lease.fence, is_note=True)
         self.objects.write(str(key), encoded(version))
         self.view.notes.add((slice_id, lease.fence))
@@ -180,7 +180,7 @@ class Desk:
     def is_held(self, lease: Lease) -> bool:
         """Whether the row here is still this grant's."""
         query = select(SLICE.c.fence).where(held(lease))
-        return self.session.read(lambda one: one.execute(query).first()) is not None
+        return self.sql.read(lambda one: one.execute(query).first()) is not None
 
     def count_finished(self, connection: Connection) -> None:
         """Let the shards' counters say what the view has seen of the whole run."""
