@@ -250,12 +250,14 @@ def test_a_zombie_that_wakes_after_its_lease_never_outranks_its_successor(
     go.set()
     worker.send_signal(signal.SIGCONT)
     assert worker.wait(PATIENCE_SECONDS) == 0, zombie.said()
-    late = [one for one in shared.receipts() if one not in before.values()]
+    outranked = [one for one in shared.receipts() if one not in before.values()]
+    assert all(one.fence < before[one.batch].fence for one in outranked)
     # The one that was on its way; and perhaps the next, if it was made before the loss was noticed.
-    assert {one.batch for one in late} in ({1}, {1, 2})
-    assert all(one.fence < before[one.batch].fence for one in late)
+    late = {one.batch for one in outranked}
+    assert late in ({1}, {1, 2})
     assert shared.winners() == before
-    assert "lease with fence 1 was taken over" in zombie.said()
+    if late == {1}:  # else it was through with its slice before it looked again, and had nothing to lose
+        assert "lease with fence 1 was taken over" in zombie.said()
     assert shared.machine("c").merged() == undisturbed
 
 
