@@ -72,6 +72,7 @@ LIBRARIES = {
     "alembic": {"manifest"},
     "pyarrow": {"dataset"},
     "obstore": {"coordination"},
+    "ray": {"launch"},
     "sqlalchemy": {"manifest", "coordination"},  # the index of a shared folder is a database of its own
 }
 VERSION_ONLY = {"doctor.py"}  # it prints SQLAlchemy's version

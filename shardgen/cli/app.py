@@ -28,6 +28,7 @@ from shardgen.cli.merge import merge
 from shardgen.cli.plan import plan
 from shardgen.cli.preview import preview
 from shardgen.cli.printable import Outlet, open_outlets
+from shardgen.cli.ray import ray
 from shardgen.cli.rebuild import rebuild
 from shardgen.cli.render import one_line, remark_text, say
 from shardgen.cli.requeue import requeue
@@ -63,7 +64,7 @@ app = typer.Typer(
 _SHOWN_REMARKS = 20
 _OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
 for command in (
-    *(cut_out, init, plan, preview, run, worker, status, extend, merge, verify, export),
+    *(cut_out, init, plan, preview, run, ray, worker, status, extend, merge, verify, export),
     *(*_OPERATORS, doctor, demo),
 ):
     app.command(command.__name__.replace("_", "-"))(command)

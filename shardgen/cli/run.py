@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Self
 
 import typer
@@ -26,14 +27,16 @@ from shardgen.cli.options import (
     parse_device,
     parse_duration,
     parse_gpus,
-    typed,
+    with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
 from shardgen.cli.status_view import mixture_lines
+from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.open import open_directory
 from shardgen.coordination.report import Report
 from shardgen.domain.wording import counted
+from shardgen.settings.run_directory import RunDirectory
 
 _LINE_SECONDS = 30.0
 
@@ -103,58 +106,70 @@ def run(
       shardgen run people --limit 1000
     """
     ends_at = time.monotonic() + (math.inf if deadline is None else parse_duration(deadline))
-    from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
-    from shardgen.coordination.open import open_run
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import LocalLauncher
     from shardgen.launch.supervisor import RunOptions, run_workers
-    from shardgen.operations.merge import refuse_output
     from shardgen.recipes.base import given_threads
-    from shardgen.recipes.registry import recipe_of
 
-    directory = open_directory(run_dir)
     wanted = Wanted(
         workers=workers,
         device=parse_device(device),
         gpus=() if gpus is None else parse_gpus(gpus),
         threads_per_worker=given_threads(),
     )
+    directory = open_directory(run_dir)
     chosen = choose_gpus(wanted)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    if directory.current_plan is None:
-        planned = make_plan_with_progress(directory, given)
-        directory = directory.planned(planned.plan)
-        render.stdout().print(plan_view(planned, None))
-    opened = open_run(directory)
-    plan = opened.plan
-    warn_of_unplanned(directory, plan, given)
-    recipe_of(plan).load()  # the merge needs it after hours of work
-    opened.ensure_manifest()
-    with directory.manifest(plan, read_only=True) as manifest:
-        refuse_unusable_at_first(open_store(directory), manifest.folder)
-    refuse_output(directory, plan, output)
-    found = opened.report()
+    opened = ready_to_make(directory, given, output)
+    directory, found = opened.run, opened.report()
     if limit is not None and found.pending and found.stored >= limit:
         render.say(
             f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
         )
     elif found.pending:
-        shares = settle_workers(directory, plan, wanted, chosen, say=render.say)
+        shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
         options = RunOptions(limit=limit, deadline=ends_at)
         with LiveProgress() as live:
             launcher = LocalLauncher(directory, shares, folders=given, say=live.say)
-            found = run_workers(directory, plan, launcher, options, say=live.say, on_look=live.look)
-        if found.pending:
-            found = opened.report()
+            found = run_workers(directory, opened.plan, launcher, options, say=live.say, on_look=live.look)
+    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+
+
+def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
+    """Plan if nothing is planned, and refuse before hours of work what would fail after them."""
+    from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
+    from shardgen.coordination.open import open_run
+    from shardgen.operations.merge import refuse_output
+    from shardgen.recipes.registry import recipe_of
+
+    if directory.current_plan is None:
+        planned = make_plan_with_progress(directory, given)
+        directory = directory.planned(planned.plan)
+        render.stdout().print(plan_view(planned, None))
+    opened = open_run(directory)
+    warn_of_unplanned(directory, opened.plan, given)
+    recipe_of(opened.plan).load()  # the merge needs it after hours of work
+    opened.ensure_manifest()
+    with directory.manifest(opened.plan, read_only=True) as manifest:
+        refuse_unusable_at_first(open_store(directory), manifest.folder)
+    refuse_output(directory, opened.plan, output)
+    return opened
+
+
+def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:
+    """Say what is still pending, or merge."""
+    if found.pending:
+        found = opened.report()
     for line in mixture_lines(found):
         render.say(line)
     if found.pending:
         render.say(
-            f"not merged: {counted(found.stored, 'sample')} stored, {found.pending:,} of {plan.samples:,} "
-            f"pending; a data set of what is stored: shardgen merge {typed(run_dir)} --partial"
+            f"not merged: {counted(found.stored, 'sample')} stored, {found.pending:,} of "
+            f"{opened.plan.samples:,} pending; a data set of what is stored: "
+            f"shardgen merge {with_run_dir('RUN_DIR')} --partial"
         )
         return
-    merge_and_show(directory, output, allow_dead_letters=allow_dead_letters)
+    merge_and_show(opened.run, output, allow_dead_letters=allow_dead_letters)
 
 
 class LiveProgress:

@@ -256,6 +256,18 @@ class OpenedRun(ABC):
     def coordinator(self, seat: Seat) -> Coordinator:
         """Open what a worker needs."""
 
+    @property
+    def is_of_one_machine(self) -> bool:
+        """Whether no other machine can take part."""
+        return False
+
+    def claim_artifacts(self) -> str | None:
+        """Before others are asked to work: make this machine's artifact folder the run's, as a worker would.
+
+        Returns its identity; None where machines need not share a folder for them. Errors of `claim_folder`.
+        """
+        return None
+
     @abstractmethod
     def report(self) -> Report:
         """The state of the run, quick enough to be asked again and again."""

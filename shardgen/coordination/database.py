@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import groupby
 
+from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.store import ArtifactStore
 from shardgen.coordination.artifact_folder import adopt_folder, claim_folder, open_store, refuse_other_folder
 from shardgen.coordination.base import (
@@ -36,6 +37,7 @@ from shardgen.manifest.port import Manifest
 from shardgen.manifest.replanning import replace_plan
 from shardgen.manifest.schema import StoredPlan, foreign_plan, lost_manifest
 from shardgen.manifest.slices import contradictory
+from shardgen.manifest.sqlite import SqliteFile
 from shardgen.settings.plan_file import MAX_BYTES, NEXT, read_plan
 from shardgen.storage.bounded import read_regular
 from shardgen.storage.files import is_there, storing
@@ -158,6 +160,20 @@ class DatabaseCoordinator(ManifestCoordinator):
 
 class DatabaseRun(ManifestRun):
     """A run whose manifest is the record, and whose artifact folder all workers write to."""
+
+    @property
+    def is_of_one_machine(self) -> bool:
+        """A SQLite file is locked by one machine's kernel."""
+        return isinstance(self.run.database.backend, SqliteFile)
+
+    def claim_artifacts(self) -> str | None:
+        """Unless they are in a bucket, which has one name everywhere."""
+        store = open_store(self.run)
+        if not isinstance(store, FolderStore):
+            return None
+        with self.run.manifest(self.plan) as manifest:
+            claim_folder(store, manifest.folder)
+        return store.identity()
 
     def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
         """The manifest's plan counts, and changes in one transaction, between `plan.json.next` and its name.

@@ -126,15 +126,22 @@ class Launcher(Protocol):
         ...
 
 
-def worker_arguments(
-    run_dir: str, order: Order, *, device: str, grace_seconds: float, folders: Folders
-) -> list[str]:
-    """The command line of a worker, behind `shardgen`."""
-    arguments = ["worker", run_dir, "--id", order.name, "--device", device, "--grace", f"{grace_seconds:g}"]
-    if order.batches is not None:
-        arguments += ["--max-batches", str(order.batches)]
-    if order.seconds < math.inf:
-        arguments += ["--deadline", f"{max(0.0, order.seconds):.3f}s"]
-    for name, folder in folders.items():
-        arguments += [f"--{name}", str(folder)]
-    return arguments
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCommand:
+    """What all workers of one launcher are started with."""
+
+    run_dir: str
+    folders: Folders = field(default_factory=dict)
+    grace_seconds: float = 25.0
+
+    def arguments(self, order: Order, device: str) -> list[str]:
+        """The command line of one of them, behind `shardgen`."""
+        arguments = ["worker", self.run_dir, "--id", order.name, "--device", device]
+        arguments += ["--grace", f"{self.grace_seconds:g}"]
+        if order.batches is not None:
+            arguments += ["--max-batches", str(order.batches)]
+        if order.seconds < math.inf:
+            arguments += ["--deadline", f"{max(0.0, order.seconds):.3f}s"]
+        for name, folder in self.folders.items():
+            arguments += [f"--{name}", str(folder)]
+        return arguments

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from shardgen.domain.wording import Say
 from shardgen.launch.allocation import Share
-from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, worker_arguments
+from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import host_id
 from shardgen.recipes.base import Folders
@@ -81,18 +81,10 @@ class LocalLauncher:
     """Starts a worker for each share of this machine; it gets the same share each time."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        shares: Sequence[Share],
-        *,
-        say: Say,
-        folders: Folders | None = None,
-        grace_seconds: float = 25.0,
+        self, run: RunDirectory, shares: Sequence[Share], *, say: Say, folders: Folders | None = None
     ) -> None:
-        self._run_dir = run.named
+        self._command = WorkerCommand(run_dir=run.named, folders=folders or {})
         self._shares = tuple(shares)
-        self._folders = folders or {}
-        self._grace_seconds = grace_seconds
         self._relay = Relay(say)
         self._kernel = KernelKills()
 
@@ -108,13 +100,7 @@ class LocalLauncher:
     def start(self, order: Order) -> LocalProcess:
         """Start a worker with its share."""
         share = self._shares[order.number]
-        arguments = worker_arguments(
-            self._run_dir,
-            order,
-            device=share.device,
-            grace_seconds=self._grace_seconds,
-            folders=self._folders,
-        )
+        arguments = self._command.arguments(order, share.device)
         process = LocalProcess(start_process(arguments, share.environment(os.environ)), self._kernel)
         process.follow(order.name, self._relay)
         return process

@@ -38,6 +38,11 @@ def expanded(url: str, *, where: str) -> str:
     return found
 
 
+def named_in(url: str) -> set[str]:
+    """The variables that a URL names."""
+    return set(_VARIABLE.findall(url))
+
+
 def _has_literal_secret(url: str) -> bool:
     scheme, _, rest = url.partition("://")
     if scheme.startswith("sqlite"):

@@ -21,7 +21,7 @@ from shardgen.manifest.database_url import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
 from shardgen.recipes.registry import DEFAULT, find_kind, kinds
 from shardgen.settings.problems import KnownKeys, problems_in
-from shardgen.settings.secrets import expanded
+from shardgen.settings.secrets import expanded, named_in
 from shardgen.storage.bounded import how_to_read, parse_toml, read_regular
 
 FILE_NAME = "shardgen.toml"
@@ -163,6 +163,11 @@ class Settings:
             silent=timedelta(seconds=self.engine.folder.silent_seconds),
             scan=timedelta(seconds=self.engine.folder.scan_seconds),
         )
+
+    @property
+    def named_variables(self) -> set[str]:
+        """The variables of the environment that the settings take a part of a url from."""
+        return named_in(self.engine.manifest.url)
 
     def manifest_url(self) -> str:
         """`[manifest] url` with its `${NAME}` parts taken from the environment.

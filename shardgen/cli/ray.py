@@ -1,0 +1,103 @@
+"""`shardgen ray`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shardgen.cli.options import (
+    HERE,
+    AllowDeadLetters,
+    Backgrounds,
+    Foregrounds,
+    Output,
+    Pictures,
+    RunDir,
+    given_folders,
+)
+from shardgen.cli.run import LiveProgress, finish, ready_to_make
+from shardgen.coordination.open import open_directory
+
+
+def ray(
+    *,
+    run_dir: RunDir = HERE,
+    address: Annotated[
+        str,
+        typer.Option(
+            "--address",
+            metavar="HOST:PORT",
+            help="The cluster; auto: the one that this machine belongs to, or $RAY_ADDRESS.",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            max=4096,
+            help="Worker processes, spread over the cluster; those without room wait for nodes to come.",
+            show_default="one per GPU, else one per node",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            metavar="N",
+            min=0,
+            max=1,
+            help="GPUs that each worker reserves: 0 for none, 0.5 lets two share one.",
+            show_default="1 where there are GPUs",
+        ),
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None,
+        typer.Option(
+            "--cpus-per-worker",
+            metavar="N",
+            min=1,
+            help="CPUs that each worker reserves and uses.",
+            show_default="an even part of its node's",
+        ),
+    ] = None,
+    output: Output = None,
+    allow_dead_letters: AllowDeadLetters = False,
+    foregrounds: Foregrounds = None,
+    backgrounds: Backgrounds = None,
+    pictures: Pictures = None,
+) -> None:
+    """Plan if needed, make everything on a Ray cluster, merge.
+
+    Type it on a node of the cluster, or hand it in with `ray job submit`. Ray starts workers on the nodes,
+    also on those that join later, and again after a loss. If anything stops it, run it again: it continues
+    where it stopped. A second one on the same run joins in.
+
+    Several nodes need a run in a bucket, or PostgreSQL and artifacts that all of them reach.
+
+    \b
+    Example:
+      shardgen ray s3://bucket/people -o people.zip
+      ray job submit -- shardgen ray s3://bucket/people --workers 40
+    """
+    try:
+        from shardgen.launch.ray import ClusterWanted
+        from shardgen.operations.ray import work_on_cluster
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        from shardgen.errors import MachineUnfit
+
+        raise MachineUnfit("Ray is not installed", hint='python -m pip install "shardgen[ray]"') from None
+    wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
+    given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
+    opened = ready_to_make(open_directory(run_dir), given, output)
+    found = opened.report()
+    if found.pending:
+        with LiveProgress() as live:
+            found = work_on_cluster(
+                opened.run, address, wanted, folders=given, say=live.say, on_look=live.look
+            )
+    finish(opened, found, output, allow_dead_letters=allow_dead_letters)

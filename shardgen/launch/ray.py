@@ -1,0 +1,437 @@
+"""Worker processes on a Ray cluster: Ray places and restarts, the manifest decides."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, Self, TypeVar, cast
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from shardgen.domain.wording import Say, counted
+from shardgen.errors import InputMissing, InvalidSettings, MachineUnfit
+from shardgen.launch.allocation import Share
+from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
+from shardgen.launch.local import LocalProcess, start_process
+from shardgen.machine.memory import KernelKills
+from shardgen.machine.processes import host_id
+from shardgen.recipes.base import Demand
+
+_LOOK_SECONDS = 5.0  # between two looks at the nodes
+_PATIENCE_SECONDS = 15.0  # for a place, before it is said what is waited for
+_RETRY_SECONDS = 1.0  # while Ray starts an actor again
+_TICK_SECONDS = 1.0
+_ANSWER_SECONDS = 120.0  # a node starts a process and imports the program first
+_MICRO = 1e-9  # GPUs are shared by fractions, which do not add up exactly
+
+_logger = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterWanted:
+    """What was asked for; `workers` None: one a GPU, or one a node where there is none.
+
+    Each worker reserves `gpus` (0: it computes on the CPU; None: 1 where there are GPUs), `cpus` (None: an
+    even part of its node's) and `memory` in bytes, which counts on a CPU alone.
+    """
+
+    workers: int | None = None
+    gpus: float | None = None
+    cpus: int | None = None
+    memory: int = 0
+
+    def for_recipe(self, demand: Demand, *, computes: bool) -> Self:
+        """The same for workers that need so much memory; what computes nothing leaves the GPUs alone."""
+        smallest = (demand.micro_batches or (1,))[-1]
+        gpus = self.gpus if self.gpus is not None or computes else 0.0
+        return replace(self, gpus=gpus, memory=demand.bytes_for(smallest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine of the cluster, and what Ray may give away of it."""
+
+    id: str
+    name: str
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What one worker reserves, and on which node; `node` None: wherever there is room."""
+
+    cpus: int
+    gpus: float
+    memory: int = 0
+    node: Node | None = None
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        parts = [counted(self.cpus, "CPU")]
+        if self.gpus:
+            parts.append(
+                counted(int(self.gpus), "GPU") if self.gpus == int(self.gpus) else f"{self.gpus:g} GPU"
+            )
+        if self.memory:
+            parts.append(f"{self.memory / 2**30:.1f} GiB of memory")
+        return ", ".join(parts)
+
+
+def rooms(nodes: Sequence[Node], wanted: ClusterWanted) -> list[Room]:
+    """One room a worker on a cluster with these nodes.
+
+    Without `workers` they are on the nodes that there are now: as many on each as it has GPUs for, or one a
+    node. With it they are wherever Ray finds room, also on nodes to come.
+    """
+    gpus = wanted.gpus
+    if gpus is None:
+        gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
+    memory = 0 if gpus else wanted.memory
+    if wanted.workers is None:
+        found = []
+        for node in nodes:
+            count = int(node.gpus / gpus + _MICRO) if gpus else int(node.cpus > 0)
+            cpus = 0 if not count else wanted.cpus or node.cpus // count
+            if cpus <= node.cpus:
+                found += [Room(cpus=cpus, gpus=gpus, memory=memory, node=node)] * count
+        return found
+    cpus = wanted.cpus or _even_part(nodes, wanted.workers, gpus)
+    return [Room(cpus=cpus, gpus=gpus, memory=memory)] * wanted.workers
+
+
+def _even_part(nodes: Sequence[Node], workers: int, gpus: float) -> int:
+    """The most CPUs a worker with which so many fit on the nodes; 1 where they do not fit."""
+    for cpus in range(max((node.cpus for node in nodes), default=1), 1, -1):
+        fitting = (
+            min(node.cpus // cpus, int(node.gpus / gpus + _MICRO) if gpus else workers) for node in nodes
+        )
+        if sum(fitting) >= workers:
+            return cpus
+    return 1
+
+
+class WorkerHost:
+    """The actor: on its node it starts a worker, one at a time, and tells what becomes of it."""
+
+    def __init__(self) -> None:
+        self._process: LocalProcess | None = None
+
+    def where(self) -> tuple[str, str]:
+        """The name of the node, and the version of shardgen there."""
+        return socket.gethostname(), version("shardgen")
+
+    def work(
+        self, arguments: list[str], share: Share, passed_on: dict[str, str]
+    ) -> Iterator[ProcessId | str | Ended]:
+        """Start a worker; yields which process it is, each line that it says, and how it ended."""
+        if self._process is not None and self._process.ended() is None:
+            self._process.send(signal.SIGKILL)  # the one who listened to it is gone
+        kernel = KernelKills()
+        child = start_process(arguments, share.environment(os.environ | passed_on))
+        self._process = process = LocalProcess(child, kernel)
+        threading.Thread(target=_watch_memory, args=(child, kernel), daemon=True).start()
+        yield ProcessId(host_id(), child.pid)
+        with child.stderr or contextlib.nullcontext(()) as lines:
+            for line in lines:
+                yield line.rstrip()
+        child.wait()
+        yield process.ended() or Ended(code=None)
+
+    def send(self, number: int) -> None:
+        """Send its worker a signal, if that runs."""
+        if self._process is not None and self._process.ended() is None:
+            self._process.send(signal.Signals(number))
+
+
+def _watch_memory(child: subprocess.Popen[str], kernel: KernelKills) -> None:
+    while child.returncode is None:
+        kernel.look()
+        time.sleep(_TICK_SECONDS)
+
+
+class RayProcess:
+    """A worker that an actor starts, or is to start as soon as it has a place."""
+
+    def __init__(self, actor: Any, order: Order, relay: Relay, call: tuple[Any, ...]) -> None:
+        self.id: ProcessId | None = None
+        self.last_words = LastWords()
+        self.since = time.monotonic()
+        self.is_gone = False  # the actor, for good
+        self._actor = actor
+        self._name = order.name
+        self._relay = relay
+        self._call = call
+        self._ended: Ended | None = None
+        self._is_killed = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs, or waits for a place."""
+        return self._ended
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; what has no place yet ends at once."""
+        if self.id is not None:
+            with contextlib.suppress(RayError):
+                self._actor.send.remote(int(number))
+        elif self._ended is None:
+            self._is_killed.set()
+            self.is_gone = True
+            self._ended = Ended(code=128 + number)
+            ray.kill(self._actor)
+
+    def hear_out(self) -> None:
+        """Nothing: its lines come before its end."""
+
+    def _follow(self) -> None:
+        try:
+            ended = self._listen()
+        except RayError as error:
+            self.is_gone = isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError)
+            ended = self._lost(error)
+        if not self._is_killed.is_set():
+            self._ended = ended
+
+    def _listen(self) -> Ended:
+        node, there = self._wait_for_place()
+        if there != (here := version("shardgen")):
+            return self._unfit(
+                f"node {node} has shardgen {there}, the one that starts workers {here}",
+                hint="install the same version on every node",
+            )
+        for reference in self._actor.work.remote(*self._call):
+            match ray.get(reference):
+                case ProcessId() as process:
+                    self.id = process
+                    self._relay.say(f"[{self._name}] starts on {node}")
+                case Ended() as ended:
+                    return (
+                        ended
+                        if not ended.code
+                        else Ended(code=ended.code, how=f"{ended.shown} on {node}", memory=ended.memory)
+                    )
+                case line:
+                    self._relay.hear(self._name, str(line), self.last_words)
+        return Ended(code=None, how="was lost")
+
+    def _wait_for_place(self) -> tuple[str, str]:
+        while True:
+            try:
+                found: tuple[str, str] = ray.get(self._actor.where.remote())
+            except ActorUnavailableError:  # Ray is starting it again
+                if self._is_killed.wait(_RETRY_SECONDS):
+                    raise
+            else:
+                return found
+
+    def _lost(self, error: RayError) -> Ended:
+        text = str(error)
+        if "shardgen" in text and ("ModuleNotFoundError" in text or "failed to import" in text):
+            return self._unfit(
+                "a node of the cluster has no shardgen that this one can work with",
+                hint="install the same version on every node",
+            )
+        _logger.info("%s: %s", self._name, text)
+        return Ended(code=None, how=f"was lost with its node or its actor ({type(error).__name__})")
+
+    def _unfit(self, what: str, *, hint: str) -> Ended:
+        for line in (f"[{self._name}] error: {what}", f"[{self._name}] hint: {hint}"):
+            self._relay.hear(self._name, line, self.last_words)
+        return Ended(code=MachineUnfit.exit_code)
+
+
+class RayLauncher:
+    """Starts workers on the cluster that this process is connected to, each by an actor of its own."""
+
+    def __init__(
+        self,
+        command: WorkerCommand,
+        wanted: ClusterWanted,
+        *,
+        say: Say,
+        passed_on: Mapping[str, str],
+        only_here: bool = False,
+    ) -> None:
+        self._command = command
+        self._wanted = wanted
+        self._say = say
+        self._passed_on = dict(passed_on)
+        self._only_here = only_here
+        self._relay = Relay(say)
+        self._nodes = self._usable_nodes()
+        self._rooms = rooms(self._nodes, wanted)
+        self._taken: dict[int, tuple[Room, Any]] = {}  # room and actor by number
+        self._processes: dict[int, RayProcess] = {}
+        self._looked = time.monotonic()
+        self._is_waiting = False
+        if not self._rooms:
+            raise MachineUnfit(
+                "no node of the cluster has room for a worker",
+                hint="ray status says what there is; where nodes come on demand, say how many: --workers N",
+            )
+        where = f" on {counted(len(self._nodes), 'node')}" if wanted.workers is None else ""
+        self._say(f"{counted(len(self._rooms), 'worker')}{where}, each with {self._rooms[0].shown}")
+
+    @property
+    def seats(self) -> int:
+        """As many as there is room for."""
+        return len(self._rooms)
+
+    def look(self) -> None:
+        """See which nodes have come and gone, and who waits for a place."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        before, self._nodes = self._nodes, self._usable_nodes()
+        for word, ones, others in (("joined", self._nodes, before), ("is gone", before, self._nodes)):
+            for name in sorted(node.name for node in set(ones) - set(others)):
+                self._say(f"node {name} {word}")
+        self._rooms = rooms(self._nodes, self._wanted)
+        waiting = sum(
+            one.id is None and one.ended() is None and now - one.since > _PATIENCE_SECONDS
+            for one in self._processes.values()
+        )
+        if waiting and not self._is_waiting:
+            needed = self._rooms[0].shown
+            self._say(f"{counted(waiting, 'worker')} waiting for room on the cluster, each for {needed}")
+        self._is_waiting = waiting > 0
+
+    def start(self, order: Order) -> RayProcess | None:
+        """Let the actor of this seat start a worker; a new actor where there is none, or it is gone."""
+        actor = self._actor(order.number)
+        if actor is None:
+            return None
+        room, actor = actor
+        share = Share(device="gpu" if room.gpus else "cpu", threads=max(1, room.cpus))
+        call = (self._command.arguments(order, share.device), share, self._passed_on)
+        process = RayProcess(actor, order, self._relay, call)
+        self._processes[order.number] = process
+        return process
+
+    def _actor(self, number: int) -> tuple[Room, Any] | None:
+        held, last = self._taken.get(number), self._processes.get(number)
+        if held is not None:
+            is_gone = last is not None and last.is_gone
+            if not is_gone and (held[0].node is None or held[0].node in self._nodes):
+                return held
+            del self._taken[number]
+            ray.kill(held[1])
+        used = [room for room, _ in self._taken.values()]
+        for room in self._rooms:
+            if used.count(room) < self._rooms.count(room):
+                self._taken[number] = (room, self._placed(room))
+                return self._taken[number]
+        return None
+
+    def _placed(self, room: Room) -> Any:
+        here = ray.get_runtime_context().get_node_id() if self._only_here else None
+        node = here if room.node is None else room.node.id
+        host = ray.remote(max_restarts=-1, max_task_retries=0)(WorkerHost)
+        return host.options(
+            num_cpus=room.cpus,
+            num_gpus=room.gpus,
+            memory=room.memory or None,
+            max_concurrency=3,  # its worker's lines, a signal for it, and a question
+            scheduling_strategy="SPREAD" if node is None else _on(node),
+        ).remote()
+
+    def _usable_nodes(self) -> list[Node]:
+        here = ray.get_runtime_context().get_node_id() if self._only_here else None
+        return [node for node in alive_nodes() if here in (None, node.id)]
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes of the cluster, in a fixed order."""
+    found = [
+        Node(
+            id=one["NodeID"],
+            name=one["NodeManagerHostname"],
+            cpus=int(one["Resources"].get("CPU", 0)),
+            gpus=float(one["Resources"].get("GPU", 0)),
+        )
+        for one in ray.nodes()  # type: ignore[no-untyped-call]
+        if one["Alive"]
+    ]
+    return sorted(found, key=lambda node: (node.name, node.id))
+
+
+def ask_nodes(
+    nodes: Sequence[Node], question: Callable[..., _Answer], *arguments: object
+) -> list[tuple[Node, _Answer | None]]:
+    """What a function answers on each of the nodes; None where it cannot, or takes too long."""
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(cast("Any", question))
+    asked = [(node, task.options(scheduling_strategy=_on(node.id)).remote(*arguments)) for node in nodes]
+    ray.wait([reference for _, reference in asked], num_returns=len(asked), timeout=_ANSWER_SECONDS)
+    found = []
+    for node, reference in asked:
+        answer: _Answer | None = None
+        with contextlib.suppress(RayError):
+            answer = ray.get(reference, timeout=0)
+        found.append((node, answer))
+    return found
+
+
+def _on(node: str) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Join a Ray cluster for the length of a `with`; what this process has started there ends with it.
+
+    Raises InvalidSettings for an address of Ray Client, InputMissing where no cluster answers, and
+    MachineUnfit where it does not take this machine, such as for another version of Ray or Python.
+    """
+    if address.startswith("ray://"):
+        raise InvalidSettings(
+            f"--address {address}: a client's connection is lost when its machine sleeps",
+            hint="type this on a node of the cluster, or hand it in: ray job submit -- shardgen ray RUN_DIR",
+        )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        _logger.info("%s", error)
+        raise InputMissing(
+            f"--address {address}: no Ray cluster answers there",
+            hint="ray status says whether there is one; ray start --head makes this machine its first node",
+        ) from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise MachineUnfit(
+            f"--address {address}: {str(error).strip().splitlines()[0]}",
+            hint="every node needs the same Ray and the same Python: ray --version",
+        ) from error
+    finally:
+        for number, handler in handlers.items():  # Ray puts its own in their place
+            signal.signal(number, handler)
+    try:
+        with contextlib.redirect_stdout(_IntoLog()):
+            yield
+    finally:
+        ray.shutdown()
+
+
+class _IntoLog(io.TextIOBase):
+    """Takes what Ray prints for people who write Ray programs; our own lines go to stderr meanwhile."""
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            _logger.info("%s", text.rstrip())
+        return len(text)
