@@ -32,7 +32,8 @@ _CONTEXT.set_forkserver_preload(
         "tensorflow", "cv2", "alembic.command", "psycopg", "shardgen.cli.app",
         "shardgen.depth.densedepth.network",
         "shardgen.operations.merge", "shardgen.operations.verify", "shardgen.operations.plan",
-        "shardgen.operations.rebuild", "shardgen.launch.local", "shardgen.worker.worker",
+        "shardgen.operations.rebuild", "shardgen.launch.local", "shardgen.launch.supervisor",
+        "shardgen.worker.worker",
         "tests.chaos.worker", "tests.halted_worker", "tests.kill_at",
     ]
 )  # fmt: skip

@@ -106,7 +106,8 @@ def run(
     from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
     from shardgen.coordination.open import open_run
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
-    from shardgen.launch.local import RunOptions, run_workers
+    from shardgen.launch.local import LocalLauncher
+    from shardgen.launch.supervisor import RunOptions, run_workers
     from shardgen.operations.merge import refuse_output
     from shardgen.recipes.base import given_threads
     from shardgen.recipes.registry import recipe_of
@@ -139,9 +140,10 @@ def run(
         )
     elif found.pending:
         shares = settle_workers(directory, plan, wanted, chosen, say=render.say)
-        options = RunOptions(shares=shares, folders=given, limit=limit, deadline=ends_at)
+        options = RunOptions(limit=limit, deadline=ends_at)
         with LiveProgress() as live:
-            found = run_workers(directory, plan, options, say=live.say, on_look=live.look)
+            launcher = LocalLauncher(directory, shares, folders=given, say=live.say)
+            found = run_workers(directory, plan, launcher, options, say=live.say, on_look=live.look)
         if found.pending:
             found = opened.report()
     for line in mixture_lines(found):

@@ -17,7 +17,8 @@ from shardgen.errors import InputMissing, PlanConflict
 from shardgen.imaging.codec import encode
 from shardgen.imaging.options import ImageFormat
 from shardgen.launch.allocation import Wanted, settle_workers
-from shardgen.launch.local import RunOptions, run_workers
+from shardgen.launch.local import LocalLauncher
+from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME
 from shardgen.settings.template import settings_text
@@ -145,8 +146,8 @@ def work(run: RunDirectory, plan: Plan, *, say: Say, on_look: Callable[[Report],
         killer.look(found, pids)
 
     wanted = Wanted(workers=2, device="cpu", threads_per_worker=1)
-    options = RunOptions(shares=settle_workers(run, plan, wanted, (), say=say))
-    run_workers(run, plan, options, say=say, on_look=look)
+    launcher = LocalLauncher(run, settle_workers(run, plan, wanted, (), say=say), say=say)
+    run_workers(run, plan, launcher, RunOptions(), say=say, on_look=look)
     return killer
 
 

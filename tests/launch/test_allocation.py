@@ -15,7 +15,8 @@ import pytest
 from shardgen.coordination.report import Report
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.launch.allocation import Share, Wanted, choose_gpus, settle_workers
-from shardgen.launch.local import RunOptions, run_workers
+from shardgen.launch.local import LocalLauncher
+from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.machine.gpus import Gpu
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
@@ -156,8 +157,9 @@ def test_a_worker_that_is_started_again_gets_the_gpu_of_its_predecessor(tmp_path
         elif not set(first.values()) & set(pids.values()):
             raise Seen
 
+    launcher = LocalLauncher(run, shares, say=print)
     with pytest.raises(Seen):
-        run_workers(run, run.plan(), RunOptions(shares=shares), say=lambda _line: None, on_look=look)
+        run_workers(run, run.plan(), launcher, RunOptions(), say=print, on_look=look)
 
 
 @pytest.fixture
@@ -186,14 +188,15 @@ def workers_seen(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_real_run_gives_worker_k_the_kth_gpu_and_each_says_that_it_cannot_use_it(
+def test_a_real_run_gives_worker_k_the_kth_gpu_and_says_once_that_they_cannot_use_them(
     run: RunDirectory, environments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_nvidia_smi(tmp_path, TWO.replace("GPU 0", "GPU 70").replace("GPU 1", "GPU 71"), monkeypatch)
     done = shardgen("run", run.path)
     assert workers_seen(environments) == {"worker-0": ("70", "gpu"), "worker-1": ("71", "gpu")}
     assert "2 workers: worker-0 on GPU 70 (Tesla T4), worker-1 on GPU 71 (Tesla V100)" in done.stderr
-    assert done.stderr.count("no GPU that TensorFlow can use") == 2
+    assert done.stderr.count("no GPU that TensorFlow can use") == 1
+    assert "; 2 of 2 workers ended with exit code 18" in done.stderr
     assert done.returncode == 14, done.stderr
 
 

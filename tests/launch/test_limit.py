@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from shardgen.launch.allocation import Share
-from shardgen.launch.local import _PORTION_BATCHES, RunOptions, _Supervisor
+from shardgen.launch.launcher import ProcessId
+from shardgen.launch.local import LocalLauncher
+from shardgen.launch.supervisor import _PORTION_BATCHES, RunOptions, _Supervisor
+from shardgen.machine.processes import host_id
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests import poison
@@ -132,8 +135,8 @@ def test_what_is_dealt_is_never_one_batch_more_than_the_limit_needs(tmp_path: Pa
     """The first deal of all, when nobody has anything in hand."""
     run = plan_run(make_run(tmp_path, changes={"compose.grid": "[60, 100]", "shards.size": "100000"}))
     for workers, limit in product((1, 2, 3, 8), (1, 4, 5, 47, 48, 1_000, 40_001)):
-        options = RunOptions(shares=(Share(),) * workers, limit=limit)
-        supervisor: Any = _Supervisor(run, run.plan(), options, say=print)
+        launcher = LocalLauncher(run, [Share()] * workers, say=print)
+        supervisor: Any = _Supervisor(run, run.plan(), launcher, RunOptions(limit=limit), say=print)
         supervisor._deal(limit, supervisor._seats)
         dealt = [seat.batches for seat in supervisor._seats]
         needed = math.ceil(limit / 4)
@@ -145,9 +148,10 @@ def test_what_is_dealt_is_never_one_batch_more_than_the_limit_needs(tmp_path: Pa
 
 
 def test_what_running_workers_may_still_make_is_not_dealt_again(planned: RunDirectory) -> None:
-    supervisor: Any = _Supervisor(planned, planned.plan(), RunOptions(shares=(Share(),) * 2), say=print)
+    launcher = LocalLauncher(planned, [Share()] * 2, say=print)
+    supervisor: Any = _Supervisor(planned, planned.plan(), launcher, RunOptions(), say=print)
     idle, busy = supervisor._seats
-    busy.process, busy.batches = SimpleNamespace(pid=os.getpid()), 5
+    busy.process, busy.batches = SimpleNamespace(id=ProcessId(host_id(), os.getpid())), 5
     supervisor._deal(40, [idle])
     assert idle.batches == 10 - 5
     busy.batches = 10

@@ -17,7 +17,10 @@ from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.worker import START_LIMIT, WorkerIdentity, WorkerReport, WorkerRow, WorkerState
 from shardgen.errors import ManifestBusy
 from shardgen.launch.allocation import Share
-from shardgen.launch.local import RunOptions, SilenceWatch, _Supervisor
+from shardgen.launch.launcher import ProcessId
+from shardgen.launch.local import LocalLauncher, LocalProcess
+from shardgen.launch.silence import SilenceWatch
+from shardgen.launch.supervisor import RunOptions, _Supervisor
 from shardgen.machine.processes import host_id, process_start
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.port import Manifest
@@ -35,10 +38,11 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 class World:
     def __init__(self) -> None:
         self.now = 1000.0
-        self.watch = SilenceWatch("here", POLICY, monotonic=lambda: self.now)
+        self.watch = SilenceWatch(POLICY, monotonic=lambda: self.now)
 
     def look(self, *rows: WorkerRow, pids: tuple[int, ...] = (7,)) -> list[int]:
-        return [silence.pid for silence in self.watch.silent(pids, rows)]
+        processes = [ProcessId("here", pid) for pid in pids]
+        return [silence.process.pid for silence in self.watch.silent(processes, rows)]
 
     def silence(self, seconds: float, *rows: WorkerRow) -> list[int]:
         """Look every second, as `run` does, while nothing changes."""
@@ -127,11 +131,10 @@ class Hung:
         command = [sys.executable, "-c", _HOLD, str(run.database.path)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.plan = run.plan()
-        options = RunOptions(shares=(Share(),) * (1 + others), monotonic=lambda: self.now[0])
-        self.watcher = _Supervisor(run, self.plan, options, say=self.said.append)
-        self.watcher._silence = SilenceWatch(
-            host_id(), run.settings.lease_policy, monotonic=lambda: self.now[0]
-        )
+        launcher = LocalLauncher(run, [Share()] * (1 + others), say=self.said.append)
+        options = RunOptions(monotonic=lambda: self.now[0])
+        self.watcher = _Supervisor(run, self.plan, launcher, options, say=self.said.append)
+        self.watcher._silence = SilenceWatch(run.settings.lease_policy, monotonic=lambda: self.now[0])
         self.sit(0, self.process)
 
     def sit(self, seat: int, process: subprocess.Popen[str]) -> None:
@@ -141,7 +144,7 @@ class Hung:
         )
         self.manifest.workers.register(who)
         self.manifest.workers.beat(who.id, WorkerReport(state=WorkerState.WORKING))
-        self.watcher._seats[seat].process = process
+        self.watcher._seats[seat].process = LocalProcess(process)
 
     def hang(self) -> None:
         assert self.process.stdin is not None
@@ -226,9 +229,9 @@ def test_what_does_not_end_when_killed_is_named_and_not_waited_for(run: RunDirec
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as deaf,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr("shardgen.launch.local._DYING_SECONDS", 0.1)
-        patch.setattr("shardgen.launch.local._STOP_MARGIN_SECONDS", 0.0)
-        patch.setattr(deaf, "kill", lambda: None)  # as in an uninterruptible sleep
+        patch.setattr("shardgen.launch.supervisor._DYING_SECONDS", 0.1)
+        patch.setattr("shardgen.launch.supervisor._STOP_MARGIN_SECONDS", 0.0)
+        patch.setattr(deaf, "send_signal", lambda _number: None)  # as in an uninterruptible sleep
         assert deaf.stdout is not None
         deaf.stdout.readline()
         hung.sit(1, deaf)
@@ -239,7 +242,7 @@ def test_what_does_not_end_when_killed_is_named_and_not_waited_for(run: RunDirec
             hung.now[0] += 1
             with contextlib.suppress(ManifestBusy):
                 watcher._kill_silent(found, hung.manifest)
-        watcher._options = RunOptions(shares=(Share(),), grace_seconds=0.0)
+        watcher._options = RunOptions(grace_seconds=0.0)
         watcher._stop_all(signal.SIGTERM)
         assert deaf.poll() is None
         patch.undo()
@@ -262,13 +265,14 @@ sys.stdin.readline()
 def test_only_a_second_signal_that_is_no_echo_kills_the_workers(
     run: RunDirectory, later: float, code: int
 ) -> None:
-    watcher = _Supervisor(run, run.plan(), RunOptions(shares=(Share(),)), say=print)
+    launcher = LocalLauncher(run, [Share()], say=print)
+    watcher = _Supervisor(run, run.plan(), launcher, RunOptions(), say=print)
     command = [sys.executable, "-c", _SLOW_TO_STOP]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None
         worker.stdout.readline()
-        watcher._seats[0].process = worker
+        watcher._seats[0].process = LocalProcess(worker)
         watcher._received(signal.SIGTERM, None)
         watcher._signals._received_at -= later
         watcher._received(signal.SIGHUP, None)

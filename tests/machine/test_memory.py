@@ -180,7 +180,8 @@ Path(sys.argv[1], "cgroup.procs").write_text(str(os.getpid()))
 from shardgen.errors import ShardgenError
 from shardgen.machine.memory import available_memory
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.launch.local import RunOptions, run_workers
+from shardgen.launch.local import LocalLauncher
+from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.launch.allocation import Share, Wanted, settle_workers
 
 found = available_memory()
@@ -199,7 +200,8 @@ began = time.monotonic()
 fast = lambda: began + 100 * (time.monotonic() - began)
 shares = (Share(device="cpu"),)  # as if there were room for one
 try:
-    run_workers(run, plan, RunOptions(shares=shares, monotonic=fast), say=print)
+    launcher = LocalLauncher(run, shares, say=print)
+    run_workers(run, plan, launcher, RunOptions(monotonic=fast), say=print)
 except ShardgenError as error:
     print(error.exit_code, error)
     print(error.hint)

@@ -17,7 +17,7 @@ from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
 from shardgen.launch.allocation import Share
-from shardgen.launch.local import RunOptions
+from shardgen.launch.launcher import Order
 from shardgen.operations.demo import extract_contact_sheet
 from shardgen.operations.init import initialise
 from shardgen.operations.merge import ZIP_NAME
@@ -227,7 +227,5 @@ def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
             started.append(command)
 
     monkeypatch.setattr("shardgen.launch.local.subprocess.Popen", Popen)
-    options = RunOptions(shares=(Share(device="cpu", threads=1),))
-    workers = local._Supervisor(run, run.plan(), options, say=lambda _line: None)
-    workers._start(workers._seats[0])
+    local.LocalLauncher(run, [Share(device="cpu", threads=1)], say=print).start(Order(number=0))
     assert started[0][1] == "-P"

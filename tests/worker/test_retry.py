@@ -26,7 +26,8 @@ from shardgen.errors import (
     StorageFailed,
 )
 from shardgen.launch.allocation import Share
-from shardgen.launch.local import RunOptions, run_workers
+from shardgen.launch.local import LocalLauncher
+from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.operations.status import report
 from shardgen.operations.verify import check_run
 from shardgen.settings.run_directory import RunDirectory
@@ -244,11 +245,10 @@ def test_run_starts_workers_for_ten_minutes_without_progress_and_ends_with_their
     with run.manifest(run.plan()) as manifest:
         manifest.folder.claim("0" * 32)
     began, said = time.monotonic(), list[str]()
-    options = RunOptions(
-        shares=(Share(device="cpu"),), monotonic=lambda: began + 60 * (time.monotonic() - began)
-    )
+    options = RunOptions(monotonic=lambda: began + 60 * (time.monotonic() - began))
+    launcher = LocalLauncher(run, [Share(device="cpu")], say=said.append)
     with pytest.raises(StorageFailed, match=r"kept ending \(exit code 31\) for 10 minutes") as caught:
-        run_workers(run, run.plan(), options, say=said.append)
+        run_workers(run, run.plan(), launcher, options, say=said.append)
     assert f"{run.artifacts}: the folder" in str(caught.value)
     assert "mount it" in caught.value.hint
     assert time.monotonic() - began >= 10
@@ -271,7 +271,8 @@ def test_run_goes_on_when_the_folder_comes_back_after_its_workers_gave_up(
         if "starts again" in line and sum("starts again" in one for one in said) == 2:
             away.rename(run.artifacts)
 
-    found = run_workers(run, run.plan(), RunOptions(shares=(Share(device="cpu"),)), say=say)
+    launcher = LocalLauncher(run, [Share(device="cpu")], say=say)
+    found = run_workers(run, run.plan(), launcher, RunOptions(), say=say)
     assert found.pending == 0
     assert sum("starts again" in line for line in said) == 2
 
@@ -294,9 +295,10 @@ def test_run_looks_again_for_ten_minutes_and_ends_with_the_manifests_own_trouble
         return seen(manifest)
 
     monkeypatch.setattr(Manifest, "overview", overview)
-    options = RunOptions(shares=(Share(device="cpu"),), monotonic=clock)
+    options = RunOptions(monotonic=clock)
+    launcher = LocalLauncher(run, [Share(device="cpu")], say=said.append)
     with pytest.raises(ManifestBusy, match="locked; that lasted 10 minutes") as caught:
-        run_workers(run, run.plan(), options, say=said.append)
+        run_workers(run, run.plan(), launcher, options, say=said.append)
     assert caught.value.hint == "look for a stopped process"
     assert looks[-1] - looks[1] >= 600
     assert said == ["locked; looking again for 10 minutes"]

@@ -1,0 +1,140 @@
+"""The port: what a supervisor asks of whatever starts worker processes, here or on a cluster."""
+
+from __future__ import annotations
+
+import math
+import re
+import signal
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shardgen.domain.wording import Say
+from shardgen.recipes.base import Folders
+
+LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process on any machine; `host` as a worker's identity has it."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the worker of one seat is started for; `seconds` until it must end, `batches` None: all."""
+
+    number: int
+    seconds: float = math.inf
+    batches: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The worker's name, in front of each of its lines."""
+        return f"worker-{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a process ended: its exit code, below 0 for a signal.
+
+    `code` is None when nobody saw it end: it was lost with what had started it. `how` says it in words, and
+    `memory` why the kernel probably killed it, if that was why.
+    """
+
+    code: int | None
+    how: str = ""
+    memory: str = ""
+
+    @property
+    def shown(self) -> str:
+        """In a sentence about the worker."""
+        if self.code is None or self.how:
+            return self.how
+        return f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
+
+
+@dataclass(slots=True)
+class LastWords:
+    """The error and the hint that a process ended with, so far; whether another said the same before."""
+
+    error: str = ""
+    hint: str = ""
+    is_repeated: bool = False
+
+
+@dataclass(slots=True)
+class Relay:
+    """Passes on what workers say; an error that one of them said is not said again by others."""
+
+    say: Say
+    _first: dict[str, str] = field(default_factory=dict)
+
+    def hear(self, name: str, line: str, last_words: LastWords) -> None:
+        """Take a line of a worker; from any thread."""
+        if said := LAST_WORDS.match(line):
+            setattr(last_words, said[1], said[2])
+            if said[1] == "error":
+                last_words.is_repeated = self._first.setdefault(said[2], name) != name
+            if last_words.is_repeated:
+                return
+        self.say(line)
+
+
+class WorkerProcess(Protocol):
+    """A worker process that was started."""
+
+    @property
+    def id(self) -> ProcessId | None:
+        """Which process it is; None while it waits for a place to run."""
+        ...
+
+    @property
+    def last_words(self) -> LastWords:
+        """What it said last."""
+        ...
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs, or waits for a place."""
+        ...
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        ...
+
+    def hear_out(self) -> None:
+        """Wait a moment for the last words of a process that has ended."""
+        ...
+
+
+class Launcher(Protocol):
+    """Starts, and starts again, the workers of one supervisor."""
+
+    @property
+    def seats(self) -> int:
+        """How many workers there should be; may grow."""
+        ...
+
+    def look(self) -> None:
+        """See what has changed where workers run; to be called every second or so."""
+        ...
+
+    def start(self, order: Order) -> WorkerProcess | None:
+        """Start the worker of a seat, anew if there was one before; None while there is no place for it."""
+        ...
+
+
+def worker_arguments(
+    run_dir: str, order: Order, *, device: str, grace_seconds: float, folders: Folders
+) -> list[str]:
+    """The command line of a worker, behind `shardgen`."""
+    arguments = ["worker", run_dir, "--id", order.name, "--device", device, "--grace", f"{grace_seconds:g}"]
+    if order.batches is not None:
+        arguments += ["--max-batches", str(order.batches)]
+    if order.seconds < math.inf:
+        arguments += ["--deadline", f"{max(0.0, order.seconds):.3f}s"]
+    for name, folder in folders.items():
+        arguments += [f"--{name}", str(folder)]
+    return arguments
