@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
+from hashlib import sha256
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from shardgen.cli.render import duration, table, text
-from shardgen.coordination.report import Report
+from shardgen.cli.render import duration, one_line, table, text
+from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SliceCounts
+from shardgen.domain.worker import ShownState
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
@@ -30,7 +33,10 @@ def status_view(report: Report) -> RenderableType:
         parts.append(text(remark))
     parts += [text(_pace(report)), text(""), _shards(report)]
     if report.workers:
-        parts += [text(""), _workers(report)]
+        nodes = _nodes(report)
+        if 1 < len(nodes) < len(report.workers):
+            parts += [text(""), _totals(nodes)]
+        parts += [text(""), _workers(report, nodes)]
     for blocked in report.overview.blocked:
         parts.append(text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
     parts += [text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
@@ -38,16 +44,18 @@ def status_view(report: Report) -> RenderableType:
 
 
 class _Fitting:
-    """The wide table where there is room for it, else the narrow one."""
+    """The first of the tables, widest first, for which there is room; else the last."""
 
-    def __init__(self, wide: Table, narrow: Table) -> None:
-        self._wide = wide
-        self._narrow = narrow
+    def __init__(self, *tables: Table) -> None:
+        self._tables = tables
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """What the console prints."""
-        needed = Measurement.get(console, options.update(max_width=_ANY_WIDTH), self._wide).maximum
-        yield self._wide if needed <= options.max_width else self._narrow
+        room = options.update(max_width=_ANY_WIDTH)
+        for one in self._tables:
+            if one is self._tables[-1] or Measurement.get(console, room, one).maximum <= options.max_width:
+                yield one
+                return
 
 
 def _pace(report: Report) -> str:
@@ -99,20 +107,55 @@ def _folder_lines(report: Report) -> list[str]:
     return lines + [f"trouble: {trouble}" for trouble in news.troubles]
 
 
-def _workers(report: Report) -> _Fitting:
-    rows = [
-        [
-            one.row.identity.id,
-            "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
-            one.state.value + _first_line(one.row.note),
-            f"{duration(one.last_beat_seconds)} ago",
-            f"{one.row.samples_done:,}",
-            f"{one.row.samples_per_second:.2f}",
-        ]
-        for one in report.workers
-    ]
+def _nodes(report: Report) -> list[tuple[str, list[ShownWorker]]]:
+    """The nodes, each with its workers by id; a name that several have gets a part of the host's digest."""
+    found: dict[tuple[str, str], list[ShownWorker]] = {}
+    for one in sorted(report.workers, key=lambda one: one.row.identity.id):
+        found.setdefault((one.row.identity.node, one.row.identity.host), []).append(one)
+    machines = Counter(node for node, _ in found)
+    nodes = []
+    for node, host in sorted(found):
+        digest = sha256(host.encode(errors="backslashreplace")).hexdigest()[:4]
+        name = node if machines[node] == 1 else f"{node} ({digest})"
+        nodes.append((one_line(name), found[node, host]))
+    return nodes
+
+
+def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
+    """A row for each node: what it makes, and its workers by state."""
+    rows = []
+    for name, workers in nodes:
+        counts = Counter(one.state for one in workers)
+        states = ", ".join(f"{counts[state]} {state}" for state in ShownState if counts[state])
+        rows.append([name, f"{sum(one.rate for one in workers):.2f}", states])
+    found = table(["node", "samples/s", "workers"], rows)
+    found.columns[-1].justify = "left"
+    return found
+
+
+def _workers(report: Report, nodes: list[tuple[str, list[ShownWorker]]]) -> _Fitting:
     wide = ["worker", "shard/slice", "state", "last beat", "samples", "samples/s"]
-    return _Fitting(table(wide, rows), table(["worker", "slice", "state", "beat", "made", "per s"], rows))
+    narrow = ["worker", "slice", "state", "beat", "made", "per s"]
+    if len(nodes) < 2:
+        rows = [_cells(one) for one in report.workers]
+        return _Fitting(table(wide, rows), table(narrow, rows))
+    rows, lines = [], []
+    for name, workers in nodes:
+        cells = [_cells(one) for one in workers]
+        rows += [[name if row is cells[0] else "", *row] for row in cells]
+        lines += [[name] + [""] * len(narrow[1:])] + [[f"  {row[0]}", *row[1:]] for row in cells]
+    return _Fitting(table(["node", *wide], rows), table(["node", *narrow], rows), table(narrow, lines))
+
+
+def _cells(one: ShownWorker) -> list[str]:
+    return [
+        one.row.identity.id,
+        "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
+        one.state.value + _first_line(one.row.note),
+        f"{duration(one.last_beat_seconds)} ago",
+        f"{one.row.samples_done:,}",
+        f"{one.row.samples_per_second:.2f}",
+    ]
 
 
 def _first_line(note: str) -> str:

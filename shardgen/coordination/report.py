@@ -25,6 +25,11 @@ class ShownWorker:
     state: ShownState
     last_beat_seconds: float
 
+    @property
+    def rate(self) -> float:
+        """Samples per second, over its last ten minutes; 0 unless it works now."""
+        return self.row.samples_per_second if self.state in _MAKING else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -58,7 +63,7 @@ class Report:
     @property
     def rate(self) -> float:
         """Samples per second of the workers that work now, each over its last ten minutes."""
-        return sum(one.row.samples_per_second for one in self.workers if one.state in _MAKING)
+        return sum(one.rate for one in self.workers)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -106,6 +111,8 @@ class Report:
             "workers": [
                 {
                     "id": one.row.identity.id,
+                    "node": one.row.identity.node,
+                    "host": one.row.identity.host,
                     "shard": one.row.shard,
                     "slice": one.row.slice,
                     "state": one.state.value,

@@ -56,6 +56,11 @@ class WorkerIdentity:
     process_started: float
     device: str = ""
 
+    @property
+    def node(self) -> str:
+        """Its machine's host name, which another machine may have, too; only `host` tells them apart."""
+        return self.host.split("/", 2)[-1]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:

@@ -22,7 +22,12 @@ _PROC = Path("/proc/self")
 
 def host_id() -> str:
     """Boot id, pid namespace and host name: containers share host names and pids, reboots reuse pids."""
-    return f"{_boot_id()}/{_pid_namespace()}/{socket.gethostname()}"
+    return f"{_boot_id()}/{_pid_namespace()}/{host_name()}"
+
+
+def host_name() -> str:
+    r"""The machine's name; bytes that are no UTF-8, which no record takes, are written out as `\xff`."""
+    return socket.gethostname().encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _boot_id() -> str:
@@ -42,7 +47,7 @@ def _pid_namespace() -> str:
 def new_identity(name: str | None = None) -> WorkerIdentity:
     """The identity of this process as a worker; a given name is kept in front of the random part."""
     pid = os.getpid()
-    prefix = name or f"{socket.gethostname()}-{pid}"
+    prefix = name or f"{host_name()}-{pid}"
     return WorkerIdentity(
         id=WorkerId(f"{prefix}-{secrets.token_hex(4)}"),
         host=host_id(),

@@ -7,7 +7,6 @@ import os
 import pwd
 import re
 import shlex
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from shardgen.errors import (
     ManifestMismatch,
     ShardgenError,
 )
+from shardgen.machine.processes import host_name
 from shardgen.manifest.backend import Access, Backend, Body, Database, Happened, Result, StillAlone
 from shardgen.manifest.postgres_errors import (
     answer_of,
@@ -176,7 +176,7 @@ class PostgresServer(Backend):
     def _engine(self) -> Engine:
         connect = _connector(self.shown)
         arguments: dict[str, Any] = _CONNECT_ARGUMENTS | {
-            "application_name": f"shardgen {socket.gethostname()} {os.getpid()}"[:63]
+            "application_name": f"shardgen {host_name()} {os.getpid()}"[:63]
         }
         given = {name: value for name, value in arguments.items() if name not in self._url.query}
         # One connection is kept per process: a hundred workers should fit under a server's usual hundred.

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from rich.console import Console
 
 from shardgen.cli import render
 from shardgen.cli.status_view import mixture_lines, next_step, status_view
@@ -51,11 +53,124 @@ def report(*workers: tuple[ShownState, float], stored: int = 5) -> Report:
     )
 
 
-def pace(found: Report) -> str:
-    console = render.stdout()
+def on_nodes(*workers: tuple[str, str, ShownState, float]) -> Report:
+    """A run of workers: host (or only its name), id, state and rate of each."""
+    found = report(*(worker[2:] for worker in workers))
+    shown = []
+    for one, (host, name, _, _) in zip(found.workers, workers, strict=True):
+        whole = host if "/" in host else f"boot-of-{host}/pid:[1]/{host}"
+        identity = replace(one.row.identity, id=WorkerId(name), host=whole)
+        shown.append(replace(one, row=replace(one.row, identity=identity)))
+    return replace(found, workers=tuple(shown))
+
+
+def lines(found: Report, *, width: int = 110) -> list[str]:
+    console = Console(width=width, highlight=False)
     with console.capture() as capture:
         console.print(status_view(found))
-    return capture.get().splitlines()[1]
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def block(found: Report, head: str, *, width: int = 110) -> list[list[str]]:
+    """The words of the table whose head begins so, a list a line."""
+    shown = lines(found, width=width)
+    start = next(
+        number for number, line in enumerate(shown) if line.split()[: len(head.split())] == head.split()
+    )
+    return [line.split() for line in [*shown, ""][start : [*shown, ""].index("", start)]]
+
+
+def pace(found: Report) -> str:
+    return lines(found)[1]
+
+
+LOST = (
+    ("gpu-2", "d", ShownState.WORKING, 1.5),
+    ("gpu-1", "c", ShownState.EXPIRED, 9.0),
+    ("gpu-2", "b", ShownState.SUSPECT, 0.25),
+    ("gpu-1", "a", ShownState.WORKING, 2.0),
+    ("gpu-3", "e", ShownState.DEAD, 9.0),
+)
+
+
+def test_the_workers_of_several_nodes_stand_together_under_the_nodes_name() -> None:
+    found = on_nodes(*LOST)
+    rows = block(found, "node worker")
+    assert [row[:2] for row in rows[1:]] == [
+        ["gpu-1", "a"],
+        ["c", "-"],
+        ["gpu-2", "b"],
+        ["d", "-"],
+        ["gpu-3", "e"],
+    ]
+    assert block(found, "node samples/s") == [
+        ["node", "samples/s", "workers"],
+        ["gpu-1", "2.00", "1", "working,", "1", "expired"],
+        ["gpu-2", "1.75", "1", "working,", "1", "suspect"],
+        ["gpu-3", "0.00", "1", "dead"],
+    ]
+
+
+def test_of_one_worker_a_node_no_totals_are_shown() -> None:
+    one_each = [line.split()[:2] for line in lines(on_nodes(*LOST[:2])) if line.startswith("node")]
+    assert one_each == [["node", "worker"]]
+
+
+def test_on_one_node_the_table_has_no_word_of_it_and_the_oldest_worker_first() -> None:
+    shown = lines(on_nodes(LOST[0], LOST[2]))
+    assert not [line for line in shown if "node" in line or "gpu" in line]
+    assert [line[0] for line in shown[-2:]] == ["d", "b"]
+
+
+def test_two_machines_of_one_name_are_two_nodes() -> None:
+    twins = [
+        ("1/pid:[1]/gpu", "a", ShownState.WORKING, 1.0),
+        ("2/pid:[1]/gpu", "b", ShownState.WORKING, 2.0),
+        ("2/pid:[2]/gpu", "c", ShownState.WORKING, 4.0),
+        ("2/pid:[2]/gpu", "d", ShownState.WORKING, 8.0),
+        ("2/pid:[2]/other", "e", ShownState.WORKING, 8.0),
+    ]
+    rows = block(on_nodes(*twins), "node samples/s")[1:]
+    assert [(row[0], row[-3:]) for row in rows[:3]] == [
+        ("gpu", ["1.00", "1", "working"]),
+        ("gpu", ["2.00", "1", "working"]),
+        ("gpu", ["12.00", "2", "working"]),
+    ]
+    marks = {row[1] for row in rows[:3]}
+    assert len(marks) == 3
+    assert all(re.fullmatch(r"\([0-9a-f]{4}\)", mark) for mark in marks)
+    assert rows[3][:2] == ["other", "8.00"]
+    documents = on_nodes(*twins).as_json()["workers"]
+    assert isinstance(documents, list)
+    assert [(one["node"], one["host"]) for one in documents[1:3]] == [
+        ("gpu", "2/pid:[1]/gpu"),
+        ("gpu", "2/pid:[2]/gpu"),
+    ]
+
+
+@pytest.mark.parametrize("width", [66, 80, 110])
+def test_forty_workers_on_ten_nodes_have_a_line_each(width: int) -> None:
+    name = "compute-{:02}"
+    workers = [
+        (name.format(node), f"{name.format(node)}-12345-{number:08x}", ShownState.WORKING, 1.6)
+        for node in range(10)
+        for number in range(4)
+    ]
+    found = on_nodes(*workers)
+    shown = lines(found, width=width)
+    assert max(map(len, shown)) <= width
+    for _, worker, _, _ in workers:
+        assert sum(worker in line for line in shown) == 1
+    named = [line.split()[0] for line in shown if line.startswith("compute")]
+    assert named == [name.format(node) for node in range(10)] * 2
+
+
+def test_a_nodes_name_gives_no_orders_and_breaks_no_line() -> None:
+    evil = ("boot/ns/a/b\x1b[2J\nc", "a", ShownState.WORKING, 1.0)
+    assert [row[:3] for row in block(on_nodes(evil, LOST[0]), "node worker")[1:]] == [
+        [r"a/b\x1b[2J", "c", "a"],
+        ["gpu-2", "d", "-"],
+    ]
 
 
 @pytest.mark.parametrize("state", [ShownState.WORKING, ShownState.SUSPECT])

@@ -169,6 +169,19 @@ def test_clean_releases_are_no_deaths(manifest: Manifest, lease: Take) -> None:
         manifest.leases.release(held)
 
 
+def test_the_overview_says_which_node_a_worker_is_on(manifest: Manifest) -> None:
+    hosts = {
+        "a": "boot-1/pid:[4026531836]/gpu-1",
+        "b": "boot-2/pid:[4026531836]/gpu-1",
+        "c": "boot-3/pid/né/1",
+    }
+    for name, host in hosts.items():
+        manifest.workers.register(identity(name, host=host))
+    found = {row.identity.id: row.identity for row in manifest.overview().workers}
+    assert {name: one.host for name, one in found.items()} == hosts
+    assert {name: one.node for name, one in found.items()} == {"a": "gpu-1", "b": "gpu-1", "c": "né/1"}
+
+
 @pytest.mark.parametrize("end", [WorkerState.STOPPED, WorkerState.HUNG, WorkerState.DEAD])
 def test_the_end_of_a_worker_is_final(manifest: Manifest, clock: MovableClock, end: WorkerState) -> None:
     manifest.workers.register(identity("w"))

@@ -20,6 +20,7 @@ from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.records import publish_waiting
 from shardgen.coordination.folder.run import FolderRun
+from shardgen.coordination.folder.status import oversee
 from shardgen.domain.lease import WAIT_LIMIT, Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
@@ -73,7 +74,7 @@ class World:
         self.run = run
         self.files = SlowFolder(run.path, self.forward)
         self.files.now = lambda: self.now
-        me, said = identity(WORKERS["a"]), self.said.append
+        me, said = identity(WORKERS["a"], host="boot-1/pid:[4]/gpu-1"), self.said.append
         seat = Seat(identity=me, files=self.files, say=said, stopping=self)  # type: ignore[arg-type]
         self.leases = stack.enter_context(FolderRun(run).coordinator(seat))
         self.manifest = self.leases.manifest
@@ -133,6 +134,13 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setattr(leases, "_UPLOAD_LOOK_SECONDS", 30.0)
         monkeypatch.setattr(leases, "_LOCK_LOOK_SECONDS", 30.0)
         yield made
+
+
+def test_others_see_which_node_a_worker_is_on(world: World) -> None:
+    world.make_slice()
+    world.forward(30)
+    (row,) = oversee(world.run, world.run.plan())[0].workers
+    assert (row.identity.id, row.identity.node) == (WORKERS["a"], "gpu-1")
 
 
 def test_a_wait_for_the_upload_is_no_hang(world: World) -> None:
