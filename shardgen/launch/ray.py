@@ -12,10 +12,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Self, TypeVar, cast
 
+import psutil
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -33,6 +35,8 @@ _LOOK_SECONDS = 5.0  # between two looks at the nodes
 _PATIENCE_SECONDS = 15.0  # for a place, before it is said what is waited for
 _RETRY_SECONDS = 1.0  # while Ray starts an actor again
 _TICK_SECONDS = 1.0
+_ANSWERS_SECONDS = 5.0  # that a cluster may take to answer at its address
+_CONNECT_SECONDS = 60.0
 _ANSWER_SECONDS = 120.0  # a node starts a process and imports the program first
 _MICRO = 1e-9  # GPUs are shared by fractions, which do not add up exactly
 
@@ -396,36 +400,82 @@ def _on(node: str) -> NodeAffinitySchedulingStrategy:
 def connected(address: str) -> Iterator[None]:
     """Join a Ray cluster for the length of a `with`; what this process has started there ends with it.
 
-    Raises InvalidSettings for an address of Ray Client, InputMissing where no cluster answers, and
-    MachineUnfit where it does not take this machine, such as for another version of Ray or Python.
+    Raises InvalidSettings for what is no HOST:PORT, such as an address of Ray Client, InputMissing where no
+    cluster answers or this machine is no node of one, and MachineUnfit where it does not take this machine,
+    such as for another version of Ray or Python.
     """
-    if address.startswith("ray://"):
-        raise InvalidSettings(
-            f"--address {address}: a client's connection is lost when its machine sleeps",
-            hint="type this on a node of the cluster, or hand it in: ray job submit -- shardgen ray RUN_DIR",
-        )
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    named = f"--address {address}"
+    if address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
+        address, named = given, f"--address auto, RAY_ADDRESS={given}"
+    _refuse_unanswered(address, named)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what it says below that is for Ray's developers
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+        _init(address)
+    except (ConnectionError, TimeoutError) as error:
         _logger.info("%s", error)
-        raise InputMissing(
-            f"--address {address}: no Ray cluster answers there",
-            hint="ray status says whether there is one; ray start --head makes this machine its first node",
-        ) from error
+        raise _no_cluster(named) from error
     except (RuntimeError, ValueError, OSError) as error:
         raise MachineUnfit(
-            f"--address {address}: {str(error).strip().splitlines()[0]}",
+            f"{named}: {str(error).strip().splitlines()[0]}",
             hint="every node needs the same Ray and the same Python: ray --version",
         ) from error
-    finally:
-        for number, handler in handlers.items():  # Ray puts its own in their place
-            signal.signal(number, handler)
     try:
         with contextlib.redirect_stdout(_IntoLog()):
             yield
     finally:
         ray.shutdown()
+
+
+def _refuse_unanswered(address: str, named: str) -> None:
+    """Raise what Ray itself finds out after many minutes."""
+    if "://" in address:
+        raise InvalidSettings(
+            f"{named}: a client's connection is lost when its machine sleeps",
+            hint="type this on a node of the cluster, or hand it in: ray job submit -- shardgen ray RUN_DIR",
+        )
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InvalidSettings(
+                f"{named}: is not HOST:PORT", hint="ray start says it: for example 10.0.0.1:6379"
+            )
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(named) from error
+    if not any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
+        raise InputMissing(
+            f"{named}: this machine is not a node of a Ray cluster",
+            hint="type this on a node, or hand it in: ray job submit -- shardgen ray RUN_DIR; or let this "
+            "machine join: ray start --address HOST:PORT --num-cpus 0",
+        )
+
+
+def _no_cluster(named: str) -> InputMissing:
+    return InputMissing(
+        f"{named}: no Ray cluster answers there",
+        hint="ray status says whether there is one; ray start --head makes this machine its first node",
+    )
+
+
+def _init(address: str) -> None:
+    """Connect; in a thread, since Ray's code hears no signal, and tries for minutes.
+
+    Nor does it put its own handlers in the place of ours there.
+    """
+    joined = Future[None]()
+
+    def join() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            joined.set_exception(error)
+        else:
+            joined.set_result(None)
+
+    threading.Thread(target=join, daemon=True).start()
+    joined.result(timeout=_CONNECT_SECONDS)
 
 
 class _IntoLog(io.TextIOBase):

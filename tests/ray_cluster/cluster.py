@@ -89,9 +89,11 @@ class LocalCluster:
             with suppress(psutil.Error):
                 if not any(word in " ".join(process.cmdline()) for word in ("ray::", "/ray/")):
                     continue
-                for one in process.net_connections("inet"):
-                    if one.status == psutil.CONN_LISTEN and one.laddr.ip not in _LOOPBACK:
-                        found.append(f"{process.name()} {one.laddr.ip}:{one.laddr.port}")
+                found += [
+                    f"{process.name()} {one.laddr.ip}:{one.laddr.port}"
+                    for one in process.net_connections("inet")
+                    if one.status == psutil.CONN_LISTEN and one.laddr.ip not in _LOOPBACK
+                ]
         return found
 
     def actors(self) -> list[psutil.Process]:

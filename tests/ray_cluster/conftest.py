@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import json
+import logging
 import os
 import time
 from collections import Counter
@@ -39,6 +39,7 @@ SETTINGS = {
     "shards.slice_batches": "8",
     "lease.seconds": "5",
 }
+_logger = logging.getLogger(__name__)
 MOST_AGAIN = 3  # batches that a lost worker had in its hands: one is prepared, one computed, one published
 
 
@@ -160,10 +161,8 @@ class ClusterRun:
     def assert_whole(self, sha256: str, *, losses: int) -> None:
         """All is stored once, to the bytes of the undisturbed run, with few batches made again."""
         again = self.made_again()
-        print(
-            f"{SAMPLES} samples stored, {losses} lost, {again} batches made again, "
-            f"{time.monotonic() - self.since:.0f} s"
-        )
+        seconds = time.monotonic() - self.since
+        _logger.info("%d samples, %d lost, %d batches made again, %.0f s", SAMPLES, losses, again, seconds)
         assert self.report().stored == SAMPLES
         assert sha256_of(self.folder / "made.zip") == sha256
         assert again <= MOST_AGAIN * losses
