@@ -126,7 +126,7 @@ def test_requirements_are_lower_bounds_and_one_of_them_brings_cv2() -> None:
 @pytest.mark.slow
 @each_runtime
 def test_a_resolver_that_may_change_nothing_of_colabs_finds_a_way(runtime: Runtime, tmp_path: Path) -> None:
-    """Needs a package index; nothing is installed. With a list that is not whole only what is new is sought."""
+    """Needs an index; nothing is installed. With a list that is not whole, only what is new is looked for."""
     wanted, alone = requirements(), []
     if runtime.name != WHOLE:
         wanted = [one for one in wanted if canonicalize_name(one.name) not in runtime.versions]
