@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,22 +26,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgen.settings.run_directory import RunDirectory
+from tests import warm
 from tests.runs import make_run, sha256_of, shardgen
 from tests.shared_folder.late_worker import faults_of
 from tests.shared_folder.mounted import Records
 
 MACHINES = ("one", "two", "three")
-SLICE_BATCHES = 64
-SEGMENT_BATCHES = 16
-KILLED_AFTER = 2 * SEGMENT_BATCHES + 8  # batches: two segments are published, half of the third waits
-PLAN = {
-    "compose.grid": "[16, 8]",
-    "shards.size": "768",
-    "shards.slice_batches": str(SLICE_BATCHES),
-    "shards.batch": "2",
-}  # 1,536 samples in 2 shards, of 6 slices each
 PLAIN_SECONDS = 2.0  # what stands for a lag where there is none
 PATIENCE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How many batches a segment has; a slice has four segments, and there are 12 slices in 2 shards."""
+
+    segment_batches: int = 16
+
+    @property
+    def killed_after(self) -> int:
+        """Batches: two segments are published, half of the third waits."""
+        return 2 * self.segment_batches + self.segment_batches // 2
+
+    @property
+    def plan(self) -> dict[str, str]:
+        """The settings; 1,536 samples for segments of 16 batches."""
+        return {
+            "compose.grid": f"[{self.segment_batches}, 8]",
+            "shards.size": str(48 * self.segment_batches),
+            "shards.slice_batches": str(4 * self.segment_batches),
+            "shards.batch": "2",
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,13 +84,16 @@ class Proof:
         )
 
 
-def _settings(unit: float) -> dict[str, str]:
-    return PLAN | {
+WHOLE = Size()
+
+
+def _settings(size: Size, unit: float) -> dict[str, str]:
+    return size.plan | {
         "manifest.url": '"folder:"',
         "folder.scan_seconds": f"{max(0.5, unit / 4):g}",
         "folder.settle_seconds": f"{3 * unit:g}",
         "folder.segment_seconds": f"{2 * unit:g}",
-        "folder.segment_batches": str(SEGMENT_BATCHES),
+        "folder.segment_batches": str(size.segment_batches),
         "folder.silent_seconds": f"{12 * unit:g}",
     }
 
@@ -87,14 +101,17 @@ def _settings(unit: float) -> dict[str, str]:
 class Trial:
     """One shared folder and its machines."""
 
-    def __init__(self, folder: Path, *, lag: float | None, seed: int = 1) -> None:
+    def __init__(self, folder: Path, size: Size, *, lag: float | None, seed: int = 1) -> None:
         self._folder = folder
+        self._size = size
         self._lag = lag
         self._seed = seed
         self._unit = PLAIN_SECONDS if lag is None else lag
         self._records = folder / "records"
         (folder / "shared").mkdir()
-        self.run: RunDirectory = make_run(folder / "shared", changes=_settings(self._unit), foregrounds=3)
+        self.run: RunDirectory = make_run(
+            folder / "shared", changes=_settings(size, self._unit), foregrounds=3
+        )
         self._call("owner", "plan")
         self.run = RunDirectory.open(self.run.path)
 
@@ -103,7 +120,7 @@ class Trial:
         return self._folder / "disks" / machine
 
     def _environment(self, machine: str) -> dict[str, str]:
-        return {**os.environ, "SHARDGEN_CACHE": str(self.disk(machine))}
+        return {"SHARDGEN_CACHE": str(self.disk(machine))}
 
     def _call(self, machine: str, verb: str, *words: str | Path) -> str:
         ran = shardgen(verb, self.run.path, *words, environment=self._environment(machine))
@@ -112,22 +129,20 @@ class Trial:
         return ran.stdout
 
     @contextmanager
-    def worker(self, machine: str) -> Iterator[subprocess.Popen[str]]:
+    def worker(self, machine: str) -> Iterator[warm.Command]:
         """A worker process, ended at the end in any case."""
-        words = ["-m", "shardgen", "worker", str(self.run.path), "--id", machine]
+        module, words = "shardgen", ["worker", str(self.run.path), "--id", machine]
         if self._lag is not None:
-            pace = self._lag / SEGMENT_BATCHES
-            words = ["-m", "tests.shared_folder.late_worker", str(self.run.path), str(self._records), machine]
+            module, pace = "tests.shared_folder.late_worker", self._lag / self._size.segment_batches
+            words = [str(self.run.path), str(self._records), machine]
             words += [str(self._lag), str(self._seed), str(pace)]
-        with (self._folder / f"{machine}.log").open("w", encoding="utf-8") as log:
-            process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, *words], env=self._environment(machine), stderr=log, stdout=log, text=True
-            )
-            try:
-                yield process
-            finally:
-                process.kill()
-                process.wait()
+        log = self._folder / f"{machine}.log"
+        process = warm.start(module, words, environment=self._environment(machine), said=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def said(self, machine: str) -> str:
         """What a worker printed."""
@@ -167,14 +182,15 @@ def _wait(until: Callable[[], bool], what: Callable[[], str]) -> None:
         time.sleep(0.1)
 
 
-def prove(folder: Path, *, lag: float | None, undisturbed: str) -> Proof:
+def prove(folder: Path, *, lag: float | None, undisturbed: str, size: Size = WHOLE) -> Proof:
     """Play it. `undisturbed` is the sha256 to compare with."""
-    trial = Trial(folder, lag=lag)
+    trial = Trial(folder, size, lag=lag)
     first, *others = MACHINES
     began = time.monotonic()
     with trial.worker(first) as doomed, trial.worker(others[0]) as second, trial.worker(others[1]) as third:
         _wait(
-            lambda: trial.made(first) >= KILLED_AFTER or doomed.poll() is not None, lambda: trial.said(first)
+            lambda: trial.made(first) >= size.killed_after or doomed.poll() is not None,
+            lambda: trial.said(first),
         )
         doomed.kill()
         doomed.wait()
@@ -199,9 +215,9 @@ def prove(folder: Path, *, lag: float | None, undisturbed: str) -> Proof:
     )
 
 
-def undisturbed_sha256(folder: Path) -> str:
+def undisturbed_sha256(folder: Path, size: Size = WHOLE) -> str:
     """Of the zip of the same plan, made by one worker with a manifest in SQLite."""
-    run = make_run(folder, changes=PLAN, foregrounds=3)
+    run = make_run(folder, changes=size.plan, foregrounds=3)
     ran = shardgen("run", run.path, "-o", folder / "it.zip", timeout=PATIENCE_SECONDS)
     if ran.returncode != 0:
         raise RuntimeError(ran.stderr)

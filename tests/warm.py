@@ -81,8 +81,10 @@ def _run_and_exit(module: str, arguments: Sequence[str], environment: Mapping[st
     """Be `python -m module arguments` in that environment, to the end of this process."""
     code = 1
     # Those of the server remember that they wrote to files, and its other threads may have held them.
-    sys.stdout = os.fdopen(1, "w", closefd=False)
-    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = os.fdopen(  # type: ignore[misc]
+        2, "w", 1, errors="backslashreplace", closefd=False
+    )
     try:
         os.environ.clear()
         os.environ.update(environment)

@@ -42,14 +42,13 @@ class LocalProcess:
 
     process: subprocess.Popen[str]
     kernel: KernelKills = field(default_factory=KernelKills)
+    id: ProcessId = field(init=False)
     last_words: LastWords = field(default_factory=LastWords)
     _relay: threading.Thread | None = None
     _ended: Ended | None = None
 
-    @property
-    def id(self) -> ProcessId:
-        """Its pid here."""
-        return ProcessId(host_id(), self.process.pid)
+    def __post_init__(self) -> None:
+        self.id = ProcessId(host_id(), self.process.pid)
 
     def ended(self) -> Ended | None:
         """How it ended; None while it runs."""

@@ -7,10 +7,10 @@ import io
 import logging
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from shardgen.launch.allocation import Share
 from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
 from shardgen.launch.local import LocalProcess, start_process
 from shardgen.machine.memory import KernelKills
-from shardgen.machine.processes import host_id
+from shardgen.machine.processes import host_id, host_name
 from shardgen.recipes.base import Demand
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
@@ -137,7 +137,7 @@ class WorkerHost:
 
     def where(self) -> tuple[str, str]:
         """The name of the node, and the version of shardgen there."""
-        return socket.gethostname(), version("shardgen")
+        return host_name(), version("shardgen")
 
     def work(
         self, arguments: list[str], share: Share, passed_on: dict[str, str]
@@ -307,22 +307,27 @@ class RayLauncher:
         for word, ones, others in (("joined", self._nodes, before), ("is gone", before, self._nodes)):
             for name in sorted(node.name for node in set(ones) - set(others)):
                 self._say(f"node {name} {word}")
-        self._rooms = rooms(self._nodes, self._wanted)
-        waiting = sum(
-            one.id is None and one.ended() is None and now - one.since > _PATIENCE_SECONDS
-            for one in self._processes.values()
-        )
+        if self._wanted.workers is None:
+            self._rooms = rooms(self._nodes, self._wanted)
+        waiting = [
+            self._taken[number][0].shown
+            for number, one in self._processes.items()
+            if one.id is None and one.ended() is None and now - one.since > _PATIENCE_SECONDS
+        ]
         if waiting and not self._is_waiting:
-            needed = self._rooms[0].shown
-            self._say(f"{counted(waiting, 'worker')} waiting for room on the cluster, each for {needed}")
-        self._is_waiting = waiting > 0
+            self._say(
+                f"{counted(len(waiting), 'worker')} waiting for room on the cluster, each for {waiting[0]}"
+            )
+        elif not self._rooms and not self._is_waiting:
+            self._say("no node of the cluster has room for a worker now; waiting for nodes to come")
+        self._is_waiting = bool(waiting) or not self._rooms
 
     def start(self, order: Order) -> RayProcess | None:
         """Let the actor of this seat start a worker; a new actor where there is none, or it is gone."""
-        actor = self._actor(order.number)
-        if actor is None:
+        placed = self._actor(order.number)
+        if placed is None:
             return None
-        room, actor = actor
+        room, actor = placed
         share = Share(device="gpu" if room.gpus else "cpu", threads=max(1, room.cpus))
         call = (self._command.arguments(order, share.device), share, self._passed_on)
         process = RayProcess(actor, order, self._relay, call)
@@ -337,12 +342,12 @@ class RayLauncher:
                 return held
             del self._taken[number]
             ray.kill(held[1])
-        used = [room for room, _ in self._taken.values()]
-        for room in self._rooms:
-            if used.count(room) < self._rooms.count(room):
-                self._taken[number] = (room, self._placed(room))
-                return self._taken[number]
-        return None
+        free = Counter(self._rooms) - Counter(room for room, _ in self._taken.values())
+        if not free:
+            return None
+        room = next(iter(free))
+        self._taken[number] = (room, self._placed(room))
+        return self._taken[number]
 
     def _placed(self, room: Room) -> Any:
         here = ray.get_runtime_context().get_node_id() if self._only_here else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from collections import Counter
 from pathlib import Path
@@ -14,12 +13,12 @@ from shardgen.coordination.bucket.protocol import CLAIMS, RECEIPTS, ReceiptKey, 
 from shardgen.coordination.bucket.rows import Version
 from shardgen.coordination.bucket.view import BucketView
 from shardgen.domain.identifiers import BatchIndex, Fence
+from tests import warm
 from tests.bucket import proxy
 from tests.bucket.proxy import Proxy
 from tests.bucket.servers import Store
 from tests.conformance.storm import PLAN, Storm, Told, read_told, take_part
 
-CONTEXT = multiprocessing.get_context("spawn")
 PROCESSES, LEASES = 8, 8
 CUT_SHARE = 0.1
 
@@ -34,13 +33,22 @@ def test_in_a_storm_no_slice_is_granted_twice_and_every_receipt_that_was_acknowl
     source = random.Random(store.name)  # noqa: S311
     with Proxy(store.port) as wire:
         wire.cuts = proxy.some(CUT_SHARE, source)
-        for name, value in store.environment(wire.port).items():
+        environment = store.environment(wire.port)
+        for name, value in environment.items():
             monkeypatch.setenv(name, value)
         names = [f"w{number}" for number in range(PROCESSES)]
         storms = [
-            Storm(database=None, bucket=url, name=name, told=tmp_path / name, leases=LEASES) for name in names
+            Storm(
+                database=None,
+                bucket=url,
+                environment=environment,
+                name=name,
+                told=tmp_path / name,
+                leases=LEASES,
+            )
+            for name in names
         ]
-        processes = [CONTEXT.Process(target=take_part, args=(storm,)) for storm in storms]
+        processes = [warm.context().Process(target=take_part, args=(storm,)) for storm in storms]
         for process in processes:
             process.start()
         for process in processes:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,15 @@ import pytest
 from tests.chaos.bucket_backdoor import bucket_on
 from tests.chaos.figures import Figures
 from tests.chaos.harness import Chaos, ChaosOptions
-from tests.chaos.schedule import ON_A_FILE, EventKind, make_schedule, micro_batch_of
+from tests.chaos.schedule import (
+    IN_A_BUCKET,
+    ON_A_FILE,
+    WITH_A_SERVER,
+    Event,
+    EventKind,
+    make_schedule,
+    micro_batch_of,
+)
 from tests.chaos.worker import UNPUBLISHED, VARIABLE
 from tests.postgres import Server, new_schema
 
@@ -27,12 +37,20 @@ def check(figures: Figures, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures.violations == []
     assert figures.sha256_equal
     assert figures.lost == 0
+    assert figures.counts["kills"] > 2
+
+
+def hurried(options: ChaosOptions, kinds: Collection[EventKind], *, seconds: float) -> list[Event]:
+    """All that would go wrong in so many seconds, in the shorter time of the options."""
+    schedule = make_schedule(options.seed, seconds, kinds)
+    return [replace(event, at=event.at * options.seconds / seconds) for event in schedule]
 
 
 @pytest.mark.slow
 def test_a_minute_of_chaos_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ChaosOptions(seconds=60, seed=1, samples=1600)
-    figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+    options = ChaosOptions(seconds=35, seed=13, samples=960)
+    schedule = hurried(options, ON_A_FILE, seconds=60)
+    figures = Chaos(tmp_path, options, say=lambda _line: None).run(schedule)
     check(figures, capsys)
 
 
@@ -45,8 +63,9 @@ def test_a_server_that_cuts_sessions_and_restarts_loses_nothing(
 ) -> None:
     with new_schema(postgres_server.url) as url:
         monkeypatch.setenv(VARIABLE, url)  # the run sets it, too; this takes it back at the end
-        options = ChaosOptions(seconds=45, seed=2, samples=1600, manifest=url, server=postgres_server)
-        figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+        options = ChaosOptions(seconds=30, seed=6, samples=960, manifest=url, server=postgres_server)
+        schedule = hurried(options, WITH_A_SERVER, seconds=45)
+        figures = Chaos(tmp_path, options, say=lambda _line: None).run(schedule)
     check(figures, capsys)
     assert figures.counts["sessions ended"] > 0
     assert figures.counts["restarts fast"] + figures.counts["restarts immediate"] > 0
@@ -59,14 +78,15 @@ def test_a_bucket_behind_a_wire_that_is_cut_loses_nothing(
     with bucket_on("ministack") as bucket:
         for name, value in {**bucket.environment, VARIABLE: bucket.url}.items():
             monkeypatch.setenv(name, value)  # the run sets them, too; this takes them back at the end
-        options = ChaosOptions(seconds=30, seed=2, samples=1600, manifest=bucket.url, bucket=bucket)
-        figures = Chaos(tmp_path, options, say=lambda _line: None).run()
+        options = ChaosOptions(seconds=20, seed=15, samples=640, manifest=bucket.url, bucket=bucket)
+        schedule = hurried(options, IN_A_BUCKET, seconds=30)
+        figures = Chaos(tmp_path, options, say=lambda _line: None).run(schedule)
     check(figures, capsys)
     assert figures.counts["PUTs cut"] > 0
 
 
 @pytest.mark.slow
 def test_the_chaos_run_notices_receipts_without_their_artifact(tmp_path: Path) -> None:
-    options = ChaosOptions(seconds=5, seed=1, samples=800, broken=UNPUBLISHED)
+    options = ChaosOptions(seconds=5, seed=1, samples=320, broken=UNPUBLISHED)
     figures = Chaos(tmp_path, options, say=lambda _line: None).run(schedule=[])
     assert any("nobody damaged that" in one for one in figures.violations)

@@ -134,9 +134,10 @@ def new_place(backend: str, folder: Path, servers: Servers) -> Iterator[Database
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test on every backend; those that look into the database on databases."""
+    """Every test on every backend; those that look into the database on databases, or a module's `PLACES`."""
     if "place" in metafunc.fixturenames:
-        names = DATABASES if "database" in metafunc.fixturenames else (*DATABASES, *BUCKETS)
+        databases_only = getattr(metafunc.module, "PLACES", DATABASES)
+        names = databases_only if "database" in metafunc.fixturenames else (*DATABASES, *BUCKETS)
         params = [pytest.param(one, marks=[] if one == "sqlite" else [pytest.mark.slow]) for one in names]
         metafunc.parametrize("place", params, indirect=True)
 

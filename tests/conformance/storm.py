@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from multiprocessing.synchronize import Barrier, Event
@@ -169,12 +170,14 @@ class Storm:
     """Instead of a number of leases: the file that ends the storm when it appears."""
     broken: str = ""
     bucket: str = ""
-    """Its url; where its server is, the environment says."""
+    """Its url; where its server is, `environment` says."""
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def opened(self) -> Manifest:
         """The manifest, as this process has it. Close it."""
         if self.database is not None:
             return databases.Manifest(self.database, PLAN)
+        os.environ.update(self.environment)
         manifest = BucketManifest(Objects.open(self.bucket), PLAN)
         manifest.workers.register(identity(self.name))
         return manifest

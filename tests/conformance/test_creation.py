@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from contextlib import suppress
 from multiprocessing.synchronize import Barrier
@@ -21,6 +20,7 @@ from shardgen.manifest.backend import Access, Body, Result
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
 from shardgen.manifest.tables import METADATA
+from tests import warm
 from tests.plans import make_plan
 
 
@@ -69,7 +69,7 @@ def _create(database: DatabaseUrl, plan: Plan, barrier: Barrier, next_one: Path 
 
 
 def _create_four_times_at_once(database: DatabaseUrl, plan: Plan, next_one: Path | None = None) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = warm.context()
     # Were they not kept apart they would meet here; kept apart the first waits in vain, for a while.
     barrier = context.Barrier(2, timeout=3)
     processes = [context.Process(target=_create, args=(database, plan, barrier, next_one)) for _ in range(4)]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -15,9 +14,9 @@ from shardgen.errors import PlanConflict
 from shardgen.manifest import manifest as databases
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.port import Manifest
+from tests import warm
 from tests.conformance.conftest import in_a_bucket
 
-CONTEXT = multiprocessing.get_context("spawn")
 PROCESSES = 4
 
 
@@ -47,8 +46,9 @@ def claim(
 
 
 def claimed_at_once(database: DatabaseUrl, plan: Plan, roots: list[Path]) -> list[tuple[str, str]]:
-    start, answers = CONTEXT.Barrier(len(roots)), CONTEXT.Queue()
-    processes = [CONTEXT.Process(target=claim, args=(database, plan, root, start, answers)) for root in roots]
+    context = warm.context()
+    start, answers = context.Barrier(len(roots)), context.Queue()
+    processes = [context.Process(target=claim, args=(database, plan, root, start, answers)) for root in roots]
     for process in processes:
         process.start()
     found = [answers.get(timeout=60) for _ in processes]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from shardgen.manifest import lookups, postgres
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest
 from shardgen.manifest.tables import RECEIPT
+from tests import warm
 from tests.conformance.conftest import POLICY, MovableClock, Servers, identity, new_place, receipt_for
 from tests.conformance.proxy import Cut, Proxy
 from tests.conformance.storm import (
@@ -239,7 +239,7 @@ def test_a_storm_survives_a_server_that_ends_sessions(server: Server, tmp_path: 
             Storm(database=database, name=f"w{n}", told=tmp_path / f"w{n}.told", end=tmp_path / "end")
             for n in range(8)
         ]
-        context = multiprocessing.get_context("spawn")
+        context = warm.context()
         processes: list[BaseProcess] = [context.Process(target=take_part, args=(storm,)) for storm in storms]
         for process in processes:
             process.start()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.process import BaseProcess
 
 import pytest
@@ -10,6 +9,7 @@ from shardgen.domain.lease import Lease
 from shardgen.manifest import manifest as databases
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import create_manifest
+from tests import warm
 from tests.conformance.storm import (
     PATIENT,
     PLAN,
@@ -27,8 +27,8 @@ from tests.conformance.storm import (
 )
 from tests.invariants import counter_faults
 
-CONTEXT = multiprocessing.get_context("spawn")
-PROCESSES, LEASES = 8, 150
+PROCESSES, LEASES = 8, 50
+PLACES = ("sqlite", "postgresql")  # what a machine knows of a shared folder is in SQLite, too
 
 pytestmark = pytest.mark.slow  # each test starts commands
 
@@ -56,7 +56,9 @@ def test_in_a_storm_of_short_leases_every_fence_is_unique_and_no_slice_is_held_t
     database: DatabaseUrl,
 ) -> None:
     storms = [part(database, f"w{number}") for number in range(PROCESSES)]
-    processes: list[BaseProcess] = [CONTEXT.Process(target=take_part, args=(storm,)) for storm in storms]
+    processes: list[BaseProcess] = [
+        warm.context().Process(target=take_part, args=(storm,)) for storm in storms
+    ]
     for process in processes:
         process.start()
     end(processes)
@@ -79,10 +81,11 @@ def test_between_reading_what_is_free_and_taking_it_nobody_else_may_read(
         manifest.leases.release(lease)  # an open slice: whoever reads now finds this one
     # On SQLite, without BEGIN IMMEDIATE both get to the barrier; with it the first waits there in vain, for a
     # while. On a server the second passes over the locked row; without the lock it takes the same one.
-    barrier = CONTEXT.Barrier(2, timeout=60 if broken else 1)
+    barrier = warm.context().Barrier(2, timeout=60 if broken else 1)
     storms = [part(database, name, broken=broken) for name in ("a", "b")]
     processes: list[BaseProcess] = [
-        CONTEXT.Process(target=meet_between_reading_and_writing, args=(storm, barrier)) for storm in storms
+        warm.context().Process(target=meet_between_reading_and_writing, args=(storm, barrier))
+        for storm in storms
     ]
     for process in processes:
         process.start()
@@ -105,8 +108,8 @@ def _failed(storm: Storm) -> bool:
 @pytest.mark.parametrize("broken", ["", "unfenced"])
 def test_the_fence_in_the_statement_is_what_keeps_a_zombie_out(database: DatabaseUrl, broken: str) -> None:
     storm = part(database, "zombie", broken=broken)
-    leased, taken_over = CONTEXT.Event(), CONTEXT.Event()
-    process = CONTEXT.Process(target=be_a_zombie, args=(storm, leased, taken_over))
+    leased, taken_over = warm.context().Event(), warm.context().Event()
+    process = warm.context().Process(target=be_a_zombie, args=(storm, leased, taken_over))
     process.start()
     assert leased.wait(60)
     with databases.Manifest(database, PLAN) as manifest:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -20,6 +19,7 @@ from shardgen.errors import (
 from shardgen.manifest import schema
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
+from tests import warm
 
 
 def test_the_known_revision_is_the_newest_migration() -> None:
@@ -109,7 +109,7 @@ def test_a_reader_copes_with_a_commit_that_a_kill_interrupted(
     database: DatabaseUrl, plan: Plan, tmp_path: Path
 ) -> None:
     create_manifest(database, plan)
-    context = multiprocessing.get_context("spawn")
+    context = warm.context()
     process = context.Process(target=_die_inside_a_large_commit, args=(str(database.path),))
     process.start()
     process.join()

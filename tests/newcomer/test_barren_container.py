@@ -21,8 +21,7 @@ mount -t tmpfs volume /mnt && cp -r "$1" /mnt/box || exit 99
 for at in / /tmp /var/tmp /dev/shm; do
   if mountpoint -q $at; then mount -o remount,bind,ro $at || exit 99; fi
 done
-export PYTHONPATH="$2"
-cd / && shift 2 && "$@" && rm -rf /mnt/box/sources && exec tar -C /mnt/box -c .
+cd / && shift && "$@" && rm -rf /mnt/box/sources && exec tar -C /mnt/box -c .
 """
 LINE = """
 set -e
@@ -33,6 +32,7 @@ shardgen run {box}/run -o {box}/set.zip
 shardgen status {box}/run
 shardgen verify {box}/set.zip
 shardgen backup {box}/run
+export HOME=/nonexistent
 shardgen requeue {box}/run --batch 1
 shardgen sweep {box}/run --yes
 rm {box}/run/manifest.sqlite
@@ -71,41 +71,29 @@ def shardgen_in(box: Path, *words: str | Path, more: dict[str, str] | None = Non
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.slow
-def test_everything_works_without_a_temporary_folder_and_without_a_home(tmp_path: Path) -> None:
-    box = make_box(tmp_path, lies_at=tmp_path / "box")
-    line = LINE.format(box=box, python=sys.executable)
-    done = subprocess.run(
-        ["bash", "-c", line], cwd=box, env=environment(box), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    assert sha256_of(box / "again.zip") == sha256_of(box / "set.zip")
-    assert not (box / "~").exists()
-
-
 def _may_mount() -> bool:
     done = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
     return os.geteuid() == 0 and done.returncode == 0
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _may_mount(), reason="only root may mount; the test above needs no root")
-def test_everything_works_on_a_read_only_root(tmp_path: Path) -> None:
-    """The kernel refuses here, and so to libraries written in C, too."""
-    box = make_box(tmp_path, lies_at=Path("/mnt/box"))
-    line = LINE.format(box="/mnt/box", python=sys.executable)
-    done = subprocess.run(
-        ["unshare", "-m", "bash", "-c", NAMESPACE, "bash", str(box), str(ROOT), "bash", "-c", line],
-        env={**environment(box), "HOME": "/nonexistent"},
-        capture_output=True,
-        check=False,
-    )
+def test_everything_works_without_a_temporary_folder_and_without_a_home(tmp_path: Path) -> None:
+    """On a root that is read-only, where we may mount: there the kernel refuses, libraries in C as well."""
+    place = Path("/mnt/box") if _may_mount() else tmp_path / "box"
+    box = make_box(tmp_path, lies_at=place)
+    command = ["bash", "-c", LINE.format(box=place, python=sys.executable)]
+    if _may_mount():
+        command = ["unshare", "-m", "bash", "-c", NAMESPACE, "bash", str(box), *command]
+    done = subprocess.run(command, cwd=box, env=environment(box), capture_output=True, check=False)
     said = done.stderr.decode()
     assert done.returncode == 0, said
     assert "Warning" not in said
-    subprocess.run(["tar", "-C", tmp_path, "-x"], input=done.stdout, check=True)
-    assert sha256_of(tmp_path / "again.zip") == sha256_of(tmp_path / "set.zip")
+    if _may_mount():
+        box = tmp_path / "out"
+        box.mkdir()
+        subprocess.run(["tar", "-C", box, "-x"], input=done.stdout, check=True)
+    assert sha256_of(box / "again.zip") == sha256_of(box / "set.zip")
+    assert not (box / "~").exists()
 
 
 DATABASE = 'url = "sqlite:///manifest.sqlite"'

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import resource
 import shlex
@@ -35,6 +34,7 @@ from shardgen.operations.sweep import sweep
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import staged_beside
 from shardgen.storage.files import DiskFiles
+from tests import warm
 from tests.conformance.conftest import POLICY, identity, receipt_for
 from tests.invariants import counter_faults
 from tests.postgres import Server, new_schema
@@ -64,7 +64,7 @@ def _record_for_ever(run_dir: Path, name: str, begun: Path) -> None:
 @contextmanager
 def writers(run: RunDirectory, folder: Path) -> Iterator[None]:
     """Two processes that commit all the time."""
-    context = multiprocessing.get_context("spawn")
+    context = warm.context()
     marks = [folder / "a", folder / "b"]
     processes = [context.Process(target=_record_for_ever, args=(run.path, mark.name, mark)) for mark in marks]
     for process in processes:
@@ -204,9 +204,7 @@ def _die_inside_a_large_commit(path: Path) -> None:
 
 
 def test_a_backup_after_a_killed_commit_is_without_it(run: RunDirectory, tmp_path: Path) -> None:
-    process = multiprocessing.get_context("spawn").Process(
-        target=_die_inside_a_large_commit, args=(run.database.path,)
-    )
+    process = warm.context().Process(target=_die_inside_a_large_commit, args=(run.database.path,))
     process.start()
     process.join()
     assert run.database.path.with_name("manifest.sqlite-journal").stat().st_size > 0

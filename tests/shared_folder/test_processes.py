@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lost_machine import KILLED_AFTER, SEGMENT_BATCHES, prove, undisturbed_sha256
+from benchmarks.lost_machine import Size, prove, undisturbed_sha256
 from shardgen.coordination.folder.files import DiskFolder
 from tests.shared_folder.double import Faults
 from tests.shared_folder.mounted import LateFolder, Records
 
+SIZE = Size(segment_batches=8)
 PATH = "workers/one/notices-000/000000.beat.json"
 
 
@@ -35,15 +36,15 @@ def test_a_file_is_late_for_others_and_goes_with_a_disk_that_it_has_not_left(tmp
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return undisturbed_sha256(tmp_path_factory.mktemp("undisturbed"))
+    return undisturbed_sha256(tmp_path_factory.mktemp("undisturbed"), SIZE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lag", [None, 1.0], ids=["plain", "late"])
+@pytest.mark.parametrize("lag", [None, 0.5], ids=["plain", "late"])
 def test_of_three_workers_one_is_lost_with_its_disk_and_no_sample(
     tmp_path: Path, undisturbed: str, lag: float | None
 ) -> None:
-    proof = prove(tmp_path, lag=lag, undisturbed=undisturbed)
+    proof = prove(tmp_path, lag=lag, undisturbed=undisturbed, size=SIZE)
     assert proof.lost == 0
     assert proof.is_equal
     assert proof.made >= proof.batches + proof.gone
@@ -51,4 +52,4 @@ def test_of_three_workers_one_is_lost_with_its_disk_and_no_sample(
     if lag is None:  # one slice of the twelve is 8 %; three times that when nobody heeds a claim
         assert proof.twice <= 0.1, proof
     # A late claim costs a whole slice by chance: `tests/test_benchmarks.py` bounds it, on a simulated clock.
-    assert proof.gone <= KILLED_AFTER + 3 * SEGMENT_BATCHES
+    assert proof.gone <= SIZE.killed_after + 3 * SIZE.segment_batches

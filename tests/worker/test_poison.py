@@ -58,6 +58,8 @@ def test_a_poisoned_sample_becomes_one_dead_letter_and_every_other_sample_is_mad
     assert len(missing) == 3
     assert found == {name: data for name, data in whole.items() if name not in missing}
 
+    if kind != "raise":  # what is to be done with a dead letter is the same for all of them
+        return
     listed = shardgen("dead-letters", planned.path, "--json")
     (row,) = json.loads(listed.stdout)["dead_letters"]
     assert (row["sample"], row["batch"], row["reason"]) == (9, 2, reason)
