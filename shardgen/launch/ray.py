@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -413,7 +414,6 @@ def connected(address: str) -> Iterator[None]:
     if address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
         address, named = given, f"--address auto, RAY_ADDRESS={given}"
     _refuse_unanswered(address, named)
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what it says below that is for Ray's developers
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         _init(address)

@@ -46,7 +46,7 @@ class LocalCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         with self._set():
-            self._cluster = Cluster()
+            self._cluster: Any = Cluster()
         self._head = self._add(num_cpus=0)
         self.restore()
 

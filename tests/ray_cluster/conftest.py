@@ -145,6 +145,14 @@ class ClusterRun:
         """Until two workers have stored something each."""
         self.wait_for(lambda found: sum(one.row.samples_done > 0 for one in found.workers) >= 2)
 
+    def wait_for_a_batch_of(self, worker: psutil.Process) -> None:
+        """Until this worker has stored something."""
+        self.wait_for(
+            lambda found: any(
+                one.row.identity.pid == worker.pid and one.row.samples_done > 0 for one in found.workers
+            )
+        )
+
     def made_again(self) -> int:
         """Batches that were begun more than once, as often as that was."""
         begun = Counter((self.folder / "begun").read_text(encoding="utf-8").split())

@@ -23,11 +23,6 @@ def test_a_run_outlives_the_loss_of_an_actor_and_of_a_node_and_uses_a_new_one(
     cluster.remove(cluster.nodes[0], graceful=False)
     driver.wait_for("is gone")
     on_cluster.wait_for_more(100)
-    newcomer = on_cluster.worker_on(cluster.add())
-    on_cluster.wait_for(
-        lambda found: any(
-            one.row.identity.pid == newcomer.pid and one.row.samples_done > 0 for one in found.workers
-        )
-    )
+    on_cluster.wait_for_a_batch_of(on_cluster.worker_on(cluster.add()))
     assert driver.wait() == 0, driver.said
     on_cluster.assert_whole(alone, losses=2)
