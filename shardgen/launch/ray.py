@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar, cast
 
 import psutil
 import ray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from shardgen.domain.wording import Say, counted
@@ -205,13 +205,15 @@ class RayProcess:
         """Nothing: its lines come before its end."""
 
     def _follow(self) -> None:
+        ended = Ended(code=None, how="was lost")
         try:
             ended = self._listen()
         except RayError as error:
-            self.is_gone = isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError)
+            self.is_gone = not isinstance(error, ActorUnavailableError)
             ended = self._lost(error)
-        if not self._is_killed.is_set():
-            self._ended = ended
+        finally:
+            if not self._is_killed.is_set():
+                self._ended = ended
 
     def _listen(self) -> Ended:
         node, there = self._wait_for_place()

@@ -45,7 +45,7 @@ class LocalCluster:
             "RAY_TMPDIR": str(self.folder),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        with self._set():
+        with self._set({}):
             self._cluster: Any = Cluster()
         self._head = self._add(num_cpus=0)
         self.restore()
@@ -60,9 +60,42 @@ class LocalCluster:
         """Those that give CPUs."""
         return sorted(self._cluster.worker_nodes, key=lambda node: node.node_id)
 
-    def add(self, *, cpus: int = 1) -> Any:
-        """One more node, when it has joined."""
-        return self._add(num_cpus=cpus)
+    @property
+    def raylet_port(self) -> int:
+        """Where its raylet on the head listens, which is no address of a cluster."""
+        return int(self._head.node_manager_port)
+
+    def add(self, *, cpus: int = 1, environment: Mapping[str, str] | None = None) -> Any:
+        """One more node, when it has joined; its processes find the variables in their environment."""
+        return self._add(environment, num_cpus=cpus)
+
+    @contextmanager
+    def elsewhere(self, *, hidden: Path) -> Iterator[None]:
+        """With a node more, which sees an empty folder in the place of one."""
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
+        command += ["--address", self.address, "--node-ip-address", "127.0.0.1"]
+        command += ["--object-store-memory", str(_OBJECT_STORE_BYTES), "--dashboard-agent-listen-port", "0"]
+        script = 'mount -t tmpfs none "$0" && exec "$@"'
+        before = self._alive()
+        process = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script, str(hidden), *command],
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(
+                lambda: self._alive() > before or process.poll() is not None, lambda: "it never joined"
+            )
+            assert process.poll() is None, "a mount namespace needs root"
+            yield
+        finally:
+            kill_all(psutil.Process(process.pid))
+            process.wait()
+
+    def _alive(self) -> int:
+        return len(self._cluster.global_state._live_node_ids())
 
     def remove(self, node: Any, *, graceful: bool = True) -> None:
         """End a node's processes; without grace all of them at once, as if the machine were gone."""
@@ -109,8 +142,8 @@ class LocalCluster:
             return any(one.path.startswith(str(self.folder)) for one in process.open_files())
         return False
 
-    def _add(self, **options: Any) -> Any:
-        with self._set():
+    def _add(self, environment: Mapping[str, str] | None = None, **options: Any) -> Any:
+        with self._set(environment or {}):
             return self._cluster.add_node(
                 node_ip_address="127.0.0.1",
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -122,9 +155,9 @@ class LocalCluster:
             )
 
     @contextmanager
-    def _set(self) -> Iterator[None]:
+    def _set(self, more: Mapping[str, str]) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.environment.items():
+            for name, value in (self.environment | dict(more)).items():
                 patch.setenv(name, value)
             yield
 

@@ -163,7 +163,9 @@ class ClusterRun:
         """Neither a worker of this run nor an actor, a moment after the last command."""
         from tests.ray_cluster.cluster import name_of, wait_until  # noqa: PLC0415
 
-        left = lambda: [*self.workers(), *self.cluster.actors()]  # noqa: E731
+        def left() -> list[psutil.Process]:
+            return [*self.workers(), *self.cluster.actors()]
+
         wait_until(lambda: not left(), lambda: "\n".join(map(name_of, left())), 30)
 
     def assert_whole(self, sha256: str, *, losses: int) -> None:
