@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # it imports Ray, which takes seconds
 
 ALL = "SHARDGEN_TEST_RAY"
 # CI kills an actor and a node of one run; the rest takes minutes and is for a person who asks for it.
-collect_ignore = [] if ALL in os.environ else ["test_by_hand.py", "test_refusals.py"]
+collect_ignore = [] if ALL in os.environ else ["test_by_hand.py", "test_launchers.py", "test_refusals.py"]
 
 SAMPLES = 1600
 BATCH = 4
