@@ -28,7 +28,7 @@ def ray(
         typer.Option(
             "--address",
             metavar="HOST:PORT",
-            help="The cluster; auto: the one that this machine belongs to, or $RAY_ADDRESS.",
+            help="The cluster; auto: $RAY_ADDRESS, or the one that this machine is part of.",
         ),
     ] = "auto",
     workers: Annotated[
@@ -38,7 +38,7 @@ def ray(
             metavar="N",
             min=1,
             max=4096,
-            help="Worker processes, spread over the cluster; those without room wait for nodes to come.",
+            help="Worker processes, spread over the cluster; those that find no room wait for more nodes.",
             show_default="one per GPU, else one per node",
         ),
     ] = None,
@@ -49,7 +49,7 @@ def ray(
             metavar="N",
             min=0,
             max=1,
-            help="GPUs that each worker reserves: 0 for none, 0.5 lets two share one.",
+            help="GPUs that each worker reserves: 0 for none; with 0.5, two share one.",
             show_default="1 where there are GPUs",
         ),
     ] = None,
@@ -60,7 +60,7 @@ def ray(
             metavar="N",
             min=1,
             help="CPUs that each worker reserves and uses.",
-            show_default="an even part of its node's",
+            show_default="an even share of its node's",
         ),
     ] = None,
     output: Output = None,
@@ -71,16 +71,16 @@ def ray(
 ) -> None:
     """Plan if needed, make everything on a Ray cluster, merge.
 
-    Type it on a node of the cluster, or hand it in with `ray job submit`. Ray starts workers on the nodes,
-    also on those that join later, and again after a loss. If anything stops it, run it again: it continues
-    where it stopped. A second one on the same run joins in.
+    Type it on a node of the cluster, or put `ray job submit --` in front. Workers start on every node, also
+    on nodes that join later, and start again when they are lost. If anything stops it, run it again: it
+    continues where it stopped. A second one on the same run joins in.
 
     Several nodes need a run in a bucket, or PostgreSQL and artifacts that all of them reach.
 
     \b
     Example:
-      shardgen ray s3://bucket/people -o people.zip
-      ray job submit -- shardgen ray s3://bucket/people --workers 40
+      shardgen ray people -o people.zip
+      shardgen ray s3://bucket/people --workers 40
     """
     try:
         from shardgen.launch.ray import ClusterWanted
