@@ -95,6 +95,10 @@ class ClusterRun:
         self.drivers.append(driver)
         return driver
 
+    def hurry(self) -> None:
+        """Let workers be as fast as they are, now that all has happened that is to happen in their run."""
+        (self.folder / "begun.slow").unlink()
+
     def report(self) -> Report:
         """The state of the run."""
         return report(self.run)
@@ -191,4 +195,5 @@ def on_cluster(
         monkeypatch.setenv("SHARDGEN_MANIFEST", url)
         run = plan_run(make_run(tmp_path, changes=SETTINGS | {"manifest.url": '"${SHARDGEN_MANIFEST}"'}))
         environment = cluster.environment | {"SHARDGEN_TEST_BEGUN": str(tmp_path / "begun")}
+        (tmp_path / "begun.slow").touch()
         yield ClusterRun(cluster, run.path, run, tmp_path, environment, stack)

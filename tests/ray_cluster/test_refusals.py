@@ -58,6 +58,7 @@ def test_a_node_with_another_version_is_refused_once(on_cluster: ClusterRun, tmp
     (old / "METADATA").write_text("Metadata-Version: 2.1\nName: shardgen\nVersion: 0.0.1\n", encoding="utf-8")
     path = f"{old.parent}{os.pathsep}{on_cluster.cluster.environment['PYTHONPATH']}"
     on_cluster.cluster.add(environment={"PYTHONPATH": path})
+    on_cluster.hurry()
     driver = on_cluster.begin("-o", on_cluster.folder / "made.zip")
     assert driver.wait() == 0, driver.said  # the others make it
     error, hint = errors(driver.said)

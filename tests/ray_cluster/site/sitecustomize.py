@@ -1,4 +1,4 @@
-"""In a worker of these tests: note each batch that is begun, and take a moment for it, as real ones would."""
+"""In a worker of these tests: note each batch that is begun, and be slow as long as a test says so."""
 
 import os
 import sys
@@ -20,7 +20,8 @@ if (_BEGUN := os.environ.get("SHARDGEN_TEST_BEGUN", "")) and sys.orig_argv[2:5] 
     def _noted(self: BatchMaker, batch: BatchIndex) -> Prepared:
         with open(_BEGUN, "a", encoding="utf-8") as file:  # noqa: PTH123 - appended at once, by many
             file.write(f"{batch}\n")
-        time.sleep(0.02)
+        if os.path.exists(f"{_BEGUN}.slow"):  # noqa: PTH110 - pathlib is not loaded otherwise
+            time.sleep(0.25)
         return _prepare(self, batch)
 
     BatchMaker.prepare = _noted  # type: ignore[method-assign]
