@@ -100,7 +100,8 @@ class LocalCluster:
             assert process.poll() is None, "a mount namespace needs root"
             yield
         finally:
-            kill_all(psutil.Process(process.pid))
+            with suppress(psutil.NoSuchProcess):
+                kill_all(psutil.Process(process.pid))
             process.wait()
 
     def _alive(self) -> int:
