@@ -119,6 +119,7 @@ class LocalCluster:
             self.remove(node)
         while len(self.nodes) < _NODES:
             self.add()
+        wait_until(lambda: self._alive() == 1 + _NODES, lambda: "a node that was killed counts as alive")
 
     def shutdown(self) -> None:
         """End it."""
