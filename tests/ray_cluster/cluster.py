@@ -26,6 +26,7 @@ from tests.warm import ROOT
 BEGUN = "SHARDGEN_TEST_BEGUN"  # the file in which workers note each batch that they begin
 _SITE = Path(__file__).parent / "site"
 _NODES = 2
+_TRIES = 3
 _WAIT_SECONDS = 120.0
 _OBJECT_STORE_BYTES = 80 << 20
 _LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -143,7 +144,19 @@ class LocalCluster:
         return False
 
     def _add(self, environment: Mapping[str, str] | None = None, **options: Any) -> Any:
-        with self._set(environment or {}):
+        for left in reversed(range(_TRIES)):
+            before = set(psutil.Process().children())
+            try:
+                return self._start(environment or {}, options)
+            except Exception:  # on a busy machine it takes longer than the half minute that Ray gives it
+                for process in set(psutil.Process().children()) - before:
+                    kill_all(process)
+                if not left:
+                    raise
+        raise AssertionError
+
+    def _start(self, environment: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+        with self._set(environment):
             return self._cluster.add_node(
                 node_ip_address="127.0.0.1",
                 object_store_memory=_OBJECT_STORE_BYTES,

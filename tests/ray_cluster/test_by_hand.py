@@ -39,6 +39,7 @@ def test_an_actor_that_is_killed_comes_back(on_cluster: ClusterRun, alone: str) 
     orphan = on_cluster.workers()[0]
     psutil.Process(orphan.ppid()).kill()
     driver.wait_for(r"worker-\d\] was lost")
+    wait_until(lambda: not orphan.is_running(), lambda: "it outlives its actor")
     on_cluster.hurry()
     assert driver.wait() == 0, driver.said
     assert driver.said.count("starts on") == 3
