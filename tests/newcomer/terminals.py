@@ -62,7 +62,7 @@ class Terminal:
         self.folder = folder
 
     def environment(self) -> dict[str, str]:
-        """The shell's: this environment's programs first, an own cache folder, no server or cluster in reach."""
+        """The shell's: this environment's programs first, an own cache folder, no server or cluster."""
         given = dict(os.environ)
         return given | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}",
