@@ -14,7 +14,8 @@ from shardgen.coordination.report import Report
 from shardgen.domain.wording import Say, counted
 from shardgen.errors import ManifestMismatch, ShardgenError
 from shardgen.launch.launcher import WorkerCommand
-from shardgen.launch.ray import ClusterWanted, Node, RayLauncher, alive_nodes, ask_nodes, connected
+from shardgen.launch.ray import RayLauncher, alive_nodes, ask_nodes, connected
+from shardgen.launch.rooms import ClusterWanted, Node
 from shardgen.launch.supervisor import OnLook, RunOptions, run_workers
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import recipe_of
