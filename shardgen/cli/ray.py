@@ -80,10 +80,9 @@ def ray(
     \b
     Example:
       shardgen ray people -o people.zip
-      shardgen ray s3://bucket/people --workers 40
+      shardgen ray people --workers 40 -o people.zip
     """
     try:
-        from shardgen.launch.ray import ClusterWanted
         from shardgen.operations.ray import work_on_cluster
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "ray":
@@ -91,6 +90,8 @@ def ray(
         from shardgen.errors import MachineUnfit
 
         raise MachineUnfit("Ray is not installed", hint='python -m pip install "shardgen[ray]"') from None
+    from shardgen.launch.rooms import ClusterWanted
+
     wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     opened = ready_to_make(open_directory(run_dir), given, output)

@@ -14,9 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import psutil
 import ray
@@ -28,9 +28,9 @@ from shardgen.errors import InputMissing, InvalidSettings, MachineUnfit
 from shardgen.launch.allocation import Share
 from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
 from shardgen.launch.local import LocalProcess, start_process
+from shardgen.launch.rooms import ClusterWanted, Node, Room, rooms
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import host_id, host_name
-from shardgen.recipes.base import Demand
 
 _LOOK_SECONDS = 5.0  # between two looks at the nodes
 _PATIENCE_SECONDS = 15.0  # for a place, before it is said what is waited for
@@ -39,95 +39,9 @@ _TICK_SECONDS = 1.0
 _ANSWERS_SECONDS = 5.0  # that a cluster may take to answer at its address
 _CONNECT_SECONDS = 60.0
 _ANSWER_SECONDS = 120.0  # a node starts a process and imports the program first
-_MICRO = 1e-9  # GPUs are shared by fractions, which do not add up exactly
 
 _logger = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterWanted:
-    """What was asked for; `workers` None: one a GPU, or one a node where there is none.
-
-    Each worker reserves `gpus` (0: it computes on the CPU; None: 1 where there are GPUs), `cpus` (None: an
-    even part of its node's) and `memory` in bytes, which counts on a CPU alone.
-    """
-
-    workers: int | None = None
-    gpus: float | None = None
-    cpus: int | None = None
-    memory: int = 0
-
-    def for_recipe(self, demand: Demand, *, computes: bool) -> Self:
-        """The same for workers that need so much memory; what computes nothing leaves the GPUs alone."""
-        smallest = (demand.micro_batches or (1,))[-1]
-        gpus = self.gpus if self.gpus is not None or computes else 0.0
-        return replace(self, gpus=gpus, memory=demand.bytes_for(smallest))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A machine of the cluster, and what Ray may give away of it."""
-
-    id: str
-    name: str
-    cpus: int
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What one worker reserves, and on which node; `node` None: wherever there is room."""
-
-    cpus: int
-    gpus: float
-    memory: int = 0
-    node: Node | None = None
-
-    @property
-    def shown(self) -> str:
-        """For messages."""
-        parts = [counted(self.cpus, "CPU")]
-        if self.gpus:
-            parts.append(
-                counted(int(self.gpus), "GPU") if self.gpus == int(self.gpus) else f"{self.gpus:g} GPU"
-            )
-        if self.memory:
-            parts.append(f"{self.memory / 2**30:.1f} GiB of memory")
-        return ", ".join(parts)
-
-
-def rooms(nodes: Sequence[Node], wanted: ClusterWanted) -> list[Room]:
-    """One room a worker on a cluster with these nodes.
-
-    Without `workers` they are on the nodes that there are now: as many on each as it has GPUs for, or one a
-    node. With it they are wherever Ray finds room, also on nodes to come.
-    """
-    gpus = wanted.gpus
-    if gpus is None:
-        gpus = 1.0 if any(node.gpus >= 1 for node in nodes) else 0.0
-    memory = 0 if gpus else wanted.memory
-    if wanted.workers is None:
-        found = []
-        for node in nodes:
-            count = int(node.gpus / gpus + _MICRO) if gpus else int(node.cpus > 0)
-            cpus = 0 if not count else wanted.cpus or node.cpus // count
-            if cpus <= node.cpus:
-                found += [Room(cpus=cpus, gpus=gpus, memory=memory, node=node)] * count
-        return found
-    cpus = wanted.cpus or _even_part(nodes, wanted.workers, gpus)
-    return [Room(cpus=cpus, gpus=gpus, memory=memory)] * wanted.workers
-
-
-def _even_part(nodes: Sequence[Node], workers: int, gpus: float) -> int:
-    """The most CPUs a worker with which so many fit on the nodes; 1 where they do not fit."""
-    for cpus in range(max((node.cpus for node in nodes), default=1), 1, -1):
-        fitting = (
-            min(node.cpus // cpus, int(node.gpus / gpus + _MICRO) if gpus else workers) for node in nodes
-        )
-        if sum(fitting) >= workers:
-            return cpus
-    return 1
 
 
 class WorkerHost:
@@ -219,8 +133,9 @@ class RayProcess:
         node, there = self._wait_for_place()
         if there != (here := version("shardgen")):
             return self._unfit(
-                f"node {node} has shardgen {there}, the one that starts workers {here}",
+                f"a node has shardgen {there}, the one that starts workers {here}",
                 hint="install the same version on every node",
+                node=node,
             )
         for reference in self._actor.work.remote(*self._call):
             match ray.get(reference):
@@ -228,11 +143,7 @@ class RayProcess:
                     self.id = process
                     self._relay.say(f"[{self._name}] starts on {node}")
                 case Ended() as ended:
-                    return (
-                        ended
-                        if not ended.code
-                        else Ended(code=ended.code, how=f"{ended.shown} on {node}", memory=ended.memory)
-                    )
+                    return _on_node(ended, node)
                 case line:
                     self._relay.hear(self._name, str(line), self.last_words)
         return Ended(code=None, how="was lost")
@@ -257,10 +168,15 @@ class RayProcess:
         _logger.info("%s: %s", self._name, text)
         return Ended(code=None, how=f"was lost with its node or its actor ({type(error).__name__})")
 
-    def _unfit(self, what: str, *, hint: str) -> Ended:
+    def _unfit(self, what: str, *, hint: str, node: str = "") -> Ended:
         for line in (f"[{self._name}] error: {what}", f"[{self._name}] hint: {hint}"):
             self._relay.hear(self._name, line, self.last_words)
-        return Ended(code=MachineUnfit.exit_code)
+        return _on_node(Ended(code=MachineUnfit.exit_code), node)
+
+
+def _on_node(ended: Ended, node: str) -> Ended:
+    """The same, also saying where, if it was no end in peace."""
+    return replace(ended, how=f"{ended.shown} on {node}") if ended.code and node else ended
 
 
 class RayLauncher:
@@ -276,37 +192,48 @@ class RayLauncher:
         only_here: bool = False,
     ) -> None:
         self._command = command
-        self._wanted = wanted
         self._say = say
         self._passed_on = dict(passed_on)
-        self._only_here = only_here
         self._relay = Relay(say)
+        self._here = ray.get_runtime_context().get_node_id() if only_here else None
+        self._host: Any = ray.remote(max_restarts=-1, max_task_retries=0)(WorkerHost)
         self._nodes = self._usable_nodes()
-        self._rooms = rooms(self._nodes, wanted)
+        self._wanted = wanted.on(self._nodes)
+        self._rooms = rooms(self._nodes, self._wanted)
         self._taken: dict[int, tuple[Room, Any]] = {}  # room and actor by number
         self._processes: dict[int, RayProcess] = {}
         self._looked = time.monotonic()
+        self._asked: Future[list[Node]] | None = None
         self._is_waiting = False
         if not self._rooms:
             raise MachineUnfit(
-                "no node of the cluster has room for a worker",
+                f"no node of the cluster has room for a worker{_needs(self._wanted)}",
                 hint="ray status says what there is; where nodes come on demand, say how many: --workers N",
             )
-        where = f" on {counted(len(self._nodes), 'node')}" if wanted.workers is None else ""
+        on = {room.node for room in self._rooms}
+        where = f" on {counted(len(on), 'node')}" if wanted.workers is None else ""
         self._say(f"{counted(len(self._rooms), 'worker')}{where}, each with {self._rooms[0].shown}")
 
     @property
     def seats(self) -> int:
-        """As many as there is room for."""
-        return len(self._rooms)
+        """As many as there is room for, and those that a lost node has left without."""
+        taken = Counter(room for room, _ in self._taken.values())
+        return len(self._rooms) + (taken - Counter(self._rooms)).total()
 
     def look(self) -> None:
         """See which nodes have come and gone, and who waits for a place."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if self._asked is None and now - self._looked >= _LOOK_SECONDS:
+            self._asked = _aside(self._usable_nodes)
+        if self._asked is None or not self._asked.done():
             return
-        self._looked = now
-        before, self._nodes = self._nodes, self._usable_nodes()
+        asked, self._asked, self._looked = self._asked, None, now
+        try:
+            found = asked.result()
+        except RayError as error:
+            _logger.info("%s", error)
+            return
+        before, self._nodes = self._nodes, found
         for word, ones, others in (("joined", self._nodes, before), ("is gone", before, self._nodes)):
             for name in sorted(node.name for node in set(ones) - set(others)):
                 self._say(f"node {name} {word}")
@@ -353,10 +280,8 @@ class RayLauncher:
         return self._taken[number]
 
     def _placed(self, room: Room) -> Any:
-        here = ray.get_runtime_context().get_node_id() if self._only_here else None
-        node = here if room.node is None else room.node.id
-        host = ray.remote(max_restarts=-1, max_task_retries=0)(WorkerHost)
-        return host.options(
+        node = self._here if room.node is None else room.node.id
+        return self._host.options(
             num_cpus=room.cpus,
             num_gpus=room.gpus,
             memory=room.memory or None,
@@ -365,8 +290,11 @@ class RayLauncher:
         ).remote()
 
     def _usable_nodes(self) -> list[Node]:
-        here = ray.get_runtime_context().get_node_id() if self._only_here else None
-        return [node for node in alive_nodes() if here in (None, node.id)]
+        return [node for node in alive_nodes() if self._here in (None, node.id)]
+
+
+def _needs(wanted: ClusterWanted) -> str:
+    return f", which takes {wanted.memory / 2**30:.1f} GiB of memory" if not wanted.gpus else ""
 
 
 def alive_nodes() -> list[Node]:
@@ -377,6 +305,7 @@ def alive_nodes() -> list[Node]:
             name=one["NodeManagerHostname"],
             cpus=int(one["Resources"].get("CPU", 0)),
             gpus=float(one["Resources"].get("GPU", 0)),
+            memory=int(one["Resources"].get("memory", 0)),
         )
         for one in ray.nodes()  # type: ignore[no-untyped-call]
         if one["Alive"]
@@ -467,22 +396,23 @@ def _no_cluster(named: str) -> InputMissing:
 
 
 def _init(address: str) -> None:
-    """Connect; in a thread, since Ray's code hears no signal, and tries for minutes.
-
-    Nor does it put its own handlers in the place of ours there.
-    """
-    joined = Future[None]()
-
-    def join() -> None:
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            joined.set_exception(error)
-        else:
-            joined.set_result(None)
-
-    threading.Thread(target=join, daemon=True).start()
+    """Connect. Ray does not put its own handlers of signals in the place of ours in a thread."""
+    joined = _aside(lambda: ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR))
     joined.result(timeout=_CONNECT_SECONDS)
+
+
+def _aside(call: Callable[[], _Answer]) -> Future[_Answer]:
+    """Call it in a thread, since Ray's code hears no signal, and may wait for a minute and more."""
+    answer = Future[_Answer]()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer
 
 
 class _IntoLog(io.TextIOBase):

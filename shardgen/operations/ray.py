@@ -14,7 +14,8 @@ from shardgen.coordination.report import Report
 from shardgen.domain.wording import Say, counted
 from shardgen.errors import ManifestMismatch, ShardgenError
 from shardgen.launch.launcher import WorkerCommand
-from shardgen.launch.ray import ClusterWanted, Node, RayLauncher, alive_nodes, ask_nodes, connected
+from shardgen.launch.ray import RayLauncher, alive_nodes, ask_nodes, connected
+from shardgen.launch.rooms import ClusterWanted, Node
 from shardgen.launch.supervisor import OnLook, RunOptions, run_workers
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import recipe_of
@@ -51,7 +52,7 @@ def work_on_cluster(  # noqa: PLR0913 - which cluster, with which workers, and w
             wanted.for_recipe(recipe_of(opened.plan).demand(run.local), computes=run.local is not None),
             say=say,
             passed_on=_passed_on(run),
-            only_here=opened.is_of_one_machine,
+            only_here=bool(opened.why_one_machine),
         )
         return run_workers(run, opened.plan, launcher, RunOptions(), say=say, on_look=on_look)
 
@@ -59,9 +60,9 @@ def work_on_cluster(  # noqa: PLR0913 - which cluster, with which workers, and w
 def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> None:
     if len(nodes) < 2:
         return
-    if opened.is_of_one_machine:
+    if opened.why_one_machine:
         raise ManifestMismatch(
-            f"the cluster has {counted(len(nodes), 'node')}, and a SQLite manifest is for one machine",
+            f"the cluster has {counted(len(nodes), 'node')}, and {opened.why_one_machine}",
             hint=f"let the run have a bucket, or PostgreSQL: {_ELSEWHERE}",
         )
     if (identity := opened.claim_artifacts()) is None:

@@ -14,7 +14,8 @@ import pytest
 from shardgen.launch.allocation import Share
 from shardgen.launch.launcher import Launcher, Order, WorkerCommand, WorkerProcess
 from shardgen.launch.local import LocalLauncher
-from shardgen.launch.ray import ClusterWanted, RayLauncher, connected
+from shardgen.launch.ray import RayLauncher, connected
+from shardgen.launch.rooms import ClusterWanted
 from tests.ray_cluster.cluster import wait_until
 from tests.ray_cluster.conftest import ClusterRun
 

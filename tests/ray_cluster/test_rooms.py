@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shardgen.launch.ray import ClusterWanted, Node, Room, rooms
+from shardgen.launch.rooms import ClusterWanted, Node, Room, rooms
 from shardgen.recipes.base import Demand
 
 
 def node(name: str, cpus: int, gpus: float = 0) -> Node:
-    return Node(id=name, name=name, cpus=cpus, gpus=gpus)
+    return Node(id=name, name=name, cpus=cpus, gpus=gpus, memory=2**40)
 
 
 HEAD = node("head", 0)
