@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from functools import cache
@@ -21,6 +22,8 @@ from tests.plain_yaml import documents
 ROOT = Path(__file__).parent.parent
 SLURM = ROOT / "examples" / "slurm.sh"
 KUBERNETES = ROOT / "examples" / "kubernetes.yaml"
+RAY_CLUSTER = ROOT / "examples" / "ray_cluster.yaml"
+DOCKERFILE = ROOT / "examples" / "Dockerfile"
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -248,3 +251,93 @@ def test_the_kubernetes_secret_is_what_the_settings_name(objects: dict[str, Any]
     text = KUBERNETES.read_text(encoding="utf-8")
     assert "manifest.env has one line: SHARDGEN_MANIFEST=postgresql" in text
     assert "password" not in json.dumps(objects).lower()
+
+
+# Ray
+
+
+def test_the_ray_cluster_is_one_by_rays_own_schema_and_its_head_has_no_workers() -> None:
+    yaml = pytest.importorskip("yaml", reason="needs the extra ray")
+    util = pytest.importorskip("ray.autoscaler._private.util", reason="needs the extra ray")
+    config = util.prepare_config(yaml.safe_load(RAY_CLUSTER.read_text(encoding="utf-8")))
+    util.validate_config(config)
+    types = config["available_node_types"]
+    assert types[config["head_node_type"]]["resources"] == {"CPU": 0}
+    assert types["gpu"]["resources"]["GPU"] == 1
+    assert not any(types[name]["min_workers"] for name in ("cpu", "gpu"))
+
+
+def test_the_ray_cluster_says_how_it_is_started_used_and_ended() -> None:
+    text = RAY_CLUSTER.read_text(encoding="utf-8")
+    for step in ("ray up", "ray dashboard", "ray job submit", "ray job logs", "ray down"):
+        assert re.search(rf"^#   {step} ", text, re.MULTILINE), step
+    submitted = re.sub(r" *\\\n# +", " ", text)
+    (variables,) = re.findall(r"--runtime-env-json '([^']+)'", submitted)
+    assert json.loads(variables) == {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}
+
+
+# Docker
+
+
+def instructions(text: str) -> list[tuple[str, str]]:
+    """Every instruction of a Dockerfile with its words, continued lines joined."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in joined)]
+
+
+def test_the_dockerfile_copies_what_is_there_and_installs_extras_that_exist() -> None:
+    found = instructions(DOCKERFILE.read_text(encoding="utf-8"))
+    assert found[0] == ("FROM", "python:3.11-slim")
+    assert {word for word, _ in found} == {"FROM", "ARG", "RUN", "COPY", "USER", "WORKDIR", "CMD"}
+    for sources in (rest.split()[:-1] for word, rest in found if word == "COPY"):
+        assert all((ROOT / source).exists() for source in sources), sources
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (install,) = [rest for _, rest in found if "pip install" in rest]
+    (extras,) = re.findall(r'"/src\[([^\]]+)\]"', install)
+    assert ("ARG", "GPU=") in found
+    for gpu in ("", "1"):  # as the image's shell puts them together
+        line = f'GPU={gpu}; echo "{extras}"'
+        said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
+        assert said.strip().split(",") == ["ray", "bucket", "postgres", *(["gpu"] if gpu else [])]
+        assert set(said.strip().split(",")) <= set(project["project"]["optional-dependencies"])
+    copied = {one for word, rest in found if word == "COPY" for one in rest.split()}
+    built = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert {*built["packages"], *built["force-include"], project["project"]["readme"]} <= copied
+
+
+def test_the_dockerfile_has_the_readmes_libraries_and_nobody_is_root() -> None:
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    (line,) = re.findall(r"apt-get install -y ([\w. -]+?)  #", (ROOT / "README.md").read_text("utf-8"))
+    (installed,) = re.findall(r"apt-get install -y ([\w. -]+?) &&", text)
+    assert set(line.split()) - {"python3-venv"} <= set(installed.split())  # the image has a Python of its own
+    users = [rest for word, rest in instructions(text) if word == "USER"]
+    assert users
+    assert "root" not in users
+
+
+def _container_tool() -> str | None:
+    """A program that can build images now: with a running engine, where it needs one."""
+    for name in ("docker", "podman"):
+        if (
+            shutil.which(name)
+            and not subprocess.run([name, "info"], check=False, capture_output=True).returncode
+        ):
+            return name
+    return None
+
+
+@pytest.mark.slow
+def test_the_image_is_built_and_has_the_command() -> None:
+    if (tool := _container_tool()) is None:
+        pytest.skip("no container tool with a running engine")
+    tag = "shardgen-test:cpu"
+    subprocess.run([tool, "build", "-f", str(DOCKERFILE), "-t", tag, str(ROOT)], check=True, timeout=1800)
+    try:
+        said = subprocess.run(
+            [tool, "run", "--rm", tag, "id", "-un"], check=True, capture_output=True, text=True
+        )
+        assert said.stdout.strip() == "shardgen"
+        subprocess.run([tool, "run", "--rm", tag, "shardgen", "ray", "--help"], check=True)
+    finally:
+        subprocess.run([tool, "image", "rm", tag], check=False)

@@ -73,7 +73,7 @@ def _become(part: _Part) -> None:
             stream.close()
         else:
             os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
-    subprocess.Popen = _popen  # type: ignore[assignment, misc]
+    subprocess.Popen = _Popen  # type: ignore[assignment,misc]
     _run_and_exit(part.module, part.arguments, part.environment)
 
 
@@ -104,6 +104,13 @@ def _run_and_exit(module: str, arguments: Sequence[str], environment: Mapping[st
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class _Popen(_POPEN):  # type: ignore[type-arg]
+    """A class, as Ray makes one of its own from it when it is imported."""
+
+    def __new__(cls, command: Sequence[str], **options: Any) -> Any:
+        return _popen(command, **options)
 
 
 def _popen(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:

@@ -80,7 +80,7 @@ def ray(
     \b
     Example:
       shardgen ray people -o people.zip
-      shardgen ray s3://bucket/people --workers 40
+      shardgen ray people --workers 40 -o people.zip
     """
     try:
         from shardgen.operations.ray import work_on_cluster

@@ -33,6 +33,11 @@ OPTIONS = {
         "--device",
         *FOLDERS,
     },
+    "ray": {
+        *("--address", "--workers", "--gpus-per-worker", "--cpus-per-worker"),
+        *("--output", "-o", "--allow-dead-letters"),
+        *FOLDERS,
+    },
     "rebuild": set(),
     "requeue": {"--batch", "--dead-letters", "--blocked"},
     "run": {

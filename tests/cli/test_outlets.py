@@ -154,6 +154,7 @@ verify {run} > 31
 verify {run}/dataset.zip > 31
 export {run}/dataset.zip {box}/tars --format webdataset > 0
 requeue {run} --batch 1 > 31
+ray {run} --address 127.0.0.1:9 > 11
 worker {run} > 0
 merge {run} > 0
 extend {run} > 31

@@ -136,17 +136,14 @@ def test_random_weights_give_depth_that_varies_over_photographs(cpu: Device) -> 
 
 
 @pytest.mark.slow
-# The narrow networks above have each of both with each other.
-@pytest.mark.parametrize(("upsampling", "activations"), [(Upsampling.ALIGNED, 1), (Upsampling.HALF_PIXEL, 2)])
-def test_the_full_width_network_agrees_with_keras_layers_to_one_grey_level(
-    tmp_path: Path, activations: int, upsampling: Upsampling
-) -> None:
-    network = LegacyNetwork(blocks=(6, 12, 32, 32), growth=32, stem=64, width=1664, activations=activations)
+def test_the_full_width_network_agrees_with_keras_layers_to_one_grey_level(tmp_path: Path) -> None:
+    """Here for the sum of all roundings; the networks above have each way to upsample and to activate."""
+    network = LegacyNetwork(blocks=(6, 12, 32, 32), growth=32, stem=64, width=1664)
     weights = read_weights(network.write(tmp_path / "w.h5"))
-    images = photographs(640, 480)
-    expected = grey_levels(reference_outputs(network, images, upsampling))
-    exact = grey_levels(outputs(weights, images, upsampling, Arithmetic.FLOAT32))
+    images = photographs(640, 480)[:1]
+    expected = grey_levels(reference_outputs(network, images, Upsampling.ALIGNED))
+    exact = grey_levels(outputs(weights, images, Upsampling.ALIGNED, Arithmetic.FLOAT32))
     assert np.abs(exact - expected).max() <= 1
     if device.has_bfloat16():
-        fast = grey_levels(outputs(weights, images, upsampling, Arithmetic.BFLOAT16_DECODER))
+        fast = grey_levels(outputs(weights, images, Upsampling.ALIGNED, Arithmetic.BFLOAT16_DECODER))
         assert np.abs(fast - expected).mean() <= 1

@@ -73,6 +73,11 @@ SHOWN = {
     ),
     # No GPU is a newcomer's most likely answer, and these machines' too.
     "shardgen run people --gpus 0,2": Shown(at=State.PLANNED, code=18, says="there is no GPU 0"),
+    # Nor has a newcomer a cluster.
+    "shardgen ray people -o people.zip": Shown(at=State.PLANNED, code=11, says="no Ray cluster answers"),
+    "shardgen ray people --workers 40 -o people.zip": Shown(
+        at=State.PLANNED, code=11, says="no Ray cluster answers"
+    ),
     "shardgen worker people": Shown(at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"),
     "shardgen worker people --deadline 11h": Shown(
         at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"

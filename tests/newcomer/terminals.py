@@ -62,13 +62,14 @@ class Terminal:
         self.folder = folder
 
     def environment(self) -> dict[str, str]:
-        """The shell's: this environment's programs first, an own cache folder, and no way to any server."""
+        """The shell's: this environment's programs first, an own cache folder, no server or cluster."""
         given = dict(os.environ)
         return given | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{given['PATH']}",
             "SHARDGEN_CACHE": str(self.folder / "cache"),
             "https_proxy": "http://127.0.0.1:9",  # the port of `discard`, where nobody listens
             "no_proxy": "",
+            "RAY_ADDRESS": "127.0.0.1:9",
         }
 
     def type(self, line: str, *, more: Mapping[str, str] | None = None) -> Said:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from shardgen.settings.template import settings_text
+from tests import warm
 from tests.newcomer.shown import SHOWN
 from tests.newcomer.terminals import State, Terminal, Terminals, shrink
 from tests.photographs import write_photographs
@@ -165,14 +164,8 @@ BENCHMARKS = sorted(one for one in COMMANDS if one.startswith("python -m benchma
 @pytest.mark.parametrize("command", BENCHMARKS)
 def test_the_benchmarks_have_the_options_that_are_shown(command: str) -> None:
     module, *options = command.split()[2:]
-    said = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    said = warm.run(module, ["--help"], folder=ROOT)
+    assert said.returncode == 0, said.stderr
     for option in options:
         if option.startswith("--"):
             assert re.search(rf"{option}\b", said.stdout), option
