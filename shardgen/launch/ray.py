@@ -208,7 +208,7 @@ class RayLauncher:
         least = self._rooms[0] if self._rooms else self._wanted.least
         if not self._rooms or (only_here and not any(map(least.fits, self._nodes))):
             more = (
-                "a run with a SQLite manifest gets no other node"
+                "this run cannot go to another node"
                 if only_here
                 else "where nodes come on demand, say how many workers: --workers N"
             )
