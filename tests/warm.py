@@ -73,7 +73,7 @@ def _become(part: _Part) -> None:
             stream.close()
         else:
             os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
-    subprocess.Popen = _Popen  # type: ignore[misc]
+    subprocess.Popen = _Popen  # type: ignore[assignment,misc]
     _run_and_exit(part.module, part.arguments, part.environment)
 
 

@@ -257,9 +257,9 @@ class OpenedRun(ABC):
         """Open what a worker needs."""
 
     @property
-    def is_of_one_machine(self) -> bool:
-        """Whether no other machine can take part."""
-        return False
+    def why_one_machine(self) -> str:
+        """Why `shardgen ray` must not have it made on several machines; "" where it may."""
+        return ""
 
     def claim_artifacts(self) -> str | None:
         """Before others are asked to work: make this machine's artifact folder the run's, as a worker would.

@@ -162,9 +162,10 @@ class DatabaseRun(ManifestRun):
     """A run whose manifest is the record, and whose artifact folder all workers write to."""
 
     @property
-    def is_of_one_machine(self) -> bool:
+    def why_one_machine(self) -> str:
         """A SQLite file is locked by one machine's kernel."""
-        return isinstance(self.run.database.backend, SqliteFile)
+        is_file = isinstance(self.run.database.backend, SqliteFile)
+        return "a SQLite manifest is for one machine" if is_file else ""
 
     def claim_artifacts(self) -> str | None:
         """Unless they are in a bucket, which has one name everywhere."""

@@ -52,7 +52,7 @@ def work_on_cluster(  # noqa: PLR0913 - which cluster, with which workers, and w
             wanted.for_recipe(recipe_of(opened.plan).demand(run.local), computes=run.local is not None),
             say=say,
             passed_on=_passed_on(run),
-            only_here=_why_only_here(opened) is not None,
+            only_here=bool(opened.why_one_machine),
         )
         return run_workers(run, opened.plan, launcher, RunOptions(), say=say, on_look=on_look)
 
@@ -60,9 +60,9 @@ def work_on_cluster(  # noqa: PLR0913 - which cluster, with which workers, and w
 def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> None:
     if len(nodes) < 2:
         return
-    if (why := _why_only_here(opened)) is not None:
+    if opened.why_one_machine:
         raise ManifestMismatch(
-            f"the cluster has {counted(len(nodes), 'node')}, and {why}",
+            f"the cluster has {counted(len(nodes), 'node')}, and {opened.why_one_machine}",
             hint=f"let the run have a bucket, or PostgreSQL: {_ELSEWHERE}",
         )
     if (identity := opened.claim_artifacts()) is None:
@@ -75,15 +75,6 @@ def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> No
             hint="mount it on every node, with the run directory, by the same paths; or let the artifacts be "
             f"in a bucket: {_ELSEWHERE}",
         )
-
-
-def _why_only_here(opened: OpenedRun) -> str | None:
-    """Why workers on other nodes than this one are of no use; None where they are."""
-    if opened.is_of_one_machine:
-        return "a SQLite manifest is for one machine"
-    if opened.run.is_shared_folder:  # its own index has what workers of this machine saw
-        return "in a shared folder (folder:) a machine watches its own workers alone"
-    return None
 
 
 def artifacts_of(run_dir: str) -> str | None:

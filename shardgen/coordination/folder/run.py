@@ -24,6 +24,11 @@ from shardgen.storage.files import storage_error
 class FolderRun(OpenedRun):
     """Each machine keeps a manifest of its own: of what its workers make, and what it has seen of others."""
 
+    @property
+    def why_one_machine(self) -> str:
+        """Its index shows what workers of other machines do only when a worker of its own looks."""
+        return "in a shared folder (folder:) a machine watches its own workers alone"
+
     def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
         """Another plan takes the place of `plan.json` only before a worker has joined.
 
