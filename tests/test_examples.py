@@ -257,8 +257,9 @@ def test_the_kubernetes_secret_is_what_the_settings_name(objects: dict[str, Any]
 
 
 def test_the_ray_cluster_is_one_by_rays_own_schema_and_its_head_has_no_workers() -> None:
-    yaml = pytest.importorskip("yaml", reason="needs the extra ray")
-    util = pytest.importorskip("ray.autoscaler._private.util", reason="needs the extra ray")
+    import yaml  # type: ignore[import-untyped]  # noqa: PLC0415 - comes with Ray
+    from ray.autoscaler._private import util  # noqa: PLC0415
+
     config = util.prepare_config(yaml.safe_load(RAY_CLUSTER.read_text(encoding="utf-8")))
     util.validate_config(config)
     types = config["available_node_types"]

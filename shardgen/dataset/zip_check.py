@@ -206,7 +206,7 @@ class ZipCheck:
                 missing.add(wanted)
                 wanted = expected.following(wanted + 1)
             if image is None or image // len(plan.outputs) in left_out:
-                self.found(entry.name, "does not belong into this zip")
+                self.found(entry.name, "does not belong in this zip")
             elif image == wanted:
                 wanted = expected.following(image + 1)
             elif image in missing:

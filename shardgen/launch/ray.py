@@ -133,7 +133,7 @@ class RayProcess:
         node, there = self._wait_for_place()
         if there != (here := version("shardgen")):
             return self._unfit(
-                f"a node has shardgen {there}, the one that starts workers {here}",
+                f"a node has shardgen {there}, and this machine has {here}",
                 hint="install the same version on every node",
                 node=node,
             )
@@ -162,7 +162,7 @@ class RayProcess:
         text = str(error)
         if "shardgen" in text and ("ModuleNotFoundError" in text or "failed to import" in text):
             return self._unfit(
-                "a node of the cluster has no shardgen that this one can work with",
+                "a node of the cluster has no shardgen, or one that does not fit this one",
                 hint="install the same version on every node",
             )
         _logger.info("%s: %s", self._name, text)

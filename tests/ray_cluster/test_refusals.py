@@ -64,7 +64,7 @@ def test_a_node_with_another_version_is_refused_once(on_cluster: ClusterRun, tmp
     driver = on_cluster.begin("-o", on_cluster.folder / "made.zip")
     assert driver.wait() == 0, driver.said  # the others make it
     error, hint = errors(driver.said)
-    assert "has shardgen 0.0.1, the one that starts workers" in error
+    assert "has shardgen 0.0.1, and this machine has" in error
     assert hint.endswith("install the same version on every node")
 
 
