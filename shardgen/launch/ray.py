@@ -205,10 +205,16 @@ class RayLauncher:
         self._looked = time.monotonic()
         self._asked: Future[list[Node]] | None = None
         self._is_waiting = False
-        if not self._rooms:
+        least = self._rooms[0] if self._rooms else self._wanted.least
+        if not self._rooms or (only_here and not any(map(least.fits, self._nodes))):
+            more = (
+                "this run cannot go to another node"
+                if only_here
+                else "where nodes come on demand, say how many workers: --workers N"
+            )
             raise MachineUnfit(
-                f"no node of the cluster has room for a worker{_needs(self._wanted)}",
-                hint="ray status says what there is; where nodes come on demand, say how many: --workers N",
+                f"no node of the cluster has room for a worker with {least.shown}",
+                hint=f"ray status says what there is; {more}",
             )
         on = {room.node for room in self._rooms}
         where = f" on {counted(len(on), 'node')}" if wanted.workers is None else ""
@@ -239,14 +245,18 @@ class RayLauncher:
                 self._say(f"node {name} {word}")
         if self._wanted.workers is None:
             self._rooms = rooms(self._nodes, self._wanted)
+        without = {
+            number: one for number, one in self._processes.items() if one.id is None and one.ended() is None
+        }
         waiting = [
             self._taken[number][0].shown
-            for number, one in self._processes.items()
-            if one.id is None and one.ended() is None and now - one.since > _PATIENCE_SECONDS
+            for number, one in without.items()
+            if now - one.since > _PATIENCE_SECONDS
         ]
         if waiting and not self._is_waiting:
             self._say(
-                f"{counted(len(waiting), 'worker')} waiting for room on the cluster, each for {waiting[0]}"
+                f"{counted(len(without), 'worker')} waiting for room on the cluster, each for {waiting[0]}; "
+                "ray status says what there is"
             )
         elif not self._rooms and not self._is_waiting:
             self._say("no node of the cluster has room for a worker now; waiting for nodes to come")
@@ -291,10 +301,6 @@ class RayLauncher:
 
     def _usable_nodes(self) -> list[Node]:
         return [node for node in alive_nodes() if self._here in (None, node.id)]
-
-
-def _needs(wanted: ClusterWanted) -> str:
-    return f", which takes {wanted.memory / 2**30:.1f} GiB of memory" if not wanted.gpus else ""
 
 
 def alive_nodes() -> list[Node]:
@@ -365,10 +371,15 @@ def connected(address: str) -> Iterator[None]:
 
 def _refuse_unanswered(address: str, named: str) -> None:
     """Raise what Ray itself finds out after many minutes."""
-    if "://" in address:
+    as_job = "submit it as a job: ray job submit -- shardgen ray RUN_DIR"
+    if address.startswith("ray://"):
         raise InvalidSettings(
             f"{named}: a client's connection is lost when its machine sleeps",
-            hint="type this on a node of the cluster, or hand it in: ray job submit -- shardgen ray RUN_DIR",
+            hint=f"type this on a node of the cluster, or {as_job}",
+        )
+    if "://" in address:
+        raise InvalidSettings(
+            f"{named}: is not HOST:PORT", hint=f"type this on a node of the cluster, or {as_job}"
         )
     if address != "auto":
         host, _, port = address.rpartition(":")
@@ -383,8 +394,8 @@ def _refuse_unanswered(address: str, named: str) -> None:
     if not any(process.info["name"] == "raylet" for process in psutil.process_iter(["name"])):
         raise InputMissing(
             f"{named}: this machine is not a node of a Ray cluster",
-            hint="type this on a node, or hand it in: ray job submit -- shardgen ray RUN_DIR; or let this "
-            "machine join: ray start --address HOST:PORT --num-cpus 0",
+            hint=f"type this on a node, or {as_job}; or let this machine join: "
+            "ray start --address HOST:PORT --num-cpus 0",
         )
 
 

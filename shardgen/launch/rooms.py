@@ -25,6 +25,12 @@ class ClusterWanted:
     cpus: int | None = None
     memory: int = 0
 
+    @property
+    def least(self) -> Room:
+        """What a worker must be given, on whichever node."""
+        gpus = self.gpus or 0.0
+        return Room(cpus=self.cpus or int(not gpus), gpus=gpus, memory=0 if gpus else self.memory)
+
     def for_recipe(self, demand: Demand, *, computes: bool) -> Self:
         """The same for workers that need so much memory; what computes nothing leaves the GPUs alone."""
         smallest = (demand.micro_batches or (1,))[-1]
@@ -66,10 +72,14 @@ class Room:
     memory: int = 0
     node: Node | None = None
 
+    def fits(self, node: Node) -> bool:
+        """Whether a node has so much, when nothing else is on it."""
+        return node.places(self.gpus, self.cpus) > 0 and self.memory <= node.memory
+
     @property
     def shown(self) -> str:
         """For messages."""
-        parts = [counted(self.cpus, "CPU")]
+        parts = [counted(self.cpus, "CPU")] if self.cpus or not self.gpus else []
         if self.gpus:
             parts.append(
                 counted(int(self.gpus), "GPU") if self.gpus == int(self.gpus) else f"{self.gpus:g} GPU"

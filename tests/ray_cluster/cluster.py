@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -29,6 +30,14 @@ _NODES = 2
 _TRIES = 3
 _WAIT_SECONDS = 120.0
 _OBJECT_STORE_BYTES = 80 << 20
+# As `Cluster` starts one; `ray start` would look for the head at this machine's other address.
+_NODE = """
+import json, signal, sys
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+Node(RayParams(**json.loads(sys.argv[1]), node_manager_port=0, include_log_monitor=False), head=False)
+signal.pause()
+"""
 _LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
@@ -73,10 +82,9 @@ class LocalCluster:
     @contextmanager
     def elsewhere(self, *, hidden: Path) -> Iterator[None]:
         """With a node more, which sees an empty folder in the place of one."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus", "1"]
-        command += ["--address", self.address, "--node-ip-address", "127.0.0.1"]
-        command += ["--object-store-memory", str(_OBJECT_STORE_BYTES), "--dashboard-agent-listen-port", "0"]
         script = 'mount -t tmpfs none "$0" && exec "$@"'
+        options = {"gcs_address": self.address, "num_cpus": 1, **self._options()}
+        command = [sys.executable, "-c", _NODE, json.dumps(options)]
         before = self._alive()
         process = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", script, str(hidden), *command],
@@ -92,7 +100,8 @@ class LocalCluster:
             assert process.poll() is None, "a mount namespace needs root"
             yield
         finally:
-            kill_all(psutil.Process(process.pid))
+            with suppress(psutil.NoSuchProcess):
+                kill_all(psutil.Process(process.pid))
             process.wait()
 
     def _alive(self) -> int:
@@ -110,6 +119,7 @@ class LocalCluster:
             self.remove(node)
         while len(self.nodes) < _NODES:
             self.add()
+        wait_until(lambda: self._alive() == 1 + _NODES, lambda: "a node that was killed counts as alive")
 
     def shutdown(self) -> None:
         """End it."""
@@ -157,15 +167,17 @@ class LocalCluster:
 
     def _start(self, environment: Mapping[str, str], options: Mapping[str, Any]) -> Any:
         with self._set(environment):
-            return self._cluster.add_node(
-                node_ip_address="127.0.0.1",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                dashboard_port=free_port(),
-                dashboard_agent_listen_port=0,
-                temp_dir=str(self.folder / "ray"),
-                **options,
-            )
+            return self._cluster.add_node(**self._options(), **options)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "node_ip_address": "127.0.0.1",
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "dashboard_port": free_port(),
+            "dashboard_agent_listen_port": 0,
+            "temp_dir": str(self.folder / "ray"),
+        }
 
     @contextmanager
     def _set(self, more: Mapping[str, str]) -> Iterator[None]:

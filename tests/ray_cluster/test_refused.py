@@ -27,6 +27,7 @@ from tests.warm import ROOT
             InvalidSettings,
             "RAY_ADDRESS=ray://127.0.0.1:1: a client's connection",
         ),
+        ("http://127.0.0.1:1", "", InvalidSettings, "is not HOST:PORT"),
         ("local", "", InvalidSettings, "is not HOST:PORT"),
         ("127.0.0.1:gcs", "", InvalidSettings, "is not HOST:PORT"),
         ("127.0.0.1:99999", "", InputMissing, "no Ray cluster answers there"),

@@ -76,6 +76,32 @@ def test_memory_is_reserved_on_a_cpu_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("room", "fits"),
+    [
+        (Room(cpus=8, gpus=1, memory=2**40), True),
+        (Room(cpus=9, gpus=1), False),
+        (Room(cpus=1, gpus=1, memory=2**40 + 1), False),
+        (Room(cpus=0, gpus=0.5), True),
+    ],
+)
+def test_a_room_fits_a_node_that_has_all_of_it(room: Room, *, fits: bool) -> None:
+    assert room.fits(GPU) == fits
+    assert not Room(cpus=1, gpus=1).fits(A)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (ClusterWanted(memory=2 << 30), "1 CPU, 2.0 GiB of memory"),
+        (ClusterWanted(cpus=8), "8 CPUs"),
+        (ClusterWanted(gpus=1, memory=2 << 30), "1 GPU"),
+    ],
+)
+def test_what_no_node_has_is_said_by_what_was_asked_for(wanted: ClusterWanted, expected: str) -> None:
+    assert wanted.least.shown == expected
+
+
+@pytest.mark.parametrize(
     ("gpus", "computes", "expected"), [(None, True, None), (None, False, 0), (1.0, False, 1.0), (0, True, 0)]
 )
 def test_what_computes_nothing_leaves_gpus_alone(
