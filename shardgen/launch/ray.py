@@ -362,11 +362,11 @@ def connected(address: str) -> Iterator[None]:
             f"{named}: {str(error).strip().splitlines()[0]}",
             hint="every node needs the same Ray and the same Python: ray --version",
         ) from error
-    try:
-        with contextlib.redirect_stdout(_IntoLog()):
+    with contextlib.redirect_stdout(_IntoLog()):
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()  # it prints what it has held back
 
 
 def _refuse_unanswered(address: str, named: str) -> None:
