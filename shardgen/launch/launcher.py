@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from shardgen.domain.wording import Say
 from shardgen.recipes.base import Folders
 
+_JUST_SECONDS = 600.0
 LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
 
 
@@ -67,17 +70,22 @@ class LastWords:
 
 @dataclass(slots=True)
 class Relay:
-    """Passes on what workers say; an error that one of them said is not said again by others."""
+    """Passes on what workers say; an error that one of them has just said is not said again by others."""
 
     say: Say
-    _first: dict[str, str] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
+    _said: dict[str, tuple[str, float]] = field(default_factory=dict)  # by whom and when, by error
 
     def hear(self, name: str, line: str, last_words: LastWords) -> None:
         """Take a line of a worker; from any thread."""
         if said := LAST_WORDS.match(line):
             setattr(last_words, said[1], said[2])
             if said[1] == "error":
-                last_words.is_repeated = self._first.setdefault(said[2], name) != name
+                now = self.monotonic()
+                by, at = self._said.get(said[2], (name, now))
+                last_words.is_repeated = by != name and now - at < _JUST_SECONDS
+                if not last_words.is_repeated:
+                    self._said[said[2]] = (name, now)
             if last_words.is_repeated:
                 return
         self.say(line)

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from shardgen.launch.launcher import LastWords, Relay
+
+
+def test_an_error_is_said_by_one_worker_and_again_after_a_while() -> None:
+    said, now = list[str](), [0.0]
+    relay = Relay(said.append, monotonic=lambda: now[0])
+
+    def hear(name: str) -> LastWords:
+        words = LastWords()
+        for line in (f"[{name}] ready", f"[{name}] error: the disk is full", f"[{name}] hint: make room"):
+            relay.hear(name, line, words)
+        return words
+
+    assert not hear("worker-0").is_repeated
+    repeated = hear("worker-1")
+    assert repeated.is_repeated
+    assert (repeated.error, repeated.hint) == ("the disk is full", "make room")
+    assert not hear("worker-0").is_repeated
+    assert [line for line in said if "worker-1" in line] == ["[worker-1] ready"]
+    assert said.count("[worker-0] hint: make room") == 2
+    now[0] = 600.0
+    assert not hear("worker-1").is_repeated
+    assert said[-2:] == ["[worker-1] error: the disk is full", "[worker-1] hint: make room"]
