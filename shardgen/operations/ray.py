@@ -21,8 +21,9 @@ from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
-# What says where the manifest, the artifacts and the photographs are, and as whom to read them.
-_PASSED_ON = re.compile(r"(AWS|AZURE|GOOGLE|PG|SHARDGEN)[A-Z0-9_]*")
+# What says where the manifest, the artifacts and the photographs are, and as whom to read them; not what a
+# container is given by its host for itself alone.
+_PASSED_ON = re.compile(r"(?!AWS_CONTAINER_)(AWS|AZURE|GOOGLE|PG|SHARDGEN)[A-Z0-9_]*")
 _ELSEWHERE = "docs/operating.md, A Ray cluster, says how"
 
 
