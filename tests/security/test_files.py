@@ -16,8 +16,6 @@ from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.depth.densedepth.weights_file import read_weights
 from shardgen.domain.identifiers import Fence
 from shardgen.errors import ArtifactCorrupt, DownloadFailed, PlanConflict, StorageFailed
-from shardgen.launch.allocation import Share
-from shardgen.launch.launcher import Order
 from shardgen.operations.demo import extract_contact_sheet
 from shardgen.operations.init import initialise
 from shardgen.operations.merge import ZIP_NAME
@@ -214,18 +212,16 @@ def test_a_redirection_never_leaves_https(start: str, end: str, *, is_followed: 
 
 
 def test_workers_import_nothing_from_the_folder_that_the_command_was_typed_in(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from shardgen.launch import local  # noqa: PLC0415 - its Popen is replaced
 
     started: list[list[str]] = []
 
     class Popen:
-        stderr = None
-
         def __init__(self, command: list[str], **_options: object) -> None:
             started.append(command)
 
     monkeypatch.setattr("shardgen.launch.local.subprocess.Popen", Popen)
-    local.LocalLauncher(run, [Share(device="cpu", threads=1)], say=print).start(Order(number=0))
+    local.start_process(["worker"], {})
     assert started[0][1] == "-P"
