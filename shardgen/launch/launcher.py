@@ -13,7 +13,8 @@ from typing import Protocol
 from shardgen.domain.wording import Say
 from shardgen.recipes.base import Folders
 
-_JUST_SECONDS = 600.0
+GRACE_SECONDS = 25.0  # that a worker has to end in peace, once it is told to stop
+_JUST_SECONDS = 600.0  # in which the same error of two workers is one
 LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
 
 
@@ -140,12 +141,11 @@ class WorkerCommand:
 
     run_dir: str
     folders: Folders = field(default_factory=dict)
-    grace_seconds: float = 25.0
 
     def arguments(self, order: Order, device: str) -> list[str]:
         """The command line of one of them, behind `shardgen`."""
         arguments = ["worker", self.run_dir, "--id", order.name, "--device", device]
-        arguments += ["--grace", f"{self.grace_seconds:g}"]
+        arguments += ["--grace", f"{GRACE_SECONDS:g}"]
         if order.batches is not None:
             arguments += ["--max-batches", str(order.batches)]
         if order.seconds < math.inf:

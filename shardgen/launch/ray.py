@@ -97,8 +97,7 @@ class RayProcess:
         self._call = call
         self._ended: Ended | None = None
         self._is_killed = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._follow, daemon=True).start()
 
     def ended(self) -> Ended | None:
         """How it ended; None while it runs, or waits for a place."""

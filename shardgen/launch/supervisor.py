@@ -31,7 +31,15 @@ from shardgen.errors import (
     WorkerHung,
     WorkersFailed,
 )
-from shardgen.launch.launcher import Ended, LastWords, Launcher, Order, ProcessId, WorkerProcess
+from shardgen.launch.launcher import (
+    GRACE_SECONDS,
+    Ended,
+    LastWords,
+    Launcher,
+    Order,
+    ProcessId,
+    WorkerProcess,
+)
 from shardgen.launch.silence import SilenceWatch
 from shardgen.manifest.port import Manifest
 from shardgen.manifest.session import planned_anew
@@ -76,7 +84,7 @@ class RunOptions:
     `limit` is in samples stored in the run, `deadline` an instant of `monotonic`.
     """
 
-    grace_seconds: float = 25.0
+    grace_seconds: float = GRACE_SECONDS
     monotonic: Callable[[], float] = time.monotonic
     limit: int | None = None
     deadline: float = math.inf
