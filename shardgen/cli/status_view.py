@@ -14,6 +14,7 @@ from shardgen.cli.render import duration, one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SliceCounts
 from shardgen.domain.worker import ShownState
+from shardgen.operations.status import advice
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
@@ -166,13 +167,7 @@ def next_step(report: Report) -> str:
     """What to type next, where nobody is at work; empty where somebody is."""
     if report.is_anybody_at_work:
         return ""
-    if report.overview.blocked_total:
-        return "once the cause is fixed: shardgen requeue RUN_DIR --blocked"
-    if report.pending:
-        return f"to continue: shardgen {'worker' if report.folder else 'run'} RUN_DIR"
-    if report.dead:
-        return "next: shardgen dead-letters RUN_DIR"
-    return "to make the zip, if you have not yet: shardgen merge RUN_DIR"
+    return "; ".join(f"{one.text}: {one.command}" for one in advice(report))
 
 
 def mixture_lines(report: Report) -> list[str]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from shardgen.artifacts.store import ArtifactReader, ArtifactStore
 from shardgen.coordination.artifact_folder import open_store
@@ -15,6 +15,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.overview import Details
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.domain.wording import Say
@@ -151,6 +152,23 @@ class Recorded:
     source: ReceiptSource
     store: ArtifactReader
     manifest: Manifest | None = None
+
+
+class Watcher(Protocol):
+    """Looks at a run again and again; what was seen once is not read again. One thread uses it."""
+
+    def report(self) -> Report:
+        """The state of the run now. Raises TransientError when it cannot be read just now."""
+        ...
+
+    def details(self, *, newest: int) -> Details:
+        """What is known beyond the last report: slices, pace, dead letters, and so many newest receipts."""
+        ...
+
+    @property
+    def store(self) -> ArtifactReader:
+        """Who reads the artifacts that the newest receipts name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
-from shardgen.domain.receipt import Provenance
+from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Provenance, Receipt
 from shardgen.domain.worker import WorkerRow
+
+SLICE_WORDS: Mapping[str, str] = {
+    "never_leased": "untouched",
+    "leased": "in progress",
+    "open": "returned",
+    "expired": "abandoned",
+    "done": "done",
+    "blocked": "blocked",
+}
+"""What people are shown of a slice's state, by the names of `SliceCounts`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +77,43 @@ class Overview:
     def blocked_total(self) -> int:
         """All blocked slices; `blocked` lists the first few."""
         return sum(shard.slices.blocked for shard in self.shards)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownSlice:
+    """One slice as people are shown it: `state` is a key of SLICE_WORDS, `worker` who holds it, else ""."""
+
+    shard: ShardIndex
+    slice: SliceIndex
+    state: str
+    batches: int
+    batches_done: int
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterGroup:
+    """The dead letters of one reason: how many, and the first of them, with their details."""
+
+    reason: DeadLetterReason
+    count: int
+    first: tuple[DeadLetter, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """What a person sees who looks closer than at an Overview; reading it costs O(slices + batches).
+
+    `pace` has, for each minute (its start, UTC) in which something was stored, how many samples were, oldest
+    first; receipts of which nobody knows when they came are in none. `newest` are the newest receipts, newest
+    first.
+    """
+
+    slices: tuple[ShownSlice, ...]
+    pace: tuple[tuple[datetime, int], ...]
+    last_stored_at: datetime | None
+    newest: tuple[Receipt, ...]
+    dead_letters: tuple[DeadLetterGroup, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

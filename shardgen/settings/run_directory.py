@@ -116,6 +116,11 @@ class RunDirectory:
         return Path() if self.elsewhere else self.path
 
     @property
+    def notes(self) -> Path:
+        """Where this machine notes what only people ask for: never in a folder that others write to."""
+        return (self.index if has_own_index(self.url) else None) or self.path
+
+    @property
     def manifest_elsewhere(self) -> ManifestElsewhere | None:
         """Who opens this run's manifest, if that is no database."""
         return ELSEWHERE.get(self.url.partition("://")[0])
