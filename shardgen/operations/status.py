@@ -41,7 +41,7 @@ def advice(found: Report) -> list[Advice]:
     """
     advised = [*_of_samples(found)]
     if found.is_anybody_at_work:
-        return advised + [*_of_workers(found), *_of_the_place(found)]
+        return [*advised, *_of_workers(found), *_of_the_place(found)]
     advised += _of_the_place(found)
     if found.pending:
         command = f"shardgen {'worker' if found.folder else 'run'} RUN_DIR"
@@ -50,9 +50,7 @@ def advice(found: Report) -> list[Advice]:
         return [
             *advised,
             Advice(text="to try these again", command="shardgen requeue RUN_DIR --dead-letters"),
-            Advice(
-                text="to make the zip without them", command="shardgen merge RUN_DIR --allow-dead-letters"
-            ),
+            Advice(text="to leave them out", command="shardgen merge RUN_DIR --allow-dead-letters"),
         ]
     return [*advised, Advice(text="to make the zip, if you have not yet", command="shardgen merge RUN_DIR")]
 
@@ -78,8 +76,7 @@ def _of_workers(found: Report) -> Iterator[Advice]:
     counts = Counter(one.state for one in found.workers if one.row.shard is not None)
     if stalled := counts[ShownState.STALLED]:
         yield Advice(
-            text=f"{counted(stalled, 'worker')} {_is(stalled)} alive and {_has(stalled)} finished nothing for "
-            "a while; on that machine",
+            text=f"{counted(stalled, 'stalled worker')}: alive, but nothing gets done; to check that machine",
             command="shardgen doctor",
             is_trouble=True,
         )
@@ -103,10 +100,6 @@ def _of_the_place(found: Report) -> Iterator[Advice]:
 
 def _is(count: int) -> str:
     return "is" if count == 1 else "are"
-
-
-def _has(count: int) -> str:
-    return "has" if count == 1 else "have"
 
 
 def by_node(found: Report) -> list[tuple[str, list[ShownWorker]]]:

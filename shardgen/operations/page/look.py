@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 from shardgen.coordination.base import OpenedRun, Watcher
 from shardgen.coordination.report import Report
@@ -95,7 +96,7 @@ class SharedLook:
         self._seen = Seen()
         self._thread = threading.Thread(target=self._keep_looking, name="page-look", daemon=True)
 
-    def __enter__(self) -> SharedLook:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

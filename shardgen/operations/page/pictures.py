@@ -52,7 +52,7 @@ class ShownSample:
 
 
 class Album:
-    """The newest samples of a run, read again only when newer ones are there, and seldom. One thread uses it."""
+    """The newest samples of a run, read again only when newer ones are there. One thread uses it."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -62,7 +62,7 @@ class Album:
         """Why there are no pictures, where the machine cannot draw any."""
 
     def newest(self, receipts: Sequence[Receipt], store: ArtifactReader) -> tuple[ShownSample, ...]:
-        """Samples of these receipts, as far as they can be read; a damaged artifact is for `verify` to name."""
+        """Samples of these receipts, as far as they can be read: a damaged artifact is for `verify`."""
         if time.monotonic() >= self._next_reading and not self.remark:
             self._next_reading = time.monotonic() + _SECONDS
             try:

@@ -144,7 +144,7 @@ def document(found: Rendered, *, version: str = "") -> str:
 
 
 def self_contained(look: Look) -> bytes:
-    """The page as one file: pictures inside, no script, no link; at most a megabyte, however large the run."""
+    """The page as one file: pictures inside, no script, no link; at most a megabyte, whatever the run."""
     return document(rendered(Seen(look=look), bounds=FILE, url=picture_inline, live=False)).encode()
 
 
@@ -521,8 +521,8 @@ def _rate(rate: float) -> str:
 
 
 def _round_up(value: float) -> int:
-    """The next of 1, 2, 5, 10, 20, …"""
-    power = 10 ** max(0, math.floor(math.log10(value)) if value > 0 else 0)
+    """The next of 1, 2, 5, 10, 20 and so on."""
+    power = int(10 ** max(0, math.floor(math.log10(value)) if value > 0 else 0))
     return next(step * power for step in (1, 2, 5, 10) if step * power >= value or step == 10)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import Any
+from typing import Any, Self
 
 from shardgen.errors import InvalidSettings, MachineUnfit, note_of
 from shardgen.operations.page.look import Seen, SharedLook
@@ -125,7 +125,7 @@ class PageServer:
         self._rendered: tuple[int, Rendered] | None = None
         self._rendering = threading.Lock()
 
-    def __enter__(self) -> PageServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             _logger.warning("the page: %s", note_of(error))
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the page cannot be shown\n")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the library's name
 
     def version_string(self) -> str:
         """No version of anything."""
