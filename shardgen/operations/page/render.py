@@ -35,7 +35,7 @@ from shardgen.recipes.registry import recipe_of
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
 _ORDER = ("done", "leased", "open", "expired", "blocked", "never_leased")  # of slices in a bar
-_BARS = 120  # of the plot
+_BARS, _LEAST_BARS = 120, 30  # of the plot
 _TEXT = 4_000  # characters of a traceback that are shown, the last ones
 _LINE = 300  # of a reason or a note
 _PROBLEMS = {ShownState.STALLED: 0, ShownState.EXPIRED: 1, ShownState.DEAD: 2, ShownState.SUSPECT: 3}
@@ -212,21 +212,20 @@ class _Page:
         found = self.look.report
         kind, state, sentence = self._state()
         facts = [
-            SimpleNamespace(name="stored", text=f"{found.stored:,} of {found.plan.samples:,}", at=None),
-            SimpleNamespace(name="pending", text=f"{found.pending:,}", at=None),
+            _fact("stored", f"{found.stored:,}", f"of {found.plan.samples:,}"),
+            _fact("pending", f"{found.pending:,}"),
         ]
         if found.dead:
-            facts.append(SimpleNamespace(name="dead letters", text=f"{found.dead:,}", at=None))
+            facts.append(_fact("dead letters", f"{found.dead:,}"))
         if found.pending:
-            rate = f"{_rate(found.rate)} samples/s" if found.rate else "-"
-            facts.append(SimpleNamespace(name="rate", text=rate, at=None))
+            facts.append(_fact("rate", _rate(found.rate), "samples/s") if found.rate else _fact("rate", "-"))
         if found.pending and found.eta_seconds is not None:
-            facts.append(SimpleNamespace(name="time left", text=duration(found.eta_seconds), at=None))
+            facts.append(_fact("time left", duration(found.eta_seconds)))
             ends = found.overview.taken_at + timedelta(seconds=found.eta_seconds)
-            facts.append(SimpleNamespace(name="done at", text="", at=_moment(ends, found.overview.taken_at)))
+            facts.append(_fact("done at", at=_moment(ends, found.overview.taken_at)))
         elif not found.pending and (last := self.look.details.last_stored_at):
             moment = _moment(last, found.overview.taken_at)
-            facts.append(SimpleNamespace(name="last sample stored", text="", at=moment))
+            facts.append(_fact("last sample stored", at=moment))
         counts = {"stored": found.stored, "dead": found.dead, "pending": found.pending}
         words = {"stored": "stored", "dead": "dead letters", "pending": "pending"}
         texts = {kind: f"{count:,} {words[kind]}" for kind, count in counts.items() if count}
@@ -271,11 +270,11 @@ class _Page:
         if not pace:
             return SimpleNamespace(bars=[], suffix=self.suffix)
         taken_at = self.look.report.overview.taken_at
-        first = pace[0][0]
         last = max(pace[-1][0], _minute(taken_at)) if self.look.report.pending else pace[-1][0]
+        first = min(pace[0][0], last - timedelta(minutes=_LEAST_BARS - 1))
         minutes = max(1, round((last - first) / timedelta(minutes=1)) + 1)
         step = -(-minutes // _BARS)
-        sums = [0] * -(-minutes // step)
+        sums = [0] * max(_LEAST_BARS, -(-minutes // step))
         for at, count in pace:
             sums[round((at - first) / timedelta(minutes=1)) // step] += count
         rates = [count / step for count in sums]
@@ -288,14 +287,14 @@ class _Page:
             height = round(100 * rate / top, 1)
             bars.append(SimpleNamespace(height=height, text=text, is_open=is_open))
         best = rates.index(max(rates))
-        label = f"From {first.astimezone():%H:%M} to {last.astimezone():%H:%M}"
-        label += f", in steps of {step} minutes" if step > 1 else ""
+        label = f"In steps of {step} minutes; most" if step > 1 else "Most"
         at_best = (first + timedelta(minutes=best * step)).astimezone()
-        label += f"; most at {at_best:%H:%M}: {max(rates):,.0f} a minute."
+        label += f" at {at_best:%H:%M}: {max(rates):,.0f} a minute."
         return SimpleNamespace(
             bars=bars,
             top=f"{top:,}",
             label=label,
+            name=f"Samples per minute from {first.astimezone():%H:%M} to {last.astimezone():%H:%M}",
             first=_moment(first, taken_at),
             last=_moment(last, taken_at),
             suffix=self.suffix,
@@ -446,6 +445,12 @@ _WHAT = {
 }
 
 
+def _fact(
+    name: str, text: str = "", small: str = "", *, at: SimpleNamespace | None = None
+) -> SimpleNamespace:
+    return SimpleNamespace(name=name, text=text, small=small, at=at)
+
+
 def _segments(counts: Mapping[str, int], texts: Mapping[str, str]) -> list[SimpleNamespace]:
     """Of a bar of 100 units; what is there at all is at least half a unit wide."""
     total = sum(counts.values()) or 1
@@ -535,7 +540,9 @@ def _moment(at: datetime, now: datetime, *, seconds: bool = False) -> SimpleName
     form = "%H:%M:%S %Z" if seconds else "%H:%M"
     if local.date() != now.astimezone().date():
         form = f"%a %-d %b, {form}"
-    return SimpleNamespace(utc=f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", text=f"{local:{form}}")
+    return SimpleNamespace(
+        utc=f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", text=f"{local:{form}}", has_seconds=seconds
+    )
 
 
 def _end_of(text: str) -> str:

@@ -43,15 +43,14 @@ function updateChildren(old, now) {
   }
 }
 
+// The server writes its own time of day; whoever looks may be elsewhere.
 function inLocalTime(within) {
   for (const time of within.querySelectorAll("time")) {
     const at = new Date(time.dateTime);
-    const offset = -at.getTimezoneOffset();
-    if (offset !== Number(root.dataset.offset)) {
-      const options = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
-      if (at.toDateString() !== new Date().toDateString()) Object.assign(options, { day: "numeric", month: "short" });
-      time.textContent = at.toLocaleString("en-GB", options);
-    }
+    const options = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+    if ("seconds" in time.dataset) options.second = "2-digit";
+    if (at.toDateString() !== new Date().toDateString()) Object.assign(options, { weekday: "short", day: "numeric", month: "short" });
+    time.textContent = at.toLocaleString("en-GB", options);
   }
 }
 
