@@ -26,7 +26,7 @@ from shardgen.coordination.report import ShownWorker
 from shardgen.domain.overview import SLICE_WORDS, ShardState, ShownSlice
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.wording import counted, duration
-from shardgen.domain.worker import ShownState
+from shardgen.domain.worker import WORKER_WORDS, ShownState
 from shardgen.operations.page.look import Look, Seen
 from shardgen.operations.page.pictures import SmallPicture
 from shardgen.operations.status import advice, by_node
@@ -370,7 +370,9 @@ class _Page:
                 sentence="Nobody has worked here within the last hour.", suffix=self.suffix
             )
         counts = Counter(one.state for one in workers)
-        states = ", ".join(f"{counts[state]:,} {state}" for state in ShownState if counts[state])
+        states = ", ".join(
+            f"{counts[state]:,} {WORKER_WORDS[state]}" for state in ShownState if counts[state]
+        )
         on = f" on {counted(len(nodes), 'node')}" if len(nodes) > 1 else ""
         sentence = f"{counted(len(workers), 'worker')}{on}: {states}."
         shown = sum(len(one.workers) for one in nodes)
@@ -491,7 +493,7 @@ def _node(
         key=f"node-{hashlib.sha256(host).hexdigest()[:12]}",
         name=name or "no name",
         rate=f"{_rate(sum(one.rate for one in workers))} samples/s",
-        words=", ".join(f"{counts[state]:,} {state}" for state in ShownState if counts[state]),
+        words=", ".join(f"{counts[state]:,} {WORKER_WORDS[state]}" for state in ShownState if counts[state]),
         is_folded=is_folded,
         workers=[_worker(one) for one in listed],
     )
@@ -503,7 +505,7 @@ def _worker(one: ShownWorker) -> SimpleNamespace:
         id=row.identity.id,
         device=row.identity.device[:_LINE],
         kind=one.state.value,
-        state=one.state.value,
+        state=WORKER_WORDS[one.state],
         note=row.note.partition("\n")[0][:_LINE],
         slice="-" if row.shard is None else f"{row.shard}/{row.slice}",
         rate=_rate(one.rate),
