@@ -36,8 +36,8 @@ STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
 _ORDER = ("done", "leased", "open", "expired", "blocked", "never_leased")  # of slices in a bar
 _BARS, _LEAST_BARS = 120, 30  # of the plot
-_TEXT = 4_000  # characters of a traceback or a reason that are shown, the last ones
-_LINE = 300  # of a note
+_TEXT = 3_000  # characters of a traceback or a reason that are shown, the last ones
+_LINE = 200  # of a note
 _NAME = 100  # of a worker, a node, a device
 _PROBLEMS = {ShownState.STALLED: 0, ShownState.EXPIRED: 1, ShownState.DEAD: 2, ShownState.SUSPECT: 3}
 _ENDED = {ShownState.DEAD, ShownState.STOPPED}
@@ -63,7 +63,7 @@ class Bounds:
 
 
 LIVE = Bounds(workers=2_000, shards=200, slices=20_000, samples=12, picture_bytes=1 << 30)
-FILE = Bounds(workers=300, shards=100, slices=2_500, samples=12, picture_bytes=250_000)
+FILE = Bounds(workers=250, shards=100, slices=2_000, samples=12, picture_bytes=220_000)
 CELL = Bounds(workers=60, shards=20, slices=1_000, samples=6, picture_bytes=100_000)
 
 
