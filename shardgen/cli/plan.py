@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from shardgen.cli.options import (
     parse_rate,
     typed,
 )
+from shardgen.cli.progress import Line, doing, downloading
 from shardgen.coordination.open import open_directory
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted
@@ -96,14 +98,18 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
 @contextmanager
 def planning_progress() -> Iterator[PlanEvents]:
     """A bar for the sources that are read, and one for a download."""
+    with doing("reading the sources") as line:
+        yield planning_events(line)
+
+
+def planning_events(line: Line) -> PlanEvents:
+    """What shows on a line the sources that are read, and a download."""
     from shardgen.recipes.base import PlanEvents
 
-    with render.progress_bar("reading sources") as bar:
-        files = bar.add_task("files", total=None)
-        yield PlanEvents(
-            on_file=lambda _name: bar.advance(files),
-            on_download=render.add_download(bar, "weights", visible=False),
-        )
+    count, on_file = itertools.count(1), line.counter("reading the sources", "file")
+    return PlanEvents(
+        on_file=lambda _name, of: on_file(next(count), of), on_download=downloading(line, "the weights")
+    )
 
 
 def say_planning_remarks(planned: Planned) -> None:

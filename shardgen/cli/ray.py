@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shardgen.cli import render
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
@@ -16,7 +17,8 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
 )
-from shardgen.cli.run import LiveProgress, finish, ready_to_make
+from shardgen.cli.progress import Line
+from shardgen.cli.run import STARTING, finish, ready_to_make, show_run
 from shardgen.coordination.open import open_directory
 
 
@@ -97,8 +99,10 @@ def ray(
     opened = ready_to_make(open_directory(run_dir), given, output)
     found = opened.report()
     if found.pending:
-        with LiveProgress() as live:
+        with Line(keeps_last=True) as line:
+            line.doing(STARTING)
             found = work_on_cluster(
-                opened.run, address, wanted, folders=given, say=live.say, on_look=live.look
-            )
+                opened.run, address, wanted, folders=given,
+                say=render.say, on_look=lambda found, _pids: show_run(line, found),
+            )  # fmt: skip
     finish(opened, found, output, allow_dead_letters=allow_dead_letters)

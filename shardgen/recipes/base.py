@@ -35,7 +35,8 @@ Files = Mapping[str, bytes]
 """The files of a sample by the names of their outputs."""
 Beside = Callable[[PlanFile], LineFile]
 """Opens a file that a plan names; raises what its reader should know of one that is missing or another."""
-OnFile = Callable[[str], None]
+OnFile = Callable[[str, int], None]
+"""Called with the name of each file that is done, and how many there are."""
 OnDownload = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and, where it is known, those that will."""
 Between = Callable[[int], None]
@@ -139,13 +140,15 @@ class BatchSizes(Protocol):
 class Station:
     """Where a maker works: this machine's folders, device and settings, and whom it tells what.
 
-    Without `agreed` how much is computed at once is the maker's own affair.
+    `doing` hears what takes long and is no news. Without `agreed` how much is computed at once is the
+    maker's own affair.
     """
 
     folders: Folders
     local: object
     device: DeviceChoice
     say: Say
+    doing: Say = lambda _what: None
     agreed: BatchSizes | None = None
 
 
@@ -452,7 +455,7 @@ class Draft:
 class PlanEvents:
     """Who hears of files checked and of bytes downloaded."""
 
-    on_file: OnFile = field(default=lambda _name: None)
+    on_file: OnFile = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 
 

@@ -170,7 +170,7 @@ class Worker:
         folders, manifest = run.folders(options.folders), coordinator.manifest
         self._say("checking the sources")
         try:
-            recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+            recipe.check_sources(folders, on_file=lambda _name, _of: self._start_up_step(heartbeat))
         except PlanConflict as error:
             if coordinator.may_plan_anew:
                 error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
