@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from shardgen.coordination.folder.leases import opened_view
-from shardgen.coordination.folder.notices import Beat
-from shardgen.coordination.folder.seen import SeenWorker
+from shardgen.coordination.folder.seen import instant
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import ShardIndex, WorkerId
+from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.overview import BlockedSlice, FolderNews, Overview, ShardState, SliceCounts
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.domain.worker import LISTED_AFTER_END, WorkerRow
 from shardgen.settings.run_directory import RunDirectory
 
 _SHOWN_TROUBLES = 5
@@ -107,36 +107,18 @@ def _is_live(view: FolderView, folder: str, now: datetime, silent: timedelta) ->
     worker = view.workers.get(folder)
     if worker is None or worker.has_stopped:
         return worker is None
-    return now - _instant(worker.written_at) < silent
+    return now - instant(worker.written_at) < silent
 
 
 def _rows(view: FolderView, now: datetime) -> tuple[WorkerRow, ...]:
     rows = []
     for seen in view.workers.values():
-        last = _instant(seen.written_at)
-        if seen.beat is not None and not (seen.has_stopped and now - last > LISTED_AFTER_END):
-            rows.append(_row(view, seen, seen.beat, last))
+        row = seen.row()
+        if row is None or (seen.has_stopped and now - row.last_beat_at > LISTED_AFTER_END):
+            continue
+        shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
+        rows.append(replace(row, shard=shard, slice=slice_))
     return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
-
-
-def _row(view: FolderView, seen: SeenWorker, beat: Beat, last: datetime) -> WorkerRow:
-    shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
-    known = {state.value for state in WorkerState}
-    return WorkerRow(
-        identity=WorkerIdentity(
-            id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
-        ),
-        state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
-        shard=shard,
-        slice=slice_,
-        lease_expires_at=None,
-        started_at=_instant(beat.started_at),
-        last_beat_at=last,
-        last_progress_at=last,
-        samples_done=beat.samples_done,
-        samples_per_second=beat.samples_per_second,
-        note=beat.note,
-    )
 
 
 def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
@@ -149,7 +131,3 @@ def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
     ]
     first = min(own, key=lambda claim: claim.written_at, default=None)
     return (None, None) if first is None else first.slice_id
-
-
-def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC)
