@@ -453,8 +453,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvents:
-    """Who hears of files checked and of bytes downloaded."""
+    """Who hears of files checked and of bytes downloaded, and what else takes long."""
 
+    doing: Say = field(default=lambda _what: None)
     on_file: OnFile = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 
