@@ -276,10 +276,8 @@ class _Supervisor:
             if self._pids():
                 self._blind.end()  # one of them may hang with the lock; it shows life or is killed in time
             raise
-        if self._broken() is not None:
-            return True
         now = self._monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._looked < _LOOK_SECONDS and self._broken() is None:
             return False
         self._looked = now
         self._launcher.look()
@@ -290,7 +288,7 @@ class _Supervisor:
         on_look(found, self._pids())
         if not found.pending and not self._pids():
             return True
-        if self._is_enough_for_all(found) or self._looks_hopeless(found):
+        if self._is_enough_for_all(found) or self._looks_hopeless(found) or self._broken() is not None:
             return True
         self._credit(found)
         self._kill_silent(found, manifest)

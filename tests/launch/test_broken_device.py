@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
 
+from shardgen.domain.identifiers import BatchIndex, WorkerId
+from shardgen.domain.lease import Lease
 from shardgen.errors import DeviceBroken, RunIncomplete
 from shardgen.launch.launcher import Ended, LastWords, Launcher, Order, ProcessId
 from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.settings.run_directory import RunDirectory
+from tests.conformance.conftest import identity, receipt_for
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class Scripts:
     """A launcher: what each seat's processes end with, one after another; the last again and again."""
 
     words: Sequence[Sequence[str]]
+    on_start: Callable[[int], None] = lambda _number: None
     starts: list[int] = field(default_factory=list)
 
     @property
@@ -52,6 +56,7 @@ class Scripts:
         of_seat = self.words[order.number]
         words = of_seat[min(self.starts.count(order.number), len(of_seat) - 1)]
         self.starts.append(order.number)
+        self.on_start(len(self.starts))
         if words == "no place":
             return None
         if words == "works":
@@ -64,8 +69,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shardgen.launch.supervisor._TICK_SECONDS", 0.01)
 
 
-def ended(run: RunDirectory, *words: Sequence[str]) -> tuple[Exception, Scripts]:
-    began, scripts = time.monotonic(), Scripts(words)
+def ended(
+    run: RunDirectory, *words: Sequence[str], on_start: Callable[[int], None] = lambda _number: None
+) -> tuple[Exception, Scripts]:
+    began, scripts = time.monotonic(), Scripts(words, on_start)
     options = RunOptions(monotonic=lambda: began + 200 * (time.monotonic() - began), deadline=math.inf)
     with pytest.raises((RunIncomplete, DeviceBroken)) as caught:
         run_workers(run, run.plan(), cast("Launcher", scripts), options, say=lambda _line: None)
@@ -99,3 +106,20 @@ def test_a_worker_without_a_place_is_not_waited_for(run: RunDirectory) -> None:
     error, scripts = ended(run, ["it"], ["no place"])
     assert isinstance(error, RunIncomplete)
     assert scripts.starts.count(0) == 3
+
+
+def test_a_stored_sample_in_between_starts_the_count_anew(run: RunDirectory) -> None:
+    plan, other = run.plan(), identity(WorkerId("other"), pid=1)
+
+    def store(start: int) -> None:
+        if start == 3:
+            with run.manifest(plan) as manifest:
+                manifest.workers.register(other)
+                lease = manifest.leases.lease(other.id, run.settings.lease_policy)
+                assert isinstance(lease, Lease)
+                manifest.receipts.record(lease, receipt_for(plan, lease, BatchIndex(0)))
+                manifest.leases.release(lease)
+
+    error, scripts = ended(run, ["it"], on_start=store)
+    assert str(error).startswith("44 of 48 samples are pending")
+    assert scripts.starts == [0] * 6
