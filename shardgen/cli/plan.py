@@ -25,7 +25,7 @@ from shardgen.cli.options import (
 from shardgen.cli.progress import Line, doing, downloading
 from shardgen.coordination.open import open_directory
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, duration
 from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -137,7 +137,7 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("bytes expected", _bytes(planned)),
-        ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
+        ("time", f"{duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
         ("fingerprint", plan.fingerprint if is_written else "not known yet: see the error below"),
     ]
     changes = [*planned.changes[:_CHANGES]]
