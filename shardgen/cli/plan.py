@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,7 +109,9 @@ def planning_events(line: Line) -> PlanEvents:
 
     count, on_file = itertools.count(1), line.counter("reading the sources", "file")
     return PlanEvents(
-        on_file=lambda _name, of: on_file(next(count), of), on_download=downloading(line, "the weights")
+        doing=partial(line.doing, is_printed=False),
+        on_file=lambda _name, of: on_file(next(count), of),
+        on_download=downloading(line, "the weights"),
     )
 
 

@@ -72,6 +72,12 @@ class Line:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take it from the screen; twice is harmless."""
+        if self._ended.is_set():
+            return
         self._ended.set()
         if self.way is not Way.PRINTED:
             self._thread.join()
@@ -105,7 +111,7 @@ class Line:
     def counter(self, label: str, thing: str) -> Callable[[int, int | None], None]:
         """Call what is returned with how many are done, and how many there are (None: not known yet).
 
-        The rate is that since the first call.
+        The rate is that from the first call to the last.
         """
         count = _Count(thing)
 
@@ -113,7 +119,7 @@ class Line:
             if count.began is None or self._label != label or self._progress != count.progress:
                 count.begin(done)
                 self.show(count.progress, label=label)
-            count.done, count.total = done, total
+            count.done, count.total, count.at = done, total, time.monotonic()
             self._print_now_and_then()
 
         return on_progress
@@ -133,8 +139,10 @@ class Line:
             room = self._columns() - 1  # at the last column a terminal may begin another line
             shown = self._text(room) if self.way is Way.RETURNED else self._drawn(room)
             if shown != self._on_screen:
-                behind = "\x1b[K" if self.way is Way.DRAWN else " " * (len(self._on_screen) - len(shown))
-                self._write(f"\r{shown}{behind}")
+                if self.way is Way.DRAWN:  # what a library prints then begins at the left
+                    self._write(f"{shown}\x1b[K\r")
+                else:
+                    self._write("\r" + shown.ljust(len(self._on_screen)))
                 self._on_screen = shown
 
     def _print_now_and_then(self) -> None:
@@ -192,8 +200,7 @@ class Line:
 
     def _take_back(self) -> None:
         if self._on_screen:
-            blank = "\x1b[K" if self.way is Way.DRAWN else " " * len(self._on_screen) + "\r"
-            self._write(f"\r{blank}")
+            self._write("\x1b[K" if self.way is Way.DRAWN else f"\r{' ' * len(self._on_screen)}\r")
             self._on_screen = ""
 
     def _write(self, what: str) -> None:
@@ -214,6 +221,7 @@ class _Count:
     def __init__(self, thing: str) -> None:
         self.thing = thing
         self.began: float | None = None
+        self.at = 0.0
         self.before = self.done = 0
         self.total: int | None = None
 
@@ -222,7 +230,7 @@ class _Count:
 
     def progress(self) -> Progress:
         """The present state."""
-        seconds, made = time.monotonic() - (self.began or 0.0), self.done - self.before
+        seconds, made = self.at - (self.began or 0.0), self.done - self.before
         rate = made / seconds if made > 0 and seconds > 0 else None
         return Progress(done=self.done, total=self.total, thing=self.thing, rate=rate)
 

@@ -110,6 +110,7 @@ def run(
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import LocalLauncher
     from shardgen.launch.supervisor import RunOptions, run_workers
+    from shardgen.operations.plan import refuse_lost_sources
     from shardgen.recipes.base import given_threads
 
     wanted = Wanted(
@@ -129,6 +130,7 @@ def run(
                 f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
             )
         elif found.pending:
+            refuse_lost_sources(directory, opened.plan, given)
             shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
             options = RunOptions(limit=limit, deadline=ends_at)
             with Line(keeps_last=True) as line:

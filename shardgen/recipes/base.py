@@ -28,6 +28,7 @@ from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.storage.lines import LineFile
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
+_STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
 
 Folders = Mapping[str, Path]
 """This machine's source folders by the recipe's names for them (`RecipeKind.folders`)."""
@@ -317,6 +318,12 @@ class Recipe(ABC):
         Two samples without a common one can hardly fail for the same reason.
         """
 
+    def stranger_to(self, sample: SampleIndex) -> SampleIndex:
+        """Of samples spread over the plan one that shares the fewest sources with this one."""
+        own = self.sources_of(sample)
+        among = spread_samples(self.plan.samples, _STRANGERS)
+        return min(among, key=lambda other: len(self.sources_of(other) & own))
+
     def digests(self) -> Iterator[tuple[int, str, str]]:
         """The sha256 of each source, by block and as `sources_of` names it: what a data set is split by.
 
@@ -461,8 +468,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvents:
-    """Who hears of files checked and of bytes downloaded."""
+    """Who hears of files checked and of bytes downloaded, and what else takes long."""
 
+    doing: Say = field(default=lambda _what: None)
     on_file: OnFile = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 

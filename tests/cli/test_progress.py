@@ -147,7 +147,7 @@ def test_a_message_is_put_above_the_line(on_screen: Callable[..., Screen]) -> No
         line.draw()
         render.say("[worker-0] ready \x1b[2J")
         written = screen.read()
-    assert "\r\x1b[K[worker-0] ready \\x1b[2J\r\n" in written
+    assert "\x1b[K\r\x1b[K[worker-0] ready \\x1b[2J\r\n" in written
     assert "1/2 samples" in written.rpartition("\n")[2]
     render.say("after it")
     assert screen.read().endswith("after it\r\n")
@@ -235,6 +235,7 @@ def test_the_rate_counts_what_came_since_the_first_call(
         show(1000, 2000)
         now = 10.0
         show(1100, 2000)
+        now = 20.0
         render.say("look")
         shown = frames(screen.read())[-1]
     assert re.search(r" 55 %  1,100/2,000 samples · +10\.0/s · +1:30 left$", shown), shown
