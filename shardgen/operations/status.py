@@ -5,10 +5,14 @@ Needs no network and reads no artifact.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from shardgen.coordination.open import open_run
 from shardgen.coordination.report import Report
+from shardgen.domain.wording import sized
+from shardgen.operations.merged import Merged
 from shardgen.settings.run_directory import RunDirectory
 
 
@@ -29,8 +33,11 @@ def report(run: RunDirectory) -> Report:
     return open_run(run).report()
 
 
-def advice(found: Report) -> list[Advice]:
-    """What to type next, troubles first; nothing where somebody is at work and all is well."""
+def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
+    """What to type next, troubles first; nothing where somebody is at work and all is well.
+
+    `finished` is the zip of all that is stored, where one is known.
+    """
     advised = []
     if found.overview.blocked_total:
         advised.append(
@@ -43,6 +50,16 @@ def advice(found: Report) -> list[Advice]:
     if found.pending:
         command = f"shardgen {'worker' if found.folder else 'run'} RUN_DIR"
         return [Advice(text="to continue", command=command)]
+    if finished is not None:
+        name = shown_path(finished)
+        text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
+        return [Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]
     if found.dead:
         return [Advice(text="next", command="shardgen dead-letters RUN_DIR", is_trouble=True)]
     return [Advice(text="to make the zip, if you have not yet", command="shardgen merge RUN_DIR")]
+
+
+def shown_path(zip_file: Merged) -> str:
+    """Where it is, from the working folder if it is below that."""
+    path, here = Path(zip_file.path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
