@@ -25,7 +25,7 @@ from shardgen.cli.options import (
 from shardgen.cli.progress import Line, doing, downloading
 from shardgen.coordination.open import open_directory
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted, duration
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -158,7 +158,7 @@ def _sizes(samples: list[int]) -> str:
 
 
 def _bytes(planned: Planned) -> str:
-    total = render.size(planned.sample_bytes * planned.plan.samples)
+    total = sized(planned.sample_bytes * planned.plan.samples)
     parts = " + ".join(f"{size:,.0f}" for size in planned.estimate.outputs.values())
     remark = f"; {planned.estimate.remark}" if planned.estimate.remark else ""
     sheet = "as much again for the zip, and its contact sheet"

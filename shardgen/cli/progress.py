@@ -19,6 +19,7 @@ from typing import Self
 from shardgen.cli import render
 from shardgen.cli.printable import printable
 from shardgen.domain.progress import BYTES, Progress, clock
+from shardgen.domain.wording import sized
 from shardgen.machine.notebooks import is_notebook
 
 _COLUMNS = 80  # where the terminal does not say
@@ -259,7 +260,7 @@ def downloading(line: Line, name: str) -> Callable[[int, int | None], None]:
     def on_download(done: int, total: int | None) -> None:
         nonlocal has_begun
         if not has_begun and line.way is Way.PRINTED:
-            render.say(f"fetching {name}" + (f", {render.size(total)}" if total else ""))
+            render.say(f"fetching {name}" + (f", {sized(total)}" if total else ""))
         has_begun = True
         show(done, total)
 

@@ -11,26 +11,27 @@ from rich.table import Table
 from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
-from shardgen.domain.wording import duration
+from shardgen.domain.wording import duration, sized
 from shardgen.domain.worker import WORKER_WORDS
-from shardgen.operations.status import advice, by_node
+from shardgen.operations.merged import Merged
+from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
 
 
-def status_view(report: Report) -> RenderableType:
-    """The report as a person reads it."""
+def status_view(report: Report, finished: Merged | None = None) -> RenderableType:
+    """The report as a person reads it, with the zip of all that is stored, where one is known."""
     plan = report.plan
     parts: list[RenderableType] = [
         text(
             f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
-            f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
+            f"pending {report.pending:,}"
         )
     ]
     if remark := recipe_of(plan).remark:
         parts.append(text(remark))
-    parts += [text(_pace(report)), text(""), _shards(report)]
+    parts += [text(_pace(report, finished)), text(""), _shards(report)]
     if report.workers:
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
@@ -57,14 +58,12 @@ class _Fitting:
                 return
 
 
-def _pace(report: Report) -> str:
-    if report.rate:
-        return f"rate {report.rate:.2f} samples/s   to go {duration(report.eta_seconds)}"
-    if not report.pending:
+def _pace(report: Report, finished: Merged | None) -> str:
+    if report.pending:
+        return report.progress.line()
+    if finished is None:
         return "nothing is pending"
-    if report.is_anybody_at_work:
-        return "the rate is not known yet"
-    return "nothing is being made now"
+    return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
 
 
 def _shards(report: Report) -> _Fitting:
@@ -150,11 +149,11 @@ def _first_line(note: str) -> str:
     return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
-def next_step(report: Report) -> str:
+def next_step(report: Report, finished: Merged | None = None) -> str:
     """What to type next, where nobody is at work; empty where somebody is."""
     if report.is_anybody_at_work:
         return ""
-    return "; ".join(f"{one.text}: {one.command}" for one in advice(report))
+    return "; ".join(f"{one.text}: {one.command}" for one in advice(report, finished))
 
 
 def mixture_lines(report: Report) -> list[str]:
