@@ -43,6 +43,10 @@ def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
     Each text reads as the beginning of `text: command`. `finished` is the zip of all that is stored, where
     one is known.
     """
+    if finished is not None and not (found.pending or found.is_anybody_at_work):
+        name = shown_path(finished)
+        text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
+        return [Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]
     advised = [*_of_samples(found)]
     if found.is_anybody_at_work:
         return [*advised, *_of_workers(found), *_of_the_place(found)]
@@ -50,10 +54,6 @@ def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
     if found.pending:
         command = f"shardgen {'worker' if found.folder else 'run'} RUN_DIR"
         return [*advised, Advice(text="to continue", command=command)]
-    if finished is not None:
-        name = shown_path(finished)
-        text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
-        return [*advised, Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]
     if found.dead:
         return [
             *advised,
