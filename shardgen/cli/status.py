@@ -33,6 +33,7 @@ def status(
     """
     from shardgen.coordination.open import open_directory
     from shardgen.errors import TransientError
+    from shardgen.operations.forecast import read_forecast, status_json
     from shardgen.operations.status import report
 
     run = open_directory(run_dir)
@@ -41,9 +42,9 @@ def status(
     if not watch:
         found = report(run)
         if json:
-            render.print_json(found.as_json())
+            render.print_json(status_json(found, read_forecast(run)))
         else:
-            render.stdout().print(status_view(found))
+            render.stdout().print(status_view(found, read_forecast(run)))
             if line := next_step(found):
                 render.say(with_run_dir(line))
         return
@@ -57,7 +58,7 @@ def status(
                 found = report(run)
                 if found.folder is not None:  # looked through as seldom as its workers do
                     wait = max(wait, found.folder.scan_seconds)
-                view = status_view(found)
+                view = status_view(found, read_forecast(run))
                 if live is None:
                     console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
                 else:

@@ -13,7 +13,9 @@ from rich.table import Table
 from shardgen.cli.render import duration, one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SliceCounts
+from shardgen.domain.wording import counted
 from shardgen.domain.worker import ShownState
+from shardgen.operations.forecast import Forecast
 from shardgen.operations.status import advice
 from shardgen.recipes.registry import recipe_of
 
@@ -21,8 +23,8 @@ _ANY_WIDTH = 10_000
 _SLICES = tuple(one.name for one in fields(SliceCounts))
 
 
-def status_view(report: Report) -> RenderableType:
-    """The report as a person reads it."""
+def status_view(report: Report, forecast: Forecast | None = None) -> RenderableType:
+    """The report as a person reads it, beside the forecast of the plan."""
     plan = report.plan
     parts: list[RenderableType] = [
         text(
@@ -32,7 +34,10 @@ def status_view(report: Report) -> RenderableType:
     ]
     if remark := recipe_of(plan).remark:
         parts.append(text(remark))
-    parts += [text(_pace(report)), text(""), _shards(report)]
+    parts.append(text(_pace(report)))
+    if forecast is not None:
+        parts.append(text(forecast_line(forecast, report)))
+    parts += [text(""), _shards(report)]
     if report.workers:
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
@@ -67,6 +72,21 @@ def _pace(report: Report) -> str:
     if report.is_anybody_at_work:
         return "the rate is not known yet"
     return "nothing is being made now"
+
+
+def rate_text(rate: float) -> str:
+    """Samples per second with as many decimals as tell two forecasts apart."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
+
+
+def forecast_line(forecast: Forecast, report: Report) -> str:
+    """What was forecast and what is measured, in samples per second; the time is that of the whole plan."""
+    line = (
+        f"forecast {rate_text(forecast.rate)} samples/s a worker, "
+        f"{duration(forecast.seconds_for(report.plan.samples))} for one"
+    )
+    making = sum(one.rate > 0 for one in report.workers)
+    return f"{line}; measured {rate_text(report.rate)} by {counted(making, 'worker')}" if making else line
 
 
 def _shards(report: Report) -> _Fitting:
