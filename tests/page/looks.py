@@ -170,3 +170,22 @@ def large() -> Look:
         samples=12,
         picture_bytes=40_000,
     )
+
+
+def troubled() -> Look:
+    """A small run in which everything is wrong."""
+    text = 'Traceback (most recent call last):\n  File "x.py", line 3, in made\nOSError: no room'
+    workers = [
+        worker(f"{state}-{number:08x}", state, node=f"gpu-{number % 3}", note=text)
+        for number, state in enumerate([*ShownState, *ShownState])
+    ]
+    return look_at(
+        *workers,
+        stored=50,
+        dead=7,
+        states=[*SLICE_WORDS],
+        text=text,
+        blocked=[text, text],
+        pace=[20, 0, 40, 30],
+        samples=3,
+    )

@@ -184,7 +184,7 @@ def test_a_large_run_makes_no_large_page() -> None:
     file = self_contained(look)
     assert len(file) < 1_000_000
     shown = Tags(file.decode())
-    assert sum(tag.get("class", "") == "pill s-dead" for _, tag in shown.tags) == 125
+    assert sum(tag.get("class", "") == "pill s-stalled" for _, tag in shown.tags) == 125
     assert sum(name == "tr" for name, _ in shown.tags) < FILE.workers + 200
     assert "The 250 that need most attention are listed" in shown.text
     assert sum(name == "i" for name, _ in shown.tags) <= FILE.slices

@@ -255,7 +255,7 @@ class _Page:
         return "stopped", "stopped", "Nobody is at work."
 
     def next(self) -> SimpleNamespace:
-        found = advice(self.look.report)
+        found = advice(self.look.report, self.look.finished)
         shown = [
             SimpleNamespace(
                 text=one.text[:1].upper() + one.text[1:] + ":",
