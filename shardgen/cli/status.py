@@ -31,15 +31,14 @@ def status(
     Example:
       shardgen status people --watch
     """
-    from shardgen.coordination.open import open_directory
+    from shardgen.coordination.open import open_directory, open_run
     from shardgen.errors import TransientError
-    from shardgen.operations.status import report
 
-    run = open_directory(run_dir)
+    opened = open_run(open_directory(run_dir))
     if json and watch:
         raise typer.BadParameter("--json prints once; leave out --watch")
     if not watch:
-        found = report(run)
+        found = opened.report()
         if json:
             render.print_json(found.as_json())
         else:
@@ -51,13 +50,13 @@ def status(
 
     console = render.stdout()
     wait = _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+    with (
+        opened.watching() as watcher,
+        Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live,
+    ):
         while True:
             with suppress(TransientError):  # a busy manifest: the next look is soon
-                found = report(run)
-                if found.folder is not None:  # looked through as seldom as its workers do
-                    wait = max(wait, found.folder.scan_seconds)
-                view = status_view(found)
+                view = status_view(watcher.report())
                 if live is None:
                     console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
                 else:

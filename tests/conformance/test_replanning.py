@@ -296,9 +296,9 @@ def test_a_receipt_that_an_expired_holder_is_just_recording_keeps_the_plan(
     clock.forward(EXPIRED_SECONDS)
     waiting, insert = Waiting(database), receipts.insert_receipts
 
-    def inserting(*arguments: object) -> None:
+    def inserting(*arguments: object, **more: object) -> None:
         waiting.until_the_other_waits()
-        insert(*arguments)  # type: ignore[arg-type]
+        insert(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(receipts, "insert_receipts", inserting)
     with ThreadPoolExecutor() as pool:
