@@ -70,6 +70,8 @@ LIBRARIES = {
     "tensorflow": {"depth", "dataset"},
     "h5py": {"depth"},
     "alembic": {"manifest"},
+    "jinja2": {"operations"},
+    "markupsafe": {"operations"},
     "pyarrow": {"dataset"},
     "obstore": {"coordination"},
     "ray": {"launch"},

@@ -23,6 +23,7 @@ from shardgen.cli.options import (
     Output,
     Pictures,
     RunDir,
+    Serve,
     given_folders,
     parse_device,
     parse_duration,
@@ -31,6 +32,7 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.printable import printable
+from shardgen.cli.serving import serving
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.open import open_directory
@@ -91,6 +93,7 @@ def run(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
+    serve: Serve = None,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
@@ -122,17 +125,20 @@ def run(
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     opened = ready_to_make(directory, given, output)
     directory, found = opened.run, opened.report()
-    if limit is not None and found.pending and found.stored >= limit:
-        render.say(
-            f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
-        )
-    elif found.pending:
-        shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
-        options = RunOptions(limit=limit, deadline=ends_at)
-        with LiveProgress() as live:
-            launcher = LocalLauncher(directory, shares, folders=given, say=live.say)
-            found = run_workers(directory, opened.plan, launcher, options, say=live.say, on_look=live.look)
-    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    with serving(opened, serve):
+        if limit is not None and found.pending and found.stored >= limit:
+            render.say(
+                f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
+            )
+        elif found.pending:
+            shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
+            options = RunOptions(limit=limit, deadline=ends_at)
+            with LiveProgress() as live:
+                launcher = LocalLauncher(directory, shares, folders=given, say=live.say)
+                found = run_workers(
+                    directory, opened.plan, launcher, options, say=live.say, on_look=live.look
+                )
+        finish(opened, found, output, allow_dead_letters=allow_dead_letters)
 
 
 def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from hashlib import sha256
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -14,7 +13,7 @@ from shardgen.cli.render import duration, one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SliceCounts
 from shardgen.domain.worker import ShownState
-from shardgen.operations.status import advice
+from shardgen.operations.status import advice, by_node
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
@@ -109,17 +108,7 @@ def _folder_lines(report: Report) -> list[str]:
 
 
 def _nodes(report: Report) -> list[tuple[str, list[ShownWorker]]]:
-    """The nodes, each with its workers by id; a name that several have gets a part of the host's digest."""
-    found: dict[tuple[str, str], list[ShownWorker]] = {}
-    for one in sorted(report.workers, key=lambda one: one.row.identity.id):
-        found.setdefault((one.row.identity.node, one.row.identity.host), []).append(one)
-    machines = Counter(node for node, _ in found)
-    nodes = []
-    for node, host in sorted(found):
-        digest = sha256(host.encode(errors="backslashreplace")).hexdigest()[:4]
-        name = node if machines[node] == 1 else f"{node} ({digest})"
-        nodes.append((one_line(name), found[node, host]))
-    return nodes
+    return [(one_line(name), workers) for name, workers in by_node(report)]
 
 
 def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:

@@ -378,6 +378,14 @@ class Recipe(ABC):
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
         """A picture of some samples as PNG, in the given order; None when there is nothing to look at."""
 
+    def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
+        """Small pictures of one stored sample, PNG or JPEG of about 160 pixels, by what each shows.
+
+        Nothing where there is nothing to look at. Raises SampleError for a file that does not read.
+        """
+        del sample, files
+        return {}
+
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:
         """The sums of one stored file. Raises SampleError for what is no file of this output."""
