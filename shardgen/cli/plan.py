@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,9 +22,10 @@ from shardgen.cli.options import (
     parse_rate,
     typed,
 )
+from shardgen.cli.progress import Line, doing, downloading
 from shardgen.coordination.open import open_directory
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, duration
 from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -96,14 +99,20 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
 @contextmanager
 def planning_progress() -> Iterator[PlanEvents]:
     """A bar for the sources that are read, and one for a download."""
+    with doing("reading the sources") as line:
+        yield planning_events(line)
+
+
+def planning_events(line: Line) -> PlanEvents:
+    """What shows on a line the sources that are read, and a download."""
     from shardgen.recipes.base import PlanEvents
 
-    with render.progress_bar("reading sources") as bar:
-        files = bar.add_task("files", total=None)
-        yield PlanEvents(
-            on_file=lambda _name: bar.advance(files),
-            on_download=render.add_download(bar, "weights", visible=False),
-        )
+    count, on_file = itertools.count(1), line.counter("reading the sources", "file")
+    return PlanEvents(
+        doing=partial(line.doing, is_printed=False),
+        on_file=lambda _name, of: on_file(next(count), of),
+        on_download=downloading(line, "the weights"),
+    )
 
 
 def say_planning_remarks(planned: Planned) -> None:
@@ -128,7 +137,7 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
         ("bytes expected", _bytes(planned)),
-        ("time", f"{render.duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
+        ("time", f"{duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
         ("fingerprint", plan.fingerprint if is_written else "not known yet: see the error below"),
     ]
     changes = [*planned.changes[:_CHANGES]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,8 +10,7 @@ import typer
 from shardgen.cli.options import typed_run_dir
 from shardgen.cli.render import say
 from shardgen.coordination.base import OpenedRun
-
-_BEHIND_PROXY = ("COLAB_RELEASE_TAG", "JPY_PARENT_PID")  # every Colab runtime, every notebook's kernel
+from shardgen.machine.notebooks import is_notebook
 
 
 @contextmanager
@@ -31,7 +29,7 @@ def serving(opened: OpenedRun, address: str | None) -> Iterator[None]:
         at = parse_address(address or DEFAULT)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--serve") from error
-    token = token_for(at, is_behind_proxy=any(os.environ.get(name) for name in _BEHIND_PROXY))
+    token = token_for(at, is_behind_proxy=is_notebook())
     with SharedLook(opened, named=typed_run_dir()) as look, PageServer(look, at, token=token) as page:
         say(f"page: {page.url}")
         if token is not None and at.is_loopback:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from shardgen.cli.render import duration, one_line, table, text
+from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
-from shardgen.domain.overview import SliceCounts
-from shardgen.domain.worker import ShownState
+from shardgen.domain.overview import SLICE_WORDS
+from shardgen.domain.wording import duration
+from shardgen.domain.worker import WORKER_WORDS
 from shardgen.operations.status import advice, by_node
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
-_SLICES = tuple(one.name for one in fields(SliceCounts))
 
 
 def status_view(report: Report) -> RenderableType:
@@ -74,16 +73,15 @@ def _shards(report: Report) -> _Fitting:
     for shard in report.overview.shards:
         samples, slices = report.plan.layout.shard_samples(shard.shard), shard.slices
         pending = len(samples) - shard.stored - shard.dead
-        counts = {name.replace("_", " "): getattr(slices, name) for name in _SLICES}
+        counts = {word: getattr(slices, name) for name, word in SLICE_WORDS.items()}
         row = [f"{shard.shard}", f"{samples.start}-{samples.stop - 1}"]
         row += [f"{count:,}" for count in (shard.stored, shard.dead, pending)]
         wide.append([*row, *(f"{count:,}" for count in counts.values())])
         narrow.append([*row, ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)])
     heads = ["shard", "samples", "stored", "dead", "pending"]
-    states = [name.replace("_", " ") for name in _SLICES]
     in_words = table([*heads, "slices"], narrow)
     in_words.columns[-1].justify = "left"
-    return _Fitting(table([*heads, *states], wide), in_words)
+    return _Fitting(table([*heads, *SLICE_WORDS.values()], wide), in_words)
 
 
 def _folder_lines(report: Report) -> list[str]:
@@ -116,7 +114,7 @@ def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
     rows = []
     for name, workers in nodes:
         counts = Counter(one.state for one in workers)
-        states = ", ".join(f"{counts[state]} {state}" for state in ShownState if counts[state])
+        states = ", ".join(f"{counts[state]} {word}" for state, word in WORKER_WORDS.items() if counts[state])
         rows.append([name, f"{sum(one.rate for one in workers):.2f}", states])
     found = table(["node", "samples/s", "workers"], rows)
     found.columns[-1].justify = "left"
@@ -124,8 +122,8 @@ def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
 
 
 def _workers(report: Report, nodes: list[tuple[str, list[ShownWorker]]]) -> _Fitting:
-    wide = ["worker", "shard/slice", "state", "last beat", "samples", "samples/s"]
-    narrow = ["worker", "slice", "state", "beat", "made", "per s"]
+    wide = ["worker", "shard/slice", "state", "last seen", "samples", "samples/s"]
+    narrow = ["worker", "slice", "state", "seen", "made", "per s"]
     if len(nodes) < 2:
         rows = [_cells(one) for one in report.workers]
         return _Fitting(table(wide, rows), table(narrow, rows))
@@ -141,7 +139,7 @@ def _cells(one: ShownWorker) -> list[str]:
     return [
         one.row.identity.id,
         "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
-        one.state.value + _first_line(one.row.note),
+        WORKER_WORDS[one.state] + _first_line(one.row.note),
         f"{duration(one.last_beat_seconds)} ago",
         f"{one.row.samples_done:,}",
         f"{one.row.samples_per_second:.2f}",

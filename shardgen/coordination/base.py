@@ -15,7 +15,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.overview import NO_DETAILS, Details
+from shardgen.domain.overview import NO_DETAILS, Details, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.domain.wording import Say
@@ -108,6 +108,14 @@ class Coordinator(ABC):
     @abstractmethod
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
         """How long to wait while others hold all that is left."""
+
+    def overview(self) -> Overview:
+        """The state of the whole run as it is seen from here, by now or a little ago. From any thread."""
+        return self.manifest.overview()
+
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """How long to wait at least from one to the next, so that nobody's work is slowed down."""
+        return policy.heartbeat.total_seconds()
 
     @abstractmethod
     def beat(self, report: WorkerReport) -> None:

@@ -82,8 +82,7 @@ def _of_workers(found: Report) -> Iterator[Advice]:
         )
     if lost := counts[ShownState.EXPIRED] + counts[ShownState.DEAD]:
         yield Advice(
-            text=f"{counted(lost, 'worker')} ended without a word; others take over, and `run` starts a new "
-            "one by itself. To add a worker yourself",
+            text=f"{counted(lost, 'worker')} ended without a word; others take over. To add a worker",
             command="shardgen worker RUN_DIR",
             is_trouble=True,
         )

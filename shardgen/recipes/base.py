@@ -28,6 +28,7 @@ from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.storage.lines import LineFile
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
+_STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
 
 Folders = Mapping[str, Path]
 """This machine's source folders by the recipe's names for them (`RecipeKind.folders`)."""
@@ -35,7 +36,8 @@ Files = Mapping[str, bytes]
 """The files of a sample by the names of their outputs."""
 Beside = Callable[[PlanFile], LineFile]
 """Opens a file that a plan names; raises what its reader should know of one that is missing or another."""
-OnFile = Callable[[str], None]
+OnFile = Callable[[str, int], None]
+"""Called with the name of each file that is done, and how many there are."""
 OnDownload = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and, where it is known, those that will."""
 Between = Callable[[int], None]
@@ -139,13 +141,15 @@ class BatchSizes(Protocol):
 class Station:
     """Where a maker works: this machine's folders, device and settings, and whom it tells what.
 
-    Without `agreed` how much is computed at once is the maker's own affair.
+    `doing` hears what takes long and is no news. Without `agreed` how much is computed at once is the
+    maker's own affair.
     """
 
     folders: Folders
     local: object
     device: DeviceChoice
     say: Say
+    doing: Say = lambda _what: None
     agreed: BatchSizes | None = None
 
 
@@ -314,6 +318,12 @@ class Recipe(ABC):
         Two samples without a common one can hardly fail for the same reason.
         """
 
+    def stranger_to(self, sample: SampleIndex) -> SampleIndex:
+        """Of samples spread over the plan one that shares the fewest sources with this one."""
+        own = self.sources_of(sample)
+        among = spread_samples(self.plan.samples, _STRANGERS)
+        return min(among, key=lambda other: len(self.sources_of(other) & own))
+
     def digests(self) -> Iterator[tuple[int, str, str]]:
         """The sha256 of each source, by block and as `sources_of` names it: what a data set is split by.
 
@@ -458,9 +468,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvents:
-    """Who hears of files checked and of bytes downloaded."""
+    """Who hears of files checked and of bytes downloaded, and what else takes long."""
 
-    on_file: OnFile = field(default=lambda _name: None)
+    doing: Say = field(default=lambda _what: None)
+    on_file: OnFile = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 
 

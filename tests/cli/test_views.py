@@ -105,8 +105,8 @@ def test_the_workers_of_several_nodes_stand_together_under_the_nodes_name() -> N
     ]
     assert block(found, "node samples/s") == [
         ["node", "samples/s", "workers"],
-        ["gpu-1", "2.00", "1", "working,", "1", "expired"],
-        ["gpu-2", "1.75", "1", "working,", "1", "suspect"],
+        ["gpu-1", "2.00", "1", "working,", "1", "silent"],
+        ["gpu-2", "1.75", "1", "working,", "1", "careful"],
         ["gpu-3", "0.00", "1", "dead"],
     ]
 
@@ -208,14 +208,6 @@ def test_a_mixture_is_shown_whatever_the_recipe_says_of_its_making() -> None:
     ]
 
 
-def test_a_download_without_a_terminal_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with render.progress_bar("fetching nyu") as bar:
-        on_download = render.add_download(bar, "nyu")
-        on_download(10, 173_000_000)
-        on_download(20, 173_000_000)
-    assert capsys.readouterr().err == "fetching the nyu weights, 173.0 MB\n"
-
-
 def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
     many = Remark(
         folder="foregrounds",
@@ -243,20 +235,3 @@ def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
 )
 def test_a_remark_about_one_file_is_one_line(remark: Remark, line: str) -> None:
     assert render.remark_text(remark) == line
-
-
-def test_an_export_without_a_terminal_says_now_and_then_how_fast_it_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("shardgen.cli.render.time.monotonic", lambda: now)
-    with render.pacing("exported", "samples") as show:
-        show(0, None, 0)
-        show(5000, 6000, 5000)
-        for done in range(5001, 6001):
-            now += 1 / 16
-            show(done, 6000, 5000)
-    assert capsys.readouterr().err.splitlines() == [
-        "exported 5,480 of 6,000 samples: 16/s, 32 s left",
-        "exported 5,960 of 6,000 samples: 16/s, 2 s left",
-    ]

@@ -29,6 +29,7 @@ from shardgen.manifest.session import planned_anew
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.cache import cache_folder
 
+_BEATS_BETWEEN_OVERVIEWS = 4
 _OF_STORES = ("AWS_", "GOOGLE_", "AZURE_")  # how the variables begin that say where a store is, and its keys
 
 
@@ -111,6 +112,10 @@ class BucketCoordinator(ManifestCoordinator):
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
         """A heartbeat: to ask is to list what is new, in half a dozen requests."""
         return policy.heartbeat.total_seconds()
+
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """Some heartbeats: with many workers each reads the signs of life of all others."""
+        return _BEATS_BETWEEN_OVERVIEWS * policy.heartbeat.total_seconds()
 
     @property
     def may_plan_anew(self) -> bool:

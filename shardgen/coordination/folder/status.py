@@ -15,13 +15,12 @@ from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.index import SegmentIndex
 from shardgen.coordination.folder.leases import open_view
-from shardgen.coordination.folder.notices import Beat
 from shardgen.coordination.folder.records import SegmentReader
-from shardgen.coordination.folder.seen import SeenClaim, SeenWorker
+from shardgen.coordination.folder.seen import SeenClaim, instant
 from shardgen.coordination.folder.view import FolderView
 from shardgen.coordination.report import Report, make_report
 from shardgen.domain.claims import SliceId
-from shardgen.domain.identifiers import ShardIndex, WorkerId
+from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.overview import (
     BlockedSlice,
     Details,
@@ -35,7 +34,7 @@ from shardgen.domain.overview import (
 )
 from shardgen.domain.receipt import DeadLetter, Provenance, Receipt
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.worker import LISTED_AFTER_END, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.domain.worker import LISTED_AFTER_END, WorkerRow
 from shardgen.manifest.manifest import Manifest
 from shardgen.manifest.session import planned_anew
 from shardgen.settings.plan_file import FILE_NAME, MAX_BYTES
@@ -135,7 +134,7 @@ class FolderLooks:
         path = receipt.artifact.name
         if path not in self._stored_at:
             try:
-                self._stored_at[path] = _instant((self._run.path / path).stat().st_mtime)
+                self._stored_at[path] = instant((self._run.path / path).stat().st_mtime)
             except OSError:  # not visible just now, or by another name
                 return None
         return self._stored_at[path]
@@ -246,36 +245,18 @@ def _is_live(view: FolderView, folder: str, now: datetime, silent: timedelta) ->
     worker = view.workers.get(folder)
     if worker is None or worker.has_stopped:
         return worker is None
-    return now - _instant(worker.written_at) < silent
+    return now - instant(worker.written_at) < silent
 
 
 def _rows(view: FolderView, now: datetime) -> tuple[WorkerRow, ...]:
     rows = []
     for seen in view.workers.values():
-        last = _instant(seen.written_at)
-        if seen.beat is not None and not (seen.has_stopped and now - last > LISTED_AFTER_END):
-            rows.append(_row(view, seen, seen.beat, last))
+        row = seen.row()
+        if row is None or (seen.has_stopped and now - row.last_beat_at > LISTED_AFTER_END):
+            continue
+        shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
+        rows.append(replace(row, shard=shard, slice=slice_))
     return tuple(sorted(rows, key=lambda row: (row.started_at, row.identity.id)))
-
-
-def _row(view: FolderView, seen: SeenWorker, beat: Beat, last: datetime) -> WorkerRow:
-    shard, slice_ = (None, None) if seen.has_stopped else _place_of(view, seen.folder)
-    known = {state.value for state in WorkerState}
-    return WorkerRow(
-        identity=WorkerIdentity(
-            id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
-        ),
-        state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
-        shard=shard,
-        slice=slice_,
-        lease_expires_at=None,
-        started_at=_instant(beat.started_at),
-        last_beat_at=last,
-        last_progress_at=last,
-        samples_done=beat.samples_done,
-        samples_per_second=beat.samples_per_second,
-        note=beat.note,
-    )
 
 
 def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
@@ -288,7 +269,3 @@ def _place_of(view: FolderView, folder: str) -> SliceId | tuple[None, None]:
     ]
     first = min(own, key=lambda claim: claim.written_at, default=None)
     return (None, None) if first is None else first.slice_id
-
-
-def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from shardgen.coordination.base import OpenedRun, Watcher
@@ -17,6 +17,7 @@ from shardgen.operations.page.pictures import RECEIPTS, Album, ShownSample
 
 SECONDS = 2.0  # between two looks while somebody watches
 SELDOM = 60.0  # while nobody does
+_LAST_LOOK_SECONDS, _FAREWELL_SECONDS = 5.0, 1.0  # for how it ended, and for viewers to hear of it
 _SHARE = 5  # a look takes at most a fifth of the time, however large the run
 
 
@@ -103,10 +104,11 @@ class SharedLook:
     def __exit__(self, *_: object) -> None:
         self._closing.set()
         self._wake.set()
+        self._thread.join(_LAST_LOOK_SECONDS)
         with self._changed:
-            self._seen = Seen(version=self._seen.version + 1, look=self._seen.look, is_over=True)
+            self._seen = replace(self._seen, version=self._seen.version + 1, is_over=True)
             self._changed.notify_all()
-        self._thread.join(timeout=5.0)
+            self._changed.wait_for(lambda: not self._viewers, _FAREWELL_SECONDS)
 
     @property
     def seen(self) -> Seen:
@@ -129,11 +131,12 @@ class SharedLook:
         finally:
             with self._changed:
                 self._viewers -= 1
+                self._changed.notify_all()
 
     def after(self, version: int, *, timeout: float) -> Seen:
         """What was seen last, as soon as it is newer than that version; after the timeout, whatever it is."""
         with self._changed:
-            self._changed.wait_for(lambda: self._seen.version > version, timeout)
+            self._changed.wait_for(lambda: self._seen.version > version or self._seen.is_over, timeout)
             return self._seen
 
     def fresh(self, *, timeout: float = 10.0) -> Seen:
@@ -151,6 +154,8 @@ class SharedLook:
                     view = RunView(self._opened, watcher, named=self._named)
                     while not self._closing.is_set():
                         self._pause(self._look(view))
+                    if self._viewers:  # how it ended
+                        self._look(view)
             except Exception as error:  # noqa: BLE001 - whatever it is, viewers are told, and it is tried again
                 self._show_failure(error)
                 self._pause(SECONDS)
@@ -177,7 +182,7 @@ class SharedLook:
 
     def _show(self, seen: Seen) -> None:
         with self._changed:
-            if not self._closing.is_set():
+            if not self._seen.is_over:
                 self._seen = seen
                 self._changed.notify_all()
 

@@ -26,7 +26,7 @@ from shardgen.coordination.report import ShownWorker
 from shardgen.domain.overview import SLICE_WORDS, ShardState, ShownSlice
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.wording import counted, duration
-from shardgen.domain.worker import ShownState
+from shardgen.domain.worker import WORKER_WORDS, ShownState
 from shardgen.operations.page.look import Look, Seen
 from shardgen.operations.page.pictures import SmallPicture
 from shardgen.operations.status import advice, by_node
@@ -36,8 +36,9 @@ STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
 _ORDER = ("done", "leased", "open", "expired", "blocked", "never_leased")  # of slices in a bar
 _BARS, _LEAST_BARS = 120, 30  # of the plot
-_TEXT = 4_000  # characters of a traceback that are shown, the last ones
-_LINE = 300  # of a reason or a note
+_TEXT = 3_000  # characters of a traceback or a reason that are shown, the last ones
+_LINE = 200  # of a note
+_NAME = 100  # of a worker, a node, a device
 _PROBLEMS = {ShownState.STALLED: 0, ShownState.EXPIRED: 1, ShownState.DEAD: 2, ShownState.SUSPECT: 3}
 _ENDED = {ShownState.DEAD, ShownState.STOPPED}
 _MEANINGS = {
@@ -52,17 +53,18 @@ _MEANINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much is shown, however large the run: workers, shards, slices as cells, samples."""
+    """How much is shown, however large the run: workers, shards, slices as cells, samples and their bytes."""
 
     workers: int
     shards: int
     slices: int
     samples: int
+    picture_bytes: int
 
 
-LIVE = Bounds(workers=2_000, shards=200, slices=20_000, samples=12)
-FILE = Bounds(workers=500, shards=100, slices=3_000, samples=12)
-CELL = Bounds(workers=60, shards=20, slices=1_000, samples=6)
+LIVE = Bounds(workers=2_000, shards=200, slices=20_000, samples=12, picture_bytes=1 << 30)
+FILE = Bounds(workers=250, shards=100, slices=2_000, samples=12, picture_bytes=220_000)
+CELL = Bounds(workers=60, shards=20, slices=1_000, samples=6, picture_bytes=100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +314,11 @@ class _Page:
         )
 
     def samples(self) -> SimpleNamespace:
+        room, fitting = self.bounds.picture_bytes, []
+        for one in self.look.samples[: self.bounds.samples]:
+            room -= sum(len(picture.data) for picture in one.pictures)
+            if room >= 0:
+                fitting.append(one)
         shown = [
             SimpleNamespace(
                 sample=one.sample,
@@ -325,7 +332,7 @@ class _Page:
                     for picture in one.pictures
                 ],
             )
-            for one in self.look.samples[: self.bounds.samples]
+            for one in fitting
         ]
         return SimpleNamespace(samples=shown, remark=self.look.no_pictures, suffix=self.suffix)
 
@@ -381,7 +388,9 @@ class _Page:
                 sentence="Nobody has worked here within the last hour.", suffix=self.suffix
             )
         counts = Counter(one.state for one in workers)
-        states = ", ".join(f"{counts[state]:,} {state}" for state in ShownState if counts[state])
+        states = ", ".join(
+            f"{counts[state]:,} {WORKER_WORDS[state]}" for state in ShownState if counts[state]
+        )
         on = f" on {counted(len(nodes), 'node')}" if len(nodes) > 1 else ""
         sentence = f"{counted(len(workers), 'worker')}{on}: {states}."
         shown = sum(len(one.workers) for one in nodes)
@@ -486,7 +495,7 @@ def _slice_text(one: ShownSlice) -> str:
     text = (
         f"slice {one.slice}: {SLICE_WORDS[one.state]}, {one.batches_done} of {counted(one.batches, 'batch')}"
     )
-    return f"{text}, {one.worker}" if one.worker else text
+    return f"{text}, {one.worker[:_NAME]}" if one.worker else text
 
 
 def _urgency(one: ShownWorker) -> tuple[int, str]:
@@ -500,9 +509,9 @@ def _node(
     host = workers[0].row.identity.host.encode(errors="backslashreplace")
     return SimpleNamespace(
         key=f"node-{hashlib.sha256(host).hexdigest()[:12]}",
-        name=name or "no name",
+        name=name[:_NAME] or "no name",
         rate=f"{_rate(sum(one.rate for one in workers))} samples/s",
-        words=", ".join(f"{counts[state]:,} {state}" for state in ShownState if counts[state]),
+        words=", ".join(f"{counts[state]:,} {WORKER_WORDS[state]}" for state in ShownState if counts[state]),
         is_folded=is_folded,
         workers=[_worker(one) for one in listed],
     )
@@ -511,10 +520,10 @@ def _node(
 def _worker(one: ShownWorker) -> SimpleNamespace:
     row = one.row
     return SimpleNamespace(
-        id=row.identity.id,
-        device=row.identity.device[:_LINE],
+        id=row.identity.id[:_NAME],
+        device=row.identity.device[:_NAME],
         kind=one.state.value,
-        state=one.state.value,
+        state=WORKER_WORDS[one.state],
         note=row.note.partition("\n")[0][:_LINE],
         slice="-" if row.shard is None else f"{row.shard}/{row.slice}",
         rate=_rate(one.rate),

@@ -219,7 +219,7 @@ class PicturesRecipe(Recipe):
         from shardgen.sources.checking import refuse_problems
 
         refuse_problems(self.source_problems(folders))
-        on_file(FOLDER)
+        on_file(FOLDER, 1)
 
     def source_problems(self, folders: Folders) -> list[str]:
         """Compare the sizes of a few, spread over the plan."""
