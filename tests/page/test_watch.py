@@ -20,7 +20,7 @@ import nbformat
 import psutil
 import pytest
 from nbclient import NotebookClient
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from shardgen.errors import MachineUnfit
 from shardgen.notebook import _Said, watch
@@ -29,11 +29,6 @@ from shardgen.settings.run_directory import RunDirectory
 from tests.photographs import write_photographs
 from tests.runs import plan_run, shardgen, start
 
-BROWSER = "/usr/bin/chromium-headless-shell"
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
 # What a notebook puts around an output, with the names that a careless style sheet would also style.
 HOST = """<!doctype html><meta charset="utf-8"><title>a notebook</title>
 <style>body {{ margin: 8px; background: {paper}; color: {ink}; font: 14px sans-serif }}</style>
@@ -362,14 +357,6 @@ def test_what_a_cell_has_started_ends_with_its_kernel_and_holds_nothing(stops: S
 
 
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
