@@ -68,7 +68,9 @@ def plan(
       shardgen plan people --rate 6.4
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    planned = make_plan_with_progress(open_directory(run_dir), given, rate=rate)
+    with doing("opening the run", is_printed=False):
+        run = open_directory(run_dir)
+    planned = make_plan_with_progress(run, given, rate=rate)
     render.stdout().print(plan_view(planned, rate))
     if remark := recipe_of(planned.plan).remark:
         render.say(remark)
