@@ -85,7 +85,8 @@ def plan(
       shardgen plan people --calibrate
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    run = open_directory(run_dir)
+    with doing("opening the run", is_printed=False):
+        run = open_directory(run_dir)
     planned = make_plan_with_progress(run, given, rate=rate)
     run, forecast = run.planned(planned.plan), None
     try:
