@@ -8,6 +8,7 @@ line is printed now and then.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -50,6 +51,9 @@ class Line:
 
     `keeps_last`: the last state stays, as a plain line, when it ends.
     """
+
+    _returned_at = -math.inf
+    """When any line was last drawn by a carriage return: one may follow another at once."""
 
     def __init__(self, *, keeps_last: bool = False) -> None:
         self.way = way()
@@ -144,6 +148,7 @@ class Line:
                     self._write(f"{shown}\x1b[K\r")
                 else:
                     self._write("\r" + shown.ljust(len(self._on_screen)))
+                    Line._returned_at = time.monotonic()
                 self._on_screen = shown
 
     def _print_now_and_then(self) -> None:
@@ -156,7 +161,8 @@ class Line:
             render.say(self._printed)
 
     def _move(self) -> None:
-        self.draw()
+        if self.way is Way.DRAWN or time.monotonic() - Line._returned_at >= self.way.value:
+            self.draw()
         while not self._ended.wait(self.way.value):
             self._frame += 1
             self.draw()

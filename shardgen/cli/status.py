@@ -25,6 +25,7 @@ from shardgen.coordination.report import Report
 from shardgen.domain.wording import sized
 from shardgen.errors import TransientError
 from shardgen.machine.notebooks import is_notebook
+from shardgen.operations.forecast import Forecast, read_forecast, status_json
 from shardgen.operations.merged import finished_zip
 
 _WATCH_SECONDS = 2.0
@@ -69,7 +70,7 @@ def status(
     elif watch:
         _watch(opened)
     elif json:
-        render.print_json(opened.report().as_json())
+        render.print_json(status_json(opened.report(), read_forecast(opened.run)))
     else:
         _show(opened, opened.report())
 
@@ -79,7 +80,11 @@ def _watch(opened: OpenedRun) -> None:
     is_seen = sys.stdout.isatty() and way() is not Way.PRINTED
     has_no_room = is_notebook() or console.width < _TABLE_COLUMNS
     with opened.watching() as watcher:
-        last = _watch_in_a_line(watcher) if is_seen and has_no_room else _watch_in_tables(watcher, console)
+        last = (
+            _watch_in_a_line(watcher)
+            if is_seen and has_no_room
+            else _watch_in_tables(watcher, console, read_forecast(opened.run))
+        )
     if last is not None and render.is_heard():
         _show(opened, last)
 
@@ -87,7 +92,7 @@ def _watch(opened: OpenedRun) -> None:
 def _show(opened: OpenedRun, found: Report) -> None:
     """The tables, and what to type next."""
     finished = finished_zip(opened.run, found)
-    render.stdout().print(status_view(found, finished))
+    render.stdout().print(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
     if line := next_step(found, finished):
         render.say(with_run_dir(line))
 
@@ -111,7 +116,7 @@ def _watch_in_a_line(watcher: Watcher) -> Report | None:
     return found
 
 
-def _watch_in_tables(watcher: Watcher, console: Console) -> Report | None:
+def _watch_in_tables(watcher: Watcher, console: Console, forecast: Forecast | None) -> Report | None:
     """Tables drawn over each other, gone at the end; or one below the other, where each look stays."""
     from rich.live import Live
 
@@ -119,10 +124,12 @@ def _watch_in_tables(watcher: Watcher, console: Console) -> Report | None:
     with Live(console=console, auto_refresh=False, transient=True) if is_drawn else nullcontext() as live:
         for found in _looks(watcher, _WATCH_SECONDS if is_drawn else _FILE_SECONDS):
             if live is not None:
-                live.update(status_view(found), refresh=True)
+                live.update(status_view(found, forecast=forecast), refresh=True)
             elif found.pending or found.is_anybody_at_work:
                 now = datetime.now().astimezone()
-                console.print(f"{now:%Y-%m-%d %H:%M:%S %z}", status_view(found), "", sep="\n")
+                console.print(
+                    f"{now:%Y-%m-%d %H:%M:%S %z}", status_view(found, forecast=forecast), "", sep="\n"
+                )
             if not render.is_heard():
                 return None
     return found

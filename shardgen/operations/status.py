@@ -43,7 +43,8 @@ def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
     Each text reads as the beginning of `text: command`. `finished` is the zip of all that is stored, where
     one is known.
     """
-    if finished is not None and not found.is_anybody_at_work:  # dead letters were left out on purpose
+    # Dead letters were left out on purpose then.
+    if finished is not None and not (found.pending or found.is_anybody_at_work):
         name = shown_path(finished)
         text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
         return [Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]

@@ -22,9 +22,9 @@ OPTIONS = {
         *("--exclude", "--partial", "--allow-dead-letters"),
     },
     "extend": FOLDERS,
-    "init": {"--preset", *FOLDERS, "--weights", "--bucket", "--shared-folder"},
+    "init": {"--preset", *FOLDERS, "--weights", "--set", "--bucket", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", *FOLDERS},
+    "plan": {"--rate", "--calibrate", *FOLDERS},
     "preview": {
         "--samples",
         "--all-foregrounds",

@@ -12,12 +12,12 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -150,15 +150,26 @@ def self_contained(look: Look) -> bytes:
     return document(rendered(Seen(look=look), bounds=FILE, url=picture_inline, live=False)).encode()
 
 
-def fragment(look: Look, *, pictures: Literal["inline", "none"] = "inline", number: int = 0) -> str:
-    """The page's content for a notebook's cell: a style and a `div`, no script, nothing to fetch.
+def style() -> str:
+    """The style that fragments need beside them; it changes nothing around them."""
+    return f"<style>{_css()}</style>"
 
-    `number` tells several of them on one page apart.
+
+def fragments(seen: Seen, *, number: int = 0) -> tuple[str, str, str]:
+    """The page's content for a notebook's cell in three pieces: how far it is, the pictures, and the rest.
+
+    No script, nothing to fetch; a piece with nothing to show is empty. `number` tells several cells on a page
+    apart.
     """
-    bounds = CELL if pictures == "inline" else replace(CELL, samples=0)
-    found = rendered(Seen(look=look), bounds=bounds, url=picture_inline, live=False, suffix=f"-{number}")
-    body = _environment().get_template("body.html").render(**_values(found), live=False)
-    return f"<style>{_css()}</style>{body}"
+    found = rendered(seen, bounds=CELL, url=picture_inline, live=False, suffix=f"-{number}")
+    values = _values(found)
+    head, rest = (_environment().get_template(name).render(**values) for name in ("head.html", "rest.html"))
+    head += f"<footer>{found.parts['seen']}</footer>"
+    return _piece(head), _piece(found.parts["samples"]), _piece(rest)
+
+
+def _piece(html: str) -> str:
+    return f'<div class="shardgen piece"><div class="parts">{html}</div></div>' if html else ""
 
 
 def _css() -> Markup:
