@@ -207,6 +207,12 @@ class SliceFailed(TransientError):
     exit_code = 36
 
 
+class DeviceBroken(TransientError):
+    """Computing raises whatever it is given: no slice's fault, and a new process may help."""
+
+    exit_code = 37
+
+
 class LeaseLost(ShardgenError):
     """Not a failure: another worker owns the slice now. Drop the slice and lease another."""
 

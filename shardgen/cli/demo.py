@@ -11,6 +11,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import remember
+from shardgen.domain.wording import duration
 
 
 def demo(
@@ -73,7 +74,7 @@ def demo(
     sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
-    took = render.duration(time.monotonic() - began)
+    took = duration(time.monotonic() - began)
     out.print(f"done in {took}. Next, with your own photographs: shardgen init --help")
     if found.findings:
         raise typer.Exit(21)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from shardgen.cli.options import (
 from shardgen.cli.progress import Line
 from shardgen.cli.run import STARTING, finish, opening, ready_to_make, show_run
 from shardgen.coordination.open import open_directory
+from shardgen.errors import InputMissing
 
 
 def ray(
@@ -93,6 +95,7 @@ def ray(
 
         raise MachineUnfit("Ray is not installed", hint='python -m pip install "shardgen[ray]"') from None
     from shardgen.launch.rooms import ClusterWanted
+    from shardgen.operations.plan import refuse_lost_sources
 
     wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
@@ -101,6 +104,8 @@ def ray(
     opened = ready_to_make(directory, given, output)
     found = opened.report()
     if found.pending:
+        with suppress(InputMissing):  # the photographs may be on other nodes only
+            refuse_lost_sources(opened.run, opened.plan, given)
         with Line(keeps_last=True) as line:
             line.doing(STARTING)
             found = work_on_cluster(

@@ -22,6 +22,7 @@ from shardgen.cli.options import (
     Output,
     Pictures,
     RunDir,
+    Serve,
     given_folders,
     parse_device,
     parse_duration,
@@ -30,6 +31,7 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.progress import Line, doing
+from shardgen.cli.serving import serving
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.open import open_directory
@@ -90,6 +92,7 @@ def run(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
+    serve: Serve = None,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
@@ -108,6 +111,7 @@ def run(
     from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
     from shardgen.launch.local import LocalLauncher
     from shardgen.launch.supervisor import RunOptions, run_workers
+    from shardgen.operations.plan import refuse_lost_sources
     from shardgen.recipes.base import given_threads
 
     wanted = Wanted(
@@ -122,21 +126,23 @@ def run(
         chosen = choose_gpus(wanted)
     opened = ready_to_make(directory, given, output)
     directory, found = opened.run, opened.report()
-    if limit is not None and found.pending and found.stored >= limit:
-        render.say(
-            f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
-        )
-    elif found.pending:
-        shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
-        options = RunOptions(limit=limit, deadline=ends_at)
-        with Line(keeps_last=True) as line:
-            line.doing(STARTING)
-            launcher = LocalLauncher(directory, shares, folders=given, say=render.say)
-            found = run_workers(
-                directory, opened.plan, launcher, options,
-                say=render.say, on_look=lambda found, _pids: show_run(line, found),
-            )  # fmt: skip
-    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    with serving(opened, serve):
+        if limit is not None and found.pending and found.stored >= limit:
+            render.say(
+                f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
+            )
+        elif found.pending:
+            refuse_lost_sources(directory, opened.plan, given)
+            shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
+            options = RunOptions(limit=limit, deadline=ends_at)
+            with Line(keeps_last=True) as line:
+                line.doing(STARTING)
+                launcher = LocalLauncher(directory, shares, folders=given, say=render.say)
+                found = run_workers(
+                    directory, opened.plan, launcher, options,
+                    say=render.say, on_look=lambda found, _pids: show_run(line, found),
+                )  # fmt: skip
+        finish(opened, found, output, allow_dead_letters=allow_dead_letters)
 
 
 def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:

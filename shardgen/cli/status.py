@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir, with_run_dir
+from shardgen.cli.options import HERE, Json, RunDir, Serve, typed_run_dir, with_run_dir
 from shardgen.cli.progress import Way, doing, way
+from shardgen.cli.serving import serving
 from shardgen.cli.status_view import next_step, status_view
 from shardgen.coordination.base import OpenedRun, Watcher
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.coordination.report import Report
+from shardgen.domain.wording import sized
 from shardgen.errors import TransientError
 from shardgen.machine.notebooks import is_notebook
+from shardgen.operations.forecast import Forecast, read_forecast, status_json
 from shardgen.operations.merged import finished_zip
 
 _WATCH_SECONDS = 2.0
@@ -33,6 +38,16 @@ def status(
     run_dir: RunDir = HERE,
     json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until all is made, or Ctrl-C.")] = False,
+    serve: Serve = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the page as one file, pictures inside, for mail, a drive or a bucket.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show what is stored and pending, who works, and time left.
 
@@ -41,22 +56,35 @@ def status(
     \b
     Example:
       shardgen status people --watch
+      shardgen status people --serve
+      shardgen status people --html status.html
     """
     opened = open_run(open_directory(run_dir))
-    if json and watch:
-        raise typer.BadParameter("--json prints once; leave out --watch")
-    if not watch:
-        found = opened.report()
-        if json:
-            render.print_json(found.as_json())
-        else:
-            _show(opened, found)
-        return
+    if sum((json, watch, serve is not None, html is not None)) > 1:
+        raise typer.BadParameter("of --json, --watch, --serve and --html only one at a time")
+    if serve is not None:
+        with serving(opened, serve):
+            threading.Event().wait()
+    elif html is not None:
+        _write_page(opened, html)
+    elif watch:
+        _watch(opened)
+    elif json:
+        render.print_json(status_json(opened.report(), read_forecast(opened.run)))
+    else:
+        _show(opened, opened.report())
+
+
+def _watch(opened: OpenedRun) -> None:
     console = render.stdout()
     is_seen = sys.stdout.isatty() and way() is not Way.PRINTED
     has_no_room = is_notebook() or console.width < _TABLE_COLUMNS
     with opened.watching() as watcher:
-        last = _watch_in_a_line(watcher) if is_seen and has_no_room else _watch_in_tables(watcher, console)
+        last = (
+            _watch_in_a_line(watcher)
+            if is_seen and has_no_room
+            else _watch_in_tables(watcher, console, read_forecast(opened.run))
+        )
     if last is not None and render.is_heard():
         _show(opened, last)
 
@@ -64,7 +92,7 @@ def status(
 def _show(opened: OpenedRun, found: Report) -> None:
     """The tables, and what to type next."""
     finished = finished_zip(opened.run, found)
-    render.stdout().print(status_view(found, finished))
+    render.stdout().print(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
     if line := next_step(found, finished):
         render.say(with_run_dir(line))
 
@@ -88,7 +116,7 @@ def _watch_in_a_line(watcher: Watcher) -> Report | None:
     return found
 
 
-def _watch_in_tables(watcher: Watcher, console: Console) -> Report | None:
+def _watch_in_tables(watcher: Watcher, console: Console, forecast: Forecast | None) -> Report | None:
     """Tables drawn over each other, gone at the end; or one below the other, where each look stays."""
     from rich.live import Live
 
@@ -96,10 +124,22 @@ def _watch_in_tables(watcher: Watcher, console: Console) -> Report | None:
     with Live(console=console, auto_refresh=False, transient=True) if is_drawn else nullcontext() as live:
         for found in _looks(watcher, _WATCH_SECONDS if is_drawn else _FILE_SECONDS):
             if live is not None:
-                live.update(status_view(found), refresh=True)
+                live.update(status_view(found, forecast=forecast), refresh=True)
             elif found.pending or found.is_anybody_at_work:
                 now = datetime.now().astimezone()
-                console.print(f"{now:%Y-%m-%d %H:%M:%S %z}", status_view(found), "", sep="\n")
+                console.print(
+                    f"{now:%Y-%m-%d %H:%M:%S %z}", status_view(found, forecast=forecast), "", sep="\n"
+                )
             if not render.is_heard():
                 return None
     return found
+
+
+def _write_page(opened: OpenedRun, path: Path) -> None:
+    from shardgen.operations.page.file import refuse_page, write_page
+    from shardgen.operations.page.look import look_once
+
+    refuse_page(opened.run, path)
+    size = write_page(path, look_once(opened, named=typed_run_dir()))
+    render.result_is_a_file()
+    render.echo(f"{path}   {sized(size)}")

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from hashlib import sha256
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from shardgen.cli.render import duration, one_line, table, text
+from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
-from shardgen.domain.wording import sized
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.domain.worker import WORKER_WORDS
+from shardgen.operations.forecast import Forecast
 from shardgen.operations.merged import Merged
-from shardgen.operations.status import advice, shown_path
+from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
 
 
-def status_view(report: Report, finished: Merged | None = None) -> RenderableType:
-    """The report as a person reads it, with the zip of all that is stored, where one is known."""
+def status_view(
+    report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None
+) -> RenderableType:
+    """The report as a person reads it, with the zip of all that is stored and the forecast, where known."""
     plan = report.plan
     parts: list[RenderableType] = [
         text(
@@ -32,7 +34,10 @@ def status_view(report: Report, finished: Merged | None = None) -> RenderableTyp
     ]
     if remark := recipe_of(plan).remark:
         parts.append(text(remark))
-    parts += [text(_pace(report, finished)), text(""), _shards(report)]
+    parts.append(text(_pace(report, finished)))
+    if forecast is not None:
+        parts.append(text(forecast_line(forecast, report)))
+    parts += [text(""), _shards(report)]
     if report.workers:
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
@@ -65,6 +70,21 @@ def _pace(report: Report, finished: Merged | None) -> str:
     if finished is None:
         return "nothing is pending"
     return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
+
+
+def rate_text(rate: float) -> str:
+    """Samples per second with as many decimals as tell two forecasts apart."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
+
+
+def forecast_line(forecast: Forecast, report: Report) -> str:
+    """What was forecast and what is measured, in samples per second; the time is that of the whole plan."""
+    line = (
+        f"forecast {rate_text(forecast.rate)} samples/s a worker, "
+        f"{duration(forecast.seconds_for(report.plan.samples))} for one"
+    )
+    making = sum(one.rate > 0 for one in report.workers)
+    return f"{line}; measured {rate_text(report.rate)} by {counted(making, 'worker')}" if making else line
 
 
 def _shards(report: Report) -> _Fitting:
@@ -106,17 +126,7 @@ def _folder_lines(report: Report) -> list[str]:
 
 
 def _nodes(report: Report) -> list[tuple[str, list[ShownWorker]]]:
-    """The nodes, each with its workers by id; a name that several have gets a part of the host's digest."""
-    found: dict[tuple[str, str], list[ShownWorker]] = {}
-    for one in sorted(report.workers, key=lambda one: one.row.identity.id):
-        found.setdefault((one.row.identity.node, one.row.identity.host), []).append(one)
-    machines = Counter(node for node, _ in found)
-    nodes = []
-    for node, host in sorted(found):
-        digest = sha256(host.encode(errors="backslashreplace")).hexdigest()[:4]
-        name = node if machines[node] == 1 else f"{node} ({digest})"
-        nodes.append((one_line(name), found[node, host]))
-    return nodes
+    return [(one_line(name), workers) for name, workers in by_node(report)]
 
 
 def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:

@@ -25,3 +25,17 @@ def counted(count: int, thing: str) -> str:
     """`1 finding`, `2 findings`, `1,000 batches`."""
     plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
+
+
+def duration(seconds: float | None) -> str:
+    """`3 d 4 h`, `2 h 05 min`, `3 min 20 s`, `12 s`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    if whole >= 48 * 3600:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole} s"

@@ -14,7 +14,7 @@ from shardgen.domain.wording import Say
 from shardgen.recipes.base import Folders
 
 GRACE_SECONDS = 25.0  # that a worker has to end in peace, once it is told to stop
-_JUST_SECONDS = 600.0  # in which the same error of two workers is one
+_JUST_SECONDS = 600.0  # in which the same error is one, whoever says it
 LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
 
 
@@ -62,16 +62,20 @@ class Ended:
 
 @dataclass(slots=True)
 class LastWords:
-    """The error and the hint that a process ended with, so far; whether another said the same before."""
+    """The error and the hint that a process ended with, so far.
+
+    `is_known`: the same was said just before; `is_repeated`: by another worker.
+    """
 
     error: str = ""
     hint: str = ""
+    is_known: bool = False
     is_repeated: bool = False
 
 
 @dataclass(slots=True)
 class Relay:
-    """Passes on what workers say; an error that one of them has just said is not said again by others."""
+    """Passes on what workers say; an error that one of them has just said is not said again."""
 
     say: Say
     monotonic: Callable[[], float] = time.monotonic
@@ -83,11 +87,12 @@ class Relay:
             setattr(last_words, said[1], said[2])
             if said[1] == "error":
                 now = self.monotonic()
-                by, at = self._said.get(said[2], (name, now))
-                last_words.is_repeated = by != name and now - at < _JUST_SECONDS
-                if not last_words.is_repeated:
+                by, at = self._said.get(said[2], (name, -math.inf))
+                last_words.is_known = now - at < _JUST_SECONDS
+                last_words.is_repeated = last_words.is_known and by != name
+                if not last_words.is_known:
                     self._said[said[2]] = (name, now)
-            if last_words.is_repeated:
+            if last_words.is_known:
                 return
         self.say(line)
 

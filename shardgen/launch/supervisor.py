@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from shardgen.domain.wording import Say
 from shardgen.domain.worker import ENDED_STATES, WorkerReport, WorkerRow, WorkerState
 from shardgen.errors import (
     DepthBackendUnavailable,
+    DeviceBroken,
     DownloadFailed,
     InputMissing,
     ManifestBusy,
@@ -44,7 +46,7 @@ from shardgen.launch.silence import SilenceWatch
 from shardgen.manifest.port import Manifest
 from shardgen.manifest.session import planned_anew
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.worker.stop import StopSignals, stopping_signals
+from shardgen.worker.stop import Parent, StopSignals, stopping_signals
 
 _DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it sleeps in the kernel
 _TICK_SECONDS = 0.25
@@ -59,7 +61,10 @@ _BARREN_ROUNDS = 3
 _PORTION_BATCHES = 32  # dealt to one worker at least, so that its start-up does not count
 _UNHEARD_BEATS = 2  # of 30 s each: who blocks the manifest for so long hangs in a commit
 _BLOCKED_IN_A_ROW = 3  # without a stored sample in between
-_MACHINE_TROUBLE = range(30, 34)  # exit codes of a worker that could not go on, for no slice's fault
+# Exit codes of a worker that could not go on, for no slice's fault.
+_MACHINE_TROUBLE = (*range(30, 34), DeviceBroken.exit_code)
+_TRIES = 3  # of a device that raises whatever it is given
+_NUMBER = re.compile(r"0x[0-9a-f]+|[0-9]+")
 # Where a mount is away, its folder looks like another one, or like none.
 _LOST_FOLDER = (PlanConflict.exit_code, InputMissing.exit_code)
 _MEANINGS: Mapping[int, type[TransientError]] = {
@@ -69,6 +74,7 @@ _MEANINGS: Mapping[int, type[TransientError]] = {
     DownloadFailed.exit_code: DownloadFailed,
     WorkerHung.exit_code: WorkerHung,
     SliceFailed.exit_code: SliceFailed,
+    DeviceBroken.exit_code: DeviceBroken,
     **dict.fromkeys(_LOST_FOLDER, StorageFailed),
 }
 _LESS_MEMORY = "set [depth] micro_batch = 1, use fewer --workers, or give it more memory"
@@ -131,6 +137,7 @@ class _Seat:
     given_up: int | None = None
     is_lasting: bool = False  # given up for what a person must change
     last_words: LastWords | None = None  # of its last process
+    broken: int = 0  # ends in a row by a broken device, alike, without a stored sample
     unheard: int = 0  # words about it that the manifest did not take
     is_killed: bool = False  # its process may not have ended all the same
 
@@ -148,6 +155,7 @@ class _Supervisor:
         self._say = say
         self._seats = [_Seat(number=number) for number in range(launcher.seats)]
         self._signals = StopSignals()
+        self._parent = Parent()
         self._looked = self._look_again_at = -math.inf
         self._silence = SilenceWatch(run.settings.lease_policy)
         self._monotonic = options.monotonic
@@ -185,6 +193,12 @@ class _Supervisor:
         """The error of a run that ends with samples pending."""
         what = f"{found.pending:,} of {found.plan.samples:,} samples are pending"
         blocked = found.overview.blocked_total
+        if (broken := self._broken()) is not None:
+            name, words = Order(number=broken.number).name, broken.last_words or LastWords()
+            return RunIncomplete(
+                f"{what}; {name} failed {broken.broken} times in the same way: {words.error}",
+                hint=words.hint,
+            )
         if blocked:
             if self._killed_for:
                 return RunIncomplete(
@@ -220,6 +234,9 @@ class _Supervisor:
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
         troubles = 0
         while self._signals.first is None:
+            if self._parent.is_gone:
+                self._signals.receive(signal.SIGTERM)
+                return
             if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
                 self._silence.stay_awake()
@@ -264,7 +281,7 @@ class _Supervisor:
                 self._blind.end()  # one of them may hang with the lock; it shows life or is killed in time
             raise
         now = self._monotonic()
-        if now - self._looked < _LOOK_SECONDS:
+        if now - self._looked < _LOOK_SECONDS and self._broken() is None:
             return False
         self._looked = now
         self._launcher.look()
@@ -275,7 +292,7 @@ class _Supervisor:
         on_look(found, self._pids())
         if not found.pending and not self._pids():
             return True
-        if self._is_enough_for_all(found) or self._looks_hopeless(found):
+        if self._is_enough_for_all(found) or self._looks_hopeless(found) or self._broken() is not None:
             return True
         self._credit(found)
         self._kill_silent(found, manifest)
@@ -300,12 +317,22 @@ class _Supervisor:
             if self._stored >= 0:
                 self._has_made = True
                 self._quiet.end()
+                for seat in self._seats:
+                    seat.broken = 0
             self._stored, self._blocked = found.stored, blocked
         self._blocked = min(self._blocked, blocked)
         if blocked - self._blocked < _BLOCKED_IN_A_ROW:
             return False
         self._say(f"{blocked - self._blocked} slices in a row were blocked and nothing was made; stopping")
         return True
+
+    def _broken(self) -> _Seat | None:
+        """The seat whose device was tried often enough, while no other worker does better."""
+        for seat in self._seats:
+            was_started = seat.last_words is not None or (seat.process and seat.process.id) is not None
+            if was_started and seat.given_up is None and not seat.broken:
+                return None
+        return next((seat for seat in self._seats if seat.broken >= _TRIES), None)
 
     def _credit(self, found: Report) -> None:
         """A worker that has made something is not fruitless, however it ends."""
@@ -439,7 +466,12 @@ class _Supervisor:
                 continue
             freed, is_innocent = self._free(seat.process, ended, manifest)
             process, seat.process = seat.process, None
-            seat.last_words = process.last_words
+            before, seat.last_words = seat.last_words or LastWords(), process.last_words
+            if ended.code != DeviceBroken.exit_code:
+                seat.broken = 0
+            else:
+                process.hear_out()
+                seat.broken = seat.broken + 1 if _are_alike(before, process.last_words) else 1
             for other in self._seats:
                 if other.start_at == math.inf:
                     other.start_at = self._monotonic()
@@ -461,6 +493,8 @@ class _Supervisor:
             self._killed_for = ended.memory
             how += f", {ended.memory}: {_LESS_MEMORY}"
         wait = self._decide(seat, process, ended, held_a_slice=held_a_slice)
+        if self._broken() is not None:
+            return  # the last error says it
         if wait is None and process.last_words.is_repeated:
             return  # the same is wrong as with another
         name = Order(number=seat.number).name
@@ -573,6 +607,11 @@ def _refused(words: LastWords) -> TooManyDead:
         words.error or "so many samples are dead letters that nothing more is leased",
         hint=words.hint or "shardgen dead-letters RUN_DIR",
     )
+
+
+def _are_alike(one: LastWords, other: LastWords) -> bool:
+    """Whether two errors differ in numbers at most."""
+    return _NUMBER.sub("0", one.error) == _NUMBER.sub("0", other.error)
 
 
 def _gave_up(error: TransientError) -> TransientError:

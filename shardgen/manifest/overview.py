@@ -24,7 +24,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.slice_state import SliceState
 from shardgen.manifest import workers
 from shardgen.manifest.receipts import read_dead_letters, read_newest, read_provenance
-from shardgen.manifest.slices import from_seconds, slice_row, to_seconds
+from shardgen.manifest.slices import from_seconds, to_seconds
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, RUN, SHARD, SLICE, decoding
 
 BLOCKED_LISTED = 20
@@ -85,18 +85,18 @@ def read_details(connection: Connection, plan: Plan, now: datetime, *, newest: i
 
 
 def _slices(connection: Connection, layout: Layout, now: float) -> tuple[ShownSlice, ...]:
-    rows = {
-        (row.shard, row.slice): row for row in map(slice_row, connection.execute(select(SLICE)).mappings())
-    }
+    names = ("shard", "slice", "state", "batches_left", "worker", "expires_at")
+    rows = connection.execute(select(*(SLICE.c[name] for name in names)))
+    begun = {(shard, slice_): row for shard, slice_, *row in rows}
     shown = []
     for shard in map(ShardIndex, range(layout.shard_count)):
         for slice_ in map(SliceIndex, range(layout.slice_count(shard))):
-            batches, row = len(layout.slice_batch_range(shard, slice_)), rows.get((shard, slice_))
-            state, left, worker = "never_leased", batches, ""
-            if row is not None:
-                is_expired = row.expires_at is not None and now >= row.expires_at
-                state, left = "expired" if is_expired else row.state.value, row.batches_left
-                worker = row.worker or ""
+            batches = len(layout.slice_batch_range(shard, slice_))
+            state, left, worker, expires_at = begun.get(
+                (shard, slice_), ("never_leased", batches, None, None)
+            )
+            if expires_at is not None and now >= expires_at:
+                state = "expired"
             shown.append(
                 ShownSlice(
                     shard=shard,
@@ -104,7 +104,7 @@ def _slices(connection: Connection, layout: Layout, now: float) -> tuple[ShownSl
                     state=state,
                     batches=batches,
                     batches_done=batches - left,
-                    worker=worker,
+                    worker=worker or "",
                 )
             )
     return tuple(shown)

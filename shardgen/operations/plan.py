@@ -14,12 +14,14 @@ from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Plan
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
-from shardgen.errors import InvalidSettings, ShardgenError
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, SizeEstimate
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import planning_lock, remove_unnamed, write_beside
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import FILE_NAME as SETTINGS
+from shardgen.sources.checking import refuse_problems
+from shardgen.storage.files import is_folder
 
 _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the name twice
 
@@ -40,12 +42,16 @@ class Planned:
 
     @property
     def sample_bytes(self) -> float:
-        """A sample's share of the final zip: its files, their entries, its rows of labels and metadata."""
+        """A sample's share of the final zip, as estimated."""
+        return self.bytes_in_zip(self.estimate.outputs)
+
+    def bytes_in_zip(self, outputs: Mapping[str, float]) -> float:
+        """A sample's share of the final zip: its files of these bytes, their entries, its rows of labels."""
         names = (
             member_name(output, SampleIndex(0), digits=self.plan.name_digits) for output in self.plan.outputs
         )
         entries = sum(_ZIP_RECORD_BYTES + 3 * len(name) for name in names)
-        return sum(self.estimate.outputs.values()) + entries + 2 * self.estimate.labels
+        return sum(outputs.values()) + entries + 2 * self.estimate.labels
 
 
 def make_plan(
@@ -138,6 +144,26 @@ def draft_plan(
     )
     refuse_absurd(run, plan)
     return plan, draft
+
+
+def refuse_lost_sources(run: RunDirectory, plan: Plan, given: Folders) -> None:
+    """Say before workers start which sources of the plan are plainly not there; none is read.
+
+    Raises PlanConflict naming the first ones, InputMissing for a whole folder.
+    """
+    folders = run.folders(given)
+    for kind, folder in folders.items():
+        if not is_folder(folder):
+            raise InputMissing(
+                f"{folder}: the folder of {kind} is not there",
+                hint=f"give this machine's folder with --{kind}",
+            )
+    try:
+        refuse_problems(run.recipe(plan).source_problems(folders))
+    except PlanConflict as error:
+        if not run.is_begun:
+            error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
+        raise
 
 
 def refuse_absurd(run: RunDirectory, plan: Plan) -> None:

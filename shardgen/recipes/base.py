@@ -28,6 +28,7 @@ from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.storage.lines import LineFile
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
+_STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
 
 Folders = Mapping[str, Path]
 """This machine's source folders by the recipe's names for them (`RecipeKind.folders`)."""
@@ -317,6 +318,12 @@ class Recipe(ABC):
         Two samples without a common one can hardly fail for the same reason.
         """
 
+    def stranger_to(self, sample: SampleIndex) -> SampleIndex:
+        """Of samples spread over the plan one that shares the fewest sources with this one."""
+        own = self.sources_of(sample)
+        among = spread_samples(self.plan.samples, _STRANGERS)
+        return min(among, key=lambda other: len(self.sources_of(other) & own))
+
     def digests(self) -> Iterator[tuple[int, str, str]]:
         """The sha256 of each source, by block and as `sources_of` names it: what a data set is split by.
 
@@ -380,6 +387,14 @@ class Recipe(ABC):
     @abstractmethod
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
         """A picture of some samples as PNG, in the given order; None when there is nothing to look at."""
+
+    def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
+        """Small pictures of one stored sample, PNG or JPEG of about 160 pixels, by what each shows.
+
+        Nothing where there is nothing to look at. Raises SampleError for a file that does not read.
+        """
+        del sample, files
+        return {}
 
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:

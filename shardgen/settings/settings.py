@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
@@ -28,6 +31,9 @@ FILE_NAME = "shardgen.toml"
 MAX_BYTES = 1 << 16
 _MAX_PROBLEMS = 20  # named in one message
 _LINE_MAX = 200  # characters
+_MAX_RUNS = 20  # named in one hint
+_MAX_LEVELS = 3  # below the folder that was typed
+_MAX_LOOKED_AT = 20_000  # files and folders
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -188,6 +194,11 @@ class Settings:
         tables = {"manifest": ManifestTable(url=manifest_url)}
         return replace(self, engine=self.engine.model_copy(update=tables))
 
+    def in_run_directory(self) -> Settings:
+        """The same settings with a SQLite manifest and the artifacts in the run directory itself."""
+        tables = {"manifest": ManifestTable(), "artifacts": ArtifactsTable()}
+        return replace(self, engine=self.engine.model_copy(update=tables))
+
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:
     """Where the settings would give another plan (`compose.grid: 5x4 -> 4x4`); sources are not read."""
@@ -198,14 +209,36 @@ def settings_differences(plan: Plan, settings: Settings) -> list[str]:
 
 
 def _other_run(run_dir: Path) -> str:
-    """Who leaves out the run directory, or names the folder above it, is told the run directories there."""
-    with suppress(OSError):
-        if found := sorted(str(path.parent) for path in run_dir.glob(f"*/{FILE_NAME}")):
-            more = f" (or {len(found) - 1} others)" if found[1:] else ""
-            return f"name the run directory: {found[0]}{more}"
+    """Who leaves out the run directory, or names a folder above it, is told the run directories there."""
+    found = [shlex.quote(str(path)) for path in islice(_runs_below(run_dir), _MAX_RUNS + 1)]
+    if found:
+        more = ", and more" if len(found) > _MAX_RUNS else ""
+        which = "the run directory" if len(found) == 1 else "one of the run directories here"
+        return f"name {which}: {', '.join(found[:_MAX_RUNS])}{more}"
     if run_dir.is_dir() and run_dir != Path():
         return "check the name; a new one: shardgen init NEW_DIR --foregrounds DIR --backgrounds DIR"
     return "shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR"
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    """Run directories some levels below a folder, the nearest first; no link is followed.
+
+    A few thousand names are looked at and no more: below may be a whole disk, or all photographs.
+    """
+    level, looked_at = [folder], 0
+    for _ in range(_MAX_LEVELS):
+        below: list[Path] = []
+        for path in level:
+            with suppress(OSError), os.scandir(path) as entries:
+                for entry in entries:
+                    looked_at += 1
+                    if looked_at > _MAX_LOOKED_AT:
+                        return
+                    if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+                        below.append(Path(entry))
+        runs = {path for path in below if (path / FILE_NAME).is_file()}
+        yield from sorted(runs)
+        level = sorted(set(below) - runs)
 
 
 def read_settings(run_dir: Path) -> Settings:

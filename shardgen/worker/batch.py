@@ -18,6 +18,7 @@ from shardgen.domain.wording import Say
 from shardgen.errors import (
     ComposeFailed,
     ComputeFailed,
+    DeviceBroken,
     EncodeFailed,
     SampleError,
     ShardgenError,
@@ -111,12 +112,15 @@ class BatchMaker:
         return Prepared(batch=batch, samples=samples, began=began)
 
     def compute(self, prepared: Prepared) -> Computed:
-        """Run the device on a batch. Raises SliceFailed when it raises for every sample."""
+        """Run the device on a batch.
+
+        Raises SliceFailed when it raises for every sample, DeviceBroken when it does so for others, too.
+        """
         results: list[Any | SampleError] = list(prepared.samples)
         alive = [row for row, sample in enumerate(prepared.samples) if not isinstance(sample, SampleError)]
         if alive:
             found = self._bisect(prepared.samples, alive)
-            self._blame_no_sample(list(found.values()))
+            self._blame_no_sample(prepared.batch, list(found.values()))
             for row, result in found.items():
                 results[row] = result
         self._passed(BatchStep.COMPUTED)
@@ -154,9 +158,9 @@ class BatchMaker:
         batch[row] = prepared
         return self._encoded(sample, prepared, self._bisect(batch, [row])[row])
 
-    def refuse_if_device_is_broken(self, made: Sequence[Made]) -> None:
-        """Raise SliceFailed when the device raised for every sample that got to it."""
-        self._blame_no_sample([one for one in made if not _never_reached_device(one)])
+    def refuse_if_device_is_broken(self, batch: BatchIndex, made: Sequence[Made]) -> None:
+        """Raise as `compute` does when the device raised for every sample that got to it."""
+        self._blame_no_sample(batch, [one for one in made if not _never_reached_device(one)])
 
     def provenance(self) -> Provenance:
         """What makes batches now."""
@@ -192,10 +196,11 @@ class BatchMaker:
             return self._bisect(batch, rows[:half]) | self._bisect(batch, rows[half:])
         return {row: results[row] for row in rows}
 
-    def _blame_no_sample(self, found: Sequence[object]) -> None:
-        """When computing raised for every sample, it is the device's fault.
+    def _blame_no_sample(self, batch: BatchIndex, found: Sequence[object]) -> None:
+        """When computing raised for every sample, it is the device's fault, or the slice's.
 
-        Of a single sample its word is not enough: then it must compute an empty input.
+        Of a single sample its word is not enough: then it must compute an empty input. A sample that shares
+        nothing with them tells the device from the slice.
         """
         causes = [result.__cause__ for result in found if isinstance(result, ComputeFailed)]
         if not causes or len(causes) < len(found) or None in causes:
@@ -210,6 +215,13 @@ class BatchMaker:
                 cause = error
             else:
                 return
+        first = SampleIndex(self.stages.plan.layout.batch_samples(batch).start)
+        other = self.make_alone(self.stages.recipe.stranger_to(first))
+        if isinstance(other, ComputeFailed) and other.__cause__ is not None:
+            raise DeviceBroken(
+                f"{self._maker.device_model}: computing raises whatever it is given: {cause!r}",
+                hint="shardgen doctor RUN_DIR looks at the device; check its driver, or try --device cpu",
+            ) from cause
         raise SliceFailed(
             f"computing raised for every sample of a batch, the last time {cause!r}",
             hint="shardgen doctor RUN_DIR looks at the device; restart the worker, or try --device cpu",

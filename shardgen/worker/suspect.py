@@ -9,15 +9,12 @@ from itertools import chain
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import Lease
 from shardgen.domain.receipt import DeadLetterReason
-from shardgen.domain.sample import spread_samples
 from shardgen.domain.steps import SuspectStep
 from shardgen.domain.suspicion import SuspectSample, Suspicion
 from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.recipes.base import Encoded, Recipe
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
-
-_STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
 
 
 class SuspectMaker:
@@ -75,7 +72,7 @@ class SuspectMaker:
         if awaiting:
             self._block(lease, awaiting)
         in_order = [made[sample] for sample in samples]
-        self._maker.refuse_if_device_is_broken(in_order)
+        self._maker.refuse_if_device_is_broken(batch, in_order)
         self._maker.keep(
             lease,
             MadeBatch(batch=batch, samples=in_order, provenance=self._maker.provenance()),
@@ -118,7 +115,7 @@ class SuspectMaker:
             SampleIndex(sample)
             for sample in plan.layout.batch_samples(plan.layout.batch_of_sample(condemned))
         }
-        stranger = kin.stranger()
+        stranger = self._recipe.stranger_to(condemned)
         strangers = [stranger] if kin(stranger) == 0 else []
         controls = suspicion.proof_order(list(others), condemned, kinship=kin)
         likeliest = [one for one in controls[:1] if kin(one) == 0] or strangers or controls[:1]
@@ -159,10 +156,6 @@ class _Kinship:
 
     def __call__(self, other: SampleIndex) -> int:
         return len(self._recipe.sources_of(other) & self._sources)
-
-    def stranger(self) -> SampleIndex:
-        """Of samples spread over the plan one that shares the fewest."""
-        return min(spread_samples(self._recipe.plan.samples, _STRANGERS), key=self)
 
 
 def _given_up(one: SuspectSample) -> SampleError:

@@ -168,6 +168,23 @@ CASES = [
         allowed=("people/manifest.sqlite", "people/artifacts"),
     ),
     Case(
+        name="a photograph that is gone when workers would start",
+        arguments=("run", RUN),
+        code=10,
+        start="planned",
+        arrange=lambda box: (box / PHOTO).unlink(),
+        says=("those of the plan: backgrounds/background-000.jpg: No such file",),
+        hints=("shardgen plan people takes them", "copy the photographs"),
+    ),
+    Case(
+        name="a folder of photographs that is gone when workers would start",
+        arguments=("run", RUN, "--backgrounds", "elsewhere"),
+        code=11,
+        start="planned",
+        says=("elsewhere: the folder of backgrounds is not there",),
+        hints=("--backgrounds",),
+    ),
+    Case(
         name="a photograph that is gone after the plan",
         arguments=("preview", RUN),
         code=11,

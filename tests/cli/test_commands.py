@@ -176,6 +176,7 @@ def test_changed_sources_are_refused_by_name_before_work_starts(tmp_path: Path) 
         (["status", "--no-such-option"], 2, "no-such-option"),
         (["no-such-command"], 2, "no-such-command"),
         (["init", "x", "--foregrounds", "missing-folder", "--backgrounds", "."], 11, "missing-folder"),
+        (["init", "x", "--set", "compose.grid"], 2, "compose.grid"),
         (["requeue", "."], 2, "--batch"),
         (["weights", "check", "missing.h5"], 11, "missing.h5"),
         (["weights", "fetch", "other"], 2, "other"),

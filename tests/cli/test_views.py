@@ -9,13 +9,14 @@ import pytest
 from rich.console import Console
 
 from shardgen.cli import render
-from shardgen.cli.status_view import mixture_lines, next_step, status_view
+from shardgen.cli.status_view import forecast_line, mixture_lines, next_step, status_view
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import SLICE_WORDS, Overview, ShardState, SliceCounts
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.remarks import Remark
 from shardgen.domain.worker import WORKER_WORDS, ShownState, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.operations.forecast import Forecast
 from shardgen.operations.merged import Merged
 from tests.plans import make_plan
 
@@ -69,7 +70,7 @@ def on_nodes(*workers: tuple[str, str, ShownState, float]) -> Report:
 def lines(found: Report, *, width: int = 110, finished: Merged | None = None) -> list[str]:
     console = Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(status_view(found, finished))
+        console.print(status_view(found, finished=finished))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
@@ -269,3 +270,30 @@ def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
 )
 def test_a_remark_about_one_file_is_one_line(remark: Remark, line: str) -> None:
     assert render.remark_text(remark) == line
+
+
+def test_a_forecast_is_compared_with_what_the_workers_make_now() -> None:
+    forecast = Forecast(
+        fingerprint=PLAN.fingerprint,
+        made_at=NOW,
+        device_model="",
+        threads=0,
+        micro_batch=0,
+        rate=0.5,
+        rate_spread=0.0,
+        batches=2,
+        seconds=1.0,
+        bytes={},
+        bytes_spread=0.0,
+        artifact_bytes=0.0,
+        samples=1,
+    )
+    line = "forecast 0.50 samples/s a worker, 40 s for one"  # of 20 samples
+    assert forecast_line(forecast, report((ShownState.STOPPED, 7.0), (ShownState.WAITING, 0.0))) == line
+    busy = report((ShownState.WORKING, 0.3), (ShownState.SUSPECT, 0.2), (ShownState.DEAD, 7.0))
+    assert forecast_line(forecast, busy) == f"{line}; measured 0.50 by 2 workers"
+    assert forecast_line(forecast, report((ShownState.WORKING, 7.0))) == f"{line}; measured 7.0 by 1 worker"
+    console = Console(width=110, highlight=False)
+    with console.capture() as capture:
+        console.print(status_view(busy, forecast=forecast))
+    assert capture.get().splitlines()[2].rstrip() == f"{line}; measured 0.50 by 2 workers"

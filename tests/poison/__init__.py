@@ -48,6 +48,8 @@ def install(text: str) -> None:
         bad = np.array(is_marked) if kind == "nan" else np.zeros(len(images), bool)
         if kind == "broken" and images.any():
             raise ZeroDivisionError("this network always raises")
+        if kind == "throw" and any(is_marked):
+            raise ZeroDivisionError("this network raises now")
         return DepthBatch(
             relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
         )

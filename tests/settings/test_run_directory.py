@@ -72,3 +72,41 @@ def test_a_plan_that_is_written_later_makes_another_value(tmp_path: Path, run: R
     with pytest.raises(InputMissing, match="nothing is planned here yet"):
         before.plan()
     assert before.planned(run.plan()).plan() == run.plan()
+
+
+def hint_at(folder: Path) -> str:
+    with pytest.raises(InputMissing, match="this is not a run directory") as caught:
+        RunDirectory.open(folder)
+    return caught.value.hint
+
+
+def test_a_wrong_directory_names_every_run_below_it_the_nearest_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sets/old", "people", "my set", ".hidden", "people/inside", "a/b/c/too-deep"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "shardgen.toml").write_text("")
+    (tmp_path / "linked").symlink_to(tmp_path / "people")
+    monkeypatch.chdir(tmp_path)
+    assert hint_at(Path()) == "name one of the run directories here: 'my set', people, sets/old"
+    assert hint_at(tmp_path / "sets") == f"name the run directory: {tmp_path}/sets/old"
+    assert hint_at(tmp_path / "a" / "b" / "c") == f"name the run directory: {tmp_path}/a/b/c/too-deep"
+    for number in range(30):
+        (tmp_path / f"run-{number:02}").mkdir()
+        (tmp_path / f"run-{number:02}" / "shardgen.toml").write_text("")
+    assert hint_at(Path()).endswith("run-16, run-17, and more")
+
+
+def test_a_folder_that_holds_a_whole_disk_is_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardgen.settings.settings._MAX_LOOKED_AT", 50)
+    for number in range(40):
+        (tmp_path / f"a-{number}").mkdir()
+        (tmp_path / f"a-{number}" / "b").mkdir()
+    (tmp_path / "a-39" / "b" / "shardgen.toml").write_text("")
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "shardgen.toml").write_text("")
+    assert hint_at(tmp_path) == f"name the run directory: {tmp_path}/z"
+    (tmp_path / "z" / "shardgen.toml").unlink()
+    assert hint_at(tmp_path).startswith("check the name")

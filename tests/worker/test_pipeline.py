@@ -24,7 +24,14 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.domain.worker import WorkerState
-from shardgen.errors import ComposeFailed, DepthBackendUnavailable, LeaseLost, RunHasHoles, SliceFailed
+from shardgen.errors import (
+    ComposeFailed,
+    DepthBackendUnavailable,
+    DeviceBroken,
+    LeaseLost,
+    RunHasHoles,
+    SliceFailed,
+)
 from shardgen.machine.processes import new_identity
 from shardgen.manifest.port import Manifest
 from shardgen.operations.merge import merge_run
@@ -57,9 +64,9 @@ class FaultyComposer(Composer):
 
 
 class FaultyEstimator:
-    """The real network, but it raises whenever the marked image is among its inputs."""
+    """The real network, but it raises whenever a marked image is among its inputs."""
 
-    def __init__(self, real: Estimator, marked: NDArray[np.uint8], *, non_finite: bool) -> None:
+    def __init__(self, real: Estimator, *marked: NDArray[np.uint8], non_finite: bool = False) -> None:
         self._real = real
         self._marked = marked
         self._non_finite = non_finite
@@ -70,7 +77,7 @@ class FaultyEstimator:
 
     def estimate(self, images: NDArray[np.uint8], **options: Any) -> DepthBatch:
         self.calls += 1
-        bad = np.array([np.array_equal(image, self._marked) for image in images])
+        bad = np.array([any(np.array_equal(image, one) for one in self._marked) for image in images])
         if bad.any() and not self._non_finite:
             raise ZeroDivisionError("made to fail")
         found = self._real.estimate(images, **options)
@@ -178,8 +185,19 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
 
     plan = run.plan()
     composer = open_composer(run)
-    with pytest.raises(SliceFailed, match="every sample"):
+    with pytest.raises(DeviceBroken, match=r"2 threads\): computing raises whatever .*'always'"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
+    assert letters(run, plan) == []
+
+
+def test_when_it_fails_for_all_of_a_batch_and_not_elsewhere_the_slice_is_at_fault(
+    run: RunDirectory, estimator: Estimator
+) -> None:
+    plan, composer = run.plan(), open_composer(run)
+    inputs = [composer.compose(SampleIndex(sample)).network_input for sample in range(4)]
+    network = FaultyEstimator(estimator, *inputs)
+    with pytest.raises(SliceFailed, match="for every sample of a batch"):
+        make_everything(run, plan, stages_of(run, plan, composer, network))
     assert letters(run, plan) == []
 
 

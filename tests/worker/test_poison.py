@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.domain.receipt import DeadLetter
+from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from tests import poison
 from tests.runs import make_run, plan_run, shardgen
@@ -85,20 +86,40 @@ def test_neighbours_that_share_a_deadly_photograph_are_all_found_and_no_innocent
 
 
 @pytest.mark.slow
-def test_a_network_that_always_raises_blocks_slices_says_why_and_gives_up_soon(
-    tmp_path: Path, undisturbed_zip: Path
+def test_a_network_that_always_raises_is_tried_three_times_said_once_and_blocks_nothing(
+    planned: RunDirectory, undisturbed_zip: Path
 ) -> None:
-    planned = make_run(tmp_path, changes=SHORT_LEASES | {"lease.max_attempts": "2"})
-    planned = plan_run(planned)
     done = shardgen("run", planned.path, environment=poison.environment("broken", 0), timeout=900)
     assert done.returncode == 14, done.stderr
-    # The last worker may end before `run` sees that its slice was the third to be blocked.
-    assert done.stderr.count("starts again") in (3 * 2 - 1, 3 * 2)
-    assert "3 slices in a row were blocked and nothing was made" in done.stderr
+    said = done.stderr.splitlines()
+    assert sum("starts again" in line for line in said) == 2, done.stderr
+    error = "computing raises whatever it is given: ZeroDivisionError('this network always raises')"
+    first, last = (line for line in said if error in line)
+    assert first.startswith("error: ")
+    assert last.startswith("error: 48 of 48 samples are pending; worker-0 failed 3 times in the same way: ")
+    assert said[-1].startswith(f"hint: shardgen doctor {planned.path} looks at the device")
     assert letters(planned) == []
+    assert report(planned).overview.blocked_total == 0
+    healed = shardgen("run", planned.path)
+    assert healed.returncode == 0, healed.stderr
+    assert (planned.path / "dataset.zip").read_bytes() == undisturbed_zip.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_slice_whose_batch_always_raises_is_blocked_with_its_reason_and_all_others_are_made(
+    tmp_path: Path, undisturbed_zip: Path
+) -> None:
+    planned = plan_run(make_run(tmp_path, changes=SHORT_LEASES | {"lease.max_attempts": "4"}))
+    environment = poison.environment("throw", *range(20, 24))  # the first batch of shard 1
+    done = shardgen("run", planned.path, environment=environment, timeout=900)
+    assert done.returncode == 14, done.stderr
+    assert done.stderr.count("starts again") in (3, 4)
+    assert done.stderr.count("error: computing raised for every sample of a batch") == 1
+    assert letters(planned) == []
+    assert report(planned).stored == SAMPLES - 8
     shown = shardgen("status", planned.path)
-    assert "attempts in a row made no progress" in shown.stdout
-    assert "this network always raises" in " ".join(shown.stdout.split())
+    assert "4 attempts in a row made no progress" in shown.stdout
+    assert "this network raises now" in " ".join(shown.stdout.split())
     assert shardgen("merge", planned.path).returncode == 14
     assert shardgen("requeue", planned.path, "--blocked").returncode == 0
     healed = shardgen("run", planned.path)

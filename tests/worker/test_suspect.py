@@ -81,7 +81,7 @@ class Maker:
             self.dying = sample if alone else None
             raise Death
 
-    def refuse_if_device_is_broken(self, _made: Sequence[Made]) -> None:
+    def refuse_if_device_is_broken(self, _batch: BatchIndex, _made: Sequence[Made]) -> None:
         pass
 
     def provenance(self) -> None:

@@ -57,7 +57,7 @@ class BucketView:
         self._versions: dict[SliceId, tuple[int, Version]] = {}
         self._said: dict[str, tuple[str, SignOfLife]] = {}
         self._recorded: Counter[SliceId] = Counter()
-        self._stored_at: dict[BatchIndex, datetime] = {}
+        self._stored_at: dict[BatchIndex, datetime] = {}  # of those that count or have counted
         self._done: set[SliceId] = set()
         self._heard_at = float("-inf")  # when signs of life were last listed
         self._marks: set[str] = set()
@@ -123,8 +123,8 @@ class BucketView:
 
     def _forget_receipts(self) -> None:
         self._race.again(())
-        for known in (self.samples, self.dead, self._recorded, self._stored_at):
-            known.clear()
+        for counter in (self.samples, self.dead, self._recorded):
+            counter.clear()
         self._done.clear()
 
     def _list(self, folder: str, take: Callable[[ObjectMeta], None], first: Callable[[SliceId], str]) -> None:
