@@ -38,11 +38,6 @@ class Merged:
     pending: int
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it has all that the run had stored, and nothing was left out."""
-        return not self.excluded and not self.pending
-
-    @property
     def is_there(self) -> bool:
         """Whether the file is still there, of the same size; its bytes are for `verify`."""
         try:
@@ -89,7 +84,7 @@ def finished_zip(run: RunDirectory, found: Report) -> Merged | None:
         return None
     wanted = (found.plan.fingerprint, found.stored)
     for one in read_merged(run):
-        if one.is_whole and (one.fingerprint, one.samples_stored) == wanted and one.is_there:
+        if (one.fingerprint, one.samples_stored) == wanted and one.is_there:
             return one
     return None
 

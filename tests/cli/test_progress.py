@@ -176,6 +176,17 @@ def test_a_notebook_gets_carriage_returns_and_nothing_else(on_screen: Callable[.
     assert written.endswith("\r100 %  2,000/2,000 samples\n")
 
 
+def test_in_a_notebook_nothing_of_a_longer_line_stays(on_screen: Callable[..., Screen]) -> None:
+    screen = on_screen(notebook=True)
+    with Line() as line:
+        for what in ("loading the network, up to a minute", "ready"):
+            line.doing(what)
+            line.draw()
+        *_, last = screen.read().split("\r")
+    assert last.rstrip() == "ready  0:00"
+    assert len(last) == len("loading the network, up to a minute  0:00")
+
+
 def test_a_terminal_without_these_letters_gets_others(on_screen: Callable[..., Screen]) -> None:
     screen = on_screen()
     screen.stream.reconfigure(encoding="ascii")

@@ -80,7 +80,9 @@ def test_a_note_that_cannot_be_read_is_none_and_the_next_merge_replaces_it(
     document = path.read_text(encoding="utf-8")
     path.write_text(content, encoding="utf-8")
     assert read_merged(merged) == []
-    path.write_text(document.replace('"size_bytes": ', '"size_bytes": "1", "x": '), encoding="utf-8")
+    zips = json.loads(document)
+    zips["zips"][0]["size_bytes"] = "1"
+    path.write_text(json.dumps(zips), encoding="utf-8")
     assert read_merged(merged) == []
     merge_run(merged, None, allow_dead_letters=False)
     assert finished(merged) == "dataset.zip"
@@ -99,4 +101,7 @@ def test_a_run_that_has_work_left_is_not_finished(merged: RunDirectory) -> None:
     from shardgen.domain.identifiers import BatchIndex  # noqa: PLC0415
 
     open_run(merged).undo([BatchIndex(1)])
+    assert finished(merged) is None
+    merge_run(merged, None, allow_dead_letters=False, partial=True)
+    assert [one.pending for one in read_merged(merged)] == [4, 0]
     assert finished(merged) is None

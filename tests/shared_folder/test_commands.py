@@ -15,8 +15,12 @@ from typing import Any
 import pytest
 
 from shardgen.artifacts.names import ArtifactName
+from shardgen.coordination.base import Seat
+from shardgen.coordination.open import open_run
 from shardgen.domain.claims import GENERATION
 from shardgen.domain.wording import counted
+from shardgen.domain.worker import WorkerReport, WorkerState
+from shardgen.machine.processes import new_identity
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import at_step, make_run, sha256_of, shardgen
 
@@ -102,6 +106,24 @@ def test_every_machine_sees_and_merges_the_same_bytes(made: Machines, undisturbe
     assert other["shared_folder"]["waiting_batches"] == 0
     assert [worker["state"] for worker in other["workers"]] == ["stopped"]
     assert made.merged("first") == made.merged("another") == undisturbed
+
+
+@pytest.mark.slow
+def test_a_worker_sees_what_all_machines_have_made_and_who_works(
+    copied: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDGEN_CACHE", str(copied.folder / "another"))
+    opened = open_run(RunDirectory.open(copied.run.path))
+    with opened.coordinator(Seat(identity=new_identity("late"))) as worker:
+        worker.join(lambda _what: None)
+        seen = worker.overview()
+        policy = opened.run.settings.lease_policy
+        assert worker.seconds_between_overviews(policy) == float(CHANGES["folder.scan_seconds"])
+        worker.leave(WorkerReport(state=WorkerState.STOPPED))
+    assert seen.stored == 48
+    states = {row.identity.id.partition("-")[0]: row.state for row in seen.workers}
+    assert states.pop("late", WorkerState.STARTING) is WorkerState.STARTING
+    assert list(states.values()) == [WorkerState.STOPPED]
 
 
 @pytest.mark.slow
