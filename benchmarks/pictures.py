@@ -49,7 +49,7 @@ from shardgen.recipes.pictures.maker import prepare_picture
 from shardgen.settings.run_directory import RunDirectory
 run = RunDirectory.open(Path(sys.argv[1]))
 recipe, folders = run.recipe(run.plan()), run.folders({})
-recipe.check_sources(folders, on_file=lambda _name: None)
+recipe.check_sources(folders, on_file=lambda _name, _of: None)
 print(len(prepare_picture(recipe.pictures, folders["pictures"], run.plan().samples // 2).image))
 """
 

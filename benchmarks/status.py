@@ -112,6 +112,9 @@ def main() -> None:
             began = time.perf_counter()
             manifest.operator.refuse_contradictions()
             print(f"audit, half done: {time.perf_counter() - began:.2f} s")
+            began = time.perf_counter()
+            slices = manifest.details(newest=12).slices
+            print(f"details of {len(slices)} slices: {1000 * (time.perf_counter() - began):.0f} ms")
         size = (run_dir / "manifest.sqlite").stat().st_size
         print(f"manifest: {size / 1e6:.1f} MB")
         median, worst = statistics.median(seconds), max(seconds)

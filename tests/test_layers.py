@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "shardgen"
 # From the door down. Folders of one floor do not import each other.
 FLOORS = (
     ("__main__",),
-    ("cli", "__init__"),
+    ("cli", "notebook", "__init__"),
     ("operations",),
     ("launch",),
     ("worker",),
@@ -37,6 +37,7 @@ ARROWS = {
         *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),
         *("manifest", "depth", "storage", "machine", "errors", "domain"),
     },
+    "notebook": {"operations", "worker", "coordination", "errors", "domain"},
     "operations": {
         *("launch", "coordination", "dataset", "settings", "recipes", "manifest", "artifacts", "sources"),
         *("depth", "imaging", "storage", "machine", "errors", "domain"),
@@ -70,6 +71,8 @@ LIBRARIES = {
     "tensorflow": {"depth", "dataset"},
     "h5py": {"depth"},
     "alembic": {"manifest"},
+    "jinja2": {"operations"},
+    "markupsafe": {"operations"},
     "pyarrow": {"dataset"},
     "obstore": {"coordination"},
     "ray": {"launch"},
@@ -142,8 +145,13 @@ def test_a_worker_knows_no_data_set_and_a_merge_no_worker() -> None:
 
 def test_every_folder_has_a_floor_and_nothing_else_lies_beside_them() -> None:
     beside = {path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "migrations")}
-    folders = {folder for floor in FLOORS for folder in floor} - {"__init__", "__main__", "errors"}
-    assert beside == folders | {"__init__.py", "__main__.py", "errors.py", "py.typed"}
+    folders = {folder for floor in FLOORS for folder in floor} - {
+        "__init__",
+        "__main__",
+        "errors",
+        "notebook",
+    }
+    assert beside == folders | {"__init__.py", "__main__.py", "errors.py", "notebook.py", "py.typed"}
 
 
 def test_a_library_is_imported_where_it_is_wrapped() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -24,9 +26,12 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
+from PIL import Image
 
+from shardgen import DataSet
 from shardgen.coordination.bucket.objects import Objects
-from shardgen.settings.template import settings_text
+from shardgen.depth.families import DEFAULT
+from shardgen.recipes.registry import find_preset
 from tests.bucket.servers import Store
 from tests.photographs import write_photographs
 from tests.runs import SETTINGS, sha256_of, shardgen
@@ -34,17 +39,23 @@ from tests.test_examples import assert_parses
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ROOT / "tests" / "colab" / "packages"
-WORKER, WATCH = (ROOT / "examples" / f"colab_{name}.ipynb" for name in ("worker", "watch"))
-each_notebook = pytest.mark.parametrize("path", [WORKER, WATCH], ids=lambda path: path.stem)
+QUICKSTART, WORKER, WATCH = (
+    ROOT / "examples" / f"colab_{name}.ipynb" for name in ("quickstart", "worker", "watch")
+)
+each_notebook = pytest.mark.parametrize("path", [QUICKSTART, WORKER, WATCH], ids=lambda path: path.stem)
 # A segment is several batches, and nobody waits for others' claims longer than a moment.
+# What a form has no field for, so that no test waits for the network, for a segment, or for others' claims.
+OF_FORMS = {"compose.grid": "GRID", "output.size": "SIZE"}
+SMALL = {key: value for key, value in SETTINGS.items() if key not in OF_FORMS}
+MASKS = {key: value for key, value in SMALL.items() if not key.startswith("depth.")}
 QUICK = {
     "folder.segment_seconds": "2",
     "folder.segment_batches": "2",
     "folder.settle_seconds": "0",
     "folder.silent_seconds": "60",
     "folder.scan_seconds": "0.5",
-    "manifest.url": '"folder:"',
 }
+FORM = {name: SETTINGS[key] for key, name in OF_FORMS.items()}  # 48 samples of two and two photographs
 
 
 def read(path: Path) -> Any:
@@ -62,12 +73,19 @@ def cell_with(path: Path, text: str) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Colab:
-    """One account's runtime: its own disk, its own mount of the one Drive, its own kernel."""
+    """One account's runtime: its own disk, its own mount of the one Drive, its own kernel.
+
+    `signed_in` is the account that gcloud knows, if any; `uploads` holds the files that a person chooses, in
+    `foregrounds` and `backgrounds`.
+    """
 
     disk: Path
     drive: Path
     secrets: Mapping[str, str] = field(default_factory=dict)
+    signed_in: str = ""
+    uploads: Path | None = None
     pictures: list[bytes] = field(default_factory=list)
+    pages: list[str] = field(default_factory=list)
 
     @property
     def journal(self) -> Path:
@@ -76,6 +94,10 @@ class Colab:
     def environment(self) -> dict[str, str]:
         self.disk.mkdir(exist_ok=True)
         self.journal.touch()
+        gcloud = self.disk / "bin" / "gcloud"
+        gcloud.parent.mkdir(exist_ok=True)
+        gcloud.write_text(f"#!/bin/sh\necho {self.signed_in}\n", encoding="utf-8")
+        gcloud.chmod(0o755)
         own = {
             name: str(self.disk / name.lower())
             for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "XDG_CACHE_HOME", "JUPYTER_CONFIG_DIR")
@@ -86,27 +108,33 @@ class Colab:
             | own
             | {
                 "PYTHONPATH": str(PACKAGES),
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{gcloud.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "FAKE_DRIVE": str(self.drive),
                 "FAKE_JOURNAL": str(self.journal),
                 "FAKE_SECRETS": json.dumps(self.secrets),
+                "FAKE_UPLOADS": str(self.uploads or ""),
                 "COLAB_RELEASE_TAG": "release-colab_20260819",
             }
         )
 
-    def notebook(self, path: Path, **settings: object) -> Any:
-        """The notebook with other settings, as its reader fills in the form."""
+    def notebook(self, path: Path, changes: Mapping[str, str] | None = None, **settings: object) -> Any:
+        """The notebook with other settings, as its reader fills in the forms; `changes` are more for init."""
         notebook = read(path)
-        (cell,) = [cell for cell in notebook.cells if "# @title Settings" in cell.source]
-        for name, value in {"MOUNT": str(self.disk / "drive"), "LOCAL": str(self.disk), **settings}.items():
-            cell.source, count = re.subn(
-                rf"^{name} = .*?  # @param", f"{name} = {value!r}  # @param", cell.source, flags=re.MULTILINE
-            )
-            assert count == 1, name
+        more = shlex.join(f"--set={key}={value}" for key, value in (changes or {}).items())
+        for cell in notebook.cells:
+            cell.source = cell.source.replace("{OPTIONS}", f"{{OPTIONS}} {more}")
+        for name, value in {"MOUNT, LOCAL": (str(self.disk / "drive"), str(self.disk)), **settings}.items():
+            changed = 0
+            for cell in notebook.cells:
+                cell.source, count = re.subn(
+                    rf"^{name} = .*?(?=  # |$)", f"{name} = {value!r}", cell.source, flags=re.MULTILINE
+                )
+                changed += count
+            assert changed == 1, name
         return notebook
 
     def run_all(self, notebook: Any, *, after_cell: Any = lambda _source: None) -> str:
-        """Run every cell; an error in one is raised. Returns what was printed."""
+        """Run every cell; an error in one is raised. Returns what was printed, and said in pages."""
         client = NotebookClient(notebook, timeout=120, kernel_name="python3")
         with client.setup_kernel(env=self.environment(), cwd=str(self.disk)):
             for index, cell in enumerate(notebook.cells):
@@ -121,7 +149,10 @@ class Colab:
             for output in outputs
             if output.output_type == "display_data" and "image/png" in output.data
         ]
-        return "".join(output.text for output in outputs if output.output_type == "stream")
+        pages = [output.data for output in outputs if "text/html" in output.get("data", {})]
+        self.pages = [page["text/html"] for page in pages]
+        printed = [output.text for output in outputs if output.output_type == "stream"]
+        return "".join(printed + [page["text/plain"] for page in pages])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,29 +173,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     drive = folder / "drive of all"
     shared = drive / "MyDrive" / "our people"
     write_photographs(shared)
+    os.setxattr(shared.parent, "user.drive.email", b"anna@example.org")
     owner = Colab(disk=folder / "owner", drive=drive)
     watcher = Colab(disk=folder / "watcher", drive=drive)
     early: list[str] = []
 
     def owners_part(source: str) -> None:
-        if "!shardgen init" in source:
-            toml = shared / "run" / "shardgen.toml"
-            settings = tomllib.loads(toml.read_text(encoding="utf-8"))
-            assert settings["manifest"]["url"] == "folder:"
-            assert settings["shards"]["slice_batches"] == 256
-            text = settings_text(
-                foregrounds=Path(settings["sources"]["foregrounds"]),
-                backgrounds=Path(settings["sources"]["backgrounds"]),
-                weights="small",
-                changes=SETTINGS | QUICK,
-            )
-            toml.write_text(text, encoding="utf-8")
-        elif "!shardgen plan" in source:
-            early.append(watcher.run_all(watcher.notebook(WATCH, FOLDER="MyDrive/our people")))
+        if "!shardgen plan" in source:
+            look = watcher.notebook(WATCH, FOLDER="MyDrive/our people", WAIT=False)
+            early.append(watcher.run_all(look))
 
-    notebook = owner.notebook(
-        WORKER, FOLDER="MyDrive/our people", OWNER=True, NAME="anna", DEADLINE="10m", END_RUNTIME=True
-    )
+    settings = {"FOLDER": "MyDrive/our people", "PLANS": True, "WEIGHTS": "small", **FORM}
+    notebook = owner.notebook(WORKER, SMALL | QUICK, DEADLINE="10m", END_RUNTIME=True, **settings)
     worked = owner.run_all(notebook, after_cell=owners_part)
     watched = watcher.run_all(watcher.notebook(WATCH, FOLDER="MyDrive/our people"))
     return Story(
@@ -187,27 +207,53 @@ def test_a_notebook_is_valid_and_carries_no_outputs(path: Path) -> None:
 
 
 @each_notebook
-def test_the_badge_opens_this_very_notebook_as_soon_as_the_project_has_an_address(path: Path) -> None:
+def test_a_badge_opens_this_very_notebook_and_there_is_none_without_an_address(path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     repository = project.get("urls", {}).get("Repository", "")
-    target = "https://colab.research.google.com/"
-    if repository:
-        target = repository.replace("https://github.com/", f"{target}github/")
-        target += f"/blob/main/examples/{path.name}"
-    image = "https://colab.research.google.com/assets/colab-badge.svg"
-    assert read(path).cells[0].source.startswith(f"[![Open in Colab]({image})]({target})")
+    place = repository.removeprefix("https://github.com/")
+    colab = "https://colab.research.google.com"
+    badge = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]"
+    badge += f"({colab}/github/{place}/blob/main/examples/{path.name})"
+    text = path.read_text(encoding="utf-8")
+    assert (badge if repository else "") in text
+    assert text.count("colab-badge") == (1 if repository else 0)
+
+
+@each_notebook
+def test_a_notebook_begins_with_a_copy_of_ones_own_and_no_field_says_who_one_is(path: Path) -> None:
+    assert "**Step 0: save a copy in Drive**" in read(path).cells[0].source
+    fields = re.findall(r"^(\w+) = .*# @param", "\n".join(sources(path)), re.MULTILINE)
+    assert {"FOLDER", "SOURCE"} <= set(fields)
+    assert not {"OWNER", "PLANS", "NAME"} & set(fields)
+    if path != WATCH:
+        assert {"PRESET", "WEIGHTS", "GRID", "SIZE"} <= set(fields)
+
+
+def test_the_quickstart_is_short() -> None:
+    assert len(read(QUICKSTART).cells) <= 10
 
 
 @each_notebook
 def test_every_command_of_a_notebook_parses(path: Path) -> None:
-    lines = [
-        line for source in sources(path) for line in re.findall(r"^ *!shardgen (.*)$", source, re.MULTILINE)
-    ]
+    code = "\n".join(sources(path))
+    lines = re.findall(r"^ *!shardgen (.*)$", code, re.MULTILINE)
     assert lines
     for line in lines:
-        words = line.replace("{DEADLINE}", "11h").replace("{WEIGHTS}", "nyu")
-        words = words.replace("{shared}", "--shared-folder")
+        words = line.replace("{NEEDED}", "nyu").replace(
+            "{OPTIONS}", '--preset=grid600 "--set=output.size=[64, 48]"'
+        )
         assert_parses(shlex.split(words))
+    for line in re.findall(r"command=(\[.*\])", code):
+        assert_parses(eval(line, {"NAME": "anna", "DEADLINE": "11h", "ZIP": "people.zip"}))  # noqa: S307
+
+
+@each_notebook
+def test_every_choice_of_a_form_is_one_that_a_command_takes(path: Path) -> None:
+    choices = dict(re.findall(r"^(\w+) = .*# @param (\[.*\])$", "\n".join(sources(path)), re.MULTILINE))
+    for name in json.loads(choices.get("PRESET", "[]")):
+        assert find_preset(name)
+    for name in json.loads(choices.get("WEIGHTS", "[]")):
+        assert not name or DEFAULT.plan_name(name) == name
 
 
 @each_notebook
@@ -251,8 +297,9 @@ def install(
     for age, wheel in enumerate(wheels):
         (shared / wheel).touch()
         os.utime(shared / wheel, (age, age))
-    names = f"SHARED, LOCAL, SOURCE, BUCKET = Path({str(shared)!r}), {str(disk)!r}, {source!r}, {bucket!r}"
-    given = f"from pathlib import Path\n{names}\n"
+    names = f"SHARED, LOCAL, SOURCE, BUCKET = Path({str(shared)!r}), {str(disk)!r}, {source!r}, {bucket!r}\n"
+    names += f"MOUNT, FOLDER, SAVE, PHOTOGRAPHS = {str(folder)!r}, 'shared', False, 'samples'\n"
+    given = f"import subprocess\nfrom pathlib import Path\n{names}"
     done = subprocess.run(
         [sys.executable, "-S", "-c", given + cell_with(path, "find_spec")],
         env={"PYTHONPATH": str(fakes)},
@@ -320,6 +367,7 @@ def test_installing_from_nowhere_says_what_is_needed(path: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_the_workers_notebook_makes_everything_and_ends_its_runtime_after_the_upload(story: Story) -> None:
     assert "is there already" in story.worked
+    assert "this worker: anna\n" in story.worked
     assert "the worker ended well" in story.worked
     assert "planned 48   stored 48   dead letters 0   pending 0" in story.worked
     asked = story.owner.journal.read_text(encoding="utf-8").splitlines()
@@ -329,13 +377,14 @@ def test_the_workers_notebook_makes_everything_and_ends_its_runtime_after_the_up
 
 @pytest.mark.slow
 def test_a_look_before_anything_is_made_merges_nothing_and_fails_nowhere(story: Story) -> None:
-    assert "planned 48   stored 0   dead letters 0   pending 48" in story.too_early
+    assert "0 of 48 samples" in story.too_early
     assert "48 samples are pending: too early to merge" in story.too_early
 
 
 @pytest.mark.slow
 def test_the_watchers_notebook_shows_and_keeps_a_whole_zip(story: Story) -> None:
-    assert "planned 48   stored 48   dead letters 0   pending 0" in story.watched
+    assert "48 of 48 samples" in story.watched
+    assert "data:image" in "".join(story.watcher.pages)
     (kept,) = story.shared.glob("*.zip")
     digest = sha256_of(kept)
     assert kept.name == f"our people-{digest[:12]}.zip"
@@ -368,13 +417,14 @@ def test_a_colleague_joins_over_a_shortcut_and_makes_what_is_left(story: Story, 
     others = drive / "of anna"
     shutil.copytree(story.shared, others)
     (drive / "MyDrive").mkdir()
+    os.setxattr(drive / "MyDrive", "user.drive.email", b"ben@example.org")
     (drive / "MyDrive" / "people").symlink_to(others, target_is_directory=True)
     ben = Colab(disk=tmp_path / "ben", drive=drive)
     environment = {"XDG_CACHE_HOME": str(tmp_path / "operator")}
     undone = shardgen("requeue", others / "run", "--batch", "3", environment=environment)
     assert undone.returncode == 0, undone.stderr
-    said = ben.run_all(ben.notebook(WORKER, NAME="ben"))
-    assert "made 4 samples; 0 of 48 are pending" in said
+    said = ben.run_all(ben.notebook(WORKER))
+    assert "[ben] made 4 samples; 0 of 48 are pending" in said
     assert "the worker ended well" in said
     assert ben.journal.read_text(encoding="utf-8").splitlines()[-1] == "flush"
     again = shardgen("merge", others / "run", "-o", tmp_path / "again.zip", environment=environment)
@@ -404,7 +454,8 @@ def test_owner_and_colleague_share_nothing_but_a_bucket(
     keys = {name: value for name, value in store.environment().items() if name != "AWS_ALLOW_HTTP"}
     urls = {"BUCKET": store.new_url(), "PHOTOGRAPHS": store.new_url()}
     anna, ben = (
-        Colab(disk=tmp_path / name, drive=tmp_path / "none", secrets=keys) for name in ("anna", "ben")
+        Colab(disk=tmp_path / name, drive=tmp_path / "none", secrets=keys, signed_in=account)
+        for name, account in (("anna", "anna@example.org"), ("ben", ""))
     )
     with monkeypatch.context() as context:
         for name, value in keys.items():
@@ -417,24 +468,13 @@ def test_owner_and_colleague_share_nothing_but_a_bucket(
     bens: list[str] = []
 
     def annas_part(source: str) -> None:
-        if "!shardgen init" in source:
-            toml = anna.disk / "run" / "shardgen.toml"
-            settings = tomllib.loads(toml.read_text(encoding="utf-8"))
-            assert settings["manifest"]["url"] == urls["BUCKET"]
-            text = settings_text(
-                foregrounds=Path(settings["sources"]["foregrounds"]),
-                backgrounds=Path(settings["sources"]["backgrounds"]),
-                weights="small",
-                changes=SETTINGS | {"manifest.url": json.dumps(urls["BUCKET"])},
-            )
-            toml.write_text(text, encoding="utf-8")
-        elif "!shardgen plan" in source:
-            bens.append(ben.run_all(ben.notebook(WORKER, NAME="ben", **urls)))
+        if "!shardgen plan" in source:
+            bens.append(ben.run_all(ben.notebook(WORKER, {}, **urls)))
 
-    said = anna.run_all(
-        anna.notebook(WORKER, NAME="anna", OWNER=True, END_RUNTIME=True, **urls), after_cell=annas_part
-    )
-    assert "made 48 samples; 0 of 48 are pending" in bens[0]
+    settings = {"PLANS": True, "PRESET": "masks-only", "WEIGHTS": "", **FORM, **urls}
+    said = anna.run_all(anna.notebook(WORKER, MASKS, END_RUNTIME=True, **settings), after_cell=annas_part)
+    assert f"[{socket.gethostname()}] made 48 samples; 0 of 48 are pending" in bens[0]
+    assert "[anna] made 0 samples" in said
     for output in (said, *bens):
         assert "planned 48   stored 48   dead letters 0   pending 0" in output
         assert "the worker ended well" in output
@@ -442,3 +482,45 @@ def test_owner_and_colleague_share_nothing_but_a_bucket(
     assert not (ben.disk / "run").exists()
     merged = shardgen("merge", urls["BUCKET"], "-o", tmp_path / "people.zip", environment=keys)
     assert merged.returncode == 0, merged.stderr
+
+
+# One account
+
+
+@pytest.mark.slow
+def test_the_quickstart_makes_and_saves_a_data_set_of_the_samples_that_ship(
+    tmp_path: Path, u2netp: Path
+) -> None:
+    (tmp_path / "drive of all" / "MyDrive").mkdir(parents=True)
+    colab = Colab(disk=tmp_path / "carl", drive=tmp_path / "drive of all")
+    cache = Path(colab.environment()["XDG_CACHE_HOME"]) / "shardgen"
+    cache.mkdir(parents=True)
+    shutil.copyfile(u2netp, cache / u2netp.name)
+    said = colab.run_all(colab.notebook(QUICKSTART, SMALL, SIZE="[32, 24]"))
+    assert "masks written" in said
+    assert "read 96 samples: no findings" in said
+    with DataSet(tmp_path / "drive of all" / "MyDrive" / "people" / "people.zip") as data:
+        assert len(data) == 3 * 4 * 2 * 4
+    cut_outs, preview, *samples = [Image.open(io.BytesIO(one)).size for one in colab.pictures]
+    assert min(*cut_outs, *preview) > 100
+    assert samples == [(3 * 32, 24)] * 3
+    assert colab.journal.read_text(encoding="utf-8").splitlines() == [
+        f"mount {colab.disk / 'drive'}",
+        "flush",
+    ]
+
+
+def test_the_quickstart_takes_photographs_of_drive_or_of_an_upload(tmp_path: Path) -> None:
+    given = tmp_path / "MyDrive" / "people"
+    write_photographs(given)
+    for place in ("Drive", "upload"):
+        colab = Colab(disk=tmp_path / place, drive=tmp_path, uploads=given)
+        notebook = colab.notebook(QUICKSTART, PHOTOGRAPHS=place)
+        (last,) = [index for index, cell in enumerate(notebook.cells) if "files.upload" in cell.source]
+        notebook.cells = notebook.cells[: last + 1]
+        notebook.cells[last].source = notebook.cells[last].source.partition("SHEET = ")[0]
+        colab.run_all(notebook)
+        for folder in ("foregrounds", "backgrounds"):
+            found = {path.name: path.read_bytes() for path in (colab.disk / "people" / folder).iterdir()}
+            assert found == {path.name: path.read_bytes() for path in (given / folder).iterdir()}
+            assert found

@@ -25,6 +25,7 @@ from shardgen.cli.export import export
 from shardgen.cli.extend import extend
 from shardgen.cli.init import init
 from shardgen.cli.merge import merge
+from shardgen.cli.options import ServingCommand
 from shardgen.cli.plan import plan
 from shardgen.cli.preview import preview
 from shardgen.cli.printable import Outlet, open_outlets
@@ -67,7 +68,9 @@ for command in (
     *(cut_out, init, plan, preview, run, ray, worker, status, extend, merge, verify, export),
     *(*_OPERATORS, doctor, demo),
 ):
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.replace("_", "-"), cls=ServingCommand if command in (run, status) else None)(
+        command
+    )
 app.add_typer(weights.app, name="weights")
 
 

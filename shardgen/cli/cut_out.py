@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.progress import doing, downloading
 from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted
 from shardgen.errors import SourcesRefused
@@ -56,19 +58,19 @@ def cut_out(
     """
     from shardgen.operations.cut_out import CutOutEvents, CutOutRequest, cut_out_photographs, draw_sheet
 
-    with render.progress_bar("cutting out") as bar:
-        task = bar.add_task("photographs", total=None)
+    with doing("looking through the photographs", is_printed=False) as line:
+        count, on_file = itertools.count(1), line.counter("cutting out", "photograph")
         done = cut_out_photographs(
             CutOutRequest(path=folder, model=model, overwrite=overwrite, sheet=sheet),
             events=CutOutEvents(
-                on_found=lambda count: bar.update(task, total=count),
-                on_file=lambda _name: bar.advance(task),
-                on_download=render.add_download(bar, "u2netp", visible=False),
+                on_file=lambda _name, of: on_file(next(count), of),
+                on_download=downloading(line, "the u2netp weights"),
             ),
         )
     render.stdout().print(render.table(["photographs", ""], _counts(done)))
     if sheet is not None:
-        drawn = draw_sheet(done, sheet)
+        with doing("drawing the sheet", is_printed=False):
+            drawn = draw_sheet(done, sheet)
         render.echo(f"{sheet}   {counted(drawn, 'photograph')}" if drawn else "nothing to draw")
     render.say_remarks("warning", _warnings(done))
     if files := sum(len(problem.names) for problem in done.problems):

@@ -11,6 +11,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import remember
+from shardgen.domain.wording import duration
 
 
 def demo(
@@ -28,7 +29,8 @@ def demo(
       shardgen demo
     """
     from shardgen.cli.plan import make_plan_with_progress, plan_view
-    from shardgen.cli.run import LiveProgress
+    from shardgen.cli.progress import Line
+    from shardgen.cli.run import STARTING, show_run
     from shardgen.cli.status_view import status_view
     from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, prepare, work
     from shardgen.operations.merge import merge_run
@@ -53,8 +55,9 @@ def demo(
         "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
     step("Work: two workers, one core each; kill one of them half-way, like a lost runtime.")
-    with LiveProgress() as live:
-        killer = work(run, planned.plan, say=live.say, on_look=lambda found: live.look(found, {}))
+    with Line(keeps_last=True) as line:
+        line.doing(STARTING)
+        killer = work(run, planned.plan, say=render.say, on_look=lambda found: show_run(line, found))
     if killer.taken_over_after is not None:
         out.print(
             "The other worker took over its slice at once: at most 3 batches were made twice, none was lost."
@@ -71,7 +74,7 @@ def demo(
     sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
-    took = render.duration(time.monotonic() - began)
+    took = duration(time.monotonic() - began)
     out.print(f"done in {took}. Next, with your own photographs: shardgen init --help")
     if found.findings:
         raise typer.Exit(21)

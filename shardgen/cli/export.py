@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +11,8 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import Exclude, remember
-from shardgen.domain.wording import counted
+from shardgen.cli.progress import counting
+from shardgen.domain.wording import counted, sized
 from shardgen.manifest.database_url import is_meant_as_bucket
 
 if TYPE_CHECKING:
@@ -104,11 +107,11 @@ def export(
         ):
             if is_given:
                 raise typer.BadParameter(f"{name} needs a run directory: a zip is what it is")
-        with render.pacing("exported", "samples") as on_progress:
+        with _exporting() as on_progress:
             result = export_zip(Path(subject), out, request, on_progress=on_progress)
     else:
         run = open_directory(subject)
-        with render.pacing("exported", "samples") as on_progress:
+        with _exporting() as on_progress:
             result = export_run(
                 run,
                 out,
@@ -119,6 +122,18 @@ def export(
                 on_progress=on_progress,
             )
     _show(result)
+
+
+@contextmanager
+def _exporting() -> Iterator[Callable[[int, int | None, int], None]]:
+    """A bar that begins with what was there already."""
+    with counting("exporting", "sample") as show:
+
+        def on_progress(done: int, planned: int | None, _there: int) -> None:
+            if planned is not None:
+                show(done, planned)
+
+        yield on_progress
 
 
 def _request(name: str, shard_size: int | None, split: Split | None) -> ExportRequest:
@@ -159,7 +174,7 @@ def _show(result: ExportResult) -> None:
             f"{one.samples:,}",
             f"{one.photographs:,}",
             f"{one.files:,}",
-            render.size(one.size_bytes),
+            sized(one.size_bytes),
         ]
         for one in result.splits
     ]

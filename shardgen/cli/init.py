@@ -62,6 +62,15 @@ def init(
             show_default="nyu",
         ),
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="Another value than the preset's, as in shardgen.toml; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     bucket: Annotated[
         str | None,
         typer.Option(
@@ -85,6 +94,7 @@ def init(
     Example:
       shardgen init people --foregrounds cut-outs --backgrounds scenes
       shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes
+      shardgen init people --set compose.grid=[3,2] --foregrounds cut-outs --backgrounds scenes
       shardgen init people --bucket s3://bucket/people --foregrounds cut-outs --backgrounds scenes
       shardgen init depths --preset depth-of-folder --pictures scenes
     """
@@ -102,9 +112,20 @@ def init(
         given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
         preset=preset,
         weights=weights,
+        changes=_parse_changes(changes or []),
         shared=bucket or (SHARED_FOLDER if shared_folder or on_drive else ""),
     )
     if on_drive and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
     keys = "" if bucket is None else 'export the bucket\'s keys (docs/operating.md, "A bucket"), '
     say(f"wrote {path}\nNext: read it through, {keys}then `shardgen plan {typed(run_dir)}`.")
+
+
+def _parse_changes(texts: list[str]) -> dict[str, str]:
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and value.strip()):
+            raise typer.BadParameter(f"{text!r} is not TABLE.KEY=VALUE", param_hint="--set")
+        changes[name.strip()] = value.strip()
+    return changes

@@ -10,6 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir, typed
+from shardgen.cli.progress import counting
 from shardgen.coordination.open import open_directory
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
@@ -59,7 +60,7 @@ def merge_and_show(
     """Merge with a bar, and print what was made; the last line says what is missing."""
     from shardgen.operations.merge import merge_run
 
-    with render.counting("merging") as on_progress:
+    with counting("merging", "sample") as on_progress:
         result = merge_run(
             run,
             output,

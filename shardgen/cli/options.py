@@ -6,9 +6,10 @@ import math
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from shardgen.manifest.database_url import is_meant_as_bucket
 
@@ -28,9 +29,25 @@ def typed(path: Path | str) -> str:
     return shlex.quote(path if isinstance(path, str) and is_meant_as_bucket(path) else str(Path(path)))
 
 
+def typed_run_dir() -> str:
+    """The run directory that was named, as it must be typed into a shell."""
+    return typed(named_run_dir)
+
+
 def with_run_dir(hint: str) -> str:
     """The hint with the run directory that was named, so that it can be pasted."""
-    return hint.replace("RUN_DIR", typed(named_run_dir))
+    return hint.replace("RUN_DIR", typed_run_dir())
+
+
+class ServingCommand(TyperCommand):
+    """A command whose `--serve` may stand alone: an address after it has a port, a run directory has none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give the option a value before the parser asks for one."""
+        for index in [index for index, word in enumerate(args) if word == "--serve"]:
+            if not any(_ADDRESS.fullmatch(word) for word in args[index + 1 : index + 2]):
+                args[index] = "--serve="
+        return super().parse_args(ctx, args)
 
 
 RunDir = Annotated[
@@ -109,8 +126,19 @@ Exclude = Annotated[
         show_default=False,
     ),
 ]
+Serve = Annotated[
+    str | None,
+    typer.Option(
+        "--serve",
+        metavar="[ADDRESS]",
+        help="Serve a page about the run: on this machine at 127.0.0.1:8765, or at an address such as "
+        "0.0.0.0:8765 (port 0: any that is free), where who opens it needs the token in the printed URL.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+")
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,10 +23,11 @@ from shardgen.cli.options import (
     parse_rate,
     typed,
 )
+from shardgen.cli.progress import Line, doing, downloading
 from shardgen.cli.status_view import rate_text
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -82,7 +85,8 @@ def plan(
       shardgen plan people --calibrate
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    run = open_directory(run_dir)
+    with doing("opening the run", is_printed=False):
+        run = open_directory(run_dir)
     planned = make_plan_with_progress(run, given, rate=rate)
     run, forecast = run.planned(planned.plan), None
     try:
@@ -123,9 +127,9 @@ def _measured(run: RunDirectory, given: Folders) -> Forecast:
     from shardgen.operations.forecast import make_forecast
 
     render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing of it is kept")
-    with render.progress_bar("calibrating") as bar:
-        samples = bar.add_task("samples", total=None)
-        return make_forecast(run, given, say=render.say, on_made=lambda made: bar.advance(samples, made))
+    with doing("loading what makes samples, up to a minute", is_printed=False) as line:
+        count, show = itertools.count(1), line.counter("calibrating", "sample")
+        return make_forecast(run, given, say=render.say, on_made=lambda _samples: show(next(count), None))
 
 
 def _forecast_view(forecast: Forecast, pending: int) -> RenderableType:
@@ -133,9 +137,9 @@ def _forecast_view(forecast: Forecast, pending: int) -> RenderableType:
     now, rows = datetime.now().astimezone(), []
     for workers in _CREWS:
         seconds = forecast.seconds_for(pending, workers)
-        rows.append([f"{workers}", render.duration(seconds), _instant(now, seconds)])
+        rows.append([f"{workers}", duration(seconds), _instant(now, seconds)])
     computing = f", micro-batch {forecast.micro_batch}" if forecast.micro_batch else ""
-    measured = f"{counted(forecast.batches, 'batch')} in {render.duration(forecast.seconds)}"
+    measured = f"{counted(forecast.batches, 'batch')} in {duration(forecast.seconds)}"
     device = f"{forecast.device_model}{computing}"
     return Group(
         render.text(""),
@@ -165,14 +169,20 @@ def _instant(now: datetime, seconds: float) -> str:
 @contextmanager
 def planning_progress() -> Iterator[PlanEvents]:
     """A bar for the sources that are read, and one for a download."""
+    with doing("reading the sources") as line:
+        yield planning_events(line)
+
+
+def planning_events(line: Line) -> PlanEvents:
+    """What shows on a line the sources that are read, and a download."""
     from shardgen.recipes.base import PlanEvents
 
-    with render.progress_bar("reading sources") as bar:
-        files = bar.add_task("files", total=None)
-        yield PlanEvents(
-            on_file=lambda _name: bar.advance(files),
-            on_download=render.add_download(bar, "weights", visible=False),
-        )
+    count, on_file = itertools.count(1), line.counter("reading the sources", "file")
+    return PlanEvents(
+        doing=partial(line.doing, is_printed=False),
+        on_file=lambda _name, of: on_file(next(count), of),
+        on_download=downloading(line, "the weights"),
+    )
 
 
 def say_planning_remarks(planned: Planned) -> None:
@@ -224,14 +234,14 @@ def _sizes(samples: list[int]) -> str:
 
 def _time(samples: int, rate: float | None, *, is_measured: bool) -> list[tuple[str, str]]:
     if rate:
-        return [("time", f"{render.duration(samples / rate)} at {rate:g} samples/s")]
+        return [("time", f"{duration(samples / rate)} at {rate:g} samples/s")]
     return [] if is_measured else [("time", _ASK_RATE)]
 
 
 def _measured_bytes(planned: Planned, forecast: Forecast) -> str:
     samples = planned.plan.samples
-    artifacts = render.size((forecast.sample_bytes + forecast.artifact_bytes) * samples)
-    in_zip = render.size(planned.bytes_in_zip(forecast.bytes) * samples)
+    artifacts = sized((forecast.sample_bytes + forecast.artifact_bytes) * samples)
+    in_zip = sized(planned.bytes_in_zip(forecast.bytes) * samples)
     parts = " + ".join(f"{size:,.0f}" for size in forecast.bytes.values())
     return (
         f"{artifacts} of artifacts{_spread(forecast.bytes_spread)}, {in_zip} for the zip, and its contact "
@@ -240,7 +250,7 @@ def _measured_bytes(planned: Planned, forecast: Forecast) -> str:
 
 
 def _bytes(planned: Planned) -> str:
-    total = render.size(planned.sample_bytes * planned.plan.samples)
+    total = sized(planned.sample_bytes * planned.plan.samples)
     parts = " + ".join(f"{size:,.0f}" for size in planned.estimate.outputs.values())
     remark = f"; {planned.estimate.remark}" if planned.estimate.remark else ""
     sheet = "as much again for the zip, and its contact sheet"

@@ -17,7 +17,9 @@ from shardgen.cli.options import (
     given_folders,
     parse_device,
 )
-from shardgen.cli.render import add_download, echo, progress_bar, say
+from shardgen.cli.plan import planning_events
+from shardgen.cli.progress import doing
+from shardgen.cli.render import echo, say
 
 
 def preview(
@@ -56,16 +58,11 @@ def preview(
       shardgen preview people --samples 20 -o preview.png
     """
     from shardgen.coordination.open import open_directory
-    from shardgen.operations.preview import PreviewRequest
+    from shardgen.operations.preview import PreviewEvents, PreviewRequest
     from shardgen.operations.preview import preview as make_preview
-    from shardgen.recipes.base import DeviceChoice, PlanEvents
+    from shardgen.recipes.base import DeviceChoice
 
-    with progress_bar("reading sources") as bar:
-        files = bar.add_task("files", total=None, visible=False)
-
-        def on_file(_name: str) -> None:
-            bar.update(files, advance=1, visible=True)
-
+    with doing("reading the plan") as line:
         path = make_preview(
             open_directory(run_dir),
             PreviewRequest(
@@ -76,6 +73,10 @@ def preview(
             ),
             choice=DeviceChoice.from_environment(parse_device(device)),
             say=say,
-            events=PlanEvents(on_file=on_file, on_download=add_download(bar, "weights", visible=False)),
+            events=PreviewEvents(
+                plan=planning_events(line),
+                doing=line.doing,
+                on_sample=line.counter("making samples", "sample"),
+            ),
         )
     echo(str(path))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shardgen.cli import render
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
@@ -17,7 +18,8 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
 )
-from shardgen.cli.run import LiveProgress, finish, ready_to_make
+from shardgen.cli.progress import Line
+from shardgen.cli.run import STARTING, finish, opening, ready_to_make, show_run
 from shardgen.coordination.open import open_directory
 from shardgen.errors import InputMissing
 
@@ -97,13 +99,17 @@ def ray(
 
     wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    opened = ready_to_make(open_directory(run_dir), given, output)
+    with opening():
+        directory = open_directory(run_dir)
+    opened = ready_to_make(directory, given, output)
     found = opened.report()
     if found.pending:
         with suppress(InputMissing):  # the photographs may be on other nodes only
             refuse_lost_sources(opened.run, opened.plan, given)
-        with LiveProgress() as live:
+        with Line(keeps_last=True) as line:
+            line.doing(STARTING)
             found = work_on_cluster(
-                opened.run, address, wanted, folders=given, say=live.say, on_look=live.look
-            )
+                opened.run, address, wanted, folders=given,
+                say=render.say, on_look=lambda found, _pids: show_run(line, found),
+            )  # fmt: skip
     finish(opened, found, output, allow_dead_letters=allow_dead_letters)

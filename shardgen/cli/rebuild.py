@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.progress import counting
 
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:
@@ -20,7 +21,7 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     from shardgen.coordination.open import open_directory
     from shardgen.operations.rebuild import rebuild
 
-    with render.counting("reading artifacts") as on_progress:
+    with counting("reading artifacts", "artifact") as on_progress:
         plan, found = rebuild(open_directory(run_dir), on_progress=on_progress)
     pending = plan.samples - found.stored - found.dead_letters
     render.echo(f"rebuilt from {found.batches:,} of {plan.layout.batch_count:,} batches")

@@ -5,34 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.remarks import Remark
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, sized
+from shardgen.machine.notebooks import is_notebook
 
 if TYPE_CHECKING:
     from shardgen.dataset.merge import MergeResult
     from shardgen.dataset.verify import Verification
 
 _SHOWN_NAMES = 10
-_LINE_SECONDS = 30.0  # between two lines where there is no bar
-_REFRESH_SECONDS = 0.1
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
@@ -41,16 +31,9 @@ def text(line: str) -> Text:
     return Text(printable(line))
 
 
-class _Bar(Progress):
-    def stop(self) -> None:
-        """Rich before 14 prints an empty line here even for a bar that is not shown."""
-        if not self.disable:
-            super().stop()
-
-
 def stdout() -> Console:
     """Where results go."""
-    return Console(width=None if sys.stdout.isatty() else _PLAIN_WIDTH, highlight=False)
+    return _console(sys.stdout, is_stderr=False)
 
 
 def is_heard() -> bool:
@@ -68,11 +51,24 @@ def result_is_a_file() -> None:
 
 def stderr() -> Console:
     """Where progress and remarks go."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)
+    return _console(sys.stderr, is_stderr=True)
+
+
+def _console(stream: TextIO, *, is_stderr: bool) -> Console:
+    if stream.isatty() and not is_notebook():
+        return Console(stderr=is_stderr, highlight=False)
+    return Console(stderr=is_stderr, width=_PLAIN_WIDTH, highlight=False, force_terminal=False)
+
+
+ABOVE: list[Callable[[str], None]] = []
+"""What puts a message above the line that shows progress; empty while there is none."""
 
 
 def say(line: str) -> None:
     """One line on stderr; nobody may be listening any more, which must not stop the work."""
+    if ABOVE:
+        ABOVE[-1](line)
+        return
     with contextlib.suppress(OSError):
         print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
@@ -132,66 +128,6 @@ def print_json(document: object) -> None:
     print(printable_json(json.dumps(document, ensure_ascii=not knows_unicode, indent=2)))  # noqa: T201
 
 
-def progress_bar(what: str) -> Progress:
-    """A bar with a count on stderr; silent where stderr is no terminal."""
-    return _Bar(
-        TextColumn("{task.description}") if what == "samples" else TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=stderr(),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextlib.contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar over one thing; call what is yielded with how many are done and how many there are."""
-    with progress_bar(what) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, planned: bar.update(task, completed=done, total=planned)
-
-
-@contextlib.contextmanager
-def pacing(done_word: str, what: str) -> Iterator[Callable[[int, int | None, int], None]]:
-    """A bar with the rate and the time left, or a line now and then where stderr is no terminal.
-
-    Call what is yielded with how many are done, how many there are (None: not known yet), and how many were
-    there before, which count for no rate.
-    """
-    with progress_bar(done_word) as bar:
-        bar.columns = (*bar.columns, TextColumn("{task.fields[pace]}"))
-        pace = _Pace(bar, bar.add_task(done_word, total=None, pace=""), f"{done_word} {{}} of {{}} {what}")
-        yield pace.show
-
-
-class _Pace:
-    def __init__(self, bar: Progress, task: TaskID, line: str) -> None:
-        self._bar, self._task, self._line = bar, task, line
-        self._started: float | None = None
-        self._shown = time.monotonic()
-
-    def show(self, done: int, planned: int | None, there: int) -> None:
-        now = time.monotonic()
-        if planned is None:
-            return
-        if self._started is None:
-            self._started = now
-        wait = _LINE_SECONDS if self._bar.disable else _REFRESH_SECONDS
-        if now - self._shown < wait and done < planned:
-            return
-        seconds, made = now - self._started, done - there
-        pace = ""
-        if made and seconds:
-            pace = f"{made / seconds:,.0f}/s, {duration((planned - done) * seconds / made)} left"
-        if not self._bar.disable:
-            self._bar.update(self._task, completed=done, total=planned, pace=pace)
-        elif done < planned:
-            say(self._line.format(f"{done:,}", f"{planned:,}") + (f": {pace}" if pace else ""))
-        self._shown = now
-
-
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> Table:
     """A plain table: the first column to the left, the others to the right (or all to the left)."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -210,43 +146,6 @@ def echo_findings(found: Verification) -> None:
     echo(f"read {counted(found.samples, 'sample')}: {count}")
 
 
-def add_download(bar: Progress, name: str, *, visible: bool = True) -> Callable[[int, int | None], None]:
-    """Add a download to a bar, or say it once where there is no terminal.
-
-    Call what it returns with the bytes on disk and the bytes expected (None: not known).
-    """
-    task = bar.add_task(f"fetching {name}", total=None, visible=visible)
-
-    def on_download(done: int, total: int | None) -> None:
-        if bar.disable and bar.tasks[task].completed == 0:
-            say(f"fetching the {name} weights" + (f", {size(total)}" if total else ""))
-        bar.update(task, completed=done, total=total, visible=True)
-
-    return on_download
-
-
-def duration(seconds: float | None) -> str:
-    """`3 d 4 h`, `2 h 05 min`, `3 min 20 s`, `12 s`; `unknown` for None."""
-    if seconds is None:
-        return "unknown"
-    whole = round(seconds)
-    if whole >= 48 * 3600:
-        return f"{whole // 86400} d {whole % 86400 // 3600} h"
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole} s"
-
-
-def size(size_bytes: float) -> str:
-    """`1.9 GB`: decimal units, as disks are sold."""
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes:.0f} bytes"
-
-
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
     rows = []
@@ -256,7 +155,7 @@ def merge_view(result: MergeResult) -> RenderableType:
         rows.append([name, f"{part.images:,}", mean, std])
     left_out = f", {result.selection.in_words}" if result.selection.kinds else ""
     return Group(
-        text(f"{result.path}   {size(result.size_bytes)}"),
+        text(f"{result.path}   {sized(result.size_bytes)}"),
         text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters{left_out}"),
         text(""),
         table(["images", "count", "mean", "std"], rows),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import typer
 
@@ -23,6 +22,7 @@ from shardgen.cli.options import (
     Output,
     Pictures,
     RunDir,
+    Serve,
     given_folders,
     parse_device,
     parse_duration,
@@ -30,7 +30,8 @@ from shardgen.cli.options import (
     with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
-from shardgen.cli.printable import printable
+from shardgen.cli.progress import Line, doing
+from shardgen.cli.serving import serving
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.open import open_directory
@@ -38,7 +39,7 @@ from shardgen.coordination.report import Report
 from shardgen.domain.wording import counted
 from shardgen.settings.run_directory import RunDirectory
 
-_LINE_SECONDS = 30.0
+STARTING = "starting the workers"
 
 
 def run(
@@ -91,6 +92,7 @@ def run(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
+    serve: Serve = None,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
@@ -118,23 +120,29 @@ def run(
         gpus=() if gpus is None else parse_gpus(gpus),
         threads_per_worker=given_threads(),
     )
-    directory = open_directory(run_dir)
-    chosen = choose_gpus(wanted)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
+    with opening():
+        directory = open_directory(run_dir)
+        chosen = choose_gpus(wanted)
     opened = ready_to_make(directory, given, output)
     directory, found = opened.run, opened.report()
-    if limit is not None and found.pending and found.stored >= limit:
-        render.say(
-            f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
-        )
-    elif found.pending:
-        refuse_lost_sources(directory, opened.plan, given)
-        shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
-        options = RunOptions(limit=limit, deadline=ends_at)
-        with LiveProgress() as live:
-            launcher = LocalLauncher(directory, shares, folders=given, say=live.say)
-            found = run_workers(directory, opened.plan, launcher, options, say=live.say, on_look=live.look)
-    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    with serving(opened, serve):
+        if limit is not None and found.pending and found.stored >= limit:
+            render.say(
+                f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
+            )
+        elif found.pending:
+            refuse_lost_sources(directory, opened.plan, given)
+            shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
+            options = RunOptions(limit=limit, deadline=ends_at)
+            with Line(keeps_last=True) as line:
+                line.doing(STARTING)
+                launcher = LocalLauncher(directory, shares, folders=given, say=render.say)
+                found = run_workers(
+                    directory, opened.plan, launcher, options,
+                    say=render.say, on_look=lambda found, _pids: show_run(line, found),
+                )  # fmt: skip
+        finish(opened, found, output, allow_dead_letters=allow_dead_letters)
 
 
 def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
@@ -148,14 +156,20 @@ def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path 
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
-    opened = open_run(directory)
-    warn_of_unplanned(directory, opened.plan, given)
-    recipe_of(opened.plan).load()  # the merge needs it after hours of work
-    opened.ensure_manifest()
-    with directory.manifest(opened.plan, read_only=True) as manifest:
-        refuse_unusable_at_first(open_store(directory), manifest.folder)
-    refuse_output(directory, opened.plan, output)
+    with opening():
+        opened = open_run(directory)
+        warn_of_unplanned(directory, opened.plan, given)
+        recipe_of(opened.plan).load()  # the merge needs it after hours of work
+        opened.ensure_manifest()
+        with directory.manifest(opened.plan, read_only=True) as manifest:
+            refuse_unusable_at_first(open_store(directory), manifest.folder)
+        refuse_output(directory, opened.plan, output)
     return opened
+
+
+def opening() -> AbstractContextManager[Line]:
+    """What is shown while a run, which may be far away, is opened."""
+    return doing("opening the run", is_printed=False)
 
 
 def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:
@@ -174,40 +188,7 @@ def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_
     merge_and_show(opened.run, output, allow_dead_letters=allow_dead_letters)
 
 
-class LiveProgress:
-    """A bar on a terminal; a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self._bar = render.progress_bar("samples")
-        self._task = self._bar.add_task("samples", total=None)
-        self._is_terminal = sys.stderr.isatty()
-        self._next_line = 0.0
-        self._shown = -1
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def say(self, line: str) -> None:
-        """A remark above the bar."""
-        if self._is_terminal:
-            self._bar.console.print(printable(line), markup=False)
-        else:
-            render.say(line)
-
-    def look(self, found: Report, _pids: Mapping[int, int]) -> None:
-        """Show how far it is."""
-        done = found.stored + found.dead
-        rate = f"{found.rate:.2f} samples/s, to go {render.duration(found.eta_seconds)}" if found.rate else ""
-        dead = f", {found.dead} dead letters" if found.dead else ""
-        self._bar.update(
-            self._task, completed=done, total=found.plan.samples, description=f"samples  {rate}{dead}"
-        )
-        is_last = not found.pending and self._shown != done
-        if not self._is_terminal and (time.monotonic() >= self._next_line or is_last):
-            self._shown = done
-            self._next_line = time.monotonic() + _LINE_SECONDS
-            self.say(f"{done:,} of {found.plan.samples:,} samples{dead}  {rate}".rstrip())
+def show_run(line: Line, found: Report) -> None:
+    """Show how far a run is, as soon as anybody works on it."""
+    if found.is_anybody_at_work or not found.pending or line.shows_progress:
+        line.show(found.progress)

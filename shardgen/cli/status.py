@@ -2,26 +2,52 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir, with_run_dir
+from shardgen.cli.options import HERE, Json, RunDir, Serve, typed_run_dir, with_run_dir
+from shardgen.cli.progress import Way, doing, way
+from shardgen.cli.serving import serving
 from shardgen.cli.status_view import next_step, status_view
+from shardgen.coordination.base import OpenedRun, Watcher
+from shardgen.coordination.open import open_directory, open_run
+from shardgen.coordination.report import Report
+from shardgen.domain.wording import sized
+from shardgen.errors import TransientError
+from shardgen.machine.notebooks import is_notebook
+from shardgen.operations.forecast import Forecast, read_forecast, status_json
+from shardgen.operations.merged import finished_zip
 
 _WATCH_SECONDS = 2.0
-_FILE_SECONDS = 30.0  # in a file, a pipe or a notebook every look stays
+_FILE_SECONDS = 30.0  # in a file or a pipe every look stays
+_TABLE_COLUMNS = 60  # a table on a narrower terminal cannot be read
 
 
 def status(
     *,
     run_dir: RunDir = HERE,
     json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until all is made, or Ctrl-C.")] = False,
+    serve: Serve = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write the page as one file, pictures inside, for mail, a drive or a bucket.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Show what is stored and pending, who works, and time left.
 
@@ -30,39 +56,90 @@ def status(
     \b
     Example:
       shardgen status people --watch
+      shardgen status people --serve
+      shardgen status people --html status.html
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.errors import TransientError
-    from shardgen.operations.forecast import read_forecast, status_json
-    from shardgen.operations.status import report
+    opened = open_run(open_directory(run_dir))
+    if sum((json, watch, serve is not None, html is not None)) > 1:
+        raise typer.BadParameter("of --json, --watch, --serve and --html only one at a time")
+    if serve is not None:
+        with serving(opened, serve):
+            threading.Event().wait()
+    elif html is not None:
+        _write_page(opened, html)
+    elif watch:
+        _watch(opened)
+    elif json:
+        render.print_json(status_json(opened.report(), read_forecast(opened.run)))
+    else:
+        _show(opened, opened.report())
 
-    run = open_directory(run_dir)
-    if json and watch:
-        raise typer.BadParameter("--json prints once; leave out --watch")
-    if not watch:
-        found = report(run)
-        if json:
-            render.print_json(status_json(found, read_forecast(run)))
-        else:
-            render.stdout().print(status_view(found, read_forecast(run)))
-            if line := next_step(found):
-                render.say(with_run_dir(line))
-        return
+
+def _watch(opened: OpenedRun) -> None:
+    console = render.stdout()
+    is_seen = sys.stdout.isatty() and way() is not Way.PRINTED
+    has_no_room = is_notebook() or console.width < _TABLE_COLUMNS
+    with opened.watching() as watcher:
+        last = (
+            _watch_in_a_line(watcher)
+            if is_seen and has_no_room
+            else _watch_in_tables(watcher, console, read_forecast(opened.run))
+        )
+    if last is not None and render.is_heard():
+        _show(opened, last)
+
+
+def _show(opened: OpenedRun, found: Report) -> None:
+    """The tables, and what to type next."""
+    finished = finished_zip(opened.run, found)
+    render.stdout().print(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
+    if line := next_step(found, finished):
+        render.say(with_run_dir(line))
+
+
+def _looks(watcher: Watcher, seconds: float) -> Iterator[Report]:
+    """What is seen every so many seconds, until all is made and nobody works any more."""
+    while True:
+        with suppress(TransientError):  # a busy manifest: the next look is soon
+            found = watcher.report()
+            yield found
+            if not found.pending and not found.is_anybody_at_work:
+                return
+        time.sleep(seconds)
+
+
+def _watch_in_a_line(watcher: Watcher) -> Report | None:
+    found = None
+    with doing("looking at the run", is_printed=False) as line:
+        for found in _looks(watcher, _WATCH_SECONDS):
+            line.show(found.progress)
+    return found
+
+
+def _watch_in_tables(watcher: Watcher, console: Console, forecast: Forecast | None) -> Report | None:
+    """Tables drawn over each other, gone at the end; or one below the other, where each look stays."""
     from rich.live import Live
 
-    console = render.stdout()
-    wait = _WATCH_SECONDS if console.is_terminal else _FILE_SECONDS
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
-        while True:
-            with suppress(TransientError):  # a busy manifest: the next look is soon
-                found = report(run)
-                if found.folder is not None:  # looked through as seldom as its workers do
-                    wait = max(wait, found.folder.scan_seconds)
-                view = status_view(found, read_forecast(run))
-                if live is None:
-                    console.print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}", view, "", sep="\n")
-                else:
-                    live.update(view, refresh=True)
+    found, is_drawn = None, console.is_terminal
+    with Live(console=console, auto_refresh=False, transient=True) if is_drawn else nullcontext() as live:
+        for found in _looks(watcher, _WATCH_SECONDS if is_drawn else _FILE_SECONDS):
+            if live is not None:
+                live.update(status_view(found, forecast=forecast), refresh=True)
+            elif found.pending or found.is_anybody_at_work:
+                now = datetime.now().astimezone()
+                console.print(
+                    f"{now:%Y-%m-%d %H:%M:%S %z}", status_view(found, forecast=forecast), "", sep="\n"
+                )
             if not render.is_heard():
-                return
-            time.sleep(wait)
+                return None
+    return found
+
+
+def _write_page(opened: OpenedRun, path: Path) -> None:
+    from shardgen.operations.page.file import refuse_page, write_page
+    from shardgen.operations.page.look import look_once
+
+    refuse_page(opened.run, path)
+    size = write_page(path, look_once(opened, named=typed_run_dir()))
+    render.result_is_a_file()
+    render.echo(f"{path}   {sized(size)}")

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
-from hashlib import sha256
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 
-from shardgen.cli.render import duration, one_line, table, text
+from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
-from shardgen.domain.overview import SliceCounts
-from shardgen.domain.wording import counted
-from shardgen.domain.worker import ShownState
+from shardgen.domain.overview import SLICE_WORDS
+from shardgen.domain.wording import counted, duration, sized
+from shardgen.domain.worker import WORKER_WORDS
 from shardgen.operations.forecast import Forecast
-from shardgen.operations.status import advice
+from shardgen.operations.merged import Merged
+from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
-_SLICES = tuple(one.name for one in fields(SliceCounts))
 
 
-def status_view(report: Report, forecast: Forecast | None = None) -> RenderableType:
-    """The report as a person reads it, beside the forecast of the plan."""
+def status_view(
+    report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None
+) -> RenderableType:
+    """The report as a person reads it, with the zip of all that is stored and the forecast, where known."""
     plan = report.plan
     parts: list[RenderableType] = [
         text(
             f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
-            f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
+            f"pending {report.pending:,}"
         )
     ]
     if remark := recipe_of(plan).remark:
         parts.append(text(remark))
-    parts.append(text(_pace(report)))
+    parts.append(text(_pace(report, finished)))
     if forecast is not None:
         parts.append(text(forecast_line(forecast, report)))
     parts += [text(""), _shards(report)]
@@ -64,14 +64,12 @@ class _Fitting:
                 return
 
 
-def _pace(report: Report) -> str:
-    if report.rate:
-        return f"rate {report.rate:.2f} samples/s   to go {duration(report.eta_seconds)}"
-    if not report.pending:
+def _pace(report: Report, finished: Merged | None) -> str:
+    if report.pending:
+        return report.progress.line()
+    if finished is None:
         return "nothing is pending"
-    if report.is_anybody_at_work:
-        return "the rate is not known yet"
-    return "nothing is being made now"
+    return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
 
 
 def rate_text(rate: float) -> str:
@@ -95,16 +93,15 @@ def _shards(report: Report) -> _Fitting:
     for shard in report.overview.shards:
         samples, slices = report.plan.layout.shard_samples(shard.shard), shard.slices
         pending = len(samples) - shard.stored - shard.dead
-        counts = {name.replace("_", " "): getattr(slices, name) for name in _SLICES}
+        counts = {word: getattr(slices, name) for name, word in SLICE_WORDS.items()}
         row = [f"{shard.shard}", f"{samples.start}-{samples.stop - 1}"]
         row += [f"{count:,}" for count in (shard.stored, shard.dead, pending)]
         wide.append([*row, *(f"{count:,}" for count in counts.values())])
         narrow.append([*row, ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)])
     heads = ["shard", "samples", "stored", "dead", "pending"]
-    states = [name.replace("_", " ") for name in _SLICES]
     in_words = table([*heads, "slices"], narrow)
     in_words.columns[-1].justify = "left"
-    return _Fitting(table([*heads, *states], wide), in_words)
+    return _Fitting(table([*heads, *SLICE_WORDS.values()], wide), in_words)
 
 
 def _folder_lines(report: Report) -> list[str]:
@@ -129,17 +126,7 @@ def _folder_lines(report: Report) -> list[str]:
 
 
 def _nodes(report: Report) -> list[tuple[str, list[ShownWorker]]]:
-    """The nodes, each with its workers by id; a name that several have gets a part of the host's digest."""
-    found: dict[tuple[str, str], list[ShownWorker]] = {}
-    for one in sorted(report.workers, key=lambda one: one.row.identity.id):
-        found.setdefault((one.row.identity.node, one.row.identity.host), []).append(one)
-    machines = Counter(node for node, _ in found)
-    nodes = []
-    for node, host in sorted(found):
-        digest = sha256(host.encode(errors="backslashreplace")).hexdigest()[:4]
-        name = node if machines[node] == 1 else f"{node} ({digest})"
-        nodes.append((one_line(name), found[node, host]))
-    return nodes
+    return [(one_line(name), workers) for name, workers in by_node(report)]
 
 
 def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
@@ -147,7 +134,7 @@ def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
     rows = []
     for name, workers in nodes:
         counts = Counter(one.state for one in workers)
-        states = ", ".join(f"{counts[state]} {state}" for state in ShownState if counts[state])
+        states = ", ".join(f"{counts[state]} {word}" for state, word in WORKER_WORDS.items() if counts[state])
         rows.append([name, f"{sum(one.rate for one in workers):.2f}", states])
     found = table(["node", "samples/s", "workers"], rows)
     found.columns[-1].justify = "left"
@@ -155,8 +142,8 @@ def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
 
 
 def _workers(report: Report, nodes: list[tuple[str, list[ShownWorker]]]) -> _Fitting:
-    wide = ["worker", "shard/slice", "state", "last beat", "samples", "samples/s"]
-    narrow = ["worker", "slice", "state", "beat", "made", "per s"]
+    wide = ["worker", "shard/slice", "state", "last seen", "samples", "samples/s"]
+    narrow = ["worker", "slice", "state", "seen", "made", "per s"]
     if len(nodes) < 2:
         rows = [_cells(one) for one in report.workers]
         return _Fitting(table(wide, rows), table(narrow, rows))
@@ -172,7 +159,7 @@ def _cells(one: ShownWorker) -> list[str]:
     return [
         one.row.identity.id,
         "-" if one.row.shard is None else f"{one.row.shard}/{one.row.slice}",
-        one.state.value + _first_line(one.row.note),
+        WORKER_WORDS[one.state] + _first_line(one.row.note),
         f"{duration(one.last_beat_seconds)} ago",
         f"{one.row.samples_done:,}",
         f"{one.row.samples_per_second:.2f}",
@@ -183,11 +170,11 @@ def _first_line(note: str) -> str:
     return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
-def next_step(report: Report) -> str:
+def next_step(report: Report, finished: Merged | None = None) -> str:
     """What to type next, where nobody is at work; empty where somebody is."""
     if report.is_anybody_at_work:
         return ""
-    return "; ".join(f"{one.text}: {one.command}" for one in advice(report))
+    return "; ".join(f"{one.text}: {one.command}" for one in advice(report, finished))
 
 
 def mixture_lines(report: Report) -> list[str]:

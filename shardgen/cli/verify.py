@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, remember, typed
+from shardgen.cli.progress import counting
 from shardgen.domain.wording import counted
 from shardgen.manifest.database_url import is_meant_as_bucket
 
@@ -60,7 +61,7 @@ def verify(
     if of_zip and requeue:
         raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
     run = None if of_zip else open_directory(subject)
-    with render.counting("verifying") as on_progress:
+    with counting("verifying", "sample") as on_progress:
         if run is None:
             found = check_zip(Path(subject), decode=not quick, on_progress=on_progress)
         else:

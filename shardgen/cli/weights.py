@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.progress import doing, downloading
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Fetch and check the weights of networks."
@@ -41,8 +42,8 @@ def fetch(
     all_released = {**RELEASED, U2NETP.name: U2NETP}
     if name not in all_released:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(all_released)}")
-    with render.progress_bar(f"fetching {name}") as bar:
-        on_download = render.add_download(bar, name)
+    with doing(f"looking for the {name} weights", is_printed=False) as line:
+        on_download = downloading(line, f"the {name} weights")
         if name == U2NETP.name:
             sha256 = fetch_model(on_download)
         else:

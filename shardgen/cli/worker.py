@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +21,14 @@ from shardgen.cli.options import (
     parse_duration,
     typed,
 )
+from shardgen.cli.progress import Line, Way, doing
 from shardgen.cli.render import say
+from shardgen.worker.stop import PARENT_VARIABLE
+
+if TYPE_CHECKING:
+    from shardgen.worker.audience import Audience
+
+_LOOK_SECONDS = 2.0
 
 
 def worker(
@@ -72,27 +80,35 @@ def worker(
     Example:
       shardgen worker people --deadline 11h
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.domain.identifiers import ShardIndex
-    from shardgen.errors import RunIncomplete
-    from shardgen.recipes.base import DeviceChoice
-    from shardgen.worker.stop import PARENT_VARIABLE
-    from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
-
-    options = WorkerOptions(
-        name=name,
-        folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
-        device=DeviceChoice.from_environment(parse_device(device)),
-        limits=WorkerLimits(
-            shard=None if shard is None else ShardIndex(shard),
-            max_batches=max_batches,
-            deadline_seconds=None if deadline is None else parse_duration(deadline),
-            grace_seconds=grace,
-        ),
-    )
-    run = open_directory(run_dir)
     prefix = f"[{name}] " if name else ""
-    outcome = work(run, options, say=lambda line: say(prefix + line))
+    is_alone = PARENT_VARIABLE not in os.environ  # else `run` shows the progress of its workers
+    with doing("opening the run", is_printed=False) if is_alone else nullcontext() as line:
+        from shardgen.coordination.open import open_directory
+        from shardgen.domain.identifiers import ShardIndex
+        from shardgen.errors import RunIncomplete
+        from shardgen.recipes.base import DeviceChoice
+        from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
+
+        options = WorkerOptions(
+            name=name,
+            folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
+            device=DeviceChoice.from_environment(parse_device(device)),
+            limits=WorkerLimits(
+                shard=None if shard is None else ShardIndex(shard),
+                max_batches=max_batches,
+                deadline_seconds=None if deadline is None else parse_duration(deadline),
+                grace_seconds=grace,
+            ),
+            audience=None if line is None else _audience(line),
+        )
+        run = open_directory(run_dir)
+
+        def end_process(code: int) -> None:
+            if line is not None:
+                line.close()
+            os._exit(code)
+
+        outcome = work(run, options, say=lambda words: say(prefix + words), end_process=end_process)
     planned = run.plan().samples
     left = planned - outcome.overview.stored - outcome.overview.dead
     say(f"{prefix}made {outcome.samples_done:,} samples; {left:,} of {planned:,} are pending")
@@ -100,7 +116,7 @@ def worker(
         case Ending.FINISHED:
             code = 0
         case Ending.LIMIT:
-            if PARENT_VARIABLE not in os.environ:  # `run` says itself what to type
+            if is_alone:  # `run` says itself what to type
                 say(f"{prefix}the limit is reached; to continue: shardgen worker {typed(run_dir)}")
             code = 0
         case Ending.BLOCKED:
@@ -114,3 +130,15 @@ def worker(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _audience(line: Line) -> Audience:
+    """Who looks at this line; where lines are printed seldom, the run is looked at seldom."""
+    from shardgen.worker.audience import Audience
+
+    return Audience(
+        doing=line.doing,
+        on_file=line.counter("checking the sources", "file"),
+        show=line.show,
+        every_seconds=Way.PRINTED.value / 2 if line.way is Way.PRINTED else _LOOK_SECONDS,
+    )

@@ -15,7 +15,7 @@ from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.report import Report
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.overview import Details
+from shardgen.domain.overview import NO_DETAILS, Details, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.domain.wording import Say
@@ -109,6 +109,14 @@ class Coordinator(ABC):
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
         """How long to wait while others hold all that is left."""
 
+    def overview(self) -> Overview:
+        """The state of the whole run as it is seen from here, by now or a little ago. From any thread."""
+        return self.manifest.overview()
+
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """How long to wait at least from one to the next, so that nobody's work is slowed down."""
+        return policy.heartbeat.total_seconds()
+
     @abstractmethod
     def beat(self, report: WorkerReport) -> None:
         """What the worker says of itself; after its last word nothing."""
@@ -155,14 +163,24 @@ class Recorded:
 
 
 class Watcher(Protocol):
-    """Looks at a run again and again; what was seen once is not read again. One thread uses it."""
+    """Looks at a run again and again; what was seen once is not read again. One thread uses it.
+
+    What is slow to look at is looked at less often than is asked, and else the last look is told again: a
+    bucket every ten seconds at most, a shared folder as seldom as its workers do.
+    """
 
     def report(self) -> Report:
-        """The state of the run now. Raises TransientError when it cannot be read just now."""
+        """The state of the run, of the plan that it has now.
+
+        Raises TransientError when it cannot be read just now; after any error it may be asked again.
+        """
         ...
 
     def details(self, *, newest: int) -> Details:
-        """What is known beyond the last report: slices, pace, dead letters, and so many newest receipts."""
+        """What is known beyond the last report: slices, pace, dead letters, and so many newest receipts.
+
+        Raises as `report` does; TransientError also when the run has another plan by now.
+        """
         ...
 
     @property
@@ -203,6 +221,38 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
     return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
+
+
+class Looks(Watcher, Protocol):
+    """A Watcher of a run as long as it has this plan: PlanConflict when it has another. Close it."""
+
+    def close(self) -> None:
+        """Give back what is kept open."""
+        ...
+
+
+class FreshLooks:
+    """Looks that open anew what they read: that suits what is quickly opened."""
+
+    def __init__(self, opened: OpenedRun) -> None:
+        self._opened = opened
+
+    def report(self) -> Report:
+        """As a single look."""
+        return self._opened.report()
+
+    def details(self, *, newest: int) -> Details:
+        """As this machine's manifest knows them."""
+        with self._opened.own_records() as own:
+            return NO_DETAILS if own.manifest is None else own.manifest.details(newest=newest)
+
+    @property
+    def store(self) -> ArtifactReader:
+        """The artifact folder."""
+        return open_store(self._opened.run)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 class OpenedRun(ABC):
@@ -289,6 +339,16 @@ class OpenedRun(ABC):
     @abstractmethod
     def report(self) -> Report:
         """The state of the run, quick enough to be asked again and again."""
+
+    def watching(self) -> AbstractContextManager[Watcher]:
+        """Look at the run again and again, also when it is planned anew meanwhile. Opens nothing yet."""
+        from shardgen.coordination.watching import RunWatcher  # noqa: PLC0415 - it opens runs
+
+        return RunWatcher(self)
+
+    def looks(self) -> Looks:
+        """What such a look is, as long as the run has this plan."""
+        return FreshLooks(self)
 
     def take_stock(self) -> Report:
         """The state of the run by the record that this machine's workers write to, brought up to date."""

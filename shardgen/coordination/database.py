@@ -152,6 +152,10 @@ class DatabaseCoordinator(ManifestCoordinator):
         """Soon: to ask costs a statement."""
         return min(policy.heartbeat.total_seconds(), _ASK_AGAIN_SECONDS)
 
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """A few: it is one statement."""
+        return min(policy.heartbeat.total_seconds(), _ASK_AGAIN_SECONDS)
+
     @property
     def may_plan_anew(self) -> bool:
         """While there is no receipt."""

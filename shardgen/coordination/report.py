@@ -8,6 +8,7 @@ from datetime import datetime
 
 from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
+from shardgen.domain.progress import Progress
 from shardgen.domain.worker import ShownState, WorkerRow
 from shardgen.machine.processes import gone
 from shardgen.recipes.registry import recipe_of
@@ -71,6 +72,18 @@ class Report:
         if not self.pending:
             return 0.0
         return self.pending / self.rate if self.rate > 0 else None
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is, and who is at work."""
+        at_work = sum(one.state not in _NOT_HOLDING for one in self.workers)
+        return Progress(
+            done=self.stored + self.dead,
+            total=self.plan.samples,
+            rate=self.rate or None,
+            dead=self.dead,
+            workers=at_work,
+        )
 
     def as_json(self) -> dict[str, object]:
         """The stable schema of `status --json` (docs/formats.md section 6)."""

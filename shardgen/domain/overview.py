@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Provenance, Receipt
@@ -19,6 +20,10 @@ SLICE_WORDS: Mapping[str, str] = {
     "blocked": "blocked",
 }
 """What people are shown of a slice's state, by the names of `SliceCounts`."""
+
+
+LETTERS_SHOWN = 5
+"""How many of the dead letters of each reason are shown with their details."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +119,53 @@ class Details:
     last_stored_at: datetime | None
     newest: tuple[Receipt, ...]
     dead_letters: tuple[DeadLetterGroup, ...]
+
+
+NO_DETAILS = Details(slices=(), pace=(), last_stored_at=None, newest=(), dead_letters=())
+"""Where nothing is kept that could tell more."""
+
+
+def count_slices(slices: Iterable[ShownSlice]) -> dict[ShardIndex, SliceCounts]:
+    """How many there are of each shard in which state."""
+    counts: dict[ShardIndex, Counter[str]] = {}
+    for one in slices:
+        counts.setdefault(one.shard, Counter())[one.state] += 1
+    return {
+        shard: SliceCounts(**{name: of_shard[name] for name in SLICE_WORDS})
+        for shard, of_shard in counts.items()
+    }
+
+
+def count_by_minute(stored: Iterable[tuple[datetime, int]]) -> tuple[tuple[datetime, int], ...]:
+    """The pace, of samples that were stored at these instants."""
+    minutes = Counter[int]()
+    for at, samples in stored:
+        minutes[int(at.timestamp() // 60)] += samples
+    return tuple(
+        (datetime.fromtimestamp(60 * minute, UTC), minutes[minute])
+        for minute in sorted(minutes)
+        if minutes[minute]
+    )
+
+
+def group_letters(letters: Iterable[DeadLetter]) -> tuple[DeadLetterGroup, ...]:
+    """The dead letters by reason, the most frequent first."""
+    groups: dict[DeadLetterReason, list[DeadLetter]] = {}
+    for one in letters:
+        groups.setdefault(one.reason, []).append(one)
+    return in_order(
+        DeadLetterGroup(
+            reason=reason,
+            count=len(found),
+            first=tuple(sorted(found, key=lambda one: one.sample)[:LETTERS_SHOWN]),
+        )
+        for reason, found in groups.items()
+    )
+
+
+def in_order(groups: Iterable[DeadLetterGroup]) -> tuple[DeadLetterGroup, ...]:
+    """The most frequent reason first."""
+    return tuple(sorted(groups, key=lambda one: (-one.count, one.reason)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,35 @@ from collections.abc import Callable
 Say = Callable[[str], None]
 
 
+def byte_unit(size_bytes: float) -> tuple[float, str]:
+    """How many bytes the unit has that such a size is shown in, and its name: decimal, as disks are sold."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return factor, unit
+    return 1.0, "bytes"
+
+
+def sized(size_bytes: float) -> str:
+    """`1.9 GB`, `512 bytes`."""
+    factor, unit = byte_unit(size_bytes)
+    return f"{size_bytes / factor:.{0 if factor == 1 else 1}f} {unit}"
+
+
 def counted(count: int, thing: str) -> str:
     """`1 finding`, `2 findings`, `1,000 batches`."""
     plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"
     return f"{count:,} {thing if count == 1 else plural}"
+
+
+def duration(seconds: float | None) -> str:
+    """`3 d 4 h`, `2 h 05 min`, `3 min 20 s`, `12 s`; `unknown` for None."""
+    if seconds is None:
+        return "unknown"
+    whole = round(seconds)
+    if whole >= 48 * 3600:
+        return f"{whole // 86400} d {whole % 86400 // 3600} h"
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,6 +37,17 @@ class ShownState(StrEnum):
     STOPPED = "stopped"
 
 
+WORKER_WORDS: Mapping[ShownState, str] = {
+    ShownState.STARTING: "starting",
+    ShownState.WORKING: "working",
+    ShownState.WAITING: "waiting",
+    ShownState.SUSPECT: "careful",
+    ShownState.STALLED: "stalled",
+    ShownState.EXPIRED: "silent",
+    ShownState.DEAD: "dead",
+    ShownState.STOPPED: "stopped",
+}
+"""What people are shown of a worker's state."""
 ENDED_STATES = frozenset({WorkerState.HUNG, WorkerState.DEAD, WorkerState.STOPPED})
 LISTED_AFTER_END = timedelta(hours=1)
 START_LIMIT = timedelta(minutes=15)  # importing, reading sources and the first trace, without a lease

@@ -26,6 +26,8 @@ _CUT_OUTS_PER_ROW = 3
 _CUT_OUT_SIDE = 200  # pixels; the square that a photograph, and what is cut out of it, is fitted into
 _CHECKER, _CHECKER_SIDE = (205, 245), 8  # levels, pixels
 _BANNER = "NOT DEPTH: random weights"
+_FEW_COLOURS = ("mask", "people")
+_SMALL_QUALITY = 80  # of a JPEG that is looked at once and kept nowhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +79,18 @@ def contact_sheet(
         scale = min(1.0, sheet.shape[1] / 520)
         _write(sheet, _BANNER, (_SAMPLE_GAP, 31), _Pen(colour=(255, 255, 255), scale=scale, thickness=2))
     return encode(sheet, ImageFormat.PNG, 100)
+
+
+def small_pictures(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> dict[str, bytes]:
+    """The same pictures one by one, PNG or JPEG, their longer side 160 pixels, by what they show.
+
+    That is `picture`, then `mask` or `people`, then `depth`, which random weights make `not depth`.
+    """
+    found = _pictures(sample, near_is_dark=near_is_dark, depth_is_random=depth_is_random)
+    return {
+        what: encode(pixels, ImageFormat.PNG if what in _FEW_COLOURS else ImageFormat.JPEG, _SMALL_QUALITY)
+        for what, pixels in found.items()
+    }
 
 
 def cut_out_cell(
@@ -137,19 +151,28 @@ def _fitting(name: str, width: int) -> str:
     return shown
 
 
-def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> NDArray[np.uint8]:
+def _pictures(
+    sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool
+) -> dict[str, NDArray[np.uint8]]:
     picture = _tile(sample.picture)
-    pictures = [picture]
+    found = {"picture": picture}
     if sample.instances is not None:
-        pictures = [*_people(picture, sample.instances)]
+        found["picture"], found["people"] = _people(picture, sample.instances)
     elif sample.mask is not None:
         mask = _tile(sample.mask)
         _outline(picture, mask, _OUTLINE)
-        pictures.append(cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB))  # type: ignore[arg-type]
+        found["mask"] = cv2.cvtColor(mask, cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
     if sample.depth is not None:
-        pictures.append(_coloured(sample.depth, near_is_dark=near_is_dark))
+        depth = _coloured(sample.depth, near_is_dark=near_is_dark)
         if depth_is_random:
-            _write(pictures[-1], "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
+            _write(depth, "not depth", (6, 18), _Pen(colour=_RED, scale=0.5, thickness=2))
+        found["not depth" if depth_is_random else "depth"] = depth
+    return found
+
+
+def _cell(sample: SheetSample, *, near_is_dark: bool, depth_is_random: bool) -> NDArray[np.uint8]:
+    found = _pictures(sample, near_is_dark=near_is_dark, depth_is_random=depth_is_random)
+    pictures = list(found.values())
     height = max(one.shape[0] for one in pictures)
     width = max(_TILE_SIDE, sum(one.shape[1] + _GAP for one in pictures) - _GAP)  # a caption needs some
     cell = _paper(_LABEL + height, width)

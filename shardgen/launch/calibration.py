@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import threading
 import time
@@ -42,7 +41,7 @@ from shardgen.recipes.base import (
 )
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.batch import BatchMaker, Stages
-from shardgen.worker.heartbeat import Heartbeat, Pulse
+from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 
 _SECONDS = 10.0  # to work at least
@@ -130,9 +129,7 @@ def calibrate(  # noqa: PLR0913 - what to make of what, where, and who hears of 
                 maker=maker,
                 store=coordinator.store,
                 manifest=coordinator.manifest,
-                heartbeat=Heartbeat(
-                    coordinator, settings.lease_policy, say=say, pulse=Pulse(say_every_seconds=math.inf)
-                ),
+                heartbeat=Heartbeat(coordinator, settings.lease_policy, say=say),
                 between=lambda _done: None,
                 say=say,
                 on_step=clock.note,

@@ -46,7 +46,7 @@ from shardgen.launch.silence import SilenceWatch
 from shardgen.manifest.port import Manifest
 from shardgen.manifest.session import planned_anew
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.worker.stop import StopSignals, stopping_signals
+from shardgen.worker.stop import Parent, StopSignals, stopping_signals
 
 _DYING_SECONDS = 5.0  # from SIGKILL to the process's end: longer, and it sleeps in the kernel
 _TICK_SECONDS = 0.25
@@ -155,6 +155,7 @@ class _Supervisor:
         self._say = say
         self._seats = [_Seat(number=number) for number in range(launcher.seats)]
         self._signals = StopSignals()
+        self._parent = Parent()
         self._looked = self._look_again_at = -math.inf
         self._silence = SilenceWatch(run.settings.lease_policy)
         self._monotonic = options.monotonic
@@ -233,6 +234,9 @@ class _Supervisor:
     def _watch(self, manifest: Manifest, on_look: OnLook) -> None:
         troubles = 0
         while self._signals.first is None:
+            if self._parent.is_gone:
+                self._signals.receive(signal.SIGTERM)
+                return
             if self._monotonic() < self._look_again_at:
                 time.sleep(_TICK_SECONDS)
                 self._silence.stay_awake()

@@ -8,7 +8,7 @@ from typing import Self
 
 from sqlalchemy import Connection, select, update
 
-from shardgen.domain.overview import Overview
+from shardgen.domain.overview import Details, Overview
 from shardgen.domain.plan import Plan
 from shardgen.errors import ManifestCorrupt
 from shardgen.manifest import (
@@ -18,7 +18,7 @@ from shardgen.manifest.backend import Access
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.operator import Operator
-from shardgen.manifest.overview import read_overview
+from shardgen.manifest.overview import read_details, read_overview
 from shardgen.manifest.receipts import Receipts
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.session import Clock, Part, Session, reading, writing
@@ -72,6 +72,7 @@ class Manifest:
         self, url: DatabaseUrl, plan: Plan, *, read_only: bool = False, clock: Clock | None = None
     ) -> None:
         database = url.backend.open(Access.READ if read_only else Access.WRITE)
+        self._plan = plan
         self._session = session = Session(database, plan, clock)
         self.workers = Workers(session)
         self.micro_batches = MicroBatches(session)
@@ -117,6 +118,14 @@ class Manifest:
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers)."""
         return self._session.read(lambda connection: read_overview(connection, self._session.now(connection)))
+
+    def details(self, *, newest: int) -> Details:
+        """What else a person wants to see, with so many newest receipts; in O(slices + batches)."""
+        return self._session.read(
+            lambda connection: read_details(
+                connection, self._plan, self._session.now(connection), newest=newest
+            )
+        )
 
 
 class ArtifactFolder(Part):

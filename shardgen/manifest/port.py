@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from shardgen.domain.identifiers import BatchIndex, SampleIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
-from shardgen.domain.overview import Overview
+from shardgen.domain.overview import Details, Overview
 from shardgen.domain.receipt import DeadLetter, Receipt
 from shardgen.domain.suspicion import Suspicion
 from shardgen.domain.worker import WorkerIdentity, WorkerReport
@@ -275,4 +275,8 @@ class Manifest(Protocol):
 
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers)."""
+        ...
+
+    def details(self, *, newest: int) -> Details:
+        """What else a person wants to see, with so many newest receipts; in O(slices + batches)."""
         ...

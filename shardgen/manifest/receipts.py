@@ -6,11 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from functools import partial
 from operator import itemgetter
 from typing import TypeVar
 
-from sqlalchemy import Connection, RowMapping, case, delete, insert, null, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, case, delete, insert, null, select, update
 
 from shardgen.domain.identifiers import BatchIndex, Fence, SampleIndex, ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.layout import Layout
@@ -30,7 +31,15 @@ from shardgen.errors import ReceiptConflict
 from shardgen.manifest import lookups, suspicion
 from shardgen.manifest.schema import has_receipts
 from shardgen.manifest.session import Part, reading
-from shardgen.manifest.slices import held, insert_unless_there, lease_lost, lock_slice, move, transition
+from shardgen.manifest.slices import (
+    held,
+    insert_unless_there,
+    lease_lost,
+    lock_slice,
+    move,
+    to_seconds,
+    transition,
+)
 from shardgen.manifest.tables import DEAD_LETTER, PROVENANCE, RECEIPT, SLICE, decoding
 
 _PAGE = 2_000  # rows read between two chances for a writer to commit
@@ -48,7 +57,9 @@ class Receipts(Part):
     def record(self, lease: Lease, receipt: Receipt) -> bool:
         """Record a finished batch; returns whether it was the slice's last. Raises LeaseLost."""
         return self.session.write(
-            lambda connection: record_batch(connection, self.session.layout, lease, receipt),
+            lambda connection: record_batch(
+                connection, self.session.layout, lease, receipt, now=self.session.now(connection)
+            ),
             lambda connection, _: lookups.is_recorded(connection, receipt),
         )
 
@@ -110,7 +121,9 @@ def recorded_in_slice(connection: Connection, shard: ShardIndex, slice_: SliceIn
     return set(connection.execute(query).scalars())
 
 
-def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: Receipt) -> bool:
+def record_batch(
+    connection: Connection, layout: Layout, lease: Lease, receipt: Receipt, *, now: datetime
+) -> bool:
     """Record a finished batch; the last one of the slice ends the lease. Returns whether it did.
 
     The slice's row changes first, under the fence: it guards the rest of this transaction. Raises
@@ -134,15 +147,23 @@ def record_batch(connection: Connection, layout: Layout, lease: Lease, receipt: 
         )
     dead = len(receipt.record.dead_letters)
     move(connection, receipt.shard, {}, stored=len(layout.batch_samples(batch)) - dead, dead=dead)
-    insert_receipts(connection, [receipt], [provenance_id(connection, receipt.record.provenance)])
+    made_by = provenance_id(connection, receipt.record.provenance)
+    insert_receipts(connection, [receipt], [made_by], recorded_at=to_seconds(now))
     suspicion.forget_samples(connection, lease, layout.batch_samples(batch))
     return state is SliceState.DONE
 
 
-def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provenances: Sequence[int]) -> None:
+def insert_receipts(
+    connection: Connection,
+    receipts: Sequence[Receipt],
+    provenances: Sequence[int],
+    *,
+    recorded_at: float | None = None,
+) -> None:
     """Add receipts, with the ids of their provenances, and their dead letters.
 
-    Nothing is checked here, and no counter moves.
+    `recorded_at`: UTC seconds since 1970; None of what is not new, only new here. Nothing is checked, and no
+    counter moves.
     """
     rows = [
         {
@@ -159,6 +180,7 @@ def insert_receipts(connection: Connection, receipts: Sequence[Receipt], provena
             "members_sha256": receipt.record.members_sha256,
             "sums": _sums_to_json(receipt.record.sums),
             "provenance": provenance,
+            "recorded_at": recorded_at,
         }
         for receipt, provenance in zip(receipts, provenances, strict=True)
     ]
@@ -196,26 +218,38 @@ def read_provenance(document: str) -> Provenance:
 
 def read_page(connection: Connection, *, start: BatchIndex, limit: int) -> list[Receipt]:
     """Receipts with a batch number of at least `start`, in order, at most `limit` of them."""
+    query = select(RECEIPT).where(RECEIPT.c.batch >= start).order_by(RECEIPT.c.batch).limit(limit)
+    rows = connection.execute(query).mappings().all()
+    if not rows:
+        return []
+    return _receipts(connection, rows, DEAD_LETTER.c.batch.between(rows[0]["batch"], rows[-1]["batch"]))
+
+
+def read_newest(connection: Connection, limit: int) -> list[Receipt]:
+    """The receipts recorded last, newest first; after those the ones of unknown age, highest batch first."""
+    is_known, batch = RECEIPT.c.recorded_at.is_not(None), RECEIPT.c.batch.desc()
+    rows: list[RowMapping] = []
+    for query in (
+        select(RECEIPT).where(is_known).order_by(RECEIPT.c.recorded_at.desc(), batch),
+        select(RECEIPT).where(~is_known).order_by(batch),
+    ):
+        if len(rows) < limit:
+            rows += connection.execute(query.limit(limit - len(rows))).mappings()
+    return _receipts(connection, rows, DEAD_LETTER.c.batch.in_([row["batch"] for row in rows]))
+
+
+def _receipts(
+    connection: Connection, rows: Sequence[RowMapping], have_letters: ColumnElement[bool]
+) -> list[Receipt]:
+    if not rows:
+        return []
     provenances = {
         row["id"]: read_provenance(row["document"])
         for row in connection.execute(select(PROVENANCE)).mappings()
     }
-    rows = (
-        connection.execute(
-            select(RECEIPT).where(RECEIPT.c.batch >= start).order_by(RECEIPT.c.batch).limit(limit)
-        )
-        .mappings()
-        .all()
-    )
-    if not rows:
-        return []
     dead: dict[int, list[DeadLetter]] = {}
-    letters = connection.execute(
-        select(DEAD_LETTER)
-        .where(DEAD_LETTER.c.batch.between(rows[0]["batch"], rows[-1]["batch"]))
-        .order_by(DEAD_LETTER.c.sample)
-    ).mappings()
-    for letter in letters:
+    letters = connection.execute(select(DEAD_LETTER).where(have_letters).order_by(DEAD_LETTER.c.sample))
+    for letter in letters.mappings():
         dead.setdefault(letter["batch"], []).append(_dead_letter(letter))
     return [_receipt(row, provenances, dead.get(row["batch"], [])) for row in rows]
 
@@ -249,11 +283,12 @@ def _dead_letter(row: RowMapping) -> DeadLetter:
     return DeadLetter(sample=SampleIndex(row["sample"]), reason=reason, detail=row["detail"])
 
 
-def read_dead_letters(connection: Connection, *, start: SampleIndex, limit: int) -> list[DeadLetter]:
+def read_dead_letters(
+    connection: Connection, *conditions: ColumnElement[bool], start: SampleIndex, limit: int
+) -> list[DeadLetter]:
     """Dead letters from sample `start` on, in order, at most `limit` of them."""
-    rows = connection.execute(
-        select(DEAD_LETTER).where(DEAD_LETTER.c.sample >= start).order_by(DEAD_LETTER.c.sample).limit(limit)
-    )
+    query = select(DEAD_LETTER).where(DEAD_LETTER.c.sample >= start, *conditions)
+    rows = connection.execute(query.order_by(DEAD_LETTER.c.sample).limit(limit))
     return [_dead_letter(row) for row in rows.mappings()]
 
 

@@ -17,8 +17,9 @@ from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.session import planned_anew
 from shardgen.manifest.tables import EARLIER_PLAN, REBUILD, RECEIPT, RUN, SHARD
 
-REVISION = "2_0002"
+REVISION = "2_0003"
 """The newest file in migrations/versions; 2 is the plan's format. Those of format 1 had a number alone."""
+_EARLIER_PLANS = "2_0002"  # the first that keeps them
 _INSERT_ROWS = 10_000
 _ALEMBIC = threading.Lock()  # it keeps its context in the globals of a module
 
@@ -106,7 +107,8 @@ def read_stored(connection: Connection, *, where: str, known: str = "") -> Store
     if fingerprint is None:
         return None
     is_told = fingerprint == known
-    earlier = () if revision != REVISION else connection.execute(select(EARLIER_PLAN.c.fingerprint)).scalars()
+    has_none = revision is None or revision < _EARLIER_PLANS
+    earlier = () if has_none else connection.execute(select(EARLIER_PLAN.c.fingerprint)).scalars()
     return StoredPlan(
         fingerprint=fingerprint,
         text="" if is_told else str(connection.execute(select(RUN.c.plan)).scalar_one()),

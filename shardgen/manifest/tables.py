@@ -93,6 +93,7 @@ RECEIPT = Table(
     Column("members_sha256", Text, nullable=False),
     Column("sums", Text, nullable=False),  # JSON: Python integers may pass 64 bits
     Column("provenance", _INT, nullable=False),
+    Column("recorded_at", _SECONDS),  # null where a rebuild, another machine or an older version brought it
 )
 
 DEAD_LETTER = Table(

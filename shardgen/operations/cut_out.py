@@ -151,10 +151,9 @@ class CutOutRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutOutEvents:
-    """`on_found` is told how many photographs there are, `on_file` the name of each that is done."""
+    """`on_file` is told the name of each photograph that is done, and how many there are."""
 
-    on_found: Callable[[int], None] = field(default=lambda _count: None)
-    on_file: Callable[[str], None] = field(default=lambda _name: None)
+    on_file: Callable[[str, int], None] = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 
 
@@ -187,7 +186,6 @@ def cut_out_photographs(
     problems = list(_name_problems(folder, listing, mask_names))
     named = {name for problem in problems for name in problem.names} | {*mask_names.misnamed.values()}
     names = [name for name in listing.photographs if name not in named]
-    events.on_found(len(names))
     outcomes: list[Outcome] = []
     network: SaliencyNetwork | None = None
     for name, seen in _looked_at(folder, mask_names, names, overwrite=overwrite):
@@ -198,7 +196,7 @@ def cut_out_photographs(
             outcomes.append(seen)
         else:
             problems.append(seen)
-        events.on_file(name)
+        events.on_file(name, len(names))
     if not is_folder(request.path) and any(one.kind is Kind.THEIRS for one in outcomes):
         raise SourcesRefused(
             f"{request.path}: it has a mask that shardgen did not make, or that was changed since",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from shardgen.depth.base import FILE
@@ -10,38 +12,49 @@ from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, Storage
 from shardgen.manifest.database_url import SHARED_FOLDER, check_bucket_url
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
-from shardgen.settings.settings import FILE_NAME
+from shardgen.settings.settings import FILE_NAME, parse_settings
 from shardgen.settings.template import has_setting, settings_text
 from shardgen.storage.atomic import publish_file
+from shardgen.storage.bounded import parse_toml
 from shardgen.storage.files import is_file, is_folder, is_there, make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
 
 
-def initialise(
+def initialise(  # noqa: PLR0913 - where, of what, and which settings
     run_dir: Path,
     folders: Folders,
     *,
     preset: str = DEFAULT_PRESET,
     weights: str | None = None,
     shared: str = "",
+    changes: Mapping[str, str] | None = None,
 ) -> Path:
     """Write `RUN_DIR/shardgen.toml`, folders and a weights file as absolute paths. Returns its path.
 
     `weights` is as in `[depth] weights`, a path relative to the current folder; None: the preset's. `shared`
-    is what several machines share: `folder:`, the run directory itself, or the url of a bucket. Raises
-    InputMissing when a source folder or the weights file is not named or not there, InvalidSettings for what
-    the preset does not have, PlanConflict when there are settings already.
+    is what several machines share: `folder:`, the run directory itself, or the url of a bucket. `changes` are
+    other values than the preset's, as TOML, by key (`compose.grid`: `[2, 2]`). Raises InputMissing when a
+    source folder or the weights file is not named or not there, InvalidSettings for what the preset does not
+    have and for values that are not allowed, PlanConflict when there are settings already.
     """
-    changes = _SHARED_FOLDER if shared == SHARED_FOLDER else {}
+    values = dict(_SHARED_FOLDER) if shared == SHARED_FOLDER else {}
     if shared not in ("", SHARED_FOLDER):
         check_bucket_url(shared, where="--bucket")
-        changes = {"manifest.url": f'"{shared}"'}
+        values = {"manifest.url": f'"{shared}"'}
     _refuse_folders(preset, folders)
     if weights is not None:
         weights = _written_weights(preset, weights)
     path = run_dir / FILE_NAME
+    text = settings_text(
+        preset=preset,
+        weights=weights,
+        changes=values | _written_changes(preset, changes or {}),
+        **{kind: folder.resolve() for kind, folder in folders.items()},
+    )
+    if changes:
+        parse_settings(parse_toml(text), where="--set")
     try:
         make_folders(run_dir)
     except FileExistsError:
@@ -52,12 +65,6 @@ def initialise(
         raise StorageFailed(
             f"{run_dir}: cannot be made ({error.strerror})", hint="name a folder that you may write to"
         ) from error
-    text = settings_text(
-        preset=preset,
-        weights=weights,
-        changes=changes,
-        **{kind: folder.resolve() for kind, folder in folders.items()},
-    )
     if not publish_file(path, text.encode()):
         raise PlanConflict(
             f"{path}: there are settings here already",
@@ -103,6 +110,24 @@ def _refuse_folder(kind: str, folder: Path) -> None:
             f"{folder!r}: not a UTF-8 name, so it cannot be written into {FILE_NAME}",
             hint="rename the folder",
         ) from None
+
+
+def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
+    """The values as TOML; what is none is meant as a string."""
+    written = {}
+    for name, value in changes.items():
+        if not has_setting(preset, name):
+            raise InvalidSettings(
+                f"--set {name}: preset {preset} has no such setting",
+                hint="--set TABLE.KEY=VALUE, as in --set compose.grid=[2,2]; without --set, "
+                "`shardgen init` writes them all, each with a comment",
+            )
+        try:
+            is_toml = list(parse_toml(f"value = {value}")) == ["value"]
+        except ValueError:
+            is_toml = False
+        written[name] = value if is_toml else json.dumps(value)
+    return written
 
 
 def _written_weights(preset: str, weights: str) -> str:

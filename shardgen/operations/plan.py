@@ -71,12 +71,14 @@ def make_plan(
     without it.
     """
     folders, settings = run.folders(given), run.settings
+    events = events or PlanEvents()
     current = run.current_plan
     if current is not None and run.is_begun:
         run.check_settings(current)  # before every photograph is read
     run.check_outputs()
     refuse_unusable_artifacts(run)
     plan, draft = draft_plan(run, folders, events=events)
+    events.doing("encoding some samples, to see how large they are")
     if draft.lacks is not None:
         estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)
         on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=current is None))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shardgen.artifacts.check import OnProgress
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.domain.wording import Say
+from shardgen.domain.wording import Say, counted
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, SampleError
 from shardgen.operations.plan import draft_plan
 from shardgen.recipes.base import DeviceChoice, Encoded, Files, Folders, Maker, PlanEvents, Recipe, Station
@@ -34,34 +35,46 @@ class PreviewRequest:
     output: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewEvents:
+    """Who hears of the plan that is made first, if one is, of the network, and of samples done and wanted."""
+
+    plan: PlanEvents = field(default_factory=PlanEvents)
+    doing: Say = lambda _what: None
+    on_sample: OnProgress = lambda _done, _wanted: None
+
+
 def preview(
     run: RunDirectory,
     request: PreviewRequest,
     *,
     choice: DeviceChoice,
     say: Say,
-    events: PlanEvents | None = None,
+    events: PreviewEvents | None = None,
 ) -> Path:
     """Make samples just as a worker would, and draw them; replaces an earlier preview. Returns its path.
 
     Before `plan`, and for changed settings that `plan` would still take, it plans in memory; it writes
     nothing but the picture.
     """
+    events = events or PreviewEvents()
     folders = run.folders(request.folders)
     path = request.output or run.results / PNG_NAME
     refuse_picture(path, *folders.values(), option="-o")
-    recipe = _recipe_of(run, folders, events)
+    recipe = _recipe_of(run, folders, events.plan)
     numbers = recipe.to_look_at(request.samples, every=request.every)
-    maker = recipe.open_maker(Station(folders=folders, local=run.local, device=choice, say=say))
+    station = Station(folders=folders, local=run.local, device=choice, say=say, doing=events.doing)
+    maker = recipe.open_maker(station)
+    events.on_sample(0, len(numbers))
     drawn: list[tuple[int, Files]] = []
-    for number in numbers:
+    for done, number in enumerate(numbers, start=1):
         try:
             encoded = _make(maker, number)
         except SampleError as error:
             say(f"sample {number}: left out: {error}")
             continue
         drawn.append((number, encoded.files))
-        say(f"{len(drawn)} of {len(numbers)} samples")
+        events.on_sample(done, len(numbers))
     if not drawn:
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
     sheet = recipe.contact_sheet(drawn)
@@ -69,10 +82,11 @@ def preview(
         raise PlanConflict(f"{recipe.plan.recipe.kind}: this recipe makes nothing to look at")
     path.unlink(missing_ok=True)
     publish_file(path, sheet)
+    say(f"{counted(len(drawn), 'sample')} drawn")
     return path
 
 
-def _recipe_of(run: RunDirectory, folders: Folders, events: PlanEvents | None) -> Recipe:
+def _recipe_of(run: RunDirectory, folders: Folders, events: PlanEvents) -> Recipe:
     planned = run.current_plan
     if planned is not None and (run.is_begun or not settings_differences(planned, run.settings)):
         return run.recipe(run.plan())

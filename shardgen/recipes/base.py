@@ -36,7 +36,8 @@ Files = Mapping[str, bytes]
 """The files of a sample by the names of their outputs."""
 Beside = Callable[[PlanFile], LineFile]
 """Opens a file that a plan names; raises what its reader should know of one that is missing or another."""
-OnFile = Callable[[str], None]
+OnFile = Callable[[str, int], None]
+"""Called with the name of each file that is done, and how many there are."""
 OnDownload = Callable[[int, int | None], None]
 """Called with the bytes that have arrived and, where it is known, those that will."""
 Between = Callable[[int], None]
@@ -140,13 +141,15 @@ class BatchSizes(Protocol):
 class Station:
     """Where a maker works: this machine's folders, device and settings, and whom it tells what.
 
-    Without `agreed` how much is computed at once is the maker's own affair.
+    `doing` hears what takes long and is no news. Without `agreed` how much is computed at once is the
+    maker's own affair.
     """
 
     folders: Folders
     local: object
     device: DeviceChoice
     say: Say
+    doing: Say = lambda _what: None
     agreed: BatchSizes | None = None
 
 
@@ -385,6 +388,14 @@ class Recipe(ABC):
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
         """A picture of some samples as PNG, in the given order; None when there is nothing to look at."""
 
+    def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
+        """Small pictures of one stored sample, PNG or JPEG of about 160 pixels, by what each shows.
+
+        Nothing where there is nothing to look at. Raises SampleError for a file that does not read.
+        """
+        del sample, files
+        return {}
+
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:
         """The sums of one stored file. Raises SampleError for what is no file of this output."""
@@ -457,9 +468,10 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvents:
-    """Who hears of files checked and of bytes downloaded."""
+    """Who hears of files checked and of bytes downloaded, and what else takes long."""
 
-    on_file: OnFile = field(default=lambda _name: None)
+    doing: Say = field(default=lambda _what: None)
+    on_file: OnFile = field(default=lambda _name, _of: None)
     on_download: OnDownload = field(default=lambda _done, _total: None)
 
 

@@ -209,6 +209,7 @@ class DepthStage:
 
 def open_depth_stage(plan: NetworkPlan, station: Station) -> DepthStage:
     """Load the network of a plan and run it once; raises as `load_for_plan` does."""
+    station.doing("loading the network, up to a minute")
     network = load_for_plan(
         network_choice(station.local), plan, station.agreed, choice=station.device, say=station.say
     )

@@ -27,11 +27,12 @@ def check_against_plan(
     backgrounds: Path,
     sources: Sources,
     *,
-    on_file: Callable[[str], None] = lambda _name: None,
+    on_file: Callable[[str, int], None] = lambda _name, _of: None,
 ) -> None:
-    """Compare sizes, then hash every file; `on_file` hears of each hashed one. Further files do not matter.
+    """Compare sizes, then hash every file; `on_file` hears of each hashed one, and how many there are.
 
-    Raises PlanConflict naming what is missing or changed, InputMissing when a whole folder is not there.
+    Further files do not matter. Raises PlanConflict naming what is missing or changed, InputMissing when a
+    whole folder is not there.
     """
     for folder, what in ((foregrounds, "foregrounds"), (backgrounds, "backgrounds")):
         if not is_folder(folder):
@@ -46,7 +47,7 @@ def check_against_plan(
         def hash_problem(planned: tuple[Path, str, _File]) -> str:
             folder, what, file = planned
             changed = hash_file(folder, file.name) != file.sha256
-            on_file(file.name)
+            on_file(file.name, len(files))
             return f"{what}/{file.name}: other content" if changed else ""
 
         with ThreadPoolExecutor(_THREADS, "check") as pool:

@@ -85,12 +85,12 @@ def scan(
     fit: Callable[[CutOut], CutOut],
     *,
     threads: int,
-    on_file: Callable[[str], None] = lambda _name: None,
+    on_file: Callable[[str, int], None] = lambda _name, _of: None,
 ) -> Inventory:
     """Check every photograph of both folders, as many at once as `threads`, but four at most.
 
     They are read and cut out as composing will do it; `fit` makes a cut-out as large as it is placed, or
-    raises ComposeFailed. `on_file` hears of each as it is done.
+    raises ComposeFailed. `on_file` hears of each as it is done, and how many there are.
 
     Raises SourcesRefused naming every problem, and what was left out by its name; InputMissing for a missing
     or empty folder.
@@ -101,17 +101,18 @@ def scan(
     _refuse_empty(folders.foregrounds, foreground_files, what=_FOREGROUNDS)
     _refuse_empty(folders.backgrounds, background_files, what=_BACKGROUNDS)
     names = pair_masks(foreground_files.photographs, foreground_files.masks)
+    count = len(foreground_files.photographs) + len(background_files.photographs)
 
     def check_foreground(name: str) -> _Checked[Foreground]:
         checked = _check_foreground(folders.foregrounds, names, name, mask, fit)
-        on_file(name)
+        on_file(name, count)
         return checked
 
     masked = {masked_stem(name) for name in filter(is_mask, background_files.photographs)}
 
     def check_background(name: str) -> _Checked[Background]:
         checked = _check_background(folders.backgrounds, name, masked)
-        on_file(name)
+        on_file(name, count)
         return checked
 
     with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
@@ -168,7 +169,7 @@ class FoundPictures:
 
 
 def scan_pictures(
-    folder: Path, *, threads: int, on_file: Callable[[str], None] = lambda _name: None
+    folder: Path, *, threads: int, on_file: Callable[[str, int], None] = lambda _name, _of: None
 ) -> FoundPictures:
     """Read every picture of a folder once, for its digest and the size in its headers; none is decoded.
 
@@ -180,14 +181,14 @@ def scan_pictures(
     problems, warnings = [*_unnameable(_PICTURES, listing)], list[Remark]()
     lines = list[bytes]()
     seen, twice = set[int](), set[int]()
+    names = listing.photographs
     pixels, longest_side = array("Q"), 0
 
     def check(name: str) -> _Checked[Picture]:
         checked = _check_picture(folder, name)
-        on_file(name)
+        on_file(name, len(names))
         return checked
 
-    names = listing.photographs
     with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
         # Not all at once: what waits in the pool takes more memory than what comes of it.
         for start in range(0, len(names), _AT_ONCE):

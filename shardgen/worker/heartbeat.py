@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import math
 import os
 import sys
 import threading
@@ -66,10 +65,9 @@ class RateWindow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
-    """How a heartbeat keeps time, how often it says so, and what it does to a hung process."""
+    """How a heartbeat keeps time, and what it does to a hung process."""
 
     monotonic: Monotonic = time.monotonic
-    say_every_seconds: float = 60.0  # between two lines on the terminal while batches get done
     exit_process: Callable[[int], None] = os._exit
 
 
@@ -96,7 +94,6 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._last_progress = self._last_beat = self._pulse.monotonic()
         self._last_look = self._last_progress
-        self._last_said = -math.inf  # the first batch shows at once that it works
         self._progressed = True
         self._waits_for = ""
         self._is_heard = True
@@ -174,10 +171,6 @@ class Heartbeat:
             samples_per_second=self._rate.per_second(),
         )
         self.progress()
-        if self._pulse.monotonic() - self._last_said > self._pulse.say_every_seconds:
-            self._last_said = self._pulse.monotonic()
-            rate = self._report.samples_per_second
-            self._say(f"{self._report.samples_done:,} samples made, {rate:.2f} samples/s")
         if self._pulse.monotonic() - self._last_beat >= _MIN_BEAT_GAP_SECONDS:
             self._tell(self._current())
 

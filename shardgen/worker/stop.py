@@ -1,4 +1,4 @@
-"""Stopping: the wish that a worker ends, from a signal or because the `run` that started it is gone."""
+"""Stopping: the wish that a command ends, from a signal or because the process that started it is gone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 import time
 from types import FrameType
 
-PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run` that a worker must not outlive
+PARENT_VARIABLE = "SHARDGEN_PARENT"  # the pid of the `run`, or the notebook, that a command must not outlive
 # A notebook's stop button may arrive twice: sent to the process group, and passed on by the cell. A session
 # that ends may send SIGTERM and SIGHUP.
 _ECHO_SECONDS = 1.0
@@ -43,6 +43,21 @@ class StopSignals:
             self.is_urgent = True
 
 
+class Parent:
+    """The process that named itself in the environment as one that this process must not outlive.
+
+    A shell does not: what it started may outlive it.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.environ.get(PARENT_VARIABLE, "")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether there was one, and it has ended."""
+        return bool(self._pid) and str(os.getppid()) != self._pid
+
+
 class StopRequest:
     """A wish to stop, from a signal or a lost parent; a second signal ends the process at once."""
 
@@ -50,8 +65,7 @@ class StopRequest:
         self.signal_number: int | None = None
         self._signals = StopSignals()
         self.event = threading.Event()
-        # Only `run` names itself: a worker that a shell started must outlive it.
-        self._parent = os.environ.get(PARENT_VARIABLE, "")
+        self._parent = Parent()
 
     def install(self) -> None:
         """Take the signals that ask to stop; only the main thread may."""
@@ -67,8 +81,8 @@ class StopRequest:
             self.event.set()
 
     def notice_lost_parent(self) -> None:
-        """Stop when the `run` that started this process is gone."""
-        if not self.event.is_set() and self._parent and str(os.getppid()) != self._parent:
+        """Stop when the process that started this one is gone."""
+        if not self.event.is_set() and self._parent.is_gone:
             self.signal_number = signal.SIGTERM
             self.event.set()
 

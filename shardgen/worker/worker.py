@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import itertools
 import math
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -34,11 +36,12 @@ from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import FILE_NAME
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.atomic import publish_file
+from shardgen.worker.audience import Audience, Lookout
 from shardgen.worker.batch import Abandoned, BatchMaker, Stages
-from shardgen.worker.heartbeat import Heartbeat, Pulse
+from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
 from shardgen.worker.retry import Retry
-from shardgen.worker.stop import PARENT_VARIABLE, StopRequest
+from shardgen.worker.stop import StopRequest
 from shardgen.worker.suspect import SuspectMaker
 
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
@@ -65,12 +68,13 @@ class WorkerLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How one worker is started."""
+    """How one worker is started, and who watches it; None: nobody looks at the whole run for that."""
 
     name: str | None = None
     folders: Folders = field(default_factory=dict)
     device: DeviceChoice = field(default_factory=DeviceChoice)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
+    audience: Audience | None = None
     files: FolderFiles | None = None  # of a shared folder, where it is not just a folder
 
 
@@ -101,6 +105,8 @@ class Worker:
         self._run = run
         self._options = options
         self._say = say
+        self._audience = audience = options.audience
+        self._doing = say if audience is None else audience.doing
         self._on_step = on_step
         self._started = time.monotonic()
         self._batches_started = 0
@@ -125,11 +131,7 @@ class Worker:
         )
         with open_run(self._run).coordinator(seat) as coordinator:
             self._coordinator = coordinator
-            # `run` shows the progress of all its workers itself.
-            pulse = Pulse(say_every_seconds=math.inf) if PARENT_VARIABLE in os.environ else Pulse()
-            with Heartbeat(
-                coordinator, self._run.settings.lease_policy, say=self._say, pulse=pulse
-            ) as heartbeat:
+            with Heartbeat(coordinator, self._run.settings.lease_policy, say=self._say) as heartbeat:
                 self._retry = Retry(say=self._say, between=lambda: self._between_looks(heartbeat))
                 try:
                     coordinator.join(heartbeat.waits)
@@ -168,9 +170,16 @@ class Worker:
     def _work(self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat) -> Ending:
         run, options, recipe = self._run, self._options, self._run.recipe(plan)
         folders, manifest = run.folders(options.folders), coordinator.manifest
-        self._say("checking the sources")
+        self._doing("checking the sources")
+        checked = itertools.count(1)
+
+        def on_file(_name: str, of: int) -> None:
+            if self._audience is not None:
+                self._audience.on_file(next(checked), of)
+            self._start_up_step(heartbeat)
+
         try:
-            recipe.check_sources(folders, on_file=lambda _name: self._start_up_step(heartbeat))
+            recipe.check_sources(folders, on_file=on_file)
         except PlanConflict as error:
             if coordinator.may_plan_anew:
                 error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
@@ -180,6 +189,7 @@ class Worker:
             local=run.local,
             device=options.device,
             say=self._say,
+            doing=self._doing,
             agreed=manifest.micro_batches,
         )
         maker = recipe.open_maker(station)
@@ -198,12 +208,20 @@ class Worker:
             threads=options.device.threads,
             retry=self._retry,
         )
-        self._say("ready")
+        self._doing("ready")
         begin_batch = partial(self._begin_batch, heartbeat)
         with BatchMaker(stages) as batches, Pipeline(batches, begin_batch=begin_batch) as pipeline:
             suspect = SuspectMaker(batches, begin_batch=begin_batch)
             makers = _Makers(pipeline=pipeline, suspect=suspect)
-            return self._lease_and_make(coordinator, heartbeat, makers)
+            with self._lookout(plan, coordinator, heartbeat):
+                return self._lease_and_make(coordinator, heartbeat, makers)
+
+    def _lookout(
+        self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat
+    ) -> AbstractContextManager[object]:
+        if self._audience is None:
+            return nullcontext()
+        return Lookout(self._run, plan, coordinator, self._audience, made=lambda: heartbeat.samples_done)
 
     def _start_up_step(self, heartbeat: Heartbeat) -> None:
         heartbeat.progress()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.dataset.merge import MergeInputs, merge
 from shardgen.dataset.verify import verify_run
-from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.identifiers import SampleIndex, WorkerId
 from shardgen.domain.lease import Lease
+from shardgen.domain.receipt import DeadLetter, DeadLetterReason
 from shardgen.domain.worker import WorkerIdentity
+from tests.conformance.conftest import MovableClock
 from tests.dataset.made_runs import WORKER, MadeRecipe, MadeRun
 from tests.plans import make_plan
 
@@ -53,6 +56,50 @@ def test_status_reads_as_many_objects_of_a_run_four_times_as_large() -> None:
     assert small == large | {"bytes_down": small["bytes_down"]}
     assert small["read"] == 4  # a sign of life and a claim for each worker
     assert small["listed"] == 4  # a page each while there are fewer than a thousand names
+
+
+def test_who_watches_reads_each_thing_once_and_lists_what_may_be_new() -> None:
+    plan = make_plan(backgrounds=6, foregrounds=1, grid=(2, 2), batch=2, slice_batches=2)
+    objects, worker, clock = Objects(MemoryStore(), "memory"), WorkerId("one"), MovableClock()
+    letter = DeadLetter(sample=SampleIndex(0), reason=DeadLetterReason.HUNG, detail="at 1\nat 2")
+
+    def make_slice(manifest: BucketManifest, *dead: DeadLetter) -> None:
+        lease = manifest.leases.lease(worker, POLICY)
+        assert isinstance(lease, Lease)
+        for batch in manifest.receipts.pending_batches(lease):
+            receipt = simulated_receipt(plan, lease, batch)
+            letters = tuple(one for one in dead if one.sample in plan.layout.batch_samples(batch))
+            record = replace(receipt.record, dead_letters=letters)
+            manifest.receipts.record(lease, replace(receipt, record=record))
+
+    counted = Objects(objects._store, "memory")  # the same bucket, counted anew
+    with (
+        BucketManifest(objects, plan, policy=POLICY, clock=clock) as made,
+        BucketManifest(counted, plan, policy=POLICY, clock=clock) as watched,
+    ):
+
+        def asked() -> tuple[int, int]:
+            """How many objects are read, and pages listed, for one look at everything."""
+            before = Counter(counted.requests.counted())
+            found = watched.overview(), watched.details(newest=2)
+            now = Counter(counted.requests.counted()) - before
+            with BucketManifest(objects, plan, policy=POLICY, clock=clock) as fresh:
+                assert found == (fresh.overview(), fresh.details(newest=2))
+            return now["read"], now["listed"]
+
+        made.workers.register(WorkerIdentity(id=worker, host=worker, pid=1, process_started=1.0))
+        make_slice(made, letter)
+        make_slice(made)
+        signs, pages = 1, 4
+        assert asked() == (signs + 3, pages)  # the receipt with the dead letter, and the two newest
+        (group,) = watched.details(newest=2).dead_letters
+        assert (group.reason, group.first) == (letter.reason, (letter,))
+        assert asked() == (0, 0)  # so soon nothing is asked
+        clock.forward(11)
+        assert asked() == (0, pages)
+        make_slice(made)
+        clock.forward(11)
+        assert asked() == (2, pages)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ def test_preview_comes_before_the_plan_and_writes_nothing_but_the_picture(tmp_pa
     before = {path.name for path in run.path.iterdir()}
     one = shardgen("preview", run.path, "--all-foregrounds")
     assert one.returncode == 0, one.stderr
-    assert "2 of 2 samples" in one.stderr
+    assert one.stderr.endswith("2 samples drawn\n")
     assert {path.name for path in run.path.iterdir()} == {*before, "preview.png"}
     first = (run.path / "preview.png").read_bytes()
     assert shardgen("plan", run.path).returncode == 0
@@ -176,6 +176,7 @@ def test_changed_sources_are_refused_by_name_before_work_starts(tmp_path: Path) 
         (["status", "--no-such-option"], 2, "no-such-option"),
         (["no-such-command"], 2, "no-such-command"),
         (["init", "x", "--foregrounds", "missing-folder", "--backgrounds", "."], 11, "missing-folder"),
+        (["init", "x", "--set", "compose.grid"], 2, "compose.grid"),
         (["requeue", "."], 2, "--batch"),
         (["weights", "check", "missing.h5"], 11, "missing.h5"),
         (["weights", "fetch", "other"], 2, "other"),

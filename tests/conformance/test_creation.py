@@ -99,12 +99,12 @@ def test_a_failed_creation_leaves_nothing(
     assert in_database(database, lambda connection: inspect(connection).get_table_names()) == []
 
 
-NEXT = """
+NEXT = f"""
 import sqlalchemy as sa
 from alembic import op
 
 revision = "2_9998"
-down_revision = "2_0002"
+down_revision = "{schema.REVISION}"
 
 
 def upgrade():
@@ -135,13 +135,14 @@ def test_a_manifest_of_an_older_revision_is_upgraded_with_its_leases(
         )
 
     in_database(database, lease_one)
+    before = schema.REVISION
     folder = tmp_path / "migrations"
     shutil.copytree(schema.migrations_folder(), folder)
     (folder / "versions" / "9998_colour.py").write_text(NEXT, encoding="utf-8")
     monkeypatch.setattr(schema, "REVISION", schema.REVISION)
     monkeypatch.setattr(schema, "migrations_folder", schema.migrations_folder)
     _take_next_revision(folder)
-    with pytest.raises(ManifestMismatch, match="revision 2_0002"):
+    with pytest.raises(ManifestMismatch, match=f"revision {before}"):
         Manifest(database, plan)
     if processes == 1:
         assert not create_manifest(database, plan)

@@ -9,19 +9,19 @@ from dataclasses import replace
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, insert, select, text
 
 from shardgen.domain.identifiers import BatchIndex, WorkerId
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.plan import Plan, Shards
-from shardgen.errors import LeaseLost, ManifestBusy, PlanConflict
+from shardgen.errors import LeaseLost, ManifestBusy, ManifestMismatch, PlanConflict
 from shardgen.manifest import leases, receipts, replanning, schema
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, create_manifest, read_stored_plan
 from shardgen.manifest.replanning import replace_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.session import Session
-from shardgen.manifest.tables import MICRO_BATCH, RUN, SHARD, SLICE
+from shardgen.manifest.tables import EARLIER_PLAN, MICRO_BATCH, RUN, SHARD, SLICE
 from tests.conformance.conftest import POLICY, MovableClock, finish, identity, receipt_for
 from tests.conformance.test_creation import in_database
 from tests.plans import changed
@@ -182,24 +182,53 @@ def test_the_highest_fence_of_all_is_the_floor_also_when_the_rows_have_lower_one
     assert in_database(database, floor) == 3
 
 
-def test_a_manifest_of_the_revision_before_is_upgraded_on_the_way(
-    database: DatabaseUrl, plan: Plan, other: Plan, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("before", ["2_0001", "2_0002"])
+def test_a_manifest_of_an_earlier_revision_is_upgraded_on_the_way(
+    database: DatabaseUrl, plan: Plan, other: Plan, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
-    def to_the_first(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(schema.migrations_folder()))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "2_0001")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "_upgrade", to_the_first)
-        create_manifest(database, plan)
+    create_at(before, database, plan, monkeypatch)
     revision = text("SELECT version_num FROM alembic_version")
-    assert in_database(database, lambda c: c.execute(revision).scalar_one()) == "2_0001"
+    assert in_database(database, lambda c: c.execute(revision).scalar_one()) == before
     assert stored(database).earlier == frozenset()
     replace_plan(database, plan.fingerprint, other)
     assert in_database(database, lambda c: c.execute(revision).scalar_one()) == schema.REVISION
     assert stored(database).earlier == {plan.fingerprint}
+
+
+def test_what_an_earlier_revision_knows_of_earlier_plans_is_known_before_it_is_upgraded(
+    database: DatabaseUrl, plan: Plan, other: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_at("2_0002", database, plan, monkeypatch)
+    earlier = insert(EARLIER_PLAN).values(fingerprint=other.fingerprint)
+    in_database(database, lambda connection: connection.execute(earlier))
+    assert stored(database).earlier == {other.fingerprint}
+
+
+def test_a_manifest_of_an_earlier_revision_is_not_read_until_it_is_upgraded(
+    database: DatabaseUrl, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_at("2_0002", database, plan, monkeypatch)
+    with pytest.raises(ManifestMismatch, match="revision 2_0002") as caught:
+        Manifest(database, plan, read_only=True)
+    assert caught.value.hint == "shardgen plan RUN_DIR upgrades it"
+    assert not create_manifest(database, plan)
+    with Manifest(database, plan, read_only=True) as opened:
+        assert opened.overview().stored == 0
+        assert opened.details(newest=1).pace == ()
+
+
+def create_at(revision: str, database: DatabaseUrl, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a version of the program made it whose newest revision this was."""
+
+    def upgrade(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(schema.migrations_folder()))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "_upgrade", upgrade)
+        create_manifest(database, plan)
 
 
 class Waiting:
@@ -296,9 +325,9 @@ def test_a_receipt_that_an_expired_holder_is_just_recording_keeps_the_plan(
     clock.forward(EXPIRED_SECONDS)
     waiting, insert = Waiting(database), receipts.insert_receipts
 
-    def inserting(*arguments: object) -> None:
+    def inserting(*arguments: object, **more: object) -> None:
         waiting.until_the_other_waits()
-        insert(*arguments)  # type: ignore[arg-type]
+        insert(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(receipts, "insert_receipts", inserting)
     with ThreadPoolExecutor() as pool:

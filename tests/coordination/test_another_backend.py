@@ -186,6 +186,10 @@ def test_two_machines_share_a_run_by_files_and_one_takes_over_what_the_other_lea
     batch = BatchIndex(SLICE + 1)
     assert requeue(first, RequeueChoice(batches=(batch,))).batches == (batch,)
     assert [open_run(run).report().pending for run in (first, second)] == [2, 2]
+    with open_run(second).watching() as watcher:
+        assert watcher.report().pending == 2
+        slices = watcher.details(newest=0).slices  # as its index knows them
+        assert [one.state for one in slices if one.batches_done < one.batches] == ["open"]
     finish(first, "c")
     assert {one.record.batch: one.fence for one in recorded(second)}[batch] == 2
     assert merged(second) == undisturbed

@@ -40,7 +40,7 @@ def test_planning_reads_no_more_photographs_at_once_than_it_has_cores(tmp_path: 
     before = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(before)})
-        events = PlanEvents(on_file=lambda _name: readers.append(threading.current_thread().name))
+        events = PlanEvents(on_file=lambda _name, _of: readers.append(threading.current_thread().name))
         make_plan(run, {}, events=events)
     finally:
         os.sched_setaffinity(0, before)

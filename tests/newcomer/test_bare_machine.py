@@ -87,14 +87,14 @@ def test_a_terminal_that_knows_only_ascii_gets_its_answer(terminals: Terminals, 
 def test_status_needs_no_more_than_the_80_columns_of_a_terminal(terminals: Terminals) -> None:
     terminal = terminals.at(State.PLANNED)
     wide = on_a_terminal(terminal, "shardgen status people", columns=110)
-    assert "never leased" in wide
-    assert "12 never leased" not in wide
+    assert "untouched" in wide
+    assert "12 untouched" not in wide
     narrow = on_a_terminal(terminal, "shardgen status people", columns=60)
     assert "slices" in narrow
-    assert "never leased" in narrow
+    assert "untouched" in narrow
     assert all(len(line) <= 60 for line in narrow.splitlines())
     rows = [line.split() for line in narrow.splitlines()]
-    assert ["0", "0-19", "0", "0", "20", "3", "never", "leased"] in rows, narrow
+    assert ["0", "0-19", "0", "0", "20", "3", "untouched"] in rows, narrow
 
 
 def on_a_terminal(terminal: Terminal, line: str, *, columns: int) -> str:

@@ -252,11 +252,11 @@ def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 
 def test_nothing_is_written_where_nothing_stands_out(folder: Path, u2netp: Path) -> None:
     write_rgb(folder / "anna.jpg", GRASS)
-    told: list[object] = []
-    events = CutOutEvents(on_found=told.append, on_file=told.append)
+    told: list[tuple[str, int]] = []
+    events = CutOutEvents(on_file=lambda name, of: told.append((name, of)))
     done = cut_out_photographs(CutOutRequest(path=folder, model=u2netp), events=events)
     assert concerns(done) == {Concern.EMPTY: ["anna.jpg"]}
-    assert told == [1, "anna.jpg"]
+    assert told == [("anna.jpg", 1)]
     assert sorted(content(folder)) == ["anna.jpg"]
 
 

@@ -105,3 +105,45 @@ def test_init_refuses_weights_that_are_none_and_writes_nothing(
             tmp_path / "run", {"foregrounds": foregrounds, "backgrounds": backgrounds}, weights=weights
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_init_takes_other_values_than_the_presets(tmp_path: Path) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path)
+    changes = {"compose.grid": "[2, 3]", "output.image": "png", "shards.slice_batches": "4"}
+    path = initialise(
+        tmp_path / "run",
+        {"foregrounds": foregrounds, "backgrounds": backgrounds},
+        weights="small",
+        shared="folder:",
+        changes=changes,
+    )
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert found["compose"]["grid"] == [2, 3]
+    assert found["output"]["image"] == "png"
+    assert found["shards"]["slice_batches"] == 4
+    assert found["manifest"]["url"] == "folder:"
+    assert found["shards"]["batch"] == 32
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "said"),
+    [
+        ("grid600", {"compose.grids": "[2, 2]"}, "compose.grids"),
+        ("random224", {"compose.grid": "[2, 2]"}, "random224 has no such setting"),
+        ("grid600", {"compose.grid": "[0, 2]"}, "grid"),
+        ("grid600", {"output.image": "gif"}, "gif"),
+        ("grid600", {"shards.batch": "8\nsize = 5"}, "batch"),
+    ],
+)
+def test_init_refuses_values_that_its_settings_do_not_allow_and_writes_nothing(
+    tmp_path: Path, preset: str, changes: dict[str, str], said: str
+) -> None:
+    foregrounds, backgrounds = write_photographs(tmp_path)
+    with pytest.raises(InvalidSettings, match=said):
+        initialise(
+            tmp_path / "run",
+            {"foregrounds": foregrounds, "backgrounds": backgrounds},
+            preset=preset,
+            changes=changes,
+        )
+    assert not (tmp_path / "run").exists()

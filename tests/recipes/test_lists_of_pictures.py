@@ -299,4 +299,4 @@ def test_a_lost_list_is_told_before_the_network_is_loaded(
         recipe_of(run).open_maker(station)
     monkeypatch.setattr("shardgen.recipes.pictures.recipe.spread_samples", lambda *_: [SampleIndex(0)])
     with pytest.raises(InputMissing, match="jsonl"):
-        recipe_of(run).check_sources(run.folders({}), on_file=lambda _name: None)
+        recipe_of(run).check_sources(run.folders({}), on_file=lambda _name, _of: None)

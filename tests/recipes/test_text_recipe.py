@@ -89,6 +89,10 @@ def test_text_goes_the_whole_way_past_a_killing_line_without_a_picture_library(
     assert ends.count(-signal.SIGKILL) >= 4  # one in the crowd, three alone
     commanded("merge", run_dir, "--allow-dead-letters", imported=imported)
     assert '"pending": 0' in commanded("status", run_dir, "--json", imported=imported)
+    page = tmp_path / "page.html"
+    commanded("status", run_dir, "--html", page, imported=imported)
+    assert "killed-process" in page.read_text(encoding="utf-8")
+    assert "<img" not in page.read_text(encoding="utf-8")
     commanded("verify", run_dir, imported=imported)
     commanded("verify", run_dir / "dataset.zip", imported=imported)
     check_zip(run_dir / "dataset.zip")

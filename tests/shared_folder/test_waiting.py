@@ -20,7 +20,7 @@ from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import opened_view
 from shardgen.coordination.folder.records import publish_waiting
 from shardgen.coordination.folder.run import FolderRun
-from shardgen.coordination.folder.status import oversee
+from shardgen.coordination.open import open_run
 from shardgen.domain.lease import WAIT_LIMIT, Lease, LeasePolicy, NoLease
 from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.errors import StorageFailed
@@ -139,7 +139,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_others_see_which_node_a_worker_is_on(world: World) -> None:
     world.make_slice()
     world.forward(30)
-    (row,) = oversee(world.run, world.run.plan())[0].workers
+    (row,) = open_run(world.run).report().overview.workers
     assert (row.identity.id, row.identity.node) == (WORKERS["a"], "gpu-1")
 
 

@@ -344,15 +344,29 @@ def test_each_file_is_decoded_once_and_no_more_at_once_than_allowed(
         return photo
 
     monkeypatch.setattr("shardgen.sources.scanning.decode", counting)
-    heard: list[str] = []
-    scan(folders, MaskMode.AUTO, partial(halved_to_fit, canvas=CANVAS), threads=threads, on_file=heard.append)
+    heard: list[tuple[str, int]] = []
+    scan(
+        folders,
+        MaskMode.AUTO,
+        partial(halved_to_fit, canvas=CANVAS),
+        threads=threads,
+        on_file=lambda name, of: heard.append((name, of)),
+    )
     assert calls[0] == len(heard) == 24
+    assert {of for _, of in heard} == {24}
     assert most[0] == expected
 
 
 def check(folders: SourceFolders, inventory: Inventory) -> list[str]:
     heard: list[str] = []
-    check_against_plan(folders.foregrounds, folders.backgrounds, inventory.sources, on_file=heard.append)
+    counts = set[int]()
+
+    def on_file(name: str, of: int) -> None:
+        heard.append(name)
+        counts.add(of)
+
+    check_against_plan(folders.foregrounds, folders.backgrounds, inventory.sources, on_file=on_file)
+    assert counts == {len(heard)}
     return heard
 
 

@@ -204,7 +204,7 @@ class TextRecipe(Recipe):
     def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
         if read_lines(folders["lines"]) != self.sources:
             raise PlanConflict("lines.txt: not the file that the plan was made of", hint="put it back")
-        on_file("lines.txt")
+        on_file("lines.txt", 1)
 
     def source_problems(self, folders: Folders) -> list[str]:
         return [] if (folders["lines"] / "lines.txt").is_file() else ["lines.txt: is not there"]
@@ -229,7 +229,7 @@ class Text(RecipeKind):
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         document, sources = tables.document(None), read_lines(folders["lines"])
         assert isinstance(document, TextDocument)
-        events.on_file("lines.txt")
+        events.on_file("lines.txt", 1)
         count = len(sources.lines) * document.times
         return Draft(
             document=document,

@@ -149,6 +149,13 @@ def read_until(worker: Command | subprocess.Popen[str], words: str, said: list[s
     raise AssertionError("\n".join(said))
 
 
+def until_stored(run: RunDirectory) -> None:
+    deadline = time.monotonic() + 60
+    while not report(run).stored:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [".", "artifacts"], ids=["run directory", "artifacts"])
 def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
@@ -157,7 +164,7 @@ def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
     folder, away, said = (middling_run.path / name).resolve(), tmp_path / "away", list[str]()
     with start(["worker", middling_run.path]) as worker:
         try:
-            read_until(worker, "samples made", said)
+            until_stored(middling_run)
             folder.rename(away)
             read_until(worker, "waiting for it", said)
             time.sleep(1.5)  # as a person would who mounts it again

@@ -8,6 +8,7 @@ was quicker; then it never happened here either.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from typing import Self
 from shardgen.coordination.bucket.leases import BucketLeases
 from shardgen.coordination.bucket.objects import Objects
 from shardgen.coordination.bucket.operator import BucketOperator
+from shardgen.coordination.bucket.protocol import ReceiptKey
 from shardgen.coordination.bucket.records import (
     BucketFolder,
     BucketMicroBatches,
@@ -32,9 +34,18 @@ from shardgen.coordination.bucket.session import BucketSession
 from shardgen.domain.claims import SliceId
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.lease import LeasePolicy
-from shardgen.domain.overview import BlockedSlice, Overview, ShardState, SliceCounts
+from shardgen.domain.overview import (
+    BlockedSlice,
+    Details,
+    Overview,
+    ShardState,
+    ShownSlice,
+    count_by_minute,
+    count_slices,
+    group_letters,
+)
 from shardgen.domain.plan import Plan
-from shardgen.domain.receipt import Provenance
+from shardgen.domain.receipt import Provenance, Receipt
 from shardgen.domain.slice_state import SliceState
 from shardgen.domain.worker import ENDED_STATES, LISTED_AFTER_END, WorkerRow, file_name
 from shardgen.machine.processes import gone, host_id, is_running, process_start
@@ -74,6 +85,7 @@ class BucketManifest:
         self.suspicion = BucketSuspicions(session)
         self.receipts = BucketReceipts(session)
         self.operator = BucketOperator(session)
+        self._receipts_read: dict[ReceiptKey, Receipt] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -98,25 +110,17 @@ class BucketManifest:
     def overview(self) -> Overview:
         """The state of the run, in O(shards + workers) objects and the pages of names."""
         session, view = self._session, self._session.view
-        if session.monotonic() - view.looked_at >= min(_LOOK_SECONDS, session.beat_seconds):
-            view.look()
+        self._look()
         now = session.now()
-        session.read_ahead(None)
         signs = session.all_signs()
-        places: dict[str, SliceId] = {}
-        counts: dict[ShardIndex, Counter[str]] = {}
-        blocked: list[BlockedSlice] = []
-        for slice_id in view.slices():
-            state, version = self._state(slice_id, now, signs)
-            counts.setdefault(slice_id[0], Counter())[state] += 1
-            if version is None:
-                continue
-            if version.state is SliceState.BLOCKED and len(blocked) < BLOCKED_LISTED:
-                blocked.append(
-                    BlockedSlice(shard=slice_id[0], slice=slice_id[1], reason=version.reason or "")
-                )
-            elif version.state is SliceState.LEASED and version.worker is not None:
-                places[version.worker] = slice_id
+        slices = self._slices(now, signs)
+        counts = count_slices(slices)
+        blocked = [
+            BlockedSlice(shard=one.shard, slice=one.slice, reason=version.reason or "")
+            for one in slices
+            if one.state == SliceState.BLOCKED and (version := view.version((one.shard, one.slice)))
+        ]
+        places = {one.worker: (one.shard, one.slice) for one in slices if one.worker}
         made: Counter[str] = Counter()
         for sign in signs.values():
             made.update(sign.made)
@@ -128,29 +132,80 @@ class BucketManifest:
                     shard=shard,
                     stored=view.samples[shard] - view.dead[shard],
                     dead=view.dead[shard],
-                    slices=SliceCounts(
-                        **{name: counts[shard][name] for name in SliceCounts.__dataclass_fields__}
-                    ),
+                    slices=counts[shard],
                 )
                 for shard in map(ShardIndex, range(session.layout.shard_count))
             ),
-            blocked=tuple(blocked),
+            blocked=tuple(blocked[:BLOCKED_LISTED]),
             workers=self._worker_rows(signs, places, now),
             mixture=tuple((Provenance(text=text), count) for text, count in made.most_common()),
         )
 
-    def _state(
-        self, slice_id: SliceId, now: datetime, signs: dict[str, SignOfLife]
-    ) -> tuple[str, Version | None]:
-        """A slice's state for people, and its latest version if it is not done."""
+    def details(self, *, newest: int) -> Details:
+        """What else a person wants to see; reads these receipts and those with dead letters, each once."""
+        session, layout = self._session, self._session.layout
+        self._look()
+        recorded = session.view.recorded()
+        last = heapq.nlargest(newest, recorded, key=lambda one: (one[1], one[0].batch))
+        letters = [key for key, _ in recorded if key.dead]
+        self._read({*letters, *(key for key, _ in last)})
+        return Details(
+            slices=tuple(self._slices(session.now(), session.all_signs())),
+            pace=count_by_minute(
+                (stored_at, len(layout.batch_samples(key.batch)) - key.dead) for key, stored_at in recorded
+            ),
+            last_stored_at=max((stored_at for _, stored_at in recorded), default=None),
+            newest=tuple(self._receipts_read[key] for key, _ in last),
+            dead_letters=group_letters(
+                letter for key in letters for letter in self._receipts_read[key].record.dead_letters
+            ),
+        )
+
+    def _look(self) -> None:
+        """Look at what is new, unless that was done a moment ago, and read what it names."""
+        if self.is_look_due:
+            self._session.view.look()
+        self._session.read_ahead(None)
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether whoever asks for the state now is told what is in the bucket, not what was seen last."""
+        session = self._session
+        return session.monotonic() - session.view.looked_at >= min(_LOOK_SECONDS, session.beat_seconds)
+
+    def _read(self, keys: set[ReceiptKey]) -> None:
+        """Let exactly these receipts be known here."""
+        known = {key: receipt for key, receipt in self._receipts_read.items() if key in keys}
+        new = sorted(keys - known.keys(), key=lambda one: one.batch)
+        known.update(zip(new, self._session.read_receipts(new), strict=True))
+        self._receipts_read = known
+
+    def _slices(self, now: datetime, signs: dict[str, SignOfLife]) -> list[ShownSlice]:
         view = self._session.view
-        if view.is_done(slice_id):
-            return SliceState.DONE.value, None
-        version = view.version(slice_id)
+        found = []
+        for slice_id in view.slices():
+            version = None if view.is_done(slice_id) else view.version(slice_id)
+            found.append(
+                ShownSlice(
+                    shard=slice_id[0],
+                    slice=slice_id[1],
+                    state=self._state(slice_id, version, now, signs),
+                    batches=len(view.plan.layout.slice_batch_range(*slice_id)),
+                    batches_done=view.batches_done(slice_id),
+                    worker=version.worker or "" if version and version.state is SliceState.LEASED else "",
+                )
+            )
+        return found
+
+    def _state(
+        self, slice_id: SliceId, version: Version | None, now: datetime, signs: dict[str, SignOfLife]
+    ) -> str:
+        """A slice's state for people; by its latest version, if it is not done."""
+        view = self._session.view
         if version is None:
-            return "never_leased", None
+            return SliceState.DONE.value if view.is_done(slice_id) else "never_leased"
         if version.state is not SliceState.LEASED:
-            return version.state.value, version
+            return version.state.value
         name = file_name(version.worker or "")
         sign, said = view.signs.get(name), signs.get(name)
         is_live = (
@@ -160,7 +215,7 @@ class BucketManifest:
             and not gone([said.identity])
             and (now - sign.modified).total_seconds() < self._session.silent_seconds
         )
-        return (SliceState.LEASED.value if is_live else "expired"), version
+        return SliceState.LEASED.value if is_live else "expired"
 
     def _worker_rows(
         self, signs: dict[str, SignOfLife], places: dict[str, SliceId], now: datetime

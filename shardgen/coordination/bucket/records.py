@@ -50,7 +50,7 @@ class BucketReceipts:
         if not session.objects.create(str(key), receipt_bytes(session.plan, receipt)):
             receipt = self._found(key, receipt)
         is_last = self._session.rows.receipts.record(lease, receipt)
-        session.view.take(key)
+        session.view.take(key, session.now())
         life = session.lives.get(lease.worker)
         if life is not None:
             made = Counter(life.sign.made) + Counter({receipt.record.provenance.text: 1})

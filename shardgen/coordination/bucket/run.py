@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
 from functools import lru_cache
 
+from shardgen.artifacts.store import ArtifactReader
 from shardgen.coordination.artifact_folder import open_store
 from shardgen.coordination.base import PutPlan, Seat
 from shardgen.coordination.bucket import plan as planning
@@ -15,15 +17,19 @@ from shardgen.coordination.bucket.manifest import BucketManifest
 from shardgen.coordination.bucket.objects import ENDPOINTS, Objects
 from shardgen.coordination.bucket.probe import at_the_door, probe_before
 from shardgen.coordination.database import ManifestCoordinator, ManifestRun
+from shardgen.coordination.report import Report, make_report
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.overview import Details
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import ManifestMismatch, StoreRefuses
+from shardgen.errors import ManifestMismatch, ShardgenError, StoreRefuses, TransientError
 from shardgen.manifest.backend import Backend, StillAlone
+from shardgen.manifest.session import planned_anew
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.cache import cache_folder
 
+_BEATS_BETWEEN_OVERVIEWS = 4
 _OF_STORES = ("AWS_", "GOOGLE_", "AZURE_")  # how the variables begin that say where a store is, and its keys
 
 
@@ -107,14 +113,75 @@ class BucketCoordinator(ManifestCoordinator):
         """A heartbeat: to ask is to list what is new, in half a dozen requests."""
         return policy.heartbeat.total_seconds()
 
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """Some heartbeats: with many workers each reads the signs of life of all others."""
+        return _BEATS_BETWEEN_OVERVIEWS * policy.heartbeat.total_seconds()
+
     @property
     def may_plan_anew(self) -> bool:
         """While nobody has claimed."""
         return not planning.is_begun(self._objects)
 
 
+class BucketLooks:
+    """One manifest for all looks, which remembers what it saw of the bucket."""
+
+    def __init__(self, opened: BucketRun) -> None:
+        self._run, self._plan = opened.run, opened.plan
+        self._kept: BucketManifest | None = None
+        self._planned: set[tuple[str, str, datetime]] = set()
+
+    def report(self) -> Report:
+        """As the manifest counts."""
+        with self._manifest() as manifest:
+            return make_report(self._run, self._plan, manifest.overview())
+
+    def details(self, *, newest: int) -> Details:
+        """As it knows them."""
+        with self._manifest() as manifest:
+            return manifest.details(newest=newest)
+
+    @property
+    def store(self) -> ArtifactReader:
+        """Where the settings say, mostly in the bucket, too."""
+        return open_store(self._run)
+
+    def close(self) -> None:
+        """Forget what was seen."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept, self._planned = None, set()
+
+    @contextmanager
+    def _manifest(self) -> Iterator[BucketManifest]:
+        try:
+            if self._kept is None:
+                self._kept = open_manifest(self._run, self._plan)
+            if self._kept.is_look_due:
+                self._refuse_other_plan(self._kept.objects)
+            yield self._kept
+        except TransientError:
+            raise
+        except ShardgenError:  # a rebuild may have removed what was seen
+            self.close()
+            raise
+
+    def _refuse_other_plan(self, objects: Objects) -> None:
+        """One listing. What was there once stays, unless all of the run was removed."""
+        found = {(one.key, one.e_tag, one.modified) for one in objects.listed(planning.PLAN)}
+        if self._planned == found:
+            return
+        if not self._planned <= found or not planning.find(objects).is_counting(self._plan):
+            raise planned_anew(objects.shown)
+        self._planned = found
+
+
 class BucketRun(ManifestRun):
     """Its manifest is no database, and decides as one does."""
+
+    def looks(self) -> BucketLooks:
+        """To open it takes a third of a second, and to see all of the bucket many listings."""
+        return BucketLooks(self)
 
     def ensure_manifest(self) -> bool:
         """There is nothing to create but the plan."""

@@ -57,6 +57,7 @@ class BucketView:
         self._versions: dict[SliceId, tuple[int, Version]] = {}
         self._said: dict[str, tuple[str, SignOfLife]] = {}
         self._recorded: Counter[SliceId] = Counter()
+        self._stored_at: dict[BatchIndex, datetime] = {}  # of those that count or have counted
         self._done: set[SliceId] = set()
         self._heard_at = float("-inf")  # when signs of life were last listed
         self._marks: set[str] = set()
@@ -189,14 +190,15 @@ class BucketView:
     def _take_receipt(self, one: ObjectMeta) -> None:
         key = ReceiptKey.parse(one.key)
         if key is not None and key.batch < self.plan.layout.batch_count:
-            self.take(key)
+            self.take(key, one.modified)
 
-    def take(self, key: ReceiptKey) -> None:
+    def take(self, key: ReceiptKey, stored_at: datetime) -> None:
         """A receipt is there: let it count if it does."""
         with self._lock:
             before = self.winners.get(key.batch)
             if not self._race.offer(key):
                 return
+            self._stored_at[key.batch] = stored_at
             shard, slice_ = slice_id = self._place(key.batch)
             self.dead[shard] += key.dead - (0 if before is None else before.dead)
             if before is None:
@@ -214,6 +216,15 @@ class BucketView:
     def winners(self) -> Mapping[BatchIndex, ReceiptKey]:
         """Of each batch the receipt that counts."""
         return self._race.of
+
+    def recorded(self) -> list[tuple[ReceiptKey, datetime]]:
+        """The receipts that count, and when the store got each, by its clock."""
+        with self._lock:
+            return [(one, self._stored_at[one.batch]) for one in self.winners.values()]
+
+    def batches_done(self, slice_id: SliceId) -> int:
+        """How many batches of a slice have a receipt that counts."""
+        return self._recorded[slice_id]
 
     @property
     def undone(self) -> Mapping[BatchIndex, Fence]:

@@ -20,6 +20,7 @@ from shardgen.coordination.folder.segments import Desk
 from shardgen.coordination.folder.view import FolderView
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
+from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.worker import WorkerReport, file_name
 from shardgen.errors import InputMissing, ShardgenError, StorageFailed, TransientError, note_of
@@ -46,8 +47,8 @@ class FolderCoordinator(Coordinator):
         self._say = seat.say
         self._policy = run.settings.folder_policy
         self._on_look: OnLook = unheard
-        view, self._index = open_view(run, plan, files=seat.files)
-        desk = desk_for(run, view, manifest, file_name(seat.identity.id))
+        self._view, self._index = open_view(run, plan, files=seat.files)
+        desk = desk_for(run, self._view, manifest, file_name(seat.identity.id))
         desk = replace(desk, on_look=self._tell)
         self._work = FolderWork(desk, seat.identity, shard=seat.shard, say=seat.say)
         self._has_joined = self._is_complete = False
@@ -123,6 +124,16 @@ class FolderCoordinator(Coordinator):
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
         """A heartbeat: to ask is to look through all of it."""
         return policy.heartbeat.total_seconds()
+
+    def overview(self) -> Overview:
+        """What this machine's manifest took over at the last look, and the workers that were seen then."""
+        rows = [row for seen in list(self._view.workers.values()) if (row := seen.row()) is not None]
+        return replace(self.manifest.overview(), workers=tuple(rows))
+
+    def seconds_between_overviews(self, policy: LeasePolicy) -> float:
+        """There is nothing new before the next look."""
+        del policy
+        return self._policy.scan.total_seconds()
 
     def beat(self, report: WorkerReport) -> None:
         """For the next file of signs of life, and in the worker's row of this machine."""

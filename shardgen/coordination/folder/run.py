@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import closing, contextmanager, suppress
 
 from shardgen.coordination.base import OpenedRun, OwnRecords, PutPlan, Recorded, Seat, refused_plan
 from shardgen.coordination.folder import notices
 from shardgen.coordination.folder.files import DiskFolder
 from shardgen.coordination.folder.leases import FolderCoordinator, opened_view
 from shardgen.coordination.folder.records import SegmentReader, publish_waiting
-from shardgen.coordination.folder.status import oversee
+from shardgen.coordination.folder.status import FolderLooks
 from shardgen.coordination.report import Report, make_report
 from shardgen.domain.claims import next_generation
 from shardgen.domain.identifiers import BatchIndex
@@ -66,8 +65,12 @@ class FolderRun(OpenedRun):
 
     def report(self) -> Report:
         """Look through the folder once."""
-        overview, news = oversee(self.run, self.plan)
-        return replace(make_report(self.run, self.plan, overview), folder=news)
+        with closing(self.looks()) as looks:
+            return looks.report()
+
+    def looks(self) -> FolderLooks:
+        """What was read of the folder once is not read again."""
+        return FolderLooks(self)
 
     def take_stock(self) -> Report:
         """This machine's manifest, with what others have published by now."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from shardgen.coordination.folder.notices import Beat
 from shardgen.domain.claims import Claim
-from shardgen.domain.worker import ENDED_STATES
+from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.worker import ENDED_STATES, WorkerIdentity, WorkerRow, WorkerState
+
+
+def instant(seconds: float) -> datetime:
+    """A time that a file tells, in UTC seconds since 1970, whatever nonsense it may be."""
+    return datetime.fromtimestamp(min(max(seconds, 0.0), 4e9), UTC)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -28,6 +35,28 @@ class SeenWorker:
     def has_stopped(self) -> bool:
         """Whether it said that it ended."""
         return self.beat is not None and self.beat.state in ENDED_STATES
+
+    def row(self) -> WorkerRow | None:
+        """What it says of itself, without the slice that it holds; None before its first beat was seen."""
+        beat = self.beat
+        if beat is None:
+            return None
+        known = {state.value for state in WorkerState}
+        return WorkerRow(
+            identity=WorkerIdentity(
+                id=WorkerId(beat.worker), host=beat.host, pid=beat.pid, process_started=beat.process_started
+            ),
+            state=WorkerState(beat.state) if beat.state in known else WorkerState.STARTING,
+            shard=None,
+            slice=None,
+            lease_expires_at=None,
+            started_at=instant(beat.started_at),
+            last_beat_at=instant(self.written_at),
+            last_progress_at=instant(self.written_at),
+            samples_done=beat.samples_done,
+            samples_per_second=beat.samples_per_second,
+            note=beat.note,
+        )
 
     def has_given_up(self, seen: SeenClaim) -> bool:
         """Whether a beat after a claim does not name it: its end was lost, or the claim failed half-way."""

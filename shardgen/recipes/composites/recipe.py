@@ -33,6 +33,7 @@ from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPl
 from shardgen.recipes.depth import DEPTH
 
 if TYPE_CHECKING:
+    from shardgen.imaging.sheet import SheetSample
     from shardgen.recipes.composites.maker import CompositesMaker
 
 _AT_ONCE = 8  # samples that are prepared side by side, at most
@@ -133,30 +134,45 @@ class CompositesRecipe(Recipe):
 
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
         """Composite with outlines, mask or people, and depth in colours, of each sample; near is bright."""
+        from shardgen.imaging.sheet import contact_sheet
+
+        return contact_sheet(
+            (self._to_draw(SampleIndex(number), files) for number, files in samples),
+            title=self._title(len(samples)),
+            near_is_dark=self._near_is_dark,
+            depth_is_random=bool(self.remark),
+        )
+
+    def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
+        """`composite`, `mask` or `people`, and `depth` or `not depth`, as on a contact sheet."""
+        from shardgen.imaging.sheet import small_pictures
+
+        drawn = small_pictures(
+            self._to_draw(sample, files), near_is_dark=self._near_is_dark, depth_is_random=bool(self.remark)
+        )
+        return {"composite" if what == "picture" else what: data for what, data in drawn.items()}
+
+    @property
+    def _near_is_dark(self) -> bool:
+        depth = self.composites.depth
+        return depth is not None and depth.encoding is DepthEncoding.RELATIVE
+
+    def _to_draw(self, sample: SampleIndex, files: Files) -> SheetSample:
         from shardgen.imaging.codec import decode_encoded
-        from shardgen.imaging.sheet import SheetSample, contact_sheet
+        from shardgen.imaging.sheet import SheetSample
 
-        plan, depth = self.composites, self.composites.depth
-        outputs = {output.name: output for output in plan.plan.outputs}
+        outputs = {output.name: output for output in self.plan.outputs}
 
-        def decoded(name: str, files: Files) -> Any:
+        def decoded(name: str) -> Any:
             output = outputs.get(name)
             return output and decode_encoded(files[name], channels=output.channels, size=output.size)
 
-        return contact_sheet(
-            (
-                SheetSample(
-                    caption=self._caption(SampleIndex(number)),
-                    picture=decoded(FGBG, files),
-                    mask=decoded(MASK, files),
-                    instances=decoded(INSTANCES, files),
-                    depth=decoded(DEPTH, files),
-                )
-                for number, files in samples
-            ),
-            title=self._title(len(samples)),
-            near_is_dark=depth is not None and depth.encoding is DepthEncoding.RELATIVE,
-            depth_is_random=depth is not None and depth.is_noise,
+        return SheetSample(
+            caption=self._caption(sample),
+            picture=decoded(FGBG),
+            mask=decoded(MASK),
+            instances=decoded(INSTANCES),
+            depth=decoded(DEPTH),
         )
 
     def _title(self, shown: int) -> str:

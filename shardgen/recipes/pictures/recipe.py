@@ -30,6 +30,7 @@ from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.pictures.plan import FOLDER, IMAGE, PicturesPlan
 
 if TYPE_CHECKING:
+    from shardgen.imaging.sheet import SheetSample
     from shardgen.recipes.pictures.maker import PicturesMaker
 
 _LOOKED_AT = 64  # pictures whose sizes in bytes are compared when a worker starts
@@ -168,22 +169,35 @@ class PicturesRecipe(Recipe):
 
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
         """Each picture beside its depth in colours; near is bright."""
-        from shardgen.imaging.codec import decode_encoded
-        from shardgen.imaging.sheet import SheetSample, contact_sheet
+        from shardgen.imaging.sheet import contact_sheet
 
         depth = self.pictures.depth
         return contact_sheet(
-            (
-                SheetSample(
-                    caption=f"{number}: {self.pictures.picture(SampleIndex(number)).name}",
-                    picture=decode_encoded(files[IMAGE], channels=3),  # type: ignore[arg-type]
-                    depth=decode_encoded(files[DEPTH], channels=1),
-                )
-                for number, files in samples
-            ),
+            (self._to_draw(SampleIndex(number), files) for number, files in samples),
             title=f"{counted(self.plan.samples, 'picture')}; {len(samples)} shown",
             near_is_dark=depth.encoding is DepthEncoding.RELATIVE,
             depth_is_random=depth.is_noise,
+        )
+
+    def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
+        """`picture`, and `depth` or `not depth`, as on a contact sheet."""
+        from shardgen.imaging.sheet import small_pictures
+
+        depth = self.pictures.depth
+        return small_pictures(
+            self._to_draw(sample, files),
+            near_is_dark=depth.encoding is DepthEncoding.RELATIVE,
+            depth_is_random=depth.is_noise,
+        )
+
+    def _to_draw(self, sample: SampleIndex, files: Files) -> SheetSample:
+        from shardgen.imaging.codec import decode_encoded
+        from shardgen.imaging.sheet import SheetSample
+
+        return SheetSample(
+            caption=f"{sample}: {self.pictures.picture(sample).name}",
+            picture=decode_encoded(files[IMAGE], channels=3),  # type: ignore[arg-type]
+            depth=decode_encoded(files[DEPTH], channels=1),
         )
 
     def recount(self, output: Output, data: bytes) -> OutputSums:
@@ -205,7 +219,7 @@ class PicturesRecipe(Recipe):
         from shardgen.sources.checking import refuse_problems
 
         refuse_problems(self.source_problems(folders))
-        on_file(FOLDER)
+        on_file(FOLDER, 1)
 
     def source_problems(self, folders: Folders) -> list[str]:
         """Compare the sizes of a few, spread over the plan."""
