@@ -121,6 +121,7 @@ def _popen(command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
     def become() -> None:
         # Nobody waits for the ends of pipes that this process would keep open.
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        sys.modules["shardgen.cli.render"].ABOVE.clear()  # a line that `run` draws is not its workers'
         for number, handler in (
             (signal.SIGINT, signal.default_int_handler),
             (signal.SIGTERM, signal.SIG_DFL),

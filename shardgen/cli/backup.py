@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.domain.wording import sized
 
 
 def backup(
@@ -41,7 +42,7 @@ def backup(
     run = open_directory(run_dir)
     made = back_up(run, output)
     manifest = run.database.path
-    render.echo(f"{made}   {render.size(made.stat().st_size)}")
+    render.echo(f"{made}   {sized(made.stat().st_size)}")
     render.say(
         f"to put it back: stop the workers, move {typed(manifest)} away (and its -journal, if there is one), "
         f"then: cp {typed(made)} {typed(manifest)}"

@@ -12,7 +12,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import Exclude, remember
 from shardgen.cli.progress import counting
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, sized
 from shardgen.manifest.database_url import is_meant_as_bucket
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _show(result: ExportResult) -> None:
             f"{one.samples:,}",
             f"{one.photographs:,}",
             f"{one.files:,}",
-            render.size(one.size_bytes),
+            sized(one.size_bytes),
         ]
         for one in result.splits
     ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from shardgen.cli import render
 from shardgen.cli.options import (
@@ -23,20 +24,27 @@ from shardgen.cli.options import (
     typed,
 )
 from shardgen.cli.progress import Line, doing, downloading
-from shardgen.coordination.open import open_directory
+from shardgen.cli.status_view import rate_text
+from shardgen.coordination.open import open_directory, open_run
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted, duration
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.errors import ShardgenError
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from shardgen.operations.forecast import Forecast
     from shardgen.operations.plan import Planned
     from shardgen.recipes.base import Folders, PlanEvents
 
 
 _CHANGES = 20  # lines
-_ASK_RATE = "unknown; add --rate N (a V100 made 6.4 samples/s), or run `status` once workers run"
+_ASK_RATE = "unknown; add --calibrate to measure it, or --rate N (a V100 made 6.4 samples/s)"
+_CREWS = (1, 2, 4, 8)
+_SUCH_WORKERS = (
+    "Each worker is a machine or GPU like this one. Workers on one CPU share its cores: two make hardly more "
+    "than one."
+)
 
 
 def plan(
@@ -52,6 +60,14 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Make some batches on this device, throw them away, and print how fast that was, how long "
+            "1, 2, 4 and 8 such workers take, and how big the result will be.",
+        ),
+    ] = False,
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
@@ -66,10 +82,20 @@ def plan(
     \b
     Example:
       shardgen plan people --rate 6.4
+      shardgen plan people --calibrate
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    planned = make_plan_with_progress(open_directory(run_dir), given, rate=rate)
-    render.stdout().print(plan_view(planned, rate))
+    with doing("opening the run", is_printed=False):
+        run = open_directory(run_dir)
+    planned = make_plan_with_progress(run, given, rate=rate)
+    run, forecast = run.planned(planned.plan), None
+    try:
+        if calibrate:
+            forecast = _measured(run, given)
+    finally:  # whatever the machine lacks, the plan is written
+        render.stdout().print(plan_view(planned, rate, forecast=forecast))
+    if forecast is not None:
+        render.stdout().print(_forecast_view(forecast, open_run(run).report().pending))
     if remark := recipe_of(planned.plan).remark:
         render.say(remark)
     named = typed(run_dir)
@@ -94,6 +120,50 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
         raise
     say_planning_remarks(planned)
     return planned
+
+
+def _measured(run: RunDirectory, given: Folders) -> Forecast:
+    """Measure, with a bar of what is made."""
+    from shardgen.operations.forecast import make_forecast
+
+    render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing of it is kept")
+    with doing("loading what makes samples, up to a minute", is_printed=False) as line:
+        count, show = itertools.count(1), line.counter("calibrating", "sample")
+        return make_forecast(run, given, say=render.say, on_made=lambda _samples: show(next(count), None))
+
+
+def _forecast_view(forecast: Forecast, pending: int) -> RenderableType:
+    """How long so many workers take for what is pending, and when that would be."""
+    now, rows = datetime.now().astimezone(), []
+    for workers in _CREWS:
+        seconds = forecast.seconds_for(pending, workers)
+        rows.append([f"{workers}", duration(seconds), _instant(now, seconds)])
+    computing = f", micro-batch {forecast.micro_batch}" if forecast.micro_batch else ""
+    measured = f"{counted(forecast.batches, 'batch')} in {duration(forecast.seconds)}"
+    device = f"{forecast.device_model}{computing}"
+    return Group(
+        render.text(""),
+        render.text(f"forecast: {_rate(forecast)} a worker ({measured}) on {device}"),
+        render.text(""),
+        render.table(["workers", f"{counted(pending, 'pending sample')} take", "done, local time"], rows),
+        render.text(""),
+        render.text(_SUCH_WORKERS),
+    )
+
+
+def _rate(forecast: Forecast) -> str:
+    return f"{rate_text(forecast.rate)} samples/s{_spread(forecast.rate_spread)}"
+
+
+def _spread(share: float) -> str:
+    return f" ± {max(1, round(100 * share))} %" if share else ""
+
+
+def _instant(now: datetime, seconds: float) -> str:
+    try:
+        return f"{now + timedelta(seconds=seconds):%Y-%m-%d %H:%M}"
+    except OverflowError:
+        return "in thousands of years"
 
 
 @contextmanager
@@ -121,8 +191,13 @@ def say_planning_remarks(planned: Planned) -> None:
     render.say_remarks("note", planned.draft.notes)
 
 
-def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED") -> RenderableType:
-    """The printed plan; `changed` is how one is called that took the place of another."""
+def plan_view(
+    planned: Planned, rate: float | None, *, changed: str = "CHANGED", forecast: Forecast | None = None
+) -> RenderableType:
+    """The printed plan; `changed` is how one is called that took the place of another.
+
+    Of bytes and time a `forecast` knows better.
+    """
     plan, layout = planned.plan, planned.plan.layout
     shards = [ShardIndex(shard) for shard in range(layout.shard_count)]
     slices = sum(map(layout.slice_count, shards))
@@ -136,8 +211,8 @@ def plan_view(planned: Planned, rate: float | None, *, changed: str = "CHANGED")
             f"{layout.shard_count:,} of {_sizes([len(layout.shard_samples(one)) for one in shards])}",
         ),
         ("slices, batches", f"{counted(slices, 'slice')}, {batches} of {plan.shards.batch}"),
-        ("bytes expected", _bytes(planned)),
-        ("time", f"{duration(plan.samples / rate)} at {rate:g} samples/s" if rate else _ASK_RATE),
+        ("bytes expected", _bytes(planned) if forecast is None else _measured_bytes(planned, forecast)),
+        *_time(plan.samples, rate, is_measured=forecast is not None),
         ("fingerprint", plan.fingerprint if is_written else "not known yet: see the error below"),
     ]
     changes = [*planned.changes[:_CHANGES]]
@@ -157,8 +232,25 @@ def _sizes(samples: list[int]) -> str:
     return f"{max(samples):,} samples" + (f", the last of {last:,}" if others else "")
 
 
+def _time(samples: int, rate: float | None, *, is_measured: bool) -> list[tuple[str, str]]:
+    if rate:
+        return [("time", f"{duration(samples / rate)} at {rate:g} samples/s")]
+    return [] if is_measured else [("time", _ASK_RATE)]
+
+
+def _measured_bytes(planned: Planned, forecast: Forecast) -> str:
+    samples = planned.plan.samples
+    artifacts = sized((forecast.sample_bytes + forecast.artifact_bytes) * samples)
+    in_zip = sized(planned.bytes_in_zip(forecast.bytes) * samples)
+    parts = " + ".join(f"{size:,.0f}" for size in forecast.bytes.values())
+    return (
+        f"{artifacts} of artifacts{_spread(forecast.bytes_spread)}, {in_zip} for the zip, and its contact "
+        f"sheet ({parts} a sample, of {forecast.samples} encoded)"
+    )
+
+
 def _bytes(planned: Planned) -> str:
-    total = render.size(planned.sample_bytes * planned.plan.samples)
+    total = sized(planned.sample_bytes * planned.plan.samples)
     parts = " + ".join(f"{size:,.0f}" for size in planned.estimate.outputs.values())
     remark = f"; {planned.estimate.remark}" if planned.estimate.remark else ""
     sheet = "as much again for the zip, and its contact sheet"

@@ -8,6 +8,7 @@ line is printed now and then.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from typing import Self
 from shardgen.cli import render
 from shardgen.cli.printable import printable
 from shardgen.domain.progress import BYTES, Progress, clock
+from shardgen.domain.wording import sized
 from shardgen.machine.notebooks import is_notebook
 
 _COLUMNS = 80  # where the terminal does not say
@@ -49,6 +51,9 @@ class Line:
 
     `keeps_last`: the last state stays, as a plain line, when it ends.
     """
+
+    _returned_at = -math.inf
+    """When any line was last drawn by a carriage return: one may follow another at once."""
 
     def __init__(self, *, keeps_last: bool = False) -> None:
         self.way = way()
@@ -143,6 +148,7 @@ class Line:
                     self._write(f"{shown}\x1b[K\r")
                 else:
                     self._write("\r" + shown.ljust(len(self._on_screen)))
+                    Line._returned_at = time.monotonic()
                 self._on_screen = shown
 
     def _print_now_and_then(self) -> None:
@@ -155,7 +161,8 @@ class Line:
             render.say(self._printed)
 
     def _move(self) -> None:
-        self.draw()
+        if self.way is Way.DRAWN or time.monotonic() - Line._returned_at >= self.way.value:
+            self.draw()
         while not self._ended.wait(self.way.value):
             self._frame += 1
             self.draw()
@@ -259,7 +266,7 @@ def downloading(line: Line, name: str) -> Callable[[int, int | None], None]:
     def on_download(done: int, total: int | None) -> None:
         nonlocal has_begun
         if not has_begun and line.way is Way.PRINTED:
-            render.say(f"fetching {name}" + (f", {render.size(total)}" if total else ""))
+            render.say(f"fetching {name}" + (f", {sized(total)}" if total else ""))
         has_begun = True
         show(done, total)
 

@@ -19,7 +19,7 @@ from shardgen.cli.options import (
     given_folders,
 )
 from shardgen.cli.progress import Line
-from shardgen.cli.run import STARTING, finish, ready_to_make, show_run
+from shardgen.cli.run import STARTING, finish, opening, ready_to_make, show_run
 from shardgen.coordination.open import open_directory
 from shardgen.errors import InputMissing
 
@@ -99,7 +99,9 @@ def ray(
 
     wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    opened = ready_to_make(open_directory(run_dir), given, output)
+    with opening():
+        directory = open_directory(run_dir)
+    opened = ready_to_make(directory, given, output)
     found = opened.report()
     if found.pending:
         with suppress(InputMissing):  # the photographs may be on other nodes only

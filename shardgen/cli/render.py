@@ -15,7 +15,7 @@ from rich.text import Text
 
 from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.remarks import Remark
-from shardgen.domain.wording import byte_unit, counted
+from shardgen.domain.wording import counted, sized
 from shardgen.machine.notebooks import is_notebook
 
 if TYPE_CHECKING:
@@ -146,12 +146,6 @@ def echo_findings(found: Verification) -> None:
     echo(f"read {counted(found.samples, 'sample')}: {count}")
 
 
-def size(size_bytes: float) -> str:
-    """`1.9 GB`, `512 bytes`."""
-    factor, unit = byte_unit(size_bytes)
-    return f"{size_bytes / factor:.{0 if factor == 1 else 1}f} {unit}"
-
-
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
     rows = []
@@ -161,7 +155,7 @@ def merge_view(result: MergeResult) -> RenderableType:
         rows.append([name, f"{part.images:,}", mean, std])
     left_out = f", {result.selection.in_words}" if result.selection.kinds else ""
     return Group(
-        text(f"{result.path}   {size(result.size_bytes)}"),
+        text(f"{result.path}   {sized(result.size_bytes)}"),
         text(f"{result.samples_stored:,} samples stored, {result.dead_letters:,} dead letters{left_out}"),
         text(""),
         table(["images", "count", "mean", "std"], rows),

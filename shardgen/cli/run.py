@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ from shardgen.cli.options import (
     with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
-from shardgen.cli.progress import Line
+from shardgen.cli.progress import Line, doing
 from shardgen.cli.serving import serving
 from shardgen.cli.status_view import mixture_lines
 from shardgen.coordination.base import OpenedRun
@@ -119,9 +120,10 @@ def run(
         gpus=() if gpus is None else parse_gpus(gpus),
         threads_per_worker=given_threads(),
     )
-    directory = open_directory(run_dir)
-    chosen = choose_gpus(wanted)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
+    with opening():
+        directory = open_directory(run_dir)
+        chosen = choose_gpus(wanted)
     opened = ready_to_make(directory, given, output)
     directory, found = opened.run, opened.report()
     with serving(opened, serve):
@@ -154,14 +156,20 @@ def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path 
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
-    opened = open_run(directory)
-    warn_of_unplanned(directory, opened.plan, given)
-    recipe_of(opened.plan).load()  # the merge needs it after hours of work
-    opened.ensure_manifest()
-    with directory.manifest(opened.plan, read_only=True) as manifest:
-        refuse_unusable_at_first(open_store(directory), manifest.folder)
-    refuse_output(directory, opened.plan, output)
+    with opening():
+        opened = open_run(directory)
+        warn_of_unplanned(directory, opened.plan, given)
+        recipe_of(opened.plan).load()  # the merge needs it after hours of work
+        opened.ensure_manifest()
+        with directory.manifest(opened.plan, read_only=True) as manifest:
+            refuse_unusable_at_first(open_store(directory), manifest.folder)
+        refuse_output(directory, opened.plan, output)
     return opened
+
+
+def opening() -> AbstractContextManager[Line]:
+    """What is shown while a run, which may be far away, is opened."""
+    return doing("opening the run", is_printed=False)
 
 
 def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:

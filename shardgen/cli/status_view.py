@@ -11,26 +11,33 @@ from rich.table import Table
 from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
-from shardgen.domain.wording import duration
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.domain.worker import WORKER_WORDS
-from shardgen.operations.status import advice, by_node
+from shardgen.operations.forecast import Forecast
+from shardgen.operations.merged import Merged
+from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
 _ANY_WIDTH = 10_000
 
 
-def status_view(report: Report) -> RenderableType:
-    """The report as a person reads it."""
+def status_view(
+    report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None
+) -> RenderableType:
+    """The report as a person reads it, with the zip of all that is stored and the forecast, where known."""
     plan = report.plan
     parts: list[RenderableType] = [
         text(
             f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
-            f"pending {report.pending:,}   ({100 * report.stored / plan.samples:.1f} % stored)"
+            f"pending {report.pending:,}"
         )
     ]
     if remark := recipe_of(plan).remark:
         parts.append(text(remark))
-    parts += [text(_pace(report)), text(""), _shards(report)]
+    parts.append(text(_pace(report, finished)))
+    if forecast is not None:
+        parts.append(text(forecast_line(forecast, report)))
+    parts += [text(""), _shards(report)]
     if report.workers:
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
@@ -57,14 +64,27 @@ class _Fitting:
                 return
 
 
-def _pace(report: Report) -> str:
-    if report.rate:
-        return f"rate {report.rate:.2f} samples/s   to go {duration(report.eta_seconds)}"
-    if not report.pending:
+def _pace(report: Report, finished: Merged | None) -> str:
+    if report.pending:
+        return report.progress.line()
+    if finished is None:
         return "nothing is pending"
-    if report.is_anybody_at_work:
-        return "the rate is not known yet"
-    return "nothing is being made now"
+    return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
+
+
+def rate_text(rate: float) -> str:
+    """Samples per second with as many decimals as tell two forecasts apart."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
+
+
+def forecast_line(forecast: Forecast, report: Report) -> str:
+    """What was forecast and what is measured, in samples per second; the time is that of the whole plan."""
+    line = (
+        f"forecast {rate_text(forecast.rate)} samples/s a worker, "
+        f"{duration(forecast.seconds_for(report.plan.samples))} for one"
+    )
+    making = sum(one.rate > 0 for one in report.workers)
+    return f"{line}; measured {rate_text(report.rate)} by {counted(making, 'worker')}" if making else line
 
 
 def _shards(report: Report) -> _Fitting:
@@ -150,11 +170,11 @@ def _first_line(note: str) -> str:
     return f" ({note.partition(chr(10))[0]})" if note else ""
 
 
-def next_step(report: Report) -> str:
+def next_step(report: Report, finished: Merged | None = None) -> str:
     """What to type next, where nobody is at work; empty where somebody is."""
     if report.is_anybody_at_work:
         return ""
-    return "; ".join(f"{one.text}: {one.command}" for one in advice(report))
+    return "; ".join(f"{one.text}: {one.command}" for one in advice(report, finished))
 
 
 def mixture_lines(report: Report) -> list[str]:

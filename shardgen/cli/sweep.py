@@ -8,7 +8,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, sized
 
 _SHOWN = 10
 
@@ -34,7 +34,7 @@ def sweep(
 
     found = sweep(open_directory(run_dir), remove=yes)
     done = "removed" if yes else "would remove"
-    total = render.size(sum(orphan.size_bytes for orphan in found.orphans))
+    total = sized(sum(orphan.size_bytes for orphan in found.orphans))
     render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")
     render.echo_some([orphan.path for orphan in found.orphans], shown=_SHOWN)
     pending = sum(orphan.is_pending for orphan in found.orphans)

@@ -87,6 +87,7 @@ class MergeResult:
 
     path: Path
     size_bytes: int
+    sha256: str
     samples_stored: int
     dead_letters: int
     selection: Selection
@@ -285,6 +286,7 @@ def _write(
     return MergeResult(
         path=output,
         size_bytes=archive.size,
+        sha256=archive.sha256,
         samples_stored=survey.stored,
         dead_letters=survey.dead,
         selection=selection,

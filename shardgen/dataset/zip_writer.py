@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -62,6 +63,7 @@ class FinalZip:
         self._descriptor = descriptor
         self._table = table
         self._directory = directory
+        self._sha256 = hashlib.sha256()
         self.limits = ZipLimits()
         self.size = 0
         self.members = 0
@@ -99,6 +101,11 @@ class FinalZip:
         directory = Directory(members=self.members, offset=offset, size=self.size - offset)
         self._write(end_records(directory, self.limits))
 
+    @property
+    def sha256(self) -> str:
+        """The digest of all that was written, as hex digits."""
+        return self._sha256.hexdigest()
+
     def _add(self, name: str, content: Iterable[bytes], *, size: int, crc: int) -> None:
         entry = Entry(name=name, crc=crc, size=size, offset=self.size)
         self._directory.write(central_entry(entry, self.limits))
@@ -109,4 +116,5 @@ class FinalZip:
 
     def _write(self, data: bytes | memoryview) -> None:
         self._files.write(self._descriptor, data)
+        self._sha256.update(data)
         self.size += len(data)

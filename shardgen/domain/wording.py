@@ -15,6 +15,12 @@ def byte_unit(size_bytes: float) -> tuple[float, str]:
     return 1.0, "bytes"
 
 
+def sized(size_bytes: float) -> str:
+    """`1.9 GB`, `512 bytes`."""
+    factor, unit = byte_unit(size_bytes)
+    return f"{size_bytes / factor:.{0 if factor == 1 else 1}f} {unit}"
+
+
 def counted(count: int, thing: str) -> str:
     """`1 finding`, `2 findings`, `1,000 batches`."""
     plural = f"{thing}es" if thing.endswith("ch") else f"{thing}s"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from shardgen.domain.plan import Plan
@@ -13,7 +14,7 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import schedulable_cores, threads_each, usable_cores
 from shardgen.machine.gpus import Gpu
 from shardgen.machine.memory import available_memory, free_bytes
-from shardgen.recipes.base import THREADS_VARIABLE
+from shardgen.recipes.base import THREADS_VARIABLE, BatchSizes
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
@@ -76,10 +77,18 @@ def choose_gpus(wanted: Wanted) -> tuple[Gpu, ...]:
     return gpus.named_gpus(wanted.gpus, listed, os.environ)
 
 
-def settle_workers(
-    run: RunDirectory, plan: Plan, wanted: Wanted, chosen: Sequence[Gpu], *, say: Say
+def settle_workers(  # noqa: PLR0913 - who is wanted, for what, and who hears of it
+    run: RunDirectory,
+    plan: Plan,
+    wanted: Wanted,
+    chosen: Sequence[Gpu],
+    *,
+    say: Say,
+    agreed: BatchSizes | None = None,
 ) -> tuple[Share, ...]:
     """Fit the workers into this machine and say how; `chosen` is what `choose_gpus` found.
+
+    What the run's workers compute at once is read, and kept, in the manifest, or in `agreed` instead.
 
     Fewer than wanted when there are fewer GPUs, or on a CPU not enough memory, where too little is no
     exception but a kill. A recipe that computes nothing leaves the GPUs alone. Raises MachineUnfit when there
@@ -87,7 +96,7 @@ def settle_workers(
     """
     if chosen and run.local is not None:
         return _shares_on_gpus(wanted, chosen, say=say)
-    return _shares_on_cpu(run, plan, wanted, say=say)
+    return _shares_on_cpu(run, plan, wanted, say=say, sizes=agreed)
 
 
 def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple[Share, ...]:
@@ -106,7 +115,9 @@ def _shares_on_gpus(wanted: Wanted, chosen: Sequence[Gpu], *, say: Say) -> tuple
     return shares
 
 
-def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -> tuple[Share, ...]:
+def _shares_on_cpu(
+    run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say, sizes: BatchSizes | None
+) -> tuple[Share, ...]:
     demand = recipe_of(plan).demand(run.local)
     free, asked = free_bytes(), wanted.workers or 1
     limit = available_memory().shown_limit
@@ -125,12 +136,13 @@ def _shares_on_cpu(run: RunDirectory, plan: Plan, wanted: Wanted, *, say: Say) -
         )
     threads = _threads(workers, wanted.threads_per_worker)
     if not demand.is_fixed:
-        with run.manifest(plan) as manifest:
-            agreed = manifest.micro_batches.agreed(demand.device_model(threads), micro_batch)
+        with ExitStack() as stack:
+            sizes = sizes or stack.enter_context(run.manifest(plan)).micro_batches
+            agreed = sizes.agreed(demand.device_model(threads), micro_batch)
             while workers > (fits := max(1, free // demand.bytes_for(agreed))):
                 workers = fits  # keep to what an earlier crew chose, with fewer workers
                 threads = _threads(workers, wanted.threads_per_worker)
-                agreed = manifest.micro_batches.agreed(demand.device_model(threads), agreed)
+                agreed = sizes.agreed(demand.device_model(threads), agreed)
         micro_batch = agreed
     fewer = f" (not {asked}: memory)" if workers < asked else ""
     computing = f"micro-batch {micro_batch}, " if demand.micro_batches else ""

@@ -150,6 +150,10 @@ class MicroBatches(Protocol):
         """The micro-batch of this device model: the first worker's proposal, kept for all later ones."""
         ...
 
+    def settled(self, device_model: str) -> int | None:
+        """The micro-batch that was agreed on for this device model; None: none was."""
+        ...
+
     def shrunk(self, device_model: str) -> int | None:
         """What memory sufficed for when it last ran out on this device model; None: it never did."""
         ...

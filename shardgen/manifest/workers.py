@@ -98,6 +98,11 @@ class MicroBatches(Part):
         return _agreed(connection, device_model, proposed)
 
     @reading
+    def settled(self, connection: Connection, device_model: str) -> int | None:
+        """The micro-batch that was agreed on for this device model; None: none was."""
+        return _settled(connection, device_model)
+
+    @reading
     def shrunk(self, connection: Connection, device_model: str) -> int | None:
         """What memory sufficed for when it last ran out on this device model; None: it never did."""
         query = select(MICRO_BATCH.c.shrunk_to).where(MICRO_BATCH.c.device_model == device_model)
@@ -135,15 +140,19 @@ def listed(connection: Connection, now: datetime) -> tuple[WorkerRow, ...]:
     return tuple(_row(row) for row in rows.mappings())
 
 
+def _settled(connection: Connection, device_model: str) -> int | None:
+    query = select(MICRO_BATCH.c.micro_batch).where(MICRO_BATCH.c.device_model == device_model)
+    found = connection.execute(query).scalar_one_or_none()
+    return None if found is None else int(found)
+
+
 def _agreed(connection: Connection, device_model: str, proposed: int) -> int:
-    found = connection.execute(
-        select(MICRO_BATCH.c.micro_batch).where(MICRO_BATCH.c.device_model == device_model)
-    ).scalar_one_or_none()
+    found = _settled(connection, device_model)
     if found is None:
         values = {"device_model": device_model, "micro_batch": proposed}
         insert_unless_there(connection, MICRO_BATCH, values)
         return _agreed(connection, device_model, proposed)
-    return int(found)
+    return found
 
 
 def _identity(row: RowMapping) -> WorkerIdentity:

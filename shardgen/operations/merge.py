@@ -15,6 +15,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.selection import Selection
 from shardgen.domain.steps import OnStep, ignore_step
 from shardgen.errors import ReceiptConflict, RunIncomplete
+from shardgen.operations.merged import note_merged
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import DiskFiles, refuse_unusable_folder
 
@@ -38,8 +39,8 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
 ) -> MergeResult:
     """Merge a run directory into `output`, or the file that `zip_name` names in it.
 
-    Without the samples made of the sources in `exclude` and, if it is `partial`, the pending ones. Errors as
-    `dataset.merge.merge`.
+    Without the samples made of the sources in `exclude` and, if it is `partial`, the pending ones. It is
+    noted for `status`. Errors as `dataset.merge.merge`.
 
     Raises PlanConflict, too, when the run's workers write to another artifact folder, and ManifestCorrupt
     when samples are missing because the manifest contradicts itself: then no worker would make them.
@@ -48,7 +49,9 @@ def merge_run(  # noqa: PLR0913 - what the command has options for, and who watc
     with recorded_inputs(
         run, allow_dead_letters=allow_dead_letters, exclude=exclude, partial=partial
     ) as inputs:
-        return merge(inputs, path, on_progress=on_progress, on_step=on_step)
+        result = merge(inputs, path, on_progress=on_progress, on_step=on_step)
+    note_merged(run, run.plan(), result)
+    return result
 
 
 @contextmanager

@@ -42,12 +42,16 @@ class Planned:
 
     @property
     def sample_bytes(self) -> float:
-        """A sample's share of the final zip: its files, their entries, its rows of labels and metadata."""
+        """A sample's share of the final zip, as estimated."""
+        return self.bytes_in_zip(self.estimate.outputs)
+
+    def bytes_in_zip(self, outputs: Mapping[str, float]) -> float:
+        """A sample's share of the final zip: its files of these bytes, their entries, its rows of labels."""
         names = (
             member_name(output, SampleIndex(0), digits=self.plan.name_digits) for output in self.plan.outputs
         )
         entries = sum(_ZIP_RECORD_BYTES + 3 * len(name) for name in names)
-        return sum(self.estimate.outputs.values()) + entries + 2 * self.estimate.labels
+        return sum(outputs.values()) + entries + 2 * self.estimate.labels
 
 
 def make_plan(

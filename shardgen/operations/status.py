@@ -5,15 +5,18 @@ Needs no network and reads no artifact.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from shardgen.coordination.open import open_run
 from shardgen.coordination.report import Report, ShownWorker
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, sized
 from shardgen.domain.worker import ShownState
+from shardgen.operations.merged import Merged
 from shardgen.settings.run_directory import RunDirectory
 
 
@@ -34,11 +37,17 @@ def report(run: RunDirectory) -> Report:
     return open_run(run).report()
 
 
-def advice(found: Report) -> list[Advice]:
+def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
     """What to type next, troubles first; nothing where somebody is at work and all is well.
 
-    Each text reads as the beginning of `text: command`.
+    Each text reads as the beginning of `text: command`. `finished` is the zip of all that is stored, where
+    one is known.
     """
+    # Dead letters were left out on purpose then.
+    if finished is not None and not (found.pending or found.is_anybody_at_work):
+        name = shown_path(finished)
+        text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
+        return [Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]
     advised = [*_of_samples(found)]
     if found.is_anybody_at_work:
         return [*advised, *_of_workers(found), *_of_the_place(found)]
@@ -112,3 +121,9 @@ def by_node(found: Report) -> list[tuple[str, list[ShownWorker]]]:
         digest = sha256(host.encode(errors="backslashreplace")).hexdigest()[:4]
         named.append((node if machines[node] == 1 else f"{node} ({digest})", nodes[node, host]))
     return named
+
+
+def shown_path(zip_file: Merged) -> str:
+    """Where it is, from the working folder if it is below that."""
+    path, here = Path(zip_file.path), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -194,6 +194,11 @@ class Settings:
         tables = {"manifest": ManifestTable(url=manifest_url)}
         return replace(self, engine=self.engine.model_copy(update=tables))
 
+    def in_run_directory(self) -> Settings:
+        """The same settings with a SQLite manifest and the artifacts in the run directory itself."""
+        tables = {"manifest": ManifestTable(), "artifacts": ArtifactsTable()}
+        return replace(self, engine=self.engine.model_copy(update=tables))
+
 
 def settings_differences(plan: Plan, settings: Settings) -> list[str]:
     """Where the settings would give another plan (`compose.grid: 5x4 -> 4x4`); sources are not read."""

@@ -72,8 +72,8 @@ class Lookout:
                 return
 
     def _look(self) -> None:
-        made = self._made()
         found = make_report(self._run, self._plan, self._coordinator.overview()).progress
+        made = self._made()  # after it, so that no sample is counted twice
         if not self._ended.is_set():
             self._audience.show(lambda: self._since(found, made))
 

@@ -24,7 +24,7 @@ OPTIONS = {
     "extend": FOLDERS,
     "init": {"--preset", *FOLDERS, "--weights", "--set", "--bucket", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", *FOLDERS},
+    "plan": {"--rate", "--calibrate", *FOLDERS},
     "preview": {
         "--samples",
         "--all-foregrounds",

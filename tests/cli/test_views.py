@@ -3,18 +3,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from shardgen.cli import render
-from shardgen.cli.status_view import mixture_lines, next_step, status_view
+from shardgen.cli.status_view import forecast_line, mixture_lines, next_step, status_view
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
-from shardgen.domain.overview import Overview, ShardState, SliceCounts
+from shardgen.domain.overview import SLICE_WORDS, Overview, ShardState, SliceCounts
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.remarks import Remark
-from shardgen.domain.worker import ShownState, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.domain.worker import WORKER_WORDS, ShownState, WorkerIdentity, WorkerRow, WorkerState
+from shardgen.operations.forecast import Forecast
+from shardgen.operations.merged import Merged
 from tests.plans import make_plan
 
 PLAN = make_plan(backgrounds=1, foregrounds=1, grid=(5, 4), shard_size=100)
@@ -64,10 +67,10 @@ def on_nodes(*workers: tuple[str, str, ShownState, float]) -> Report:
     return replace(found, workers=tuple(shown))
 
 
-def lines(found: Report, *, width: int = 110) -> list[str]:
+def lines(found: Report, *, width: int = 110, finished: Merged | None = None) -> list[str]:
     console = Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(status_view(found))
+        console.print(status_view(found, finished=finished))
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
@@ -175,7 +178,8 @@ def test_a_nodes_name_gives_no_orders_and_breaks_no_line() -> None:
 
 @pytest.mark.parametrize("state", [ShownState.WORKING, ShownState.SUSPECT])
 def test_who_makes_samples_counts_for_the_rate(state: ShownState) -> None:
-    assert pace(report((state, 2.5), (ShownState.DEAD, 9.0))).startswith("rate 2.50 samples/s   to go 6 s")
+    line = "25 %  5/20 samples · 2.5/s · 0:06 left · 1 worker"
+    assert pace(report((state, 2.5), (ShownState.DEAD, 9.0))) == line
 
 
 @pytest.mark.parametrize(
@@ -183,18 +187,49 @@ def test_who_makes_samples_counts_for_the_rate(state: ShownState) -> None:
 )
 def test_who_is_at_work_is_not_nothing(state: ShownState) -> None:
     found = report((state, 0.0))
-    assert pace(found) == "the rate is not known yet"
+    assert pace(found) == "25 %  5/20 samples · 1 worker"
     assert next_step(found) == ""
 
 
 @pytest.mark.parametrize("state", [ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED])
 def test_where_nobody_is_at_work_it_says_what_to_type(state: ShownState) -> None:
     found = report((state, 0.0))
-    assert pace(found) == "nothing is being made now"
+    assert pace(found) == "25 %  5/20 samples · no workers"
     assert next_step(found) == "to continue: shardgen run RUN_DIR"
     done = report((state, 0.0), stored=PLAN.samples)
     assert pace(done) == "nothing is pending"
     assert next_step(done).endswith("shardgen merge RUN_DIR")
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+def test_of_a_finished_zip_it_says_where_it_is_and_how_to_check_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dead: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = report(stored=PLAN.samples - dead)
+    shard = replace(found.overview.shards[0], dead=dead)
+    found = replace(found, overview=replace(found.overview, shards=(shard,)))
+    finished = Merged(
+        path=str(tmp_path / "our people.zip"),
+        size_bytes=2_600_000,
+        sha256="0" * 64,
+        fingerprint=PLAN.fingerprint,
+        samples_stored=found.stored,
+        dead_letters=dead,
+        excluded=0,
+        pending=0,
+    )
+    assert lines(found, finished=finished)[1] == "finished: our people.zip, 2.6 MB"
+    said = "finished: our people.zip, 2.6 MB; to check every byte of it: shardgen verify 'our people.zip'"
+    assert next_step(found, finished) == said
+
+
+def test_every_state_has_one_name_that_a_person_understands() -> None:
+    assert set(WORKER_WORDS) == set(ShownState)
+    assert set(SLICE_WORDS) == set(SliceCounts.__dataclass_fields__)
+    shown = "\n".join(lines(on_nodes(*LOST)))
+    assert all(word in shown for word in (*SLICE_WORDS.values(), "last seen", "silent", "careful"))
+    assert not re.search(r"\b(expired|leased|suspect|beat|open)\b", shown)
 
 
 def test_a_mixture_is_shown_whatever_the_recipe_says_of_its_making() -> None:
@@ -235,3 +270,30 @@ def test_a_remark_names_ten_files_and_counts_the_rest() -> None:
 )
 def test_a_remark_about_one_file_is_one_line(remark: Remark, line: str) -> None:
     assert render.remark_text(remark) == line
+
+
+def test_a_forecast_is_compared_with_what_the_workers_make_now() -> None:
+    forecast = Forecast(
+        fingerprint=PLAN.fingerprint,
+        made_at=NOW,
+        device_model="",
+        threads=0,
+        micro_batch=0,
+        rate=0.5,
+        rate_spread=0.0,
+        batches=2,
+        seconds=1.0,
+        bytes={},
+        bytes_spread=0.0,
+        artifact_bytes=0.0,
+        samples=1,
+    )
+    line = "forecast 0.50 samples/s a worker, 40 s for one"  # of 20 samples
+    assert forecast_line(forecast, report((ShownState.STOPPED, 7.0), (ShownState.WAITING, 0.0))) == line
+    busy = report((ShownState.WORKING, 0.3), (ShownState.SUSPECT, 0.2), (ShownState.DEAD, 7.0))
+    assert forecast_line(forecast, busy) == f"{line}; measured 0.50 by 2 workers"
+    assert forecast_line(forecast, report((ShownState.WORKING, 7.0))) == f"{line}; measured 7.0 by 1 worker"
+    console = Console(width=110, highlight=False)
+    with console.capture() as capture:
+        console.print(status_view(busy, forecast=forecast))
+    assert capture.get().splitlines()[2].rstrip() == f"{line}; measured 0.50 by 2 workers"

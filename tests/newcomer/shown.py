@@ -59,6 +59,9 @@ SHOWN = {
     "shardgen plan people --rate 6.4": Shown(
         at=State.INITIALISED, says="15 s at 6.4 samples/s", leaves="people/plan.json"
     ),
+    "shardgen plan people --calibrate": Shown(
+        at=State.INITIALISED, says="96 pending samples take", leaves="people/forecast.json"
+    ),
     "shardgen preview people": Shown(
         at=State.PLANNED, says="people/preview.png", leaves="people/preview.png"
     ),

@@ -231,6 +231,11 @@ class BucketMicroBatches:
             if self._create(device_model, 1, proposed, None):
                 return proposed
 
+    def settled(self, device_model: str) -> int | None:
+        """The micro-batch that was agreed on for this device model; None: none was."""
+        number, micro_batch, _ = self._latest(device_model)
+        return micro_batch if number else None
+
     def shrunk(self, device_model: str) -> int | None:
         """What memory sufficed for when it last ran out on this device model; None: it never did."""
         return self._latest(device_model)[2]

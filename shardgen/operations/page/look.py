@@ -13,6 +13,7 @@ from shardgen.coordination.base import OpenedRun, Watcher
 from shardgen.coordination.report import Report
 from shardgen.domain.overview import Details
 from shardgen.errors import TransientError, note_of
+from shardgen.operations.merged import Merged, finished_zip
 from shardgen.operations.page.pictures import RECEIPTS, Album, ShownSample
 
 SECONDS = 2.0  # between two looks while somebody watches
@@ -25,8 +26,8 @@ _SHARE = 5  # a look takes at most a fifth of the time, however large the run
 class Look:
     """What is known of a run at one instant.
 
-    `named` is the run directory as it is typed into a shell. `no_pictures` says why there are none, where the
-    machine cannot draw any.
+    `named` is the run directory as it is typed into a shell, `finished` the zip of all that is stored, where
+    one is known. `no_pictures` says why there are none, where the machine cannot draw any.
     """
 
     named: str
@@ -34,6 +35,7 @@ class Look:
     details: Details
     samples: tuple[ShownSample, ...] = ()
     no_pictures: str = ""
+    finished: Merged | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class RunView:
             details=details,
             samples=samples,
             no_pictures=self._album.remark,
+            finished=finished_zip(self._run, report),
         )
 
 

@@ -260,13 +260,17 @@ class _Page:
         if not found.pending:
             return "done", "finished", "Every sample is made." if not found.dead else "Nothing is pending."
         if making:
-            return "working", "working", f"{counted(making, 'worker')} make samples now."
+            return (
+                "working",
+                "working",
+                f"{counted(making, 'worker')} {'makes' if making == 1 else 'make'} samples now.",
+            )
         if there:
             return "starting", "starting", f"{counted(there, 'worker')} there; nothing is made just now."
         return "stopped", "stopped", "Nobody is at work."
 
     def next(self) -> SimpleNamespace:
-        found = advice(self.look.report)
+        found = advice(self.look.report, self.look.finished)
         shown = [
             SimpleNamespace(
                 text=one.text[:1].upper() + one.text[1:] + ":",

@@ -1,0 +1,132 @@
+"""What `plan --calibrate` forecasts beside what a whole `run` of one worker then does.
+
+    python -m benchmarks.forecast [--settings small,full,masks-only] [--rounds 3]
+
+`small` is the network that ships, `full` a random one of the released size, `masks-only` makes no depth. The
+rate of a run is the last that `status` shows of its worker, its bytes are those of the merged zip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardgen.errors import TransientError
+from shardgen.operations.demo import write_photographs
+from shardgen.operations.forecast import read_forecast
+from shardgen.operations.plan import make_plan
+from shardgen.operations.status import report
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.template import settings_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A run whose work takes a minute or so on two cores."""
+
+    preset: str = "grid600"
+    weights: str | None
+    grid: str
+
+
+SETTINGS = {
+    "small": Setting(weights="small", grid="[8, 6]"),
+    "full": Setting(weights="random:1664", grid="[4, 2]"),
+    "masks-only": Setting(preset="masks-only", weights=None, grid="[40, 20]"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """Samples per second and bytes of the zip for each sample: forecast, and then true."""
+
+    forecast_rate: float
+    true_rate: float
+    forecast_bytes: float
+    true_bytes: float
+
+
+def measure(folder: Path, setting: Setting) -> Found:
+    """Plan, calibrate, run and merge in new processes, as a person would type it."""
+    foregrounds, backgrounds = write_photographs(folder)
+    path = folder / "run"
+    path.mkdir()
+    text = settings_text(
+        preset=setting.preset,
+        foregrounds=foregrounds,
+        backgrounds=backgrounds,
+        weights=setting.weights,
+        changes={"sources.mask": '"grabcut"', "compose.grid": setting.grid},
+    )
+    (path / "shardgen.toml").write_text(text, encoding="utf-8")
+    _type("plan", path, "--calibrate")
+    run = RunDirectory.open(path)
+    forecast = read_forecast(run)
+    if forecast is None:
+        raise SystemExit("no forecast was made")
+    rate = _rate_of(run)
+    samples = run.plan().samples
+    planned = make_plan(run, {})
+    return Found(
+        forecast_rate=forecast.rate,
+        true_rate=rate,
+        forecast_bytes=planned.bytes_in_zip(forecast.bytes),
+        true_bytes=(path / "dataset.zip").stat().st_size / samples,
+    )
+
+
+def _rate_of(run: RunDirectory) -> float:
+    """Run it to its end; what its worker said of its rate last."""
+    rate = 0.0
+    command = [sys.executable, "-m", "shardgen", "run", str(run.path), "--device", "cpu"]
+    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None:
+            time.sleep(0.5)
+            with suppress(TransientError):
+                rate = report(run).rate or rate
+    if process.returncode:
+        raise SystemExit(f"run ended with {process.returncode}")
+    return rate
+
+
+def _type(verb: str, path: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "shardgen", verb, str(path), *options]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own interpreter and module
+
+
+def main() -> None:
+    """Parse and measure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{'setting':<11} {'samples/s':>20} {'ratio':>6}   {'bytes a sample':>20} {'ratio':>6}")
+    for name in options.settings.split(","):
+        rates, sizes = [], []
+        for _ in range(options.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                found = measure(Path(folder), SETTINGS[name])
+            rates.append(found.forecast_rate / found.true_rate)
+            sizes.append(found.forecast_bytes / found.true_bytes)
+            print(
+                f"{name:<11} {found.forecast_rate:>9.2f} {found.true_rate:>10.2f} {rates[-1]:>6.2f}   "
+                f"{found.forecast_bytes:>9,.0f} {found.true_bytes:>10,.0f} {sizes[-1]:>6.2f}",
+                flush=True,
+            )
+        middle = f"{name + ', median':<31} {statistics.median(rates):>7.2f}"
+        print(f"{middle} {statistics.median(sizes):>30.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
