@@ -23,6 +23,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.open import open_run
 from shardgen.domain.lease import Lease
+from shardgen.domain.worker import WorkerReport, WorkerState
 from shardgen.machine.processes import new_identity
 from shardgen.operations.demo import WEIGHTS, write_photographs
 from shardgen.operations.page.look import SharedLook
@@ -82,6 +83,7 @@ def break_things(opened: OpenedRun, worker: subprocess.Popen[bytes]) -> None:
             manifest.leases.block(
                 lease, "StorageFailed: /mnt/shared/people/artifacts: No space left on device"
             )
+        manifest.workers.beat(identity.id, WorkerReport(state=WorkerState.STOPPED))
 
 
 def picture(page: Page, path: Path, height: int) -> None:
@@ -122,8 +124,10 @@ def draw(opened: OpenedRun, browser: Browser, into: Path) -> None:
         troubled = opened_page(browser, server.url)
         troubled.locator(".s-dead").first.wait_for()
         troubled.locator("details.letters summary").first.click()
-        troubled.evaluate("document.querySelector('[data-part=samples]').hidden = true")
-        picture(troubled, into / "page-trouble.png", _TALL)
+        for part in ("samples", "pace"):  # they are in the other pictures
+            troubled.evaluate("(part) => (document.querySelector(`[data-part=${part}]`).hidden = true)", part)
+        troubled.evaluate("scrollTo(0, 0)")
+        picture(troubled, into / "page-trouble.png", _TALL + 250)
 
 
 def main() -> None:

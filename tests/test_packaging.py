@@ -28,6 +28,10 @@ def test_an_installed_wheel_creates_a_manifest_with_the_migrations_inside_it(tmp
         archive.extractall(installed)
     names = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
     inside = {"shardgen/migrations/env.py", "shardgen/py.typed", "shardgen/depth/densedepth/small.h5"}
+    page = ROOT / "shardgen" / "operations" / "page"
+    of_page = [path for folder in ("static", "templates") for path in (page / folder).iterdir()]
+    assert len(of_page) > 4
+    inside |= {path.relative_to(ROOT).as_posix() for path in of_page}
     assert inside <= names
     assert not any(name.startswith(("tests/", "benchmarks/", "training/")) for name in names)
     script = (

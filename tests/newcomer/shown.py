@@ -89,6 +89,12 @@ SHOWN = {
     "shardgen status people --watch": Shown(
         at=State.MADE, code=130, says="stopped", stops_after="planned 96   stored 96"
     ),
+    "shardgen status people --serve": Shown(
+        at=State.MADE, code=130, says="stopped", stops_after="page: http://127.0.0.1:8765/"
+    ),
+    "shardgen status people --html status.html": Shown(
+        at=State.DEAD, says="status.html   ", leaves="status.html"
+    ),
     "shardgen merge people -o people.zip": Shown(
         at=State.MADE, says="96 samples stored", leaves="people.zip"
     ),

@@ -96,30 +96,30 @@ class Terminal:
 
     def type_and_stop(self, line: str, *, after: str) -> Said:
         """The same, but press Ctrl-C when this text has come."""
-        said = self.folder / "said.txt"
-        with said.open("w", encoding="utf-8") as out:
+        said, remarked = self.folder / "said.txt", self.folder / "remarked.txt"
+        with said.open("w", encoding="utf-8") as out, remarked.open("w", encoding="utf-8") as err:
             # A shell in the background would hand down that SIGINT is ignored.
             process = subprocess.Popen(
                 ["env", "--default-signal=INT", "bash", "-c", f"exec {line}"],
                 cwd=self.folder,
                 env=self.environment(),
                 stdout=out,
-                stderr=subprocess.PIPE,
-                text=True,
+                stderr=err,
                 stdin=subprocess.DEVNULL,
             )
             try:
                 deadline = time.monotonic() + PATIENCE_SECONDS
-                while after not in said.read_text(encoding="utf-8"):
+                while not any(after in one.read_text(encoding="utf-8") for one in (said, remarked)):
                     assert process.poll() is None, f"{line} has ended"
                     assert time.monotonic() < deadline, f"{line} never said {after}"
                     time.sleep(0.1)
                 process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=60)
+                process.wait(timeout=60)
             finally:
                 process.kill()
-                process.communicate()
-        return Said(code=process.returncode, out=said.read_text(encoding="utf-8"), err=err)
+                process.wait()
+        out_text, err_text = (one.read_text(encoding="utf-8") for one in (said, remarked))
+        return Said(code=process.returncode, out=out_text, err=err_text)
 
 
 class Terminals:

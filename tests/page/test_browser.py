@@ -239,7 +239,7 @@ def test_the_file_needs_neither_scripts_nor_a_network(
         page.locator("details.shard summary").first.click()
         expect(page.locator(".c-done:visible").first).to_be_visible()
         assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 0)")
-        assert page.locator("img").count() == 36
+        assert page.locator("img").count() == 18
         shown.check_width()
         assert [url for url in shown.asked if not url.startswith(("data:", "file:"))] == []
 

@@ -56,7 +56,7 @@ def test_the_command_writes_a_page_with_pictures(finished_run: RunDirectory, tmp
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{path}   ")
     html = path.read_text(encoding="utf-8")
-    assert html.count('src="data:image/') == 36
+    assert html.count('src="data:image/') == 18
     assert f"shardgen merge {finished_run.path}" in html
     assert len(html) < 1_000_000
 

@@ -17,8 +17,7 @@ from shardgen.domain.sample import member_name
 from shardgen.errors import IMAGE_LIBRARIES, ShardgenError, TransientError, missing_image_library
 from shardgen.recipes.base import Recipe
 
-RECEIPTS = 6  # that are looked into, newest first
-_OF_EACH = 2  # samples: the neighbours in a batch are much alike
+RECEIPTS = 6  # that are looked into, newest first; of each one sample, as neighbours are much alike
 _SECONDS = 10.0  # between two readings of artifacts
 _MAX_ARTIFACT = 64 << 20  # bytes; what is larger is not read for two small pictures
 _PNG = b"\x89PNG"
@@ -56,7 +55,7 @@ class Album:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._known: dict[tuple[str, int], tuple[ShownSample, ...]] = {}
+        self._known: dict[tuple[str, int], ShownSample | None] = {}
         self._next_reading = 0.0
         self.remark = ""
         """Why there are no pictures, where the machine cannot draw any."""
@@ -71,10 +70,10 @@ class Album:
                 if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
                     raise
                 self.remark = str(missing_image_library(error))
-        return tuple(sample for samples in self._known.values() for sample in samples)
+        return tuple(one for one in self._known.values() if one is not None and one.pictures)
 
     def _read(self, receipts: Sequence[Receipt], store: ArtifactReader) -> None:
-        known: dict[tuple[str, int], tuple[ShownSample, ...]] = {}
+        known: dict[tuple[str, int], ShownSample | None] = {}
         read: dict[str, bytes] = {}  # on a shared folder an artifact holds several batches
         for receipt in receipts:
             key = receipt.artifact.sha256, receipt.record.batch
@@ -84,37 +83,33 @@ class Album:
                 try:
                     data = read.get(receipt.artifact.name) or store.read(receipt.artifact)
                     read[receipt.artifact.name] = data
-                    known[key] = tuple(self._samples(receipt, data))
+                    known[key] = self._sample(receipt, data)
                 except TransientError:
                     continue
-                except ShardgenError:
-                    known[key] = ()
+                except (ShardgenError, LookupError):
+                    known[key] = None
         self._known = known
 
-    def _samples(self, receipt: Receipt, data: bytes) -> list[ShownSample]:
+    def _sample(self, receipt: Receipt, data: bytes) -> ShownSample | None:
         plan, record = self._recipe.plan, receipt.record
         entries, _ = read_artifact(data, name=receipt.artifact.name)
         members = {entry.name: entry for entry in entries[record.members_start : record.members_stop]}
         dead = {letter.sample for letter in record.dead_letters}
         stored = [sample for sample in plan.layout.batch_samples(record.batch) if sample not in dead]
-        found = []
-        for number in stored[:: -(-len(stored) // _OF_EACH) or 1]:
-            sample = SampleIndex(number)
-            files = {
-                output.name: _bytes(members[member_name(output, sample, digits=plan.name_digits)], data)
-                for output in plan.outputs
-            }
-            pictures = self._recipe.pictures_of(sample, files)
-            if pictures:
-                made_of = ", ".join(f"{what} {name}" for what, name in self._recipe.describe(sample).items())
-                found.append(
-                    ShownSample(
-                        sample=sample,
-                        made_of=made_of,
-                        pictures=tuple(SmallPicture(what=what, data=one) for what, one in pictures.items()),
-                    )
-                )
-        return found
+        if not stored:
+            return None
+        sample = SampleIndex(stored[record.batch % len(stored)])
+        files = {
+            output.name: _bytes(members[member_name(output, sample, digits=plan.name_digits)], data)
+            for output in plan.outputs
+        }
+        pictures = self._recipe.pictures_of(sample, files)
+        made_of = ", ".join(f"{what} {name}" for what, name in self._recipe.describe(sample).items())
+        return ShownSample(
+            sample=sample,
+            made_of=made_of,
+            pictures=tuple(SmallPicture(what=what, data=one) for what, one in pictures.items()),
+        )
 
 
 def _bytes(entry: Entry, data: bytes) -> bytes:

@@ -62,8 +62,8 @@ class Bounds:
     picture_bytes: int
 
 
-LIVE = Bounds(workers=2_000, shards=200, slices=20_000, samples=12, picture_bytes=1 << 30)
-FILE = Bounds(workers=250, shards=100, slices=2_000, samples=12, picture_bytes=220_000)
+LIVE = Bounds(workers=2_000, shards=200, slices=20_000, samples=6, picture_bytes=1 << 30)
+FILE = Bounds(workers=250, shards=100, slices=2_000, samples=6, picture_bytes=220_000)
 CELL = Bounds(workers=60, shards=20, slices=1_000, samples=6, picture_bytes=100_000)
 
 
