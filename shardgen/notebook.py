@@ -209,11 +209,8 @@ def _in_words(found: Report) -> str:
 
 
 def _lines(lines: Sequence[str]) -> str:
-    """Their end stays in sight without a script: the box is filled from below."""
-    box = "display:flex;flex-direction:column-reverse;max-height:16em;overflow:auto"
     text = html.escape("\n".join(lines))
-    pre = f'<pre style="white-space:pre-wrap">{text}</pre>'
-    return f'<div class="shardgen piece"><div style="{box}">{pre}</div></div>' if lines else ""
+    return f'<div class="shardgen piece"><div class="said"><pre>{text}</pre></div></div>' if lines else ""
 
 
 class _Said:
