@@ -24,16 +24,15 @@ from shardgen.cli.options import (
     typed,
 )
 from shardgen.cli.progress import Line, doing, downloading
-from shardgen.cli.status_view import rate_text
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted, duration, sized
 from shardgen.errors import ShardgenError
+from shardgen.operations.forecast import Forecast, rate_text
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from shardgen.operations.forecast import Forecast
     from shardgen.operations.plan import Planned
     from shardgen.recipes.base import Folders, PlanEvents
 

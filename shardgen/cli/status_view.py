@@ -11,9 +11,9 @@ from rich.table import Table
 from shardgen.cli.render import one_line, table, text
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
-from shardgen.domain.wording import counted, duration, sized
+from shardgen.domain.wording import duration, sized
 from shardgen.domain.worker import WORKER_WORDS
-from shardgen.operations.forecast import Forecast
+from shardgen.operations.forecast import Forecast, forecast_line
 from shardgen.operations.merged import Merged
 from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
@@ -70,21 +70,6 @@ def _pace(report: Report, finished: Merged | None) -> str:
     if finished is None:
         return "nothing is pending"
     return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
-
-
-def rate_text(rate: float) -> str:
-    """Samples per second with as many decimals as tell two forecasts apart."""
-    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
-
-
-def forecast_line(forecast: Forecast, report: Report) -> str:
-    """What was forecast and what is measured, in samples per second; the time is that of the whole plan."""
-    line = (
-        f"forecast {rate_text(forecast.rate)} samples/s a worker, "
-        f"{duration(forecast.seconds_for(report.plan.samples))} for one"
-    )
-    making = sum(one.rate > 0 for one in report.workers)
-    return f"{line}; measured {rate_text(report.rate)} by {counted(making, 'worker')}" if making else line
 
 
 def _shards(report: Report) -> _Fitting:

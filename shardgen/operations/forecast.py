@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from shardgen.coordination.report import Report
-from shardgen.domain.wording import Say
+from shardgen.domain.wording import Say, counted, duration
 from shardgen.errors import ManifestBusy, ShardgenError
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks
 from shardgen.recipes.base import Folders
@@ -93,6 +93,21 @@ def read_forecast(run: RunDirectory) -> Forecast | None:
 def status_json(found: Report, forecast: Forecast | None) -> dict[str, object]:
     """The schema of `status --json` (docs/formats.md section 6), with the forecast where there is one."""
     return found.as_json() | ({} if forecast is None else {"forecast": forecast.as_json()})
+
+
+def rate_text(rate: float) -> str:
+    """Samples per second with as many decimals as tell two forecasts apart."""
+    return f"{rate:,.1f}" if rate >= 1 else f"{rate:.2f}"
+
+
+def forecast_line(forecast: Forecast, report: Report) -> str:
+    """What was forecast and what is measured, in samples per second; the time is that of the whole plan."""
+    line = (
+        f"forecast {rate_text(forecast.rate)} samples/s a worker, "
+        f"{duration(forecast.seconds_for(report.plan.samples))} for one"
+    )
+    making = sum(one.rate > 0 for one in report.workers)
+    return f"{line}; measured {rate_text(report.rate)} by {counted(making, 'worker')}" if making else line
 
 
 def make_forecast(

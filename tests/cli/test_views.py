@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from shardgen.cli import render
-from shardgen.cli.status_view import forecast_line, mixture_lines, next_step, status_view
+from shardgen.cli.status_view import mixture_lines, next_step, status_view
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
 from shardgen.domain.overview import SLICE_WORDS, Overview, ShardState, SliceCounts
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.remarks import Remark
 from shardgen.domain.worker import WORKER_WORDS, ShownState, WorkerIdentity, WorkerRow, WorkerState
-from shardgen.operations.forecast import Forecast
+from shardgen.operations.forecast import Forecast, forecast_line
 from shardgen.operations.merged import Merged
 from tests.plans import make_plan
 

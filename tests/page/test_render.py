@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from shardgen.domain.overview import SLICE_WORDS, FolderNews
 from shardgen.domain.worker import WORKER_WORDS, ShownState
+from shardgen.operations.forecast import Forecast
 from shardgen.operations.page import render
 from shardgen.operations.page.look import Look, Seen
 from shardgen.operations.page.render import FILE, LIVE, document, fragments, rendered, self_contained, style
-from tests.page.looks import EVIL, PLAN, large, look_at, worker
+from tests.page.looks import EVIL, NOW, PLAN, large, look_at, worker
 
 EVERYTHING = {
     "stored": 20,
@@ -162,6 +164,15 @@ def test_the_end_is_said_and_what_comes_next() -> None:
     shown = Tags(live(look_at(worker("a", ShownState.STOPPED), stored=PLAN.samples))).text
     for words in ("finished", "Every sample is made", "What comes next", "15:04"):
         assert words in shown
+
+
+def test_the_forecast_is_compared_with_what_is_made() -> None:
+    forecast = Forecast(
+        fingerprint=PLAN.fingerprint, made_at=NOW, device_model="", threads=0, micro_batch=0, rate=0.5,
+        rate_spread=0.0, batches=2, seconds=1.0, bytes={}, bytes_spread=0.0, artifact_bytes=0.0, samples=1,
+    )  # fmt: skip
+    shown = Tags(live(replace(look_at(worker("a")), forecast=forecast))).text
+    assert "forecast 0.50 samples/s a worker, 4 min 00 s for one; measured 2.0 by 1 worker" in shown
 
 
 def test_a_look_that_is_old_says_so() -> None:

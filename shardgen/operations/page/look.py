@@ -13,6 +13,7 @@ from shardgen.coordination.base import OpenedRun, Watcher
 from shardgen.coordination.report import Report
 from shardgen.domain.overview import Details
 from shardgen.errors import TransientError, note_of
+from shardgen.operations.forecast import Forecast, read_forecast
 from shardgen.operations.merged import Merged, finished_zip
 from shardgen.operations.page.pictures import RECEIPTS, Album, ShownSample
 
@@ -27,7 +28,8 @@ class Look:
     """What is known of a run at one instant.
 
     `named` is the run directory as it is typed into a shell, `finished` the zip of all that is stored, where
-    one is known. `no_pictures` says why there are none, where the machine cannot draw any.
+    one is known, `forecast` what one worker was to make. `no_pictures` says why there are none, where the
+    machine cannot draw any.
     """
 
     named: str
@@ -36,6 +38,7 @@ class Look:
     samples: tuple[ShownSample, ...] = ()
     no_pictures: str = ""
     finished: Merged | None = None
+    forecast: Forecast | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ class RunView:
             samples=samples,
             no_pictures=self._album.remark,
             finished=finished_zip(self._run, report),
+            forecast=read_forecast(self._run),
         )
 
 

@@ -27,6 +27,7 @@ from shardgen.domain.overview import SLICE_WORDS, ShardState, ShownSlice
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.wording import counted, duration
 from shardgen.domain.worker import WORKER_WORDS, ShownState
+from shardgen.operations.forecast import forecast_line
 from shardgen.operations.page.look import Look, Seen
 from shardgen.operations.page.pictures import SmallPicture
 from shardgen.operations.status import advice, by_node
@@ -250,6 +251,7 @@ class _Page:
             segments=_segments(counts, texts),
             bar=f"Samples: {', '.join(texts.values())}",
             facts=facts,
+            forecast="" if self.look.forecast is None else forecast_line(self.look.forecast, found),
             remark=recipe_of(found.plan).remark,
         )
 

@@ -21,6 +21,7 @@ from socketserver import TCPServer
 from typing import Any, Self
 
 from shardgen.errors import InvalidSettings, MachineUnfit, note_of
+from shardgen.operations.forecast import status_json
 from shardgen.operations.page.look import Seen, SharedLook
 from shardgen.operations.page.metrics import MEDIA_TYPE, metrics
 from shardgen.operations.page.render import Rendered, document, rendered, static
@@ -272,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._stream(query)
         elif path == "/status.json":
             found = self._seen().look
-            text = json.dumps(found.report.as_json() if found else {}, indent=2)
+            text = json.dumps(status_json(found.report, found.forecast) if found else {}, indent=2)
             self._send(HTTPStatus.OK, "application/json", f"{text}\n".encode())
         elif path == "/metrics":
             self._send(HTTPStatus.OK, MEDIA_TYPE, metrics(page.look.fresh()).encode())
