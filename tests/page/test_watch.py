@@ -297,7 +297,7 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> Stops:
         async with Cell(client, f"watch({str(run.path)!r}, command=['worker'])") as cell:
             await cell.until(" s left")
             await cell.interrupt()
-            await cell.until("stopping: it finishes")
+            await cell.until("stopping: finishes")
             await cell.end()
         found.update(once=cell, after_once=status(run))
         async with Cell(client, f"watch({str(run.path)!r}, command=['run'])") as cell:
@@ -306,7 +306,7 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> Stops:
             os.kill(found["hung"], signal.SIGSTOP)
             await cell.interrupt()
             await cell.interrupt()  # the echo of one that was pressed too fast
-            await cell.until("stopping: it finishes")
+            await cell.until("stopping: finishes")
             await asyncio.sleep(1.2)
             pressed = time.monotonic()
             await cell.interrupt()
@@ -346,7 +346,7 @@ def test_the_stop_button_lets_the_worker_finish_and_give_its_slice_back(stops: S
 @pytest.mark.slow
 def test_the_stop_button_pressed_twice_stops_a_run_whose_worker_hangs(stops: Stops) -> None:
     assert stops.twice.text.endswith("ended 130\n")
-    assert stops.twice_seconds < 10
+    assert stops.twice_seconds < 30  # in 40 s its grace is over
     assert not psutil.pid_exists(stops.hung)
 
 

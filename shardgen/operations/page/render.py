@@ -262,7 +262,11 @@ class _Page:
         if not found.pending:
             return "done", "finished", "Every sample is made." if not found.dead else "Nothing is pending."
         if making:
-            return "working", "working", f"{counted(making, 'worker')} make samples now."
+            return (
+                "working",
+                "working",
+                f"{counted(making, 'worker')} {'makes' if making == 1 else 'make'} samples now.",
+            )
         if there:
             return "starting", "starting", f"{counted(there, 'worker')} there; nothing is made just now."
         return "stopped", "stopped", "Nobody is at work."
