@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -188,6 +189,32 @@ def test_all_troubles_at_once_can_be_read(visit: Visiting, tmp_path: Path, width
     shown.check_width()
 
 
+def join_many(manifest: Path, *, like: WorkerId) -> None:
+    """Let 999 more workers start at once, eight on a node."""
+    with sqlite3.connect(manifest) as connection:
+        connection.row_factory = sqlite3.Row
+        row = dict(connection.execute("SELECT * FROM worker WHERE id = ?", (like,)).fetchone())
+        marks = ", ".join("?" * len(row))
+        connection.executemany(
+            f"INSERT INTO worker ({', '.join(row)}) VALUES ({marks})",  # noqa: S608 - the table's own columns
+            [
+                [
+                    *(
+                        row
+                        | {
+                            "id": f"worker-{number:04}",
+                            "host": f"boot-{number // 8:03}/ns/gpu-{number // 8:03}",
+                            "state": "starting",
+                            "note": "",
+                        }
+                    ).values()
+                ]
+                for number in range(1, 1000)
+            ],
+        )
+    connection.close()
+
+
 def test_a_thousand_workers_stay_usable_and_none_of_them_can_run_a_script(
     planned_template: Path, visit: Visiting, tmp_path: Path
 ) -> None:
@@ -197,14 +224,13 @@ def test_a_thousand_workers_stay_usable_and_none_of_them_can_run_a_script(
     settings.write_text(settings.read_text().replace("\nseconds = 30", "\nseconds = 3600"))
     run = RunDirectory.open(path)
     with run.manifest(run.plan()) as manifest:
-        for number in range(1000):
-            name = WorkerId(f"worker-{number:04}" + (EVIL if number == 0 else ""))
-            host = f"boot-{number // 8:03}/ns/gpu-{number // 8:03}"
-            manifest.workers.register(
-                WorkerIdentity(id=name, host=host, pid=1, process_started=1.0, device="A100")
-            )
         first = WorkerId(f"worker-0000{EVIL}")
+        identity = WorkerIdentity(
+            id=first, host="boot-000/ns/gpu-000", pid=1, process_started=1.0, device="A100"
+        )
+        manifest.workers.register(identity)
         manifest.workers.beat(first, WorkerReport(state=WorkerState.WORKING, note=EVIL))
+        join_many(path / "manifest.sqlite", like=first)
         with serving(run) as served:
             shown = visit(served.url, width=NARROW)
             page = shown.page
