@@ -126,7 +126,7 @@ def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
             is_toml = list(parse_toml(f"value = {value}")) == ["value"]
         except ValueError:
             is_toml = False
-        written[name] = value if is_toml else json.dumps(value)
+        written[name] = value if is_toml else json.dumps(value, ensure_ascii=False)
     return written
 
 
