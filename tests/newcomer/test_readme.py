@@ -150,9 +150,6 @@ def test_after_the_remedy_the_same_command_makes_the_whole_data_set(terminals: T
 
 
 def _type(terminal: Terminal, command: str) -> None:
-    if command.endswith("--watch"):
-        terminal.type_and_stop(command, after="planned 96")
-        return
     said = terminal.type(command)
     assert said.code == (21 if command.endswith("--requeue") else 0), said
 

@@ -268,7 +268,7 @@ class _Page:
                 f"{counted(making, 'worker')} {'makes' if making == 1 else 'make'} samples now.",
             )
         if there:
-            return "starting", "starting", f"{counted(there, 'worker')} there; nothing is made just now."
+            return "starting", "starting", f"{counted(there, 'worker')} there, nothing is made just now."
         return "stopped", "stopped", "Nobody is at work."
 
     def next(self) -> SimpleNamespace:
