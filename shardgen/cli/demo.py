@@ -29,7 +29,7 @@ def demo(
       shardgen demo
     """
     from shardgen.cli.plan import make_plan_with_progress, plan_view
-    from shardgen.cli.progress import Line
+    from shardgen.cli.progress import doing
     from shardgen.cli.run import STARTING, show_run
     from shardgen.cli.status_view import status_view
     from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, prepare, work
@@ -55,8 +55,7 @@ def demo(
         "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
     )
     step("Work: two workers, one core each; kill one of them half-way, like a lost runtime.")
-    with Line(keeps_last=True) as line:
-        line.doing(STARTING)
+    with doing(STARTING, keeps_last=True) as line:
         killer = work(run, planned.plan, say=render.say, on_look=lambda found: show_run(line, found))
     if killer.taken_over_after is not None:
         out.print(

@@ -132,7 +132,7 @@ Serve = Annotated[
         "--serve",
         metavar="[ADDRESS]",
         help="Serve a page about the run: on this machine at 127.0.0.1:8765, or at an address such as "
-        "0.0.0.0:8765 (port 0: any that is free), where who opens it needs the token in the printed URL.",
+        "0.0.0.0:8765 (port 0: any that is free), which asks for the token in the printed URL.",
         show_default=False,
     ),
 ]

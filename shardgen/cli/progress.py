@@ -243,9 +243,9 @@ class _Count:
 
 
 @contextlib.contextmanager
-def doing(what: str, *, is_printed: bool = True) -> Iterator[Line]:
+def doing(what: str, *, is_printed: bool = True, keeps_last: bool = False) -> Iterator[Line]:
     """A line that says what is being done, from the first moment on."""
-    line = Line()
+    line = Line(keeps_last=keeps_last)
     line.doing(what, is_printed=is_printed)
     with line:
         yield line

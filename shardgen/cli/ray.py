@@ -18,7 +18,7 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
 )
-from shardgen.cli.progress import Line
+from shardgen.cli.progress import doing
 from shardgen.cli.run import STARTING, finish, opening, ready_to_make, show_run
 from shardgen.coordination.open import open_directory
 from shardgen.errors import InputMissing
@@ -106,8 +106,7 @@ def ray(
     if found.pending:
         with suppress(InputMissing):  # the photographs may be on other nodes only
             refuse_lost_sources(opened.run, opened.plan, given)
-        with Line(keeps_last=True) as line:
-            line.doing(STARTING)
+        with doing(STARTING, keeps_last=True) as line:
             found = work_on_cluster(
                 opened.run, address, wanted, folders=given,
                 say=render.say, on_look=lambda found, _pids: show_run(line, found),

@@ -135,8 +135,7 @@ def run(
             refuse_lost_sources(directory, opened.plan, given)
             shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
             options = RunOptions(limit=limit, deadline=ends_at)
-            with Line(keeps_last=True) as line:
-                line.doing(STARTING)
+            with doing(STARTING, keeps_last=True) as line:
                 launcher = LocalLauncher(directory, shares, folders=given, say=render.say)
                 found = run_workers(
                     directory, opened.plan, launcher, options,

@@ -59,9 +59,9 @@ def status(
       shardgen status people --serve
       shardgen status people --html status.html
     """
-    opened = open_run(open_directory(run_dir))
     if sum((json, watch, serve is not None, html is not None)) > 1:
-        raise typer.BadParameter("of --json, --watch, --serve and --html only one at a time")
+        raise typer.BadParameter("choose one of --json, --watch, --serve and --html")
+    opened = open_run(open_directory(run_dir))
     if serve is not None:
         with serving(opened, serve):
             threading.Event().wait()

@@ -141,6 +141,11 @@ class _Seat:
     unheard: int = 0  # words about it that the manifest did not take
     is_killed: bool = False  # its process may not have ended all the same
 
+    @property
+    def was_started(self) -> bool:
+        """Whether a process ever got a place to run."""
+        return self.last_words is not None or (self.process is not None and self.process.id is not None)
+
 
 class _Supervisor:
     """The worker processes of one command."""
@@ -329,8 +334,7 @@ class _Supervisor:
     def _broken(self) -> _Seat | None:
         """The seat whose device was tried often enough, while no other worker does better."""
         for seat in self._seats:
-            was_started = seat.last_words is not None or (seat.process and seat.process.id) is not None
-            if was_started and seat.given_up is None and not seat.broken:
+            if seat.was_started and seat.given_up is None and not seat.broken:
                 return None
         return next((seat for seat in self._seats if seat.broken >= _TRIES), None)
 

@@ -116,6 +116,11 @@ def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
     """The values as TOML; what is none is meant as a string."""
     written = {}
     for name, value in changes.items():
+        if name.startswith("sources.") and name.removeprefix("sources.") != "mask":
+            raise InvalidSettings(
+                f"--set {name}: folders have options of their own",
+                hint=f"--{name.removeprefix('sources.')} DIR",
+            )
         if not has_setting(preset, name):
             raise InvalidSettings(
                 f"--set {name}: preset {preset} has no such setting",
@@ -126,7 +131,7 @@ def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
             is_toml = list(parse_toml(f"value = {value}")) == ["value"]
         except ValueError:
             is_toml = False
-        written[name] = value if is_toml else json.dumps(value)
+        written[name] = value if is_toml else json.dumps(value, ensure_ascii=False)
     return written
 
 

@@ -162,7 +162,9 @@ def refuse_lost_sources(run: RunDirectory, plan: Plan, given: Folders) -> None:
         refuse_problems(run.recipe(plan).source_problems(folders))
     except PlanConflict as error:
         if not run.is_begun:
-            error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
+            error.hint = (
+                f"shardgen plan RUN_DIR plans without them, since nothing is made yet; or {error.hint}"
+            )
         raise
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shardgen.coordination.open import open_run
 from shardgen.coordination.report import Report, ShownWorker
-from shardgen.domain.wording import counted, sized
+from shardgen.domain.wording import counted
 from shardgen.domain.worker import ShownState
 from shardgen.operations.merged import Merged
 from shardgen.settings.run_directory import RunDirectory
@@ -45,9 +45,8 @@ def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
     """
     # Dead letters were left out on purpose then.
     if finished is not None and not (found.pending or found.is_anybody_at_work):
-        name = shown_path(finished)
-        text = f"finished: {name}, {sized(finished.size_bytes)}; to check every byte of it"
-        return [Advice(text=text, command=f"shardgen verify {shlex.quote(name)}")]
+        command = f"shardgen verify {shlex.quote(shown_path(finished))}"
+        return [Advice(text="to check every byte of the zip", command=command)]
     advised = [*_of_samples(found)]
     if found.is_anybody_at_work:
         return [*advised, *_of_workers(found), *_of_the_place(found)]

@@ -148,6 +148,7 @@ def test_a_terminal_is_drawn_over_and_is_left_as_if_nothing_had_moved(fresh: Run
         assert seen.code == 0, seen.raw
         moving = [frame for frame in seen.frames if frame[0] in SIGNS]
         assert 0 < max(map(len, moving), default=0) < seen.columns
+        assert min(map(len, moving)) > 1, "a line that says nothing"
         assert not any(sign in line for line in seen.screen for sign in SIGNS), seen.screen
         for label in ("reading the sources", "making samples", "verifying", "merging", "exporting"):
             bars = {

@@ -220,7 +220,7 @@ def test_of_a_finished_zip_it_says_where_it_is_and_how_to_check_it(
         pending=0,
     )
     assert lines(found, finished=finished)[1] == "finished: our people.zip, 2.6 MB"
-    said = "finished: our people.zip, 2.6 MB; to check every byte of it: shardgen verify 'our people.zip'"
+    said = "to check every byte of the zip: shardgen verify 'our people.zip'"
     assert next_step(found, finished) == said
 
 

@@ -109,7 +109,8 @@ def test_init_refuses_weights_that_are_none_and_writes_nothing(
 
 def test_init_takes_other_values_than_the_presets(tmp_path: Path) -> None:
     foregrounds, backgrounds = write_photographs(tmp_path)
-    changes = {"compose.grid": "[2, 3]", "output.image": "png", "shards.slice_batches": "4"}
+    changes = {"compose.grid": "[2, 3]", "output.image": "png", "depth.weights": "🏠.h5"}
+    changes["shards.slice_batches"] = "4"
     path = initialise(
         tmp_path / "run",
         {"foregrounds": foregrounds, "backgrounds": backgrounds},
@@ -120,6 +121,7 @@ def test_init_takes_other_values_than_the_presets(tmp_path: Path) -> None:
     found = tomllib.loads(path.read_text(encoding="utf-8"))
     assert found["compose"]["grid"] == [2, 3]
     assert found["output"]["image"] == "png"
+    assert found["depth"]["weights"] == "🏠.h5"
     assert found["shards"]["slice_batches"] == 4
     assert found["manifest"]["url"] == "folder:"
     assert found["shards"]["batch"] == 32
@@ -130,6 +132,7 @@ def test_init_takes_other_values_than_the_presets(tmp_path: Path) -> None:
     [
         ("grid600", {"compose.grids": "[2, 2]"}, "compose.grids"),
         ("random224", {"compose.grid": "[2, 2]"}, "random224 has no such setting"),
+        ("grid600", {"sources.foregrounds": "/elsewhere"}, "folders have options of their own"),
         ("grid600", {"compose.grid": "[0, 2]"}, "grid"),
         ("grid600", {"output.image": "gif"}, "gif"),
         ("grid600", {"shards.batch": "8\nsize = 5"}, "batch"),

@@ -64,5 +64,5 @@ def test_the_command_writes_a_page_with_pictures(finished_run: RunDirectory, tmp
 def test_of_the_ways_to_show_it_only_one(run: RunDirectory, tmp_path: Path) -> None:
     done = shardgen("status", run.path, "--json", "--html", tmp_path / "x.html")
     assert done.returncode == 2
-    assert "only one at a time" in done.stderr
+    assert "choose one of --json, --watch, --serve and --html" in done.stderr
     assert not (tmp_path / "x.html").exists()
