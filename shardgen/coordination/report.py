@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -14,6 +15,7 @@ from shardgen.machine.processes import gone
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 
+_CENTURIES = 1e10  # seconds
 _MAKING = {ShownState.WORKING, ShownState.SUSPECT}
 _NOT_HOLDING = {ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED}
 
@@ -68,10 +70,11 @@ class Report:
 
     @property
     def eta_seconds(self) -> float | None:
-        """Seconds to go at that rate; None while nothing moves."""
+        """Seconds to go at that rate; None while nothing moves, or so slowly that it would be centuries."""
         if not self.pending:
             return 0.0
-        return self.pending / self.rate if self.rate > 0 else None
+        seconds = self.pending / self.rate if self.rate > 0 else math.inf
+        return seconds if seconds < _CENTURIES else None
 
     @property
     def progress(self) -> Progress:

@@ -13,7 +13,7 @@ from shardgen.coordination.report import Report
 from shardgen.domain.overview import Details
 from shardgen.errors import ManifestBusy
 from shardgen.operations.page import look as looking
-from shardgen.operations.page.look import Seen, SharedLook, look_once
+from shardgen.operations.page.look import Look, RunView, Seen, SharedLook, look_once
 from shardgen.settings.run_directory import RunDirectory
 
 SECONDS = 0.1
@@ -150,6 +150,57 @@ def test_after_an_error_that_nobody_foresaw_the_run_is_watched_anew(watched: Wat
         assert "nobody foresaw this" in wait_for(look, lambda seen: bool(seen.failure)).failure
         assert not wait_for(look, lambda seen: not seen.failure).failure
         assert len(watched.watchers) == 2
+
+
+def test_artifacts_are_read_only_for_who_sees_pictures(finished_run: RunDirectory) -> None:
+    with SharedLook(open_run(finished_run), named="people") as look:
+        first = wait_for(look, lambda seen: seen.look is not None)
+        with look.viewing(pictures=False):
+            second = look.after(first.version, timeout=20)
+        for seen in (first, second):
+            assert seen.look is not None
+            assert (len(seen.look.details.newest), seen.look.samples) == (6, ())
+        with look.viewing():
+            wait_for(look, lambda seen: seen.look is not None and len(seen.look.samples) == 12)
+
+
+def slow_down(view: type[RunView], patch: pytest.MonkeyPatch, seconds: float) -> None:
+    real = view.look
+
+    def slow(self: RunView, *, reads_pictures: bool) -> Look:
+        time.sleep(seconds)
+        return real(self, reads_pictures=reads_pictures)
+
+    patch.setattr(view, "look", slow)
+
+
+def test_nobody_waits_for_a_look_at_a_large_run_beside_the_last_one(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_down(RunView, monkeypatch, 0.5)
+    with SharedLook(watched.opened, named="people") as look, look.viewing():
+        seen = wait_for(look, lambda seen: seen.look is not None)
+        time.sleep(1.0)
+        began = time.monotonic()
+        assert look.fresh(timeout=20).version == seen.version
+        assert time.monotonic() - began < 0.3
+
+
+@pytest.mark.parametrize("error", [ManifestBusy("people: busy"), RuntimeError("nobody foresaw this")])
+def test_looks_that_fail_take_no_more_of_the_time_than_others(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def failing(_self: RunView, *, reads_pictures: bool) -> Look:
+        del reads_pictures
+        began.append(time.monotonic())
+        time.sleep(0.3)
+        raise error
+
+    began: list[float] = []
+    monkeypatch.setattr(RunView, "look", failing)
+    with SharedLook(watched.opened, named="people") as look, look.viewing():
+        wait_for(look, lambda seen: seen.version == 2)
+    assert began[1] - began[0] >= 6 * 0.3
 
 
 def test_its_end_wakes_who_waits(watched: Watched) -> None:

@@ -91,6 +91,21 @@ def test_nothing_is_read_twice_and_nothing_soon_again(
     assert later[4:] == first[:2]
 
 
+def test_large_artifacts_are_read_less_often(
+    album: Album, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(one.artifact.size_bytes for one in reader.receipts[4:10])
+    monkeypatch.setattr(pictures, "_PACE", size / 100)
+    now = 1e6
+    monkeypatch.setattr("shardgen.operations.page.pictures.time.monotonic", lambda: now)
+    first = album.newest(reader.receipts[4:], reader)
+    now += 99
+    assert album.newest(reader.receipts, reader) == first == album.samples
+    assert len(reader.read_names) == pictures.RECEIPTS
+    now += 2
+    assert album.newest(reader.receipts, reader) != first
+
+
 def test_a_damaged_artifact_has_no_pictures_and_hides_no_other(
     album: Album, reader: Reader, finished_run: RunDirectory
 ) -> None:

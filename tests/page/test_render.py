@@ -11,6 +11,7 @@ from shardgen.domain.worker import WORKER_WORDS, ShownState
 from shardgen.operations.forecast import Forecast
 from shardgen.operations.page import render
 from shardgen.operations.page.look import Look, Seen
+from shardgen.operations.page.metrics import metrics
 from shardgen.operations.page.render import FILE, LIVE, document, fragments, rendered, self_contained, style
 from tests.page.looks import EVIL, NOW, PLAN, large, look_at, worker
 
@@ -132,6 +133,22 @@ def test_nothing_of_a_run_is_markup() -> None:
         assert (
             found.text.count("<script>window.pwned = 1</script>") >= 5
         )  # worker, node, note, letter, sample
+
+
+def test_bytes_that_are_no_text_are_shown_and_stop_no_page() -> None:
+    text = "caf\udce9"
+    look = replace(everything(text), named="'caf\udce9 1'")
+    for html in (live(look), self_contained(look).decode(), cell(look)):
+        assert html.encode()
+        assert html.count(r"caf\udce9") >= 5
+
+
+@pytest.mark.parametrize("rate", [1e-12, 5e-324, float("nan")])
+def test_a_rate_that_would_take_centuries_has_no_end(rate: float) -> None:
+    look = look_at(worker("a", rate=rate), stored=1)
+    assert "time left" not in live(look)
+    assert "eta_seconds" not in metrics(Seen(look=look))
+    assert look.report.as_json()["eta_seconds"] is None
 
 
 def test_all_that_is_known_is_shown_in_words() -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -23,6 +24,24 @@ from tests.page.conftest import serving
 from tests.page.test_look import Watched
 
 TOKEN = "a-token-of-the-tests-0123456789"  # noqa: S105
+FORECAST = json.dumps(
+    {
+        "version": 1,
+        "fingerprint": "PLAN",
+        "made_at": "2026-03-01T15:04:30Z",
+        "device_model": "A100",
+        "threads": 0,
+        "micro_batch": 8,
+        "rate": 2.5,
+        "rate_spread": 0.1,
+        "batches": 4,
+        "seconds": 9.0,
+        "bytes": {"fgbg": 100.0},
+        "bytes_spread": 0.1,
+        "artifact_bytes": 10.0,
+        "samples": 20,
+    }
+)
 EVERY_ANSWER = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -137,6 +156,28 @@ def test_the_status_is_that_of_the_command(page: PageServer, planned: RunDirecto
     for found in (served, printed):
         found.pop("taken_at")
     assert served == json.loads(json.dumps(printed))
+
+
+def test_the_status_has_the_forecast(run: RunDirectory) -> None:
+    (run.notes / "forecast.json").write_text(FORECAST.replace("PLAN", run.plan().fingerprint))
+    with serving(run) as page:
+        assert json.loads(ask(page, "/status.json").body)["forecast"]["samples_per_second"] == 2.5
+
+
+def test_a_place_is_free_again_where_there_was_no_thread_to_be_had(
+    planned: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(server, "VIEWERS", 1)
+    monkeypatch.setattr(server, "_REQUESTS", 1)
+    with serving(planned) as page:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", full)
+            for _ in range(3):
+                assert send(page, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").raw == b""
+        assert ask(page, "/").status == 200
 
 
 def test_every_answer_is_guarded(page: PageServer, guarded: PageServer) -> None:

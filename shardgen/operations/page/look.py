@@ -16,6 +16,7 @@ from shardgen.errors import TransientError, note_of
 from shardgen.operations.forecast import Forecast, read_forecast
 from shardgen.operations.merged import Merged, finished_zip
 from shardgen.operations.page.pictures import RECEIPTS, Album, ShownSample
+from shardgen.settings.run_directory import RunDirectory
 
 SECONDS = 2.0  # between two looks while somebody watches
 SELDOM = 60.0  # while nobody does
@@ -68,19 +69,23 @@ class RunView:
         self._plan = opened.plan
         self._album = Album(opened.run.recipe(opened.plan))
 
-    def look(self) -> Look:
-        """Take a look. Raises TransientError when the run cannot be read just now."""
+    def look(self, *, reads_pictures: bool = True) -> Look:
+        """Take a look; without reading, the pictures are those that are known.
+
+        Raises TransientError when the run cannot be read just now.
+        """
         report, details = self._watcher.report(), self._watcher.details(newest=RECEIPTS)
         if report.plan != self._plan:
             self._plan = report.plan
             self._album = Album(self._run.recipe(report.plan))
-        samples = self._album.newest(details.newest, self._watcher.store)
+        album = self._album
+        samples = album.newest(details.newest, self._watcher.store) if reads_pictures else album.samples
         return Look(
             named=self._named,
             report=report,
             details=details,
             samples=samples,
-            no_pictures=self._album.remark,
+            no_pictures=album.remark,
             finished=finished_zip(self._run, report),
             forecast=read_forecast(self._run),
         )
@@ -100,8 +105,9 @@ class SharedLook:
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._closing = threading.Event()
-        self._viewers = 0
+        self._viewers = self._viewers_of_pictures = 0
         self._seen = Seen()
+        self._lasts = self._began = 0.0
         self._thread = threading.Thread(target=self._keep_looking, name="page-look", daemon=True)
 
     def __enter__(self) -> Self:
@@ -118,6 +124,11 @@ class SharedLook:
             self._changed.wait_for(lambda: not self._viewers, _FAREWELL_SECONDS)
 
     @property
+    def run(self) -> RunDirectory:
+        """The run's directory here."""
+        return self._opened.run
+
+    @property
     def seen(self) -> Seen:
         """What was seen last."""
         return self._seen
@@ -128,16 +139,18 @@ class SharedLook:
         return self._viewers
 
     @contextmanager
-    def viewing(self) -> Iterator[None]:
-        """While this is entered somebody watches."""
+    def viewing(self, *, pictures: bool = True) -> Iterator[None]:
+        """While this is entered somebody watches; only for whoever sees pictures are artifacts read."""
         with self._changed:
             self._viewers += 1
+            self._viewers_of_pictures += pictures
         self._wake.set()
         try:
             yield
         finally:
             with self._changed:
                 self._viewers -= 1
+                self._viewers_of_pictures -= pictures
                 self._changed.notify_all()
 
     def after(self, version: int, *, timeout: float) -> Seen:
@@ -146,16 +159,17 @@ class SharedLook:
             self._changed.wait_for(lambda: self._seen.version > version or self._seen.is_over, timeout)
             return self._seen
 
-    def fresh(self, *, timeout: float = 10.0) -> Seen:
+    def fresh(self, *, timeout: float = 10.0, pictures: bool = False) -> Seen:
         """What was seen last, looked at anew if that is long ago; after the timeout, whatever it is."""
         seen = self._seen
-        if seen.look is not None and not seen.failure and seen.age <= SECONDS:
+        if seen.look is not None and not seen.failure and seen.age <= self._lasts:
             return seen
-        with self.viewing():
+        with self.viewing(pictures=pictures):
             return self.after(seen.version, timeout=timeout)
 
     def _keep_looking(self) -> None:
         while not self._closing.is_set():
+            self._began = time.monotonic()
             try:
                 with self._opened.watching() as watcher:
                     view = RunView(self._opened, watcher, named=self._named)
@@ -165,19 +179,25 @@ class SharedLook:
                         self._look(view)
             except Exception as error:  # noqa: BLE001 - whatever it is, viewers are told, and it is tried again
                 self._show_failure(error)
-                self._pause(SECONDS)
+                self._pause(self._rest)
+
+    @property
+    def _rest(self) -> float:
+        """How long to wait after what began last, whether it succeeded or not."""
+        return max(SECONDS, _SHARE * (time.monotonic() - self._began))
 
     def _look(self, view: RunView) -> float:
         """Take a look, and return how long to wait for the next while somebody watches."""
-        started = time.monotonic()
+        self._began = time.monotonic()
         try:
-            look = view.look()
+            look = view.look(reads_pictures=self._viewers_of_pictures > 0)
         except TransientError as error:
             self._show_failure(error)
-            return SECONDS
-        ended = time.monotonic()
+            return self._rest
+        ended, rest = time.monotonic(), self._rest
+        self._lasts = rest + ended - self._began  # until the next one, which takes about as long
         self._show(Seen(version=self._seen.version + 1, look=look, at=ended))
-        return max(SECONDS, _SHARE * (ended - started))
+        return rest
 
     def _show_failure(self, error: Exception) -> None:
         before = self._seen

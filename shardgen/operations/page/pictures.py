@@ -19,6 +19,7 @@ from shardgen.recipes.base import Recipe
 
 RECEIPTS = 6  # that are looked into, newest first; of each one sample, as neighbours are much alike
 _SECONDS = 10.0  # between two readings of artifacts
+_PACE = 1 << 20  # bytes a second that are read of them on average: a bucket's owner pays for each
 _MAX_ARTIFACT = 64 << 20  # bytes; what is larger is not read for two small pictures
 _PNG = b"\x89PNG"
 
@@ -57,32 +58,42 @@ class Album:
         self._recipe = recipe
         self._known: dict[tuple[str, int], ShownSample | None] = {}
         self._next_reading = 0.0
+        self._read_bytes = 0
         self.remark = ""
         """Why there are no pictures, where the machine cannot draw any."""
+
+    @property
+    def samples(self) -> tuple[ShownSample, ...]:
+        """Those that are known, newest first."""
+        return tuple(one for one in self._known.values() if one is not None and one.pictures)
 
     def newest(self, receipts: Sequence[Receipt], store: ArtifactReader) -> tuple[ShownSample, ...]:
         """Samples of these receipts, as far as they can be read: a damaged artifact is for `verify`."""
         if time.monotonic() >= self._next_reading and not self.remark:
-            self._next_reading = time.monotonic() + _SECONDS
+            self._read_bytes = 0
             try:
                 self._read(receipts[:RECEIPTS], store)
             except ImportError as error:
                 if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
                     raise
                 self.remark = str(missing_image_library(error))
-        return tuple(one for one in self._known.values() if one is not None and one.pictures)
+            finally:
+                self._next_reading = time.monotonic() + max(_SECONDS, self._read_bytes / _PACE)
+        return self.samples
 
     def _read(self, receipts: Sequence[Receipt], store: ArtifactReader) -> None:
         known: dict[tuple[str, int], ShownSample | None] = {}
-        read: dict[str, bytes] = {}  # on a shared folder an artifact holds several batches
+        name, data = "", b""  # on a shared folder an artifact holds several batches, mostly the next ones
         for receipt in receipts:
             key = receipt.artifact.sha256, receipt.record.batch
             if key in self._known:
                 known[key] = self._known[key]
             elif receipt.artifact.size_bytes <= _MAX_ARTIFACT:
                 try:
-                    data = read.get(receipt.artifact.name) or store.read(receipt.artifact)
-                    read[receipt.artifact.name] = data
+                    if receipt.artifact.name != name:
+                        name, data = "", b""  # no two are held at once
+                        data = store.read(receipt.artifact)
+                        name, self._read_bytes = receipt.artifact.name, self._read_bytes + len(data)
                     known[key] = self._sample(receipt, data)
                 except TransientError:
                     continue

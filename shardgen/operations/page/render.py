@@ -132,12 +132,17 @@ def rendered(
     of_shards = {f"shard-{one.shard}": macros.shard(one) for one in shards}
     of_nodes = {one.key: macros.node(one) for one in nodes}
     return Rendered(
-        name=page.name,
-        title=page.title,
+        name=_sayable(page.name),
+        title=_sayable(page.title),
         facts=page.facts,
-        parts={key: str(html).strip() for key, html in (parts | of_shards | of_nodes).items()},
+        parts={key: _sayable(str(html).strip()) for key, html in (parts | of_shards | of_nodes).items()},
         lists={"shards": tuple(of_shards), "workers": tuple(of_nodes)},
     )
+
+
+def _sayable(text: str) -> str:
+    r"""With bytes of a name that are no UTF-8 as in `\udce9`: nobody could be sent them."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def document(found: Rendered, *, version: str = "") -> str:

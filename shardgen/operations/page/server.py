@@ -179,7 +179,12 @@ class _HttpServer(ThreadingHTTPServer):
             self.shutdown_request(request)
             return
         self.reading[request] = time.monotonic()
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there was no thread to be had
+            self.reading.pop(request, None)
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer one request."""
@@ -225,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._answer()
         except _Refused as refused:
-            self._send(refused.status, _TEXT, f"{refused.text}\n".encode())
+            self._send(refused.status, _TEXT, f"{refused.text}\n".encode(errors="backslashreplace"))
         except OSError:  # the viewer has gone
             raise
         except Exception as error:  # noqa: BLE001 - a fault of the page must not end what it serves
@@ -263,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
                 cookie = f"{self._cookie}={page.token}; Path=/; HttpOnly; SameSite=Lax"
                 self._send(HTTPStatus.SEE_OTHER, _TEXT, b"", {"Location": "./", "Set-Cookie": cookie})
                 return
-            seen = self._seen()
+            seen = self._seen(pictures=True)
             html = document(page.rendered(seen), version=page.version(seen))
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", html.encode())
         elif path in _STATIC:
@@ -320,8 +325,8 @@ class _Handler(BaseHTTPRequestHandler):
             offered += [value for name, _, value in cookies if name == self._cookie]
         return any([_is_same(one, token) for one in offered])  # noqa: C419 - all, whichever is right
 
-    def _seen(self) -> Seen:
-        seen = self._page.look.fresh(timeout=_FIRST_LOOK_SECONDS)
+    def _seen(self, *, pictures: bool = False) -> Seen:
+        seen = self._page.look.fresh(timeout=_FIRST_LOOK_SECONDS, pictures=pictures)
         if seen.look is None:
             raise _Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE,
