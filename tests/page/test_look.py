@@ -152,7 +152,10 @@ def test_after_an_error_that_nobody_foresaw_the_run_is_watched_anew(watched: Wat
         assert len(watched.watchers) == 2
 
 
-def test_artifacts_are_read_only_for_who_sees_pictures(finished_run: RunDirectory) -> None:
+def test_artifacts_are_read_only_for_who_sees_pictures(
+    finished_run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "SECONDS", SECONDS)
     with SharedLook(open_run(finished_run), named="people") as look:
         first = wait_for(look, lambda seen: seen.look is not None)
         with look.viewing(pictures=False):
@@ -177,10 +180,10 @@ def slow_down(view: type[RunView], patch: pytest.MonkeyPatch, seconds: float) ->
 def test_nobody_waits_for_a_look_at_a_large_run_beside_the_last_one(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow_down(RunView, monkeypatch, 0.5)
+    slow_down(RunView, monkeypatch, 0.2)
     with SharedLook(watched.opened, named="people") as look, look.viewing():
         seen = wait_for(look, lambda seen: seen.look is not None)
-        time.sleep(1.0)
+        time.sleep(0.4)
         began = time.monotonic()
         assert look.fresh(timeout=20).version == seen.version
         assert time.monotonic() - began < 0.3
@@ -193,14 +196,14 @@ def test_looks_that_fail_take_no_more_of_the_time_than_others(
     def failing(_self: RunView, *, reads_pictures: bool) -> Look:
         del reads_pictures
         began.append(time.monotonic())
-        time.sleep(0.3)
+        time.sleep(SECONDS)
         raise error
 
     began: list[float] = []
     monkeypatch.setattr(RunView, "look", failing)
     with SharedLook(watched.opened, named="people") as look, look.viewing():
         wait_for(look, lambda seen: seen.version == 2)
-    assert began[1] - began[0] >= 6 * 0.3
+    assert began[1] - began[0] >= 6 * SECONDS
 
 
 def test_its_end_wakes_who_waits(watched: Watched) -> None:
