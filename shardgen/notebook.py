@@ -24,7 +24,7 @@ from typing import overload
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.coordination.report import Report
 from shardgen.domain.wording import duration
-from shardgen.errors import MachineUnfit, TransientError
+from shardgen.errors import MachineUnfit, ShardgenError
 from shardgen.operations.page.look import SECONDS, Look, Seen, SharedLook, look_once
 from shardgen.operations.page.render import fragments, style
 from shardgen.worker.stop import PARENT_VARIABLE, StopSignals
@@ -68,7 +68,7 @@ def watch(run_dir: str | Path, *, once: bool = False, command: Sequence[str] | N
             return None
         started = _Command(command, run_dir)
         _work(cell, SharedLook(opened, named=named), pressed, started)
-        with suppress(TransientError):
+        with suppress(ShardgenError):  # the command's exit code is what counts
             cell.show(Seen(look=look_once(opened, named=named)))
         return started.exit_code
 

@@ -129,7 +129,7 @@ class Beat(_Content):
     started_at: float
     state: str
     samples_done: int = 0
-    samples_per_second: float = 0.0
+    samples_per_second: float = Field(default=0.0, allow_inf_nan=False)
     note: str = ""
     lag_seconds: float | None = None
     slowest_lag_seconds: float | None = None
