@@ -164,7 +164,7 @@ def test_artifacts_are_read_only_for_who_sees_pictures(
             assert seen.look is not None
             assert (len(seen.look.details.newest), seen.look.samples) == (6, ())
         with look.viewing():
-            wait_for(look, lambda seen: seen.look is not None and len(seen.look.samples) == 12)
+            wait_for(look, lambda seen: seen.look is not None and len(seen.look.samples) == 6)
 
 
 def slow_down(view: type[RunView], patch: pytest.MonkeyPatch, seconds: float) -> None:
