@@ -174,7 +174,7 @@ CASES = [
         start="planned",
         arrange=lambda box: (box / PHOTO).unlink(),
         says=("those of the plan: backgrounds/background-000.jpg: No such file",),
-        hints=("shardgen plan people takes them", "copy the photographs"),
+        hints=("shardgen plan people plans without them", "copy the photographs"),
     ),
     Case(
         name="a folder of photographs that is gone when workers would start",
