@@ -122,6 +122,7 @@ class Machines:
         assert sorted(path.name for path in self.second.path.iterdir()) == ["plan.json", "shardgen.toml"]
         assert sorted(path.name for path in self.first.path.iterdir()) == [
             "dataset.zip",
+            "merged.json",
             "plan.json",
             "shardgen.toml",
         ]
