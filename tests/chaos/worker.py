@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,18 @@ def main(part: Part) -> None:
     real = worker.work
 
     def work(
-        run: RunDirectory, options: worker.WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
+        run: RunDirectory,
+        options: worker.WorkerOptions,
+        *,
+        say: Say,
+        on_step: OnStep = ignore_step,
+        end_process: Callable[[int], None] = os._exit,
     ) -> worker.WorkOutcome:
         def saying(line: str) -> None:
             diary.note("said", line)
             say(line)
 
-        outcome = real(run, options, say=saying, on_step=chosen)
+        outcome = real(run, options, say=saying, on_step=chosen, end_process=end_process)
         pending = run.plan().samples - outcome.overview.stored - outcome.overview.dead
         diary.note("outcome", outcome.ending.value, pending)
         return outcome
