@@ -99,7 +99,7 @@ def main(part: Part) -> None:
         return outcome
 
     chosen = on_step
-    worker.work = work  # type: ignore[assignment]
+    worker.work = work
     sys.argv = ["shardgen", "worker", str(part.run_dir), "--id", part.folder.name, "--device", "cpu"]
     shardgen_main()
 
