@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from shardgen.coordination.report import Report
 from shardgen.domain.plan import Plan
 from shardgen.errors import ShardgenError
+from shardgen.settings.plan_file import replace_file
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.atomic import rename_durably, staged_beside
 from shardgen.storage.bounded import parse_json, read_regular
-from shardgen.storage.files import DiskFiles, make_folders, storing
+from shardgen.storage.files import make_folders, storing
 
 if TYPE_CHECKING:  # it brings numpy, which `status` does without
     from shardgen.dataset.merge import MergeResult
@@ -60,13 +60,10 @@ def note_merged(run: RunDirectory, plan: Plan, result: MergeResult) -> None:
     )
     others = [one for one in read_merged(run) if one.path != note.path]
     document = {"zips": [asdict(one) for one in (note, *others)][:_KEPT]}
-    path, files = run.notes / FILE_NAME, DiskFiles()
+    path = run.notes / FILE_NAME
     with suppress(ShardgenError, OSError), storing(path):
         make_folders(path.parent)
-        with staged_beside(path, files=files) as (descriptor, staged):
-            files.write(descriptor, json.dumps(document, indent=1).encode())
-            files.fsync(descriptor)
-            rename_durably(files, staged, path)
+        replace_file(path, json.dumps(document, indent=1).encode())
 
 
 def read_merged(run: RunDirectory) -> list[Merged]:
