@@ -74,6 +74,7 @@ def _become(part: _Part) -> None:
         else:
             os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
     subprocess.Popen = _Popen  # type: ignore[assignment,misc]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests are a background job
     _run_and_exit(part.module, part.arguments, part.environment)
 
 

@@ -9,15 +9,16 @@ from datetime import UTC, datetime
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex
 from shardgen.domain.receipt import DeadLetter, DeadLetterReason, Provenance, Receipt
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.worker import WorkerRow
 
 SLICE_WORDS: Mapping[str, str] = {
     "never_leased": "untouched",
-    "leased": "in progress",
-    "open": "returned",
+    SliceState.LEASED: "in progress",
+    SliceState.OPEN: "returned",
     "expired": "abandoned",
-    "done": "done",
-    "blocked": "blocked",
+    SliceState.DONE: "done",
+    SliceState.BLOCKED: "blocked",
 }
 """What people are shown of a slice's state, by the names of `SliceCounts`."""
 

@@ -47,6 +47,10 @@ NOT_SLICES = {  # other things that have the same name
     ("worker/worker.py", "blocked"),  # how a worker ended
     ("coordination/folder/notices.py", "done"),  # a kind of file
     ("coordination/report.py", "blocked"),  # a key of `status --json`
+    ("domain/overview.py", "done"),  # what people read of a slice
+    ("domain/overview.py", "blocked"),
+    ("operations/page/render.py", "blocked"),  # a part of the page
+    ("operations/page/render.py", "done"),  # how far the whole run is
 }
 REPAIRS = {Event.RESTORE, Event.MEND}
 

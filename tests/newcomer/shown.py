@@ -47,6 +47,9 @@ SHOWN = {
     "shardgen init people --preset random224 --foregrounds cut-outs --backgrounds scenes": Shown(
         at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
     ),
+    "shardgen init people --set compose.grid=[3,2] --foregrounds cut-outs --backgrounds scenes": Shown(
+        at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
+    ),
     "shardgen init people --bucket s3://bucket/people --foregrounds cut-outs --backgrounds scenes": Shown(
         at=State.PHOTOGRAPHS, says="then `shardgen plan people`", leaves="people/shardgen.toml"
     ),

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from shardgen.coordination.report import ShownWorker
 from shardgen.domain.overview import SLICE_WORDS, ShardState, ShownSlice
 from shardgen.domain.receipt import DeadLetterReason
+from shardgen.domain.slice_state import SliceState
 from shardgen.domain.wording import counted, duration
 from shardgen.domain.worker import WORKER_WORDS, ShownState
 from shardgen.operations.forecast import forecast_line
@@ -35,7 +36,14 @@ from shardgen.recipes.registry import recipe_of
 
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
-_ORDER = ("done", "leased", "open", "expired", "blocked", "never_leased")  # of slices in a bar
+_ORDER = (  # of slices in a bar
+    SliceState.DONE,
+    SliceState.LEASED,
+    SliceState.OPEN,
+    "expired",
+    SliceState.BLOCKED,
+    "never_leased",
+)
 _BARS, _LEAST_BARS = 120, 30  # of the plot
 _TEXT = 3_000  # characters of a traceback or a reason that are shown, the last ones
 _LINE = 200  # of a note
