@@ -103,23 +103,21 @@ class Bench:
         self.composer = open_composer(run)
         self.threads = choice.threads
 
-    def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
+    def slice_inputs(self, first: BatchIndex, count: int) -> list[list[NDArray[np.uint8]]]:
         """The network inputs of `count` batches from `first` on."""
         return [
-            np.stack(
-                [
-                    self.composer.compose(SampleIndex(sample)).network_input
-                    for sample in self.plan.layout.batch_samples(BatchIndex(batch))
-                ]
-            )
+            [
+                self.composer.compose(SampleIndex(sample)).network_input
+                for sample in self.plan.layout.batch_samples(BatchIndex(batch))
+            ]
             for batch in range(first, first + count)
         ]
 
-    def bare(self, inputs: list[NDArray[np.uint8]]) -> int:
+    def bare(self, inputs: list[list[NDArray[np.uint8]]]) -> int:
         """Only the network."""
         for images in inputs:
             if self.estimator is not None:
-                self.estimator.estimate(images)
+                self.estimator.outputs(images)
         return sum(len(images) for images in inputs)
 
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.storage.fetch import OnDownload, Released, fetch, locate
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from shardgen.depth.densedepth.weights_file import WeightsFile
     from shardgen.depth.estimator import DepthEstimator, Graph
 
@@ -105,7 +108,13 @@ class DenseDepthNetwork(Network):
                 arithmetic=arithmetic_of(precision, on),
             )
             network = build_network(self._file, shape)
-            return device.translated_errors()(lambda images: np.array(network(images), dtype=np.float32))
+
+            @device.translated_errors()
+            def run(images: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+                given = network(images)  # a GPU is still at it
+                return device.translated_errors()(lambda: np.array(given, dtype=np.float32))
+
+            return run
 
         return DepthEstimator(build, depth_of, plan, micro_batch=micro_batch, on=on)
 

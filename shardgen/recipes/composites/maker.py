@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shardgen.depth.base import Begun, Picture, RawOutput
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Provenance
-from shardgen.errors import SampleError
 from shardgen.imaging.codec import VERSIONS, encode
 from shardgen.imaging.masks import Box
 from shardgen.imaging.opencv import resize, switches
@@ -23,7 +23,7 @@ from shardgen.recipes.network import DepthMap, DepthStage
 _NO_DEPTH = np.zeros((1, 1), np.float32)
 
 
-class CompositesMaker(Maker[ComposedSample, DepthMap]):
+class CompositesMaker(Maker[ComposedSample, RawOutput]):
     """One plan's composites, with the depth network on one device, if depth is made."""
 
     def __init__(
@@ -48,21 +48,25 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
         """Its canvas and the network's input."""
         return self._composer.compose(sample)
 
+    def begin(self, batch: Sequence[ComposedSample | None]) -> Begun | None:
+        """Give the network their pictures, if depth is made."""
+        return None if self._depth is None else self._depth.begin(_inputs(batch))
+
     def compute(
-        self, batch: Sequence[ComposedSample | None], *, between: Between
-    ) -> Sequence[DepthMap | SampleError | None]:
-        """Their depth, if it is made."""
+        self, batch: Sequence[ComposedSample | None], *, between: Between, begun: object = None
+    ) -> Sequence[RawOutput | None]:
+        """The network's outputs, if depth is made."""
         if self._depth is None:
             between(len(batch))
             return [None if sample is None else _NO_DEPTH for sample in batch]
-        return self._depth.compute(
-            [None if sample is None else sample.network_input for sample in batch], between=between
-        )
+        ahead = begun if isinstance(begun, Begun) else None
+        return self._depth.compute(_inputs(batch), between=between, begun=ahead)
 
-    def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: DepthMap) -> Encoded:
+    def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: RawOutput) -> Encoded:
         """The images, sums over their pixels as a reader will see them, and who is where in them."""
         del sample
-        return encode_sample(prepared, computed, self._plan)
+        depth = computed if self._depth is None else self._depth.depth_of(computed)
+        return encode_sample(prepared, depth, self._plan)
 
     def check(self) -> None:
         """Put one black image through the network."""
@@ -98,6 +102,10 @@ def encode_sample(composed: ComposedSample, relative_depth: DepthMap, plan: Comp
         sums={name: stored_sums(data, channels=3 if name == FGBG else 1) for name, data in files.items()},
         facts=tuple(facts),
     )
+
+
+def _inputs(batch: Sequence[ComposedSample | None]) -> list[Picture | None]:
+    return [None if sample is None else sample.network_input for sample in batch]
 
 
 def _numbers(box: Box) -> tuple[int, ...]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.depth.base import Begun, Picture, RawOutput
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import OutputSums, Provenance
-from shardgen.errors import SampleError, SourceUndecodable
+from shardgen.errors import SourceUndecodable
 from shardgen.imaging.codec import VERSIONS, encode
 from shardgen.imaging.compose import network_input
 from shardgen.imaging.opencv import resize, switches, use_one_thread
@@ -66,7 +67,7 @@ def encode_depth(plan: PicturesPlan, prepared: PreparedPicture, relative_depth: 
     return depth_picture(relative_depth, size, depth.encoding, depth.format, depth.quality)
 
 
-class PicturesMaker(Maker[PreparedPicture, DepthMap]):
+class PicturesMaker(Maker[PreparedPicture, RawOutput]):
     """One plan's pictures, with the depth network on one device."""
 
     def __init__(self, plan: PicturesPlan, folder: Path, depth: DepthStage) -> None:
@@ -84,17 +85,21 @@ class PicturesMaker(Maker[PreparedPicture, DepthMap]):
         """Its file and the network's input."""
         return prepare_picture(self._plan, self._folder, sample)
 
-    def compute(
-        self, batch: Sequence[PreparedPicture | None], *, between: Between
-    ) -> Sequence[DepthMap | SampleError | None]:
-        """Their depth."""
-        inputs = [None if one is None else one.network_input for one in batch]
-        return self._depth.compute(inputs, between=between)
+    def begin(self, batch: Sequence[PreparedPicture | None]) -> Begun | None:
+        """Give the network their pictures."""
+        return self._depth.begin(_inputs(batch))
 
-    def encode(self, sample: SampleIndex, prepared: PreparedPicture, computed: DepthMap) -> Encoded:
+    def compute(
+        self, batch: Sequence[PreparedPicture | None], *, between: Between, begun: object = None
+    ) -> Sequence[RawOutput | None]:
+        """The network's outputs."""
+        ahead = begun if isinstance(begun, Begun) else None
+        return self._depth.compute(_inputs(batch), between=between, begun=ahead)
+
+    def encode(self, sample: SampleIndex, prepared: PreparedPicture, computed: RawOutput) -> Encoded:
         """Both files, and sums over their pixels as a reader will see them."""
         del sample
-        depth = encode_depth(self._plan, prepared, computed)
+        depth = encode_depth(self._plan, prepared, self._depth.depth_of(computed))
         return Encoded(
             files={IMAGE: prepared.image, DEPTH: depth},
             sums={IMAGE: prepared.sums, DEPTH: stored_sums(depth, channels=1)},
@@ -107,3 +112,7 @@ class PicturesMaker(Maker[PreparedPicture, DepthMap]):
     def provenance(self) -> Provenance:
         """What decides the bytes."""
         return Provenance.of({**VERSIONS, **switches(), **self._depth.provenance()})
+
+
+def _inputs(batch: Sequence[PreparedPicture | None]) -> list[Picture | None]:
+    return [None if one is None else one.network_input for one in batch]
