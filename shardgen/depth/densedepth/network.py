@@ -110,9 +110,8 @@ class _Graph:
         )
         self._is_emulated = arithmetic is Arithmetic.BFLOAT16_EMULATED
         self._is_bfloat16 = arithmetic in (Arithmetic.BFLOAT16, Arithmetic.BFLOAT16_EMULATED)
-        self._has_tiles = (
-            shape.kind == "cpu"
-        )  # a GPU's library has its own, without our passes through memory
+        # A GPU's library has tiles of its own, without our passes through memory.
+        self._has_tiles = shape.kind == "cpu" and arithmetic is not Arithmetic.FLOAT16
         self._steps: list[Callable[[dict[str, Tensor], Tensor], Tensor]] = []
         self._prepare_stem()
         self._prepare_encoder()
