@@ -112,7 +112,8 @@ def test_a_centre_changes_nothing_but_what_comes_in(tmp_path: Path, *, final_rel
     random = np.random.default_rng(0)
     for layer, batch_norm in (("conv3_block1_1_conv", "conv3_block1_0_bn"), ("conv2", "bn")):
         channels = weights.tensors[layer, "kernel"].shape[2]
-        x, centre = random.normal(0, 2, (1000, channels)), random.normal(3, 2, channels)
+        x = random.normal(0, 2, (1000, channels))
+        centre = np.asarray(random.normal(3, 2, channels), np.float64)
         plain = folding.after_batch_norm(weights.tensors, layer, batch_norm, weights.topology)
         centred = folding.after_batch_norm(
             weights.tensors, layer, batch_norm, weights.topology, centre=centre
