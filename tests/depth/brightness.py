@@ -29,6 +29,9 @@ class BrightnessNetwork(Network):
     def micro_batches(self, kind: str) -> tuple[int, ...]:
         return (4, 2, 1)
 
+    def prepare(self, choice: str, *, threads: int) -> Device:
+        return Device(kind="cpu", model=device.describe_cpu(threads), library="numpy", version=np.__version__)
+
     def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> DepthEstimator:
         def build(micro_batch: int, precision: Precision) -> Graph:
             return lambda images: lambda: images.mean(axis=3, dtype=np.float32)
@@ -51,9 +54,6 @@ class Brightness(Family):
             name=choice.name, bytes=1, sha256="b" * 64, structure="no layers", quality=Quality.TRIAL
         )
         return BrightnessNetwork(weights, self.sides)
-
-    def prepare(self, choice: str, *, threads: int) -> Device:
-        return Device(kind="cpu", model=device.describe_cpu(threads), library="numpy", version=np.__version__)
 
 
 def depth_of(raw: RawOutput) -> NDArray[np.float32]:
