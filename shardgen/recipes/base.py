@@ -211,6 +211,11 @@ class Maker(ABC, Generic[Prepared, Computed]):
     def device_model(self) -> str:
         """What it runs on, as `status` shows it."""
 
+    @property
+    def last_words(self) -> str:
+        """What the worker's log should say of it at the end, as one line; "" for nothing."""
+        return ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:

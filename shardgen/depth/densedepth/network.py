@@ -88,10 +88,11 @@ def depth_of(raw: RawOutput) -> NDArray[np.float32]:
     """
     if not np.isfinite(raw).all():
         raise DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
-    with np.errstate(over="ignore"):
-        # An output of 1 stands in for those that are no distance: it is the farthest.
-        inverse = np.float32(SCALE) / np.where(raw <= 0, np.float32(1), raw)
-    return np.asarray(np.clip(inverse, NEAREST, FARTHEST) / np.float32(SCALE), np.float32)
+    # Cut before it is inverted, which is the same and needs no second array; what is no distance is farthest.
+    relative = np.clip(raw, np.float32(SCALE / FARTHEST), np.float32(SCALE / NEAREST))
+    np.divide(np.float32(SCALE), relative, out=relative)
+    relative /= np.float32(SCALE)
+    return relative
 
 
 class _Graph:
