@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted, sized
 from shardgen.machine.notebooks import is_notebook
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only results are drawn with, and most of a help's time
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
     from shardgen.dataset.merge import MergeResult
     from shardgen.dataset.verify import Verification
 
@@ -28,6 +29,8 @@ _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 def text(line: str) -> Text:
     """A line with no order to the terminal in it, neither rich's nor the terminal's own."""
+    from rich.text import Text
+
     return Text(printable(line))
 
 
@@ -55,6 +58,8 @@ def stderr() -> Console:
 
 
 def _console(stream: TextIO, *, is_stderr: bool) -> Console:
+    from rich.console import Console
+
     if stream.isatty() and not is_notebook():
         return Console(stderr=is_stderr, highlight=False)
     return Console(stderr=is_stderr, width=_PLAIN_WIDTH, highlight=False, force_terminal=False)
@@ -130,6 +135,8 @@ def print_json(document: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> Table:
     """A plain table: the first column to the left, the others to the right (or all to the left)."""
+    from rich.table import Table
+
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         result.add_column(column, justify="left" if left or index == 0 else "right", overflow="fold")
@@ -148,6 +155,8 @@ def echo_findings(found: Verification) -> None:
 
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
+    from rich.console import Group
+
     rows = []
     for name, part in result.statistics.items():
         mean = ", ".join(f"{value:.4f}" for value in part.mean)

@@ -8,8 +8,6 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.worker import WorkerIdentity
 
@@ -34,6 +32,8 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
+        import psutil
+
         return f"boot-{psutil.boot_time():.0f}"
 
 
@@ -64,6 +64,8 @@ def gone(identities: Iterable[WorkerIdentity]) -> list[WorkerId]:
 
 def is_running(pid: int, started: float) -> bool:
     """Whether the process of that pid and `process_start` is there and no zombie."""
+    import psutil
+
     try:
         same = abs(process_start(pid) - started) <= (0 if _PROC.is_dir() else _START_TOLERANCE_SECONDS)
         return same and psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -78,6 +80,8 @@ def process_start(pid: int) -> float:
 
     Raises psutil.NoSuchProcess.
     """
+    import psutil
+
     if not _PROC.is_dir():
         return psutil.Process(pid).create_time()
     try:

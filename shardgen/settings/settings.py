@@ -20,7 +20,7 @@ from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.manifest.database_url import is_bucket
+from shardgen.manifest.urls import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
 from shardgen.recipes.registry import DEFAULT, find_kind, kinds
 from shardgen.settings.problems import KnownKeys, problems_in
