@@ -63,7 +63,7 @@ class Table(BaseModel):
     wrote something else.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="after")
     def _no_nul(self) -> Self:
