@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
 from shardgen.errors import InvalidSettings, WeightsRefused
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 if TYPE_CHECKING:
     import numpy as np

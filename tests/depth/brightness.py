@@ -19,7 +19,7 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 
 class BrightnessNetwork(Network):

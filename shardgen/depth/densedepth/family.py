@@ -26,7 +26,7 @@ from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.device import Device
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.storage.fetch import OnDownload, Released, fetch, locate
+from shardgen.storage.released import OnDownload, Released, locate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -165,6 +165,8 @@ def _weights_file(choice: NetworkChoice, on_download: OnDownload | None) -> Weig
         return read_weights(SHIPPED[name])
     if name in RELEASED:
         if on_download is not None:
+            from shardgen.storage.fetch import fetch
+
             return fetch(RELEASED[name], read_untrusted, on_progress=on_download)
         return read_untrusted(locate(RELEASED[name]))
     if choice.file is None:
