@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
+from shardgen.depth.base import Estimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
@@ -95,11 +96,11 @@ def planned_run(folder: Path, weights: str | None, slice_batches: int) -> RunDir
 class Bench:
     """One process with a worker's parts, used either whole or down to the bare network."""
 
-    def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
+    def __init__(self, run: RunDirectory, choice: DeviceChoice, *, network: Estimator | None = None) -> None:
         self.run = run
         self.plan: Plan = run.plan()
         has_depth = any(output.name == DEPTH for output in self.plan.outputs)
-        self.estimator = load_network(run, choice) if has_depth else None
+        self.estimator = load_network(run, choice) if has_depth and network is None else network
         self.composer = open_composer(run)
         self.threads = choice.threads
 

@@ -13,7 +13,7 @@ from shardgen.cli import render
 from shardgen.cli.options import Exclude, remember
 from shardgen.cli.progress import counting
 from shardgen.domain.wording import counted, sized
-from shardgen.manifest.database_url import is_meant_as_bucket
+from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.export.driver import ExportRequest, ExportResult

@@ -11,7 +11,7 @@ from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, remember, typed
 from shardgen.cli.progress import counting
 from shardgen.domain.wording import counted
-from shardgen.manifest.database_url import is_meant_as_bucket
+from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
 from shardgen.errors import InvalidSettings, WeightsRefused
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -200,15 +200,22 @@ class Network(ABC):
         """Those to choose from on a device (`kind` cpu or gpu), best first; the last is the smallest."""
 
     @abstractmethod
+    def prepare(self, choice: str, *, threads: int) -> Device:
+        """Configure what computes, once per process; `choice` is auto, cpu or gpu, 0 threads its own choice.
+
+        The `model` of a CPU is `device.describe_cpu(threads)`. Raises MachineUnfit.
+        """
+
+    @abstractmethod
     def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> Estimator:
-        """Put the network on a device of `Family.prepare`; `plan` has passed `check_plan`.
+        """Put the network on a device of its `prepare`; `plan` has passed `check_plan`.
 
         Raises MachineUnfit for a precision that the device is no good at; never another one in silence.
         """
 
 
 class Family(ABC):
-    """A kind of depth network; cheap to make, and nothing heavy is imported before `prepare` and `find`."""
+    """A kind of depth network; cheap to make, and nothing heavy is imported before `find`."""
 
     name: ClassVar[str]
     """As `[depth] model` has it."""
@@ -225,11 +232,4 @@ class Family(ABC):
         """Read and check the weights; released ones are fetched only with `on_download`.
 
         Raises InputMissing, WeightsRefused, InvalidSettings, DownloadFailed.
-        """
-
-    @abstractmethod
-    def prepare(self, choice: str, *, threads: int) -> Device:
-        """Configure what computes, once per process; `choice` is auto, cpu or gpu, 0 threads its own choice.
-
-        The `model` of a CPU is `device.describe_cpu(threads)`. Raises MachineUnfit.
         """

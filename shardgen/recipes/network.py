@@ -116,10 +116,9 @@ def load_for_plan(
 
     Raises WeightsRefused when the weights at hand are not the plan's, MachineUnfit, InputMissing.
     """
-    family = find_family(plan.model)
-    found = family.find(network)
+    found = find_family(plan.model).find(network)
     found.check_plan(plan)
-    on = family.prepare(choice.device, threads=choice.threads)
+    on = found.prepare(choice.device, threads=choice.threads)
     micro_batch, remark = agree_micro_batch(network.micro_batch, plan, agreed, on=on, network=found)
     if remark:
         say(remark)

@@ -19,7 +19,7 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 
 class BrightnessNetwork(Network):
@@ -28,6 +28,9 @@ class BrightnessNetwork(Network):
 
     def micro_batches(self, kind: str) -> tuple[int, ...]:
         return (4, 2, 1)
+
+    def prepare(self, choice: str, *, threads: int) -> Device:
+        return Device(kind="cpu", model=device.describe_cpu(threads), library="numpy", version=np.__version__)
 
     def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> DepthEstimator:
         def build(micro_batch: int, precision: Precision) -> Graph:
@@ -51,9 +54,6 @@ class Brightness(Family):
             name=choice.name, bytes=1, sha256="b" * 64, structure="no layers", quality=Quality.TRIAL
         )
         return BrightnessNetwork(weights, self.sides)
-
-    def prepare(self, choice: str, *, threads: int) -> Device:
-        return Device(kind="cpu", model=device.describe_cpu(threads), library="numpy", version=np.__version__)
 
 
 def depth_of(raw: RawOutput) -> NDArray[np.float32]:

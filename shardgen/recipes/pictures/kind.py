@@ -91,9 +91,9 @@ class OutputTable(Table):
 class Tables(RecipeTables):
     """All of them."""
 
-    sources: SourcesTable = SourcesTable()
-    depth: DepthTable = DepthTable()
-    output: OutputTable = OutputTable()
+    sources: SourcesTable = Field(default_factory=SourcesTable)
+    depth: DepthTable = Field(default_factory=DepthTable)
+    output: OutputTable = Field(default_factory=OutputTable)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
