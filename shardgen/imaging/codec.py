@@ -175,12 +175,15 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
         raise EncodeFailed(
             f"16-bit pixels cannot be stored as {image_format.value}", hint='set depth = "png" in [output]'
         )
-    subject = f"{image_format.value} of {pixels.shape} {pixels.dtype}"
-    with opencv_errors(lambda reason: EncodeFailed(f"{subject}: {reason}")):
+
+    def failed(reason: str) -> EncodeFailed:
+        return EncodeFailed(f"{image_format.value} of {pixels.shape} {pixels.dtype}: {reason}")
+
+    with opencv_errors(failed):
         source = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
         succeeded, buffer = cv2.imencode(f".{image_format.suffix}", source, parameters)
     if not succeeded:
-        raise EncodeFailed(f"{subject}: OpenCV refused")
+        raise failed("OpenCV refused")
     return buffer.tobytes()
 
 

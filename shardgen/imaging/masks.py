@@ -91,6 +91,11 @@ class CutOut:
         """Where its mask is."""
         return box_of(self.mask)
 
+    @cached_property
+    def matte_box(self) -> Box:
+        """Where its mask or its matte is not 0; `area` are these pixels."""
+        return box_of(np.where(self.matte | self.mask, _WHITE, _BLACK))
+
     @property
     def nbytes(self) -> int:
         """Memory held by the arrays."""

@@ -108,7 +108,7 @@ class Composer:
     def _compose(self, sample: SampleIndex) -> ComposedSample:
         plan, to_stored, to_network = self._plan, self._to_stored, self._to_network
         scene, figures = self._drawn(sample)
-        changed = on_canvas(figures, plan.compose.canvas)
+        changed = on_canvas(figures, plan.compose.canvas, plan.compose.blend)
         stored = to_stored.part_for(changed)
         network = stored if to_network is None else to_network.part_for(changed)
         canvas = compose(scene.canvas, figures, plan.compose.blend, part=around([stored, network]))
