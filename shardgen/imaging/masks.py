@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from shardgen.imaging.options import MaskMode
 FOREGROUND_LEVEL = 128
 """The threshold everywhere: this level and above is foreground."""
 _SQUARE = np.ones((5, 5), np.uint8)
+_STRIP_PIXELS = 1 << 16  # that are weighted at a time, so that a processor's cache holds them
 _BLACK, _WHITE = np.uint8(0), np.uint8(255)
 _SPECK_SHARE = 0.01  # of the largest component's area
 _FLAT_TOLERANCE = 20  # levels; JPEG noise around a product shot's white stays below it
@@ -36,6 +38,7 @@ _NEXT_STEP = (
 
 
 Mask = NDArray[np.uint8]
+Levels = TypeVar("Levels", NDArray[np.uint8], NDArray[np.float32])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,14 +177,12 @@ def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
 
     Colours are weighted by alpha, so hidden pixels do not bleed into the edge.
     """
-    # Products of two levels are exact in float32; three equal channels are faster than numpy's broadcasting.
-    product = cv2.multiply(cutout.pixels, cv2.merge([cutout.matte] * 3), dtype=cv2.CV_32F)
-    weighted = resize(product.astype(np.float32, copy=False), size)
-    alpha = resize(cutout.matte.astype(np.float32), size)
+    weighted, alpha = _weighted(cutout, size)
     matte = np.rint(alpha).astype(np.uint8)
-    colours = np.rint(weighted / cv2.merge([np.maximum(alpha, np.float32(1e-6))] * 3))
-    pixels = np.clip(colours, 0, 255).astype(np.uint8)
-    pixels[matte == 0] = 0
+    colours = np.divide(weighted, _in_three_channels(np.maximum(alpha, np.float32(1e-6))), out=weighted)
+    np.clip(np.rint(colours, out=colours), 0, 255, out=colours)
+    colours[matte == 0] = 0
+    pixels = colours.astype(np.uint8)
     mask = _thresholded(resize(cutout.mask, size))
     if not mask.any():
         raise ComposeFailed(
@@ -199,6 +200,29 @@ def _cutting_mask(alpha: NDArray[np.uint8] | None) -> Mask | None:
     side = int(min(mask.shape) * _CORNER_SHARE)
     inner = mask[side : mask.shape[0] - side], mask[:, side : mask.shape[1] - side]
     return mask if any(part.size and not part.all() for part in inner) else None
+
+
+def _weighted(cutout: CutOut, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The colours times alpha, float32 (H, W, 3), and alpha, float32 (H, W), resized to (width, height)."""
+    rows = len(cutout.matte)
+    # Each row of a half is made of two whole rows, so a few at a time give the same, in little memory.
+    is_half = (cutout.width, rows) == (2 * size[0], 2 * size[1])
+    step = 2 * max(1, _STRIP_PIXELS // (2 * cutout.width)) if is_half else rows
+    weighted, alpha = np.empty((size[1], size[0], 3), np.float32), np.empty((size[1], size[0]), np.float32)
+    for top in range(0, rows, step):
+        pixels, matte = cutout.pixels[top : top + step], cutout.matte[top : top + step]
+        # A product of two levels is exact in float32.
+        product = cv2.multiply(pixels, _in_three_channels(matte), dtype=cv2.CV_32F)
+        part = slice(top // 2, (top + step) // 2) if is_half else slice(None)
+        of_part = (size[0], len(alpha[part]))
+        weighted[part] = resize(product.astype(np.float32, copy=False), of_part)
+        alpha[part] = resize(matte.astype(np.float32), of_part)
+    return weighted, alpha
+
+
+def _in_three_channels(levels: Levels) -> Levels:
+    """(H, W, 3) of (H, W): faster to calculate with than what numpy broadcasts."""
+    return cv2.merge([levels, levels, levels])  # type: ignore[return-value]
 
 
 def _chosen_mode(photo: Photograph, mask_photo: Photograph | None) -> tuple[MaskMode, Mask | None]:

@@ -21,7 +21,7 @@ from shardgen.imaging.opencv import resize, use_one_thread
 from shardgen.recipes.composites.placement import Person, heights, size_at
 from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips, largest_size
 from shardgen.sources.checking import read_planned
-from shardgen.sources.inventory import Foreground
+from shardgen.sources.inventory import Background, Foreground
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Of prepared sources kept in memory; a 600x600 background takes 1.1 MB, a cut-out up to 1.8 MB."""
@@ -109,10 +109,14 @@ class Composer:
         def prepare() -> NDArray[np.uint8]:
             if is_mirrored:
                 return mirrored(self._scene(index, is_mirrored=False))
-            photo = read_planned(self._backgrounds, self._plan.sources.backgrounds[index])
-            return resize(photo.pixels, self._plan.compose.canvas)
+            return self._read_background(self._plan.sources.backgrounds[index])
 
         return self._cache.get(("background", index, is_mirrored), prepare)
+
+    def _read_background(self, background: Background) -> NDArray[np.uint8]:
+        """At canvas size, uint8 (H, W, 3) RGB."""
+        photo = read_planned(self._backgrounds, background)
+        return resize(photo.pixels, self._plan.compose.canvas)
 
     def _read_cutout(self, foreground: Foreground) -> CutOut:
         photo = read_planned(self._foregrounds, foreground)
