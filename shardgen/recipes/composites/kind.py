@@ -143,8 +143,9 @@ class Composites(RecipeKind):
         if not isinstance(recipe, CompositesRecipe):
             raise TypeError(f"{recipe!r} is not a recipe of composites")
         plan, where = recipe.composites, (folders["foregrounds"], folders["backgrounds"])
-        is_of_it = isinstance(at_hand, AtHand) and at_hand.compose == plan.compose
-        composer = ComposerAtHand(plan, *where, at_hand=at_hand) if is_of_it else Composer(plan, *where)
+        composer = Composer(plan, *where)
+        if isinstance(at_hand, AtHand) and at_hand.compose == plan.compose:
+            composer = ComposerAtHand(plan, *where, at_hand=at_hand)
         return estimate_sizes(plan, composer, threads=usable_cores())
 
 
