@@ -15,7 +15,6 @@ from shardgen.recipes.composites import estimate as estimating
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run
 
-
 GRID: dict[str, str | None] = {}
 AT_RANDOM: dict[str, str | None] = {
     "compose.grid": None,
