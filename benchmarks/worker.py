@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
+from shardgen.depth.base import Estimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
@@ -95,31 +96,29 @@ def planned_run(folder: Path, weights: str | None, slice_batches: int) -> RunDir
 class Bench:
     """One process with a worker's parts, used either whole or down to the bare network."""
 
-    def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
+    def __init__(self, run: RunDirectory, choice: DeviceChoice, *, network: Estimator | None = None) -> None:
         self.run = run
         self.plan: Plan = run.plan()
         has_depth = any(output.name == DEPTH for output in self.plan.outputs)
-        self.estimator = load_network(run, choice) if has_depth else None
+        self.estimator = load_network(run, choice) if has_depth and network is None else network
         self.composer = open_composer(run)
         self.threads = choice.threads
 
-    def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
+    def slice_inputs(self, first: BatchIndex, count: int) -> list[list[NDArray[np.uint8]]]:
         """The network inputs of `count` batches from `first` on."""
         return [
-            np.stack(
-                [
-                    self.composer.compose(SampleIndex(sample)).network_input
-                    for sample in self.plan.layout.batch_samples(BatchIndex(batch))
-                ]
-            )
+            [
+                self.composer.compose(SampleIndex(sample)).network_input
+                for sample in self.plan.layout.batch_samples(BatchIndex(batch))
+            ]
             for batch in range(first, first + count)
         ]
 
-    def bare(self, inputs: list[NDArray[np.uint8]]) -> int:
+    def bare(self, inputs: list[list[NDArray[np.uint8]]]) -> int:
         """Only the network."""
         for images in inputs:
             if self.estimator is not None:
-                self.estimator.estimate(images)
+                self.estimator.outputs(images)
         return sum(len(images) for images in inputs)
 
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:

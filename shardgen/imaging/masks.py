@@ -51,6 +51,12 @@ class Box:
     height: int = 0
     area: int = 0
 
+    def moved(self, right: int, down: int) -> Box:
+        """The same mask elsewhere; of none there is none."""
+        if not self.area:
+            return self
+        return Box(x=self.x + right, y=self.y + down, width=self.width, height=self.height, area=self.area)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutOut:

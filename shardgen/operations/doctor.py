@@ -125,9 +125,8 @@ def _device() -> Line:
         found = device.prepare("auto")
     except ShardgenError as error:
         return Line(subject="device", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
-    fast = (
-        "" if found.kind == "gpu" or device.has_bfloat16() else '; no bfloat16: precision "fast" is refused'
-    )
+    pays = found.kind == "gpu" or device.has_bfloat16()
+    fast = '; precision "fast" pays' if pays else '; precision "float32": without bfloat16 "fast" is refused'
     listed = gpus.visible_gpus(gpus.list_gpus(), os.environ)
     unused = found.kind == "cpu" and bool(listed)
     return Line(

@@ -178,9 +178,18 @@ class Maker(ABC, Generic[Prepared, Computed]):
         A ShardgenError that is none, and MemoryError, are no sample's fault.
         """
 
+    def begin(self, batch: Sequence[Prepared | None]) -> object | None:
+        """Put a batch on the device's queue, behind the one that it computes, and wait for neither.
+
+        The thread of `compute` calls it. What it gives goes to `compute` with the same batch, or is dropped;
+        what goes wrong is raised there. None, as here, where a device has no queue.
+        """
+        del batch
+        return None
+
     @abstractmethod
     def compute(
-        self, batch: Sequence[Prepared | None], *, between: Between
+        self, batch: Sequence[Prepared | None], *, between: Between, begun: object | None = None
     ) -> Sequence[Computed | SampleError | None]:
         """The device's part of a whole batch, in order; one thread calls it.
 
@@ -203,6 +212,11 @@ class Maker(ABC, Generic[Prepared, Computed]):
     @abstractmethod
     def device_model(self) -> str:
         """What it runs on, as `status` shows it."""
+
+    @property
+    def last_words(self) -> str:
+        """What the worker's log should say of it at the end, as one line; "" for nothing."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

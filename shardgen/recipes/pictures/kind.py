@@ -212,7 +212,8 @@ class Pictures(RecipeKind):
             except SampleError:
                 continue
             image.append(len(prepared.image))
-            depth.append(len(encode_depth(plan, prepared, likely_depth(prepared.network_input))))
+            depth_file, _sums = encode_depth(plan, prepared, likely_depth(prepared.network_input))
+            depth.append(len(depth_file))
         count = max(1, len(image))
         return SizeEstimate(
             outputs={IMAGE: sum(image) / count, DEPTH: sum(depth) / count},
