@@ -11,7 +11,11 @@ from shardgen.cli import render
 from shardgen.cli.progress import doing, downloading
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Fetch and check the weights of networks."
+    name="weights",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Fetch and check the weights of networks.",
 )
 
 
@@ -36,8 +40,8 @@ def fetch(
     from shardgen.depth.densedepth.family import RELEASED
     from shardgen.depth.densedepth.trial import read_untrusted
     from shardgen.operations.cut_out import U2NETP, fetch_model
-    from shardgen.storage.fetch import cached_path
     from shardgen.storage.fetch import fetch as download
+    from shardgen.storage.released import cached_path
 
     all_released = {**RELEASED, U2NETP.name: U2NETP}
     if name not in all_released:
@@ -57,17 +61,36 @@ def check(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A weights file (HDF5), or a network for cut-out (.onnx).")
     ],
+    *,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help='Also say how far precision = "fast" is off on sample photographs: a minute.'
+        ),
+    ] = False,
 ) -> None:
     """Say what is in a weights file, or what is wrong with it.
 
     \b
-    Example:
+    Examples:
       shardgen weights check nyu.h5
+      shardgen weights check nyu.h5 --fast
     """
     from shardgen.depth.densedepth.trial import read_untrusted
     from shardgen.depth.densedepth.weights_file import facts_of
     from shardgen.operations.cut_out import check_model
 
-    facts = check_model(file) if file.suffix.lower() == ".onnx" else facts_of(read_untrusted(file))
+    if file.suffix.lower() == ".onnx":
+        if fast:
+            raise typer.BadParameter("--fast is about networks for depth")
+        facts: dict[str, object] = {**check_model(file)}
+    else:
+        weights = read_untrusted(file)
+        facts = facts_of(weights)
+        if fast:
+            from shardgen.operations.precisions import fast_beside_float32
+
+            with doing("computing depth by both precisions", is_printed=False):
+                facts["fast beside float32"] = fast_beside_float32(weights)
     rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
     render.stdout().print(render.table(["fact", "value"], rows))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from shardgen.depth.importing import import_tensorflow
 from shardgen.domain.wording import counted
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 from shardgen.machine.cores import schedulable_cores
@@ -36,7 +34,7 @@ _SWITCHES_OF_CPU = {
 }
 _ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 _SWITCHES_OF_GPU = {
-    "NVIDIA_TF32_OVERRIDE": "1",
+    "NVIDIA_TF32_OVERRIDE": "0",
     "TF_CONV2D_USE_FP16_ACCUMULATE": "0",
     "TF_CUDNN_DISABLE_CONV_1X1_OPTIMIZATION": "0",
     "TF_CUDNN_USE_AUTOTUNE": "1",
@@ -49,6 +47,9 @@ _SWITCHES_OF_GPU = {
     "TF_USE_CUBLASLT": "0",
 }
 _SHOWN_CHARACTERS = 200
+# Of malloc.h: give memory back only above a limit, take it in large pieces, never by mmap, from one arena.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_KEPT_MEMORY = ((_M_TRIM_THRESHOLD, 1 << 30), (_M_TOP_PAD, 64 << 20), (_M_MMAP_MAX, 0), (_M_ARENA_MAX, 1))
 _READ_AS = {"0": "0", "false": "0", "1": "1", "true": "1"}
 
 
@@ -66,19 +67,29 @@ class Device:
     switches: str = ""
 
 
-def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0) -> Device:
+def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0, few_channels: bool = False) -> Device:
     """Import and configure TensorFlow once per process, before anything else of it is used.
 
     `choice` is auto, cpu or gpu; `intra_op` and `inter_op` are threads, 0 for TensorFlow's own choice. Op
-    determinism is switched on, logs below errors are switched off; of several GPUs the first is used, and
-    its memory grows as needed. Keras is not imported, so no setting of it matters. Raises MachineUnfit if a
-    GPU was asked for and there is none, or if TensorFlow cannot be imported.
+    determinism is switched on, logs below errors and TensorFloat-32 are switched off; of several GPUs the
+    first is used, and its memory grows as needed. `few_channels` switches oneDNN on where it convolves few
+    channels faster and is not the default; `switches` says so. Keras is not imported, so no setting of it
+    matters. Raises MachineUnfit if a GPU was asked for and there is none, or if TensorFlow cannot be
+    imported.
     """
     if choice not in DEVICES:
         raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if (
+        few_channels
+        and "avx2" in cpu_flags()
+        and not _is_onednn_default()
+        and "tensorflow" not in sys.modules
+    ):
+        os.environ.setdefault(_ONEDNN, "1")
+    _keep_memory()
     with _without_start_up_noise():
-        tf = _imported()
+        tf = import_tensorflow()
         try:
             gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
             _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
@@ -106,9 +117,7 @@ def switches(kind: str) -> str:
     """
     usual = dict(_SWITCHES_OF_GPU)
     if kind == "cpu":
-        # On by default where the CPU has this instruction; elsewhere the default depends on the build.
-        is_on = "avx512_vnni" in cpu_flags()
-        usual = _SWITCHES_OF_CPU | {_ONEDNN: "1" if is_on else ""}
+        usual = _SWITCHES_OF_CPU | {_ONEDNN: "1" if _is_onednn_default() else ""}
     if _variable("TF_XLA_FLAGS"):  # nothing else brings XLA in
         usual |= {"TF_XLA_FLAGS": "", "XLA_FLAGS": ""}
     found = []
@@ -119,6 +128,24 @@ def switches(kind: str) -> str:
         if value and value.upper() != default:
             found.append(f"{name}={value}")
     return " ".join(found)
+
+
+def _is_onednn_default() -> bool:
+    """Whether it is surely on: with this instruction; elsewhere the default depends on the build."""
+    return "avx512_vnni" in cpu_flags()
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed: a tensor's memory would go back to the kernel and come again as zeros.
+
+    That is a fifth of the network's CPU time. The peak does not grow.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    for setting, value in _KEPT_MEMORY:
+        mallopt(setting, value)
 
 
 def _variable(name: str) -> str:
@@ -152,74 +179,6 @@ def translated_errors() -> Iterator[None]:
         ) from error
 
 
-def _imported() -> Any:
-    try:
-        with _without_keras(), _without_temporary_folder():
-            import tensorflow as tf
-    except ImportError as error:
-        raise MachineUnfit(
-            f"TensorFlow cannot be imported: {error}", hint='python -m pip install "tensorflow>=2.16"'
-        ) from error
-    except Exception as error:  # of any package that it imports: what fits together badly raises anything
-        raise MachineUnfit(
-            f"TensorFlow cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            hint="packages do not fit together; in a new environment: python -m pip install shardgen",
-        ) from error
-    return tf
-
-
-class _KerasAway(MetaPathFinder, Loader):
-    """Finds Keras and refuses to load it: TensorFlow goes on as if it were not installed."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """TensorFlow keeps the location, so that Keras can still be imported later."""
-        if fullname not in ("keras", "tf_keras"):
-            return None
-        found = PathFinder.find_spec(fullname, path, target)
-        return None if found is None else ModuleSpec(fullname, self, origin=found.origin)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Refuse."""
-        raise ImportError(f"{module.__name__} is not needed", name=module.__name__)
-
-
-@contextmanager
-def _without_keras() -> Iterator[None]:
-    """Let TensorFlow be imported without Keras, which it would load on the way, and which we do not use.
-
-    Keras fails if `keras.json` or a variable names another backend, imports what it finds (JAX, PyTorch,
-    scikit-learn), and costs a second and 100 MB. The copy inside TensorFlow reads the same `keras.json` and
-    writes one, into a folder named `~` if the home folder is unknown: so its folder is /dev/null.
-    """
-    away, before = _KerasAway(), os.environ.get("KERAS_HOME")
-    os.environ["KERAS_HOME"] = os.devnull  # nothing is in it or gets into it
-    sys.meta_path.insert(0, away)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(away)
-        if before is None:
-            del os.environ["KERAS_HOME"]
-        else:
-            os.environ["KERAS_HOME"] = before
-
-
-@contextmanager
-def _without_temporary_folder() -> Iterator[None]:
-    """Give an import some name of a temporary folder where there is none; TensorFlow only asks for it."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = os.devnull
-    try:
-        yield
-    finally:
-        if tempfile.tempdir == os.devnull:
-            tempfile.tempdir = None
-
-
 @contextmanager
 def _without_start_up_noise() -> Iterator[None]:
     """Drop what TensorFlow's libraries log before they read TF_CPP_MIN_LOG_LEVEL; pass on everything else."""
@@ -240,6 +199,8 @@ def _without_start_up_noise() -> Iterator[None]:
 
 
 def _configure(tf: Any, gpus: list[Any], *, intra_op: int, inter_op: int) -> None:
+    if gpus:
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003
     for gpu in gpus:  # of all, or TensorFlow refuses the mixture
         tf.config.experimental.set_memory_growth(gpu, True)  # noqa: FBT003
     tf.config.set_visible_devices(gpus[:1], "GPU")  # the network runs on one; no memory is taken on others

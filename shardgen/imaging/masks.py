@@ -54,6 +54,12 @@ class Box:
     height: int = 0
     area: int = 0
 
+    def moved(self, right: int, down: int) -> Box:
+        """The same mask elsewhere; of none there is none."""
+        if not self.area:
+            return self
+        return Box(x=self.x + right, y=self.y + down, width=self.width, height=self.height, area=self.area)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CutOut:
@@ -87,6 +93,11 @@ class CutOut:
     def box(self) -> Box:
         """Where its mask is."""
         return box_of(self.mask)
+
+    @cached_property
+    def matte_box(self) -> Box:
+        """Where its mask or its matte is not 0; `area` are these pixels."""
+        return box_of(np.where(self.matte | self.mask, _WHITE, _BLACK))
 
     @property
     def nbytes(self) -> int:

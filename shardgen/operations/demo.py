@@ -9,6 +9,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shardgen.coordination.report import Report
 from shardgen.domain.plan import Plan
 from shardgen.domain.wording import Say
@@ -37,8 +40,8 @@ _SETTINGS = {
 }
 
 
-def write_photographs(folder: Path) -> tuple[Path, Path]:
-    """Write the demo's 3 foregrounds and 4 backgrounds as PNG, from installed packages; returns the folders.
+def sample_photographs() -> dict[str, dict[str, NDArray[np.uint8]]]:
+    """The demo's 3 `foregrounds` and 4 `backgrounds` by name, uint8 (H, W, 3) RGB, from installed packages.
 
     Raises InputMissing when the packages of the extra are not installed.
     """
@@ -50,7 +53,7 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
             f"the demo's photographs come with packages that are not installed ({error.name})",
             hint='python -m pip install -e ".[demo]"',
         ) from error
-    photographs = {
+    return {
         # Cropped so that the subject fills the middle, and is narrow enough to be placed left and right.
         "foregrounds": {
             "astronaut": data.astronaut()[0:330, 90:368],
@@ -64,7 +67,14 @@ def write_photographs(folder: Path) -> tuple[Path, Path]:
             "rocket": data.rocket(),
         },
     }
-    for kind, pictures in photographs.items():
+
+
+def write_photographs(folder: Path) -> tuple[Path, Path]:
+    """Write the demo's photographs as PNG; returns the folders of foregrounds and backgrounds.
+
+    Raises as `sample_photographs`.
+    """
+    for kind, pictures in sample_photographs().items():
         make_folders(folder / kind)
         for name, pixels in pictures.items():
             publish_file(folder / kind / f"{name}.png", encode(pixels, ImageFormat.PNG, 100))

@@ -8,7 +8,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
-from shardgen.manifest.database_url import has_own_index, is_bucket
+from shardgen.manifest.urls import has_own_index, is_bucket
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
 from shardgen.settings.run_directory import RunDirectory

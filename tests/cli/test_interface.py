@@ -57,7 +57,7 @@ OPTIONS = {
     "status": {"--json", "--watch", "--serve", "--html"},
     "sweep": {"--yes"},
     "verify": {"--requeue", "--quick", "--json"},
-    "weights check": set(),
+    "weights check": {"--fast"},
     "weights fetch": set(),
     "worker": {
         *("--shard", "--max-batches", "--deadline", "--grace", "--device", "--id"),

@@ -14,18 +14,10 @@ from shardgen.depth.base import Upsampling
 from shardgen.depth.densedepth.network import Arithmetic, GraphShape, build_network
 from shardgen.depth.densedepth.tapped_convolution import low_resolution_pays, winograd_pays
 from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
-from tests.legacy_weights import LegacyNetwork
 
 SMALL_SIZE, WIDE_SIZE = (96, 64), (320, 192)
 # Sums of more than two terms, by TensorFlow's and oneDNN's names. A sum of two has one order only.
 UNORDERED = ("AddN", "AccumulateN", "Sum", "Mean")
-
-
-@pytest.fixture(scope="module")
-def wide_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network whose decoder goes all three ways: tiles, taps at the low resolution, rows last."""
-    network = LegacyNetwork(width=640, blocks=(1, 2, 1, 3), growth=12, stem=24, seed=4)
-    return network.write(tmp_path_factory.mktemp("wide") / "wide.h5")
 
 
 def shape_of(

@@ -89,6 +89,7 @@ def test_memory_grows_on_every_gpu_and_only_the_first_is_used() -> None:
     device._configure(tensorflow, ["first", "second"], intra_op=0, inter_op=0)
     growth = "config.experimental.set_memory_growth"
     assert tensorflow.calls == [
+        ("config.experimental.enable_tensor_float_32_execution", (False,)),
         (growth, ("first", True)),
         (growth, ("second", True)),
         ("config.set_visible_devices", (["first"], "GPU")),
@@ -100,7 +101,40 @@ def test_on_the_cpu_no_gpu_is_touched() -> None:
     tensorflow = Recorder()
     device._configure(tensorflow, [], intra_op=0, inter_op=0)
     assert tensorflow.calls[0] == ("config.set_visible_devices", ([], "GPU"))
-    assert not any("memory" in name for name, _ in tensorflow.calls)
+    assert not any("memory" in name or "float_32" in name for name, _ in tensorflow.calls)
+
+
+@pytest.mark.parametrize(
+    ("flags", "few_channels", "given", "found"),
+    [
+        ({"avx2"}, True, None, "1"),
+        ({"avx2"}, True, "0", "0"),
+        ({"avx2"}, False, None, None),
+        ({"avx2", "avx512_vnni"}, True, None, None),
+        ({"asimd"}, True, None, None),
+    ],
+    ids=["few channels", "the user says no", "many channels", "on by default", "another kind of CPU"],
+)
+def test_onednn_is_switched_on_where_it_is_faster_and_no_default(
+    monkeypatch: pytest.MonkeyPatch,
+    flags: set[str],
+    given: str | None,
+    found: str | None,
+    *,
+    few_channels: bool,
+) -> None:
+    def unfit() -> None:
+        raise MachineUnfit("seen enough", hint="")
+
+    monkeypatch.setitem(os.environ, "TF_ENABLE_ONEDNN_OPTS", given or "")  # given back after the test
+    if given is None:
+        del os.environ["TF_ENABLE_ONEDNN_OPTS"]
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(device, "_imported", unfit)
+    with pytest.raises(MachineUnfit):
+        device.prepare("cpu", few_channels=few_channels)
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == found
 
 
 PREPARED = (
@@ -179,9 +213,10 @@ def test_a_tensorflow_that_raises_anything_at_its_import_is_named(tmp_path: Path
         ("cpu", {"avx2"}, {"DNNL_MAX_CPU_ISA": "avx", "TF_USE_DEEP_CONV2D": "1"},
          "ONEDNN_MAX_CPU_ISA=avx TF_USE_DEEP_CONV2D=1"),
         ("cpu", {"avx2"}, {"ONEDNN_MAX_CPU_ISA": "all", "ONEDNN_DEFAULT_FPMATH_MODE": "strict"}, ""),
-        ("cpu", {"avx2"}, {"XLA_FLAGS": "--xla_dump_to=/d", "NVIDIA_TF32_OVERRIDE": "0"}, ""),
+        ("cpu", {"avx2"}, {"XLA_FLAGS": "--xla_dump_to=/d", "NVIDIA_TF32_OVERRIDE": "1"}, ""),
         ("cpu", {"avx2"}, {"TF_XLA_FLAGS": "--a", "XLA_FLAGS": "--b"}, "TF_XLA_FLAGS=--a XLA_FLAGS=--b"),
-        ("gpu", {"avx2"}, {"NVIDIA_TF32_OVERRIDE": "0", "TF_USE_DEEP_CONV2D": "1"}, "NVIDIA_TF32_OVERRIDE=0"),
+        ("gpu", {"avx2"}, {"NVIDIA_TF32_OVERRIDE": "1", "TF_USE_DEEP_CONV2D": "1"}, "NVIDIA_TF32_OVERRIDE=1"),
+        ("gpu", {"avx2"}, {"NVIDIA_TF32_OVERRIDE": "0"}, ""),
         ("gpu", {"avx2"}, {"TF_CUDNN_USE_AUTOTUNE": "true", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB": "4096"}, ""),
     ],
 )  # fmt: skip

@@ -108,7 +108,9 @@ class TextMaker(Maker[str, str]):
     def prepare(self, sample: SampleIndex) -> str:
         return f"{self._recipe.line(sample)} ({sample % self._recipe.times})"
 
-    def compute(self, batch: Sequence[str | None], *, between: Between) -> list[str | None]:
+    def compute(
+        self, batch: Sequence[str | None], *, between: Between, begun: object | None = None
+    ) -> list[str | None]:
         if any(line is not None and KILLS in line for line in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         if any(line is not None and RAISES in line for line in batch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,11 +57,26 @@ def before_batch_norm(tensors: Tensors, layer: str, batch_norm: str, epsilon: fl
     return _rounded(tensors[layer, "kernel"] * scale, shift)
 
 
+def means_of(tensors: Tensors, batch_norm: str) -> Array64:
+    """What the features before a batch norm were on average in training, per channel."""
+    return tensors[batch_norm, "moving_mean"].astype(np.float64)
+
+
 def after_batch_norm(
-    tensors: Tensors, layer: str, batch_norm: str, epsilon: float, *, has_relu: bool = True
+    tensors: Tensors,
+    layer: str,
+    batch_norm: str,
+    topology: Topology,
+    *,
+    centre: Array64 | None = None,
 ) -> ClippedConvolution:
-    """`convolution1x1(relu(batch_norm(x)))`, or without the ReLU, as a clip and a 1x1 convolution."""
-    scale, shift = scale_and_shift(tensors, batch_norm, epsilon)
+    """`convolution1x1(relu(batch_norm(x)))`, or without the ReLU, as a clip and a 1x1 convolution.
+
+    With a `centre` m, per channel, it takes `x - m` and gives the same: `max(x, t) = max(x - m, t - m) + m`,
+    so the thresholds take up m and, through the kernel, the bias.
+    """
+    has_relu = batch_norm != "bn" or topology.final_relu
+    scale, shift = scale_and_shift(tensors, batch_norm, topology.epsilon)
     kernel = tensors[layer, "kernel"].astype(np.float64)
     bias = tensors.get((layer, "bias"), np.zeros(kernel.shape[3], np.float32)).astype(np.float64)
     low, high = np.full_like(scale, -np.inf), np.full_like(scale, np.inf)
@@ -74,14 +89,26 @@ def after_batch_norm(
         scale = np.where(is_dead, 0, scale)
     folded = kernel * scale[:, np.newaxis]
     bias = bias + np.einsum("c,cd->d", shift, kernel[0, 0])
+    if centre is not None:
+        low, high = low - centre, high - centre
+        bias = bias + np.einsum("c,cd->d", centre, folded[0, 0])
     return ClippedConvolution(
         low=low.astype(np.float32), high=high.astype(np.float32), convolution=_rounded(folded, bias)
     )
 
 
-def dense_layer(tensors: Tensors, name: str, topology: Topology) -> tuple[ClippedConvolution, Array32]:
+def less(folded: ClippedConvolution, centre: Array64) -> ClippedConvolution:
+    """The same with outputs less the first of `centre`, per channel."""
+    bias = folded.convolution.bias
+    bias = (bias - centre[: len(bias)]).astype(np.float32)
+    return replace(folded, convolution=replace(folded.convolution, bias=bias))
+
+
+def dense_layer(
+    tensors: Tensors, name: str, topology: Topology, *, centre: Array64 | None = None
+) -> tuple[ClippedConvolution, Array32]:
     """A layer of a dense block: its bottleneck with both batch norms inside, and its 3x3 kernel."""
-    bottleneck = after_batch_norm(tensors, f"{name}_1_conv", f"{name}_0_bn", topology.epsilon)
+    bottleneck = after_batch_norm(tensors, f"{name}_1_conv", f"{name}_0_bn", topology, centre=centre)
     scale, shift = scale_and_shift(tensors, f"{name}_1_bn", topology.epsilon)
     inner = bottleneck.convolution
     folded = ClippedConvolution(

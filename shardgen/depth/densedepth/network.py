@@ -13,35 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.depth import device
-from shardgen.depth.base import DepthBatch, Precision, Upsampling
+from shardgen.depth.base import Precision, RawOutput, Upsampling
 from shardgen.depth.densedepth import folding, tapped_convolution
 from shardgen.depth.densedepth.folding import ClippedConvolution, Convolution
 from shardgen.depth.densedepth.tapped_convolution import Axis
 from shardgen.depth.densedepth.topology import UpBlock, channels_of
 from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.depth.device import Device
-from shardgen.errors import MachineUnfit
+from shardgen.errors import DepthNotFinite, MachineUnfit
 
 Tensor = Any  # tensorflow is imported inside functions only, and has no types of its own
 NEAREST, FARTHEST, SCALE = 10.0, 1000.0, 1000.0  # DenseDepth utils.predict: clip(1000 / y, 10, 1000) / 1000
 
 
 class Arithmetic(StrEnum):
-    """Number formats of a graph; accumulation is float32 in all of them."""
+    """Number formats of a graph; accumulation is float32 in all of them, and so is conv3.
+
+    bfloat16 has a float32 stem, too. Emulated, it is float32 arithmetic with its roundings: errors can be
+    judged by it on any CPU, and nothing else is gained.
+    """
 
     FLOAT32 = "float32"
-    BFLOAT16_DECODER = "bfloat16 decoder"
+    BFLOAT16 = "bfloat16"
+    BFLOAT16_EMULATED = "bfloat16, emulated"
     FLOAT16 = "float16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphShape:
-    """The fixed shape of a graph: `input_size` is (width, height) in pixels."""
+    """The fixed shape of a graph: `input_size` is (width, height) in pixels, `kind` is the device's."""
 
     micro_batch: int
     input_size: tuple[int, int]
     upsampling: Upsampling
     arithmetic: Arithmetic
+    kind: str = "cpu"
 
 
 def arithmetic_of(precision: Precision, on: Device) -> Arithmetic:
@@ -55,7 +61,7 @@ def arithmetic_of(precision: Precision, on: Device) -> Arithmetic:
             f"{on.model}: no bfloat16 instructions, so precision fast would be slower than float32",
             hint='precision = "float32" in shardgen.toml, in a new run directory',
         )
-    return Arithmetic.BFLOAT16_DECODER
+    return Arithmetic.BFLOAT16
 
 
 def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[np.uint8]], Tensor]:
@@ -75,30 +81,41 @@ def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[
     return lambda images: network(tf.constant(images))
 
 
-def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
-    """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far."""
-    non_finite = np.asarray(~np.isfinite(raw).all(axis=(1, 2)))
-    is_far = raw <= 0  # an output of 1 stands in for them: it is the farthest
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        inverse = np.float32(SCALE) / np.where(is_far, np.float32(1), raw)
-    relative = np.asarray(np.clip(inverse, NEAREST, FARTHEST) / np.float32(SCALE), np.float32)
-    return DepthBatch(relative=relative, non_finite=non_finite, far_pixels=is_far.sum(axis=(1, 2)))
+def depth_of(raw: RawOutput) -> NDArray[np.float32]:
+    """Relative depth of raw outputs y, float32 (..., h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far.
+
+    Raises DepthNotFinite.
+    """
+    if not np.isfinite(raw).all():
+        raise DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
+    # Cut before it is inverted, which is the same and needs no second array; what is no distance is farthest.
+    relative = np.clip(raw, np.float32(SCALE / FARTHEST), np.float32(SCALE / NEAREST))
+    np.divide(np.float32(SCALE), relative, out=relative)
+    relative /= np.float32(SCALE)
+    return relative
 
 
 class _Graph:
-    """Constants of the network, prepared once, and the operations that use them."""
+    """Constants of the network, prepared once, and the operations that use them.
+
+    In bfloat16 the features of a dense block are kept *centred*: without their means in training, which the
+    batch norms after them take off anyway. What rounding costs is then in proportion to how far a feature is
+    from its mean, not to the feature.
+    """
 
     def __init__(self, weights: WeightsFile, shape: GraphShape) -> None:
         import tensorflow as tf
 
         self._tf = tf
         self._topology, self._tensors, self._shape = weights.topology, weights.tensors, shape
-        self._encoder_dtype = tf.float16 if shape.arithmetic is Arithmetic.FLOAT16 else tf.float32
-        self._decoder_dtype = {
-            Arithmetic.FLOAT32: tf.float32,
-            Arithmetic.BFLOAT16_DECODER: tf.bfloat16,
-            Arithmetic.FLOAT16: tf.float16,
-        }[shape.arithmetic]
+        arithmetic = shape.arithmetic
+        self._dtype = {Arithmetic.BFLOAT16: tf.bfloat16, Arithmetic.FLOAT16: tf.float16}.get(
+            arithmetic, tf.float32
+        )
+        self._is_emulated = arithmetic is Arithmetic.BFLOAT16_EMULATED
+        self._is_bfloat16 = arithmetic in (Arithmetic.BFLOAT16, Arithmetic.BFLOAT16_EMULATED)
+        # A GPU's library has tiles of its own, without our passes through memory.
+        self._has_tiles = shape.kind == "cpu" and arithmetic is not Arithmetic.FLOAT16
         self._steps: list[Callable[[dict[str, Tensor], Tensor], Tensor]] = []
         self._prepare_stem()
         self._prepare_encoder()
@@ -113,62 +130,97 @@ class _Graph:
             x = step(skips, x)
         return x
 
+    def _kept(self, x: Tensor) -> Tensor:
+        """A tensor as the arithmetic keeps it in memory."""
+        tf = self._tf
+        return tf.cast(tf.cast(x, tf.bfloat16), tf.float32) if self._is_emulated else tf.cast(x, self._dtype)
+
+    def _constant(self, value: NDArray[np.floating]) -> Tensor:
+        return self._kept(self._tf.constant(value, self._tf.float32))
+
     def _prepare_stem(self) -> None:
-        tf, dtype = self._tf, self._encoder_dtype
+        """In float32 where the rest is bfloat16: what is lost of edges here is lost for all."""
+        tf = self._tf
+        dtype = tf.float32 if self._is_bfloat16 else self._dtype
         stem = folding.before_batch_norm(self._tensors, "conv1/conv", "conv1/bn", self._topology.epsilon)
-        kernel, bias = self._constants(stem, dtype)
+        kernel, bias = tf.constant(stem.kernel, dtype), tf.constant(stem.bias, dtype)
+        centre = self._centre(0)
 
         def run(skips: dict[str, Tensor], images: Tensor) -> Tensor:
             x = tf.pad(tf.cast(images, dtype), [[0, 0], [3, 3], [3, 3], [0, 0]])
             x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
-            skips["conv1/relu"] = x
-            # Keras pads with zeros before the pooling; after a ReLU that is the same as padding with nothing.
-            skips["pool1"] = tf.nn.max_pool2d(x, 3, 2, [[0, 0], [1, 1], [1, 1], [0, 0]])
-            return skips["pool1"]
+            skips["conv1/relu"] = self._kept(x)
+            x = tf.nn.max_pool2d(self._padded(x), 3, 2, "VALID")
+            skips["pool1"] = self._kept(x)
+            return skips["pool1"] if centre is None else self._kept(x - self._first(centre, x))
 
         self._steps.append(run)
 
+    def _centre(self, index: int) -> folding.Array64 | None:
+        """The means that a dense block's features are kept without; None where they are kept as they are."""
+        if not self._is_bfloat16:
+            return None
+        is_last = index == len(self._topology.blocks) - 1
+        return folding.means_of(self._tensors, "bn" if is_last else f"pool{index + 2}_bn")
+
+    def _first(self, centre: folding.Array64, x: Tensor) -> Tensor:
+        """Those of the channels that come into the block, float32 whatever the arithmetic."""
+        return self._tf.constant(centre[: x.shape[3]], self._tf.float32)
+
     def _prepare_encoder(self) -> None:
         topology = self._topology
-        for block, count in enumerate(topology.blocks, start=2):
+        channels = channels_of(topology)
+        for index, count in enumerate(topology.blocks):
+            block, centre = index + 2, self._centre(index)
             for number in range(1, count + 1):
-                self._steps.append(self._dense_layer(f"conv{block}_block{number}"))
-            if block - 2 < len(topology.transitions):
-                self._steps.append(self._transition(f"pool{block}"))
-        self._steps.append(self._bridge())
+                name = f"conv{block}_block{number}"
+                self._steps.append(self._dense_layer(name, channels[f"{name}_0_bn"], centre))
+            if index < len(topology.transitions):
+                self._steps.append(self._transition(f"pool{block}", centre, self._centre(index + 1)))
+        self._steps.append(self._bridge(self._centre(len(topology.blocks) - 1)))
 
-    def _dense_layer(self, name: str) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
-        tf, dtype = self._tf, self._encoder_dtype
-        folded, growth_kernel = folding.dense_layer(self._tensors, name, self._topology)
-        bottleneck = self._clipped(folded, dtype)
-        growth = tf.constant(growth_kernel, dtype)
+    def _dense_layer(
+        self, name: str, incoming: int, centre: folding.Array64 | None
+    ) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        tf = self._tf
+        here = None if centre is None else centre[:incoming]
+        folded, growth_kernel = folding.dense_layer(self._tensors, name, self._topology, centre=here)
+        bottleneck = self._clipped(folded)
+        growth = self._constant(growth_kernel)
+        added = incoming + growth_kernel.shape[3]
+        minus = None if centre is None else self._constant(-centre[incoming:added])
 
         def run(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
             y = tf.nn.conv2d(tf.nn.relu(bottleneck(x)), growth, 1, "SAME")
-            return tf.concat([x, y], 3)
+            y = y if minus is None else tf.nn.bias_add(y, minus)
+            return tf.concat([x, self._kept(y)], 3)
 
         return run
 
-    def _transition(self, name: str) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    def _transition(
+        self, name: str, centre: folding.Array64 | None, following: folding.Array64 | None
+    ) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         tf = self._tf
-        folded = folding.after_batch_norm(self._tensors, f"{name}_conv", f"{name}_bn", self._topology.epsilon)
-        # Averaging commutes with a 1x1 convolution and costs a quarter before it.
-        convolution = self._clipped(
-            folded, self._encoder_dtype, between=lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID")
+        folded = folding.after_batch_norm(
+            self._tensors, f"{name}_conv", f"{name}_bn", self._topology, centre=centre
         )
+        if following is not None:
+            folded = folding.less(folded, following)
+        # Averaging commutes with a 1x1 convolution and costs a quarter before it.
+        convolution = self._clipped(folded, between=lambda x: self._kept(tf.nn.avg_pool2d(x, 2, 2, "VALID")))
 
         def run(skips: dict[str, Tensor], x: Tensor) -> Tensor:
-            skips[f"{name}_pool"] = convolution(x)
-            return skips[f"{name}_pool"]
+            x = convolution(x)
+            skip = x if following is None else tf.cast(x, tf.float32) + self._first(following, x)
+            skips[f"{name}_pool"] = self._kept(skip)
+            return x
 
         return run
 
-    def _bridge(self) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+    def _bridge(self, centre: folding.Array64 | None) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         topology = self._topology
-        folded = folding.after_batch_norm(
-            self._tensors, "conv2", "bn", topology.epsilon, has_relu=topology.final_relu
-        )
-        convolution = self._clipped(folded, self._encoder_dtype)
+        folded = folding.after_batch_norm(self._tensors, "conv2", "bn", topology, centre=centre)
+        convolution = self._clipped(folded)
         return lambda _skips, x: convolution(x)
 
     def _prepare_decoder(self) -> None:
@@ -213,7 +265,7 @@ class _Graph:
 
     def _joined_convolution(self, up: UpBlock, height: int, width: int) -> Callable[[Tensor, Tensor], Tensor]:
         """The convA over the upsampled features and the skip, to (height, width)."""
-        tf, dtype = self._tf, self._decoder_dtype
+        tf = self._tf
         weights = folding.plain(self._tensors, f"{up.name}_convA")
         incoming, outgoing = weights.kernel.shape[2:]
         rows, columns = (
@@ -221,50 +273,62 @@ class _Graph:
             for size in (height, width)
         )
         size = {"height": height, "width": width, "outgoing": outgoing}
-        if dtype == tf.float32 and tapped_convolution.winograd_pays(incoming=incoming, **size):
+        is_exact = self._shape.arithmetic is Arithmetic.FLOAT32
+        if is_exact and self._has_tiles and tapped_convolution.winograd_pays(incoming=incoming, **size):
             y_axis = tapped_convolution.winograd_axis(height, (rows, None))
             x_axis = tapped_convolution.winograd_axis(width, (columns, None))
-            mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel), dtype)
+            mixed = self._tapped(y_axis, x_axis, tapped_convolution.winograd_kernel(weights.kernel))
             bias = tf.constant(weights.bias)
             return lambda x, skip: tf.nn.bias_add(mixed(x, skip), bias)
         upsampled_channels = incoming - channels_of(self._topology)[up.skip]
         taps = weights.kernel[:, :, :upsampled_channels]
         if tapped_convolution.low_resolution_pays(incoming=upsampled_channels, **size):
             y_axis, x_axis = (tapped_convolution.low_resolution_axis(matrix) for matrix in (rows, columns))
-            upsampled = self._tapped(y_axis, x_axis, taps.reshape(9, upsampled_channels, outgoing), dtype)
+            taps = taps.reshape(9, upsampled_channels, outgoing)
+            upsampled = self._tapped(y_axis, x_axis, taps, is_kept=True)
         else:
-            upsampled = self._rows_last(taps, dtype)
-        kernel, bias = (
-            tf.constant(weights.kernel[:, :, upsampled_channels:], dtype),
-            tf.constant(weights.bias, dtype),
-        )
+            upsampled = self._rows_last(taps)
+        kernel, bias = self._constant(weights.kernel[:, :, upsampled_channels:]), self._constant(weights.bias)
 
         def run(x: Tensor, skip: Tensor) -> Tensor:
-            y = tf.nn.bias_add(tf.nn.conv2d(tf.cast(skip, dtype), kernel, 1, "SAME"), bias)
-            return tf.cast(upsampled(tf.cast(x, dtype)), dtype) + y
+            y = self._kept(tf.nn.bias_add(tf.nn.conv2d(skip, kernel, 1, "SAME"), bias))
+            return self._kept(self._kept(upsampled(self._kept(x))) + y)
 
         return run
 
-    def _rows_last(self, kernel: NDArray[np.float32], dtype: Tensor) -> Callable[[Tensor], Tensor]:
+    def _rows_last(self, kernel: NDArray[np.float32]) -> Callable[[Tensor], Tensor]:
         """A 3x3 convolution after an upsampling, at half the pixels: the rows are upsampled only afterwards.
 
         Upsample the columns, convolve with each row of the kernel, upsample those three along the columns'
         other axis and add them, each shifted by its row.
         """
         tf = self._tf
-        kernels = [tf.constant(kernel[row : row + 1], dtype) for row in range(3)]
+        kernels = [self._constant(kernel[row : row + 1]) for row in range(3)]
 
         def run(x: Tensor) -> Tensor:
             _, height, width, _ = x.shape
-            x = tf.cast(self._resize(x, (height, 2 * width)), dtype)
+            x = self._kept(self._resize(x, (height, 2 * width)))
             above, middle, below = (
-                self._resize(tf.nn.conv2d(x, row, 1, "SAME"), (2 * height, 2 * width)) for row in kernels
+                self._twice_the_rows(self._kept(tf.nn.conv2d(x, row, 1, "SAME"))) for row in kernels
             )
-            above = tf.pad(above[:, :-1], [[0, 0], [1, 0], [0, 0], [0, 0]])
-            below = tf.pad(below[:, 1:], [[0, 0], [0, 1], [0, 0], [0, 0]])
-            return middle + above + below
+            above = tf.pad(above[:, :-1], [[0, 0], [1, 0], [0, 0]])
+            below = tf.pad(below[:, 1:], [[0, 0], [0, 1], [0, 0]])
+            return tf.reshape(middle + above + below, (-1, 2 * height, 2 * width, kernel.shape[3]))
 
         return run
+
+    def _twice_the_rows(self, x: Tensor) -> Tensor:
+        """Rows upsampled, to (B, 2h, w x C): a row is one pixel of many channels, which makes long loops."""
+        _, height, width, channels = x.shape
+        x = self._resize(self._tf.reshape(x, (-1, height, 1, width * channels)), (2 * height, 1))
+        return self._tf.reshape(x, (-1, 2 * height, width * channels))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """With one pixel of zeros on all sides, as Keras pads before the pooling."""
+        batch, height, width, channels = x.shape
+        rows = self._tf.reshape(x, (batch, height, width * channels))
+        rows = self._tf.pad(rows, [[0, 0], [1, 1], [channels, channels]])
+        return self._tf.reshape(rows, (batch, height + 2, width + 2, channels))
 
     def _resize(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Bilinear, to (height, width); float32 whatever comes in."""
@@ -276,33 +340,38 @@ class _Graph:
     def _decoder_convolution(
         self, weights: Convolution, height: int, width: int
     ) -> Callable[[Tensor], Tensor]:
-        tf, dtype = self._tf, self._decoder_dtype
-        kernel, bias = self._constants(weights, dtype)
+        tf = self._tf
         incoming, outgoing = weights.kernel.shape[2:]
         cost = tapped_convolution.DIRECT_COST
-        if dtype == tf.bfloat16:
+        if self._is_bfloat16:
             cost = tapped_convolution.DIRECT_COST_BFLOAT16
-        if dtype != tf.float16 and tapped_convolution.winograd_pays(
+        if self._has_tiles and tapped_convolution.winograd_pays(
             height=height, width=width, incoming=incoming, outgoing=outgoing, direct_cost=cost
         ):
             y_axis, x_axis = (tapped_convolution.winograd_axis(size, (None,)) for size in (height, width))
             spread = tapped_convolution.winograd_kernel(weights.kernel)
-            mixed = self._tapped(y_axis, x_axis, spread, tf.float32)
+            mixed = self._tapped(y_axis, x_axis, spread)
             exact_bias = tf.constant(weights.bias)
             return lambda x: tf.nn.bias_add(mixed(tf.cast(x, tf.float32)), exact_bias)
-        return lambda x: tf.nn.bias_add(tf.nn.conv2d(tf.cast(x, dtype), kernel, 1, "SAME"), bias)
+        kernel, bias = self._constant(weights.kernel), self._constant(weights.bias)
+        return lambda x: self._kept(tf.nn.bias_add(tf.nn.conv2d(self._kept(x), kernel, 1, "SAME"), bias))
 
     def _tapped(
-        self, y_axis: Axis, x_axis: Axis, kernel: NDArray[np.float32], dtype: Tensor
+        self, y_axis: Axis, x_axis: Axis, kernel: NDArray[np.float32], *, is_kept: bool = False
     ) -> Callable[..., Tensor]:
-        """The algorithm of tapped_convolution.py; without gathering matrices the taps share one input."""
+        """The algorithm of tapped_convolution.py; without gathering matrices the taps share one input.
+
+        In float32, or with `is_kept` as the arithmetic keeps tensors.
+        """
         tf = self._tf
-        mixing = tf.constant(kernel, dtype)
+        constant: Callable[..., Tensor] = self._constant if is_kept else tf.constant
+        kept: Callable[[Tensor], Tensor] = self._kept if is_kept else lambda x: x
+        mixing = constant(kernel)
         taps = round(len(kernel) ** 0.5)
-        assemble_y, assemble_x = tf.constant(y_axis.assemble, dtype), tf.constant(x_axis.assemble, dtype)
+        assemble_y, assemble_x = constant(y_axis.assemble), constant(x_axis.assemble)
         height, width = len(y_axis.assemble), len(x_axis.assemble)
         gathers = [
-            (tf.constant(np.concatenate(y), dtype), tf.constant(np.concatenate(x), dtype))
+            (constant(np.concatenate(y)), constant(np.concatenate(x)))
             for y, x in zip(y_axis.gathers, x_axis.gathers, strict=True)
         ]
         rows, columns = y_axis.assemble.shape[1] // taps, x_axis.assemble.shape[1] // taps
@@ -321,31 +390,28 @@ class _Graph:
                 x = tf.concat(parts, 2) if len(parts) > 1 else parts[0]
             else:
                 x = tf.reshape(sources[0], (1, batch * rows * columns, sources[0].shape[3]))
-            x = tf.reshape(tf.matmul(x, mixing), (taps, taps, batch, rows, columns, outgoing))
+            x = tf.reshape(kept(tf.matmul(x, mixing)), (taps, taps, batch, rows, columns, outgoing))
             x = tf.reshape(
                 tf.transpose(x, (2, 0, 3, 1, 4, 5)), (batch * taps * rows, taps * columns, outgoing)
             )
-            x = tf.reshape(tf.matmul(assemble_x, x), (batch, taps * rows, width * outgoing))
+            x = tf.reshape(kept(tf.matmul(assemble_x, x)), (batch, taps * rows, width * outgoing))
             return tf.reshape(tf.matmul(assemble_y, x), (batch, height, width, outgoing))
 
         return run
 
     def _clipped(
-        self, folded: ClippedConvolution, dtype: Tensor, *, between: Callable[[Tensor], Tensor] | None = None
+        self, folded: ClippedConvolution, *, between: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[Tensor], Tensor]:
         tf = self._tf
-        kernel, bias = self._constants(folded.convolution, dtype)
-        low = tf.constant(folded.low, dtype) if np.isfinite(folded.low).any() else None
-        high = tf.constant(folded.high, dtype) if np.isfinite(folded.high).any() else None
+        kernel = self._constant(folded.convolution.kernel)
+        bias = self._constant(folded.convolution.bias)
+        low = self._constant(folded.low) if np.isfinite(folded.low).any() else None
+        high = self._constant(folded.high) if np.isfinite(folded.high).any() else None
 
         def run(x: Tensor) -> Tensor:
             x = x if low is None else tf.maximum(x, low)
             x = x if high is None else tf.minimum(x, high)
             x = x if between is None else between(x)
-            return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+            return self._kept(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
         return run
-
-    def _constants(self, convolution: Convolution, dtype: Tensor) -> tuple[Tensor, Tensor]:
-        tf = self._tf
-        return tf.constant(convolution.kernel, dtype), tf.constant(convolution.bias, dtype)

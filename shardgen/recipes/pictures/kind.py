@@ -91,9 +91,9 @@ class OutputTable(Table):
 class Tables(RecipeTables):
     """All of them."""
 
-    sources: SourcesTable = SourcesTable()
-    depth: DepthTable = DepthTable()
-    output: OutputTable = OutputTable()
+    sources: SourcesTable = Field(default_factory=SourcesTable)
+    depth: DepthTable = Field(default_factory=DepthTable)
+    output: OutputTable = Field(default_factory=OutputTable)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -213,7 +213,8 @@ class Pictures(RecipeKind):
             except SampleError:
                 continue
             image.append(len(prepared.image))
-            depth.append(len(encode_depth(plan, prepared, likely_depth(prepared.network_input))))
+            depth_file, _sums = encode_depth(plan, prepared, likely_depth(prepared.network_input))
+            depth.append(len(depth_file))
         count = max(1, len(image))
         return SizeEstimate(
             outputs={IMAGE: sum(image) / count, DEPTH: sum(depth) / count},
