@@ -50,9 +50,8 @@ Rows = list[tuple[str, ...]]
 def _network(run: RunDirectory, precision: Precision, micro_batch: int, device: str) -> Estimator:
     """The run's network on a device, in a precision that need not be the plan's."""
     plan: NetworkPlan = replace(depth_in(run.plan()), precision=precision)
-    family = find_family(plan.model)
-    on = family.prepare(device, threads=0)
-    network = family.find(network_choice(run.local)).load(plan, micro_batch=micro_batch, on=on)
+    found = find_family(plan.model).find(network_choice(run.local))
+    network = found.load(plan, micro_batch=micro_batch, on=found.prepare(device, threads=0))
     network.warm_up()
     return network
 

@@ -37,6 +37,7 @@ from shardgen.machine.processes import new_identity
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -121,6 +122,10 @@ class Bench:
                 self.estimator.outputs(images)
         return sum(len(images) for images in inputs)
 
+    def maker(self) -> CompositesMaker:
+        """What makes the samples."""
+        return maker_of(self.plan, self.composer, self.estimator)
+
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
         """Lease and make so many slices, as a worker does."""
         identity = new_identity("benchmark")
@@ -134,7 +139,7 @@ class Bench:
             with Heartbeat(coordinator, policy, say=print) as heartbeat:
                 stages = Stages(
                     recipe=recipe_of(self.plan),
-                    maker=maker_of(self.plan, self.composer, self.estimator),
+                    maker=self.maker(),
                     store=store,
                     manifest=manifest,
                     heartbeat=heartbeat,

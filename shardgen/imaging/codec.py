@@ -16,7 +16,7 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from shardgen.errors import EncodeFailed, SourceUndecodable
+from shardgen.errors import EncodeFailed, MachineUnfit, SourceUndecodable
 from shardgen.imaging.colour import to_srgb
 from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
 from shardgen.imaging.containers.base import AGAIN, Levels, Outline, Stored, by_strips, check_size, library
@@ -117,6 +117,20 @@ def probe(data: bytes) -> tuple[int, int]:
     return outline.width, outline.height
 
 
+def claimed_pixels(data: bytes) -> int:
+    """How many pixels its headers claim, at little cost; 0 where they do not read."""
+    try:
+        if data.startswith(jpeg.START):
+            width, height = jpeg.size_of(data)
+        elif data.startswith(png.SIGNATURE):
+            width, height = png.size_of(data)
+        else:
+            width, height = probe(data)
+    except (SourceUndecodable, MachineUnfit):
+        return 0
+    return width * height
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """What reads one container: a picture, and what its headers say."""
@@ -175,12 +189,15 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
         raise EncodeFailed(
             f"16-bit pixels cannot be stored as {image_format.value}", hint='set depth = "png" in [output]'
         )
-    subject = f"{image_format.value} of {pixels.shape} {pixels.dtype}"
-    with opencv_errors(lambda reason: EncodeFailed(f"{subject}: {reason}")):
+
+    def failed(reason: str) -> EncodeFailed:
+        return EncodeFailed(f"{image_format.value} of {pixels.shape} {pixels.dtype}: {reason}")
+
+    with opencv_errors(failed):
         source = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
         succeeded, buffer = cv2.imencode(f".{image_format.suffix}", source, parameters)
     if not succeeded:
-        raise EncodeFailed(f"{subject}: OpenCV refused")
+        raise failed("OpenCV refused")
     return buffer.tobytes()
 
 

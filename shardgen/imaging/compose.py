@@ -22,6 +22,11 @@ class Figure:
     cutout: CutOut
     at: Rectangle
 
+    def changes(self, blend: Blend) -> Rectangle:
+        """The rectangle of the canvas outside which it changes no pixel."""
+        box = self.cutout.box if blend is Blend.MASK else self.cutout.matte_box
+        return Rectangle(x=self.at.x + box.x, y=self.at.y + box.y, width=box.width, height=box.height)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Visible:
@@ -59,7 +64,7 @@ def compose(
 ) -> Canvas:
     """Paint figures, one after the other, on a copy of the background canvas, uint8 (H, W, 3) RGB.
 
-    Only `part` is copied and painted, which holds all that lies of the figures on the canvas; None: all.
+    Only `part` is copied and painted, which holds all that the figures change of the canvas; None: all.
     """
     if part is None:
         part = Rectangle(x=0, y=0, width=background.shape[1], height=background.shape[0])
@@ -86,10 +91,10 @@ def compose(
     )
 
 
-def on_canvas(figures: Sequence[Figure], canvas: tuple[int, int]) -> Rectangle:
-    """The rectangle around what lies of figures on a canvas (width, height); one pixel, if nothing does."""
-    shown = [box for figure in figures if (box := _clipped(figure.at, canvas)) is not None]
-    return around(shown or [Rectangle(x=0, y=0, width=1, height=1)])
+def on_canvas(figures: Sequence[Figure], canvas: tuple[int, int], blend: Blend) -> Rectangle:
+    """The rectangle around what figures change of a canvas (width, height); one pixel, if that is nothing."""
+    changed = (_clipped(figure.changes(blend), canvas) for figure in figures)
+    return around([box for box in changed if box is not None] or [Rectangle(x=0, y=0, width=1, height=1)])
 
 
 def _clipped(at: Rectangle, canvas: tuple[int, int]) -> Rectangle | None:
@@ -126,11 +131,13 @@ def _painted(fgbg: NDArray[np.uint8], figure: Figure, part: Rectangle, blend: Bl
 
 
 def _seen(figure: Figure, visible: Mask, part: Rectangle, *, is_alone: bool) -> Visible:
-    at, own = figure.at, figure.cutout.box
-    # The part holds whatever is on the canvas, so a figure inside the canvas is inside the part.
-    is_inside = at.x >= part.x and at.columns.stop <= part.columns.stop
-    is_inside = is_inside and at.y >= part.y and at.rows.stop <= part.rows.stop
-    box = own.moved(at.x, at.y) if is_alone and is_inside else box_of(visible).moved(part.x, part.y)
+    own = figure.cutout.box
+    box = own.moved(figure.at.x, figure.at.y)
+    # The part holds all of a mask that is on the canvas, so one inside the canvas is inside the part.
+    is_inside = part.x <= box.x and box.x + box.width <= part.columns.stop
+    is_inside = is_inside and part.y <= box.y and box.y + box.height <= part.rows.stop
+    if not (is_alone and is_inside):
+        box = box_of(visible).moved(part.x, part.y)
     return Visible(mask=visible, box=box, per_mille=1000 * box.area // own.area)
 
 

@@ -17,7 +17,6 @@ from shardgen.imaging.options import DepthEncoding, ImageFormat
 
 _MID_GREY = 128
 _LARGEST_16_BIT = 65535
-_SUMMED_AT_ONCE = 1 << 16  # squares of so many levels of 8 bits stay below 2**32
 
 
 def depth_image(
@@ -37,12 +36,17 @@ def depth_image(
     if not math.isfinite(farthest - nearest):
         raise EncodeFailed("the depth holds NaN or infinity")
     # A constant map is told before it is resized: averaging in float32 leaves noise that would be stretched.
-    if nearest == farthest or relative_depth.min() == relative_depth.max():
+    if nearest == farthest or _is_constant(relative_depth):
         return np.full(depth.shape, _MID_GREY, np.uint8)
     depth -= nearest
     depth *= 255.0
     depth /= farthest - nearest
     return 255 - depth.astype(np.uint8)
+
+
+def _is_constant(depth: NDArray[np.float32]) -> bool:
+    first = depth.flat[0]
+    return bool(depth.flat[-1] == first and (depth == first).all())
 
 
 def depth_picture(
@@ -95,19 +99,15 @@ def sums_of(pixels: NDArray[np.uint8] | NDArray[np.uint16], *, channels: int) ->
     planes = cv2.split(pixels)
     if len(planes) != channels:
         raise EncodeFailed(f"decodes to {len(planes)} channels (expected {channels})")
+    # OpenCV adds up 8 bits as integers, and tells them as doubles, which are exact up to 2**53.
     of_plane = _sums_of_8_bits if pixels.dtype == np.uint8 else _sums_of_16_bits
     sums, squares = zip(*map(of_plane, planes), strict=True)
     return OutputSums(images=1, pixels=pixels.shape[0] * pixels.shape[1], sum=sums, squares=squares)
 
 
 def _sums_of_8_bits(plane: NDArray[Any]) -> tuple[int, int]:
-    levels = plane.ravel()
-    total = squares = 0
-    for start in range(0, levels.size, _SUMMED_AT_ONCE):
-        part = levels[start : start + _SUMMED_AT_ONCE].astype(np.uint32)
-        total += int(part.sum())
-        squares += int(np.einsum("p,p->", part, part))
-    return total, squares
+    # Rounded, since Intel's library gives the root of the squares, which is squared again.
+    return int(cv2.sumElems(plane)[0]), round(cv2.norm(plane, cv2.NORM_L2SQR))
 
 
 def _sums_of_16_bits(plane: NDArray[Any]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from math import gcd
 
 import cv2
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from shardgen.imaging.options import Rectangle
 
 _WEIGHTS = 2048  # OpenCV's bilinear weights of 8 bits are whole numbers of so many
+_LARGEST_BLOCK = 49  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Scaling:
         shrinks = size[0] <= canvas[0] and size[1] <= canvas[1]
         self._interpolation = cv2.INTER_AREA if by_area and shrinks else cv2.INTER_LINEAR
         self._axes = self._found_axes()
+        self._block = self._found_block()
 
     def _found_axes(self) -> tuple[_Axis, _Axis] | None:
         periods = [
@@ -47,6 +50,18 @@ class Scaling:
         else:
             is_alike = all(map(_has_same_weights, self.canvas, self.size))
         return (periods[0], periods[1]) if is_alike else None
+
+    def _found_block(self) -> tuple[int, int] | None:
+        """Width and height of the blocks of pixels that are averaged, if a box filter gives the same."""
+        if self._axes is None or self._interpolation != cv2.INTER_AREA:
+            return None
+        block = self._axes[0].step, self._axes[1].step
+        return block if block[0] * block[1] > 1 and _filter_is_exact(*block) else None
+
+    def _cv_resized(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        if self._block is None:
+            return cv2.resize(image, size, interpolation=self._interpolation)  # type: ignore[return-value]
+        return _block_averages(image, size, self._block)
 
     @property
     def has_parts(self) -> bool:
@@ -71,7 +86,7 @@ class Scaling:
         """Resize a canvas. The result may be the image itself when the size is right already."""
         if self.size == self.canvas:
             return image
-        return cv2.resize(image, self.size, interpolation=self._interpolation)  # type: ignore[return-value]
+        return self._cv_resized(image, self.size)
 
     def resized(
         self, image: NDArray[np.uint8], part: Rectangle, rest: NDArray[np.uint8] | None = None
@@ -84,7 +99,7 @@ class Scaling:
             return self.whole(image)
         across, down = self._axes
         size = part.width // across.step * across.stored, part.height // down.step * down.stored
-        small = cv2.resize(image, size, interpolation=self._interpolation)
+        small = self._cv_resized(image, size)
         columns = self._kept(part.x, part.x + part.width, self.canvas[0], across)
         rows = self._kept(part.y, part.y + part.height, self.canvas[1], down)
         x, y = part.x // across.step * across.stored, part.y // down.step * down.stored
@@ -124,3 +139,29 @@ def _has_same_weights(before: int, after: int) -> bool:
     step, stored = before // gcd(before, after), after // gcd(before, after)
     is_shifted = first[stored:] - first[:-stored] == step
     return bool(is_shifted.all() and (weights[stored:] == weights[:-stored]).all())
+
+
+def _block_averages(
+    image: NDArray[np.uint8], size: tuple[int, int], block: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """As by area, in half the time: OpenCV vectorises its box filter, of which every `block` is taken."""
+    averages = cv2.blur(image, block, anchor=(0, 0), borderType=cv2.BORDER_REPLICATE)
+    return cv2.resize(averages, size, interpolation=cv2.INTER_NEAREST)  # type: ignore[return-value]
+
+
+@cache
+def _filter_is_exact(width: int, height: int) -> bool:
+    """Whether a box filter rounds each sum of a block, uint8 (height, width), as resizing by area does.
+
+    Of an even number of pixels halves may be rounded up or to even, so only odd ones are tried.
+    """
+    count = width * height
+    if count % 2 == 0 or count > _LARGEST_BLOCK:
+        return False
+    sums = np.arange(255 * count + 1)
+    ones = np.arange(count) < (sums % count)[:, np.newaxis]
+    blocks = (sums // count)[:, np.newaxis] + ones  # each sum as evenly as it goes
+    strip = blocks.reshape(-1, height, width).swapaxes(0, 1).reshape(height, -1).astype(np.uint8)
+    size = len(sums), 1
+    by_area = cv2.resize(strip, size, interpolation=cv2.INTER_AREA)
+    return np.array_equal(_block_averages(strip, size, (width, height)), by_area)

@@ -53,7 +53,7 @@ def extend(
             hint=f"put the planned files back, then extend again; or {run.for_another}",
         )
     refuse_absurd(run, grown)
-    estimate = kind.estimate(run.recipe(grown, arranged.files), folders)
+    estimate = kind.estimate(run.recipe(grown, arranged.files), folders, at_hand=draft.at_hand)
     on_step(PlanStep.CHECKED)
     files = {file.name for file in run.recipe(grown).files}
     new = {name: data for name, data in arranged.files.items() if name in files}

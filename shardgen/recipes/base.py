@@ -471,6 +471,7 @@ class Draft:
     `warnings` ask for a look and `notes` say what was converted. `facts` are lines of what `plan` prints: a
     name and a text. With `lacks` the plan cannot be written: it is why something of it could not be had, in
     whose place `document` has a stand-in. `files` are what `Recipe.files` of its plan names and is new.
+    `at_hand` is what the kind keeps of the sources for an estimate, so that it reads none of them again.
     """
 
     document: Document
@@ -480,6 +481,7 @@ class Draft:
     notes: tuple[Remark, ...] = ()
     lacks: ShardgenError | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    at_hand: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -548,8 +550,8 @@ class RecipeKind(ABC):
         )
 
     @abstractmethod
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
-        """How big its samples will be, from a few that are really encoded."""
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
+        """How big its samples will be, from a few that are really encoded; `at_hand` is its draft's."""
 
 
 def csv_field(text: str) -> str:

@@ -43,10 +43,14 @@ def plain(image: NDArray[np.uint8], size: tuple[int, int], *, by_area: bool) -> 
 
 def cutout(seed: int, width: int, height: int) -> CutOut:
     mask = np.where(noise(seed, height, width) > 127, 255, 0).astype(np.uint8)
-    mask[0, 0] = 255  # a cut-out has a mask
+    matte = noise(seed + 2, height, width)
+    # What is cut out does not fill its rectangle, and its matte is larger than its mask.
+    mask[: height // 4], mask[:, width - width // 5 :] = 0, 0
+    matte[: height // 6], matte[:, width - width // 8 :] = 0, 0
+    mask[height // 2, width // 2] = 255  # a cut-out has a mask
     return CutOut(
         pixels=noise(seed + 1, height, width, 3),
-        matte=noise(seed + 2, height, width),
+        matte=matte,
         mask=mask,
         mode=MaskMode.ALPHA,
     )
@@ -74,7 +78,7 @@ def compare(
 ) -> None:
     """Whole canvases, resized, beside parts that are resized into the resized background."""
     background = noise(99, canvas[1], canvas[0], 3)
-    changed = on_canvas(figures, canvas)
+    changed = on_canvas(figures, canvas, blend)
     parts = [scaling.part_for(changed) for scaling in scalings]
     whole = compose(background, figures, blend)
     painted = compose(background, figures, blend, part=around(parts))

@@ -239,7 +239,7 @@ class Text(RecipeKind):
             facts=(("made of", f"{len(sources.lines)} lines x {document.times} times"),),
         )
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
         return SizeEstimate(outputs={"said": 20.0, "back": 20.0}, labels=10.0)
 
 

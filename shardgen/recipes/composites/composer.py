@@ -24,7 +24,7 @@ from shardgen.imaging.scaling import Scaling
 from shardgen.recipes.composites.placement import Person, heights, size_at
 from shardgen.recipes.composites.plan import Compose, CompositesPlan, Flips, largest_size
 from shardgen.sources.checking import read_planned
-from shardgen.sources.inventory import Foreground
+from shardgen.sources.inventory import Background, Foreground
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Of all prepared sources kept in memory; a 600x600 background takes 2.1 MB, a cut-out up to 1.8 MB."""
@@ -108,7 +108,7 @@ class Composer:
     def _compose(self, sample: SampleIndex) -> ComposedSample:
         plan, to_stored, to_network = self._plan, self._to_stored, self._to_network
         scene, figures = self._drawn(sample)
-        changed = on_canvas(figures, plan.compose.canvas)
+        changed = on_canvas(figures, plan.compose.canvas, plan.compose.blend)
         stored = to_stored.part_for(changed)
         network = stored if to_network is None else to_network.part_for(changed)
         canvas = compose(scene.canvas, figures, plan.compose.blend, part=around([stored, network]))
@@ -153,10 +153,14 @@ class Composer:
         def prepare() -> Scene:
             if is_mirrored:
                 return self._resized(mirrored(self._scene(index, is_mirrored=False).canvas))
-            photo = read_planned(self._backgrounds, self._plan.sources.backgrounds[index])
-            return self._resized(resize(photo.pixels, self._plan.compose.canvas))
+            return self._resized(self._read_background(self._plan.sources.backgrounds[index]))
 
         return self._cache.get(("background", index, is_mirrored), prepare)
+
+    def _read_background(self, background: Background) -> NDArray[np.uint8]:
+        """At canvas size, uint8 (H, W, 3) RGB."""
+        photo = read_planned(self._backgrounds, background)
+        return resize(photo.pixels, self._plan.compose.canvas)
 
     def _resized(self, canvas: NDArray[np.uint8]) -> Scene:
         to_stored, to_network = self._to_stored, self._to_network

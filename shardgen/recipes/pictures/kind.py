@@ -197,8 +197,9 @@ class Pictures(RecipeKind):
             files[plan_file(sources).name] = data
         return replace(draft, blocks=tuple(blocks), files=files)
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
-        """Encode a few pictures; their depth is a guess."""
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
+        """Encode a few pictures; their depth is a guess. None is at hand, since a scan decodes none."""
+        del at_hand
         from shardgen.recipes.network import likely_depth
         from shardgen.recipes.pictures.maker import encode_depth, prepare_picture
 
