@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -62,6 +62,17 @@ class Scene:
         return sum({id(array): array.nbytes for array in held}.values())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SourcesAtHand:
+    """Photographs of this plan that need not be read, by their names.
+
+    Cut-outs as a composer keeps them, and backgrounds at canvas size, uint8 (H, W, 3) RGB.
+    """
+
+    cutouts: Mapping[str, CutOut] = field(default_factory=dict)
+    scenes: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
 class Composer:
     """Makes the composites of one plan from this machine's folders. Thread-safe."""
 
@@ -72,11 +83,13 @@ class Composer:
         backgrounds: Path,
         *,
         cache_bytes: int = CACHE_BYTES,
+        at_hand: SourcesAtHand | None = None,
     ) -> None:
         use_one_thread()
         self._plan = plan
         self._foregrounds = foregrounds
         self._backgrounds = backgrounds
+        self._at_hand = at_hand or SourcesAtHand()
         self._cache = PreparedSources(cache_bytes)
         canvas, depth = plan.compose.canvas, plan.depth
         self._to_stored = Scaling(canvas, plan.output.size)
@@ -159,6 +172,8 @@ class Composer:
 
     def _read_background(self, background: Background) -> NDArray[np.uint8]:
         """At canvas size, uint8 (H, W, 3) RGB."""
+        if (scene := self._at_hand.scenes.get(background.name)) is not None:
+            return scene
         photo = read_planned(self._backgrounds, background)
         return resize(photo.pixels, self._plan.compose.canvas)
 
@@ -171,6 +186,8 @@ class Composer:
         )
 
     def _read_cutout(self, foreground: Foreground) -> CutOut:
+        if (cutout := self._at_hand.cutouts.get(foreground.name)) is not None:
+            return cutout
         photo = read_planned(self._foregrounds, foreground)
         mask_photo = None
         if foreground.mask_file is not None:

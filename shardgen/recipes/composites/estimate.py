@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from shardgen.imaging.masks import CutOut
 from shardgen.imaging.opencv import resize
 from shardgen.imaging.options import MaskMode
 from shardgen.recipes.base import SizeEstimate
-from shardgen.recipes.composites.composer import Composer
+from shardgen.recipes.composites.composer import Composer, SourcesAtHand
 from shardgen.recipes.composites.maker import encode_sample
 from shardgen.recipes.composites.plan import CompositesPlan, Document, sample_count
 from shardgen.recipes.network import likely_depth
@@ -36,14 +35,20 @@ class AtHand:
     """
 
     def __init__(self, document: Document) -> None:
-        self.compose = document.compose
+        self._compose = document.compose
         self._document = document
         self._guard = threading.Lock()
         self._free_bytes = _AT_HAND_BYTES
         self._wanted_cutouts = frozenset[str]()
         self._wanted_scenes = frozenset[str]()
-        self.cutouts: dict[str, CutOut] = {}
-        self.scenes: dict[str, NDArray[np.uint8]] = {}
+        self._cutouts: dict[str, CutOut] = {}
+        self._scenes: dict[str, NDArray[np.uint8]] = {}
+
+    def of(self, plan: CompositesPlan) -> SourcesAtHand:
+        """What a composer of this plan may take; nothing where it would prepare it otherwise."""
+        if plan.compose != self._compose:
+            return SourcesAtHand()
+        return SourcesAtHand(cutouts=self._cutouts, scenes=self._scenes)
 
     def expect(self, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> None:
         """Work out which ones the estimate's samples are made of."""
@@ -58,16 +63,16 @@ class AtHand:
     def keep_foreground(self, name: str, whole: CutOut, placed: CutOut) -> None:
         """Keep it as a composer would."""
         if name in self._wanted_cutouts:
-            cutout = whole if isinstance(self.compose.foreground_height, tuple) else placed
+            cutout = whole if isinstance(self._compose.foreground_height, tuple) else placed
             if self._has_room(cutout.nbytes):
-                self.cutouts[name] = cutout
+                self._cutouts[name] = cutout
 
     def keep_background(self, name: str, photo: Photograph) -> None:
         """Keep it as large as the canvas."""
         if name in self._wanted_scenes:
-            scene = resize(photo.pixels, self.compose.canvas)
+            scene = resize(photo.pixels, self._compose.canvas)
             if self._has_room(scene.nbytes):
-                self.scenes[name] = scene
+                self._scenes[name] = scene
 
     def _has_room(self, size: int) -> bool:
         with self._guard:
@@ -75,24 +80,6 @@ class AtHand:
                 return False
             self._free_bytes -= size
             return True
-
-
-class ComposerAtHand(Composer):
-    """Reads only what is not at hand."""
-
-    def __init__(
-        self, plan: CompositesPlan, foregrounds: Path, backgrounds: Path, *, at_hand: AtHand
-    ) -> None:
-        super().__init__(plan, foregrounds, backgrounds)
-        self._at_hand = at_hand
-
-    def _read_background(self, background: Background) -> NDArray[np.uint8]:
-        scene = self._at_hand.scenes.get(background.name)
-        return super()._read_background(background) if scene is None else scene
-
-    def _read_cutout(self, foreground: Foreground) -> CutOut:
-        cutout = self._at_hand.cutouts.get(foreground.name)
-        return super()._read_cutout(foreground) if cutout is None else cutout
 
 
 def estimate_sizes(plan: CompositesPlan, composer: Composer, *, threads: int = 1) -> SizeEstimate:

@@ -138,14 +138,13 @@ class Composites(RecipeKind):
     def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
         """Compose a few samples; their depth is a guess."""
         from shardgen.recipes.composites.composer import Composer
-        from shardgen.recipes.composites.estimate import AtHand, ComposerAtHand, estimate_sizes
+        from shardgen.recipes.composites.estimate import AtHand, estimate_sizes
 
         if not isinstance(recipe, CompositesRecipe):
             raise TypeError(f"{recipe!r} is not a recipe of composites")
         plan, where = recipe.composites, (folders["foregrounds"], folders["backgrounds"])
-        composer = Composer(plan, *where)
-        if isinstance(at_hand, AtHand) and at_hand.compose == plan.compose:
-            composer = ComposerAtHand(plan, *where, at_hand=at_hand)
+        there = at_hand.of(plan) if isinstance(at_hand, AtHand) else None
+        composer = Composer(plan, *where, at_hand=there)
         return estimate_sizes(plan, composer, threads=usable_cores())
 
 
