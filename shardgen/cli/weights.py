@@ -72,7 +72,7 @@ def check(
     """Say what is in a weights file, or what is wrong with it.
 
     \b
-    Examples:
+    Example:
       shardgen weights check nyu.h5
       shardgen weights check nyu.h5 --fast
     """

@@ -189,4 +189,5 @@ def test_the_extra_holds_the_versions_that_the_benchmarks_install() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     pinned = {one for one in extras["optional-dependencies"]["bench"] if "==" in one}
     peers = (DATATROVE, HUEY, LITDATA, LITEQUEUE, PERSIST_QUEUE)
-    assert pinned == {f"{peer.name}=={peer.version}" for peer in peers}
+    of_the_network = {one for one in pinned if one.startswith("openvino==")}  # it hands out no work
+    assert pinned - of_the_network == {f"{peer.name}=={peer.version}" for peer in peers}

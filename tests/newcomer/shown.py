@@ -147,6 +147,7 @@ SHOWN = {
     ),
     "shardgen weights fetch nyu": Shown(at=State.PHOTOGRAPHS, code=33, says="densedepth/nyu.h5"),
     "shardgen weights check nyu.h5": Shown(at=State.WEIGHTS, says="604,097"),
+    "shardgen weights check nyu.h5 --fast": Shown(at=State.WEIGHTS, says="grey levels off on average"),
     # `.ci/run` gives it a folder.
     "shardgen demo": Shown(at=State.PHOTOGRAPHS, says="[6/6] Verify", leaves="shardgen-demo/demo.zip"),
 }

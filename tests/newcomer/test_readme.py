@@ -40,7 +40,7 @@ EXCUSED = {
     "python -m ruff ": "`.ci/run` does it",
     "python -m mypy": "`.ci/run` does it",
     "python -m tests.chaos ": "tests/chaos plays the same for a shorter time",
-    "python -m benchmarks.": "minutes to hours; below their options are compared with those that they have",
+    "python -m benchmarks": "minutes to hours; below their options are compared with those that they have",
     "du -sh .venv": "measures an installation",
     "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/coordination have a real one",
 }
