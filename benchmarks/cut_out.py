@@ -30,7 +30,7 @@ from shardgen.imaging.saliency import SaliencyNetwork
 from shardgen.imaging.sheet import cut_out_cell, cut_out_sheet
 from shardgen.machine.cores import usable_cores
 from shardgen.operations.cut_out import U2NETP
-from shardgen.storage.fetch import locate
+from shardgen.storage.released import locate
 
 _SIDE = 480  # pixels; the shorter side of a composite
 _HEIGHTS = (0.55, 0.75, 0.95)  # of the picture's height

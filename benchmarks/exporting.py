@@ -11,7 +11,9 @@ slow to create files for half a minute after many were removed. Needs 100 KB of 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -23,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.merge import SimulatedRun, measure_baseline, simulated_plan
+from benchmarks.merge import SimulatedRun, simulated_plan
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.dataset.export.driver import FORMATS, ExportRequest, export
 from shardgen.dataset.export.sources import RunSource, SampleSource, ZipSource
@@ -95,7 +97,7 @@ def measure(folder: Path, sample_count: int, name: str, *, of_zip: bool, split: 
     before, start = time.process_time(), time.perf_counter()
     plan = simulated_plan(sample_count)
     if not name:
-        measure_baseline(folder, sample_count)
+        _read_hash_and_write(folder, plan)
         samples = plan.samples
     elif of_zip:
         with ZipSource(folder / "dataset.zip") as source:
@@ -108,6 +110,17 @@ def measure(folder: Path, sample_count: int, name: str, *, of_zip: bool, split: 
         peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         samples=samples,
     )
+
+
+def _read_hash_and_write(folder: Path, plan: Plan) -> None:
+    """The output is synced, as an export's is."""
+    with (folder / "baseline.bin").open("wb") as output:
+        for receipt in SimulatedRun(folder, plan).receipts():
+            data = (folder / "artifacts" / receipt.artifact.name).read_bytes()
+            hashlib.sha256(data).digest()
+            output.write(data)
+        output.flush()
+        os.fsync(output.fileno())
 
 
 def _export(source: SampleSource, out: Path, name: str, *, split: bool) -> int:

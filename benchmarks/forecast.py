@@ -3,28 +3,26 @@
     python -m benchmarks.forecast [--settings small,full,masks-only] [--rounds 3]
 
 `small` is the network that ships, `full` a random one of the released size, `masks-only` makes no depth. The
-rate of a run is the last that `status` shows of its worker; its bytes are those of the merged zip without the
-contact sheet.
+rate of a run is that between its first receipt and its last; its bytes are those of the merged zip without
+the contact sheet.
 """
 
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardgen.errors import TransientError
+from benchmarks.beside.table import aligned, markdown
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.forecast import Forecast, read_forecast
 from shardgen.operations.plan import make_plan
-from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.template import settings_text
 
@@ -101,19 +99,15 @@ def _bytes_without_sheet(path: Path) -> int:
 
 
 def _rate_of(run: RunDirectory) -> float:
-    """Run it to its end; what its worker said of its rate last."""
-    rate = 0.0
+    """Run it to its end; samples a second from its first receipt to its last."""
     command = [sys.executable, "-m", "shardgen", "run", str(run.path), "--device", "cpu"]
-    with subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None:
-            time.sleep(0.5)
-            with suppress(TransientError):
-                rate = report(run).rate or rate
-    if process.returncode:
-        raise SystemExit(f"run ended with {process.returncode}")
-    return rate
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own interpreter and module
+    with sqlite3.connect(run.path / "manifest.sqlite") as connection:
+        query = "SELECT batch, recorded_at FROM receipt ORDER BY recorded_at"
+        receipts = connection.execute(query).fetchall()
+    (first, began), (_, ended) = receipts[0], receipts[-1]
+    plan = run.plan()
+    return (plan.samples - len(plan.layout.batch_samples(first))) / float(ended - began)
 
 
 def main() -> None:
@@ -123,8 +117,9 @@ def main() -> None:
     )
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     options = parser.parse_args()
-    print(f"{'setting':<11} {'samples/s':>20} {'ratio':>6}   {'bytes a sample':>20} {'ratio':>6}")
+    medians = []
     for name in options.settings.split(","):
         rates, sizes = [], []
         for _ in range(options.rounds):
@@ -135,10 +130,13 @@ def main() -> None:
             print(
                 f"{name:<11} {found.forecast_rate:>9.2f} {found.true_rate:>10.2f} {rates[-1]:>6.2f}   "
                 f"{found.forecast_bytes:>9,.0f} {found.true_bytes:>10,.0f} {sizes[-1]:>6.2f}",
+                file=sys.stderr,
                 flush=True,
             )
-        middle = f"{name + ', median':<31} {statistics.median(rates):>7.2f}"
-        print(f"{middle} {statistics.median(sizes):>30.2f}", flush=True)
+        every = ", ".join(f"{rate:.2f}" for rate in sorted(rates))
+        medians.append((name, f"{statistics.median(rates):.2f}", every, f"{statistics.median(sizes):.2f}"))
+    header = ("setting", "samples/s, forecast / true: median", "by round", "bytes, forecast / true")
+    print((markdown if options.markdown else aligned)(header, medians))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Merge beside its lower bound: reading the same artifacts, hashing them and writing their bytes.
+"""Merge beside `cat` of the same artifacts into one file, and a sync of it.
 
-    python -m benchmarks.merge --folder /tmp/merge-benchmark [--samples 408040] [--rounds 2]
+    python -m benchmarks.merge --folder /tmp/merge-benchmark [--samples 408040] [--rounds 3] [--markdown]
+        [--before CHECKOUT]
 
-Merged twice: with labels that the plan tells alone, and with 11 facts a sample beside them. Needs about 18 KB
-of disk per sample (7 GB at full size), removes what it wrote. Each measurement is a fresh process, so that
-peak memory is its own; artifacts are in the page cache for all alike.
+Merged twice: with labels that the plan tells alone, and with 11 facts a sample beside them. All take turns,
+and each measurement is a fresh process, so that peak memory is its own; artifacts are in the page cache for
+all alike. With `--before` the code of another checkout merges them, too. Needs about 18 KB of disk per sample
+(7 GB at full size), removes what it wrote.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from statistics import median
 from typing import ClassVar
 
+from benchmarks.beside.table import aligned, markdown
 from shardgen.artifacts.archive import BatchContent, build_artifact
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
@@ -52,6 +56,7 @@ NOISE = os.urandom(1 << 20)
 PLANNED = ("background", "foreground", "flip", "column", "row", *(f"frame_{n}" for n in range(4)))
 ROW = "park_0123.jpg,anna_0456.png,0,3,2,300,200,120,240"
 FACTS = 11
+HEADER = ("samples", "", "time", "CPU time", "peak memory", "speed of `cat`")
 
 
 def simulated_plan(sample_count: int) -> Plan:
@@ -197,17 +202,14 @@ def _sums(outputs: tuple[Output, ...], images: int) -> Sums:
     }
 
 
-def measure_baseline(folder: Path, sample_count: int) -> float:
-    """Read, hash and write; the output is synced, as a merge's is."""
+def measure_cat(folder: Path, sample_count: int) -> float:
+    """Copy every artifact into one file with `cat`; the file is synced, as a merge's is."""
     run = SimulatedRun(folder, simulated_plan(sample_count))
-    names = [receipt.artifact.name for receipt in run.receipts()]
+    names = "\0".join(f"artifacts/{receipt.artifact.name}" for receipt in run.receipts())
     start = time.perf_counter()
-    with (folder / "baseline.bin").open("wb") as output:
-        for name in names:
-            data = (folder / "artifacts" / name).read_bytes()
-            hashlib.sha256(data).digest()
-            output.write(data)
-        output.flush()
+    with (folder / "cat.bin").open("wb") as output:
+        command = ["xargs", "--null", "cat"]
+        subprocess.run(command, check=True, cwd=folder, input=names.encode(), stdout=output)  # noqa: S603
         os.fsync(output.fileno())
     return time.perf_counter() - start
 
@@ -227,7 +229,7 @@ def measure_merge(folder: Path, sample_count: int, recipe: type[CompositesRecipe
 
 
 MEASUREMENTS: dict[str, Callable[[Path, int], float]] = {
-    "baseline": measure_baseline,
+    "cat": measure_cat,
     "merge": measure_merge,
     "facts": partial(measure_merge, recipe=WithFacts),
 }
@@ -241,55 +243,60 @@ class Measured:
     cpu_seconds: float
     peak_mib: float
 
-    def __str__(self) -> str:
-        return f"{self.seconds:6.2f} s, CPU {self.cpu_seconds:5.2f} s, {self.peak_mib:3.0f} MiB"
 
-
-def _measure(what: str, folder: Path, sample_count: int) -> Measured:
+def _measure(what: str, folder: Path, sample_count: int, checkout: Path | None = None) -> Measured:
     """One measurement in a fresh process."""
-    for name in ("baseline.bin", "dataset.zip"):
+    for name in ("cat.bin", "dataset.zip"):
         (folder / name).unlink(missing_ok=True)
     os.sync()  # so that no measurement pays for the pages of the one before
     command = [sys.executable, "-m", "benchmarks.merge", "--measure", what]
-    command += ["--folder", str(folder), "--samples", str(sample_count)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
-    return Measured(**json.loads(answer))
+    command += ["--folder", str(folder.resolve()), "--samples", str(sample_count)]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=checkout)  # noqa: S603
+    return Measured(**json.loads(answer.stdout))
 
 
-def _run(folder: Path, sample_count: int, rounds: int) -> None:
+def _run(folder: Path, sample_count: int, *, rounds: int, before: Path | None) -> list[list[str]]:
     plan = simulated_plan(sample_count)
-    print(f"\n{plan.samples:,} samples, {3 * plan.samples:,} members, {plan.layout.batch_count:,} artifacts")
     SimulatedRun(folder, plan).write(FolderStore(folder / "artifacts"))
-    found = []
+    turns: dict[str, tuple[str, Path | None]] = {
+        "`cat` and sync": ("cat", None),
+        "merge": ("merge", None),
+        "merge, 11 facts a sample": ("facts", None),
+    }
+    if before is not None:
+        turns |= {"merge, before": ("merge", before), "merge, 11 facts a sample, before": ("facts", before)}
+    found: dict[str, list[Measured]] = {name: [] for name in turns}
     for number in range(rounds):
-        found.append([_measure(what, folder, sample_count) for what in MEASUREMENTS])
-        base, merged, facts = found[-1]
-        print(f"round {number + 1}: baseline {base} | merge {merged} | {_speed(base, merged)}")
-        print(f"         with facts {facts} | {_cost(merged, facts)}", flush=True)
-    base, merged, facts = (min(side, key=lambda one: one.cpu_seconds) for side in zip(*found, strict=True))
-    print(f"best of each:    {_speed(base, merged)}; {_cost(merged, facts)}")
+        for name, (what, checkout) in turns.items():
+            one = _measure(what, folder, sample_count, checkout)
+            found[name].append(one)
+            print(f"round {number + 1}: {name}: {one}", file=sys.stderr, flush=True)
+    return [_row(plan.samples, name, found[name], next(iter(found.values()))) for name in turns]
 
 
-def _speed(base: Measured, merged: Measured) -> str:
-    wall, cpu = base.seconds / merged.seconds, base.cpu_seconds / merged.cpu_seconds
-    return f"merge at {wall:.2f} of the baseline's speed (CPU {cpu:.2f})"
-
-
-def _cost(merged: Measured, facts: Measured) -> str:
-    more = facts.cpu_seconds - merged.cpu_seconds
-    return f"facts take {more:.2f} s of CPU, {more / facts.cpu_seconds:.0%} of that merge"
+def _row(samples: int, name: str, found: list[Measured], base: list[Measured]) -> list[str]:
+    speed = median(cat.seconds / one.seconds for cat, one in zip(base, found, strict=True))
+    return [
+        f"{samples:,}",
+        name,
+        f"{median(one.seconds for one in found):.2f} s",
+        f"{median(one.cpu_seconds for one in found):.2f} s",
+        f"{max(one.peak_mib for one in found):.0f} MiB",
+        f"{speed:.2f}",
+    ]
 
 
 def _check_with_readers(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
-        print(f"zipfile: {len(archive.infolist()):,} members, first bad one: {archive.testzip()}")
+        bad = archive.testzip()
+        print(f"zipfile: {len(archive.infolist()):,} members, first bad one: {bad}", file=sys.stderr)
     for command in (["unzip", "-tqq", str(path)], ["7z", "t", str(path)]):
         if shutil.which(command[0]) is None:
-            print(f"{command[0]}: not installed")
+            print(f"{command[0]}: not installed", file=sys.stderr)
             continue
         answer = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
         lines = [line for line in answer.stdout.splitlines() if "Ok" in line or "Warn" in line]
-        print(f"{' '.join(command[:2])}: exit code {answer.returncode} {' '.join(lines)}")
+        print(f"{' '.join(command[:2])}: exit code {answer.returncode} {' '.join(lines)}", file=sys.stderr)
 
 
 def main() -> None:
@@ -297,25 +304,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=408_040)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--before", type=Path, help="a checkout of the version to compare with")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        before = time.process_time()
+        start = _cpu_seconds()
         seconds = MEASUREMENTS[options.measure](options.folder, options.samples)
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        measured = Measured(seconds=seconds, cpu_seconds=time.process_time() - before, peak_mib=peak_mib)
+        measured = Measured(seconds=seconds, cpu_seconds=_cpu_seconds() - start, peak_mib=peak_mib)
         print(json.dumps(asdict(measured)))
         return
     folder = options.folder / "shardgen-merge-benchmark"
+    rows = []
     try:
         for sample_count in (options.samples // 4, options.samples):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            _run(folder, sample_count, options.rounds)
+            rows += _run(folder, sample_count, rounds=options.rounds, before=options.before)
         _check_with_readers(folder / "dataset.zip")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    print((markdown if options.markdown else aligned)(HEADER, rows))
+
+
+def _cpu_seconds() -> float:
+    """User and system time of this process and of those that it has waited for."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 if __name__ == "__main__":

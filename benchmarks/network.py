@@ -122,8 +122,10 @@ def our_way(weights: Path, precision: str) -> Way:
         upsampling=Upsampling.ALIGNED,
         precision=Precision(precision),
     )
-    estimator = network.load(plan, micro_batch=MICRO_BATCH, on=preparing.prepare("cpu", threads=0))
-    return lambda images: estimator.estimate(images).relative
+    loaded: Any = network.load(plan, micro_batch=MICRO_BATCH, on=preparing.prepare("cpu", threads=0))
+    if hasattr(loaded, "estimate"):  # an older version
+        return lambda images: np.asarray(loaded.estimate(images).relative)
+    return lambda images: np.stack([loaded.depth_of(raw) for raw in loaded.outputs(list(images))])
 
 
 def emulated_way(weights: Path) -> Way:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.coordination.base import Seat
 from shardgen.coordination.database import DatabaseCoordinator
+from shardgen.depth.base import Estimator
 from shardgen.domain.identifiers import BatchIndex, SampleIndex
 from shardgen.domain.lease import NoLease
 from shardgen.domain.plan import Plan
@@ -36,6 +37,7 @@ from shardgen.machine.processes import new_identity
 from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -95,32 +97,34 @@ def planned_run(folder: Path, weights: str | None, slice_batches: int) -> RunDir
 class Bench:
     """One process with a worker's parts, used either whole or down to the bare network."""
 
-    def __init__(self, run: RunDirectory, choice: DeviceChoice) -> None:
+    def __init__(self, run: RunDirectory, choice: DeviceChoice, *, network: Estimator | None = None) -> None:
         self.run = run
         self.plan: Plan = run.plan()
         has_depth = any(output.name == DEPTH for output in self.plan.outputs)
-        self.estimator = load_network(run, choice) if has_depth else None
+        self.estimator = load_network(run, choice) if has_depth and network is None else network
         self.composer = open_composer(run)
         self.threads = choice.threads
 
-    def slice_inputs(self, first: BatchIndex, count: int) -> list[NDArray[np.uint8]]:
+    def slice_inputs(self, first: BatchIndex, count: int) -> list[list[NDArray[np.uint8]]]:
         """The network inputs of `count` batches from `first` on."""
         return [
-            np.stack(
-                [
-                    self.composer.compose(SampleIndex(sample)).network_input
-                    for sample in self.plan.layout.batch_samples(BatchIndex(batch))
-                ]
-            )
+            [
+                self.composer.compose(SampleIndex(sample)).network_input
+                for sample in self.plan.layout.batch_samples(BatchIndex(batch))
+            ]
             for batch in range(first, first + count)
         ]
 
-    def bare(self, inputs: list[NDArray[np.uint8]]) -> int:
+    def bare(self, inputs: list[list[NDArray[np.uint8]]]) -> int:
         """Only the network."""
         for images in inputs:
             if self.estimator is not None:
-                self.estimator.estimate(images)
+                self.estimator.outputs(images)
         return sum(len(images) for images in inputs)
+
+    def maker(self) -> CompositesMaker:
+        """What makes the samples."""
+        return maker_of(self.plan, self.composer, self.estimator)
 
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
         """Lease and make so many slices, as a worker does."""
@@ -135,7 +139,7 @@ class Bench:
             with Heartbeat(coordinator, policy, say=print) as heartbeat:
                 stages = Stages(
                     recipe=recipe_of(self.plan),
-                    maker=maker_of(self.plan, self.composer, self.estimator),
+                    maker=self.maker(),
                     store=store,
                     manifest=manifest,
                     heartbeat=heartbeat,

@@ -18,6 +18,7 @@ import argparse
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks.beside.table import aligned, markdown
 from benchmarks.worker import Bench, Spent, measured, planned_run
 from shardgen.launch.allocation import Wanted, settle_workers
 from shardgen.recipes.base import DeviceChoice
@@ -80,7 +82,7 @@ class Crew:
     def __init__(self, run: RunDirectory, workers: int, stack: ExitStack) -> None:
         self.name = f"{workers} x"
         wanted = Wanted(workers=workers, device="cpu")
-        shares = settle_workers(run, run.plan(), wanted, (), say=print)
+        shares = settle_workers(run, run.plan(), wanted, (), say=lambda line: print(line, file=sys.stderr))
         self._pipes: list[Connection] = []
         spawn = multiprocessing.get_context("spawn")
         before = dict(os.environ)
@@ -103,8 +105,8 @@ class Crew:
         return Round(name=self.name, spent=[pipe.recv() for pipe in self._pipes])
 
 
-def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
-    """Print both sides round by round, and the medians of the ratios."""
+def compare(folder: Path, weights: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """Print both sides round by round; the medians of the ratios."""
     crews = []
     with ExitStack() as stack:
         for workers in (1, options.workers):
@@ -114,9 +116,10 @@ def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
             crews.append(Crew(run, workers, stack))
         for crew in crews:  # the first slices fill the caches of prepared photographs
             crew.make(options.workers)
-        print(f"\n{weights}")
+        print(f"\n{weights}", file=sys.stderr)
         columns = ("images", 6), ("makespan", 9), ("rates", 7), ("/CPU-s", 7), ("cores", 6)
-        print(f"{'round':>5} {'workers':<8}", *(f"{name:>{width}}" for name, width in columns))
+        heads = (f"{name:>{width}}" for name, width in columns)
+        print(f"{'round':>5} {'workers':<8}", *heads, file=sys.stderr)
         ratios = []
         for number in range(options.rounds):
             # Whoever comes second may find the machine slower or faster: they take turns.
@@ -127,6 +130,7 @@ def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
                 print(
                     f"{number:>5} {side.name:<8} {side.images:>6} {side.makespan:>9.2f} {side.rates:>7.2f} "
                     f"{side.per_cpu_second:>7.2f} {side.cores:>6.2f}",
+                    file=sys.stderr,
                     flush=True,
                 )
             ratios.append(
@@ -136,11 +140,7 @@ def compare(folder: Path, weights: str, options: argparse.Namespace) -> None:
                     many.per_cpu_second / one.per_cpu_second,
                 )
             )
-    makespan, rates, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(
-        f"{weights}: {options.workers} workers / 1 worker, median of {options.rounds}: "
-        f"makespan {makespan:.3f}, rates {rates:.3f}, per CPU-second {cpu:.3f}"
-    )
+    return weights, *(f"{statistics.median(column):.2f}" for column in zip(*ratios, strict=True))
 
 
 def main() -> None:
@@ -152,10 +152,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batches", type=int, default=8, help="of 32 images, per slice")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for weights in options.weights.split(","):
-            compare(Path(folder), weights, options)
+        rows = [compare(Path(folder), weights, options) for weights in options.weights.split(",")]
+    header = (
+        f"{options.workers} workers beside 1, median of {options.rounds}",
+        *("images/s until the last is done", "images/s, added up", "images per CPU-second"),
+    )
+    print((markdown if options.markdown else aligned)(header, rows))
 
 
 if __name__ == "__main__":

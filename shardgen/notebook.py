@@ -64,10 +64,10 @@ def watch(run_dir: str | Path, *, once: bool = False, command: Sequence[str] | N
     cell = _Cell(named)
     with _interrupts() as pressed:
         if command is None:
-            _watch(cell, SharedLook(opened, named=named), pressed, once=once)
+            _watch(cell, SharedLook(opened, named=named, pictures=True), pressed, once=once)
             return None
         started = _Command(command, run_dir)
-        _work(cell, SharedLook(opened, named=named), pressed, started)
+        _work(cell, SharedLook(opened, named=named, pictures=True), pressed, started)
         with suppress(ShardgenError):  # the command's exit code is what counts
             cell.show(Seen(look=look_once(opened, named=named)))
         return started.exit_code

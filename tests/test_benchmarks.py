@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import exporting
+from benchmarks import exporting, gpu
+from benchmarks.__main__ import PAGE, Table, printed_by, renew, tables
 from benchmarks.filled import Scale, fill, manifest_bytes, slice_count, write_artifacts
 from benchmarks.makespan import GOAL, Scene, Setting, ideal_makespan, policy_of, simulate
 from benchmarks.manifest_scale import HUGE, LARGE, SMALL, TENTH
@@ -168,3 +169,47 @@ def test_a_data_set_is_opened_in_little_memory(tmp_path: Path) -> None:
     write_hollow(tmp_path / "hollow.zip", 40_400)
     found = open_anew(tmp_path / "hollow.zip")
     assert (found.samples, found.open_mib < 100) == (40_400, True), found
+
+
+def test_only_the_tables_of_those_that_ran_are_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    names = "one", "two", "three"
+    blocks = [f"<!-- python -m benchmarks.{name} --markdown -->\n| {name} |\n<!-- end -->" for name in names]
+    page.write_text("# Figures\n\n" + "\n\n".join(blocks) + "\n", encoding="utf-8")
+
+    def run(table: Table) -> str:
+        if table.name == "two":
+            raise RuntimeError("is not installed")
+        return f"| {table.name}, anew |\n"
+
+    assert renew(page, [], run) == ["two"]
+    text = page.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| one, anew |",
+        "| two |",
+        "| three, anew |",
+    ]
+    assert renew(page, ["one"], lambda _table: "| one, once more |") == []
+    assert page.read_text(encoding="utf-8") == text.replace("one, anew", "one, once more")
+
+
+def test_every_table_of_the_page_has_a_command_that_can_be_typed() -> None:
+    found = list(tables(PAGE.read_text(encoding="utf-8")))
+    assert len({table.command for table in found}) == len(found) > 0
+    for table in found:
+        source = (PAGE.parent.parent / "benchmarks" / f"{table.name}.py").read_text(encoding="utf-8")
+        assert "--markdown" in table.command
+        for word in table.command.split():
+            assert not word.startswith("--") or f'"{word}"' in source, table.command
+
+
+def test_a_benchmark_that_fails_says_so() -> None:
+    with pytest.raises(RuntimeError, match="exit code 2"):
+        printed_by(Table(name="gpu", command="python -m benchmarks.gpu --no-such-option"))
+
+
+@pytest.mark.slow
+def test_a_device_with_a_queue_is_measured(tmp_path: Path) -> None:
+    rows = {row[0]: row[1] for row in gpu.artificial(tmp_path, 0.1, slices=1)}
+    assert 0 < float(rows["of the time the device works"]) < 1
+    assert int(rows["images a second"]) > 10

@@ -10,9 +10,9 @@ import pytest
 import typer
 
 from shardgen.cli.app import app
+from shardgen.cli.commands import LINES, load
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = {command.name: command for command in app.registered_commands}
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -24,7 +24,12 @@ def _example_lines(text: str) -> list[str]:
     return [line.strip() for line in text.partition("Example:")[2].splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("name", sorted(str(name) for name in COMMANDS))
+@pytest.mark.parametrize("name", sorted(LINES))
+def test_the_help_lists_each_command_with_the_first_line_of_its_own(name: str) -> None:
+    assert LINES[name] == load(name).help.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(LINES) - {"weights"}))
 def test_every_command_has_help_and_an_example_that_parses(name: str) -> None:
     group = typer.main.get_command(app)
     text = group.get_command(None, name).help or ""  # type: ignore[attr-defined]
@@ -42,7 +47,7 @@ def test_every_command_has_help_and_an_example_that_parses(name: str) -> None:
 
 def test_the_readme_shows_every_command_but_the_rare_ones() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in COMMANDS:
+    for name in LINES:
         if name not in ("doctor", "weights"):
             assert f"shardgen {name}" in readme, name
 

@@ -25,11 +25,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from shardgen.cli.commands import LINES
+
 ROOT = Path(__file__).parent.parent
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "tensorflow", "cv2", "alembic.command", "psycopg", "shardgen.cli.app",
+        "tensorflow", "cv2", "alembic.command", "psycopg", "typer._adapters", "rich.live", "rich.table",
+        "shardgen.cli.app", *(f"shardgen.cli.{name.replace('-', '_')}" for name in LINES),
+        "shardgen.recipes.composites.maker", "shardgen.recipes.pictures.maker",
+        "shardgen.coordination.database", "shardgen.operations.forecast",
         "shardgen.depth.densedepth.network",
         "shardgen.operations.merge", "shardgen.operations.verify", "shardgen.operations.plan",
         "shardgen.operations.rebuild", "shardgen.launch.local", "shardgen.launch.supervisor",

@@ -91,7 +91,7 @@ def estimator(weights: WeightsFile) -> Estimate:
     def estimate(images: Images) -> Depth:
         padded = np.concatenate([images, np.zeros((len(images) % 2, *images.shape[1:]), np.uint8)])
         raw = [np.asarray(network(padded[at : at + 2])) for at in range(0, len(padded), 2)]
-        return depth_of(np.concatenate(raw)[: len(images)]).relative
+        return depth_of(np.concatenate(raw)[: len(images)])
 
     return estimate
 

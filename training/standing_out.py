@@ -42,9 +42,11 @@ def demo_composites() -> Composites:
         run = prepare(Path(folder) / "demo")
         plan, folders = CompositesPlan(make_plan(run, {}).plan), run.folders({})
         composer = Composer(plan, folders["foregrounds"], folders["backgrounds"])
-        made = [composer.compose(SampleIndex(sample)) for sample in range(plan.samples)]
-    masks = [cv2.resize(one.canvas.mask, (320, 240), interpolation=cv2.INTER_AREA) >= 128 for one in made]
-    return Composites(images=np.stack([one.network_input for one in made]), masks=np.stack(masks))
+        samples = [SampleIndex(sample) for sample in range(plan.samples)]
+        images = [composer.compose(sample).network_input for sample in samples]
+        pasted = [composer.canvas(sample).mask for sample in samples]
+    masks = [cv2.resize(mask, (320, 240), interpolation=cv2.INTER_AREA) >= 128 for mask in pasted]
+    return Composites(images=np.stack(images), masks=np.stack(masks))
 
 
 def nearness_ratio(depth: Depth, mask: NDArray[np.bool_]) -> float:

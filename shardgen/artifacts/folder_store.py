@@ -219,17 +219,19 @@ class FolderStore(ArtifactStore):
         except OSError as error:
             raise storage_error(error, file) from error
 
-    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Straight into the buffer."""
+    def read(self, ref: ArtifactRef) -> bytes:
+        """A link is not followed."""
         path = f"{self.root}/{ref.name}"
         refuse_foreign_name(ref)
         self._refuse_link(ref.name.partition("/")[0])
+        data = b""
         try:
             descriptor = self._files.open(path, follow=False)
             try:
                 size = self._files.size(descriptor)
                 if size == ref.size_bytes:
-                    size = self._files.read_into(descriptor, buffer, 0)
+                    data = self._files.read(descriptor, size)
+                    size = len(data)
             finally:
                 self._files.close(descriptor)
         except FileNotFoundError as error:
@@ -238,7 +240,8 @@ class FolderStore(ArtifactStore):
             if fact := _IRREGULAR.get(error.errno or 0):
                 raise ArtifactCorrupt(f"{ref.name}: {fact}", hint=PUT_BACK) from error
             raise storage_error(error, path) from error
-        refuse_changed(ref, size, buffer)
+        refuse_changed(ref, size, data)
+        return data
 
     def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
         """Each folder is synced once, at the end."""

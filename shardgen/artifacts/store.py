@@ -52,15 +52,11 @@ class ArtifactReader(Protocol):
 
     @property
     def reads_at_once(self) -> int:
-        """How many artifacts to read at a time, so that none waits long for the one before; 1: none does."""
+        """How many artifacts to read at a time, so that none waits long for the one before."""
         ...
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
-        ...
-
-    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
         ...
 
 
@@ -161,15 +157,9 @@ class ArtifactStore(ABC):
     def size(self, path: str) -> int | None:
         """How many bytes a file of the listing has; None when it is gone."""
 
+    @abstractmethod
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
-        buffer = bytearray(ref.size_bytes)
-        self.read_into(ref, memoryview(buffer))
-        return bytes(buffer)
-
-    @abstractmethod
-    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Fill a buffer of `ref.size_bytes` with the artifact's bytes and check size and sha256."""
 
     @abstractmethod
     def read_unrecorded(self, path: ArtifactName | str) -> bytes:
@@ -216,7 +206,7 @@ def name_taken(place: str) -> ReceiptConflict:
     )
 
 
-def refuse_changed(ref: ArtifactRef, size: int, data: bytes | memoryview) -> None:
+def refuse_changed(ref: ArtifactRef, size: int, data: bytes) -> None:
     """Raise ArtifactCorrupt unless these are the artifact's bytes; of a wrong size none need be given."""
     if size != ref.size_bytes:
         raise ArtifactCorrupt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -15,29 +16,10 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli import options, weights
-from shardgen.cli.backup import backup
-from shardgen.cli.cut_out import cut_out
-from shardgen.cli.dead_letters import dead_letters
-from shardgen.cli.demo import demo
-from shardgen.cli.doctor import doctor
-from shardgen.cli.export import export
-from shardgen.cli.extend import extend
-from shardgen.cli.init import init
-from shardgen.cli.merge import merge
-from shardgen.cli.options import ServingCommand
-from shardgen.cli.plan import plan
-from shardgen.cli.preview import preview
+from shardgen.cli import options
+from shardgen.cli.commands import LINES, Commands
 from shardgen.cli.printable import Outlet, open_outlets
-from shardgen.cli.ray import ray
-from shardgen.cli.rebuild import rebuild
 from shardgen.cli.render import one_line, remark_text, say
-from shardgen.cli.requeue import requeue
-from shardgen.cli.run import run
-from shardgen.cli.status import status
-from shardgen.cli.sweep import sweep
-from shardgen.cli.verify import verify
-from shardgen.cli.worker import worker
 from shardgen.domain.wording import counted
 from shardgen.errors import (
     IMAGE_LIBRARIES,
@@ -54,6 +36,7 @@ USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="shardgen",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -63,15 +46,6 @@ app = typer.Typer(
     "the same command again.",
 )
 _SHOWN_REMARKS = 20
-_OPERATORS = (dead_letters, requeue, sweep, backup, rebuild)
-for command in (
-    *(cut_out, init, plan, preview, run, ray, worker, status, extend, merge, verify, export),
-    *(*_OPERATORS, doctor, demo),
-):
-    app.command(command.__name__.replace("_", "-"), cls=ServingCommand if command in (run, status) else None)(
-        command
-    )
-app.add_typer(weights.app, name="weights")
 
 
 def _version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -93,6 +67,8 @@ def _shardgen(
 
 def main() -> None:
     """Run the command line; every deliberate error becomes `error:` and `hint:` lines and an exit code."""
+    # pydantic would look for plugins in all installed packages.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     outlet = open_outlets()
     _show_what_is_logged()
     try:
@@ -217,8 +193,7 @@ def _usage(error: Exception) -> int:
 def _command_typed() -> str:
     """The command that the line names, for an error that comes before anybody has read so far."""
     named = sys.argv[1] if len(sys.argv) > 1 else ""
-    commands = {command.name for command in app.registered_commands}
-    return f"shardgen {named}" if named in commands else "shardgen"
+    return f"shardgen {named}" if named in LINES else "shardgen"
 
 
 def _typed_value(parameter: object) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.progress import opening
 from shardgen.domain.wording import sized
 
 
@@ -36,11 +37,13 @@ def backup(
       shardgen backup people
       shardgen backup people -o people.sqlite
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.operations.backup import back_up
+    with opening() as line:
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.backup import back_up
 
-    run = open_directory(run_dir)
-    made = back_up(run, output)
+        run = open_directory(run_dir)
+        line.doing("copying the manifest", is_printed=False)
+        made = back_up(run, output)
     manifest = run.database.path
     render.echo(f"{made}   {sized(made.stat().st_size)}")
     render.say(

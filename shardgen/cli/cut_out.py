@@ -56,9 +56,9 @@ def cut_out(
     Example:
       shardgen cut-out portraits --sheet cut-outs.png
     """
-    from shardgen.operations.cut_out import CutOutEvents, CutOutRequest, cut_out_photographs, draw_sheet
-
     with doing("looking through the photographs", is_printed=False) as line:
+        from shardgen.operations.cut_out import CutOutEvents, CutOutRequest, cut_out_photographs, draw_sheet
+
         count, on_file = itertools.count(1), line.counter("cutting out", "photograph")
         done = cut_out_photographs(
             CutOutRequest(path=folder, model=model, overwrite=overwrite, sheet=sheet),

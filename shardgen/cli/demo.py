@@ -28,6 +28,13 @@ def demo(
     Example:
       shardgen demo
     """
+    out, began = render.stdout(), time.monotonic()
+    numbers = itertools.count(1)
+
+    def step(text: str) -> None:
+        out.print(f"\n[{next(numbers)}/6] {text}")
+
+    step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.progress import doing
     from shardgen.cli.run import STARTING, show_run
@@ -37,13 +44,6 @@ def demo(
     from shardgen.operations.status import report
     from shardgen.operations.verify import check_zip
 
-    out, began = render.stdout(), time.monotonic()
-    numbers = itertools.count(1)
-
-    def step(text: str) -> None:
-        out.print(f"\n[{next(numbers)}/6] {text}")
-
-    step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
     run = prepare(folder)
     remember(run.named)
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")

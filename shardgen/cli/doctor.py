@@ -8,6 +8,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import remember, with_run_dir
+from shardgen.cli.progress import doing
 
 
 def doctor(
@@ -27,11 +28,12 @@ def doctor(
     Example:
       shardgen doctor people
     """
-    from shardgen.operations.doctor import Verdict, diagnose
-
     if run_dir is not None:
         remember(run_dir)
-    lines = list(diagnose(run_dir))
+    with doing("looking at this machine", is_printed=False):
+        from shardgen.operations.doctor import Verdict, diagnose
+
+        lines = list(diagnose(run_dir))
     rows = [
         [line.subject, line.verdict.value, line.fact + (f"\n{with_run_dir(line.hint)}" if line.hint else "")]
         for line in lines

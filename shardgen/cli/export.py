@@ -11,9 +11,9 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import Exclude, remember
-from shardgen.cli.progress import counting
+from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, sized
-from shardgen.manifest.database_url import is_meant_as_bucket
+from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.export.driver import ExportRequest, ExportResult
@@ -94,12 +94,16 @@ def export(
       shardgen export people.zip people-parquet --format parquet --split 800,100,100
       shardgen export people people-coco --format coco
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.operations.export import export_run, export_zip
-    from shardgen.operations.verify import is_zip
+    with opening():
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.export import export_run, export_zip
+        from shardgen.operations.verify import is_zip
 
-    request = _request(format, shard_size, _split(split, split_by, split_seed))
-    if not is_meant_as_bucket(subject) and is_zip(Path(subject)):
+        request = _request(format, shard_size, _split(split, split_by, split_seed))
+        run = None
+        if is_meant_as_bucket(subject) or not is_zip(Path(subject)):
+            run = open_directory(subject)
+    if run is None:
         for name, is_given in (
             ("--exclude", exclude),
             ("--partial", partial),
@@ -110,7 +114,6 @@ def export(
         with _exporting() as on_progress:
             result = export_zip(Path(subject), out, request, on_progress=on_progress)
     else:
-        run = open_directory(subject)
         with _exporting() as on_progress:
             result = export_run(
                 run,

@@ -17,13 +17,13 @@ from shardgen.cli.options import (
     with_run_dir,
 )
 from shardgen.cli.plan import plan_view, planning_progress, say_planning_remarks
-from shardgen.coordination.open import open_directory
+from shardgen.cli.progress import opening
 from shardgen.domain.wording import counted
-from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from shardgen.domain.plan import Plan
     from shardgen.recipes.base import Folders
+    from shardgen.settings.run_directory import RunDirectory
 
 
 def extend(
@@ -42,10 +42,12 @@ def extend(
     Example:
       shardgen extend people
     """
-    from shardgen.operations.extend import extend as extend_run
+    with opening():
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.extend import extend as extend_run
 
-    run = open_directory(run_dir)
-    before = run.plan().samples
+        run = open_directory(run_dir)
+        before = run.plan().samples
     with planning_progress() as events:
         extended = extend_run(
             run,

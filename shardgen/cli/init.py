@@ -9,7 +9,7 @@ import typer
 
 from shardgen.cli.options import HERE, RunDir, given_folders, typed
 from shardgen.cli.render import say
-from shardgen.manifest.database_url import SHARED_FOLDER, is_meant_as_bucket
+from shardgen.manifest.urls import SHARED_FOLDER, is_meant_as_bucket
 from shardgen.recipes.registry import DEFAULT_PRESET, presets
 
 

@@ -10,13 +10,12 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
 from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir, typed
-from shardgen.cli.progress import counting
-from shardgen.coordination.open import open_directory
+from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted
-from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from shardgen.dataset.merge import MergeResult
+    from shardgen.settings.run_directory import RunDirectory
 
 
 def merge(
@@ -42,7 +41,10 @@ def merge(
       shardgen merge people --partial
       shardgen merge people --exclude foregrounds/anna.png
     """
-    run = open_directory(run_dir)
+    with opening():
+        from shardgen.coordination.open import open_directory
+
+        run = open_directory(run_dir)
     warn_of_unplanned(run, run.plan(), {})
     merge_and_show(
         run, output, allow_dead_letters=allow_dead_letters, exclude=tuple(exclude or ()), partial=partial
@@ -58,9 +60,9 @@ def merge_and_show(
     partial: bool = False,
 ) -> None:
     """Merge with a bar, and print what was made; the last line says what is missing."""
-    from shardgen.operations.merge import merge_run
-
     with counting("merging", "sample") as on_progress:
+        from shardgen.operations.merge import merge_run
+
         result = merge_run(
             run,
             output,

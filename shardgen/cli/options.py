@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from shardgen.manifest.database_url import is_meant_as_bucket
+from shardgen.manifest.urls import is_meant_as_bucket
 
 HERE = "."
 named_run_dir: Path | str = HERE  # what hints put in the place of RUN_DIR

@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
 
 from shardgen.cli import render
 from shardgen.cli.options import (
@@ -23,19 +22,18 @@ from shardgen.cli.options import (
     parse_rate,
     typed,
 )
-from shardgen.cli.progress import Line, doing, downloading
-from shardgen.coordination.open import open_directory, open_run
+from shardgen.cli.progress import Line, doing, downloading, opening
 from shardgen.domain.identifiers import ShardIndex
 from shardgen.domain.wording import counted, duration, sized
 from shardgen.errors import ShardgenError
-from shardgen.operations.forecast import Forecast, rate_text
-from shardgen.recipes.registry import recipe_of
-from shardgen.settings.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from shardgen.operations.forecast import Forecast
     from shardgen.operations.plan import Planned
     from shardgen.recipes.base import Folders, PlanEvents
-
+    from shardgen.settings.run_directory import RunDirectory
 
 _CHANGES = 20  # lines
 _ASK_RATE = "unknown; add --calibrate to measure it, or --rate N (a V100 made 6.4 samples/s)"
@@ -84,7 +82,10 @@ def plan(
       shardgen plan people --calibrate
     """
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
-    with doing("opening the run", is_printed=False):
+    with opening():
+        from shardgen.coordination.open import open_directory, open_run
+        from shardgen.recipes.registry import recipe_of
+
         run = open_directory(run_dir)
     planned = make_plan_with_progress(run, given, rate=rate)
     run, forecast = run.planned(planned.plan), None
@@ -106,11 +107,11 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
 
     A plan that lacks something is shown before that is raised.
     """
-    from shardgen.operations.plan import make_plan
-
     unwritten: list[Planned] = []
     try:
         with planning_progress() as events:
+            from shardgen.operations.plan import make_plan
+
             planned = make_plan(run, given, events=events, on_unwritten=unwritten.append)
     except ShardgenError:
         for planned in unwritten:
@@ -123,10 +124,10 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
 
 def _measured(run: RunDirectory, given: Folders) -> Forecast:
     """Measure, with a bar of what is made."""
-    from shardgen.operations.forecast import make_forecast
-
     render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing of it is kept")
     with doing("loading what makes samples, up to a minute", is_printed=False) as line:
+        from shardgen.operations.forecast import make_forecast
+
         count, show = itertools.count(1), line.counter("calibrating", "sample")
         return make_forecast(run, given, say=render.say, on_made=lambda _samples: show(next(count), None))
 
@@ -140,6 +141,8 @@ def _forecast_view(forecast: Forecast, pending: int) -> RenderableType:
     computing = f", micro-batch {forecast.micro_batch}" if forecast.micro_batch else ""
     measured = f"{counted(forecast.batches, 'batch')} in {duration(forecast.seconds)}"
     device = f"{forecast.device_model}{computing}"
+    from rich.console import Group
+
     return Group(
         render.text(""),
         render.text(f"forecast: {_rate(forecast)} a worker ({measured}) on {device}"),
@@ -151,6 +154,8 @@ def _forecast_view(forecast: Forecast, pending: int) -> RenderableType:
 
 
 def _rate(forecast: Forecast) -> str:
+    from shardgen.operations.forecast import rate_text
+
     return f"{rate_text(forecast.rate)} samples/s{_spread(forecast.rate_spread)}"
 
 

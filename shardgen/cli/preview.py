@@ -57,12 +57,12 @@ def preview(
     Example:
       shardgen preview people --samples 20 -o preview.png
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.operations.preview import PreviewEvents, PreviewRequest
-    from shardgen.operations.preview import preview as make_preview
-    from shardgen.recipes.base import DeviceChoice
-
     with doing("reading the plan") as line:
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.preview import PreviewEvents, PreviewRequest
+        from shardgen.operations.preview import preview as make_preview
+        from shardgen.recipes.base import DeviceChoice
+
         path = make_preview(
             open_directory(run_dir),
             PreviewRequest(

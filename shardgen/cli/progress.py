@@ -251,6 +251,11 @@ def doing(what: str, *, is_printed: bool = True, keeps_last: bool = False) -> It
         yield line
 
 
+def opening() -> contextlib.AbstractContextManager[Line]:
+    """What is shown while a run, which may be far away, is opened, and what that takes is imported."""
+    return doing("opening the run", is_printed=False)
+
+
 @contextlib.contextmanager
 def counting(label: str, thing: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar over one thing; call what is yielded as `Line.counter` says."""

@@ -18,9 +18,8 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
 )
-from shardgen.cli.progress import doing
-from shardgen.cli.run import STARTING, finish, opening, ready_to_make, show_run
-from shardgen.coordination.open import open_directory
+from shardgen.cli.progress import doing, opening
+from shardgen.cli.run import STARTING, finish, ready_to_make, show_run
 from shardgen.errors import InputMissing
 
 
@@ -100,6 +99,8 @@ def ray(
     wanted = ClusterWanted(workers=workers, gpus=gpus_per_worker, cpus=cpus_per_worker)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     with opening():
+        from shardgen.coordination.open import open_directory
+
         directory = open_directory(run_dir)
     opened = ready_to_make(directory, given, output)
     found = opened.report()

@@ -5,29 +5,35 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 import typer
-from rich.console import Console, Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from shardgen.cli.printable import outlet_of, printable, printable_json
 from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted, sized
 from shardgen.machine.notebooks import is_notebook
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what only results are drawn with, and most of a help's time
+    from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
     from shardgen.dataset.merge import MergeResult
     from shardgen.dataset.verify import Verification
 
 _SHOWN_NAMES = 10
+_ANY_WIDTH = 10_000
+_FIRST_COMBINING = "\u0300"  # before it each character takes one column
 _PLAIN_WIDTH = 110  # columns of a table that goes into a file or a pipe
 
 
 def text(line: str) -> Text:
     """A line with no order to the terminal in it, neither rich's nor the terminal's own."""
+    from rich.text import Text
+
     return Text(printable(line))
 
 
@@ -55,6 +61,8 @@ def stderr() -> Console:
 
 
 def _console(stream: TextIO, *, is_stderr: bool) -> Console:
+    from rich.console import Console
+
     if stream.isatty() and not is_notebook():
         return Console(stderr=is_stderr, highlight=False)
     return Console(stderr=is_stderr, width=_PLAIN_WIDTH, highlight=False, force_terminal=False)
@@ -128,14 +136,104 @@ def print_json(document: object) -> None:
     print(printable_json(json.dumps(document, ensure_ascii=not knows_unicode, indent=2)))  # noqa: T201
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A plain table: the columns in `left` begin at the left, the others end at the right."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: frozenset[int]
+
+    @property
+    def width(self) -> int:
+        """Its columns on the screen, of characters that take one each."""
+        return sum(self._widths) + 2 * (len(self.heads) - 1)
+
+    def plain(self) -> list[str]:
+        """Its lines."""
+        return ["  ".join(self._aligned(row)) for row in (self.heads, *self.rows)]
+
+    def __rich__(self) -> RichTable:
+        """As rich draws it, in as many lines as it takes."""
+        from rich.table import Table as RichTable
+
+        result = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for index, head in enumerate(self.heads):
+            result.add_column(head, justify="left" if index in self.left else "right", overflow="fold")
+        for row in self.rows:
+            result.add_row(*map(text, row))
+        return result
+
+    @property
+    def _widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.heads, *self.rows, strict=True)]
+
+    def _aligned(self, row: tuple[str, ...]) -> Iterator[str]:
+        for index, (cell, width) in enumerate(zip(row, self._widths, strict=True)):
+            yield cell.ljust(width) if index in self.left else cell.rjust(width)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: bool = False) -> Table:
-    """A plain table: the first column to the left, the others to the right (or all to the left)."""
-    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if left or index == 0 else "right", overflow="fold")
-    for row in rows:
-        result.add_row(*(text(cell) for cell in row))
-    return result
+    """A table whose first column is to the left, the others to the right (or all to the left)."""
+    return Table(
+        heads=tuple(columns),
+        rows=tuple(tuple(row) for row in rows),
+        left=frozenset(range(len(columns)) if left else [0]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """The first of the tables, widest first, for which there is room; else the last."""
+
+    tables: tuple[Table, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What the console prints."""
+        from rich.measure import Measurement
+
+        room = options.update(max_width=_ANY_WIDTH)
+        for one in self.tables:
+            if one is self.tables[-1] or Measurement.get(console, room, one).maximum <= options.max_width:
+                yield one
+                return
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Lines and tables, one below the other."""
+
+    parts: tuple[str | Table | Fitting, ...]
+
+    def plain(self) -> list[str] | None:
+        """The lines that a file gets, as rich would write them; None where that takes rich.
+
+        It breaks lines, folds cells, and knows how wide the characters of all scripts are.
+        """
+        lines: list[str] = []
+        for part in self.parts:
+            if isinstance(part, str):
+                lines.append(part)
+                continue
+            tables = part.tables if isinstance(part, Fitting) else (part,)
+            lines += next((one for one in tables if one.width <= _PLAIN_WIDTH), tables[-1]).plain()
+        whole = "".join(lines)
+        is_plain = whole.isprintable() and max(whole, default="") < _FIRST_COMBINING
+        return lines if is_plain and all(len(line) <= _PLAIN_WIDTH for line in lines) else None
+
+    def __rich__(self) -> Group:
+        """As rich draws it."""
+        from rich.console import Group
+
+        return Group(*(text(part) if isinstance(part, str) else part for part in self.parts))
+
+
+def show(view: View) -> None:
+    """A view on stdout."""
+    if (sys.stdout.isatty() and not is_notebook()) or (lines := view.plain()) is None:
+        stdout().print(view)
+    else:
+        print(*lines, sep="\n", flush=True)  # noqa: T201
 
 
 def echo_findings(found: Verification) -> None:
@@ -148,6 +246,8 @@ def echo_findings(found: Verification) -> None:
 
 def merge_view(result: MergeResult) -> RenderableType:
     """What a merge made: the zip, its counts, its statistics."""
+    from rich.console import Group
+
     rows = []
     for name, part in result.statistics.items():
         mean = ", ".join(f"{value:.4f}" for value in part.mean)

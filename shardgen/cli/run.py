@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,14 +29,13 @@ from shardgen.cli.options import (
     with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
-from shardgen.cli.progress import Line, doing
-from shardgen.cli.serving import serving
-from shardgen.cli.status_view import mixture_lines
-from shardgen.coordination.base import OpenedRun
-from shardgen.coordination.open import open_directory
-from shardgen.coordination.report import Report
+from shardgen.cli.progress import Line, doing, opening
 from shardgen.domain.wording import counted
-from shardgen.settings.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from shardgen.coordination.base import OpenedRun
+    from shardgen.coordination.report import Report
+    from shardgen.settings.run_directory import RunDirectory
 
 STARTING = "starting the workers"
 
@@ -108,20 +106,19 @@ def run(
       shardgen run people --limit 1000
     """
     ends_at = time.monotonic() + (math.inf if deadline is None else parse_duration(deadline))
-    from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
-    from shardgen.launch.local import LocalLauncher
-    from shardgen.launch.supervisor import RunOptions, run_workers
-    from shardgen.operations.plan import refuse_lost_sources
-    from shardgen.recipes.base import given_threads
-
-    wanted = Wanted(
-        workers=workers,
-        device=parse_device(device),
-        gpus=() if gpus is None else parse_gpus(gpus),
-        threads_per_worker=given_threads(),
-    )
+    chosen_gpus = () if gpus is None else parse_gpus(gpus)
+    parse_device(device)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     with opening():
+        from shardgen.cli.serving import serving
+        from shardgen.coordination.open import open_directory
+        from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
+        from shardgen.launch.local import LocalLauncher
+        from shardgen.launch.supervisor import RunOptions, run_workers
+        from shardgen.operations.plan import refuse_lost_sources
+        from shardgen.recipes.base import given_threads
+
+        wanted = Wanted(workers=workers, device=device, gpus=chosen_gpus, threads_per_worker=given_threads())
         directory = open_directory(run_dir)
         chosen = choose_gpus(wanted)
     opened = ready_to_make(directory, given, output)
@@ -146,16 +143,16 @@ def run(
 
 def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
     """Plan if nothing is planned, and refuse before hours of work what would fail after them."""
-    from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
-    from shardgen.coordination.open import open_run
-    from shardgen.operations.merge import refuse_output
-    from shardgen.recipes.registry import recipe_of
-
     if directory.current_plan is None:
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
     with opening():
+        from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
+        from shardgen.coordination.open import open_run
+        from shardgen.operations.merge import refuse_output
+        from shardgen.recipes.registry import recipe_of
+
         opened = open_run(directory)
         warn_of_unplanned(directory, opened.plan, given)
         recipe_of(opened.plan).load()  # the merge needs it after hours of work
@@ -166,13 +163,10 @@ def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path 
     return opened
 
 
-def opening() -> AbstractContextManager[Line]:
-    """What is shown while a run, which may be far away, is opened."""
-    return doing("opening the run", is_printed=False)
-
-
 def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:
     """Say what is still pending, or merge."""
+    from shardgen.cli.status_view import mixture_lines
+
     if found.pending:
         found = opened.report()
     for line in mixture_lines(found):

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, RunDir, Serve, typed_run_dir, with_run_dir
@@ -27,6 +26,9 @@ from shardgen.errors import TransientError
 from shardgen.machine.notebooks import is_notebook
 from shardgen.operations.forecast import Forecast, read_forecast, status_json
 from shardgen.operations.merged import finished_zip
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WATCH_SECONDS = 2.0
 _FILE_SECONDS = 30.0  # in a file or a pipe every look stays
@@ -92,7 +94,7 @@ def _watch(opened: OpenedRun) -> None:
 def _show(opened: OpenedRun, found: Report) -> None:
     """The tables, and what to type next."""
     finished = finished_zip(opened.run, found)
-    render.stdout().print(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
+    render.show(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
     if line := next_step(found, finished):
         render.say(with_run_dir(line))
 

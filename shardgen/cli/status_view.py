@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
-
-from shardgen.cli.render import one_line, table, text
+from shardgen.cli.render import Fitting, Table, View, one_line, table
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
 from shardgen.domain.wording import duration, sized
@@ -18,50 +15,30 @@ from shardgen.operations.merged import Merged
 from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
-_ANY_WIDTH = 10_000
 
-
-def status_view(
-    report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None
-) -> RenderableType:
+def status_view(report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None) -> View:
     """The report as a person reads it, with the zip of all that is stored and the forecast, where known."""
     plan = report.plan
-    parts: list[RenderableType] = [
-        text(
-            f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
-            f"pending {report.pending:,}"
-        )
-    ]
+    first = (
+        f"planned {plan.samples:,}   stored {report.stored:,}   dead letters {report.dead:,}   "
+        f"pending {report.pending:,}"
+    )
+    parts: list[str | Table | Fitting] = [first]
     if remark := recipe_of(plan).remark:
-        parts.append(text(remark))
-    parts.append(text(_pace(report, finished)))
+        parts.append(remark)
+    parts.append(_pace(report, finished))
     if forecast is not None:
-        parts.append(text(forecast_line(forecast, report)))
-    parts += [text(""), _shards(report)]
+        parts.append(forecast_line(forecast, report))
+    parts += ["", _shards(report)]
     if report.workers:
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
-            parts += [text(""), _totals(nodes)]
-        parts += [text(""), _workers(report, nodes)]
+            parts += ["", _totals(nodes)]
+        parts += ["", _workers(report, nodes)]
     for blocked in report.overview.blocked:
-        parts.append(text(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}"))
-    parts += [text(line) for line in (*mixture_lines(report), *_folder_lines(report))]
-    return Group(*parts)
-
-
-class _Fitting:
-    """The first of the tables, widest first, for which there is room; else the last."""
-
-    def __init__(self, *tables: Table) -> None:
-        self._tables = tables
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """What the console prints."""
-        room = options.update(max_width=_ANY_WIDTH)
-        for one in self._tables:
-            if one is self._tables[-1] or Measurement.get(console, room, one).maximum <= options.max_width:
-                yield one
-                return
+        parts.append(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}")
+    parts += [*mixture_lines(report), *_folder_lines(report)]
+    return View(tuple(parts))
 
 
 def _pace(report: Report, finished: Merged | None) -> str:
@@ -72,7 +49,7 @@ def _pace(report: Report, finished: Merged | None) -> str:
     return f"finished: {shown_path(finished)}, {sized(finished.size_bytes)}"
 
 
-def _shards(report: Report) -> _Fitting:
+def _shards(report: Report) -> Fitting:
     """A row for each shard: its samples, and its slices by state."""
     wide, narrow = [], []
     for shard in report.overview.shards:
@@ -85,8 +62,7 @@ def _shards(report: Report) -> _Fitting:
         narrow.append([*row, ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)])
     heads = ["shard", "samples", "stored", "dead", "pending"]
     in_words = table([*heads, "slices"], narrow)
-    in_words.columns[-1].justify = "left"
-    return _Fitting(table([*heads, *SLICE_WORDS.values()], wide), in_words)
+    return Fitting((table([*heads, *SLICE_WORDS.values()], wide), _last_left(in_words)))
 
 
 def _folder_lines(report: Report) -> list[str]:
@@ -121,23 +97,26 @@ def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:
         counts = Counter(one.state for one in workers)
         states = ", ".join(f"{counts[state]} {word}" for state, word in WORKER_WORDS.items() if counts[state])
         rows.append([name, f"{sum(one.rate for one in workers):.2f}", states])
-    found = table(["node", "samples/s", "workers"], rows)
-    found.columns[-1].justify = "left"
-    return found
+    return _last_left(table(["node", "samples/s", "workers"], rows))
 
 
-def _workers(report: Report, nodes: list[tuple[str, list[ShownWorker]]]) -> _Fitting:
+def _last_left(found: Table) -> Table:
+    """The same with its last column to the left, too."""
+    return replace(found, left=found.left | {len(found.heads) - 1})
+
+
+def _workers(report: Report, nodes: list[tuple[str, list[ShownWorker]]]) -> Fitting:
     wide = ["worker", "shard/slice", "state", "last seen", "samples", "samples/s"]
     narrow = ["worker", "slice", "state", "seen", "made", "per s"]
     if len(nodes) < 2:
         rows = [_cells(one) for one in report.workers]
-        return _Fitting(table(wide, rows), table(narrow, rows))
+        return Fitting((table(wide, rows), table(narrow, rows)))
     rows, lines = [], []
     for name, workers in nodes:
         cells = [_cells(one) for one in workers]
         rows += [[name if row is cells[0] else "", *row] for row in cells]
         lines += [[name] + [""] * len(narrow[1:])] + [[f"  {row[0]}", *row[1:]] for row in cells]
-    return _Fitting(table(["node", *wide], rows), table(["node", *narrow], rows), table(narrow, lines))
+    return Fitting((table(["node", *wide], rows), table(["node", *narrow], rows), table(narrow, lines)))
 
 
 def _cells(one: ShownWorker) -> list[str]:

@@ -8,6 +8,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.progress import opening
 from shardgen.domain.wording import counted, sized
 
 _SHOWN = 10
@@ -29,10 +30,13 @@ def sweep(
       shardgen sweep people
       shardgen sweep people --yes
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.operations.sweep import sweep
+    with opening() as line:
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.sweep import sweep
 
-    found = sweep(open_directory(run_dir), remove=yes)
+        run = open_directory(run_dir)
+        line.doing("looking for files without a use", is_printed=False)
+        found = sweep(run, remove=yes)
     done = "removed" if yes else "would remove"
     total = sized(sum(orphan.size_bytes for orphan in found.orphans))
     render.echo(f"{done} {counted(len(found.orphans), 'orphan')}, {total}")

@@ -9,9 +9,9 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.options import HERE, Json, remember, typed
-from shardgen.cli.progress import counting
+from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted
-from shardgen.manifest.database_url import is_meant_as_bucket
+from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
@@ -54,13 +54,14 @@ def verify(
       shardgen verify people
       shardgen verify people.zip
     """
-    from shardgen.coordination.open import open_directory
-    from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
+    with opening():
+        from shardgen.coordination.open import open_directory
+        from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
 
-    of_zip = not is_meant_as_bucket(subject) and is_zip(Path(subject))
-    if of_zip and requeue:
-        raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
-    run = None if of_zip else open_directory(subject)
+        of_zip = not is_meant_as_bucket(subject) and is_zip(Path(subject))
+        if of_zip and requeue:
+            raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
+        run = None if of_zip else open_directory(subject)
     with counting("verifying", "sample") as on_progress:
         if run is None:
             found = check_zip(Path(subject), decode=not quick, on_progress=on_progress)

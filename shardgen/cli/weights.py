@@ -11,7 +11,11 @@ from shardgen.cli import render
 from shardgen.cli.progress import doing, downloading
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Fetch and check the weights of networks."
+    name="weights",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Fetch and check the weights of networks.",
 )
 
 
@@ -36,8 +40,8 @@ def fetch(
     from shardgen.depth.densedepth.family import RELEASED
     from shardgen.depth.densedepth.trial import read_untrusted
     from shardgen.operations.cut_out import U2NETP, fetch_model
-    from shardgen.storage.fetch import cached_path
     from shardgen.storage.fetch import fetch as download
+    from shardgen.storage.released import cached_path
 
     all_released = {**RELEASED, U2NETP.name: U2NETP}
     if name not in all_released:

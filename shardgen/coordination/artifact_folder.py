@@ -5,8 +5,8 @@ from __future__ import annotations
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.store import ArtifactStore, place_away
 from shardgen.errors import PlanConflict
-from shardgen.manifest.database_url import is_bucket
 from shardgen.manifest.port import ArtifactFolder
+from shardgen.manifest.urls import is_bucket
 from shardgen.settings.run_directory import RunDirectory
 
 _BESIDE_A_MANIFEST = "artifacts/"  # under the prefix of a run whose manifest is in a bucket, too

@@ -23,9 +23,9 @@ from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import ManifestMismatch, PlanConflict, TransientError
 from shardgen.machine.processes import gone
 from shardgen.manifest.backend import Backend, StillAlone
-from shardgen.manifest.database_url import has_own_index
 from shardgen.manifest.manifest import create_manifest
 from shardgen.manifest.port import Manifest
+from shardgen.manifest.urls import has_own_index
 from shardgen.settings.plan_file import FILE_NAME, NEXT, read_plan
 from shardgen.settings.run_directory import OTHER_DIRECTORY, RunDirectory
 from shardgen.storage.atomic import publish_file, rename_durably

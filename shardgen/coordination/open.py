@@ -10,7 +10,8 @@ from shardgen.coordination.base import OpenedRun
 from shardgen.coordination.database import DatabaseRun
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt
-from shardgen.manifest.database_url import (
+from shardgen.manifest.port import Manifest
+from shardgen.manifest.urls import (
     BUCKET_SCHEMES,
     OWN_INDEX,
     SHARED_FOLDER,
@@ -19,7 +20,6 @@ from shardgen.manifest.database_url import (
     is_meant_as_bucket,
     refuse_mistyped_url,
 )
-from shardgen.manifest.port import Manifest
 from shardgen.settings.run_directory import ELSEWHERE, RunDirectory
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, Facts
 from shardgen.errors import ArtifactCorrupt
 
-PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
+PIECE_BYTES = 4 << 20  # so large that numpy's cost per piece does not count, and still in a processor's cache
 _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 
@@ -59,42 +59,32 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One artifact, or the members of some of its batches, inside the piece being filled."""
+    """One artifact, or the members of some of its batches; `body` starts at `offset` of the artifact."""
 
     name: str
     directory: bytes
     samples: NDArray[np.int64]
-    start: int
-    size: int
+    body: memoryview
     offset: int
 
 
 class BodySink(Protocol):
-    """Where bodies go: first the bytes of each artifact, then the entries of some artifacts together."""
-
-    def add_body(self, body: memoryview) -> None:
-        """Take the images of one artifact; the memory is reused afterwards."""
-        ...
+    """Where bodies go."""
 
     def add_piece(self, piece: Piece) -> None:
-        """Take the entries of all bodies since the last piece, now that they are checked."""
+        """Take the bodies of some artifacts, which are checked; nobody changes their bytes any more."""
         ...
 
 
 class BodyReader:
-    """Reads artifacts one at a time into one buffer and checks many at once, when it is full.
-
-    A body goes to the sink while the processor's cache still holds it, so before it is checked: nothing in
-    the sink may count before `flush` has returned.
-    """
+    """Reads artifacts one at a time, and checks and passes on many at once, as one piece."""
 
     def __init__(self, store: ArtifactReader, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink
-        self._buffer = np.empty(PIECE_BYTES, np.uint8)
         self._parts: list[_Part] = []
-        self._filled = 0
+        self._size = 0
 
     def add(
         self,
@@ -110,123 +100,59 @@ class BodyReader:
         With `kept` only of the samples for which it is true. Returns the facts of what is taken, if they are
         wanted: only the artifact has them.
         """
-        if self._filled + ref.size_bytes > len(self._buffer):
+        if self._size + ref.size_bytes > PIECE_BYTES:
             self.flush()
-            if ref.size_bytes > len(self._buffer):
-                self._buffer = np.empty(ref.size_bytes, np.uint8)
-        start = self._filled
-        view = self._buffer.data[start : start + ref.size_bytes]
-        self._store.read_into(ref, view)
+        data = self._store.read(ref)
+        view = memoryview(data)
         try:
-            # Before members are moved to where it lies.
             found = _facts_in(view) if facts else {}
             if kept is None:
-                parts = [self._part(ref, view, records, samples)]
+                parts = [_part(ref, data, records, samples)]
             else:
-                parts = self._parts_of_some_samples(ref, view, records, samples, kept)
+                parts = self._parts_of_some_samples(ref, data, records, samples, kept)
         except ValueError as error:
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
         self._parts += parts
-        self._filled = parts[-1].start + parts[-1].size
-        self._sink.add_body(view[: self._filled - start])
+        self._size += sum(len(part.body) for part in parts)
         if not found:
             return {}
         taken = samples if kept is None else samples[kept]
         return {sample: found[sample] for sample in map(SampleIndex, taken.tolist()) if sample in found}
 
     def flush(self) -> None:
-        """Check what is in the buffer and pass on its entries."""
+        """Check what was added since the last piece, and pass it on."""
         if not self._parts:
             return
         try:
-            columns, directory = self._check(self._parts)
+            piece = self._checked(self._parts)
         except BrokenZip:
             for part in self._parts:
                 self._blame(part)
             raise
-        body = self._buffer.data[: self._filled]
-        self._sink.add_piece(Piece(body=body, directory=directory, columns=columns))
+        self._sink.add_piece(piece)
         self._parts.clear()
-        self._filled = 0
-
-    def _part(
-        self,
-        ref: ArtifactRef,
-        view: memoryview,
-        records: Sequence[BatchRecord],
-        samples: NDArray[np.int64],
-    ) -> _Part:
-        _refuse_gaps(records)
-        directory = _directory(view)
-        stop = directory.offset + directory.size
-        if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
-            return self._part_of_some_batches(ref, view, records, samples)
-        body_size = _receipt_entry(view, directory).offset
-        return _Part(
-            name=ref.name,
-            directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
-            samples=samples,
-            start=self._filled,
-            size=body_size,
-            offset=0,
-        )
-
-    def _part_of_some_batches(
-        self,
-        ref: ArtifactRef,
-        view: memoryview,
-        records: Sequence[BatchRecord],
-        samples: NDArray[np.int64],
-    ) -> _Part:
-        """Other batches of this artifact have their receipts from another attempt."""
-        entries, _ = read_artifact(bytes(view), name=ref.name)
-        wanted = entries[records[0].members_start : records[-1].members_stop]
-        start, stop = (wanted[0].offset, wanted[-1].stop) if wanted else (0, 0)
-        view[: stop - start] = bytes(view[start:stop])
-        return _Part(
-            name=ref.name,
-            directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
-            samples=samples,
-            start=self._filled,
-            size=stop - start,
-            offset=start,
-        )
+        self._size = 0
 
     def _parts_of_some_samples(
         self,
         ref: ArtifactRef,
-        view: memoryview,
+        data: bytes,
         records: Sequence[BatchRecord],
         samples: NDArray[np.int64],
         kept: NDArray[np.bool_],
     ) -> list[_Part]:
-        """Move the members of kept samples together: a part for each run of neighbours."""
+        """The members of kept samples: a part for each run of neighbours."""
         _refuse_gaps(records)
-        entries, _ = read_artifact(bytes(view), name=ref.name)
-        mine = entries[records[0].members_start : records[-1].members_stop]
-        width = self._table.width
-        if len(mine) != width * len(samples):
+        entries, width = _entries_of(ref, data, records), self._table.width
+        if len(entries) != width * len(samples):
             raise BrokenZip("its members are not as many as its receipts say")
-        parts: list[_Part] = []
-        filled = 0
         edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
-        for first, end in edges.reshape(-1, 2).tolist():
-            wanted = mine[width * first : width * end]
-            start, stop = wanted[0].offset, wanted[-1].stop
-            view[filled : filled + stop - start] = bytes(view[start:stop])
-            part = _Part(
-                name=ref.name,
-                directory=b"".join(central_entry(entry, ZipLimits()) for entry in wanted),
-                samples=samples[first:end],
-                start=self._filled + filled,
-                size=stop - start,
-                offset=start,
-            )
-            parts.append(part)
-            filled += part.size
-        return parts
+        return [
+            _part_of(ref, data, entries[width * first : width * end], samples[first:end])
+            for first, end in edges.reshape(-1, 2).tolist()
+        ]
 
-    def _check(self, parts: Sequence[_Part]) -> tuple[MemberColumns, bytes]:
+    def _checked(self, parts: Sequence[_Part]) -> Piece:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
         table = self._table
         samples = np.concatenate([part.samples for part in parts])
@@ -236,25 +162,60 @@ class BodyReader:
         starts = np.empty_like(stops)
         starts.ravel()[1:] = stops.ravel()[:-1]
         starts.ravel()[:1] = 0
-        part_starts = np.array([part.start for part in parts]) - parts[0].start
-        part_stops = part_starts + np.array([part.size for part in parts])
+        part_sizes = np.array([len(part.body) for part in parts])
+        part_stops = np.cumsum(part_sizes)
         counts = [len(part.samples) for part in parts]
         edges = np.concatenate(([0], stops[:, -1]))[np.cumsum(counts)]
         if not np.array_equal(edges, part_stops):
             raise BrokenZip("its members do not end where its directory says")
-        shifts = np.array([part.offset for part in parts]) - part_starts
+        shifts = np.array([part.offset for part in parts]) - (part_stops - part_sizes)
         in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
         in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
-        body = self._buffer[parts[0].start : parts[-1].start + parts[-1].size]
-        if table.render_central(in_artifact) != directory or not table.has_local_headers(in_piece, body):
+        body = parts[0].body if len(parts) == 1 else memoryview(b"".join([part.body for part in parts]))
+        if table.render_central(in_artifact) != directory or not table.has_local_headers(
+            in_piece, np.frombuffer(body, np.uint8)
+        ):
             raise BrokenZip("its members are not those of the plan and its receipt")
-        return in_piece, directory
+        return Piece(body=body, directory=directory, columns=in_piece)
 
     def _blame(self, part: _Part) -> None:
         try:
-            self._check([part])
+            self._checked([part])
         except BrokenZip as error:
             raise ArtifactCorrupt(f"{part.name}: {error}") from error
+
+
+def _part(ref: ArtifactRef, data: bytes, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> _Part:
+    _refuse_gaps(records)
+    view = memoryview(data)
+    directory = _directory(view)
+    stop = directory.offset + directory.size
+    if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
+        # Other batches of this artifact have their receipts from another attempt.
+        return _part_of(ref, data, _entries_of(ref, data, records), samples)
+    return _Part(
+        name=ref.name,
+        directory=data[directory.offset : stop - _RECEIPT_ENTRY_SIZE],
+        samples=samples,
+        body=view[: _receipt_entry(view, directory).offset],
+        offset=0,
+    )
+
+
+def _entries_of(ref: ArtifactRef, data: bytes, records: Sequence[BatchRecord]) -> Sequence[Entry]:
+    entries, _ = read_artifact(data, name=ref.name)
+    return entries[records[0].members_start : records[-1].members_stop]
+
+
+def _part_of(ref: ArtifactRef, data: bytes, entries: Sequence[Entry], samples: NDArray[np.int64]) -> _Part:
+    start, stop = (entries[0].offset, entries[-1].stop) if entries else (0, 0)
+    return _Part(
+        name=ref.name,
+        directory=b"".join(central_entry(entry, ZipLimits()) for entry in entries),
+        samples=samples,
+        body=memoryview(data)[start:stop],
+        offset=start,
+    )
 
 
 def _refuse_gaps(records: Sequence[BatchRecord]) -> None:

@@ -190,7 +190,12 @@ def rows_of(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Rows with their line ends, one at a time; there may be line ends in quotes."""
     row = rest = b""
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
+        text = rest + piece
+        *lines, rest = text.split(b"\n")
+        if not row and b'"' not in text:
+            for line in lines:
+                yield line + b"\n"
+            continue
         for line in lines:
             row += line + b"\n"
             if row.count(b'"') % 2 == 0:

@@ -242,8 +242,8 @@ def _write(
         directory = stack.enter_context(Spool(output.parent, checked=False))
         labels, metadata, dead_letters = (stack.enter_context(Spool(output.parent)) for _ in range(3))
         table = MemberTable(inputs.plan)
-        archive = FinalZip(files, descriptor, table=table, directory=directory)
-        aside = labels, dead_letters
+        archive = stack.enter_context(FinalZip(files, descriptor, table=table, directory=directory))
+        aside = labels, metadata, dead_letters
         bodies = _Bodies(inputs, selection, archive, aside=aside, on_progress=on_progress)
         bodies.copy(table)
         if (bodies.stored, bodies.dead) != (survey.stored, survey.dead):
@@ -254,8 +254,6 @@ def _write(
             )
         on_step(MergeStep.BODIES_COPIED)
         values = statistics(inputs.plan, bodies.sums.total())
-        for rows in Metadata(inputs.recipe).file(labels.read()):
-            metadata.write(rows)
         archive.add_spooled(LABELS, labels)
         archive.add_spooled(METADATA, metadata)
         archive.add(STATS, stats_json(values))
@@ -295,7 +293,7 @@ def _write(
 
 
 class _Bodies:
-    """The one pass over all artifacts: bodies into the zip, labels and dead letters aside."""
+    """The one pass over all artifacts: bodies into the zip, labels, metadata and dead letters aside."""
 
     def __init__(
         self,
@@ -303,14 +301,15 @@ class _Bodies:
         selection: Selection,
         archive: FinalZip,
         *,
-        aside: tuple[Spool, Spool],
+        aside: tuple[Spool, Spool, Spool],
         on_progress: OnProgress,
     ) -> None:
         self._inputs = inputs
         self._left_out = selection.left_out
         self._kept = selection.planned - selection.left_out.count
         self._archive = archive
-        self._labels, self._dead_letters = aside
+        self._labels, self._metadata, self._dead_letters = aside
+        self._rows = Metadata(inputs.recipe)
         self._on_progress = on_progress
         sheet = inputs.contact_sheet
         self._wanted = kept_to_look_at(inputs.recipe, selection, CONTACT_SHEET_SAMPLES) if sheet else []
@@ -327,6 +326,7 @@ class _Bodies:
         plan, recipe = self._inputs.plan, self._inputs.recipe
         has_facts = bool(recipe.fact_columns)
         self._labels.write(labels_header(recipe).encode())
+        self._metadata.write(self._rows.header)
         self._dead_letters.write(DEAD_LETTERS_HEADER.encode())
         page: list[Receipt] = []
         with self._store as store:
@@ -362,15 +362,13 @@ class _Bodies:
             for letter in letters:
                 self._dead_letters.write(f"{letter.sample},{letter.reason.value}\n".encode())
             self.dead += len(letters)
-        self._labels.write("".join(texts).encode())
+        rows = "".join(texts).encode()
+        self._labels.write(rows)
+        self._metadata.write(self._rows.rows(rows))
         self._facts.clear()
 
-    def add_body(self, body: memoryview) -> None:
-        """Pass an artifact's images on."""
-        self._archive.add_body(body)
-
     def add_piece(self, piece: Piece) -> None:
-        """Pass checked entries on, and keep the images of some samples to look at."""
+        """Pass it on, and keep the images of some samples to look at."""
         samples = piece.columns.samples
         while self._wanted and len(samples) and self._wanted[0] <= samples[-1]:
             row = int(np.searchsorted(samples, self._wanted.pop(0)))

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from math import isfinite
 from typing import Any
@@ -90,10 +91,9 @@ class Metadata:
         """One for each output: `fgbg_file_name`, or `said_path` where the file is no image."""
         self.columns = (*self.file_columns, *self.label_columns)
         self.header = (",".join(self.columns) + "\n").encode()
-        digits = recipe.plan.name_digits
-        names = (f"{one.name}/%05d/%0{digits}d.{one.suffix}," for one in recipe.plan.outputs)
-        self._names = "".join(names).encode()
-        self._files = len(recipe.plan.outputs)
+        self._outputs = recipe.plan.outputs
+        self._number = f"%0{recipe.plan.name_digits}d".encode()
+        self._around_numbers = lru_cache(maxsize=1)(self._around_numbers_in)
         self._has_lists = recipe.has_several_rows
         self.label_fields = tuple(
             LabelFields(
@@ -121,7 +121,12 @@ class Metadata:
         return self._file_names(number) + b"%d," % number
 
     def _file_names(self, number: int) -> bytes:
-        return self._names % ((number // SAMPLES_PER_FOLDER, number) * self._files)
+        return (self._number % number).join(self._around_numbers(number // SAMPLES_PER_FOLDER))
+
+    def _around_numbers_in(self, folder: int) -> list[bytes]:
+        """What stands before, between and behind the numbers in the names of a sample's files."""
+        names = "".join(f"{one.name}/{folder:05d}/\n.{one.suffix}," for one in self._outputs)
+        return names.encode().split(b"\n")
 
     def values(self, row: bytes) -> dict[str, Any]:
         """The labels in a row: numbers, texts, None where there is nothing, or lists of these.
@@ -134,7 +139,7 @@ class Metadata:
             raise ValueError(f"a row that does not read: {error}") from error
         if len(fields) != len(self.columns):
             raise ValueError(f"a row of {len(fields)} fields, not {len(self.columns)}")
-        columns = zip(self.label_fields, fields[self._files :], strict=True)
+        columns = zip(self.label_fields, fields[len(self._outputs) :], strict=True)
         return {one.name: one.value(field) for one, field in columns}
 
     def _pieces(self, rows: Iterator[bytes]) -> Iterator[bytes]:

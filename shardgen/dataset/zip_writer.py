@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -24,6 +26,10 @@ from shardgen.storage.files import DiskFiles
 from shardgen.storage.lines import LineFile
 
 _COPY_BYTES = 1 << 20
+_SYNC_BYTES = (
+    4 << 20
+)  # after so many the disk gets to work, or all of them would wait for the sync at the end
+_BEHIND_BYTES = 8 << 20  # at most so much waits to be written; one piece always may
 
 
 class Spool:
@@ -56,7 +62,11 @@ class Spool:
 
 
 class FinalZip:
-    """A zip on its way to an open descriptor; memory does not grow with the number of members."""
+    """A zip on its way to an open descriptor; memory does not grow with the number of members.
+
+    A thread writes and digests what is added, in this order and a few megabytes behind: an OSError is raised
+    by a later call, at last by `finish`. Use it as a context manager, and nothing is written after it.
+    """
 
     def __init__(self, files: DiskFiles, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
         self._files = files
@@ -64,18 +74,24 @@ class FinalZip:
         self._table = table
         self._directory = directory
         self._sha256 = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="zip")
+        self._behind: deque[tuple[int, Future[None]]] = deque()
+        self._behind_bytes = 0
+        self._written = self._syncing = 0
         self.limits = ZipLimits()
         self.size = 0
         self.members = 0
 
-    def add_body(self, body: memoryview) -> None:
-        """Copy the images of one artifact."""
-        self._write(body)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
 
     def add_piece(self, piece: Piece) -> None:
-        """Enter the members of the bodies copied since the last piece."""
-        start = self.size - len(piece.body)
-        columns = replace(piece.columns, offsets=piece.columns.offsets + start)
+        """Copy the bodies of some artifacts and enter their members."""
+        columns = replace(piece.columns, offsets=piece.columns.offsets + self.size)
+        self._write(piece.body)
         self._directory.write(
             self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
         )
@@ -94,16 +110,18 @@ class FinalZip:
         self._add(name, lines.pieces(), size=lines.size, crc=lines.crc)
 
     def finish(self) -> None:
-        """Write the directory and the end records."""
+        """Write the directory and the end records; all is written when this returns."""
         offset = self.size
         for data in self._directory.read():
             self._write(data)
         directory = Directory(members=self.members, offset=offset, size=self.size - offset)
         self._write(end_records(directory, self.limits))
+        while self._behind:
+            self._wait_for_first()
 
     @property
     def sha256(self) -> str:
-        """The digest of all that was written, as hex digits."""
+        """The digest of all that was written, as hex digits, once it is finished."""
         return self._sha256.hexdigest()
 
     def _add(self, name: str, content: Iterable[bytes], *, size: int, crc: int) -> None:
@@ -115,6 +133,21 @@ class FinalZip:
             self._write(data)
 
     def _write(self, data: bytes | memoryview) -> None:
+        while self._behind and self._behind_bytes + len(data) > _BEHIND_BYTES:
+            self._wait_for_first()
+        self._behind.append((len(data), self._thread.submit(self._write_now, data)))
+        self._behind_bytes += len(data)
+        self.size += len(data)
+
+    def _wait_for_first(self) -> None:
+        size, written = self._behind.popleft()
+        self._behind_bytes -= size
+        written.result()
+
+    def _write_now(self, data: bytes | memoryview) -> None:
         self._files.write(self._descriptor, data)
         self._sha256.update(data)
-        self.size += len(data)
+        self._written += len(data)
+        if (size := self._written - self._syncing) >= _SYNC_BYTES:
+            self._files.start_syncing(self._descriptor, self._syncing, size)
+            self._syncing = self._written

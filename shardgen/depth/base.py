@@ -11,17 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
 from shardgen.errors import InvalidSettings, WeightsRefused
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Picture: TypeAlias = "NDArray[np.uint8]"
+"""uint8 (H, W, 3) RGB, of a network's input size."""
+RawOutput: TypeAlias = "NDArray[np.float32]"
+"""What a network puts out for one picture, float32 (h, w); what it means is its family's affair."""
 FILE = "file"
 """The plan's name of weights that `shardgen.toml` names by their path: a plan holds no paths."""
 
@@ -103,22 +107,12 @@ class Sides:
         return f"multiples of {self.step}{least}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DepthBatch:
-    """Depth of B images. Rows of `relative` whose `non_finite` is set hold no depth and must not be used.
-
-    relative: float32 (B, h, w) of the network's output size, 0.01 near to 1.0 far, not metres. non_finite:
-    bool (B,), whether the output holds NaN or infinity, in float32 too. far_pixels: int64 (B,), outputs that
-    mean no distance and count as far.
-    """
-
-    relative: NDArray[np.float32]
-    non_finite: NDArray[np.bool_]
-    far_pixels: NDArray[np.int64]
+class Begun:
+    """A batch that a device was given ahead; only the estimator that made it knows what is in it."""
 
 
 class Estimator(ABC):
-    """One network on one device, for one process and one thread.
+    """One network on one device, for one process; all but `depth_of` for one thread.
 
     An image's depth depends on the device's model and on `micro_batch`, not on the images beside it: receipts
     record both.
@@ -144,18 +138,33 @@ class Estimator(ABC):
         """Run the network once on a black image, so that the first batch is not a slow one."""
 
     @abstractmethod
-    def estimate(
-        self,
-        images: NDArray[np.uint8],
-        *,
-        wanted: Sequence[bool] | None = None,
-        between: Callable[[int], None] | None = None,
-    ) -> DepthBatch:
-        """The depth of images, uint8 (B, H, W, 3) RGB, of the plan's input size.
+    def begin(self, pictures: Sequence[Picture | None]) -> Begun | None:
+        """Put a batch on the device's queue behind what it computes, and wait for neither.
 
-        Rows of images that are not `wanted` need hold no depth. `between` is called after every micro-batch
-        with the number of finished images, to report progress; what it raises abandons the batch. Raises
-        DepthBackendUnavailable when memory does not suffice for one image or the device is lost.
+        None where the device has no queue. What goes wrong is raised by `outputs`.
+        """
+
+    @abstractmethod
+    def outputs(
+        self,
+        pictures: Sequence[Picture | None],
+        *,
+        begun: Begun | None = None,
+        between: Callable[[int], None] | None = None,
+    ) -> list[RawOutput | None]:
+        """The network's outputs for pictures of the plan's input size; None for None.
+
+        A missing picture keeps its place and is black: the others' last bits must not depend on it. `begun`
+        is what `begin` gave for the same pictures. `between` is called after every micro-batch with the
+        number of finished pictures, to report progress; what it raises abandons the batch. Raises
+        DepthBackendUnavailable when memory does not suffice for one picture or the device is lost.
+        """
+
+    @abstractmethod
+    def depth_of(self, raw: RawOutput) -> NDArray[np.float32]:
+        """Relative depth of one output, float32 (h, w), 0.01 near to 1.0 far, not metres; from any thread.
+
+        Raises DepthNotFinite for an output with NaN or infinity in it.
         """
 
 

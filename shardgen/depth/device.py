@@ -7,17 +7,14 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from shardgen.depth.importing import import_tensorflow
 from shardgen.domain.wording import counted
 from shardgen.errors import DepthBackendUnavailable, MachineUnfit
 from shardgen.machine.cores import schedulable_cores
@@ -92,7 +89,7 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0, few_channels: 
         os.environ.setdefault(_ONEDNN, "1")
     _keep_memory()
     with _without_start_up_noise():
-        tf = _imported()
+        tf = import_tensorflow()
         try:
             gpus = [] if choice == "cpu" else tf.config.list_physical_devices("GPU")
             _configure(tf, gpus, intra_op=intra_op, inter_op=inter_op)
@@ -180,74 +177,6 @@ def translated_errors() -> Iterator[None]:
             f"TensorFlow failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",
             hint="shardgen doctor; if it stays, restart the worker or run with --device cpu",
         ) from error
-
-
-def _imported() -> Any:
-    try:
-        with _without_keras(), _without_temporary_folder():
-            import tensorflow as tf
-    except ImportError as error:
-        raise MachineUnfit(
-            f"TensorFlow cannot be imported: {error}", hint='python -m pip install "tensorflow>=2.16"'
-        ) from error
-    except Exception as error:  # of any package that it imports: what fits together badly raises anything
-        raise MachineUnfit(
-            f"TensorFlow cannot be imported: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
-            hint="packages do not fit together; in a new environment: python -m pip install shardgen",
-        ) from error
-    return tf
-
-
-class _KerasAway(MetaPathFinder, Loader):
-    """Finds Keras and refuses to load it: TensorFlow goes on as if it were not installed."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """TensorFlow keeps the location, so that Keras can still be imported later."""
-        if fullname not in ("keras", "tf_keras"):
-            return None
-        found = PathFinder.find_spec(fullname, path, target)
-        return None if found is None else ModuleSpec(fullname, self, origin=found.origin)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Refuse."""
-        raise ImportError(f"{module.__name__} is not needed", name=module.__name__)
-
-
-@contextmanager
-def _without_keras() -> Iterator[None]:
-    """Let TensorFlow be imported without Keras, which it would load on the way, and which we do not use.
-
-    Keras fails if `keras.json` or a variable names another backend, imports what it finds (JAX, PyTorch,
-    scikit-learn), and costs a second and 100 MB. The copy inside TensorFlow reads the same `keras.json` and
-    writes one, into a folder named `~` if the home folder is unknown: so its folder is /dev/null.
-    """
-    away, before = _KerasAway(), os.environ.get("KERAS_HOME")
-    os.environ["KERAS_HOME"] = os.devnull  # nothing is in it or gets into it
-    sys.meta_path.insert(0, away)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(away)
-        if before is None:
-            del os.environ["KERAS_HOME"]
-        else:
-            os.environ["KERAS_HOME"] = before
-
-
-@contextmanager
-def _without_temporary_folder() -> Iterator[None]:
-    """Give an import some name of a temporary folder where there is none; TensorFlow only asks for it."""
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = os.devnull
-    try:
-        yield
-    finally:
-        if tempfile.tempdir == os.devnull:
-            tempfile.tempdir = None
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +16,7 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-from shardgen.errors import EncodeFailed, SourceUndecodable
+from shardgen.errors import EncodeFailed, MachineUnfit, SourceUndecodable
 from shardgen.imaging.colour import to_srgb
 from shardgen.imaging.containers import bmp, heif, jpeg, png, tiff, webp
 from shardgen.imaging.containers.base import AGAIN, Levels, Outline, Stored, by_strips, check_size, library
@@ -31,8 +33,9 @@ VERSIONS = {
     "pillow": PIL.__version__,
     "simplejpeg": simplejpeg.__version__,
     "tifffile": tifffile.__version__,
+    "zlib": zlib.ZLIB_RUNTIME_VERSION,
 }
-"""The libraries' versions that can change pixels, for a receipt's provenance."""
+"""The libraries' versions that can change pixels or files, for a receipt's provenance."""
 _LISTED = "JPEG, PNG, WebP, BMP or TIFF"
 # What is found under the name of a photograph: its first bytes, its name, what to do with it.
 _OTHERS = (
@@ -114,6 +117,20 @@ def probe(data: bytes) -> tuple[int, int]:
     return outline.width, outline.height
 
 
+def claimed_pixels(data: bytes) -> int:
+    """How many pixels its headers claim, at little cost; 0 where they do not read."""
+    try:
+        if data.startswith(jpeg.START):
+            width, height = jpeg.size_of(data)
+        elif data.startswith(png.SIGNATURE):
+            width, height = png.size_of(data)
+        else:
+            width, height = probe(data)
+    except (SourceUndecodable, MachineUnfit):
+        return 0
+    return width * height
+
+
 @dataclass(frozen=True, slots=True)
 class _Reader:
     """What reads one container: a picture, and what its headers say."""
@@ -172,13 +189,42 @@ def encode(pixels: NDArray[np.uint8] | NDArray[np.uint16], image_format: ImageFo
         raise EncodeFailed(
             f"16-bit pixels cannot be stored as {image_format.value}", hint='set depth = "png" in [output]'
         )
-    subject = f"{image_format.value} of {pixels.shape} {pixels.dtype}"
-    with opencv_errors(lambda reason: EncodeFailed(f"{subject}: {reason}")):
+
+    def failed(reason: str) -> EncodeFailed:
+        return EncodeFailed(f"{image_format.value} of {pixels.shape} {pixels.dtype}: {reason}")
+
+    with opencv_errors(failed):
         source = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
         succeeded, buffer = cv2.imencode(f".{image_format.suffix}", source, parameters)
     if not succeeded:
-        raise EncodeFailed(f"{subject}: OpenCV refused")
+        raise failed("OpenCV refused")
     return buffer.tobytes()
+
+
+def encode_mask(mask: NDArray[np.uint8], image_format: ImageFormat, quality: int) -> bytes:
+    """Encode what has few levels in large areas, uint8 (H, W); the same pixels give the same bytes.
+
+    As `encode`, but PNG has no filters: of equal pixels they make none that compress better.
+    """
+    if image_format is not ImageFormat.PNG:
+        return encode(mask, image_format, quality)
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + width), np.uint8)  # each row begins with its filter: 0, none
+    rows[:, 1:] = mask
+    run_lengths = zlib.compressobj(_PNG_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey, not interlaced
+    return b"".join(
+        (
+            png.SIGNATURE,
+            _png_chunk(b"IHDR", header),
+            _png_chunk(b"IDAT", run_lengths.compress(rows.data) + run_lengths.flush()),
+            _png_chunk(b"IEND", b""),
+        )
+    )
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))))
 
 
 def decode_encoded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from shardgen.imaging.options import MaskMode
 FOREGROUND_LEVEL = 128
 """The threshold everywhere: this level and above is foreground."""
 _SQUARE = np.ones((5, 5), np.uint8)
+_STRIP_PIXELS = 1 << 16  # that are weighted at a time, so that a processor's cache holds them
 _BLACK, _WHITE = np.uint8(0), np.uint8(255)
 _SPECK_SHARE = 0.01  # of the largest component's area
 _FLAT_TOLERANCE = 20  # levels; JPEG noise around a product shot's white stays below it
@@ -36,6 +38,7 @@ _NEXT_STEP = (
 
 
 Mask = NDArray[np.uint8]
+Levels = TypeVar("Levels", NDArray[np.uint8], NDArray[np.float32])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,12 @@ class Box:
     width: int = 0
     height: int = 0
     area: int = 0
+
+    def moved(self, right: int, down: int) -> Box:
+        """The same mask elsewhere; of none there is none."""
+        if not self.area:
+            return self
+        return Box(x=self.x + right, y=self.y + down, width=self.width, height=self.height, area=self.area)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,6 +93,11 @@ class CutOut:
     def box(self) -> Box:
         """Where its mask is."""
         return box_of(self.mask)
+
+    @cached_property
+    def matte_box(self) -> Box:
+        """Where its mask or its matte is not 0; `area` are these pixels."""
+        return box_of(np.where(self.matte | self.mask, _WHITE, _BLACK))
 
     @property
     def nbytes(self) -> int:
@@ -122,12 +136,14 @@ def cut_out(photo: Photograph, mode: MaskMode, mask_photo: Photograph | None) ->
     when the mode finds no foreground, NoMask when there is nothing to find it by. GrabCut, which guesses,
     runs only when asked for by name.
     """
-    mode = _chosen_mode(photo, mask_photo) if mode is MaskMode.AUTO else mode
+    alpha_mask = None
+    if mode is MaskMode.AUTO:
+        mode, alpha_mask = _chosen_mode(photo, mask_photo)
     match mode:
         case MaskMode.ALPHA:
             if photo.alpha is None:
                 raise NoMask("no alpha channel", hint=_NEXT_STEP)
-            mask = _opened_and_closed(_thresholded(photo.alpha))
+            mask = _opened_and_closed(_thresholded(photo.alpha)) if alpha_mask is None else alpha_mask
         case MaskMode.FILE:
             mask = _opened_and_closed(_thresholded(_file_levels(photo, mask_photo)))
         case MaskMode.FLAT:
@@ -147,12 +163,7 @@ def cuts_out(alpha: NDArray[np.uint8] | None) -> bool:
 
     What it leaves out is judged after opening and closing, so a thin line or a few pixels do not count.
     """
-    if alpha is None or (alpha >= FOREGROUND_LEVEL).all():
-        return False
-    left_out = _opened_and_closed(_thresholded(alpha)) == 0
-    side = int(min(left_out.shape) * _CORNER_SHARE)
-    middle = slice(side, left_out.shape[0] - side)
-    return bool(left_out[middle].any() or left_out[:, side : left_out.shape[1] - side].any())
+    return _cutting_mask(alpha) is not None
 
 
 def mask_warning(photo: Photograph, mask_photo: Photograph) -> str:
@@ -177,13 +188,12 @@ def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
 
     Colours are weighted by alpha, so hidden pixels do not bleed into the edge.
     """
-    alpha = cutout.matte.astype(np.float32)
-    weighted = resize(cutout.pixels * alpha[:, :, np.newaxis], size)
-    alpha = resize(alpha, size)
+    weighted, alpha = _weighted(cutout, size)
     matte = np.rint(alpha).astype(np.uint8)
-    colours = np.rint(weighted / np.maximum(alpha, np.float32(1e-6))[:, :, np.newaxis])
-    pixels = np.clip(colours, 0, 255).astype(np.uint8)
-    pixels[matte == 0] = 0
+    colours = np.divide(weighted, _in_three_channels(np.maximum(alpha, np.float32(1e-6))), out=weighted)
+    np.clip(np.rint(colours, out=colours), 0, 255, out=colours)
+    colours[matte == 0] = 0
+    pixels = colours.astype(np.uint8)
     mask = _thresholded(resize(cutout.mask, size))
     if not mask.any():
         raise ComposeFailed(
@@ -193,13 +203,48 @@ def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
     return CutOut(pixels=pixels, matte=matte, mask=mask, mode=cutout.mode)
 
 
-def _chosen_mode(photo: Photograph, mask_photo: Photograph | None) -> MaskMode:
+def _cutting_mask(alpha: NDArray[np.uint8] | None) -> Mask | None:
+    """The mask of an alpha channel that leaves out anything but the corners."""
+    if alpha is None or alpha.min() >= FOREGROUND_LEVEL:
+        return None
+    mask = _opened_and_closed(_thresholded(alpha))
+    side = int(min(mask.shape) * _CORNER_SHARE)
+    inner = mask[side : mask.shape[0] - side], mask[:, side : mask.shape[1] - side]
+    return mask if any(part.size and not part.all() for part in inner) else None
+
+
+def _weighted(cutout: CutOut, size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The colours times alpha, float32 (H, W, 3), and alpha, float32 (H, W), resized to (width, height)."""
+    rows = len(cutout.matte)
+    # Each row of a half is made of two whole rows, so a few at a time give the same, in little memory.
+    is_half = (cutout.width, rows) == (2 * size[0], 2 * size[1])
+    step = 2 * max(1, _STRIP_PIXELS // (2 * cutout.width)) if is_half else rows
+    weighted, alpha = np.empty((size[1], size[0], 3), np.float32), np.empty((size[1], size[0]), np.float32)
+    for top in range(0, rows, step):
+        pixels, matte = cutout.pixels[top : top + step], cutout.matte[top : top + step]
+        # A product of two levels is exact in float32.
+        product = cv2.multiply(pixels, _in_three_channels(matte), dtype=cv2.CV_32F)
+        part = slice(top // 2, (top + step) // 2) if is_half else slice(None)
+        of_part = (size[0], len(alpha[part]))
+        weighted[part] = resize(product.astype(np.float32, copy=False), of_part)
+        alpha[part] = resize(matte.astype(np.float32), of_part)
+    return weighted, alpha
+
+
+def _in_three_channels(levels: Levels) -> Levels:
+    """(H, W, 3) of (H, W): faster to calculate with than what numpy broadcasts."""
+    return cv2.merge([levels, levels, levels])  # type: ignore[return-value]
+
+
+def _chosen_mode(photo: Photograph, mask_photo: Photograph | None) -> tuple[MaskMode, Mask | None]:
+    """How a mask is found, and the mask where finding out took making it."""
     if mask_photo is not None:
-        return MaskMode.FILE
-    if cuts_out(photo.alpha):
-        return MaskMode.ALPHA
+        return MaskMode.FILE, None
+    alpha_mask = _cutting_mask(photo.alpha)
+    if alpha_mask is not None:
+        return MaskMode.ALPHA, alpha_mask
     if _border_share(photo.pixels)[1] >= _FLAT_BORDER_SHARE_AUTO:
-        return MaskMode.FLAT
+        return MaskMode.FLAT, None
     if photo.alpha is None or (photo.alpha == 255).all():
         raise NoMask("no mask: no mask file, no transparent pixel and no flat background", hint=_NEXT_STEP)
     if (photo.alpha >= FOREGROUND_LEVEL).all():
@@ -298,7 +343,7 @@ def _grey(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _thresholded(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.where(levels >= FOREGROUND_LEVEL, _WHITE, _BLACK)
+    return cv2.threshold(levels, FOREGROUND_LEVEL - 1, 255, cv2.THRESH_BINARY)[1]  # type: ignore[return-value]
 
 
 def _opened_and_closed(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:

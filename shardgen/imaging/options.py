@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -56,3 +57,21 @@ class Rectangle:
     y: int
     width: int
     height: int
+
+    @property
+    def rows(self) -> slice:
+        """From the top to the bottom."""
+        return slice(self.y, self.y + self.height)
+
+    @property
+    def columns(self) -> slice:
+        """From the left to the right."""
+        return slice(self.x, self.x + self.width)
+
+
+def around(rectangles: Iterable[Rectangle]) -> Rectangle:
+    """The smallest rectangle around one or more."""
+    rows, columns = zip(*((one.rows, one.columns) for one in rectangles), strict=True)
+    left, top = min(one.start for one in columns), min(one.start for one in rows)
+    right, bottom = max(one.stop for one in columns), max(one.stop for one in rows)
+    return Rectangle(x=left, y=top, width=right - left, height=bottom - top)

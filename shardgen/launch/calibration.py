@@ -311,9 +311,15 @@ class _Elsewhere(Maker[Any, Any]):
         """Of the other sample."""
         return self._maker.prepare(self._instead.get(sample, sample))
 
-    def compute(self, batch: Sequence[Any], *, between: Between) -> Sequence[Any]:
+    def begin(self, batch: Sequence[Any]) -> object | None:
         """As it is."""
-        return self._maker.compute(batch, between=between)
+        return self._maker.begin(batch)
+
+    def compute(
+        self, batch: Sequence[Any], *, between: Between, begun: object | None = None
+    ) -> Sequence[Any]:
+        """As it is."""
+        return self._maker.compute(batch, between=between, begun=begun)
 
     def encode(self, sample: SampleIndex, prepared: Any, computed: Any) -> Encoded:
         """Of the other sample; its bytes are noted."""

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import psutil
-
 from shardgen.errors import ManifestMismatch
 
 DRIVE = "fuse.drive"  # the type of the file system that Colab's drive.mount() mounts
@@ -23,6 +21,8 @@ Mounts = Iterable[tuple[str, str]]
 
 def mount_table() -> Mounts:
     """This machine's mounts."""
+    import psutil
+
     return [(part.mountpoint, part.fstype) for part in psutil.disk_partitions(all=True)]
 
 

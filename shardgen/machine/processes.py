@@ -8,14 +8,12 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from shardgen.domain.identifiers import WorkerId
 from shardgen.domain.worker import WorkerIdentity
 
 _START_FIELD = 19  # of /proc/PID/stat behind the name: clock ticks from boot to the process's start
 _START_TOLERANCE_SECONDS = 2.0  # without /proc, start times are counted from a boot time that may be shifted
-
+_ENDED = ("Z", "X", "x")  # states: a zombie, and dead
 
 _PROC = Path("/proc/self")
 
@@ -34,6 +32,8 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
+        import psutil
+
         return f"boot-{psutil.boot_time():.0f}"
 
 
@@ -64,9 +64,15 @@ def gone(identities: Iterable[WorkerIdentity]) -> list[WorkerId]:
 
 def is_running(pid: int, started: float) -> bool:
     """Whether the process of that pid and `process_start` is there and no zombie."""
+    if _PROC.is_dir():
+        fields = _fields_of(pid)
+        return fields is not None and float(fields[_START_FIELD]) == started and fields[0] not in _ENDED
+    import psutil
+
     try:
-        same = abs(process_start(pid) - started) <= (0 if _PROC.is_dir() else _START_TOLERANCE_SECONDS)
-        return same and psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - started) <= _START_TOLERANCE_SECONDS
+        return is_same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
@@ -76,12 +82,25 @@ def is_running(pid: int, started: float) -> bool:
 def process_start(pid: int) -> float:
     """When a process started: ticks since boot where /proc tells, which no clock correction shifts.
 
-    Raises psutil.NoSuchProcess.
+    Raises ProcessLookupError.
     """
-    if not _PROC.is_dir():
+    if _PROC.is_dir():
+        fields = _fields_of(pid)
+        if fields is None:
+            raise ProcessLookupError(pid)
+        return float(fields[_START_FIELD])
+    import psutil
+
+    try:
         return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        raise ProcessLookupError(pid) from None
+
+
+def _fields_of(pid: int) -> list[str] | None:
+    """What /proc/PID/stat says behind the name, from the state on; None where there is no such process."""
     try:
         text = (_PROC.parent / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        raise psutil.NoSuchProcess(pid) from None
-    return float(text.rpartition(")")[2].split()[_START_FIELD])
+        return None
+    return text.rpartition(")")[2].split()

@@ -59,8 +59,9 @@ from shardgen.storage.atomic import (
     staged_beside,
 )
 from shardgen.storage.bounded import Irregular, how_to_read, read_regular
-from shardgen.storage.fetch import OnDownload, Released, cached_path, fetch
+from shardgen.storage.fetch import fetch
 from shardgen.storage.files import DiskFiles, is_file, is_folder, is_link, is_there, storing
+from shardgen.storage.released import OnDownload, Released, cached_path
 
 U2NETP = Released(
     name="u2netp",

@@ -30,16 +30,16 @@ from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
 from shardgen.machine.memory import available_memory
-from shardgen.manifest.database_url import is_bucket, is_meant_as_bucket
 from shardgen.manifest.port import Operator
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.manifest.urls import is_bucket, is_meant_as_bucket
 from shardgen.operations.status import report
 from shardgen.recipes.base import Folders, Recipe
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.sources.checking import COPY_THEM
 from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
-from shardgen.storage.fetch import cached_path
 from shardgen.storage.files import is_file, is_folder, is_there, storage_error
+from shardgen.storage.released import cached_path
 
 _RECORDS_SECONDS = 5.0
 _FETCHED = ": weights are fetched into it"

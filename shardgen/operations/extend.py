@@ -8,7 +8,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
-from shardgen.manifest.database_url import has_own_index, is_bucket
+from shardgen.manifest.urls import has_own_index, is_bucket
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
 from shardgen.recipes.base import Folders, PlanEvents
 from shardgen.settings.run_directory import RunDirectory
@@ -53,7 +53,7 @@ def extend(
             hint=f"put the planned files back, then extend again; or {run.for_another}",
         )
     refuse_absurd(run, grown)
-    estimate = kind.estimate(run.recipe(grown, arranged.files), folders)
+    estimate = kind.estimate(run.recipe(grown, arranged.files), folders, at_hand=draft.at_hand)
     on_step(PlanStep.CHECKED)
     files = {file.name for file in run.recipe(grown).files}
     new = {name: data for name, data in arranged.files.items() if name in files}

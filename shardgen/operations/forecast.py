@@ -41,7 +41,7 @@ class Forecast(BaseModel):
     sample beside them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
     version: Literal[1] = 1
     fingerprint: str

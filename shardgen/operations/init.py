@@ -9,7 +9,7 @@ from pathlib import Path
 from shardgen.depth.base import FILE
 from shardgen.depth.families import DEFAULT
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
-from shardgen.manifest.database_url import SHARED_FOLDER, check_bucket_url
+from shardgen.manifest.urls import SHARED_FOLDER, check_bucket_url
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
 from shardgen.settings.settings import FILE_NAME, parse_settings

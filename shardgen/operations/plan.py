@@ -80,12 +80,12 @@ def make_plan(
     plan, draft = draft_plan(run, folders, events=events)
     events.doing("encoding some samples, to see how large they are")
     if draft.lacks is not None:
-        estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)
+        estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders, at_hand=draft.at_hand)
         on_unwritten(Planned(plan=plan, draft=draft, estimate=estimate, is_new=current is None))
         raise draft.lacks
     if current is not None:
         plan, draft = _in_blocks_of(run.recipe(current), plan, draft, settings.kind)
-    estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders)
+    estimate = settings.kind.estimate(run.recipe(plan, draft.files), folders, at_hand=draft.at_hand)
     on_step(PlanStep.CHECKED)
     put = put_plan(run, plan, files=draft.files, on_step=on_step)
     return Planned(plan=plan, draft=draft, estimate=estimate, is_new=put.is_new, changes=put.changes)

@@ -13,8 +13,8 @@ from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zi
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
 from shardgen.errors import CorruptionError, InputMissing, OperatorError
-from shardgen.manifest.database_url import refuse_mistyped_url
 from shardgen.manifest.port import Operator
+from shardgen.manifest.urls import refuse_mistyped_url
 from shardgen.operations.requeue import Requeued, requeued
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import is_file, is_there

@@ -11,10 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shardgen.domain.identifiers import SampleIndex
@@ -26,6 +24,10 @@ from shardgen.domain.wording import Say
 from shardgen.errors import InvalidSettings, SampleError, ShardgenError
 from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.storage.lines import LineFile
+
+if TYPE_CHECKING:  # `status` does without it
+    import numpy as np
+    from numpy.typing import NDArray
 
 THREADS_VARIABLE = "SHARDGEN_THREADS"
 _STRANGERS = 64  # samples spread over the plan, among which to look for one that has nothing in common
@@ -61,7 +63,7 @@ class Table(BaseModel):
     wrote something else.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @model_validator(mode="after")
     def _no_nul(self) -> Self:
@@ -176,9 +178,18 @@ class Maker(ABC, Generic[Prepared, Computed]):
         A ShardgenError that is none, and MemoryError, are no sample's fault.
         """
 
+    def begin(self, batch: Sequence[Prepared | None]) -> object | None:
+        """Put a batch on the device's queue, behind the one that it computes, and wait for neither.
+
+        The thread of `compute` calls it. What it gives goes to `compute` with the same batch, or is dropped;
+        what goes wrong is raised there. None, as here, where a device has no queue.
+        """
+        del batch
+        return None
+
     @abstractmethod
     def compute(
-        self, batch: Sequence[Prepared | None], *, between: Between
+        self, batch: Sequence[Prepared | None], *, between: Between, begun: object | None = None
     ) -> Sequence[Computed | SampleError | None]:
         """The device's part of a whole batch, in order; one thread calls it.
 
@@ -201,6 +212,11 @@ class Maker(ABC, Generic[Prepared, Computed]):
     @abstractmethod
     def device_model(self) -> str:
         """What it runs on, as `status` shows it."""
+
+    @property
+    def last_words(self) -> str:
+        """What the worker's log should say of it at the end, as one line; "" for nothing."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,6 +471,7 @@ class Draft:
     `warnings` ask for a look and `notes` say what was converted. `facts` are lines of what `plan` prints: a
     name and a text. With `lacks` the plan cannot be written: it is why something of it could not be had, in
     whose place `document` has a stand-in. `files` are what `Recipe.files` of its plan names and is new.
+    `at_hand` is what the kind keeps of the sources for an estimate, so that it reads none of them again.
     """
 
     document: Document
@@ -464,6 +481,7 @@ class Draft:
     notes: tuple[Remark, ...] = ()
     lacks: ShardgenError | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    at_hand: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -532,8 +550,8 @@ class RecipeKind(ABC):
         )
 
     @abstractmethod
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
-        """How big its samples will be, from a few that are really encoded."""
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
+        """How big its samples will be, from a few that are really encoded; `at_hand` is its draft's."""
 
 
 def csv_field(text: str) -> str:

@@ -10,11 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.depth import device
-from shardgen.depth.base import Estimator, Network, NetworkChoice, NetworkPlan, Quality
+from shardgen.depth.base import (
+    Begun,
+    Estimator,
+    Network,
+    NetworkChoice,
+    NetworkPlan,
+    Picture,
+    Quality,
+    RawOutput,
+)
 from shardgen.depth.device import Device
 from shardgen.depth.families import find_family
 from shardgen.domain.wording import Say
-from shardgen.errors import DepthNotFinite, DownloadFailed, MachineUnfit, SampleError
+from shardgen.errors import DownloadFailed, MachineUnfit
 from shardgen.machine.memory import free_bytes
 from shardgen.recipes.base import BatchSizes, Between, Demand, DeviceChoice, PlanEvents, Station
 from shardgen.recipes.depth import Depth
@@ -168,26 +177,19 @@ class DepthStage:
         """What the network runs on."""
         return self._estimator.device_model
 
-    def compute(
-        self, inputs: Sequence[NDArray[np.uint8] | None], *, between: Between
-    ) -> list[DepthMap | SampleError | None]:
-        """The depth of pictures of the network's size, uint8 (H, W, 3) RGB; None for None.
+    def begin(self, inputs: Sequence[Picture | None]) -> Begun | None:
+        """Give the device pictures of the network's size ahead, where it has a queue."""
+        return self._estimator.begin(inputs)
 
-        A missing one is black: the others' last bits must not depend on it.
-        """
-        width, height = self._plan.input
-        images = np.zeros((len(inputs), height, width, 3), np.uint8)
-        for row, picture in enumerate(inputs):
-            if picture is not None:
-                images[row] = picture
-        depth = self._estimator.estimate(
-            images, wanted=[picture is not None for picture in inputs], between=between
-        )
-        not_finite = DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
-        return [
-            None if picture is None else not_finite if depth.non_finite[row] else depth.relative[row]
-            for row, picture in enumerate(inputs)
-        ]
+    def compute(
+        self, inputs: Sequence[Picture | None], *, between: Between, begun: Begun | None = None
+    ) -> list[RawOutput | None]:
+        """The network's outputs for pictures of its size; None for None."""
+        return self._estimator.outputs(inputs, begun=begun, between=between)
+
+    def depth_of(self, raw: RawOutput) -> DepthMap:
+        """The depth that an output means; from any thread. Raises DepthNotFinite."""
+        return self._estimator.depth_of(raw)
 
     def check(self) -> None:
         """Put one black image through the network."""

@@ -1,16 +1,35 @@
-"""The kinds of recipes that there are."""
+"""The kinds of recipes that there are; those of this package are imported when they are asked for."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 from shardgen.domain.plan import Plan
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Beside, Preset, Recipe, RecipeKind
-from shardgen.recipes.composites.kind import Composites
-from shardgen.recipes.pictures.kind import Pictures
 
-DEFAULT = Composites.name
-DEFAULT_PRESET = next(iter(Composites.presets))
+DEFAULT = "composites"
+DEFAULT_PRESET = "grid600"
+
+
+@cache
+def _composites() -> RecipeKind:
+    from shardgen.recipes.composites.kind import Composites
+
+    return Composites()
+
+
+@cache
+def _pictures() -> RecipeKind:
+    from shardgen.recipes.pictures.kind import Pictures
+
+    return Pictures()
+
+
+_OURS: dict[str, Callable[[], RecipeKind]] = {DEFAULT: _composites, "depth": _pictures}
 _KINDS: dict[str, RecipeKind] = {}
+"""Those of others."""
 
 
 def register(kind: RecipeKind) -> None:
@@ -20,15 +39,17 @@ def register(kind: RecipeKind) -> None:
 
 def find_kind(name: str) -> RecipeKind:
     """The kind that `[recipe] kind` names. Raises InvalidSettings."""
+    if name in _OURS:
+        return _OURS[name]()
     if name not in _KINDS:
-        known = " or ".join(f'"{one}"' for one in _KINDS)
+        known = " or ".join(f'"{one}"' for one in (*_OURS, *_KINDS))
         raise InvalidSettings(f"[recipe] kind: {name!r} is not known", hint=f"kind = {known}")
     return _KINDS[name]
 
 
 def kinds() -> list[RecipeKind]:
     """All of them."""
-    return list(_KINDS.values())
+    return [*(make() for make in _OURS.values()), *_KINDS.values()]
 
 
 def presets() -> dict[str, tuple[RecipeKind, Preset]]:
@@ -47,7 +68,3 @@ def find_preset(name: str) -> tuple[RecipeKind, Preset]:
 def recipe_of(plan: Plan, *, beside: Beside | None = None) -> Recipe:
     """The recipe of a plan; without `beside` nothing can be asked of it that a file of the plan must tell."""
     return find_kind(plan.recipe.kind).recipe(plan, beside)
-
-
-register(Composites())
-register(Pictures())

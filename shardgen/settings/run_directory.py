@@ -14,11 +14,12 @@ from shardgen.domain.plan import Plan, PlanFile
 from shardgen.domain.receipt import Receipt
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
 from shardgen.manifest import port
-from shardgen.manifest.database_url import SHARED_FOLDER, DatabaseUrl, has_own_index, is_bucket
+from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
 from shardgen.manifest.sqlite import SqliteFile
+from shardgen.manifest.urls import SHARED_FOLDER, has_own_index, is_bucket
 from shardgen.recipes.base import Folders, Recipe
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import open_beside, parse_plan, read_plan

@@ -7,7 +7,7 @@ import re
 from urllib.parse import parse_qsl
 
 from shardgen.errors import InvalidSettings
-from shardgen.manifest.database_url import check_bucket_url, is_meant_as_bucket
+from shardgen.manifest.urls import check_bucket_url, is_meant_as_bucket
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _PASSWORD = re.compile(r"[^:/]*:([^@]*)@")  # between user and host, as the database library reads it

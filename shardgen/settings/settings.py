@@ -20,7 +20,7 @@ from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.manifest.database_url import is_bucket
+from shardgen.manifest.urls import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
 from shardgen.recipes.registry import DEFAULT, find_kind, kinds
 from shardgen.settings.problems import KnownKeys, problems_in
@@ -126,13 +126,13 @@ class CardTable(Table):
 class EngineTables(Table):
     """The tables that belong to no recipe."""
 
-    recipe: RecipeTable = RecipeTable()
-    shards: ShardsTable = ShardsTable()
-    manifest: ManifestTable = ManifestTable()
-    artifacts: ArtifactsTable = ArtifactsTable()
-    lease: LeaseTable = LeaseTable()
-    folder: FolderTable = FolderTable()
-    card: CardTable = CardTable()
+    recipe: RecipeTable = Field(default_factory=RecipeTable)
+    shards: ShardsTable = Field(default_factory=ShardsTable)
+    manifest: ManifestTable = Field(default_factory=ManifestTable)
+    artifacts: ArtifactsTable = Field(default_factory=ArtifactsTable)
+    lease: LeaseTable = Field(default_factory=LeaseTable)
+    folder: FolderTable = Field(default_factory=FolderTable)
+    card: CardTable = Field(default_factory=CardTable)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from array import array
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from shardgen.domain.remarks import Remark, grouped
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, MachineUnfit, NoMask, SampleError, SourcesRefused
-from shardgen.imaging.codec import Photograph, decode, probe
+from shardgen.imaging.codec import Photograph, claimed_pixels, decode, probe
 from shardgen.imaging.masks import CutOut, cut_out, cuts_out, mask_warning
 from shardgen.imaging.options import MaskMode
 from shardgen.imaging.own_masks import read_marks
@@ -30,7 +32,8 @@ from shardgen.sources.folder import (
 )
 from shardgen.sources.inventory import Background, Foreground, MaskFile, Picture, PictureList, Sources
 
-_MAX_THREADS = 4  # each takes up to 24 bytes a pixel while it halves a photograph: 5 GB for the largest
+# Of photographs that are decoded at a time. One takes up to 24 bytes a pixel while it is halved: 5 GB.
+_PIXELS_AT_ONCE = 200_000_000
 _FOREGROUNDS, _BACKGROUNDS, _PICTURES = "foregrounds", "backgrounds", "pictures"
 _AT_ONCE = 1024  # pictures
 # Folders look swapped when so many of the foregrounds have no mask, and more than so many backgrounds do.
@@ -59,6 +62,22 @@ class SourceFolders:
     backgrounds: Path
 
 
+class Keeper(Protocol):
+    """Who wants to have some photographs once they are scanned, before they are let go. Thread-safe."""
+
+    def expect(self, foregrounds: Sequence[str], backgrounds: Sequence[str]) -> None:
+        """Hear which there are, in their order, before any is read."""
+        ...
+
+    def keep_foreground(self, name: str, whole: CutOut, placed: CutOut) -> None:
+        """Take one that is without fault, as it was cut out and as large as it is placed."""
+        ...
+
+    def keep_background(self, name: str, photo: Photograph) -> None:
+        """Take one that is without fault."""
+        ...
+
+
 Source = TypeVar("Source", Foreground, Background, Picture)
 
 
@@ -79,15 +98,16 @@ class _Checked(Generic[Source]):
     lacks_mask: bool = False
 
 
-def scan(
+def scan(  # noqa: PLR0913 - of what, how, and who watches
     folders: SourceFolders,
     mask: MaskMode,
     fit: Callable[[CutOut], CutOut],
     *,
     threads: int,
     on_file: Callable[[str, int], None] = lambda _name, _of: None,
+    keeper: Keeper | None = None,
 ) -> Inventory:
-    """Check every photograph of both folders, as many at once as `threads`, but four at most.
+    """Check every photograph of both folders, in as many threads, but only so many large ones at once.
 
     They are read and cut out as composing will do it; `fit` makes a cut-out as large as it is placed, or
     raises ComposeFailed. `on_file` hears of each as it is done, and how many there are.
@@ -102,20 +122,23 @@ def scan(
     _refuse_empty(folders.backgrounds, background_files, what=_BACKGROUNDS)
     names = pair_masks(foreground_files.photographs, foreground_files.masks)
     count = len(foreground_files.photographs) + len(background_files.photographs)
+    checks = _Checks(folders, names, mask, fit, keeper)
+    if keeper is not None:
+        keeper.expect(foreground_files.photographs, background_files.photographs)
 
     def check_foreground(name: str) -> _Checked[Foreground]:
-        checked = _check_foreground(folders.foregrounds, names, name, mask, fit)
+        checked = checks.foreground(name)
         on_file(name, count)
         return checked
 
     masked = {masked_stem(name) for name in filter(is_mask, background_files.photographs)}
 
     def check_background(name: str) -> _Checked[Background]:
-        checked = _check_background(folders.backgrounds, name, masked)
+        checked = checks.background(name, masked)
         on_file(name, count)
         return checked
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
+    with ThreadPoolExecutor(threads, "scan") as pool:
         foregrounds = list(pool.map(check_foreground, foreground_files.photographs))
         backgrounds = list(pool.map(check_background, background_files.photographs))
     outcomes: list[_Checked[Foreground] | _Checked[Background]] = [*foregrounds, *backgrounds]
@@ -189,7 +212,7 @@ def scan_pictures(
         on_file(name, len(names))
         return checked
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, threads), "scan") as pool:
+    with ThreadPoolExecutor(threads, "scan") as pool:
         # Not all at once: what waits in the pool takes more memory than what comes of it.
         for start in range(0, len(names), _AT_ONCE):
             for checked in pool.map(check, names[start : start + _AT_ONCE]):
@@ -238,81 +261,142 @@ def _check_picture(folder: Path, name: str) -> _Checked[Picture]:
     return _Checked(entry=entry, warnings=warnings)
 
 
-def _check_background(folder: Path, name: str, masked: Container[str]) -> _Checked[Background]:
-    problems: list[Remark] = []
-    data = _read(folder, _BACKGROUNDS, name, problems)
-    photo = None if data is None else _decoded(_BACKGROUNDS, name, data, problems)
-    if data is None or photo is None:
-        return _Checked(entry=None, problems=tuple(problems))
-    is_cut_out = cuts_out(photo.alpha)
-    warnings = _said(_BACKGROUNDS, name, photo.warnings)
-    if is_cut_out:
-        warnings += _said(_BACKGROUNDS, name, ["its transparency is ignored: what it hides will show"])
-    if is_mask(name):
-        reason, hint = (
-            "named like a mask, but used as a background",
-            "move it to the foregrounds, or rename it",
+class _Budget:
+    """Lets so many pixels be worked on at a time, in the order of asking; more of one photograph alone."""
+
+    def __init__(self, pixels: int) -> None:
+        self._most, self._taken = pixels, 0
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, pixels: int) -> Iterator[None]:
+        """Wait until there is room for these."""
+        # Who waits keeps the turn, so that small ones do not pass a large one by for ever.
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: not self._taken or self._taken + pixels <= self._most)
+            self._taken += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= pixels
+                self._changed.notify()
+
+
+class _Checks:
+    """What is looked at of each photograph."""
+
+    def __init__(
+        self,
+        folders: SourceFolders,
+        names: MaskNames,
+        mask: MaskMode,
+        fit: Callable[[CutOut], CutOut],
+        keeper: Keeper | None,
+    ) -> None:
+        self._folders, self._names = folders, names
+        self._mask, self._fit = mask, fit
+        self._keeper = keeper
+        self._budget = _Budget(_PIXELS_AT_ONCE)
+
+    def background(self, name: str, masked: Container[str]) -> _Checked[Background]:
+        """Read and decode it; `masked` are names that mask files beside it are made of."""
+        problems: list[Remark] = []
+        data = _read(self._folders.backgrounds, _BACKGROUNDS, name, problems)
+        if data is None:
+            return _Checked(entry=None, problems=tuple(problems))
+        with self._budget.taking(claimed_pixels(data)):
+            return self._decoded_background(name, data, masked)
+
+    def foreground(self, name: str) -> _Checked[Foreground]:
+        """Read, decode and cut it out."""
+        problems: list[Remark] = []
+        data = _read(self._folders.foregrounds, _FOREGROUNDS, name, problems)
+        with self._budget.taking(0 if data is None else claimed_pixels(data)):
+            return self._decoded_foreground(name, data, problems)
+
+    def _decoded_background(self, name: str, data: bytes, masked: Container[str]) -> _Checked[Background]:
+        problems: list[Remark] = []
+        photo = _decoded(_BACKGROUNDS, name, data, problems)
+        if photo is None:
+            return _Checked(entry=None, problems=tuple(problems))
+        is_cut_out = cuts_out(photo.alpha)
+        warnings = _said(_BACKGROUNDS, name, photo.warnings)
+        if is_cut_out:
+            warnings += _said(_BACKGROUNDS, name, ["its transparency is ignored: what it hides will show"])
+        if is_mask(name):
+            reason, hint = (
+                "named like a mask, but used as a background",
+                "move it to the foregrounds, or rename it",
+            )
+            warnings += (Remark(folder=_BACKGROUNDS, names=(name,), reason=reason, hint=hint),)
+        if self._keeper is not None:
+            self._keeper.keep_background(name, photo)
+        return _Checked(
+            entry=Background(
+                name=name, bytes=len(data), sha256=_sha256(data), width=photo.width, height=photo.height
+            ),
+            warnings=warnings,
+            notes=_said(_BACKGROUNDS, name, photo.notes),
+            is_cut_out=is_cut_out or is_mask(name) or stem_of(name) in masked,
         )
-        warnings += (Remark(folder=_BACKGROUNDS, names=(name,), reason=reason, hint=hint),)
-    return _Checked(
-        entry=Background(
-            name=name, bytes=len(data), sha256=_sha256(data), width=photo.width, height=photo.height
-        ),
-        warnings=warnings,
-        notes=_said(_BACKGROUNDS, name, photo.notes),
-        is_cut_out=is_cut_out or is_mask(name) or stem_of(name) in masked,
-    )
 
-
-def _check_foreground(
-    folder: Path, names: MaskNames, name: str, mask: MaskMode, fit: Callable[[CutOut], CutOut]
-) -> _Checked[Foreground]:
-    problems: list[Remark] = []
-    data = _read(folder, _FOREGROUNDS, name, problems)
-    photo = None if data is None else _decoded(_FOREGROUNDS, name, data, problems)
-    mask_photo, mask_file, is_own = None, None, False
-    takes_files = mask in (MaskMode.AUTO, MaskMode.FILE)
-    problems += _name_problems(names, name, takes_files=takes_files)
-    mask_names = names.of.get(name, ()) if takes_files else ()
-    if len(mask_names) == 1:
-        mask_data = _read(folder, _FOREGROUNDS, mask_names[0], problems)
-        if mask_data is not None:
-            mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
-            mask_photo = _decoded(_FOREGROUNDS, mask_names[0], mask_data, problems)
-            is_own = read_marks(mask_data) is not None  # drawn over the photograph as it is seen
-    if data is None or photo is None or problems:
-        return _Checked(entry=None, problems=tuple(problems))
-    try:
-        placed = fit(cut_out(photo, mask, mask_photo))
-    except SampleError as error:
-        lacks_mask = isinstance(error, NoMask)
-        if lacks_mask and name in names.misnamed.values():
-            return _Checked(entry=None)  # that its mask has another name is said of the mask
-        return _Checked(entry=None, problems=(_problem(_FOREGROUNDS, name, error),), lacks_mask=lacks_mask)
-    warnings = _said(_FOREGROUNDS, name, photo.warnings)
-    if placed.covered_pixels == placed.width * placed.height:
-        warnings += _said(_FOREGROUNDS, name, ["its mask covers everything: the whole rectangle is placed"])
-    if mask_photo is not None and mask_file is not None:
-        warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
-        if not is_own and (warning := mask_warning(photo, mask_photo)):
-            hint = "check in the preview that they line up"
-            warnings += (Remark(folder=_FOREGROUNDS, names=(name,), reason=warning, hint=hint),)
-    return _Checked(
-        entry=Foreground(
-            name=name,
-            bytes=len(data),
-            sha256=_sha256(data),
-            width=photo.width,
-            height=photo.height,
-            placed_width=placed.width,
-            placed_height=placed.height,
-            mask=placed.mode,
-            mask_file=mask_file,
-        ),
-        warnings=warnings,
-        notes=_said(_FOREGROUNDS, name, photo.notes),
-        covered_pixels=placed.covered_pixels,
-    )
+    def _decoded_foreground(
+        self, name: str, data: bytes | None, problems: list[Remark]
+    ) -> _Checked[Foreground]:
+        folder, names, mask = self._folders.foregrounds, self._names, self._mask
+        photo = None if data is None else _decoded(_FOREGROUNDS, name, data, problems)
+        mask_photo, mask_file, is_own = None, None, False
+        takes_files = mask in (MaskMode.AUTO, MaskMode.FILE)
+        problems += _name_problems(names, name, takes_files=takes_files)
+        mask_names = names.of.get(name, ()) if takes_files else ()
+        if len(mask_names) == 1:
+            mask_data = _read(folder, _FOREGROUNDS, mask_names[0], problems)
+            if mask_data is not None:
+                mask_file = MaskFile(name=mask_names[0], bytes=len(mask_data), sha256=_sha256(mask_data))
+                mask_photo = _decoded(_FOREGROUNDS, mask_names[0], mask_data, problems)
+                is_own = read_marks(mask_data) is not None  # drawn over the photograph as it is seen
+        if data is None or photo is None or problems:
+            return _Checked(entry=None, problems=tuple(problems))
+        try:
+            whole = cut_out(photo, mask, mask_photo)
+            placed = self._fit(whole)
+        except SampleError as error:
+            lacks_mask = isinstance(error, NoMask)
+            if lacks_mask and name in names.misnamed.values():
+                return _Checked(entry=None)  # that its mask has another name is said of the mask
+            return _Checked(
+                entry=None, problems=(_problem(_FOREGROUNDS, name, error),), lacks_mask=lacks_mask
+            )
+        warnings = _said(_FOREGROUNDS, name, photo.warnings)
+        if placed.covered_pixels == placed.width * placed.height:
+            warnings += _said(
+                _FOREGROUNDS, name, ["its mask covers everything: the whole rectangle is placed"]
+            )
+        if mask_photo is not None and mask_file is not None:
+            warnings += _said(_FOREGROUNDS, mask_file.name, mask_photo.warnings)
+            if not is_own and (warning := mask_warning(photo, mask_photo)):
+                hint = "check in the preview that they line up"
+                warnings += (Remark(folder=_FOREGROUNDS, names=(name,), reason=warning, hint=hint),)
+        if self._keeper is not None:
+            self._keeper.keep_foreground(name, whole, placed)
+        return _Checked(
+            entry=Foreground(
+                name=name,
+                bytes=len(data),
+                sha256=_sha256(data),
+                width=photo.width,
+                height=photo.height,
+                placed_width=placed.width,
+                placed_height=placed.height,
+                mask=placed.mode,
+                mask_file=mask_file,
+            ),
+            warnings=warnings,
+            notes=_said(_FOREGROUNDS, name, photo.notes),
+            covered_pixels=placed.covered_pixels,
+        )
 
 
 def _read(folder: Path, what: str, name: str, problems: list[Remark]) -> bytes | None:

@@ -3,63 +3,28 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import re
-import shlex
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
+from shardgen.errors import DownloadFailed, WeightsRefused
 from shardgen.storage.atomic import rename_durably
-from shardgen.storage.bounded import open_regular
-from shardgen.storage.cache import CACHE_VARIABLE, cache_folder
 from shardgen.storage.files import FILE_MODE, DiskFiles, is_file, make_folders
+from shardgen.storage.released import OnDownload, Released, cached_path, disk_errors, locate, refuse_other
 
 PIECE_BYTES = 1 << 18
 TIMEOUT_SECONDS = 60.0
 MAX_BYTES = 2 << 30  # a server that never stops sending is not the weights
 _NOTHING_KEPT = "ask for the file's new address; nothing was kept"
 Checked = TypeVar("Checked")
-OnDownload = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the bytes expected (None if the server does not say)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
-    """A published file, fetched into the cache folder; size and digest are None where nobody pinned them.
-
-    `name` is what `shardgen weights fetch` calls it. `otherwise` ends the hint for users who cannot fetch it
-    at all.
-    """
-
-    name: str
-    url: str
-    size_bytes: int | None
-    otherwise: str
-    sha256: str | None = None
-
-
-def cached_path(released: Released) -> Path:
-    """Where the weights lie once they are fetched."""
-    return cache_folder() / f"{released.name}{Path(released.url).suffix}"
-
-
-def locate(released: Released) -> Path:
-    """The file of fetched weights; raises InputMissing if they were not fetched yet, or WeightsRefused."""
-    path, name = cached_path(released), released.name
-    if not is_file(path):
-        raise InputMissing(f"{path}: the {name} weights are not there", hint=f"shardgen weights fetch {name}")
-    _refuse_other(released, path, hint=f"rm -f {shlex.quote(str(path))}; shardgen weights fetch {name}")
-    return path
 
 
 def fetch(
@@ -78,16 +43,16 @@ def fetch(
     if is_file(path):
         return check(locate(released))
     part = path.with_name(f"{path.name}.part")
-    with _disk_errors(path), _network_errors(released, path):
+    with disk_errors(path), _network_errors(released, path):
         make_folders(path.parent)
         _download(released, part, check, on_progress)
     try:
-        _refuse_other(released, part, hint=_NOTHING_KEPT)
+        refuse_other(released, part, hint=_NOTHING_KEPT)
         weights = check(part)
     except WeightsRefused:
         part.unlink(missing_ok=True)
         raise
-    with _disk_errors(path):
+    with disk_errors(path):
         rename_durably(DiskFiles(), part, path)
     return weights
 
@@ -123,20 +88,6 @@ def _refuse_size(released: Released, part: Path, check: Callable[[Path], object]
         hint=_NOTHING_KEPT,
         problems=("size",),
     )
-
-
-def _refuse_other(released: Released, path: Path, *, hint: str) -> None:
-    """Refuse a file of another digest than the pinned one."""
-    if released.sha256 is None:
-        return
-    with _disk_errors(path), os.fdopen(open_regular(path), "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != released.sha256:
-        raise WeightsRefused(
-            f"{path}: sha256 {found[:12]} (expected {released.sha256[:12]}): not the released file",
-            hint=hint,
-            problems=("sha256",),
-        )
 
 
 class _CannotResumeError(Exception):
@@ -237,15 +188,4 @@ def _network_errors(released: Released, path: Path) -> Iterator[None]:
             what,
             hint=f"run it again to resume; without a network, download {released.url} elsewhere "
             f"and put it at {path}, or {released.otherwise}",
-        ) from error
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageFailed(
-            f"{path}: {error.strerror or error}",
-            hint=f"free some disk space, or set {CACHE_VARIABLE} to another folder",
         ) from error

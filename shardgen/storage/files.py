@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
@@ -57,11 +58,23 @@ class DiskFiles:
             filled += count
         return filled
 
+    def read(self, descriptor: int, size: int) -> bytes:
+        """The first bytes of the file; less than `size` only where it is shorter."""
+        data = os.pread(descriptor, size, 0)
+        while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
+            data += more
+        return data
+
     def write(self, descriptor: int, data: bytes | memoryview) -> None:
         """Write all of it."""
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
+
+    def start_syncing(self, descriptor: int, start: int, size: int) -> None:
+        """Have these bytes on their way to the disk, so that `fsync` finds them there; waits for nothing."""
+        if sys.platform == "linux":  # where this writes dirty pages, and can forget only clean ones
+            os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, descriptor: int) -> None:
         """Return when the file's bytes are on the disk."""

@@ -84,7 +84,7 @@ class Computed:
 class BatchMaker:
     """The stages of a batch, one call each; who overlaps them is the caller's business.
 
-    Use it as a context manager. `compute` and `make_alone` are called from one thread, `prepare` and
+    Use it as a context manager. `begin`, `compute` and `make_alone` are called from one thread, `prepare` and
     `finish` may be called from another each.
     """
 
@@ -111,15 +111,19 @@ class BatchMaker:
         self._passed(BatchStep.PREPARED)
         return Prepared(batch=batch, samples=samples, began=began)
 
-    def compute(self, prepared: Prepared) -> Computed:
-        """Run the device on a batch.
+    def begin(self, prepared: Prepared) -> object | None:
+        """Put a batch on the device's queue; `compute` takes what this gives. None: it has no queue."""
+        return self._maker.begin([None if isinstance(one, SampleError) else one for one in prepared.samples])
+
+    def compute(self, prepared: Prepared, begun: object | None = None) -> Computed:
+        """Run the device on a batch, or wait for what was begun.
 
         Raises SliceFailed when it raises for every sample, DeviceBroken when it does so for others, too.
         """
         results: list[Any | SampleError] = list(prepared.samples)
         alive = [row for row, sample in enumerate(prepared.samples) if not isinstance(sample, SampleError)]
         if alive:
-            found = self._bisect(prepared.samples, alive)
+            found = self._bisect(prepared.samples, alive, begun)
             self._blame_no_sample(prepared.batch, list(found.values()))
             for row, result in found.items():
                 results[row] = result
@@ -180,13 +184,15 @@ class BatchMaker:
         except Exception as error:  # noqa: BLE001 - the batch boundary: one bad sample costs one sample
             return _explained(ComposeFailed(f"sample {sample}: preparing raised {error!r}"), error)
 
-    def _bisect(self, batch: Sequence[Any], rows: Sequence[int]) -> dict[int, Any | SampleError]:
+    def _bisect(
+        self, batch: Sequence[Any], rows: Sequence[int], begun: object | None = None
+    ) -> dict[int, Any | SampleError]:
         """Compute these rows; an exception is halved down to the sample that raises it."""
         chosen: list[Any] = [None] * len(batch)
         for row in rows:
             chosen[row] = batch[row]
         try:
-            results = self._maker.compute(chosen, between=self.stages.between)
+            results = self._maker.compute(chosen, between=self.stages.between, begun=begun)
         except (ShardgenError, Abandoned, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - the batch boundary: one bad sample costs one sample

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Self
 
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease
-from shardgen.worker.batch import BatchMaker
+from shardgen.worker.batch import BatchMaker, Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A batch whose turn it is, and what the device's queue gave for it."""
+
+    prepared: Prepared
+    begun: object | None
 
 
 class Pipeline:
     """Batch k+1 is being prepared while k is on the device and k-1 is encoded, published and recorded.
 
-    At most two batches have been through the device without a receipt, and one is prepared: the loss bound.
-    Use it as a context manager; `make` is called from one thread.
+    A device with a queue gets k+1 as soon as it is prepared, so that it never waits between two batches; k+2
+    is prepared only when k is fetched. So three batches at most are without a receipt: the loss bound. Use it
+    as a context manager; `make` is called from one thread.
     """
 
     def __init__(self, maker: BatchMaker, *, begin_batch: Callable[[], bool]) -> None:
@@ -39,22 +50,30 @@ class Pipeline:
         maker = self._maker
         finishing: Future[None] = Future()
         finishing.set_result(None)
-        preparing = self._preparing.submit(maker.prepare, batches[0])
+        left = deque(batches)
+        coming = self._preparing.submit(maker.prepare, left[0])
+
+        def take() -> _Taken | None:
+            """The next batch, on the device's queue if it has one; None when there is no room for it."""
+            if not left or not self._begin_batch():
+                return None
+            maker.stages.heartbeat.check_lease()
+            prepared = coming.result()
+            left.popleft()
+            return _Taken(prepared, maker.begin(prepared))
+
         try:
-            for following in range(1, len(batches) + 1):
-                if not self._begin_batch():
-                    break
-                maker.stages.heartbeat.check_lease()
-                prepared = preparing.result()
-                if following < len(batches):
-                    preparing = self._preparing.submit(maker.prepare, batches[following])
-                computed = maker.compute(prepared)
+            taken = take()
+            while taken is not None:
+                if left:
+                    coming = self._preparing.submit(maker.prepare, left[0])
+                has_queue = taken.begun is not None
+                following = take() if has_queue else None
+                computed = maker.compute(taken.prepared, taken.begun)
                 finishing.result()
                 finishing = self._finishing.submit(maker.finish, lease, computed)
-            else:
-                finishing.result()
-                return True
+                taken = following if has_queue else take()
         finally:
             wait([finishing])  # whatever happens to the next batch, this one is recorded under the lease
         finishing.result()
-        return False
+        return not left

@@ -214,7 +214,10 @@ class Worker:
             suspect = SuspectMaker(batches, begin_batch=begin_batch)
             makers = _Makers(pipeline=pipeline, suspect=suspect)
             with self._lookout(plan, coordinator, heartbeat):
-                return self._lease_and_make(coordinator, heartbeat, makers)
+                ending = self._lease_and_make(coordinator, heartbeat, makers)
+        if maker.last_words:
+            self._say(maker.last_words)
+        return ending
 
     def _lookout(
         self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat

@@ -21,9 +21,9 @@ from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
 from shardgen.domain.wording import Say
-from shardgen.manifest.database_url import is_bucket
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.receipts import Receipts
+from shardgen.manifest.urls import is_bucket
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker import worker
 from shardgen.worker.batch import BatchMaker, Prepared

@@ -11,7 +11,7 @@ import pytest
 from shardgen.settings.run_directory import RunDirectory
 from tests.conformance.conftest import Servers
 from tests.postgres import new_schema
-from tests.runs import make_run, shardgen, start
+from tests.runs import make_run, plan_run, shardgen, start
 
 
 def named(run: RunDirectory, folder: str) -> str:
@@ -94,7 +94,8 @@ def goes_on(path: Path, url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_partial_data_set_while_a_worker_records(run: RunDirectory) -> None:
+def test_a_partial_data_set_while_a_worker_records(tmp_path: Path) -> None:
+    run = plan_run(make_run(tmp_path, changes={"compose.grid": "[9, 8]"}))  # enough for several merges
     counts: list[int] = []
     with start(["worker", run.path]) as worker:
         while worker.poll() is None:

@@ -13,7 +13,7 @@ from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import BatchStep, LeaseStep, OnStep, Step, ignore_step
-from shardgen.manifest.database_url import OWN_INDEX
+from shardgen.manifest.urls import OWN_INDEX
 from shardgen.operations.merge import merge_run
 from shardgen.operations.plan import make_plan
 from shardgen.operations.requeue import RequeueChoice, requeue

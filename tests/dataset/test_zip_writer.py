@@ -25,8 +25,10 @@ def written_behind(start: int, plan: Plan, folder: Path) -> Path:
     run = make_run(plan, folder / "artifacts")
     path, table, files = folder / "out.zip", MemberTable(plan), DiskFiles()
     descriptor = files.create(path)
-    with Spool(folder) as directory:
-        archive = FinalZip(files, descriptor, table=table, directory=directory)
+    with (
+        Spool(folder) as directory,
+        FinalZip(files, descriptor, table=table, directory=directory) as archive,
+    ):
         os.ftruncate(descriptor, start)
         os.lseek(descriptor, start, os.SEEK_SET)
         archive.size = start

@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 
 from shardgen.depth import device
 from shardgen.depth.base import (
-    DepthBatch,
     Family,
     Network,
     NetworkChoice,
     NetworkPlan,
     Precision,
     Quality,
+    RawOutput,
     Sides,
     Weights,
 )
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
-from shardgen.storage.fetch import OnDownload
+from shardgen.storage.released import OnDownload
 
 
 class BrightnessNetwork(Network):
@@ -34,7 +34,7 @@ class BrightnessNetwork(Network):
 
     def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> DepthEstimator:
         def build(micro_batch: int, precision: Precision) -> Graph:
-            return lambda images: images.mean(axis=3, dtype=np.float32)
+            return lambda images: lambda: images.mean(axis=3, dtype=np.float32)
 
         return DepthEstimator(build, depth_of, plan, micro_batch=micro_batch, on=on)
 
@@ -56,7 +56,5 @@ class Brightness(Family):
         return BrightnessNetwork(weights, self.sides)
 
 
-def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
-    relative = np.asarray(0.01 + 0.99 * raw / 255, np.float32)
-    nothing = np.zeros(len(raw), np.int64)
-    return DepthBatch(relative=relative, non_finite=nothing.astype(bool), far_pixels=nothing)
+def depth_of(raw: RawOutput) -> NDArray[np.float32]:
+    return np.asarray(0.01 + 0.99 * raw / 255, np.float32)

@@ -58,7 +58,7 @@ def outputs(
 
 
 def grey_levels(raw: NDArray[np.float32]) -> NDArray[np.int64]:
-    depth = depth_of(raw).relative
+    depth = depth_of(raw)
     low, high = depth.min((1, 2), keepdims=True), depth.max((1, 2), keepdims=True)
     return np.asarray(255 - np.floor(255 * (depth - low) / (high - low)), np.int64)
 
@@ -207,10 +207,9 @@ def test_interpolation_matrices_are_tensorflows_bilinear_resize(size: int, upsam
 def test_random_weights_give_depth_that_varies_over_photographs(cpu: Device) -> None:
     raw = outputs(random_weights("random:64"), photographs(320, 256), Upsampling.ALIGNED, Arithmetic.FLOAT32)
     depth = depth_of(raw)
-    assert not depth.non_finite.any()
-    assert depth.far_pixels.sum() == 0
-    assert depth.relative.min() > 0.02
-    assert depth.relative.max() < 0.98
+    assert (raw > 0).all()
+    assert depth.min() > 0.02
+    assert depth.max() < 0.98
     assert grey_levels(raw).std(axis=(1, 2)).min() > 15
 
 
@@ -223,3 +222,12 @@ def test_the_full_width_network_agrees_with_keras_layers_to_one_grey_level(tmp_p
     expected = grey_levels(reference_outputs(network, images, Upsampling.ALIGNED))
     exact = grey_levels(outputs(weights, images, Upsampling.ALIGNED, Arithmetic.FLOAT32))
     assert np.abs(exact - expected).max() <= 1
+
+
+def test_xla_can_compile_what_pads_and_pools(narrow: WeightsFile) -> None:
+    shape = GraphShape(
+        micro_batch=2, input_size=(96, 64), upsampling=Upsampling.ALIGNED, arithmetic=Arithmetic.FLOAT32
+    )
+    stem, images = _Graph(narrow, shape)._steps[0], tf.constant(photographs(96, 64), tf.float32) / 255
+    compiled = tf.function(lambda x: stem({}, x), autograph=False, jit_compile=True)
+    np.testing.assert_allclose(compiled(images), stem({}, images), atol=1e-5)

@@ -154,9 +154,9 @@ def test_every_canvas_is_that_of_the_slow_reference(
                         expected, mask = slow.composed(
                             under, over, grid, (column, row), by_alpha=blend is Blend.ALPHA
                         )
-                        made = composer.compose(SampleIndex(index))
-                        (assert_nearly_same if is_resized else assert_same)(made.canvas.fgbg, expected)
-                        assert_same(made.canvas.mask, mask)
+                        made = composer.canvas(SampleIndex(index))
+                        (assert_nearly_same if is_resized else assert_same)(made.fgbg, expected)
+                        assert_same(made.mask, mask)
                         index += 1
     assert index == plan.samples
 
@@ -164,10 +164,10 @@ def test_every_canvas_is_that_of_the_slow_reference(
 @pytest.mark.parametrize("size", [(70, 55), (120, 41), (30, 70), (59, 49), (60, 50)])
 def test_a_background_is_resized_to_the_canvas(tmp_path: Path, size: tuple[int, int]) -> None:
     plan, folders = planned(tmp_path, canvas=(60, 50), background_size=size)
-    made = Composer(plan, folders.foregrounds, folders.backgrounds).compose(SampleIndex(0))
+    made = Composer(plan, folders.foregrounds, folders.backgrounds).canvas(SampleIndex(0))
     expected = slow.resized(background(size, 0), (60, 50))
-    outside = made.canvas.mask == 0
-    assert_nearly_same(made.canvas.fgbg[outside], expected[outside])
+    outside = made.mask == 0
+    assert_nearly_same(made.fgbg[outside], expected[outside])
 
 
 @pytest.mark.parametrize("target", [(64, 48), (20, 20), (60, 20), (61, 50), (30, 25)])
@@ -178,14 +178,15 @@ def test_outputs_and_network_input_are_resized_from_the_canvas(
     depth = replace(depth_in(plan.plan), input=target, size=target)
     output = replace(plan.output, size=target, image=ImageFormat.PNG)
     plan = CompositesPlan(changed(plan.plan, depth=depth, output=output))
-    made = Composer(plan, folders.foregrounds, folders.backgrounds).compose(SampleIndex(3))
+    composer = Composer(plan, folders.foregrounds, folders.backgrounds)
+    made, canvas = composer.compose(SampleIndex(3)), composer.canvas(SampleIndex(3))
     no_depth = np.ones((1, 1), np.float32)
     files = encode_sample(made, no_depth, plan).files
     composite, mask = decode_encoded(files["fgbg"], channels=3), decode_encoded(files["mask"], channels=1)
     assert composite.dtype == mask.dtype == np.uint8
-    assert_nearly_same(made.network_input, slow.resized(made.canvas.fgbg, target, linear=True))
-    assert_nearly_same(composite.astype(np.uint8), slow.resized(made.canvas.fgbg, target))
-    assert_nearly_same(mask.astype(np.uint8), slow.resized(made.canvas.mask, target))
+    assert_nearly_same(made.network_input, slow.resized(canvas.fgbg, target, linear=True))
+    assert_nearly_same(composite.astype(np.uint8), slow.resized(canvas.fgbg, target))
+    assert_nearly_same(mask.astype(np.uint8), slow.resized(canvas.mask, target))
 
 
 def planned(

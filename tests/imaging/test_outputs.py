@@ -10,8 +10,9 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.errors import EncodeFailed
 from shardgen.imaging.compose import Canvas, Visible, measured
 from shardgen.imaging.masks import box_of
-from shardgen.imaging.options import DepthEncoding, ImageFormat
+from shardgen.imaging.options import DepthEncoding, ImageFormat, Rectangle
 from shardgen.imaging.outputs import depth_image
+from shardgen.imaging.scaling import Scaling
 from shardgen.imaging.sheet import SheetSample, contact_sheet
 from shardgen.recipes.composites.composer import ComposedSample
 from shardgen.recipes.composites.maker import encode_sample
@@ -21,15 +22,18 @@ from tests.plans import changed, depth_in, make_plan
 
 PLAN = make_plan()
 BLOB = np.where(blob(600, 600) > 127, 255, 0).astype(np.uint8)
+WHOLE = Rectangle(x=0, y=0, width=600, height=600)
+SCALING = Scaling((600, 600), (200, 200))
 CANVAS = Canvas(
+    part=WHOLE,
     fgbg=colours(np.random.default_rng(0), 600, 600),
     mask=BLOB,
     figures=(Visible(mask=BLOB, box=box_of(BLOB), per_mille=1000),),
 )
 SAMPLE = ComposedSample(
     sample=SampleIndex(0),
-    canvas=CANVAS,
-    measured=measured(CANVAS, (200, 200), with_instances=False),
+    picture=SCALING.whole(CANVAS.fgbg),
+    measured=measured(CANVAS, WHOLE, SCALING, with_instances=False),
     network_input=CANVAS.fgbg,
 )
 DEPTH = np.random.default_rng(1).uniform(0.01, 1.0, (240, 320)).astype(np.float32)

@@ -14,7 +14,7 @@ from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.errors import MachineUnfit
 from shardgen.operations.doctor import Line, Verdict, diagnose
 from shardgen.settings.run_directory import RunDirectory
-from shardgen.storage.fetch import cached_path
+from shardgen.storage.released import cached_path
 from tests.runs import make_run, plan_run, shardgen
 
 

@@ -91,15 +91,17 @@ def visit(browser: Browser) -> Iterator[Visiting]:
 
 
 @pytest.fixture(scope="module")
-def run(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    path = tmp_path_factory.mktemp("served") / "run"
+def finished(planned_template: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run that is all made, and not merged."""
+    path = tmp_path_factory.mktemp("finished") / "run"
     shutil.copytree(planned_template / "run", path)
+    assert shardgen("worker", path).returncode == 0
     return RunDirectory.open(path)
 
 
 @pytest.fixture(scope="module")
-def served(run: RunDirectory) -> Iterator[PageServer]:
-    with serving(run) as page:
+def served(finished: RunDirectory) -> Iterator[PageServer]:
+    with serving(finished) as page:
         yield page
 
 
@@ -117,9 +119,13 @@ def halted_worker(run: RunDirectory, folder: Path) -> Iterator[warm.Command]:
 
 
 def test_a_person_sees_a_run_from_its_beginning_to_its_end(
-    run: RunDirectory, served: PageServer, visit: Visiting, tmp_path: Path
+    run: RunDirectory, visit: Visiting, tmp_path: Path
 ) -> None:
-    shown = visit(served.url)
+    with serving(run) as served:
+        see_a_run(run, served, visit(served.url), tmp_path)
+
+
+def see_a_run(run: RunDirectory, served: PageServer, shown: Visit, tmp_path: Path) -> None:
     page = shown.page
     part = {
         name: page.locator(f'[data-part="{name}"]') for name in ("progress", "next", "samples", "workers")
@@ -253,10 +259,10 @@ def test_a_thousand_workers_stay_usable_and_none_of_them_can_run_a_script(
 
 
 def test_the_file_needs_neither_scripts_nor_a_network(
-    served: PageServer, run: RunDirectory, visit: Visiting, tmp_path: Path
+    finished: RunDirectory, visit: Visiting, tmp_path: Path
 ) -> None:
     path = tmp_path / "page.html"
-    path.write_bytes(self_contained(look_once(open_run(run), named="people")))
+    path.write_bytes(self_contained(look_once(open_run(finished), named="people")))
     for scripts in (False, True):
         shown = visit(path.as_uri(), width=NARROW, scripts=scripts)
         page = shown.page

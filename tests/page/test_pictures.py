@@ -31,9 +31,6 @@ class Reader:
         self.read_names.append(ref.name)
         return self._store.read(ref)
 
-    def read_into(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        raise AssertionError(ref, buffer)
-
 
 @pytest.fixture
 def reader(finished_run: RunDirectory) -> Reader:

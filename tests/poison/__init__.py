@@ -6,13 +6,14 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardgen.depth.base import DepthBatch
+from shardgen.depth.base import Picture, RawOutput
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.recipes.composites.composer import ComposedSample, Composer
@@ -32,7 +33,7 @@ def install(text: str) -> None:
     kind, _, numbers = text.partition(":")
     samples = {int(number) for number in numbers.split(",")}
     marked: list[NDArray[np.uint8]] = []
-    compose, estimate = Composer._compose, DepthEstimator.estimate
+    compose, outputs = Composer._compose, DepthEstimator.outputs
 
     def poisoned_compose(self: Composer, sample: SampleIndex) -> ComposedSample:
         if sample in samples and kind in _DEEDS:
@@ -42,20 +43,25 @@ def install(text: str) -> None:
             marked.append(composed.network_input)
         return composed
 
-    def poisoned_estimate(self: DepthEstimator, images: NDArray[np.uint8], **options: Any) -> DepthBatch:
-        found = estimate(self, images, **options)
-        is_marked = [any(np.array_equal(image, one) for one in marked) for image in images]
-        bad = np.array(is_marked) if kind == "nan" else np.zeros(len(images), bool)
-        if kind == "broken" and images.any():
+    def poisoned_outputs(
+        self: DepthEstimator, pictures: Sequence[Picture | None], **options: Any
+    ) -> list[RawOutput | None]:
+        found = outputs(self, pictures, **options)
+        is_marked = [
+            picture is not None and any(np.array_equal(picture, one) for one in marked)
+            for picture in pictures
+        ]
+        if kind == "broken" and any(picture is not None and picture.any() for picture in pictures):
             raise ZeroDivisionError("this network always raises")
         if kind == "throw" and any(is_marked):
             raise ZeroDivisionError("this network raises now")
-        return DepthBatch(
-            relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
-        )
+        if kind == "nan":
+            nothing = np.full((1, 1), np.nan, np.float32)
+            return [nothing if bad else raw for raw, bad in zip(found, is_marked, strict=True)]
+        return found
 
     Composer._compose = poisoned_compose  # type: ignore[method-assign]
-    DepthEstimator.estimate = poisoned_estimate  # type: ignore[method-assign]
+    DepthEstimator.outputs = poisoned_outputs  # type: ignore[method-assign]
 
 
 def _raise() -> None:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.plan import Plan
 from shardgen.imaging.codec import decode_encoded
+from shardgen.imaging.compose import Canvas
 from shardgen.operations.plan import draft_plan
 from shardgen.recipes.base import DeviceChoice, Encoded, Folders, Maker, Recipe, Station
-from shardgen.recipes.composites.composer import ComposedSample
+from shardgen.recipes.composites.composer import ComposedSample, Composer
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from tests.imaging.slow_reference import SlowCutOut, opened_and_closed, resized
@@ -139,11 +141,11 @@ def test_every_sample_is_that_of_the_slow_implementation(tmp_path: Path, case: C
     assert made.plan.samples == len(expected)
     assert [output.name for output in made.plan.outputs] == made.outputs
     for sample, (background, people, slow) in enumerate(expected):
-        prepared, encoded = made.sample(SampleIndex(sample))
+        canvas, encoded = made.sample(SampleIndex(sample))
         where = f"sample {sample}: {people}"
-        assert_nearly_same(prepared.canvas.fgbg, slow.fgbg, where)
-        assert_same(prepared.canvas.mask, slow.mask, where)
-        assert_nearly_same(decoded(encoded, "fgbg"), resized(prepared.canvas.fgbg, case.output), where)
+        assert_nearly_same(canvas.fgbg, slow.fgbg, where)
+        assert_same(canvas.mask, slow.mask, where)
+        assert_nearly_same(decoded(encoded, "fgbg"), resized(canvas.fgbg, case.output), where)
         assert_same(decoded(encoded, "mask"), slow.mask_output, where)
         if case.people[1] > 1:
             assert_same(decoded(encoded, "instances"), slow.instances, where)
@@ -186,19 +188,24 @@ class Made:
         self.outputs = ["fgbg", "mask", *(["instances"] if case.people[1] > 1 else [])]
 
     @cached_property
+    def composer(self) -> Composer:
+        plan = CompositesPlan(self.plan)
+        return Composer(plan, self._folders["foregrounds"], self._folders["backgrounds"])
+
+    @cached_property
     def maker(self) -> Maker[ComposedSample, object]:
         device = DeviceChoice(threads=1)
         return self.recipe.open_maker(
             Station(folders=self._folders, local=self._local, device=device, say=lambda _text: None)
         )
 
-    def sample(self, sample: SampleIndex) -> tuple[ComposedSample, Encoded]:
+    def sample(self, sample: SampleIndex) -> tuple[Canvas, Encoded]:
         prepared = self.maker.prepare(sample)
         (computed,) = self.maker.compute([prepared], between=lambda _done: None)
         assert not isinstance(computed, Exception)
         encoded = self.maker.encode(sample, prepared, computed)
         assert list(encoded.files) == self.outputs
-        return prepared, encoded
+        return self.composer.canvas(sample), encoded
 
     def labels(self, sample: SampleIndex, facts: tuple[int, ...] | None) -> list[list[str]]:
         rows = self.recipe.label_rows(

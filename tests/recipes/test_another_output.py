@@ -81,7 +81,7 @@ class Loud(Text):
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
         return LoudRecipe(plan, beside)
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
         estimate = super().estimate(recipe, folders)
         return replace(estimate, outputs={**estimate.outputs, "loud": 20.0})
 

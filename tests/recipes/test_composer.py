@@ -28,7 +28,7 @@ from shardgen.recipes.composites.composer import (
     CACHE_BYTES,
     ComposedSample,
     Composer,
-    _PreparedSources,
+    PreparedSources,
     fitted,
 )
 from shardgen.recipes.composites.plan import CompositesPlan, Flips
@@ -77,7 +77,11 @@ def composed(composer: Composer, samples: Sequence[SampleIndex]) -> list[Compose
 
 
 def pixels(samples: Sequence[ComposedSample | SampleError]) -> list[bytes]:
-    return [made.canvas.fgbg.tobytes() for made in samples if isinstance(made, ComposedSample)]
+    return [
+        made.picture.tobytes() + made.network_input.tobytes()
+        for made in samples
+        if isinstance(made, ComposedSample)
+    ]
 
 
 def damage(path: Path) -> None:
@@ -113,7 +117,7 @@ def test_prepared_sources_are_kept_when_the_files_are_gone(
 
 
 def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
-    cache = _PreparedSources(1 << 20)
+    cache = PreparedSources(1 << 20)
     together = threading.Barrier(8)
     made: list[NDArray[np.uint8]] = []
 
@@ -135,7 +139,7 @@ def test_a_source_is_made_once_when_eight_threads_ask_at_once() -> None:
 
 
 def test_a_source_that_cannot_be_made_is_tried_again() -> None:
-    cache = _PreparedSources(1 << 20)
+    cache = PreparedSources(1 << 20)
 
     def fail() -> NDArray[np.uint8]:
         raise SourceUndecodable("broken")
@@ -146,7 +150,7 @@ def test_a_source_that_cannot_be_made_is_tried_again() -> None:
 
 
 def test_the_least_recently_used_sources_leave_first() -> None:
-    cache = _PreparedSources(700)  # two of 300 bytes
+    cache = PreparedSources(700)  # two of 300 bytes
     made: list[int] = []
 
     def ask(index: int) -> None:
@@ -159,6 +163,14 @@ def test_the_least_recently_used_sources_leave_first() -> None:
     for index in (0, 1, 0, 2, 0, 1):
         ask(index)
     assert made == [0, 1, 2, 1]
+
+
+def test_kept_sources_say_how_often_they_were_at_hand() -> None:
+    cache = PreparedSources(3 << 20)
+    assert str(cache) == ""
+    for index in (0, 0, 0, 1, 2, 3, 0):
+        cache.get(("background", index, False), lambda: np.zeros((1 << 20,), np.uint8))
+    assert str(cache) == "photographs kept in memory: 3 MiB (at most 3), at hand for 28.6% of 7 uses"
 
 
 def test_a_file_that_changed_since_the_plan_stops_the_worker(
@@ -198,7 +210,7 @@ def test_a_machine_that_cannot_read_heic_is_at_fault_and_no_sample(
     (folders.backgrounds / background.name).write_bytes(data)
     changed = replace(background, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     heic_plan = with_sources(plan, backgrounds=(changed, *plan.sources.backgrounds[1:]))
-    assert composer(heic_plan, folders).compose(SampleIndex(0)).canvas.fgbg.any()
+    assert composer(heic_plan, folders).compose(SampleIndex(0)).picture.any()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(MachineUnfit, match=background.name) as unfit:
         composer(heic_plan, folders).compose(SampleIndex(0))
@@ -218,17 +230,16 @@ def test_a_background_is_not_changed_by_what_is_laid_on_it(
     plan: CompositesPlan, folders: SourceFolders
 ) -> None:
     shared = composer(plan, folders)
-    first = shared.compose(SampleIndex(0)).canvas.fgbg.copy()
+    first = pixels([shared.compose(SampleIndex(0))])
     composed(shared, all_samples(plan))
-    np.testing.assert_array_equal(shared.compose(SampleIndex(0)).canvas.fgbg, first)
+    assert pixels([shared.compose(SampleIndex(0))]) == first
 
 
-def test_of_several_people_only_what_was_measured_is_kept(folders: SourceFolders) -> None:
+def test_of_several_people_each_is_measured(folders: SourceFolders) -> None:
     compose = replace(at_random(people=(2, 2)), canvas=(100, 100))
     sources = scan(folders, MaskMode.AUTO, partial(fitted, compose=compose), threads=2).sources
     plan = CompositesPlan(changed(make_plan(), sources=sources, compose=compose))
     made = composer(plan, folders).compose(SampleIndex(3))
-    assert made.canvas.figures == ()
     assert len(made.measured.boxes) == 2
     assert made.measured.instances is not None
     assert made.measured.instances.shape == (200, 200)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.depth.device import Device
 from shardgen.depth.estimator import DepthEstimator, Graph
 from shardgen.domain.identifiers import SampleIndex
-from shardgen.imaging.compose import Canvas, Measured
+from shardgen.imaging.compose import Measured
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.composites.plan import CompositesPlan
@@ -49,9 +50,9 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
         )
         network = build_network(small, shape)
 
-        def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        def run(images: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
             seen.append(int(images.max()))
-            return np.array(network(images))
+            return lambda: np.array(network(images))
 
         return run
 
@@ -67,9 +68,8 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
 def composed(number: int) -> ComposedSample:
     """A sample of noise, as if composed."""
     pixels = np.random.default_rng(number).integers(1, 256, (*SIZE, 3), dtype=np.uint8)
-    canvas = Canvas(fgbg=pixels, mask=pixels[..., 0], figures=())
-    seen = Measured(mask=canvas.mask, instances=None, boxes=())
-    return ComposedSample(sample=SampleIndex(number), canvas=canvas, measured=seen, network_input=pixels)
+    seen = Measured(mask=pixels[..., 0], instances=None, boxes=())
+    return ComposedSample(sample=SampleIndex(number), picture=pixels, measured=seen, network_input=pixels)
 
 
 @pytest.mark.parametrize(

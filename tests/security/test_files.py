@@ -23,7 +23,7 @@ from shardgen.operations.rebuild import rebuild
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage import fetch
 from shardgen.storage.atomic import publish_file, random_part
-from shardgen.storage.fetch import Released, cached_path
+from shardgen.storage.released import Released, cached_path
 from tests.artifacts.attempts import single
 from tests.dataset.made_runs import MadeRecipe, MadeRun, publish_run
 from tests.plans import make_plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -36,7 +37,10 @@ pytestmark = pytest.mark.slow  # each test starts commands
 
 
 def on_a_terminal(*words: str | Path) -> tuple[int, str]:
-    """Exit code and everything that a terminal would get of a command, which knows no colours."""
+    """Exit code and everything that a terminal would get of a command, but its own line that moves.
+
+    The terminal knows no colours: that line is drawn behind carriage returns, and wiped out by blanks.
+    """
     master, slave = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "shardgen", *map(str, words)],
@@ -51,7 +55,8 @@ def on_a_terminal(*words: str | Path) -> tuple[int, str]:
             while part := os.read(master, 65_536):
                 found += part
     os.close(master)
-    return process.returncode, found.decode("utf-8", "replace").replace("\r\n", "\n")
+    text = found.decode("utf-8", "replace").replace("\r\n", "\n")
+    return process.returncode, re.sub(r"(?:\r[\w %/,.·:-]+)+\r +\r", "", text)
 
 
 def gives_no_orders(text: str) -> bool:

@@ -15,7 +15,7 @@ from shardgen.depth.densedepth.trial import read_untrusted
 from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
 from shardgen.errors import DownloadFailed, InputMissing, StorageFailed, WeightsRefused
 from shardgen.storage import fetch as download
-from shardgen.storage.fetch import OnDownload, Released, cached_path, locate
+from shardgen.storage.released import OnDownload, Released, cached_path, locate
 from tests.legacy_weights import write_legacy_weights
 
 

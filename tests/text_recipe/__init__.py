@@ -108,7 +108,9 @@ class TextMaker(Maker[str, str]):
     def prepare(self, sample: SampleIndex) -> str:
         return f"{self._recipe.line(sample)} ({sample % self._recipe.times})"
 
-    def compute(self, batch: Sequence[str | None], *, between: Between) -> list[str | None]:
+    def compute(
+        self, batch: Sequence[str | None], *, between: Between, begun: object | None = None
+    ) -> list[str | None]:
         if any(line is not None and KILLS in line for line in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         if any(line is not None and RAISES in line for line in batch):
@@ -237,7 +239,7 @@ class Text(RecipeKind):
             facts=(("made of", f"{len(sources.lines)} lines x {document.times} times"),),
         )
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
         return SizeEstimate(outputs={"said": 20.0, "back": 20.0}, labels=10.0)
 
 

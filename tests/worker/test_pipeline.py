@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from shardgen.artifacts.folder_store import FolderStore
-from shardgen.depth.base import DepthBatch, Estimator
+from shardgen.depth.base import Estimator, Picture, RawOutput
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.lease import NoLease
@@ -42,7 +42,9 @@ from shardgen.storage.files import make_folders
 from shardgen.worker.batch import BatchMaker, Stages
 from shardgen.worker.heartbeat import Heartbeat
 from shardgen.worker.pipeline import Pipeline
-from tests.runs import coordinated
+from tests.depth.queued_device import QueuedDevice
+from tests.plans import depth_in
+from tests.runs import coordinated, make_run, plan_run
 from tests.worker.parts import load_network, maker_of, open_composer
 
 POISONED = SampleIndex(9)  # in batch 2, place 1
@@ -75,15 +77,17 @@ class FaultyEstimator:
     def __getattr__(self, name: str) -> object:
         return getattr(self._real, name)
 
-    def estimate(self, images: NDArray[np.uint8], **options: Any) -> DepthBatch:
+    def outputs(self, pictures: Sequence[Picture | None], **options: Any) -> list[RawOutput | None]:
         self.calls += 1
-        bad = np.array([any(np.array_equal(image, one) for one in self._marked) for image in images])
-        if bad.any() and not self._non_finite:
+        is_bad = [
+            picture is not None and any(np.array_equal(picture, one) for one in self._marked)
+            for picture in pictures
+        ]
+        if any(is_bad) and not self._non_finite:
             raise ZeroDivisionError("made to fail")
-        found = self._real.estimate(images, **options)
-        return DepthBatch(
-            relative=found.relative, non_finite=found.non_finite | bad, far_pixels=found.far_pixels
-        )
+        found = self._real.outputs(pictures, **options)
+        nothing = np.full((1, 1), np.nan, np.float32)
+        return [nothing if bad else raw for raw, bad in zip(found, is_bad, strict=True)]
 
 
 def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, Heartbeat], Stages]) -> None:
@@ -180,7 +184,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
         def __getattr__(self, name: str) -> object:
             return getattr(estimator, name)
 
-        def estimate(self, *_: object, **__: object) -> DepthBatch:
+        def outputs(self, *_: object, **__: object) -> list[RawOutput | None]:
             raise ZeroDivisionError("always")
 
     plan = run.plan()
@@ -212,10 +216,10 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
         def __getattr__(self, name: str) -> object:
             return getattr(estimator, name)
 
-        def estimate(self, images: NDArray[np.uint8], **_options: object) -> DepthBatch:
+        def outputs(self, pictures: Sequence[Picture | None], **_options: object) -> list[RawOutput | None]:
             self.batches += 1
             if self.batches == 1:
-                return estimator.estimate(images)
+                return estimator.outputs(pictures)
             raised.set()
             raise DepthBackendUnavailable("lost")
 
@@ -245,12 +249,12 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
 def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
     run: RunDirectory, estimator: DepthEstimator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[NDArray[np.uint8]] = []
+    seen: list[Sequence[Picture | None]] = []
     run_network = estimator._run
 
-    def record(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        seen.append(images)
-        return run_network(images)
+    def record(pictures: Sequence[Picture | None]) -> NDArray[np.float32]:
+        seen.append(pictures)
+        return run_network(pictures)
 
     monkeypatch.setattr(estimator, "_micro_batch", 3)
     monkeypatch.setattr(estimator, "_run", record)
@@ -264,8 +268,95 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
         with BatchMaker(stages_of(run, plan, composer, estimator)(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
                 maker.make_alone(SampleIndex(sample))
-    assert [[bool(image.any()) for image in images] for images in seen] == [[False, True, False], [True]]
-    assert np.array_equal(seen[0][1], composer.compose(SampleIndex(5)).network_input)
+    assert [[picture is not None for picture in part] for part in seen] == [[False, True, False], [True]]
+    given = seen[0][1]
+    assert given is not None
+    assert np.array_equal(given, composer.compose(SampleIndex(5)).network_input)
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> RunDirectory:
+    """Its first slice has five batches of four."""
+    return plan_run(make_run(tmp_path, changes={"shards.slice_batches": "5"}))
+
+
+def queued(run: RunDirectory, device: QueuedDevice) -> DepthEstimator:
+    return device.estimator(depth_in(run.plan()), micro_batch=3)
+
+
+def test_a_device_with_a_queue_has_the_next_batch_before_it_is_asked_for_this_one(
+    long_run: RunDirectory,
+) -> None:
+    run = long_run
+    plan, composer = run.plan(), open_composer(run)
+    device = QueuedDevice(seconds_per_picture=0.02)
+    steps: list[Step] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+        if step is BatchStep.ENCODED:
+            time.sleep(0.1)  # storing is slower than the device
+
+    build = stages_of(run, plan, composer, queued(run, device))
+    make_everything(run, plan, lambda *ports: replace(build(*ports), on_step=on_step))
+    assert letters(run, plan) == []
+    without_receipt = [
+        steps[:end].count(BatchStep.PREPARED) - steps[:end].count(BatchStep.RECORDED)
+        for end in range(len(steps) + 1)
+    ]
+    assert max(without_receipt) == 3
+    in_first_slice = [what for what, _ in device.log[:20]]
+    given, waited = ["given"] * 2, ["waited"] * 2  # a batch of four is two micro-batches of three
+    assert in_first_slice == [*given, *(given + waited) * 4, *waited]
+
+
+def test_a_bad_sample_on_a_queue_costs_no_other_of_its_batch_or_the_next(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    plan, composer = run.plan(), open_composer(run)
+    marked = composer.compose(POISONED).network_input
+
+    def on_work(images: NDArray[np.uint8]) -> None:
+        if any(np.array_equal(image, marked) for image in images):
+            raise ZeroDivisionError("made to fail")
+
+    shutil.copytree(run.path, tmp_path / "whole")
+    whole = RunDirectory.open(tmp_path / "whole")
+    make_everything(whole, plan, stages_of(whole, plan, composer, queued(run, QueuedDevice())))
+    make_everything(run, plan, stages_of(run, plan, composer, queued(run, QueuedDevice(on_work=on_work))))
+    (letter,) = letters(run, plan)
+    assert (letter.sample, letter.reason) == (POISONED, DeadLetterReason.NON_FINITE)
+    expected = members(merge_run(whole, None, allow_dead_letters=False).path)
+    found = members(merge_run(run, None, allow_dead_letters=True).path)
+    images = {name for name in expected if "/" in name and f"{POISONED:07d}" not in name}
+    assert {name for name in found if "/" in name} == images
+    assert all(found[name] == expected[name] for name in images)
+
+
+@pytest.mark.parametrize("begun", [1, 2, 4, 5])
+def test_who_is_stopped_finishes_what_is_on_the_queue_and_nothing_else(
+    long_run: RunDirectory, begun: int
+) -> None:
+    run = long_run
+    plan, identity = run.plan(), new_identity("test")
+    room = iter([True] * begun + [False] * 9)
+    with run.manifest(plan) as manifest:
+        manifest.workers.register(identity)
+        heartbeat = Heartbeat(
+            coordinated(manifest, identity), run.settings.lease_policy, say=lambda _line: None
+        )
+        stages = stages_of(run, plan, open_composer(run), queued(run, QueuedDevice(0.01)))
+        lease = manifest.leases.lease(identity.id, run.settings.lease_policy)
+        assert not isinstance(lease, NoLease)
+        batches = manifest.receipts.pending_batches(lease)
+        with (
+            BatchMaker(stages(manifest, heartbeat)) as maker,
+            Pipeline(maker, begin_batch=lambda: next(room)) as pipeline,
+        ):
+            is_whole = pipeline.make(lease, batches)
+        assert is_whole == (begun == 5)
+        made = [receipt.record.batch for receipt in manifest.receipts.receipts()]
+        assert made == list(batches[:begun])
 
 
 def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(

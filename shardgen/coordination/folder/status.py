@@ -103,11 +103,13 @@ class FolderLooks:
             yield manifest
 
     def _view(self) -> FolderView:
+        is_first = self._kept is None
         if self._kept is None:
             self._kept = open_view(self._run, self._plan)
         view = self._kept[0]
         if time.monotonic() - self._looked_at >= self._run.settings.engine.folder.scan_seconds:
-            self._refuse_other_plan()
+            if not is_first:  # the plan has just been read
+                self._refuse_other_plan()
             with storing(self._run.path):
                 view.gather()
             self._looked_at = time.monotonic()

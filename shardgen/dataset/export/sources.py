@@ -327,11 +327,8 @@ class _Taken:
         """For each artifact that is in the reader's buffer."""
         self.found: list[tuple[NDArray[np.bool_], NDArray[np.int64], list[list[bytes]]]] = []
 
-    def add_body(self, body: memoryview) -> None:
-        """What counts comes with `add_piece`."""
-
     def add_piece(self, piece: Piece) -> None:
-        """Copy before the buffer is filled anew."""
+        """Copy what is wanted, and let the rest go."""
         wanted = np.concatenate(self.wanted)
         self.wanted.clear()
         rows = np.flatnonzero(wanted).tolist()

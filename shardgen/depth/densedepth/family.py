@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,11 @@ from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.device import Device
 from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, InvalidSettings
-from shardgen.storage.fetch import OnDownload, Released, fetch, locate
+from shardgen.storage.released import OnDownload, Released, locate
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from shardgen.depth.densedepth.weights_file import WeightsFile
     from shardgen.depth.estimator import DepthEstimator, Graph
 
@@ -117,7 +120,13 @@ class DenseDepthNetwork(Network):
                 kind=on.kind,
             )
             network = build_network(self._file, shape)
-            return device.translated_errors()(lambda images: np.array(network(images), dtype=np.float32))
+
+            @device.translated_errors()
+            def run(images: NDArray[np.uint8]) -> Callable[[], NDArray[np.float32]]:
+                given = network(images)  # a GPU is still at it
+                return device.translated_errors()(lambda: np.array(given, dtype=np.float32))
+
+            return run
 
         return DepthEstimator(build, depth_of, plan, micro_batch=micro_batch, on=on)
 
@@ -156,6 +165,8 @@ def _weights_file(choice: NetworkChoice, on_download: OnDownload | None) -> Weig
         return read_weights(SHIPPED[name])
     if name in RELEASED:
         if on_download is not None:
+            from shardgen.storage.fetch import fetch
+
             return fetch(RELEASED[name], read_untrusted, on_progress=on_download)
         return read_untrusted(locate(RELEASED[name]))
     if choice.file is None:

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shardgen.depth import device
-from shardgen.depth.base import DepthBatch, Precision, Upsampling
+from shardgen.depth.base import Precision, RawOutput, Upsampling
 from shardgen.depth.densedepth import folding, tapped_convolution
 from shardgen.depth.densedepth.folding import ClippedConvolution, Convolution
 from shardgen.depth.densedepth.tapped_convolution import Axis
 from shardgen.depth.densedepth.topology import UpBlock, channels_of
 from shardgen.depth.densedepth.weights_file import WeightsFile
 from shardgen.depth.device import Device
-from shardgen.errors import MachineUnfit
+from shardgen.errors import DepthNotFinite, MachineUnfit
 
 Tensor = Any  # tensorflow is imported inside functions only, and has no types of its own
 NEAREST, FARTHEST, SCALE = 10.0, 1000.0, 1000.0  # DenseDepth utils.predict: clip(1000 / y, 10, 1000) / 1000
@@ -81,14 +81,18 @@ def build_network(weights: WeightsFile, shape: GraphShape) -> Callable[[NDArray[
     return lambda images: network(tf.constant(images))
 
 
-def depth_of(raw: NDArray[np.float32]) -> DepthBatch:
-    """Relative depth of raw outputs y, float32 (B, h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far."""
-    non_finite = np.asarray(~np.isfinite(raw).all(axis=(1, 2)))
-    is_far = raw <= 0  # an output of 1 stands in for them: it is the farthest
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        inverse = np.float32(SCALE) / np.where(is_far, np.float32(1), raw)
-    relative = np.asarray(np.clip(inverse, NEAREST, FARTHEST) / np.float32(SCALE), np.float32)
-    return DepthBatch(relative=relative, non_finite=non_finite, far_pixels=is_far.sum(axis=(1, 2)))
+def depth_of(raw: RawOutput) -> NDArray[np.float32]:
+    """Relative depth of raw outputs y, float32 (..., h, w): `clip(1000 / y, 10, 1000) / 1000`; y <= 0: far.
+
+    Raises DepthNotFinite.
+    """
+    if not np.isfinite(raw).all():
+        raise DepthNotFinite("the network's output holds NaN or infinity, in float32 too")
+    # Cut before it is inverted, which is the same and needs no second array; what is no distance is farthest.
+    relative = np.clip(raw, np.float32(SCALE / FARTHEST), np.float32(SCALE / NEAREST))
+    np.divide(np.float32(SCALE), relative, out=relative)
+    relative /= np.float32(SCALE)
+    return relative
 
 
 class _Format:

@@ -46,4 +46,4 @@ def _depth(file: WeightsFile, images: NDArray[np.uint8], arithmetic: Arithmetic)
     with device.translated_errors():
         network = build_network(file, shape)
         raw = np.concatenate([np.asarray(network(images[at : at + 1])) for at in range(len(images))])
-    return depth_of(raw).relative
+    return depth_of(raw)

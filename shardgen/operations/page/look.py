@@ -98,10 +98,13 @@ def look_once(opened: OpenedRun, *, named: str) -> Look:
 
 
 class SharedLook:
-    """Looks at a run from a thread of its own, for any number of viewers. Use it as a context manager."""
+    """Looks at a run from a thread of its own, for any number of viewers. Use it as a context manager.
 
-    def __init__(self, opened: OpenedRun, *, named: str) -> None:
-        self._opened, self._named = opened, named
+    Artifacts are read while somebody sees pictures; with `pictures` from the first look on.
+    """
+
+    def __init__(self, opened: OpenedRun, *, named: str, pictures: bool = False) -> None:
+        self._opened, self._named, self._pictures = opened, named, pictures
         self._changed = threading.Condition()
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -190,7 +193,7 @@ class SharedLook:
         """Take a look, and return how long to wait for the next while somebody watches."""
         self._began = time.monotonic()
         try:
-            look = view.look(reads_pictures=self._viewers_of_pictures > 0)
+            look = view.look(reads_pictures=self._pictures or self._viewers_of_pictures > 0)
         except TransientError as error:
             self._show_failure(error)
             return self._rest

@@ -71,18 +71,21 @@ class Composites(RecipeKind):
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Photographs first: what is wrong with them is the user's to mend, with or without a network."""
         from shardgen.recipes.composites.composer import fitted
+        from shardgen.recipes.composites.estimate import AtHand
         from shardgen.recipes.network import with_weights
         from shardgen.sources.scanning import SourceFolders, scan
 
         document = tables.document(None)
         if not isinstance(document, Document):
             raise TypeError(f"{tables!r} are not the tables of composites")
+        at_hand = AtHand(document)
         inventory = scan(
             SourceFolders(foregrounds=folders["foregrounds"], backgrounds=folders["backgrounds"]),
             document.compose.mask,
             partial(fitted, compose=document.compose),
             threads=usable_cores(),
             on_file=events.on_file,
+            keeper=at_hand,
         )
         lacks, network = None, []
         if document.depth is not None:
@@ -103,6 +106,7 @@ class Composites(RecipeKind):
             ),
             notes=inventory.notes,
             lacks=lacks,
+            at_hand=at_hand,
         )
 
     def arrange(self, planned: Recipe, draft: Draft) -> Draft:
@@ -131,15 +135,18 @@ class Composites(RecipeKind):
         )
         return replace(draft, blocks=tuple(arranged))
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
         """Compose a few samples; their depth is a guess."""
         from shardgen.recipes.composites.composer import Composer
-        from shardgen.recipes.composites.estimate import estimate_sizes
+        from shardgen.recipes.composites.estimate import AtHand, ComposerAtHand, estimate_sizes
 
         if not isinstance(recipe, CompositesRecipe):
             raise TypeError(f"{recipe!r} is not a recipe of composites")
-        plan = recipe.composites
-        return estimate_sizes(plan, Composer(plan, folders["foregrounds"], folders["backgrounds"]))
+        plan, where = recipe.composites, (folders["foregrounds"], folders["backgrounds"])
+        composer = Composer(plan, *where)
+        if isinstance(at_hand, AtHand) and at_hand.compose == plan.compose:
+            composer = ComposerAtHand(plan, *where, at_hand=at_hand)
+        return estimate_sizes(plan, composer, threads=usable_cores())
 
 
 def _taken(entries: dict[str, Entry], names: Iterable[str]) -> tuple[Entry, ...]:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shardgen.depth.base import Begun, Picture, RawOutput
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import Provenance
-from shardgen.errors import SampleError
-from shardgen.imaging.codec import VERSIONS, encode
+from shardgen.imaging.codec import VERSIONS
 from shardgen.imaging.masks import Box
-from shardgen.imaging.opencv import resize, switches
+from shardgen.imaging.opencv import switches
 from shardgen.imaging.options import ImageFormat
-from shardgen.imaging.outputs import depth_picture, stored_sums
+from shardgen.imaging.outputs import depth_picture, mask_picture, picture
 from shardgen.recipes.base import Between, Encoded, Maker
 from shardgen.recipes.composites.composer import ComposedSample, Composer
 from shardgen.recipes.composites.plan import FGBG, INSTANCES, MASK, CompositesPlan
@@ -23,7 +23,7 @@ from shardgen.recipes.network import DepthMap, DepthStage
 _NO_DEPTH = np.zeros((1, 1), np.float32)
 
 
-class CompositesMaker(Maker[ComposedSample, DepthMap]):
+class CompositesMaker(Maker[ComposedSample, RawOutput]):
     """One plan's composites, with the depth network on one device, if depth is made."""
 
     def __init__(
@@ -44,25 +44,34 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
         """What the network runs on; without depth the CPU."""
         return self._cpu if self._depth is None else self._depth.device_model
 
+    @property
+    def last_words(self) -> str:
+        """How often a photograph was found in memory."""
+        return str(self._composer.kept)
+
     def prepare(self, sample: SampleIndex) -> ComposedSample:
-        """Its canvas and the network's input."""
+        """Its picture, its masks and the network's input."""
         return self._composer.compose(sample)
 
+    def begin(self, batch: Sequence[ComposedSample | None]) -> Begun | None:
+        """Give the network their pictures, if depth is made."""
+        return None if self._depth is None else self._depth.begin(_inputs(batch))
+
     def compute(
-        self, batch: Sequence[ComposedSample | None], *, between: Between
-    ) -> Sequence[DepthMap | SampleError | None]:
-        """Their depth, if it is made."""
+        self, batch: Sequence[ComposedSample | None], *, between: Between, begun: object = None
+    ) -> Sequence[RawOutput | None]:
+        """The network's outputs, if depth is made."""
         if self._depth is None:
             between(len(batch))
             return [None if sample is None else _NO_DEPTH for sample in batch]
-        return self._depth.compute(
-            [None if sample is None else sample.network_input for sample in batch], between=between
-        )
+        ahead = begun if isinstance(begun, Begun) else None
+        return self._depth.compute(_inputs(batch), between=between, begun=ahead)
 
-    def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: DepthMap) -> Encoded:
+    def encode(self, sample: SampleIndex, prepared: ComposedSample, computed: RawOutput) -> Encoded:
         """The images, sums over their pixels as a reader will see them, and who is where in them."""
         del sample
-        return encode_sample(prepared, computed, self._plan)
+        depth = computed if self._depth is None else self._depth.depth_of(computed)
+        return encode_sample(prepared, depth, self._plan)
 
     def check(self) -> None:
         """Put one black image through the network."""
@@ -76,28 +85,29 @@ class CompositesMaker(Maker[ComposedSample, DepthMap]):
 
 
 def encode_sample(composed: ComposedSample, relative_depth: DepthMap, plan: CompositesPlan) -> Encoded:
-    """Encode the images of a sample and sum up the pixels of what was encoded; raises EncodeFailed.
-
-    Composite, uint8 (h, w, 3) RGB, and masks, uint8 (h, w), are resized to the output size; edges turn grey.
-    """
+    """Encode the images of a sample and sum up the pixels of what was encoded; raises EncodeFailed."""
     formats, depth, seen = plan.output, plan.depth, composed.measured
-    files = {
-        FGBG: encode(resize(composed.canvas.fgbg, formats.size), formats.image, formats.image_quality),
-        MASK: encode(seen.mask, formats.mask, formats.image_quality),
+    made = {
+        FGBG: picture(composed.picture, formats.image, formats.image_quality),
+        MASK: mask_picture(seen.mask, formats.mask, formats.image_quality),
     }
     if depth is not None:
         size = depth.size or formats.size
-        files[DEPTH] = depth_picture(relative_depth, size, depth.encoding, depth.format, depth.quality)
+        made[DEPTH] = depth_picture(relative_depth, size, depth.encoding, depth.format, depth.quality)
     if seen.instances is not None:
-        files[INSTANCES] = encode(seen.instances, ImageFormat.PNG, 100)
+        made[INSTANCES] = mask_picture(seen.instances, ImageFormat.PNG, 100)
     facts: list[int] = []
     for on_canvas, per_mille, stored in seen.boxes:
         facts += [*_numbers(on_canvas), per_mille, *_numbers(stored)]
     return Encoded(
-        files=files,
-        sums={name: stored_sums(data, channels=3 if name == FGBG else 1) for name, data in files.items()},
+        files={name: data for name, (data, _sums) in made.items()},
+        sums={name: sums for name, (_data, sums) in made.items()},
         facts=tuple(facts),
     )
+
+
+def _inputs(batch: Sequence[ComposedSample | None]) -> list[Picture | None]:
+    return [None if sample is None else sample.network_input for sample in batch]
 
 
 def _numbers(box: Box) -> tuple[int, ...]:

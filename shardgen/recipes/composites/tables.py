@@ -116,10 +116,10 @@ class OutputTable(Table):
 class Tables(RecipeTables):
     """All of them."""
 
-    sources: SourcesTable = SourcesTable()
-    compose: ComposeTable = ComposeTable()
-    depth: DepthTable = DepthTable()
-    output: OutputTable = OutputTable()
+    sources: SourcesTable = Field(default_factory=SourcesTable)
+    compose: ComposeTable = Field(default_factory=ComposeTable)
+    depth: DepthTable = Field(default_factory=DepthTable)
+    output: OutputTable = Field(default_factory=OutputTable)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

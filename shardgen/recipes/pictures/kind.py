@@ -91,9 +91,9 @@ class OutputTable(Table):
 class Tables(RecipeTables):
     """All of them."""
 
-    sources: SourcesTable = SourcesTable()
-    depth: DepthTable = DepthTable()
-    output: OutputTable = OutputTable()
+    sources: SourcesTable = Field(default_factory=SourcesTable)
+    depth: DepthTable = Field(default_factory=DepthTable)
+    output: OutputTable = Field(default_factory=OutputTable)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -197,8 +197,9 @@ class Pictures(RecipeKind):
             files[plan_file(sources).name] = data
         return replace(draft, blocks=tuple(blocks), files=files)
 
-    def estimate(self, recipe: Recipe, folders: Folders) -> SizeEstimate:
-        """Encode a few pictures; their depth is a guess."""
+    def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
+        """Encode a few pictures; their depth is a guess. None is at hand, since a scan decodes none."""
+        del at_hand
         from shardgen.recipes.network import likely_depth
         from shardgen.recipes.pictures.maker import encode_depth, prepare_picture
 
@@ -212,7 +213,8 @@ class Pictures(RecipeKind):
             except SampleError:
                 continue
             image.append(len(prepared.image))
-            depth.append(len(encode_depth(plan, prepared, likely_depth(prepared.network_input))))
+            depth_file, _sums = encode_depth(plan, prepared, likely_depth(prepared.network_input))
+            depth.append(len(depth_file))
         count = max(1, len(image))
         return SizeEstimate(
             outputs={IMAGE: sum(image) / count, DEPTH: sum(depth) / count},

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shardgen.depth.base import Begun, Picture, RawOutput
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import OutputSums, Provenance
-from shardgen.errors import SampleError, SourceUndecodable
-from shardgen.imaging.codec import VERSIONS, encode
+from shardgen.errors import SourceUndecodable
+from shardgen.imaging.codec import VERSIONS
 from shardgen.imaging.compose import network_input
 from shardgen.imaging.opencv import resize, switches, use_one_thread
-from shardgen.imaging.outputs import depth_picture, stored_sums
+from shardgen.imaging.outputs import depth_picture, picture
 from shardgen.recipes.base import Between, Encoded, Maker
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.network import DepthMap, DepthStage
@@ -50,23 +51,25 @@ def prepare_picture(plan: PicturesPlan, folder: Path, sample: SampleIndex) -> Pr
             f"{planned.name}: decodes to {size[0]}x{size[1]} pixels, "
             f"but its headers said {planned.width}x{planned.height}"
         )
-    image = encode(resize(photo.pixels, output.size or size), output.image, output.image_quality)
+    image, sums = picture(resize(photo.pixels, output.size or size), output.image, output.image_quality)
     return PreparedPicture(
         image=image,
-        sums=stored_sums(image, channels=3),
+        sums=sums,
         size=size,
         network_input=network_input(photo.pixels, plan.depth.input),
     )
 
 
-def encode_depth(plan: PicturesPlan, prepared: PreparedPicture, relative_depth: DepthMap) -> bytes:
-    """The file of a picture's depth. Raises EncodeFailed."""
+def encode_depth(
+    plan: PicturesPlan, prepared: PreparedPicture, relative_depth: DepthMap
+) -> tuple[bytes, OutputSums]:
+    """The file of a picture's depth, and its sums. Raises EncodeFailed."""
     depth = plan.depth
     size = depth.size or prepared.size
     return depth_picture(relative_depth, size, depth.encoding, depth.format, depth.quality)
 
 
-class PicturesMaker(Maker[PreparedPicture, DepthMap]):
+class PicturesMaker(Maker[PreparedPicture, RawOutput]):
     """One plan's pictures, with the depth network on one device."""
 
     def __init__(self, plan: PicturesPlan, folder: Path, depth: DepthStage) -> None:
@@ -84,20 +87,24 @@ class PicturesMaker(Maker[PreparedPicture, DepthMap]):
         """Its file and the network's input."""
         return prepare_picture(self._plan, self._folder, sample)
 
-    def compute(
-        self, batch: Sequence[PreparedPicture | None], *, between: Between
-    ) -> Sequence[DepthMap | SampleError | None]:
-        """Their depth."""
-        inputs = [None if one is None else one.network_input for one in batch]
-        return self._depth.compute(inputs, between=between)
+    def begin(self, batch: Sequence[PreparedPicture | None]) -> Begun | None:
+        """Give the network their pictures."""
+        return self._depth.begin(_inputs(batch))
 
-    def encode(self, sample: SampleIndex, prepared: PreparedPicture, computed: DepthMap) -> Encoded:
+    def compute(
+        self, batch: Sequence[PreparedPicture | None], *, between: Between, begun: object = None
+    ) -> Sequence[RawOutput | None]:
+        """The network's outputs."""
+        ahead = begun if isinstance(begun, Begun) else None
+        return self._depth.compute(_inputs(batch), between=between, begun=ahead)
+
+    def encode(self, sample: SampleIndex, prepared: PreparedPicture, computed: RawOutput) -> Encoded:
         """Both files, and sums over their pixels as a reader will see them."""
         del sample
-        depth = encode_depth(self._plan, prepared, computed)
+        depth, sums = encode_depth(self._plan, prepared, self._depth.depth_of(computed))
         return Encoded(
             files={IMAGE: prepared.image, DEPTH: depth},
-            sums={IMAGE: prepared.sums, DEPTH: stored_sums(depth, channels=1)},
+            sums={IMAGE: prepared.sums, DEPTH: sums},
         )
 
     def check(self) -> None:
@@ -107,3 +114,7 @@ class PicturesMaker(Maker[PreparedPicture, DepthMap]):
     def provenance(self) -> Provenance:
         """What decides the bytes."""
         return Provenance.of({**VERSIONS, **switches(), **self._depth.provenance()})
+
+
+def _inputs(batch: Sequence[PreparedPicture | None]) -> list[Picture | None]:
+    return [None if one is None else one.network_input for one in batch]
