@@ -99,8 +99,9 @@ def measure(folder: Path, *, samples: int, rounds: int) -> list[tuple[str, str, 
                     raise RuntimeError(f"sample {sample}: other sums or boxes")
                 for name, data in made.files.items():
                     channels = 3 if name == FGBG else 1
-                    both = (decode_encoded(one, channels=channels) for one in (data, slow_made.files[name]))
-                    np.testing.assert_array_equal(*both)
+                    found = decode_encoded(data, channels=channels)
+                    expected = decode_encoded(slow_made.files[name], channels=channels)
+                    np.testing.assert_array_equal(found, expected)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
     rows = {
         "compose, resize to the network and to the files": ("compose",),

@@ -88,9 +88,7 @@ def costless(run: RunDirectory) -> Estimator:
     return DepthEstimator(build, depth_of, plan, micro_batch=_MICRO_BATCH, on=device)
 
 
-def measure(
-    folder: Path, *, batches: int, rounds: int, choice: DeviceChoice
-) -> list[tuple[str, str, str, str]]:
+def measure(folder: Path, *, batches: int, rounds: int, choice: DeviceChoice) -> list[tuple[str, ...]]:
     """The rows of the table."""
     run = planned_run(folder, "small", batches)
     network = costless(run)

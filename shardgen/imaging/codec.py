@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,23 +207,7 @@ def encode_mask(mask: NDArray[np.uint8], image_format: ImageFormat, quality: int
     """
     if image_format is not ImageFormat.PNG:
         return encode(mask, image_format, quality)
-    height, width = mask.shape
-    rows = np.zeros((height, 1 + width), np.uint8)  # each row begins with its filter: 0, none
-    rows[:, 1:] = mask
-    run_lengths = zlib.compressobj(_PNG_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
-    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey, not interlaced
-    return b"".join(
-        (
-            png.SIGNATURE,
-            _png_chunk(b"IHDR", header),
-            _png_chunk(b"IDAT", run_lengths.compress(rows.data) + run_lengths.flush()),
-            _png_chunk(b"IEND", b""),
-        )
-    )
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(kind + data))))
+    return png.run_lengths_of(mask)
 
 
 def decode_encoded(

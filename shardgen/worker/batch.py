@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Self
 
 from shardgen.artifacts.store import ArtifactStore
@@ -32,6 +33,7 @@ from shardgen.worker.publish import BatchStore, Made, MadeBatch
 from shardgen.worker.retry import Retry
 
 _MAX_PREPARING = 8  # threads; copying arrays saturates memory sooner than more cores help
+_TURNS = 4  # that each thread takes of a batch: fewer end unevenly, and every one costs, too
 
 
 class Abandoned(Exception):
@@ -92,7 +94,7 @@ class BatchMaker:
         self.stages = stages
         self._maker = stages.maker
         self._store = BatchStore(stages.plan, stages.store, stages.manifest.receipts, stages.retry)
-        threads = stages.threads or usable_cores()
+        self._threads = threads = stages.threads or usable_cores()
         self._preparing = ThreadPoolExecutor(min(_MAX_PREPARING, threads), "prepare-sample")
         self._encoding = ThreadPoolExecutor(threads, "encode")
 
@@ -107,7 +109,7 @@ class BatchMaker:
         """Prepare the samples of a batch."""
         began = time.monotonic()
         wanted = [SampleIndex(sample) for sample in self.stages.plan.layout.batch_samples(batch)]
-        samples = self.stages.retry(lambda: list(self._preparing.map(self._prepared, wanted)))
+        samples = self.stages.retry(lambda: self._in_turns(self._preparing, self._prepared, wanted))
         self._passed(BatchStep.PREPARED)
         return Prepared(batch=batch, samples=samples, began=began)
 
@@ -134,7 +136,7 @@ class BatchMaker:
         """Encode, publish, record; when it returns the batch is durable."""
         prepared = computed.prepared
         numbers = map(SampleIndex, self.stages.plan.layout.batch_samples(prepared.batch))
-        samples = list(self._encoding.map(self._encoded, numbers, prepared.samples, computed.results))
+        samples = self._in_turns(self._encoding, self._encoded, numbers, prepared.samples, computed.results)
         self._passed(BatchStep.ENCODED)
         self.keep(
             lease,
@@ -173,6 +175,15 @@ class BatchMaker:
     def _passed(self, step: BatchStep) -> None:
         self.stages.heartbeat.progress()
         self.stages.on_step(step)
+
+    def _in_turns(
+        self, pool: ThreadPoolExecutor, make: Callable[..., Any], *of_each: Iterable[Any]
+    ) -> list[Any]:
+        """Make all samples in the pool's threads, in order, a few at a turn."""
+        each = list(zip(*of_each, strict=True))
+        few = max(1, len(each) // (_TURNS * self._threads))
+        turns = [each[start : start + few] for start in range(0, len(each), few)]
+        return list(chain.from_iterable(pool.map(lambda turn: [make(*one) for one in turn], turns)))
 
     def _prepared(self, sample: SampleIndex) -> Any | SampleError:
         try:

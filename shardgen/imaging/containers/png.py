@@ -1,4 +1,4 @@
-"""PNG: libpng decodes, strictly; the chunks that are not pixels are read here."""
+"""PNG: libpng decodes, strictly; chunks that are not pixels are read here, and masks written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
 
 from shardgen.imaging.containers.base import (
     MAX_PROFILE_BYTES,
@@ -37,6 +39,21 @@ def size_of(data: bytes) -> tuple[int, int]:
     if len(data) < 24 or data[12:16] != b"IHDR":
         raise truncated("PNG", "it ends inside its header")
     return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+
+
+def run_lengths_of(mask: NDArray[np.uint8]) -> bytes:
+    """A grey PNG of uint8 (H, W), without filters, compressed by run lengths."""
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + width), np.uint8)  # each row begins with its filter: 0, none
+    rows[:, 1:] = mask
+    run_lengths = zlib.compressobj(strategy=zlib.Z_RLE)
+    header = struct.pack(">2I5B", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey, not interlaced
+    pixels = run_lengths.compress(rows.data) + run_lengths.flush()
+    return b"".join((SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", pixels), _chunk(b"IEND", b"")))
+
+
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return b"".join((struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(name + body))))
 
 
 @dataclass(slots=True)
