@@ -222,3 +222,12 @@ def test_the_full_width_network_agrees_with_keras_layers_to_one_grey_level(tmp_p
     expected = grey_levels(reference_outputs(network, images, Upsampling.ALIGNED))
     exact = grey_levels(outputs(weights, images, Upsampling.ALIGNED, Arithmetic.FLOAT32))
     assert np.abs(exact - expected).max() <= 1
+
+
+def test_xla_can_compile_what_pads_and_pools(narrow: WeightsFile) -> None:
+    shape = GraphShape(
+        micro_batch=2, input_size=(96, 64), upsampling=Upsampling.ALIGNED, arithmetic=Arithmetic.FLOAT32
+    )
+    stem, images = _Graph(narrow, shape)._steps[0], tf.constant(photographs(96, 64), tf.float32) / 255
+    compiled = tf.function(lambda x: stem({}, x), autograph=False, jit_compile=True)
+    np.testing.assert_allclose(compiled(images), stem({}, images), atol=1e-5)
