@@ -76,8 +76,7 @@ def to_its_end(command: list[str], folder: Path) -> float:
 def to_the_word(word: bytes, command: list[str], folder: Path) -> float:
     """CPU-seconds until it says so on stderr; then it is killed."""
     with _started(command, folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
+        for line in process.stderr or ():
             if word in line:
                 return _seconds_of(process)
     raise RuntimeError(f"{command} never said {word!r}")
