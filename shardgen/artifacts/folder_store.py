@@ -24,8 +24,8 @@ from shardgen.artifacts.store import (
     parse_identity,
     place_away,
     ref_of,
-    refuse_changed,
     refuse_foreign_name,
+    refuse_size,
 )
 from shardgen.domain.layout import Layout
 from shardgen.domain.receipt import ArtifactRef
@@ -219,19 +219,17 @@ class FolderStore(ArtifactStore):
         except OSError as error:
             raise storage_error(error, file) from error
 
-    def read(self, ref: ArtifactRef) -> bytes:
-        """A link is not followed."""
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Straight into the buffer."""
         path = f"{self.root}/{ref.name}"
         refuse_foreign_name(ref)
         self._refuse_link(ref.name.partition("/")[0])
-        data = b""
         try:
             descriptor = self._files.open(path, follow=False)
             try:
                 size = self._files.size(descriptor)
                 if size == ref.size_bytes:
-                    data = self._files.read(descriptor, size)
-                    size = len(data)
+                    size = self._files.read_into(descriptor, buffer, 0)
             finally:
                 self._files.close(descriptor)
         except FileNotFoundError as error:
@@ -240,8 +238,7 @@ class FolderStore(ArtifactStore):
             if fact := _IRREGULAR.get(error.errno or 0):
                 raise ArtifactCorrupt(f"{ref.name}: {fact}", hint=PUT_BACK) from error
             raise storage_error(error, path) from error
-        refuse_changed(ref, size, data)
-        return data
+        refuse_size(ref, size)
 
     def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
         """Each folder is synced once, at the end."""

@@ -52,11 +52,15 @@ class ArtifactReader(Protocol):
 
     @property
     def reads_at_once(self) -> int:
-        """How many artifacts to read at a time, so that none waits long for the one before."""
+        """How many artifacts to read at a time, so that none waits long for the one before; 1: none does."""
         ...
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
+        ...
+
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes`; whether the bytes are right, `refuse_changed` says."""
         ...
 
 
@@ -157,9 +161,16 @@ class ArtifactStore(ABC):
     def size(self, path: str) -> int | None:
         """How many bytes a file of the listing has; None when it is gone."""
 
-    @abstractmethod
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the artifact's bytes after its size and sha256 passed."""
+        buffer = bytearray(ref.size_bytes)
+        self.fill(ref, memoryview(buffer))
+        refuse_changed(ref, len(buffer), buffer)
+        return bytes(buffer)
+
+    @abstractmethod
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes`; whether the bytes are right, `refuse_changed` says."""
 
     @abstractmethod
     def read_unrecorded(self, path: ArtifactName | str) -> bytes:
@@ -206,12 +217,17 @@ def name_taken(place: str) -> ReceiptConflict:
     )
 
 
-def refuse_changed(ref: ArtifactRef, size: int, data: bytes) -> None:
-    """Raise ArtifactCorrupt unless these are the artifact's bytes; of a wrong size none need be given."""
+def refuse_size(ref: ArtifactRef, size: int) -> None:
+    """Raise ArtifactCorrupt unless the artifact has so many bytes."""
     if size != ref.size_bytes:
         raise ArtifactCorrupt(
             f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=PUT_BACK
         )
+
+
+def refuse_changed(ref: ArtifactRef, size: int, data: bytes | bytearray | memoryview) -> None:
+    """Raise ArtifactCorrupt unless these are the artifact's bytes; of a wrong size none need be given."""
+    refuse_size(ref, size)
     found = hashlib.sha256(data).hexdigest()
     if found != ref.sha256:
         raise ArtifactCorrupt(

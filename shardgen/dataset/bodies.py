@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from shardgen.artifacts.archive import RECEIPT_NAME, read_artifact
 from shardgen.artifacts.receipt_json import parse_facts
-from shardgen.artifacts.store import ArtifactReader
+from shardgen.artifacts.store import ArtifactReader, refuse_changed
 from shardgen.artifacts.zip_records import (
     CENTRAL,
     CENTRAL_SIGNATURE,
@@ -32,39 +33,54 @@ from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.receipt import ArtifactRef, BatchRecord, Facts
 from shardgen.errors import ArtifactCorrupt
 
-PIECE_BYTES = 4 << 20  # so large that numpy's cost per piece does not count, and still in a processor's cache
+PIECE_BYTES = 4 << 20  # large enough that numpy's cost per piece does not count
+PIECES_HELD = 2
+"""So many pieces a sink may hold: after that the memory of the first one is filled anew."""
 _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The checked bodies of some artifacts; the columns' offsets count from the start of `body`.
+    """The bodies of some artifacts, checked but for their digests; offsets count from the start of the first.
 
-    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start.
+    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start. The bodies
+    lie in `memory`, and `starts` says where in it each member does, (samples, outputs).
     """
 
-    body: memoryview
+    artifacts: tuple[tuple[ArtifactRef, memoryview], ...]
+    bodies: tuple[memoryview, ...]
     directory: bytes
     columns: MemberColumns
+    memory: memoryview
+    starts: NDArray[np.int64]
+
+    def compare_digests(self) -> None:
+        """Raise ArtifactCorrupt unless every artifact has its sha256: before this nothing counts."""
+        for ref, data in self.artifacts:
+            refuse_changed(ref, len(data), data)
 
     def files(self, row: int) -> list[bytes]:
         """Copy the files of the sample in that row, in the order of the plan's outputs."""
         found = []
         columns = self.columns
-        for offset, size in zip(columns.offsets[row].tolist(), columns.sizes[row].tolist(), strict=True):
-            start = offset + LOCAL.size + LOCAL.unpack_from(self.body, offset)[9]
-            found.append(bytes(self.body[start : start + size]))
+        for at, size in zip(self.starts[row].tolist(), columns.sizes[row].tolist(), strict=True):
+            start = at + LOCAL.size + LOCAL.unpack_from(self.memory, at)[9]
+            found.append(bytes(self.memory[start : start + size]))
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """One artifact, or the members of some of its batches; `body` starts at `offset` of the artifact."""
+    """The members of some neighbouring samples of an artifact, which starts at `start` of the buffer.
 
-    name: str
+    `offset` is where they start in the artifact.
+    """
+
+    ref: ArtifactRef
     directory: bytes
     samples: NDArray[np.int64]
-    body: memoryview
+    start: int
+    size: int
     offset: int
 
 
@@ -72,19 +88,24 @@ class BodySink(Protocol):
     """Where bodies go."""
 
     def add_piece(self, piece: Piece) -> None:
-        """Take the bodies of some artifacts, which are checked; nobody changes their bytes any more."""
+        """Take the bodies of some artifacts, and compare their digests before anything of them counts."""
         ...
 
 
 class BodyReader:
-    """Reads artifacts one at a time, and checks and passes on many at once, as one piece."""
+    """Reads artifacts one at a time into a buffer and checks many at once, when it is full.
+
+    Their digests are left to the sink, which may compare them in another thread.
+    """
 
     def __init__(self, store: ArtifactReader, table: MemberTable, sink: BodySink) -> None:
         self._store = store
         self._table = table
         self._sink = sink
+        self._buffers = deque(np.empty(PIECE_BYTES, np.uint8) for _ in range(PIECES_HELD + 1))
+        self._artifacts: list[tuple[ArtifactRef, memoryview]] = []
         self._parts: list[_Part] = []
-        self._size = 0
+        self._filled = 0
 
     def add(
         self,
@@ -100,27 +121,31 @@ class BodyReader:
         With `kept` only of the samples for which it is true. Returns the facts of what is taken, if they are
         wanted: only the artifact has them.
         """
-        if self._size + ref.size_bytes > PIECE_BYTES:
+        if self._filled + ref.size_bytes > len(self._buffers[0]):
             self.flush()
-        data = self._store.read(ref)
-        view = memoryview(data)
+            if ref.size_bytes > len(self._buffers[0]):
+                self._buffers[0] = np.empty(ref.size_bytes, np.uint8)
+        view = self._buffers[0].data[self._filled : self._filled + ref.size_bytes]
+        self._store.fill(ref, view)
         try:
             found = _facts_in(view) if facts else {}
             if kept is None:
-                parts = [_part(ref, data, records, samples)]
+                parts = [self._part(ref, view, records, samples)]
             else:
-                parts = self._parts_of_some_samples(ref, data, records, samples, kept)
+                parts = self._parts_of_some_samples(ref, view, records, samples, kept)
         except ValueError as error:
+            refuse_changed(ref, len(view), view)  # then that is what to say of it
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
+        self._artifacts.append((ref, view))
         self._parts += parts
-        self._size += sum(len(part.body) for part in parts)
+        self._filled += len(view)
         if not found:
             return {}
         taken = samples if kept is None else samples[kept]
         return {sample: found[sample] for sample in map(SampleIndex, taken.tolist()) if sample in found}
 
     def flush(self) -> None:
-        """Check what was added since the last piece, and pass it on."""
+        """Check what is in the buffer and pass it on."""
         if not self._parts:
             return
         try:
@@ -130,27 +155,62 @@ class BodyReader:
                 self._blame(part)
             raise
         self._sink.add_piece(piece)
+        self._buffers.rotate(-1)
+        self._artifacts.clear()
         self._parts.clear()
-        self._size = 0
+        self._filled = 0
+
+    def _part(
+        self,
+        ref: ArtifactRef,
+        view: memoryview,
+        records: Sequence[BatchRecord],
+        samples: NDArray[np.int64],
+    ) -> _Part:
+        _refuse_gaps(records)
+        directory = _directory(view)
+        stop = directory.offset + directory.size
+        if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
+            # Other batches of this artifact have their receipts from another attempt.
+            return self._part_of(ref, _entries_of(ref, view, records), samples)
+        return _Part(
+            ref=ref,
+            directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
+            samples=samples,
+            start=self._filled,
+            size=_receipt_entry(view, directory).offset,
+            offset=0,
+        )
 
     def _parts_of_some_samples(
         self,
         ref: ArtifactRef,
-        data: bytes,
+        view: memoryview,
         records: Sequence[BatchRecord],
         samples: NDArray[np.int64],
         kept: NDArray[np.bool_],
     ) -> list[_Part]:
-        """The members of kept samples: a part for each run of neighbours."""
+        """A part for each run of neighbours that are kept."""
         _refuse_gaps(records)
-        entries, width = _entries_of(ref, data, records), self._table.width
+        entries, width = _entries_of(ref, view, records), self._table.width
         if len(entries) != width * len(samples):
             raise BrokenZip("its members are not as many as its receipts say")
         edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
         return [
-            _part_of(ref, data, entries[width * first : width * end], samples[first:end])
+            self._part_of(ref, entries[width * first : width * end], samples[first:end])
             for first, end in edges.reshape(-1, 2).tolist()
         ]
+
+    def _part_of(self, ref: ArtifactRef, entries: Sequence[Entry], samples: NDArray[np.int64]) -> _Part:
+        start, stop = (entries[0].offset, entries[-1].stop) if entries else (0, 0)
+        return _Part(
+            ref=ref,
+            directory=b"".join(central_entry(entry, ZipLimits()) for entry in entries),
+            samples=samples,
+            start=self._filled,
+            size=stop - start,
+            offset=start,
+        )
 
     def _checked(self, parts: Sequence[_Part]) -> Piece:
         """Compare every byte of the parts' headers and directories with what plan and receipts say."""
@@ -159,63 +219,50 @@ class BodyReader:
         directory = b"".join(part.directory for part in parts)
         crcs, sizes = table.read_central(directory, samples)
         stops = table.stops(samples, sizes)
-        starts = np.empty_like(stops)
-        starts.ravel()[1:] = stops.ravel()[:-1]
-        starts.ravel()[:1] = 0
-        part_sizes = np.array([len(part.body) for part in parts])
+        offsets = np.empty_like(stops)
+        offsets.ravel()[1:] = stops.ravel()[:-1]
+        offsets.ravel()[:1] = 0
+        part_sizes = np.array([part.size for part in parts])
         part_stops = np.cumsum(part_sizes)
         counts = [len(part.samples) for part in parts]
         edges = np.concatenate(([0], stops[:, -1]))[np.cumsum(counts)]
         if not np.array_equal(edges, part_stops):
             raise BrokenZip("its members do not end where its directory says")
+        columns = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=offsets)
         shifts = np.array([part.offset for part in parts]) - (part_stops - part_sizes)
-        in_piece = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=starts)
-        in_artifact = replace(in_piece, offsets=starts + np.repeat(shifts, counts)[:, None])
-        body = parts[0].body if len(parts) == 1 else memoryview(b"".join([part.body for part in parts]))
-        if table.render_central(in_artifact) != directory or not table.has_local_headers(
-            in_piece, np.frombuffer(body, np.uint8)
-        ):
+        in_artifact = replace(columns, offsets=offsets + np.repeat(shifts, counts)[:, None])
+        if table.render_central(in_artifact) != directory:
             raise BrokenZip("its members are not those of the plan and its receipt")
-        return Piece(body=body, directory=directory, columns=in_piece)
+        at = np.repeat([part.start for part in parts], counts)[:, None]
+        in_buffer = replace(columns, offsets=in_artifact.offsets + at)
+        buffer = self._buffers[0][: self._filled]
+        if not table.has_local_headers(in_buffer, buffer):
+            raise BrokenZip("its members are not those of the plan and its receipt")
+        begins = [part.start + part.offset for part in parts]
+        return Piece(
+            artifacts=tuple(self._artifacts),
+            bodies=tuple(
+                buffer.data[begin : begin + part.size] for begin, part in zip(begins, parts, strict=True)
+            ),
+            directory=directory,
+            columns=columns,
+            memory=buffer.data,
+            starts=in_buffer.offsets,
+        )
 
     def _blame(self, part: _Part) -> None:
         try:
             self._checked([part])
         except BrokenZip as error:
-            raise ArtifactCorrupt(f"{part.name}: {error}") from error
+            for ref, data in self._artifacts:
+                if ref == part.ref:
+                    refuse_changed(ref, len(data), data)
+            raise ArtifactCorrupt(f"{part.ref.name}: {error}") from error
 
 
-def _part(ref: ArtifactRef, data: bytes, records: Sequence[BatchRecord], samples: NDArray[np.int64]) -> _Part:
-    _refuse_gaps(records)
-    view = memoryview(data)
-    directory = _directory(view)
-    stop = directory.offset + directory.size
-    if (records[0].members_start, records[-1].members_stop) != (0, directory.members - 1):
-        # Other batches of this artifact have their receipts from another attempt.
-        return _part_of(ref, data, _entries_of(ref, data, records), samples)
-    return _Part(
-        name=ref.name,
-        directory=data[directory.offset : stop - _RECEIPT_ENTRY_SIZE],
-        samples=samples,
-        body=view[: _receipt_entry(view, directory).offset],
-        offset=0,
-    )
-
-
-def _entries_of(ref: ArtifactRef, data: bytes, records: Sequence[BatchRecord]) -> Sequence[Entry]:
-    entries, _ = read_artifact(data, name=ref.name)
+def _entries_of(ref: ArtifactRef, view: memoryview, records: Sequence[BatchRecord]) -> Sequence[Entry]:
+    entries, _ = read_artifact(bytes(view), name=ref.name)
     return entries[records[0].members_start : records[-1].members_stop]
-
-
-def _part_of(ref: ArtifactRef, data: bytes, entries: Sequence[Entry], samples: NDArray[np.int64]) -> _Part:
-    start, stop = (entries[0].offset, entries[-1].stop) if entries else (0, 0)
-    return _Part(
-        name=ref.name,
-        directory=b"".join(central_entry(entry, ZipLimits()) for entry in entries),
-        samples=samples,
-        body=memoryview(data)[start:stop],
-        offset=start,
-    )
 
 
 def _refuse_gaps(records: Sequence[BatchRecord]) -> None:

@@ -6,11 +6,11 @@ import hashlib
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from shardgen.artifacts.zip_records import (
     Directory,
@@ -20,7 +20,7 @@ from shardgen.artifacts.zip_records import (
     end_records,
     local_header,
 )
-from shardgen.dataset.bodies import Piece
+from shardgen.dataset.bodies import PIECES_HELD, Piece
 from shardgen.dataset.member_table import MemberTable
 from shardgen.storage.files import DiskFiles
 from shardgen.storage.lines import LineFile
@@ -29,7 +29,8 @@ _COPY_BYTES = 1 << 20
 _SYNC_BYTES = (
     4 << 20
 )  # after so many the disk gets to work, or all of them would wait for the sync at the end
-_BEHIND_BYTES = 8 << 20  # at most so much waits to be written; one piece always may
+
+Item = TypeVar("Item")
 
 
 class Spool:
@@ -64,8 +65,9 @@ class Spool:
 class FinalZip:
     """A zip on its way to an open descriptor; memory does not grow with the number of members.
 
-    A thread writes and digests what is added, in this order and a few megabytes behind: an OSError is raised
-    by a later call, at last by `finish`. Use it as a context manager, and nothing is written after it.
+    A thread compares artifacts with their digests, and writes and digests what is added: in this order, and
+    at most `PIECES_HELD` behind. What it finds, OSError or ArtifactCorrupt, is raised by a later call, at
+    last by `finish`. Use it as a context manager, and nothing is written after it.
     """
 
     def __init__(self, files: DiskFiles, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
@@ -75,8 +77,7 @@ class FinalZip:
         self._directory = directory
         self._sha256 = hashlib.sha256()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="zip")
-        self._behind: deque[tuple[int, Future[None]]] = deque()
-        self._behind_bytes = 0
+        self._behind: deque[Future[None]] = deque()
         self._written = self._syncing = 0
         self.limits = ZipLimits()
         self.size = 0
@@ -91,7 +92,8 @@ class FinalZip:
     def add_piece(self, piece: Piece) -> None:
         """Copy the bodies of some artifacts and enter their members."""
         columns = replace(piece.columns, offsets=piece.columns.offsets + self.size)
-        self._write(piece.body)
+        self._do(self._write_piece, piece)
+        self.size += sum(map(len, piece.bodies))
         self._directory.write(
             self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
         )
@@ -117,7 +119,7 @@ class FinalZip:
         directory = Directory(members=self.members, offset=offset, size=self.size - offset)
         self._write(end_records(directory, self.limits))
         while self._behind:
-            self._wait_for_first()
+            self._behind.popleft().result()
 
     @property
     def sha256(self) -> str:
@@ -133,16 +135,18 @@ class FinalZip:
             self._write(data)
 
     def _write(self, data: bytes | memoryview) -> None:
-        while self._behind and self._behind_bytes + len(data) > _BEHIND_BYTES:
-            self._wait_for_first()
-        self._behind.append((len(data), self._thread.submit(self._write_now, data)))
-        self._behind_bytes += len(data)
+        self._do(self._write_now, data)
         self.size += len(data)
 
-    def _wait_for_first(self) -> None:
-        size, written = self._behind.popleft()
-        self._behind_bytes -= size
-        written.result()
+    def _do(self, what: Callable[[Item], None], item: Item) -> None:
+        while len(self._behind) >= PIECES_HELD:
+            self._behind.popleft().result()
+        self._behind.append(self._thread.submit(what, item))
+
+    def _write_piece(self, piece: Piece) -> None:
+        piece.compare_digests()
+        for body in piece.bodies:
+            self._write_now(body)
 
     def _write_now(self, data: bytes | memoryview) -> None:
         self._files.write(self._descriptor, data)

@@ -53,7 +53,10 @@ class _Sparing(MetaPathFinder, Loader):
             return None
         if not is_part:
             return ModuleSpec(fullname, self, origin=found.origin)
-        if isinstance(found.loader, SourceLoader):
+        # One that has a package of its own beside it, like `tensorflow.lite`, is needed whole.
+        namesake = f"tensorflow.{fullname.removeprefix(_API)}"
+        has_package = PathFinder.find_spec(namesake, sys.modules["tensorflow"].__path__) is not None
+        if isinstance(found.loader, SourceLoader) and not has_package:
             found.loader = _Part(found.loader)
         return found
 
@@ -99,8 +102,8 @@ class _Part(Loader):
 def _only_what_is_used() -> Iterator[None]:
     """Let TensorFlow be imported without what it would load on the way and we do not use.
 
-    Half of the time goes into parts that nobody asks for (distributed training, data sets, TensorFlow 1) and
-    what those import (SciPy, requests). Keras fails if `keras.json` or a variable names another backend,
+    A third of the time goes into parts that nobody asks for (TensorFlow 1, columns of features, signals) and
+    what those import (SciPy). Keras fails if `keras.json` or a variable names another backend,
     imports what it finds (JAX, PyTorch, scikit-learn), and costs a second and 100 MB. The copy inside
     TensorFlow reads the same `keras.json` and writes one, into a folder named `~` if the home folder is
     unknown: so its folder is /dev/null; of the parts that we use none loads it.

@@ -58,13 +58,6 @@ class DiskFiles:
             filled += count
         return filled
 
-    def read(self, descriptor: int, size: int) -> bytes:
-        """The first bytes of the file; less than `size` only where it is shorter."""
-        data = os.pread(descriptor, size, 0)
-        while len(data) < size and (more := os.pread(descriptor, size - len(data), len(data))):
-            data += more
-        return data
-
     def write(self, descriptor: int, data: bytes | memoryview) -> None:
         """Write all of it."""
         rest = memoryview(data)

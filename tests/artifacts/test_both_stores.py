@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -15,7 +16,7 @@ from obstore.store import MemoryStore
 
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.names import ArtifactName
-from shardgen.artifacts.store import ArtifactStore, FoundFile
+from shardgen.artifacts.store import ArtifactStore, FoundFile, refuse_changed
 from shardgen.coordination.artifact_folder import claim_folder
 from shardgen.coordination.bucket.artifacts import BucketStore
 from shardgen.coordination.bucket.objects import Objects
@@ -86,8 +87,9 @@ def test_a_published_artifact_reads_back_whole_and_is_listed(place: Place, store
     ref = store.publish(NAME, b"content", on_step=steps.append)
     assert ref == ArtifactRef(name=str(NAME), size_bytes=7, sha256=hashlib.sha256(b"content").hexdigest())
     assert steps[-1] is BatchStep.PUBLISHED
-    other = place.other()
-    assert (other.read(ref), other.read_unrecorded(NAME)) == (b"content",) * 2
+    other, buffer = place.other(), bytearray(7)
+    other.fill(ref, memoryview(buffer))
+    assert (other.read(ref), bytes(buffer), other.read_unrecorded(NAME)) == (b"content",) * 3
     assert (list(other.names()), other.size(str(NAME))) == ([NAME], 7)
     assert other.listing(LAYOUT).files == (FoundFile(path=str(NAME), name=NAME, is_staged=False),)
 
@@ -105,10 +107,17 @@ def test_bytes_that_a_receipt_does_not_name_are_refused(
 ) -> None:
     ref = store.publish(NAME, b"content")
     place.put(str(NAME), bytes_now)
-    with pytest.raises(ArtifactCorrupt, match=r"deadbeef\.zip: (is \d+ bytes|sha256 is)") as raised:
-        store.read(ref)
-    assert f"is {len(bytes_now)} bytes" in str(raised.value) or len(bytes_now) == 7
-    assert raised.value.hint == "shardgen verify RUN_DIR --requeue"
+    buffer = bytearray(7)
+
+    def fill() -> None:
+        store.fill(ref, memoryview(buffer))
+        refuse_changed(ref, 7, buffer)
+
+    for read in (partial(store.read, ref), fill):
+        with pytest.raises(ArtifactCorrupt, match=r"deadbeef\.zip: (is \d+ bytes|sha256 is)") as raised:
+            read()
+        assert f"is {len(bytes_now)} bytes" in str(raised.value) or len(bytes_now) == 7
+        assert raised.value.hint == "shardgen verify RUN_DIR --requeue"
 
 
 def test_what_is_gone_is_named_and_no_name_leads_out(place: Place, store: ArtifactStore) -> None:

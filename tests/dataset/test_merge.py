@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import subprocess
+import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -142,6 +143,23 @@ def test_pieces_of_any_size_give_the_same_bytes(tmp_path: Path, monkeypatch: pyt
     assert sha256_of(merge_run(run, tmp_path / "2.zip").path) == expected
 
 
+def test_bytes_that_wait_for_a_slow_disk_stay_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that pieces were read into is filled anew, but not before they are written."""
+
+    class SlowFiles(DiskFiles):
+        def write(self, descriptor: int, data: bytes | memoryview) -> None:
+            time.sleep(0.01)
+            super().write(descriptor, data)
+
+    run = make_run(PLAN, tmp_path / "artifacts")
+    expected = merge_run(run, tmp_path / "1.zip")
+    monkeypatch.setattr(bodies, "PIECE_BYTES", 10_000)
+    found = merge_run(run, tmp_path / "2.zip", files=SlowFiles())
+    assert sha256_of(found.path) == found.sha256 == expected.sha256
+
+
 def test_batches_of_an_overtaken_artifact_are_taken_from_the_winner(tmp_path: Path) -> None:
     expected = sha256_of(merge_run(make_run(PLAN, tmp_path / "one"), tmp_path / "1.zip").path)
     run = MadeRun(PLAN, make_run(PLAN, tmp_path / "two").store)
@@ -273,6 +291,20 @@ def test_a_damaged_artifact_is_named_and_no_zip_appears(tmp_path: Path, what: st
     assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
 
 
+@pytest.mark.parametrize("row", [0, -1])
+def test_one_changed_byte_of_an_image_is_found_by_the_digest_in_any_artifact(
+    tmp_path: Path, row: int
+) -> None:
+    run = make_run(PLAN, tmp_path / "artifacts")
+    name = run.rows[row].artifact.name
+    data = bytearray((run.store.root / name).read_bytes())
+    data[60] ^= 1  # of the first image
+    (run.store.root / name).write_bytes(data)
+    with pytest.raises(ArtifactCorrupt, match=f"{name}: sha256 is"):
+        merge_run(run, tmp_path / "out.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
+
+
 def test_an_artifact_whose_members_are_another_batchs_is_named_although_its_sha256_agrees(
     tmp_path: Path,
 ) -> None:
@@ -361,6 +393,15 @@ def test_a_disk_that_fails_during_the_merge_leaves_nothing_and_the_next_merge_su
         merge_run(run, tmp_path / "out.zip", files=RecordedFiles(fail=call, errno=number))
     assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
     merge_run(run, tmp_path / "out.zip")
+
+
+def test_a_disk_that_fails_at_the_very_last_write_leaves_nothing(tmp_path: Path) -> None:
+    run, files = make_run(PLAN, tmp_path / "artifacts"), RecordedFiles()
+    merge_run(run, tmp_path / "out.zip", files=files).path.unlink()
+    writes = sum(call.startswith("write ") for call in files.calls)
+    with pytest.raises(StorageFailed, match=r"out\.zip"):
+        merge_run(run, tmp_path / "out.zip", files=RecordedFiles(fail="write", errno=5, after=writes - 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["artifacts"]
 
 
 def test_the_zip_is_synced_before_it_gets_its_name_and_the_folder_after(tmp_path: Path) -> None:

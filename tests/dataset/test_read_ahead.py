@@ -40,6 +40,9 @@ class Far:
         self.waits_for(ref)
         return self._store.read(ref)
 
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        buffer[:] = self.read(ref)
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> MadeRun:
@@ -105,9 +108,7 @@ def test_what_is_wrong_is_found_where_it_would_be_found_one_by_one(made: MadeRun
     assert not [one for one in threading.enumerate() if one.name.startswith("read-ahead")]
 
 
-@pytest.mark.parametrize(
-    ("at_once", "limit", "ahead"), [(4, 1 << 30, 4), (100, 3, 3), (4, 0, 1), (1, 3, 3), (1, 1 << 30, 16)]
-)
+@pytest.mark.parametrize(("at_once", "limit", "ahead"), [(4, 1 << 30, 4), (100, 3, 3), (4, 0, 1)])
 def test_it_runs_ahead_by_so_many_artifacts_and_bytes(
     made: MadeRun, monkeypatch: pytest.MonkeyPatch, at_once: int, limit: int, ahead: int
 ) -> None:
@@ -140,14 +141,10 @@ def test_reads_overlap_and_the_order_of_use_stays(made: MadeRun) -> None:
     assert used == [(ref, ref.size_bytes) for ref in refs]
 
 
-def test_a_store_at_hand_is_read_by_one_thread_while_its_artifacts_are_used(made: MadeRun) -> None:
-    """The one that is used waits until the next one is being read: without a thread this would never end."""
-    refs, others = refs_of(made), threading.Event()
+def test_a_store_at_hand_starts_no_thread_and_is_asked_only_when_something_is_used(made: MadeRun) -> None:
     far = Far(made.store, at_once=1)
-    far.waits_for = lambda ref: others.set() if ref == refs[1] else None
     with ReadAhead(far) as store:
-        for ref in store.over(refs, lambda ref: ref):
-            assert others.wait(30)
-            assert len(store.read(ref)) == ref.size_bytes
-    assert far.started == [ref.name for ref in refs]
-    assert (len(far.threads), threading.current_thread().name in far.threads) == (1, False)
+        for number, ref in enumerate(store.over(refs_of(made), lambda ref: ref)):
+            assert len(far.started) == number
+            store.fill(ref, memoryview(bytearray(ref.size_bytes)))
+    assert far.threads == {threading.current_thread().name}

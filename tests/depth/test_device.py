@@ -131,7 +131,7 @@ def test_onednn_is_switched_on_where_it_is_faster_and_no_default(
         del os.environ["TF_ENABLE_ONEDNN_OPTS"]
     monkeypatch.delitem(sys.modules, "tensorflow")
     monkeypatch.setattr(device, "cpu_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(device, "_imported", unfit)
+    monkeypatch.setattr(device, "import_tensorflow", unfit)
     with pytest.raises(MachineUnfit):
         device.prepare("cpu", few_channels=few_channels)
     assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == found

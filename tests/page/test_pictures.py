@@ -31,6 +31,9 @@ class Reader:
         self.read_names.append(ref.name)
         return self._store.read(ref)
 
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        raise AssertionError(ref, buffer)
+
 
 @pytest.fixture
 def reader(finished_run: RunDirectory) -> Reader:

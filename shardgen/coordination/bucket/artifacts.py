@@ -160,6 +160,10 @@ class BucketStore(ArtifactStore):
         refuse_changed(ref, size, data)
         return data
 
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """In one request, then copied."""
+        buffer[:] = self.read(ref)
+
     def read_unrecorded(self, path: ArtifactName | str) -> bytes:
         """In one request."""
         try:

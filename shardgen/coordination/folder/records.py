@@ -28,6 +28,10 @@ class SegmentReader:
     def __init__(self, files: FolderFiles) -> None:
         self._folder = files
 
+    def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
+        """Fill a buffer of `ref.size_bytes` with the segment's bytes, whose sha256 must be the index's."""
+        buffer[:] = self.read(ref)
+
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the segment's bytes, whose sha256 must be the index's."""
         again = "nothing is lost: run the command again when the folder shows it whole"

@@ -328,7 +328,8 @@ class _Taken:
         self.found: list[tuple[NDArray[np.bool_], NDArray[np.int64], list[list[bytes]]]] = []
 
     def add_piece(self, piece: Piece) -> None:
-        """Copy what is wanted, and let the rest go."""
+        """Copy what is wanted before the memory is filled anew."""
+        piece.compare_digests()
         wanted = np.concatenate(self.wanted)
         self.wanted.clear()
         rows = np.flatnonzero(wanted).tolist()

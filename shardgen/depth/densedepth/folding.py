@@ -98,25 +98,23 @@ def after_batch_norm(
 
 
 def less(folded: ClippedConvolution, centre: Array64) -> ClippedConvolution:
-    """The same with outputs less the first of `centre`, per channel."""
-    bias = folded.convolution.bias
-    bias = (bias - centre[: len(bias)]).astype(np.float32)
+    """The same with outputs less `centre`, per channel."""
+    bias = (folded.convolution.bias - centre).astype(np.float32)
     return replace(folded, convolution=replace(folded.convolution, bias=bias))
 
 
 def dense_layer(
     tensors: Tensors, name: str, topology: Topology, *, centre: Array64 | None = None
-) -> tuple[ClippedConvolution, Array32]:
-    """A layer of a dense block: its bottleneck with both batch norms inside, and its 3x3 kernel."""
+) -> ClippedConvolution:
+    """A dense layer's bottleneck, with the batch norms before and after it inside."""
     bottleneck = after_batch_norm(tensors, f"{name}_1_conv", f"{name}_0_bn", topology, centre=centre)
     scale, shift = scale_and_shift(tensors, f"{name}_1_bn", topology.epsilon)
     inner = bottleneck.convolution
-    folded = ClippedConvolution(
+    return ClippedConvolution(
         low=bottleneck.low,
         high=bottleneck.high,
         convolution=_rounded(inner.kernel * scale, inner.bias * scale + shift),
     )
-    return folded, tensors[f"{name}_2_conv", "kernel"]
 
 
 def _rounded(kernel: Array64, bias: Array64) -> Convolution:

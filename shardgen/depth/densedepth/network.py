@@ -29,8 +29,8 @@ NEAREST, FARTHEST, SCALE = 10.0, 1000.0, 1000.0  # DenseDepth utils.predict: cli
 class Arithmetic(StrEnum):
     """Number formats of a graph; accumulation is float32 in all of them, and so is conv3.
 
-    bfloat16 has a float32 stem, too. Emulated, it is float32 arithmetic with its roundings: errors can be
-    judged by it on any CPU, and nothing else is gained.
+    bfloat16 begins after the first dense block. Emulated, it is float32 arithmetic with its roundings: errors
+    can be judged by it on any CPU, and nothing else is gained.
     """
 
     FLOAT32 = "float32"
@@ -95,12 +95,35 @@ def depth_of(raw: RawOutput) -> NDArray[np.float32]:
     return relative
 
 
+class _Format:
+    """How tensors are kept in memory between operations."""
+
+    def __init__(self, arithmetic: Arithmetic) -> None:
+        import tensorflow as tf
+
+        self._tf = tf
+        self._is_emulated = arithmetic is Arithmetic.BFLOAT16_EMULATED
+        self._dtype = {Arithmetic.BFLOAT16: tf.bfloat16, Arithmetic.FLOAT16: tf.float16}.get(
+            arithmetic, tf.float32
+        )
+
+    def kept(self, x: Tensor) -> Tensor:
+        """A tensor, rounded to the format."""
+        tf = self._tf
+        return tf.cast(tf.cast(x, tf.bfloat16), tf.float32) if self._is_emulated else tf.cast(x, self._dtype)
+
+    def constant(self, value: NDArray[np.floating]) -> Tensor:
+        """The same of numpy's."""
+        return self.kept(self._tf.constant(value, self._tf.float32))
+
+
 class _Graph:
     """Constants of the network, prepared once, and the operations that use them.
 
-    In bfloat16 the features of a dense block are kept *centred*: without their means in training, which the
-    batch norms after them take off anyway. What rounding costs is then in proportion to how far a feature is
-    from its mean, not to the feature.
+    In bfloat16 the stem and the first dense block are in float32: most of the error would come from there. In
+    the other blocks the features are kept *centred*: without their means in training, which the batch norms
+    after them take off anyway. What rounding costs is then in proportion to how far a feature is from its
+    mean, not to the feature.
     """
 
     def __init__(self, weights: WeightsFile, shape: GraphShape) -> None:
@@ -109,11 +132,9 @@ class _Graph:
         self._tf = tf
         self._topology, self._tensors, self._shape = weights.topology, weights.tensors, shape
         arithmetic = shape.arithmetic
-        self._dtype = {Arithmetic.BFLOAT16: tf.bfloat16, Arithmetic.FLOAT16: tf.float16}.get(
-            arithmetic, tf.float32
-        )
-        self._is_emulated = arithmetic is Arithmetic.BFLOAT16_EMULATED
         self._is_bfloat16 = arithmetic in (Arithmetic.BFLOAT16, Arithmetic.BFLOAT16_EMULATED)
+        self._exact, self._format = _Format(Arithmetic.FLOAT32), _Format(arithmetic)
+        self._first = self._exact if self._is_bfloat16 else self._format
         # A GPU's library has tiles of its own, without our passes through memory.
         self._has_tiles = shape.kind == "cpu" and arithmetic is not Arithmetic.FLOAT16
         self._steps: list[Callable[[dict[str, Tensor], Tensor], Tensor]] = []
@@ -130,97 +151,91 @@ class _Graph:
             x = step(skips, x)
         return x
 
-    def _kept(self, x: Tensor) -> Tensor:
-        """A tensor as the arithmetic keeps it in memory."""
-        tf = self._tf
-        return tf.cast(tf.cast(x, tf.bfloat16), tf.float32) if self._is_emulated else tf.cast(x, self._dtype)
-
-    def _constant(self, value: NDArray[np.floating]) -> Tensor:
-        return self._kept(self._tf.constant(value, self._tf.float32))
-
     def _prepare_stem(self) -> None:
-        """In float32 where the rest is bfloat16: what is lost of edges here is lost for all."""
-        tf = self._tf
-        dtype = tf.float32 if self._is_bfloat16 else self._dtype
+        tf, form = self._tf, self._first
         stem = folding.before_batch_norm(self._tensors, "conv1/conv", "conv1/bn", self._topology.epsilon)
-        kernel, bias = tf.constant(stem.kernel, dtype), tf.constant(stem.bias, dtype)
-        centre = self._centre(0)
+        kernel, bias = form.constant(stem.kernel), form.constant(stem.bias)
 
         def run(skips: dict[str, Tensor], images: Tensor) -> Tensor:
-            x = tf.pad(tf.cast(images, dtype), [[0, 0], [3, 3], [3, 3], [0, 0]])
+            x = tf.pad(form.kept(images), [[0, 0], [3, 3], [3, 3], [0, 0]])
             x = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 2, "VALID"), bias))
-            skips["conv1/relu"] = self._kept(x)
-            x = tf.nn.max_pool2d(self._padded(x), 3, 2, "VALID")
-            skips["pool1"] = self._kept(x)
-            return skips["pool1"] if centre is None else self._kept(x - self._first(centre, x))
+            skips["conv1/relu"] = x
+            skips["pool1"] = tf.nn.max_pool2d(self._padded(x), 3, 2, "VALID")
+            return skips["pool1"]
 
         self._steps.append(run)
-
-    def _centre(self, index: int) -> folding.Array64 | None:
-        """The means that a dense block's features are kept without; None where they are kept as they are."""
-        if not self._is_bfloat16:
-            return None
-        is_last = index == len(self._topology.blocks) - 1
-        return folding.means_of(self._tensors, "bn" if is_last else f"pool{index + 2}_bn")
-
-    def _first(self, centre: folding.Array64, x: Tensor) -> Tensor:
-        """Those of the channels that come into the block, float32 whatever the arithmetic."""
-        return self._tf.constant(centre[: x.shape[3]], self._tf.float32)
 
     def _prepare_encoder(self) -> None:
         topology = self._topology
         channels = channels_of(topology)
         for index, count in enumerate(topology.blocks):
             block, centre = index + 2, self._centre(index)
+            form = self._format if index else self._first
             for number in range(1, count + 1):
                 name = f"conv{block}_block{number}"
-                self._steps.append(self._dense_layer(name, channels[f"{name}_0_bn"], centre))
+                here = None if centre is None else centre[: channels[f"{name}_concat"]]
+                self._steps.append(self._dense_layer(name, form, here))
             if index < len(topology.transitions):
-                self._steps.append(self._transition(f"pool{block}", centre, self._centre(index + 1)))
+                self._steps.append(self._transition(f"pool{block}", form, centre, self._centre(index + 1)))
         self._steps.append(self._bridge(self._centre(len(topology.blocks) - 1)))
 
+    def _centre(self, index: int) -> folding.Array64 | None:
+        """The means that a dense block's features are kept without; None where they are kept as they are."""
+        if not self._is_bfloat16 or index == 0:
+            return None
+        is_last = index == len(self._topology.blocks) - 1
+        return folding.means_of(self._tensors, "bn" if is_last else f"pool{index + 2}_bn")
+
     def _dense_layer(
-        self, name: str, incoming: int, centre: folding.Array64 | None
+        self, name: str, form: _Format, centre: folding.Array64 | None
     ) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        """`centre` is that of its outputs: of the features that come in, then of those that it adds."""
         tf = self._tf
-        here = None if centre is None else centre[:incoming]
-        folded, growth_kernel = folding.dense_layer(self._tensors, name, self._topology, centre=here)
-        bottleneck = self._clipped(folded)
-        growth = self._constant(growth_kernel)
-        added = incoming + growth_kernel.shape[3]
-        minus = None if centre is None else self._constant(-centre[incoming:added])
+        kernel = self._tensors[f"{name}_2_conv", "kernel"]
+        added = kernel.shape[3]
+        here = None if centre is None else centre[:-added]
+        bottleneck = self._clipped(
+            folding.dense_layer(self._tensors, name, self._topology, centre=here), form
+        )
+        growth = form.constant(kernel)
+        minus = None if centre is None else form.constant(-centre[-added:])
 
         def run(_skips: dict[str, Tensor], x: Tensor) -> Tensor:
             y = tf.nn.conv2d(tf.nn.relu(bottleneck(x)), growth, 1, "SAME")
             y = y if minus is None else tf.nn.bias_add(y, minus)
-            return tf.concat([x, self._kept(y)], 3)
+            return tf.concat([x, form.kept(y)], 3)
 
         return run
 
     def _transition(
-        self, name: str, centre: folding.Array64 | None, following: folding.Array64 | None
+        self, name: str, form: _Format, centre: folding.Array64 | None, following: folding.Array64 | None
     ) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
+        """In the block's format, then without the means of the `following` one in the format of that."""
         tf = self._tf
         folded = folding.after_batch_norm(
             self._tensors, f"{name}_conv", f"{name}_bn", self._topology, centre=centre
         )
+        means = None
         if following is not None:
-            folded = folding.less(folded, following)
+            channels = len(folded.convolution.bias)
+            folded = folding.less(folded, following[:channels])
+            means = self._exact.constant(following[:channels])
         # Averaging commutes with a 1x1 convolution and costs a quarter before it.
-        convolution = self._clipped(folded, between=lambda x: self._kept(tf.nn.avg_pool2d(x, 2, 2, "VALID")))
+        convolution = self._clipped(
+            folded, form, between=lambda x: form.kept(tf.nn.avg_pool2d(x, 2, 2, "VALID"))
+        )
 
         def run(skips: dict[str, Tensor], x: Tensor) -> Tensor:
             x = convolution(x)
-            skip = x if following is None else tf.cast(x, tf.float32) + self._first(following, x)
-            skips[f"{name}_pool"] = self._kept(skip)
-            return x
+            skips[f"{name}_pool"] = x if means is None else tf.cast(x, tf.float32) + means
+            return self._format.kept(x)
 
         return run
 
     def _bridge(self, centre: folding.Array64 | None) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
         topology = self._topology
         folded = folding.after_batch_norm(self._tensors, "conv2", "bn", topology, centre=centre)
-        convolution = self._clipped(folded)
+        convolution = self._clipped(folded, self._format)
         return lambda _skips, x: convolution(x)
 
     def _prepare_decoder(self) -> None:
@@ -265,7 +280,7 @@ class _Graph:
 
     def _joined_convolution(self, up: UpBlock, height: int, width: int) -> Callable[[Tensor, Tensor], Tensor]:
         """The convA over the upsampled features and the skip, to (height, width)."""
-        tf = self._tf
+        tf, form = self._tf, self._format
         weights = folding.plain(self._tensors, f"{up.name}_convA")
         incoming, outgoing = weights.kernel.shape[2:]
         rows, columns = (
@@ -288,11 +303,11 @@ class _Graph:
             upsampled = self._tapped(y_axis, x_axis, taps, is_kept=True)
         else:
             upsampled = self._rows_last(taps)
-        kernel, bias = self._constant(weights.kernel[:, :, upsampled_channels:]), self._constant(weights.bias)
+        kernel, bias = form.constant(weights.kernel[:, :, upsampled_channels:]), form.constant(weights.bias)
 
         def run(x: Tensor, skip: Tensor) -> Tensor:
-            y = self._kept(tf.nn.bias_add(tf.nn.conv2d(skip, kernel, 1, "SAME"), bias))
-            return self._kept(self._kept(upsampled(self._kept(x))) + y)
+            y = form.kept(tf.nn.bias_add(tf.nn.conv2d(form.kept(skip), kernel, 1, "SAME"), bias))
+            return form.kept(form.kept(upsampled(form.kept(x))) + y)
 
         return run
 
@@ -303,13 +318,14 @@ class _Graph:
         other axis and add them, each shifted by its row.
         """
         tf = self._tf
-        kernels = [self._constant(kernel[row : row + 1]) for row in range(3)]
+        form = self._format
+        kernels = [form.constant(kernel[row : row + 1]) for row in range(3)]
 
         def run(x: Tensor) -> Tensor:
             _, height, width, _ = x.shape
-            x = self._kept(self._resize(x, (height, 2 * width)))
+            x = form.kept(self._resize(x, (height, 2 * width)))
             above, middle, below = (
-                self._twice_the_rows(self._kept(tf.nn.conv2d(x, row, 1, "SAME"))) for row in kernels
+                self._twice_the_rows(form.kept(tf.nn.conv2d(x, row, 1, "SAME"))) for row in kernels
             )
             above = tf.pad(above[:, :-1], [[0, 0], [1, 0], [0, 0]])
             below = tf.pad(below[:, 1:], [[0, 0], [0, 1], [0, 0]])
@@ -353,8 +369,9 @@ class _Graph:
             mixed = self._tapped(y_axis, x_axis, spread)
             exact_bias = tf.constant(weights.bias)
             return lambda x: tf.nn.bias_add(mixed(tf.cast(x, tf.float32)), exact_bias)
-        kernel, bias = self._constant(weights.kernel), self._constant(weights.bias)
-        return lambda x: self._kept(tf.nn.bias_add(tf.nn.conv2d(self._kept(x), kernel, 1, "SAME"), bias))
+        form = self._format
+        kernel, bias = form.constant(weights.kernel), form.constant(weights.bias)
+        return lambda x: form.kept(tf.nn.bias_add(tf.nn.conv2d(form.kept(x), kernel, 1, "SAME"), bias))
 
     def _tapped(
         self, y_axis: Axis, x_axis: Axis, kernel: NDArray[np.float32], *, is_kept: bool = False
@@ -364,14 +381,13 @@ class _Graph:
         In float32, or with `is_kept` as the arithmetic keeps tensors.
         """
         tf = self._tf
-        constant: Callable[..., Tensor] = self._constant if is_kept else tf.constant
-        kept: Callable[[Tensor], Tensor] = self._kept if is_kept else lambda x: x
-        mixing = constant(kernel)
+        form = self._format if is_kept else self._exact
+        mixing = form.constant(kernel)
         taps = round(len(kernel) ** 0.5)
-        assemble_y, assemble_x = constant(y_axis.assemble), constant(x_axis.assemble)
+        assemble_y, assemble_x = form.constant(y_axis.assemble), form.constant(x_axis.assemble)
         height, width = len(y_axis.assemble), len(x_axis.assemble)
         gathers = [
-            (constant(np.concatenate(y)), constant(np.concatenate(x)))
+            (form.constant(np.concatenate(y)), form.constant(np.concatenate(x)))
             for y, x in zip(y_axis.gathers, x_axis.gathers, strict=True)
         ]
         rows, columns = y_axis.assemble.shape[1] // taps, x_axis.assemble.shape[1] // taps
@@ -390,28 +406,27 @@ class _Graph:
                 x = tf.concat(parts, 2) if len(parts) > 1 else parts[0]
             else:
                 x = tf.reshape(sources[0], (1, batch * rows * columns, sources[0].shape[3]))
-            x = tf.reshape(kept(tf.matmul(x, mixing)), (taps, taps, batch, rows, columns, outgoing))
+            x = tf.reshape(form.kept(tf.matmul(x, mixing)), (taps, taps, batch, rows, columns, outgoing))
             x = tf.reshape(
                 tf.transpose(x, (2, 0, 3, 1, 4, 5)), (batch * taps * rows, taps * columns, outgoing)
             )
-            x = tf.reshape(kept(tf.matmul(assemble_x, x)), (batch, taps * rows, width * outgoing))
+            x = tf.reshape(form.kept(tf.matmul(assemble_x, x)), (batch, taps * rows, width * outgoing))
             return tf.reshape(tf.matmul(assemble_y, x), (batch, height, width, outgoing))
 
         return run
 
     def _clipped(
-        self, folded: ClippedConvolution, *, between: Callable[[Tensor], Tensor] | None = None
+        self, folded: ClippedConvolution, form: _Format, *, between: Callable[[Tensor], Tensor] | None = None
     ) -> Callable[[Tensor], Tensor]:
         tf = self._tf
-        kernel = self._constant(folded.convolution.kernel)
-        bias = self._constant(folded.convolution.bias)
-        low = self._constant(folded.low) if np.isfinite(folded.low).any() else None
-        high = self._constant(folded.high) if np.isfinite(folded.high).any() else None
+        kernel, bias = form.constant(folded.convolution.kernel), form.constant(folded.convolution.bias)
+        low = form.constant(folded.low) if np.isfinite(folded.low).any() else None
+        high = form.constant(folded.high) if np.isfinite(folded.high).any() else None
 
         def run(x: Tensor) -> Tensor:
             x = x if low is None else tf.maximum(x, low)
             x = x if high is None else tf.minimum(x, high)
             x = x if between is None else between(x)
-            return self._kept(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
+            return form.kept(tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias))
 
         return run

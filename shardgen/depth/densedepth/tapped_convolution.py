@@ -37,6 +37,7 @@ SPREAD = np.array([
 ASSEMBLE = np.array([
     [1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1],
 ], dtype=np.float64)  # fmt: skip
+_PIECE = 4096  # pairs of channels: in the cache, and too few for OpenBLAS to share among threads that wait
 DIRECT_COST = 0.8  # of a multiply-add: direct convolutions do 52 GMAC/s per core, matrix products 40 (Zen 4)
 DIRECT_COST_BFLOAT16 = 0.35  # 110 GMAC/s, while tiles stay in float32: their transforms amplify rounding
 
@@ -96,8 +97,13 @@ def low_resolution_axis(interpolation: Array64) -> Axis:
 
 def winograd_kernel(kernel: Array32) -> Array32:
     """A (3, 3, in, out) kernel as (36, in, out), taps row by row."""
-    spread = np.einsum("ay,bx,yxcd->abcd", SPREAD, SPREAD, kernel.astype(np.float64), optimize=True)
-    return np.asarray(spread, np.float32).reshape(TAPS * TAPS, *kernel.shape[2:])
+    taps = kernel.reshape(9, -1)
+    found = np.empty((TAPS * TAPS, taps.shape[1]), np.float32)
+    for start in range(0, taps.shape[1], _PIECE):
+        piece = taps[:, start : start + _PIECE].reshape(3, 3, -1).astype(np.float64)
+        spread = np.einsum("ay,bx,yxc->abc", SPREAD, SPREAD, piece, optimize=True)
+        found[:, start : start + _PIECE] = spread.reshape(TAPS * TAPS, -1)
+    return found.reshape(-1, *kernel.shape[2:])
 
 
 def winograd_pays(
