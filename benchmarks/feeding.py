@@ -3,10 +3,10 @@
     python -m benchmarks.feeding [--batches 12] [--rounds 5] [--threads 2] [--markdown]
 
 Both sides lease, compose, encode, publish (fsync included) and record the reference recipe; "plainly"
-resizes whole canvases and decodes every file again (tests/imaging/plain_composites.py). Each round is a
-process of its own with photographs in memory; the sides take turns. While a thread has the interpreter's
-lock no other one runs Python: 1000 divided by those milliseconds is the most that a process makes in a
-second, on any number of cores. On a busy machine they hold waits for a core, too.
+resizes whole canvases, decodes every file again (tests/imaging/plain_composites.py) and gives threads one
+sample at a turn. Each round is a process of its own with photographs in memory; the sides take turns. While
+a thread has the interpreter's lock no other one runs Python: 1000 divided by those milliseconds is the most
+that a process makes in a second, on any number of cores. On a busy machine they hold waits for a core, too.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from shardgen.recipes.composites.maker import CompositesMaker
 from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.network import DepthStage
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.worker import batch
 from tests.imaging.plain_composites import PlainComposer, plain_depth_of, plain_encoded
 from tests.plans import depth_in
 from tests.worker.parts import open_composer
@@ -66,6 +67,12 @@ class Feeding(Bench):
             self.composer = open_composer(run, PlainComposer)
         for sample in CompositesPlan(self.plan).covering(48):
             self.composer.compose(sample)  # photographs are decoded once
+
+    def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
+        """Lease and make so many slices; plainly, with a turn for every sample. In a process of its own."""
+        if self._is_plain:
+            batch._TURNS = 1 << 20  # noqa: SLF001 - as it was before there were turns
+        return super().worker(slices, on_batch=on_batch)
 
     def maker(self) -> CompositesMaker:
         """What makes the samples."""
