@@ -54,7 +54,7 @@ def printed_by(table: Table) -> str:
     """What its command prints, and where and when that was. Raises RuntimeError when it fails."""
     words = shlex.split(table.command)
     done = subprocess.run(  # noqa: S603 - a command of our own page
-        [sys.executable, *words[1:]], check=False, stdout=subprocess.PIPE
+        [sys.executable, *words[1:]], check=False, stdout=subprocess.PIPE, cwd=PAGE.parent.parent
     )
     if done.returncode:
         raise RuntimeError(f"ended with exit code {done.returncode}")
