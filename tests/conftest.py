@@ -14,6 +14,7 @@ from sqlalchemy import URL
 from shardgen.depth.densedepth import weights_file
 from shardgen.depth.densedepth.family import SHIPPED
 from shardgen.depth.densedepth.weights_file import WeightsFile, read_weights
+from shardgen.depth.device import switch_on_onednn
 from shardgen.domain.steps import BatchStep
 from shardgen.settings.run_directory import RunDirectory
 from tests import u2netp as released
@@ -25,6 +26,10 @@ PACKAGE = Path(__file__).parent.parent / "shardgen"
 SHIPPED_FILES = frozenset(SHIPPED.values())
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder there that only this user may enter
 ROOM_BYTES = 2 << 30  # ten times what the fast suite needs
+
+# A process of tests imports TensorFlow once, for networks of many and of few channels, and commands that are
+# forks of one share it. Let all compute as a fresh process computes the small network: it makes most samples.
+switch_on_onednn()
 
 # Each of hundreds of commands would compile the package for itself where Python is told to write no bytecode,
 # as in many containers. Once is enough, before the test processes start.

@@ -80,13 +80,8 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0, few_channels: 
     if choice not in DEVICES:
         raise ValueError(f"device {choice!r} (expected one of {', '.join(DEVICES)})")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if (
-        few_channels
-        and "avx2" in cpu_flags()
-        and not _is_onednn_default()
-        and "tensorflow" not in sys.modules
-    ):
-        os.environ.setdefault(_ONEDNN, "1")
+    if few_channels and "tensorflow" not in sys.modules:
+        switch_on_onednn()
     _keep_memory()
     with _without_start_up_noise():
         tf = import_tensorflow()
@@ -108,6 +103,15 @@ def prepare(choice: str, *, intra_op: int = 0, inter_op: int = 0, few_channels: 
         details = tf.config.experimental.get_device_details(gpus[0])
         kind, model = "gpu", str(details.get("device_name", "GPU"))
     return Device(kind=kind, model=model, library="tensorflow", version=version, switches=switches(kind))
+
+
+def switch_on_onednn() -> None:
+    """Where it convolves few channels faster and is not the default; TensorFlow heeds it when it is imported.
+
+    What the user has said stays.
+    """
+    if "avx2" in cpu_flags() and not _is_onednn_default():
+        os.environ.setdefault(_ONEDNN, "1")
 
 
 def switches(kind: str) -> str:

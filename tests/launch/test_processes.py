@@ -213,16 +213,16 @@ from shardgen.depth.estimator import DepthEstimator
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import WorkerLimits, WorkerOptions, work
 
-real, calls = DepthEstimator.estimate, []
+real, calls = DepthEstimator.outputs, []
 
-def slow(self, images, **options):
+def slow(self, pictures, **options):
     calls.append(1)
     if len(calls) > 1:  # the first is the warm-up
         Path(sys.argv[2]).touch()
         time.sleep(60)
-    return real(self, images, **options)
+    return real(self, pictures, **options)
 
-DepthEstimator.estimate = slow
+DepthEstimator.outputs = slow
 work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)), say=print)
 """
 
