@@ -114,8 +114,8 @@ class Begun:
 class Estimator(ABC):
     """One network on one device, for one process; all but `depth_of` for one thread.
 
-    An image's depth depends on the device's model and on `micro_batch`, not on the images beside it: receipts
-    record both.
+    A picture's depth depends on the device's model, on `micro_batch` and on its place among so many pictures,
+    not on those beside it. Receipts record the first two; the plan tells the place.
     """
 
     @property

@@ -115,8 +115,8 @@ def test_the_padded_tail_gives_the_same_bytes_as_a_full_micro_batch(network: Net
     images = images_of(6)
     whole = depths(estimator, images)
     assert whole.shape == (6, HEIGHT // 2, WIDTH // 2)
-    for start in range(6):
-        np.testing.assert_array_equal(depths(estimator, images[start:]), whole[start:])
+    for stop in range(1, 6):
+        np.testing.assert_array_equal(depths(estimator, images[:stop]), whole[:stop])
 
 
 @pytest.mark.parametrize("micro_batch", [2, 8])
