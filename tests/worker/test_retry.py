@@ -173,8 +173,9 @@ def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
             assert worker.wait(60) == 0
         finally:
             worker.kill()
-    assert sum("waiting for it" in line for line in said) == 1, said
-    assert sum("going on after" in line for line in said) == 1, said
+    waited = sum("waiting for it" in line for line in said)
+    assert waited in (1, 2), said  # who stores and who leases may both have come upon it
+    assert sum("going on after" in line for line in said) == waited, said
     found = report(middling_run)
     assert (found.stored, len(found.workers)) == (SAMPLES, 1)
     with sqlite3.connect(middling_run.path / "manifest.sqlite") as connection:
