@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ import typer
 from shardgen import __version__
 from shardgen.cli import options
 from shardgen.cli.commands import LINES, Commands
+from shardgen.cli.logs import log_error, show_logs
 from shardgen.cli.printable import Outlet, open_outlets
 from shardgen.cli.render import one_line, remark_text, say
 from shardgen.domain.wording import counted
@@ -70,7 +70,7 @@ def main() -> None:
     # pydantic would look for plugins in all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     outlet = open_outlets()
-    _show_what_is_logged()
+    show_logs()
     try:
         with _ending_by_signals():
             code = app(standalone_mode=False, prog_name="shardgen")
@@ -93,10 +93,11 @@ def main() -> None:
     except _EndedBySignal as ended:
         say("stopped")
         code = ended.exit_code
-    except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
+    except Exception as error:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         say(traceback.format_exc().rstrip())
         say("error: this is a bug in shardgen; nothing recorded is lost")
         say("hint: report the traceback above; running the command again is safe")
+        log_error(error)
         code = 1
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
@@ -122,18 +123,6 @@ def _delivered(outlet: Outlet, code: int) -> int:
         say(what if code else f"{what}; everything else was done")
         return code
     return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
-
-
-class _OnStderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(one_line(record.getMessage()))
-
-
-def _show_what_is_logged() -> None:
-    """What shardgen itself has to say while it waits; a library's own messages are left alone."""
-    ours = logging.getLogger("shardgen")
-    ours.handlers = [_OnStderr()]
-    ours.propagate = False
 
 
 class _EndedBySignal(BaseException):
@@ -216,4 +205,5 @@ def _deliberate(error: ShardgenError) -> int:
     say(f"error: {message}")
     if error.hint:
         say(f"hint: {one_line(options.with_run_dir(error.hint))}")
+    log_error(error)
     return error.exit_code

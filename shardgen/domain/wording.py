@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
+# Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
+# lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
+_ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 Say = Callable[[str], None]
+
+
+def printable(text: str) -> str:
+    r"""The text with every order to a terminal written out, as in `\x1b[2J`; tabs and newlines stay."""
+    return _ORDERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    r"""The same for a JSON document, where they stand inside strings only: `\u009b` is the same value."""
+    return _ORDERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def byte_unit(size_bytes: float) -> tuple[float, str]:

@@ -207,7 +207,7 @@ def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
 
 
 SLOW_WORKER = """
-import sys, time
+import logging, sys, time
 from pathlib import Path
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.settings.run_directory import RunDirectory
@@ -223,7 +223,8 @@ def slow(self, pictures, **options):
     return real(self, pictures, **options)
 
 DepthEstimator.outputs = slow
-work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)), say=print)
+logging.basicConfig(level=logging.INFO)
+work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)))
 """
 
 

@@ -39,7 +39,6 @@ class World:
         self.clock = MovableClock()
         self.monotonic = 1000.0
         self.exits: list[int] = []
-        self.said: list[str] = []
         plan = make_plan(shard_size=50, batch=8, slice_batches=3)
         database = DatabaseUrl(url="sqlite:///m.sqlite", run_dir=folder)
         create_manifest(database, plan)
@@ -50,7 +49,6 @@ class World:
         self.heartbeat = Heartbeat(
             self.coordinator,
             POLICY,
-            say=self.said.append,
             pulse=Pulse(monotonic=lambda: self.monotonic, exit_process=self.exits.append),
         )
 
@@ -129,7 +127,7 @@ def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
         stall=timedelta(seconds=60),
         max_attempts=6,
     )
-    heartbeat = Heartbeat(world.coordinator, policy, say=world.said.append)
+    heartbeat = Heartbeat(world.coordinator, policy)
     # A beat in the middle of its transaction sees pages that do not fit together; the next sees no database.
     final = (ManifestMismatch, ManifestCorrupt)
     with contextlib.suppress(*final), heartbeat:
@@ -165,7 +163,7 @@ def test_a_beat_that_lands_after_the_end_changes_nothing(
     monkeypatch.setattr("shardgen.worker.heartbeat._JOIN_SECONDS", 0.05)
     stuck = StuckCoordinator(world.coordinator, WorkerState.STARTING)
     policy = replace(POLICY, heartbeat=timedelta(milliseconds=10))
-    with Heartbeat(stuck, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
+    with Heartbeat(stuck, policy) as heartbeat:  # type: ignore[arg-type]
         assert stuck.is_stuck.wait(60)
         world.coordinator.leave(heartbeat.last_word(None))
     assert world.shown() is ShownState.STOPPED
@@ -280,7 +278,7 @@ def test_a_worker_that_ends_by_an_error_notes_it_in_a_line(world: World, error: 
 def test_the_last_word_of_a_worker_that_cannot_start_is_why(run: RunDirectory, tmp_path: Path) -> None:
     folders = {"foregrounds": tmp_path / "nowhere"}
     with pytest.raises(ShardgenError, match="nowhere"):
-        Worker(run, WorkerOptions(folders=folders), say=lambda _line: None).work()
+        Worker(run, WorkerOptions(folders=folders)).work()
     (worker,) = report(run).overview.workers
     assert worker.state is WorkerState.STOPPED
     assert "nowhere" in worker.note

@@ -1,0 +1,71 @@
+"""Where log records go: to stderr, and of a worker into a file of its own as well."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import TYPE_CHECKING
+
+from shardgen.cli.render import say
+from shardgen.errors import ShardgenError
+
+if TYPE_CHECKING:  # both bring what no help needs
+    from shardgen.domain.worker import WorkerIdentity
+    from shardgen.settings.run_directory import RunDirectory
+    from shardgen.storage.log_file import LogFile
+
+_OURS = logging.getLogger("shardgen")
+_FILE = "log file"
+
+
+class _OnStderr(logging.Handler):
+    """Shows the message alone; the file has time and level."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(logging.INFO)
+        self._prefix = prefix
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self._prefix + record.getMessage())
+
+
+def show_logs(*, prefix: str = "") -> None:
+    """Show what shardgen itself logs; a library's own messages are left alone."""
+    _OURS.handlers = [_OnStderr(prefix)]
+    _OURS.propagate = False
+    _OURS.setLevel(logging.INFO)
+
+
+def keep_log(run: RunDirectory, identity: WorkerIdentity) -> LogFile | None:
+    """Also write what is logged to the worker's file; None where no folder can be written."""
+    from shardgen.domain.worker import log_path
+    from shardgen.machine.file_systems import is_on_drive
+    from shardgen.storage.log_file import open_log
+
+    for folder in run.log_folders:
+        if is_on_drive(folder):
+            continue
+        try:
+            log = open_log(log_path(folder, identity.id))
+        except OSError:
+            continue
+        log.name = _FILE
+        _OURS.addHandler(log)
+        _OURS.setLevel(logging.DEBUG)
+        return log
+    return None
+
+
+def log_error(error: BaseException) -> None:
+    """Write what ends this process to its file, with the traceback, and say which file that is.
+
+    A deliberate error's causes may hold what nobody should read; its message does not.
+    """
+    text = "".join(traceback.format_exception(error, chain=not isinstance(error, ShardgenError)))
+    hint = f"\nhint: {error.hint}" if isinstance(error, ShardgenError) and error.hint else ""
+    for log in _OURS.handlers:
+        if log.name == _FILE:
+            log.handle(
+                _OURS.makeRecord(__name__, logging.ERROR, "", 0, f"error: {error}{hint}\n{text}", (), None)
+            )
+            say(f"log: {getattr(log, 'path', '')}")
