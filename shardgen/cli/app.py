@@ -83,7 +83,7 @@ def main() -> None:
             raise
         code = _deliberate(missing_image_library(error))
     except MemoryError as error:
-        code = _deliberate(_too_little_memory(error))
+        code = _deliberate(_too_little_memory(error).with_traceback(error.__traceback__))
     except Stopped as stopped:
         say("stopped; run the same command again to continue")
         code = 128 + stopped.number
@@ -95,9 +95,10 @@ def main() -> None:
         code = ended.exit_code
     except Exception as error:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         say(traceback.format_exc().rstrip())
-        say("error: this is a bug in shardgen; nothing recorded is lost")
+        bug = "error: this is a bug in shardgen; nothing recorded is lost"
+        log_error(error, bug)
+        say(bug)
         say("hint: report the traceback above; running the command again is safe")
-        log_error(error)
         code = 1
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
@@ -194,6 +195,10 @@ def _typed_value(parameter: object) -> str:
 
 def _deliberate(error: ShardgenError) -> int:
     message = one_line(str(error))
+    lines = [f"error: {message}"]
+    if error.hint:
+        lines.append(f"hint: {one_line(options.with_run_dir(error.hint))}")
+    log_error(error, *lines)
     for problem in map(one_line, error.problems):
         if problem not in message:
             say(f"  - {problem}")
@@ -202,8 +207,6 @@ def _deliberate(error: ShardgenError) -> int:
     if rest := error.remarks[_SHOWN_REMARKS:]:
         files = sum(len(remark.names) for remark in rest)
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
-    say(f"error: {message}")
-    if error.hint:
-        say(f"hint: {one_line(options.with_run_dir(error.hint))}")
-    log_error(error)
+    for line in lines:
+        say(line)
     return error.exit_code

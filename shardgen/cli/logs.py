@@ -56,16 +56,15 @@ def keep_log(run: RunDirectory, identity: WorkerIdentity) -> LogFile | None:
     return None
 
 
-def log_error(error: BaseException) -> None:
-    """Write what ends this process to its file, with the traceback, and say which file that is.
+def log_error(error: BaseException, *lines: str) -> None:
+    """Write what ends this worker to its log: what stderr shows, and the traceback. Say where the log is.
 
     A deliberate error's causes may hold what nobody should read; its message does not.
     """
-    text = "".join(traceback.format_exception(error, chain=not isinstance(error, ShardgenError)))
-    hint = f"\nhint: {error.hint}" if isinstance(error, ShardgenError) and error.hint else ""
+    trace = "".join(traceback.format_exception(error, chain=not isinstance(error, ShardgenError))).rstrip()
+    record = _OURS.makeRecord(__name__, logging.ERROR, "", 0, "\n".join([*lines, trace]), (), None)
     for log in _OURS.handlers:
         if log.name == _FILE:
-            log.handle(
-                _OURS.makeRecord(__name__, logging.ERROR, "", 0, f"error: {error}{hint}\n{text}", (), None)
-            )
+            log.handle(record)
+            log.flush()
             say(f"log: {getattr(log, 'path', '')}")

@@ -97,8 +97,9 @@ def worker(
         run = open_directory(run_dir)
         run.plan()  # before a log is made: without a plan nothing lies beside it
         identity = new_identity(name)
-        if (log := keep_log(run, identity)) is not None:
-            say(f"log: {log.path}")
+        log = keep_log(run, identity)
+        if log is not None and not is_alone:
+            say(f"log: {log.path}")  # `run` names it where that is of use
         options = WorkerOptions(
             identity=identity,
             folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
