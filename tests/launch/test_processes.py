@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.coordination.report import Report
+from shardgen.domain.worker import log_path
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import StopRequest
@@ -131,7 +132,9 @@ def test_run_survives_a_killed_worker_and_makes_everything(
     os.kill(victim.row.identity.pid, signal.SIGKILL)
     assert parent.wait(500) == 0
     said = parent.stderr.read() if parent.stderr is not None else ""
-    assert "was killed by signal 9" in said
+    log = log_path(short_run.path / "logs", victim.row.identity.id)
+    assert f"was killed by signal 9; another worker takes over; log: {log}\n" in said
+    assert log.is_file()
     assert report(short_run).stored == short_run.plan().samples
     assert (short_run.path / "dataset.zip").is_file()
 

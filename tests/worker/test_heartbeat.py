@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.worker.worker import Worker, WorkerOptions
 from tests.conformance.conftest import MovableClock, identity
+from tests.logged import logged
 from tests.plans import make_plan
 from tests.runs import coordinated
 
@@ -93,8 +95,14 @@ def test_without_progress_the_worker_notes_that_it_hangs_and_exits(world: World)
     world.heartbeat.beat_once()
     assert world.exits == []
     world.forward(1)
-    world.heartbeat.beat_once()
+    said, goes_on = list[str](), threading.Event()
+    threading.Thread(target=goes_on.wait, name="stuck", daemon=True).start()
+    with logged(said.append, logging.DEBUG):
+        world.heartbeat.beat_once()
+    goes_on.set()
     assert world.exits == [EXIT_HUNG]
+    assert said[0].startswith("error: this worker hangs: no stage has finished anything for")
+    assert any("thread stuck:" in text for text in said)
     row = world.manifest.overview().workers[0]
     assert row.state is WorkerState.HUNG
     assert "no stage has finished" in row.note
