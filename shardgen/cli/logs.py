@@ -57,14 +57,28 @@ def keep_log(run: RunDirectory, identity: WorkerIdentity) -> LogFile | None:
 
 
 def log_error(error: BaseException, *lines: str) -> None:
-    """Write what ends this worker to its log: what stderr shows, and the traceback. Say where the log is.
-
-    A deliberate error's causes may hold what nobody should read; its message does not.
-    """
-    trace = "".join(traceback.format_exception(error, chain=not isinstance(error, ShardgenError))).rstrip()
-    record = _OURS.makeRecord(__name__, logging.ERROR, "", 0, "\n".join([*lines, trace]), (), None)
+    """Write what ends this worker to its log: what stderr shows, and the traceback. Say where the log is."""
+    text = "\n".join([*lines, _trace(error)])
+    record = _OURS.makeRecord(__name__, logging.ERROR, "", 0, text, (), None)
     for log in _OURS.handlers:
         if log.name == _FILE:
             log.handle(record)
             log.flush()
             say(f"log: {getattr(log, 'path', '')}")
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback with those of its causes, of which only a bug's say their message.
+
+    What a driver or a store says below a deliberate error may hold what nobody should read.
+    """
+    if not isinstance(error, ShardgenError):
+        return "".join(traceback.format_exception(error)).rstrip()
+    one = error.__cause__
+    parts = ["".join(traceback.format_exception(error, chain=False))]
+    while one is not None:
+        parts.append(
+            "".join([*traceback.format_tb(one.__traceback__), type(one).__name__, ", which led to\n"])
+        )
+        one = one.__cause__
+    return "".join(reversed(parts)).rstrip()

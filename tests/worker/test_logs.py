@@ -139,19 +139,23 @@ def test_on_a_shared_folder_logs_are_on_this_machine(tmp_path: Path, monkeypatch
     assert run.index.is_relative_to(tmp_path / "cache")
 
 
-def test_the_cause_of_a_deliberate_error_is_not_logged_and_that_of_a_bug_is(
-    run: RunDirectory, ours: logging.Logger, capsys: pytest.CaptureFixture[str]
+def test_what_a_deliberate_errors_cause_says_is_not_logged_and_what_a_bugs_cause_says_is(
+    run: RunDirectory, tmp_path: Path, ours: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = keep_log(run, new_identity("anna"))
     assert log is not None
     secret = OSError("key AKIA123")
     for error in (StorageFailed("the store refuses", hint="renew the key"), ZeroDivisionError("a bug")):
-        error.__cause__ = secret
+        try:
+            shutil.rmtree(tmp_path / "gone")
+        except OSError as raised:
+            error.__cause__ = secret.with_traceback(raised.__traceback__)
         log_error(error, f"error: {error}")
         log.flush()
         text = log.path.read_text(encoding="utf-8")
         assert ("AKIA123" in text) == isinstance(error, ZeroDivisionError)
-    assert "error: the store refuses\n    Traceback" in text
+        assert "in rmtree" in text
+    assert "    OSError, which led to\n    shardgen.errors.StorageFailed: the store refuses\n" in text
     assert capsys.readouterr().err.splitlines() == [f"log: {log.path}"] * 2
     assert [handler.name for handler in ours.handlers] == [logs._FILE]
 
