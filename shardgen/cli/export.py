@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Exclude, remember
+from shardgen.cli.options import Exclude
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, sized
 from shardgen.manifest.urls import is_meant_as_bucket
@@ -27,7 +27,6 @@ def export(
         typer.Argument(
             metavar="RUN_DIR|ZIP",
             help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
-            callback=remember,
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],

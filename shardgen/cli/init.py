@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir, given_folders, typed
+from shardgen.cli.options import HERE, RunDir, given_folders
 from shardgen.cli.render import say
+from shardgen.domain.wording import typed
 from shardgen.manifest.urls import SHARED_FOLDER, is_meant_as_bucket
 from shardgen.recipes.registry import DEFAULT_PRESET, presets
 

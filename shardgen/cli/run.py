@@ -26,11 +26,10 @@ from shardgen.cli.options import (
     parse_device,
     parse_duration,
     parse_gpus,
-    with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.progress import Line, doing, opening
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 
 if TYPE_CHECKING:
     from shardgen.coordination.base import OpenedRun
@@ -175,7 +174,7 @@ def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_
         render.say(
             f"not merged: {counted(found.stored, 'sample')} stored, {found.pending:,} of "
             f"{opened.plan.samples:,} pending; a data set of what is stored: "
-            f"shardgen merge {with_run_dir('RUN_DIR')} --partial"
+            f"shardgen merge {typed(opened.run.named)} --partial"
         )
         return
     merge_and_show(opened.run, output, allow_dead_letters=allow_dead_letters)

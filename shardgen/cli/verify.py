@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, remember, typed
+from shardgen.cli.options import HERE, Json
 from shardgen.cli.progress import counting, opening
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def verify(
             envvar="SHARDGEN_RUN",
             help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
             show_default=False,
-            callback=remember,
         ),
     ] = HERE,
     requeue: Annotated[
