@@ -16,24 +16,24 @@ HERE = "."
 
 
 class Command(TyperCommand):
-    """A command whose errors name the run directory that was typed."""
+    """A command whose errors name the run directory that was typed.
+
+    `--serve` may stand alone: an address after it has a port, a run directory has none.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give `--serve` a value before the parser asks for one."""
+        if any("--serve" in parameter.opts for parameter in self.params):
+            for index in [index for index, word in enumerate(args) if word == "--serve"]:
+                if not any(_ADDRESS.fullmatch(word) for word in args[index + 1 : index + 2]):
+                    args[index] = "--serve="
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
         named = ctx.params.get("run_dir") or ctx.params.get("subject") or HERE
         with explained(named):
             return super().invoke(ctx)
-
-
-class ServingCommand(Command):
-    """A command whose `--serve` may stand alone: an address after it has a port, a run directory has none."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give the option a value before the parser asks for one."""
-        for index in [index for index, word in enumerate(args) if word == "--serve"]:
-            if not any(_ADDRESS.fullmatch(word) for word in args[index + 1 : index + 2]):
-                args[index] = "--serve="
-        return super().parse_args(ctx, args)
 
 
 RunDir = Annotated[
