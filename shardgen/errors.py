@@ -89,6 +89,14 @@ class InputMissing(OperatorError):
     exit_code = 11
 
 
+class WrongOption(ValueError):
+    """A function was called with a value that can mean nothing, or a command typed so; `option` names it."""
+
+    def __init__(self, option: str, fact: str) -> None:
+        super().__init__(f"{option}: {fact}")
+        self.option, self.fact = option, fact
+
+
 class InvalidSettings(OperatorError):
     """`shardgen.toml` or an option holds a value that cannot be used."""
 

@@ -58,7 +58,7 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, work
     from shardgen.operations.merge import merge_run
     from shardgen.operations.status import report
-    from shardgen.operations.verify import check_zip
+    from shardgen.operations.verify import check
 
     out = render.stdout()
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
@@ -83,7 +83,7 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     render.result_is_a_file()
     out.print(render.merge_view(result))
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
-    found = check_zip(result.path, decode=True)
+    found = check(result.path)
     render.echo_findings(found)
     sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from shardgen.errors import explained
+from shardgen.errors import WrongOption, explained
 
 HERE = "."
 
@@ -32,8 +32,12 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
         named = ctx.params.get("run_dir") or ctx.params.get("subject") or HERE
-        with explained(named):
-            return super().invoke(ctx)
+        try:
+            with explained(named):
+                return super().invoke(ctx)
+        except WrongOption as wrong:
+            named: Any = next((one for one in self.params if one.name == wrong.option), None)
+            raise typer.BadParameter(wrong.fact, ctx=ctx, param=named) from wrong
 
 
 RunDir = Annotated[
