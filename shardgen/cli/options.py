@@ -36,8 +36,9 @@ class Command(TyperCommand):
             with explained(named):
                 return super().invoke(ctx)
         except WrongOption as wrong:
-            named: Any = next((one for one in self.params if one.name == wrong.option), None)
-            raise typer.BadParameter(wrong.fact, ctx=ctx, param=named) from wrong
+            parameters: list[Any] = self.params
+            wrongly = next((one for one in parameters if one.name == wrong.option), None)
+            raise typer.BadParameter(wrong.fact, ctx=ctx, param=wrongly) from wrong
 
 
 RunDir = Annotated[

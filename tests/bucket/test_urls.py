@@ -100,9 +100,9 @@ def test_a_url_without_its_colon_is_no_folder(
     mistyped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for ask in (lambda: open_directory(mistyped), lambda: open_subject(Path(mistyped))):
+    for ask in (open_directory, open_subject):
         with pytest.raises(InputMissing, match="looks like a url") as error:
-            ask()
+            ask(mistyped)
         assert error.value.hint == "write s3://people/two"
     Path(mistyped).mkdir(parents=True)  # one may call a folder so
     with pytest.raises(InputMissing, match="not a run directory"):
