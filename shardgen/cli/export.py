@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Exclude, remember
+from shardgen.cli.options import Exclude, choose, remember
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, sized
 from shardgen.manifest.urls import is_meant_as_bucket
@@ -142,8 +142,7 @@ def _exporting() -> Iterator[Callable[[int, int | None, int], None]]:
 def _request(name: str, shard_size: int | None, split: Split | None) -> ExportRequest:
     from shardgen.dataset.export.driver import FORMATS, SHARD_SIZE, ExportRequest
 
-    if name not in FORMATS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
+    name = choose(name, FORMATS, option="--format")
     if shard_size is not None and not FORMATS[name].has_shards:
         raise typer.BadParameter(f"{name} has no shards", param_hint="--shard-size")
     return ExportRequest(format=name, shard_size=shard_size or SHARD_SIZE, split=split)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from shardgen.domain.wording import nearest
 from shardgen.manifest.urls import is_meant_as_bucket
 
 HERE = "."
@@ -37,6 +39,23 @@ def typed_run_dir() -> str:
 def with_run_dir(hint: str) -> str:
     """The hint with the run directory that was named, so that it can be pasted."""
     return hint.replace("RUN_DIR", typed_run_dir())
+
+
+def choose(text: str, known: Iterable[str], *, option: str) -> str:
+    """The one of these words that was typed, in any case. Raises BadParameter with the one that was meant."""
+    words = {word.lower(): word for word in known}
+    if (found := words.get(text.strip().lower())) is not None:
+        return found
+    meant = nearest(text, words.values())
+    question = f"; did you mean {meant}?" if meant else ""
+    raise typer.BadParameter(
+        f"{text!r} is not one of {', '.join(words.values())}{question}", param_hint=option
+    )
+
+
+def parse_device(text: str) -> str:
+    """One of auto, cpu, gpu."""
+    return choose(text, ("auto", "cpu", "gpu"), option="--device")
 
 
 class ServingCommand(TyperCommand):
@@ -98,6 +117,7 @@ Device = Annotated[
         "--device",
         metavar="auto|cpu|gpu",
         help="Where the network runs; gpu fails if no GPU is usable.",
+        callback=parse_device,
     ),
 ]
 Output = Annotated[
@@ -140,13 +160,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+")
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
-
-
-def parse_device(text: str) -> str:
-    """One of auto, cpu, gpu."""
-    if text not in ("auto", "cpu", "gpu"):
-        raise typer.BadParameter(f"{text!r} is not one of auto, cpu, gpu", param_hint="--device")
-    return text
 
 
 def parse_gpus(text: str) -> tuple[str, ...]:
