@@ -97,6 +97,12 @@ class MachineUnfit(OperatorError):
     exit_code = 18
 
 
+class ChecksFailed(OperatorError):
+    """`doctor` found something that would stop work here."""
+
+    exit_code = 19
+
+
 IMAGE_LIBRARIES = {
     "cv2": "opencv-python",
     "imagecodecs": "imagecodecs",

@@ -19,7 +19,7 @@ from shardgen import __version__
 from shardgen.cli import options
 from shardgen.cli.commands import Commands
 from shardgen.cli.printable import Outlet, open_outlets
-from shardgen.cli.render import Answered, one_line, print_json, remark_text, say
+from shardgen.cli.render import Answered, one_line, remark_text, say
 from shardgen.cli.usage import MISUSE, usage_error
 from shardgen.domain.wording import counted
 from shardgen.errors import (
@@ -178,12 +178,12 @@ def _misused(misuse: Exception) -> int:
 def _interrupted(exit_code: int, *, hint: str = "") -> int:
     say(f"stopped; {hint}" if hint else "stopped")
     if _wants_json():
-        from shardgen.cli.documents import ErrorDocument, ErrorPart, as_json
+        from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
 
         part = ErrorPart(
             code="Interrupted", message="stopped", hint=hint, exit_code=exit_code, problems=(), remarks=()
         )
-        print_json(as_json(ErrorDocument(error=part)))
+        answer(ErrorDocument(error=part))
     return exit_code
 
 
@@ -215,9 +215,9 @@ def _deliberate(raised: ShardgenError | Answered) -> int:
     if error.hint:
         say(f"hint: {one_line(options.with_run_dir(error.hint))}")
     if _wants_json() and error is raised:
-        from shardgen.cli.documents import ErrorDocument, ErrorPart, as_json
+        from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
 
-        print_json(as_json(ErrorDocument(error=ErrorPart.of(error))))
+        answer(ErrorDocument(error=ErrorPart.of(error)))
     return error.exit_code
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import remember, with_run_dir
+from shardgen.cli.options import Json, remember, with_run_dir
 from shardgen.cli.progress import doing
 
 
@@ -18,6 +18,8 @@ def doctor(
             metavar="RUN_DIR", help="Check this run directory, or its bucket, too.", show_default=False
         ),
     ] = None,
+    *,
+    json: Json = False,
 ) -> None:
     """Check this machine for problems before you start.
 
@@ -31,13 +33,19 @@ def doctor(
     if run_dir is not None:
         remember(run_dir)
     with doing("looking at this machine", is_printed=False):
-        from shardgen.operations.doctor import Verdict, diagnose
+        from shardgen.operations.doctor import diagnose, refusal
 
         lines = list(diagnose(run_dir))
+    error = refusal(lines)
+    if json:
+        from shardgen.cli.documents import DoctorDocument, answer
+
+        answer(DoctorDocument.of(lines, error=error), error)
+        return
     rows = [
         [line.subject, line.verdict.value, line.fact + (f"\n{with_run_dir(line.hint)}" if line.hint else "")]
         for line in lines
     ]
     render.stdout().print(render.table(["what", "", "fact"], rows, left=True))
-    if any(line.verdict is Verdict.FAILS for line in lines):
-        raise typer.Exit(19)
+    if error is not None:
+        raise error

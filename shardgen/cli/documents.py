@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from shardgen.cli.options import with_run_dir
+from shardgen.cli.render import Answered, print_json
 from shardgen.domain.remarks import Remark
 from shardgen.errors import ShardgenError
 
@@ -338,7 +339,7 @@ class DoctorDocument(Printout):
     """Only if a check fails."""
 
     @classmethod
-    def of(cls, lines: Sequence[Line], *, error: ErrorPart | None) -> Self:
+    def of(cls, lines: Sequence[Line], *, error: ShardgenError | None) -> Self:
         """What `doctor` shows as a table."""
         return cls(
             checks=tuple(
@@ -346,11 +347,11 @@ class DoctorDocument(Printout):
                     subject=one.subject,
                     verdict=_VERDICTS[one.verdict.value],
                     fact=one.fact,
-                    hint=one.hint,
+                    hint=with_run_dir(one.hint),
                 )
                 for one in lines
             ),
-            error=error,
+            error=None if error is None else ErrorPart.of(error),
         )
 
 
@@ -398,7 +399,7 @@ class VerifyDocument(Printout):
 
     @classmethod
     def of(
-        cls, found: Verification, *, subject: str, requeued: Requeued | None, error: ErrorPart | None
+        cls, found: Verification, *, subject: str, requeued: Requeued | None, error: ShardgenError | None
     ) -> Self:
         """What `verify` lists."""
         return cls(
@@ -414,7 +415,7 @@ class VerifyDocument(Printout):
             else RequeuedPart(
                 batches=len(requeued.batches), samples=requeued.samples, mended=requeued.mended
             ),
-            error=error,
+            error=None if error is None else ErrorPart.of(error),
         )
 
 
@@ -549,3 +550,10 @@ DOCUMENTS: Mapping[str, type[Printout]] = {
 def as_json(answer: Printout) -> dict[str, Any]:
     """What to print: without `error` where all went well."""
     return {key: value for key, value in asdict(answer).items() if key != "error" or value is not None}
+
+
+def answer(printout: Printout, error: ShardgenError | None = None) -> None:
+    """Print it; raises Answered if the command failed with an error, which it holds."""
+    print_json(as_json(printout))
+    if error is not None:
+        raise Answered(error)

@@ -15,6 +15,7 @@ from shardgen.manifest.urls import is_meant_as_bucket
 
 if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
+    from shardgen.errors import ShardgenError
     from shardgen.operations.requeue import Requeued
 
 
@@ -67,43 +68,46 @@ def verify(
             found = check_zip(Path(subject), decode=not quick, on_progress=on_progress)
         else:
             found = check_run(run, on_progress=on_progress)
-    _show(found, json=json, is_zip=of_zip)
     requeued = None
     if run is not None and requeue and not found.is_damaged:
         requeued = put_back(run, found.bad_batches)
-    _refuse(subject, found, requeued)
-
-
-def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
+    error = _refusal(subject, found, is_requeued=requeued is not None)
     if json:
-        pending = {} if is_zip else {"pending": found.pending}
-        findings = [{"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings]
-        render.print_json({"samples": found.samples, **pending, "findings": findings})
-    else:
-        render.echo_findings(found)
-        if found.pending:
-            render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
+        from shardgen.cli.documents import VerifyDocument, answer
+
+        answer(VerifyDocument.of(found, subject=subject, requeued=requeued, error=error), error)
+        return
+    _show(found, requeued)
+    if error is not None:
+        raise error
+
+
+def _show(found: Verification, requeued: Requeued | None) -> None:
+    render.echo_findings(found)
+    if found.pending:
+        render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
     for remark in found.remarks:
         render.say(remark)
+    if requeued is not None and requeued.mended:
+        render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
+    if requeued is not None and found.findings:
+        batches = counted(len(requeued.batches), "batch")
+        render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
 
 
-def _refuse(subject: str, found: Verification, requeued: Requeued | None) -> None:
-    """Raise ManifestCorrupt or ArtifactCorrupt if something was wrong, with what to do now."""
+def _refusal(subject: str, found: Verification, *, is_requeued: bool) -> ShardgenError | None:
+    """ManifestCorrupt or ArtifactCorrupt if something is wrong, with what to do now."""
     from shardgen.errors import ArtifactCorrupt, ManifestCorrupt
     from shardgen.manifest.tables import REBUILD
 
     if not found.findings:
-        return
-    if requeued is not None:
-        if requeued.mended:
-            render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
-        batches = counted(len(requeued.batches), "batch")
-        render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
+        return None
+    if is_requeued:
         hint = f"make what is pending, then merge: shardgen run {typed(subject)}"
     else:
         hint = REBUILD if found.is_damaged else _remedy(subject, found.samples)
     kind = ManifestCorrupt if all(one.in_manifest for one in found.findings) else ArtifactCorrupt
-    raise kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
+    return kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
 
 
 def _remedy(subject: str, samples: int) -> str:

@@ -19,7 +19,7 @@ from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, nearest
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.urls import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
@@ -217,9 +217,21 @@ def _other_run(run_dir: Path) -> str:
         more = ", and more" if len(found) > _MAX_RUNS else ""
         which = "the run directory" if len(found) == 1 else "one of the run directories here"
         return f"name {which}: {', '.join(found[:_MAX_RUNS])}{more}"
+    if like := _like(run_dir):
+        return f"did you mean {shlex.quote(str(like))}?"
     if run_dir.is_dir() and run_dir != Path():
         return "check the name; a new one: shardgen init NEW_DIR --foregrounds DIR --backgrounds DIR"
     return "shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR"
+
+
+def _like(run_dir: Path) -> Path | None:
+    """The run directory beside it whose name is most like that of one that is not there."""
+    if not run_dir.exists():
+        with suppress(OSError), os.scandir(run_dir.parent) as entries:
+            runs = [one.name for one in islice(entries, _MAX_LOOKED_AT) if Path(one, FILE_NAME).is_file()]
+            if name := nearest(run_dir.name, runs):
+                return run_dir.parent / name
+    return None
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:

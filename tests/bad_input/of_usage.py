@@ -141,6 +141,13 @@ CASES = [
     _misuse("a number after a sign of equality", "worker people --shard=x", "--shard", "typed: x"),
     _misuse("a deadline without a unit", "worker people --deadline 11", "--deadline", "11h"),
     Case(
+        name="a run directory with a letter too few",
+        arguments=("status", "peple"),
+        code=11,
+        says=("peple/shardgen.toml", "not a run directory"),
+        hints=("did you mean people?",),
+    ),
+    Case(
         name="verify of a folder that is no run",
         arguments=("verify", "scenes"),
         code=11,

@@ -16,7 +16,7 @@ OPTIONS = {
     "cut-out": {"--sheet", "--overwrite", "--model"},
     "dead-letters": {"--json", "--details", "--limit"},
     "demo": set(),
-    "doctor": set(),
+    "doctor": {"--json"},
     "export": {
         *("--format", "--shard-size", "--split", "--split-by", "--split-seed"),
         *("--exclude", "--partial", "--allow-dead-letters"),
@@ -24,7 +24,7 @@ OPTIONS = {
     "extend": FOLDERS,
     "init": {"--preset", *FOLDERS, "--weights", "--set", "--bucket", "--shared-folder"},
     "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
-    "plan": {"--rate", "--calibrate", *FOLDERS},
+    "plan": {"--rate", "--calibrate", "--json", *FOLDERS},
     "preview": {
         "--samples",
         "--all-foregrounds",
