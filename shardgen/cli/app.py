@@ -44,7 +44,7 @@ app = typer.Typer(
     epilog="Start with `shardgen demo`; then cut-out, init, plan, preview, run. If something stopped, run "
     "the same command again.",
 )
-_SHOWN_REMARKS = 20
+_SHOWN = 20  # problems, and remarks
 
 
 def _version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -202,13 +202,12 @@ class _Bug(ShardgenError):
 def _deliberate(raised: ShardgenError | Answered) -> int:
     """Print the error; with `--json` as a document, too, unless the command has put it into its own."""
     error = raised.error if isinstance(raised, Answered) else raised
-    message = one_line(str(error))
-    for problem in map(one_line, error.problems):
-        if problem not in message:
-            say(f"  - {problem}")
-    for remark in error.remarks[:_SHOWN_REMARKS]:
+    message, problems = _in_lines(error)
+    for problem in problems:
+        say(f"  - {problem}")
+    for remark in error.remarks[:_SHOWN]:
         say(f"  - {remark_text(remark, indent='    ')}")
-    if rest := error.remarks[_SHOWN_REMARKS:]:
+    if rest := error.remarks[_SHOWN:]:
         files = sum(len(remark.names) for remark in rest)
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
     say(f"error: {message}")
@@ -219,6 +218,19 @@ def _deliberate(raised: ShardgenError | Answered) -> int:
 
         answer(ErrorDocument(error=ErrorPart.of(error)))
     return error.exit_code
+
+
+def _in_lines(error: ShardgenError) -> tuple[str, list[str]]:
+    """What the error says, and the lines above it: several problems that it names have one each."""
+    message, problems = one_line(str(error)), [one_line(problem) for problem in error.problems]
+    named = [problem for problem in problems if problem in message]
+    if len(named) > 1:
+        start = message[: message.index(named[0])].rstrip(": ")
+        message, named = f"{start}: {counted(len(problems), 'problem')}", []
+    shown = [problem for problem in problems if problem not in named]
+    if len(shown) > _SHOWN:
+        shown[_SHOWN:] = [f"and {len(shown) - _SHOWN:,} more"]
+    return message, shown
 
 
 def _wants_json() -> bool:

@@ -40,13 +40,14 @@ def usage_error(misuse: Exception) -> UsageError:
     context = getattr(misuse, "ctx", None)
     command = context.command_path if context is not None else _command_typed()
     parameter = getattr(misuse, "param", None)
-    subject = getattr(misuse, "param_hint", None) or "/".join(getattr(parameter, "opts", ()))
+    ours = getattr(misuse, "param_hint", None)  # then the message names the value
+    subject = ours or "/".join(getattr(parameter, "opts", ()))
     problem = _reworded(str(getattr(misuse, "message", "")) or _formatted(misuse))
-    value = _typed_value(parameter)
+    value = "" if ours else _typed_value(parameter)
     message = problem
     if type(misuse) is typer.BadParameter and subject:
         message = f"{subject} {problem}" if problem.startswith("must ") else f"{subject}: {problem}"
-    if value and repr(value) not in message:
+    if value:
         message = f"{message} (typed: {value})"
     meant = _meant(problem, context)
     hint = f"{command} --help"

@@ -305,6 +305,18 @@ CASES = [
         hints=("shardgen plan people", "undo"),
     ),
     Case(
+        name="two settings that were changed after the plan",
+        arguments=("worker", RUN),
+        code=10,
+        start="planned",
+        arrange=lambda box: [
+            _set(*change)(box) for change in (("compose", "grid", "[4, 4]"), ("output", "image_quality", "3"))
+        ],
+        says=("people: shardgen.toml is not what was planned: 2 problems",),
+        lists=("  - compose.grid: 3x2 -> 4x4\n", "  - output.image_quality: 25 -> 3"),
+        hints=("shardgen plan people", "undo"),
+    ),
+    Case(
         name="a setting that was changed after the plan, for run",
         arguments=("run", RUN),
         code=10,
