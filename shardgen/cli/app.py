@@ -16,20 +16,12 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli import options
 from shardgen.cli.commands import Commands
 from shardgen.cli.printable import Outlet, open_outlets
 from shardgen.cli.render import Answered, one_line, remark_text, say
 from shardgen.cli.usage import MISUSE, usage_error
 from shardgen.domain.wording import counted
-from shardgen.errors import (
-    IMAGE_LIBRARIES,
-    MachineUnfit,
-    ShardgenError,
-    Stopped,
-    StorageFailed,
-    missing_image_library,
-)
+from shardgen.errors import ShardgenError, Stopped, StorageFailed
 from shardgen.worker.stop import StopSignals, stopping_signals
 
 app = typer.Typer(
@@ -77,29 +69,15 @@ def main() -> None:
         code = _misused(misuse)
     except (ShardgenError, Answered) as error:
         code = _deliberate(error)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
-            raise
-        code = _deliberate(missing_image_library(error))
-    except MemoryError as error:
-        code = _deliberate(_too_little_memory(error))
     except Stopped as stopped:
         code = _interrupted(128 + stopped.number, hint="run the same command again to continue")
     except (KeyboardInterrupt, typer.Abort, _EndedBySignal) as ended:
         code = _interrupted(getattr(ended, "exit_code", 130))
     except Exception as error:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         say(traceback.format_exc().rstrip())
-        code = _deliberate(_Bug(error))
+        code = _deliberate(Bug(error))
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
-
-
-def _too_little_memory(error: MemoryError) -> MachineUnfit:
-    """What numpy's own words say of it, such as how much could not be had."""
-    return MachineUnfit(
-        f"this machine has too little memory: {one_line(str(error)) or 'there is none left'}",
-        hint="close other programs, or use smaller photographs; what is recorded is kept",
-    )
 
 
 def _delivered(outlet: Outlet, code: int) -> int:
@@ -187,7 +165,7 @@ def _interrupted(exit_code: int, *, hint: str = "") -> int:
     return exit_code
 
 
-class _Bug(ShardgenError):
+class Bug(ShardgenError):
     """An error that nobody foresaw."""
 
     exit_code = 1
@@ -212,7 +190,7 @@ def _deliberate(raised: ShardgenError | Answered) -> int:
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
     say(f"error: {message}")
     if error.hint:
-        say(f"hint: {one_line(options.with_run_dir(error.hint))}")
+        say(f"hint: {one_line(error.hint)}")
     if _wants_json() and error is raised:
         from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from shardgen.cli.options import with_run_dir
 from shardgen.cli.render import Answered, print_json
 from shardgen.domain.remarks import Remark
 from shardgen.errors import ShardgenError
@@ -76,9 +75,9 @@ class ErrorPart(Part):
     def of(cls, error: ShardgenError) -> Self:
         """The error with the hint that its reader can paste."""
         return cls(
-            code=type(error).__name__.strip("_"),
+            code=error.code,
             message=str(error),
-            hint=with_run_dir(error.hint),
+            hint=error.hint,
             exit_code=error.exit_code,
             problems=error.problems,
             remarks=tuple(map(RemarkPart.of, error.remarks)),
@@ -347,7 +346,7 @@ class DoctorDocument(Printout):
                     subject=one.subject,
                     verdict=_VERDICTS[one.verdict.value],
                     fact=one.fact,
-                    hint=with_run_dir(one.hint),
+                    hint=one.hint,
                 )
                 for one in lines
             ),

@@ -40,14 +40,13 @@ def usage_error(misuse: Exception) -> UsageError:
     context = getattr(misuse, "ctx", None)
     command = context.command_path if context is not None else _command_typed()
     parameter = getattr(misuse, "param", None)
-    ours = getattr(misuse, "param_hint", None)  # then the message names the value
-    subject = ours or "/".join(getattr(parameter, "opts", ()))
+    subject = getattr(misuse, "param_hint", None) or "/".join(getattr(parameter, "opts", ()))
     problem = _reworded(str(getattr(misuse, "message", "")) or _formatted(misuse))
-    value = "" if ours else _typed_value(parameter)
+    value = _typed_value(parameter)
     message = problem
     if type(misuse) is typer.BadParameter and subject:
         message = f"{subject} {problem}" if problem.startswith("must ") else f"{subject}: {problem}"
-    if value:
+    if value and value not in re.split(r"[\s,'\"]+", message):
         message = f"{message} (typed: {value})"
     meant = _meant(problem, context)
     hint = f"{command} --help"

@@ -19,11 +19,11 @@ OPTIONS = {
     "doctor": {"--json"},
     "export": {
         *("--format", "--shard-size", "--split", "--split-by", "--split-seed"),
-        *("--exclude", "--partial", "--allow-dead-letters"),
+        *("--exclude", "--partial", "--allow-dead-letters", "--json"),
     },
     "extend": FOLDERS,
     "init": {"--preset", *FOLDERS, "--weights", "--set", "--bucket", "--shared-folder"},
-    "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial"},
+    "merge": {"--output", "-o", "--allow-dead-letters", "--exclude", "--partial", "--json"},
     "plan": {"--rate", "--calibrate", "--json", *FOLDERS},
     "preview": {
         "--samples",
@@ -51,6 +51,7 @@ OPTIONS = {
             "--limit",
             "--deadline",
             "--serve",
+            "--json",
         ),
         *FOLDERS,
     },
