@@ -17,7 +17,6 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    parse_device,
     parse_duration,
 )
 from shardgen.cli.progress import Line, Way, doing
@@ -92,7 +91,7 @@ def worker(
         options = WorkerOptions(
             name=name,
             folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
-            device=DeviceChoice.from_environment(parse_device(device)),
+            device=DeviceChoice.from_environment(device),
             limits=WorkerLimits(
                 shard=None if shard is None else ShardIndex(shard),
                 max_batches=max_batches,

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 Say = Callable[[str], None]
+
+_MAX_WORD = 100  # characters
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, whatever its case; "" if none is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes waits for it
+
+    by_case = {one.lower(): one for one in known}
+    found = get_close_matches(word[:_MAX_WORD].lower(), by_case, n=1)
+    return by_case[found[0]] if found else ""
 
 
 def typed(path: Path | str) -> str:
