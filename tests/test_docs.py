@@ -15,9 +15,13 @@ from shardgen.cli.commands import LINES, load
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*.md")),
 ]
+PACKAGE = ROOT / "shardgen"
+# Of a run directory or a zip, not of the package's folders of the same names.
+OF_A_RUN = re.compile(r"artifacts/(\.staging/|folder-id|requeued/)|depth/(\d|sub/)")
 
 
 def _example_lines(text: str) -> list[str]:
@@ -125,6 +129,46 @@ def test_the_documented_objects_of_a_bucket_are_those_of_the_code() -> None:
     for kind, more in ((Version, {"nonce"}), (Sample, set()), (SignOfLife, set())):
         assert set(kind.model_fields) | more in documented, kind.__name__
     assert set(json.loads(begun_entry("0" * 64))) in documented
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_the_checkout_that_a_page_names_exists(page: Path) -> None:
+    tops = {one.name for root in (ROOT, PACKAGE) for one in root.iterdir() if one.is_dir()}
+    for code in re.findall(r"`([\w./:-]+)`", page.read_text(encoding="utf-8")):
+        path, _, name = code.partition("::")
+        if path.endswith(".py") and "/" not in path:
+            assert [*PACKAGE.rglob(path), *(ROOT / "tests").rglob(path)], code
+        elif "/" in path and path.partition("/")[0] in tops and not OF_A_RUN.match(path):
+            at = next((root / path for root in (ROOT, PACKAGE) if _is_there(root / path)), None)
+            assert at is not None, code
+            module, name = (at, name) if at.exists() else (at.with_suffix(".py"), name or at.suffix[1:])
+            if name and module.exists():
+                assert re.search(rf"\b(?:def|class) {name}\b", module.read_text(encoding="utf-8")), code
+
+
+def _is_there(path: Path) -> bool:
+    """A file or folder, a module without its suffix, or `module.name`."""
+    return path.exists() or path.with_name(path.name + ".py").exists() or path.with_suffix(".py").exists()
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[[\w./-]+\]\(([\w./-]+)\) \|", index, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    pages = {page for page in PAGES if page.name != "README.md"}
+    assert {(ROOT / "docs" / one).resolve() for one in listed} == pages
+
+
+def test_decisions_are_in_the_groups_that_the_page_lists_and_have_no_numbers() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    groups = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert re.findall(r"^\[(.+)\]\(#[\w-]+\)(?: ·)?$", text, re.MULTILINE) == groups
+    for group in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
+        assert re.search(r"^- \*\*", group, re.MULTILINE)
+    pointer = re.compile(r"decisions?(?:\.md)?,? #?\d")
+    sources = [page for folder in ("shardgen", "tests", "benchmarks", "training", "migrations")
+               for page in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    assert [page for page in (*PAGES, *sources) if pointer.search(page.read_text(encoding="utf-8"))] == []
 
 
 def test_glossary_words_are_the_codes_words() -> None:
