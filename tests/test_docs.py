@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ PAGES = [
     *sorted((ROOT / "examples").glob("*.md")),
 ]
 PACKAGE = ROOT / "shardgen"
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 # Of a run directory or a zip, not of the package's folders of the same names.
 OF_A_RUN = re.compile(r"artifacts/(\.staging/|folder-id|requeued/)|depth/(\d|sub/)")
 
@@ -172,11 +175,41 @@ def test_decisions_are_in_the_groups_that_the_page_lists_and_have_no_numbers() -
 
 
 def test_glossary_words_are_the_codes_words() -> None:
-    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    for word in ("plan", "sample", "shard", "slice", "batch", "lease", "fence", "artifact", "receipt"):
-        assert f"**{word}**" in glossary
+    defined = {
+        name for page in PACKAGE.rglob("*.py") for name in _defined_in(ast.parse(page.read_text("utf-8")))
+    }
+    rows = [row[2:-2].split(" | ") for row in GLOSSARY.splitlines() if row.startswith("| **")]
+    assert len(rows) > 70
+    words = [word for row in rows for word in re.findall(r"\*\*([\w -]+)\*\*", row[0])]
+    assert len(words) == len(set(words))
+    for _, _, names in rows:
+        found = re.findall(r"`([^`]+)`", names)
+        assert ", ".join(f"`{one}`" for one in found) == names
+        for name in found:
+            if name.startswith("shardgen "):
+                assert name.removeprefix("shardgen ") in LINES, name
+            else:
+                assert name in defined or ("/" in name and (PACKAGE / name).exists()), name
+
+
+def _defined_in(tree: ast.Module | ast.ClassDef, of: str = "") -> Iterator[str]:
+    """Classes, functions and values of a module, and members of its classes as `Class.member`."""
+    for node in tree.body:
+        match node:
+            case ast.ClassDef(name=name):
+                yield name
+                yield from _defined_in(node, f"{name}.")
+            case ast.FunctionDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield of + name
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                yield of + name
+            case _:
+                pass
+
+
+def test_no_name_is_of_another_vocabulary() -> None:
     banned = re.compile(r"\b(?:class|def)\s+\w*(?:[Jj]ob|[Tt]ask|[Cc]hunk|[Ee]poch)\w*")
-    for path in (ROOT / "shardgen").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         if path.parent.name == "containers":
             continue  # PNG and WebP files are made of chunks
         assert not banned.search(path.read_text(encoding="utf-8")), path
