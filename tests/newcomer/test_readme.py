@@ -175,7 +175,7 @@ def test_the_benchmarks_have_the_options_that_are_shown(command: str) -> None:
             assert re.search(rf"{option}\b", said.stdout), option
 
 
-def test_ci_installs_and_tests_as_the_readme_says() -> None:
+def test_ci_installs_and_tests_as_contributing_says() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     script = re.sub(r'"\$work/(venv[^"]*)"', r".\1", script).replace(" --quiet", "")
     lines = [line.strip() for line in script.splitlines()]
