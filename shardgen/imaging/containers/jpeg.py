@@ -29,8 +29,8 @@ from shardgen.imaging.containers.base import (
 
 START = b"\xff\xd8\xff"
 _END_MARKER = b"\xff\xd9"
-# Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker (D0-D7): neither ends a scan. A marker
-# may have several 0xFF before its code.
+# Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker (D0-D7): neither ends a scan.
+# A marker may have several 0xFF before its code.
 _IS_CODE = ~np.isin(np.arange(256), (0x00, *range(0xD0, 0xD8), 0xFF))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
@@ -221,7 +221,7 @@ def check_jpeg(data: bytes) -> None:
     _decode(clean, facts.components)
 
 
-class _Markers:
+class Markers:
     """Where the markers of a file are; a pattern would take as long as decoding does."""
 
     def __init__(self, data: bytes) -> None:
@@ -241,7 +241,7 @@ class _Markers:
 
 def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
     """Check segments and scans. Returns facts, the file less what is no part of it, whether it had an end."""
-    facts, markers = _Facts(), _Markers(data)
+    facts, markers = _Facts(), Markers(data)
     parts = [data[:2]]
     position, in_scans, found = 2, False, None
     while (found := markers.after(position)) is not None:
