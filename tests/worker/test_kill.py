@@ -156,7 +156,7 @@ def test_the_loss_is_at_most_three_batches(tmp_path: Path) -> None:
         "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] >= 3: print('full', flush=True)\n"
         "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] > 3: print('TOO MANY', flush=True)\n"
         "    if step is BatchStep.ENCODED: time.sleep(0.3)\n"  # a disk that is slower than the network
-        "work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(), say=lambda _: None, on_step=on_step)\n"
+        "work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(), on_step=on_step)\n"
         "os._exit(0)\n"
     )
     done = subprocess.run(
