@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import remember, with_run_dir
+from shardgen.cli.options import HERE, Json
 from shardgen.cli.progress import doing
+from shardgen.domain.wording import with_run_dir
 
 
 def doctor(
@@ -18,6 +20,8 @@ def doctor(
             metavar="RUN_DIR", help="Check this run directory, or its bucket, too.", show_default=False
         ),
     ] = None,
+    *,
+    json: Json = False,
 ) -> None:
     """Check this machine for problems before you start.
 
@@ -28,16 +32,21 @@ def doctor(
     Example:
       shardgen doctor people
     """
-    if run_dir is not None:
-        remember(run_dir)
     with doing("looking at this machine", is_printed=False):
-        from shardgen.operations.doctor import Verdict, diagnose
+        from shardgen.operations.doctor import diagnose, refusal
 
         lines = list(diagnose(run_dir))
+    lines = [replace(line, hint=with_run_dir(line.hint, run_dir or HERE)) for line in lines]
+    error = refusal(lines)
+    if json:
+        from shardgen.cli.documents import DoctorDocument, answer
+
+        answer(DoctorDocument.of(lines, error=error), error)
+        return
     rows = [
-        [line.subject, line.verdict.value, line.fact + (f"\n{with_run_dir(line.hint)}" if line.hint else "")]
+        [line.subject, line.verdict.value, line.fact + (f"\n{line.hint}" if line.hint else "")]
         for line in lines
     ]
     render.stdout().print(render.table(["what", "", "fact"], rows, left=True))
-    if any(line.verdict is Verdict.FAILS for line in lines):
-        raise typer.Exit(19)
+    if error is not None:
+        raise error

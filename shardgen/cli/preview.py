@@ -15,7 +15,6 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    parse_device,
 )
 from shardgen.cli.plan import planning_events
 from shardgen.cli.progress import doing
@@ -59,11 +58,10 @@ def preview(
     """
     with doing("reading the plan") as line:
         from shardgen.coordination.open import open_directory
-        from shardgen.operations.preview import PreviewEvents, PreviewRequest
-        from shardgen.operations.preview import preview as make_preview
+        from shardgen.operations.preview import PreviewEvents, PreviewRequest, draw_preview
         from shardgen.recipes.base import DeviceChoice
 
-        path = make_preview(
+        path = draw_preview(
             open_directory(run_dir),
             PreviewRequest(
                 samples=samples,
@@ -71,7 +69,7 @@ def preview(
                 folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
                 output=output,
             ),
-            choice=DeviceChoice.from_environment(parse_device(device)),
+            choice=DeviceChoice.from_environment(device),
             say=say,
             events=PreviewEvents(
                 plan=planning_events(line),

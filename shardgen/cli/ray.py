@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.merge import show_merged
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
@@ -19,7 +20,7 @@ from shardgen.cli.options import (
     given_folders,
 )
 from shardgen.cli.progress import doing, opening
-from shardgen.cli.run import STARTING, finish, ready_to_make, show_run
+from shardgen.cli.run import STARTING, finish, plan_and_open, show_run
 from shardgen.errors import InputMissing
 
 
@@ -102,7 +103,7 @@ def ray(
         from shardgen.coordination.open import open_directory
 
         directory = open_directory(run_dir)
-    opened = ready_to_make(directory, given, output)
+    opened = plan_and_open(directory, given, output)
     found = opened.report()
     if found.pending:
         with suppress(InputMissing):  # the photographs may be on other nodes only
@@ -112,4 +113,6 @@ def ray(
                 opened.run, address, wanted, folders=given,
                 say=render.say, on_look=lambda found, _pids: show_run(line, found),
             )  # fmt: skip
-    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    merged = finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    if merged is not None:
+        show_merged(merged)

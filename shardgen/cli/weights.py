@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.options import Command
 from shardgen.cli.progress import doing, downloading
+from shardgen.errors import choose
 
 app = typer.Typer(
     name="weights",
@@ -19,7 +21,7 @@ app = typer.Typer(
 )
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Command)
 def fetch(
     name: Annotated[
         str,
@@ -44,8 +46,7 @@ def fetch(
     from shardgen.storage.released import cached_path
 
     all_released = {**RELEASED, U2NETP.name: U2NETP}
-    if name not in all_released:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(all_released)}")
+    name = choose(name, all_released, option="name")
     with doing(f"looking for the {name} weights", is_printed=False) as line:
         on_download = downloading(line, f"the {name} weights")
         if name == U2NETP.name:
@@ -56,7 +57,7 @@ def fetch(
     render.echo(f"sha256 {sha256}")
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A weights file (HDF5), or a network for cut-out (.onnx).")

@@ -19,12 +19,11 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    parse_device,
     parse_duration,
-    typed,
 )
 from shardgen.cli.progress import Line, Way, doing
 from shardgen.cli.render import say
+from shardgen.domain.wording import typed
 from shardgen.worker.stop import PARENT_VARIABLE
 
 if TYPE_CHECKING:
@@ -84,6 +83,7 @@ def worker(
       shardgen worker people --deadline 11h
     """
     show_logs(prefix=f"[{name}] " if name else "")
+    deadline_seconds = None if deadline is None else parse_duration(deadline)
     is_alone = PARENT_VARIABLE not in os.environ  # else `run` shows the progress of its workers
     with doing("opening the run", is_printed=False) if is_alone else nullcontext() as line:
         from shardgen.coordination.open import open_directory
@@ -98,11 +98,11 @@ def worker(
         options = WorkerOptions(
             identity=identity,
             folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
-            device=DeviceChoice.from_environment(parse_device(device)),
+            device=DeviceChoice.from_environment(device),
             limits=WorkerLimits(
                 shard=None if shard is None else ShardIndex(shard),
                 max_batches=max_batches,
-                deadline_seconds=None if deadline is None else parse_duration(deadline),
+                deadline_seconds=deadline_seconds,
                 grace_seconds=grace,
             ),
             audience=None if line is None else _audience(line),

@@ -220,7 +220,9 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
-    return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
+    return PlanConflict(
+        f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint, problems=tuple(changed)
+    )
 
 
 class Looks(Watcher, Protocol):

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
@@ -101,19 +102,8 @@ class Report:
         holders = Counter(one.row.shard for one in self.workers if one.state not in _NOT_HOLDING)
         eta = self.eta_seconds
         return {
-            "plan": {
-                "fingerprint": self.plan.fingerprint,
-                "samples": self.plan.samples,
-                "shards": layout.shard_count,
-                "batches": layout.batch_count,
-                "not_depth": bool(recipe_of(self.plan).remark),
-            },
-            "samples": {
-                "planned": self.plan.samples,
-                "stored": self.stored,
-                "dead_letters": self.dead,
-                "pending": self.pending,
-            },
+            "plan": plan_json(self.plan),
+            "samples": self.samples_json(),
             "shards": [
                 {
                     "index": shard.shard,
@@ -151,12 +141,32 @@ class Report:
             "taken_at": self.overview.taken_at.isoformat(),
         } | ({} if self.folder is None else {"shared_folder": _folder_json(self.folder)})
 
+    def samples_json(self) -> dict[str, int]:
+        """Its part that counts samples."""
+        return {
+            "planned": self.plan.samples,
+            "stored": self.stored,
+            "dead_letters": self.dead,
+            "pending": self.pending,
+        }
+
     @property
     def mixture(self) -> list[dict[str, object]]:
         """What the batches were made by, if by more than one kind of device, version or micro-batch."""
         if len(self.overview.mixture) < 2:
             return []
         return [{**provenance.facts, "batches": batches} for provenance, batches in self.overview.mixture]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as the documents of commands show it."""
+    return {
+        "fingerprint": plan.fingerprint,
+        "samples": plan.samples,
+        "shards": plan.layout.shard_count,
+        "batches": plan.layout.batch_count,
+        "not_depth": bool(recipe_of(plan).remark),
+    }
 
 
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:

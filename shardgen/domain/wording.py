@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 # Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
 # lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
 _ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 Say = Callable[[str], None]
+
+_MAX_WORD = 100  # characters
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, whatever its case; "" if none is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes waits for it
+
+    by_case = {one.lower(): one for one in known}
+    found = get_close_matches(word[:_MAX_WORD].lower(), by_case, n=1)
+    return by_case[found[0]] if found else ""
+
+
+def typed(path: Path | str) -> str:
+    """The path, or the url of a bucket, as it must be typed into a shell."""
+    return shlex.quote(str(path) if ":" in str(path) else str(Path(path)))
+
+
+def with_run_dir(command: str, run_dir: Path | str) -> str:
+    """The command with this run directory in the place of RUN_DIR, so that it can be pasted."""
+    return command.replace("RUN_DIR", typed(run_dir))
 
 
 def printable(text: str) -> str:

@@ -300,6 +300,7 @@ class RunDirectory:
                 hint=f"undo that in shardgen.toml, or {self.for_another}"
                 if self.is_begun
                 else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
+                problems=tuple(changed),
             )
 
     def recipe(self, plan: Plan, drafted: Mapping[str, bytes] | None = None) -> Recipe:
