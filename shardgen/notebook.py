@@ -273,7 +273,7 @@ class _Command:
         if self._sent_at == math.inf:
             self._sent_at = now
             self._note = (
-                "stopping: finishes what it has in hand (press the stop button again to stop it at once)"
+                "stopping: finishing the batches in hand (press the stop button again to stop it at once)"
             )
         elif not pressed.is_urgent or now - self._sent_at < _ECHO_SECONDS:
             return False

@@ -206,7 +206,7 @@ def refuse_foreign_name(ref: ArtifactRef) -> None:
 
 def gone(ref: ArtifactRef) -> ArtifactMissing:
     """The error of an artifact that has only its receipt left."""
-    return ArtifactMissing(f"{ref.name}: is gone, its receipt is there", hint=PUT_BACK)
+    return ArtifactMissing(f"{ref.name}: is gone, but its receipt is there", hint=PUT_BACK)
 
 
 def name_taken(place: str) -> ReceiptConflict:

@@ -105,7 +105,7 @@ def main() -> None:
 def _too_little_memory(error: MemoryError) -> MachineUnfit:
     """What numpy's own words say of it, such as how much could not be had."""
     return MachineUnfit(
-        f"this machine has too little memory: {one_line(str(error)) or 'there is none left'}",
+        f"this machine has too little memory: {one_line(str(error)) or 'an allocation failed'}",
         hint="close other programs, or use smaller photographs; what is recorded is kept",
     )
 

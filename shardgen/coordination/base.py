@@ -220,7 +220,7 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
-    return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
+    return PlanConflict(f"{run.path}: differs from the plan: {'; '.join(shown)}", hint=hint)
 
 
 class Looks(Watcher, Protocol):
@@ -382,7 +382,7 @@ class OpenedRun(ABC):
     def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
         """What keeps others from making the record anew while files are removed. Raises ManifestMismatch."""
         raise ManifestMismatch(
-            f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            f"{self.run.path}: a shared folder cannot be swept: what looks unused here may be used elsewhere",
             hint="when the merged zip is verified, remove the whole folder",
         )
 

@@ -41,7 +41,7 @@ class RunWatcher:
             return self._looks.details(newest=newest)
         except PlanConflict as error:
             raise ManifestBusy(
-                f"{self._run.named}: has another plan since the last look", hint="look again"
+                f"{self._run.named}: its plan has changed since the last look", hint="look again"
             ) from error
 
     @property

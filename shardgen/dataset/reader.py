@@ -215,7 +215,9 @@ class DataSet:
 
     def _row(self, index: SupportsIndex) -> int:
         if isinstance(index, slice):
-            raise TypeError("a DataSet gives one sample at a time, no slice: [data[i] for i in range(10)]")
+            raise TypeError(
+                "a DataSet returns one sample at a time, not a slice: [data[i] for i in range(10)]"
+            )
         row, count = as_index(index), len(self)
         if not -count <= row < count:
             raise IndexError(f"sample {row} of {count:,}")
@@ -271,7 +273,7 @@ class DataSet:
         for name in names:
             if name != _SAMPLE and any(value is None for value in _objects_in(self.labels[name])):
                 raise InvalidSettings(
-                    f"{of}(labels=…): {name!r} has no value in some rows", hint="take other labels"
+                    f"{of}(labels=…): {name!r} has no value in some rows", hint="choose other labels"
                 )
         return names
 
@@ -526,7 +528,7 @@ def _reopened(path: str, fingerprint: str, count: int) -> DataSet:
     data = DataSet(path)
     if (data.plan.fingerprint, len(data)) != (fingerprint, count):
         data.close()
-        raise PlanConflict(f"{path}: holds another data set than before", hint="open it anew")
+        raise PlanConflict(f"{path}: was replaced: it holds a different data set now", hint="open it again")
     return data
 
 

@@ -173,7 +173,10 @@ def _probe(batches: BatchMaker, maker: _Elsewhere) -> list[Mapping[str, int]]:
     found = list(maker.sizes)
     maker.sizes.clear()
     if not found:
-        raise RunIncomplete("no sample could be made to measure by", hint="shardgen preview RUN_DIR says why")
+        raise RunIncomplete(
+            "no sample could be made, so there is nothing to measure",
+            hint="shardgen preview RUN_DIR says why",
+        )
     return found
 
 

@@ -52,7 +52,7 @@ def export_run(  # noqa: PLR0913 - what the command has options for, and who wat
     if store.contains(out):
         raise PlanConflict(
             f"{out}: lies in the run's artifact folder ({store.shown})",
-            hint="choose a folder outside of it",
+            hint="choose a folder outside it",
         )
     with recorded_inputs(
         run, allow_dead_letters=allow_dead_letters, exclude=exclude, partial=partial

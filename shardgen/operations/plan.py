@@ -174,6 +174,6 @@ def refuse_absurd(run: RunDirectory, plan: Plan) -> None:
     problem = recipe_of(plan).problem() or plan_problem(plan)
     if problem is not None:
         raise InvalidSettings(
-            f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",
+            f"{run.path / SETTINGS}: this plan is impossible: {problem}",
             hint="change that in shardgen.toml, or use fewer sources",
         )

@@ -143,7 +143,7 @@ class _Search:
             _, inside = read_artifact(self._store.read_unrecorded(name), name=str(name))
             if inside.fingerprint not in self.known:
                 raise PlanConflict(
-                    f"{self._store.place(name)}: of a plan with more batches than {FILE_NAME} has",
+                    f"{self._store.place(name)}: belongs to a plan with more batches than {FILE_NAME} has",
                     hint=f"take {FILE_NAME} from where the run was extended, or move that file away; then: "
                     "shardgen rebuild RUN_DIR",
                 )

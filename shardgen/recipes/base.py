@@ -69,7 +69,7 @@ class Table(BaseModel):
     def _no_nul(self) -> Self:
         for name, value in self:
             if isinstance(value, str) and "\0" in value:
-                raise ValueError(f"{name}: no path and no URL holds a NUL character")
+                raise ValueError(f"{name}: a path or URL cannot contain a NUL character")
         return self
 
 
@@ -546,7 +546,7 @@ class RecipeKind(ABC):
         """
         del draft
         raise InvalidSettings(
-            f"plans of {planned.plan.recipe.kind} cannot be extended", hint="plan anew in a new directory"
+            f"plans of {planned.plan.recipe.kind} cannot be extended", hint="plan again in a new directory"
         )
 
     @abstractmethod

@@ -255,8 +255,8 @@ class Heartbeat:
         note = f"no stage has finished anything for {silent:.0f} s{waiting}"
         stacks = _stacks()  # before anything else moves
         try:
-            self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
-            self._say("hint: start it again; its stacks follow, for a report")
+            self._say(f"error: this worker hangs: {note}; it exits so that another worker can take its slice")
+            self._say("hint: start it again; if you report this, include the stacks below")
             faulthandler.dump_traceback(file=2, all_threads=True)
             ended = replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}")
             last_word = threading.Thread(target=self._tell, args=(ended,), name="last word", daemon=True)

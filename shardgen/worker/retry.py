@@ -96,11 +96,11 @@ class Retry:
         error = state.outcome and state.outcome.exception()
         # What passes by a person's hand, that person should know.
         what_to_do = f"; {error.hint}" if isinstance(error, StoreRefuses) else ""
-        self._say(f"{error}; waiting for it, about {self._limit_seconds / 60:g} minutes{what_to_do}")
+        self._say(f"{error}; trying again for about {self._limit_seconds / 60:g} minutes{what_to_do}")
 
     def _end(self, *, is_well: bool) -> None:
         with self._lock:
             was_waiting, self._waiting = self._waiting, max(0, self._waiting - 1)
             seconds = self._monotonic() - self._waiting_since
         if is_well and was_waiting == 1:
-            self._say(f"going on after {seconds:.0f} s")
+            self._say(f"continuing after {seconds:.0f} s")

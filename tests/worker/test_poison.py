@@ -93,7 +93,7 @@ def test_a_network_that_always_raises_is_tried_three_times_said_once_and_blocks_
     assert done.returncode == 14, done.stderr
     said = done.stderr.splitlines()
     assert sum("starts again" in line for line in said) == 2, done.stderr
-    error = "computing raises whatever it is given: ZeroDivisionError('this network always raises')"
+    error = "computing fails for every input: ZeroDivisionError('this network always raises')"
     first, last = (line for line in said if error in line)
     assert first.startswith("error: ")
     assert last.startswith("error: 48 of 48 samples are pending; worker-0 failed 3 times in the same way: ")

@@ -68,7 +68,7 @@ class FolderCoordinator(Coordinator):
             f"costs what it made since its last segment, {batches} batches or {_time(seconds)} of work, and "
             f"those 3"
         )
-        self._say("looking through the shared folder")
+        self._say("scanning the shared folder")
         self._has_joined = True
         self._work.tick(on_look=on_look)
         self._thread.start()
@@ -177,7 +177,7 @@ class FolderCoordinator(Coordinator):
     def _wait_for_last_look(self) -> None:
         deadline = time.monotonic() + _LAST_LOOK_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:
-            self._on_look("the last look through the shared folder")
+            self._on_look("scanning the shared folder one last time")
             self._thread.join(timeout=1)
 
     def _wait_for_upload(self) -> None:

@@ -42,7 +42,7 @@ def refuse_page(run: RunDirectory, path: Path) -> None:
         raise PlanConflict(f"{path}: would be among the artifacts", hint="choose another folder with --html")
     if is_there(path) and not (is_file(path) and _MARK in _start_of(path)):
         raise PlanConflict(
-            f"{path}: is no page of shardgen, and is not replaced",
+            f"{path}: is no page of shardgen, so it is not replaced",
             hint="choose another name with --html, such as --html status.html",
         )
 
