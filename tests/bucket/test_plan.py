@@ -215,7 +215,7 @@ def test_a_prefix_that_is_not_empty_is_left_alone(tmp_path: Path, objects: Objec
     objects.create("plan/notes.txt", b"what a killed plan may have left")
     objects.create("holiday/beach.jpg", b"mine")
     before = buckets.keys(URL)
-    with pytest.raises(PlanConflict, match="not empty, and no run of shardgen") as conflict:
+    with pytest.raises(PlanConflict, match="not empty, but holds no run of shardgen") as conflict:
         planning.put_plan(objects, run, OLD)
     assert "holiday/beach.jpg" in str(conflict.value)
     assert f"{URL}-2" in conflict.value.hint

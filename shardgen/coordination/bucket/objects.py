@@ -279,7 +279,7 @@ def _check_address(name: str, value: str) -> None:
     bare = value.strip()
     attempts = [bare, f"http://{bare}", "/".join(bare.split("/", 3)[:3])]
     better = next((one for one in attempts if _is_address(one, may_have_path=may_have_path)), "")
-    fact = f"{value!r} is no address"
+    fact = f"{value!r} is not an address"
     if "@" in value or "?" in value:
         fact = "is not an address, or contains a user, a password or a query"
     raise InvalidSettings(
