@@ -16,7 +16,7 @@ kind = "composites"     # (plan) what a sample is: people on a background, their
 # path is relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
 foregrounds = ""
 backgrounds = ""
-# (plan) Where masks of foregrounds come from: "alpha" the alpha channel, "flat" a plain background, "grabcut" a
+# (plan) Where masks come from: "alpha" the alpha channel, "flat" a plain background, "grabcut" a
 # subject in the middle, "file" NAME.mask.png beside NAME (`shardgen cut-out` makes them); "auto" a mask file,
 # alpha or a flat background.
 mask = "auto"
