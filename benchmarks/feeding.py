@@ -65,8 +65,7 @@ class Feeding(Bench):
         self._is_plain = is_plain
         if is_plain:
             self.composer = open_composer(run, PlainComposer)
-        for sample in CompositesPlan(self.plan).covering(48):
-            self.composer.compose(sample)  # photographs are decoded once
+        self.decode_photographs()
 
     def worker(self, slices: int, *, on_batch: Callable[[int], None] = lambda _made: None) -> int:
         """Lease and make so many slices; plainly, with a turn for every sample. In a process of its own."""

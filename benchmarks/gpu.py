@@ -115,6 +115,7 @@ def speed(run: RunDirectory, pictures: list[NDArray[np.uint8]], device: str, *, 
 
 def limits(bench: Bench, *, slices: int) -> Rows:
     """The bare network beside the whole worker, on the same pictures."""
+    bench.decode_photographs()
     inputs = bench.slice_inputs(BatchIndex(0), 2)
     bare = measured(partial(bench.bare, inputs * (slices * SLICE_BATCHES // 2)))
     worker = measured(partial(bench.worker, slices))
@@ -141,11 +142,12 @@ def together(run: RunDirectory, workers: int, device: str, *, slices: int) -> Ro
 
 
 def artificial(folder: Path, milliseconds: float, *, slices: int) -> Rows:
-    """A worker on a device that sleeps; the first slice, which decodes the photographs, is not counted."""
+    """A worker on a device that sleeps; decoding the photographs and a first slice are not counted."""
     run = planned_run(folder, "small", SLICE_BATCHES)
     queued = QueuedDevice(milliseconds / 1000)
     network = queued.estimator(depth_in(run.plan()), micro_batch=BATCH)
     bench = Bench(run, DeviceChoice(device="cpu"), network=network)
+    bench.decode_photographs()
     bench.worker(1)
     queued.busy.clear()
     spent = measured(partial(bench.worker, slices))

@@ -38,6 +38,7 @@ from shardgen.operations.demo import write_photographs
 from shardgen.operations.plan import make_plan
 from shardgen.recipes.base import DeviceChoice
 from shardgen.recipes.composites.maker import CompositesMaker
+from shardgen.recipes.composites.plan import CompositesPlan
 from shardgen.recipes.depth import DEPTH
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -104,6 +105,11 @@ class Bench:
         self.estimator = load_network(run, choice) if has_depth and network is None else network
         self.composer = open_composer(run)
         self.threads = choice.threads
+
+    def decode_photographs(self) -> None:
+        """Fill the caches: cutting out a foreground by GrabCut alone takes seconds, once a process."""
+        for sample in CompositesPlan(self.plan).covering(48):
+            self.composer.compose(sample)
 
     def slice_inputs(self, first: BatchIndex, count: int) -> list[list[NDArray[np.uint8]]]:
         """The network inputs of `count` batches from `first` on."""

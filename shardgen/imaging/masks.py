@@ -188,6 +188,35 @@ def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
 
     Colours are weighted by alpha, so hidden pixels do not bleed into the edge.
     """
+    is_half = (cutout.width, cutout.height) == (2 * size[0], 2 * size[1])
+    found = _halved(cutout) if is_half else _resized(cutout, size)
+    if not found.mask.any():
+        raise ComposeFailed(
+            f"its mask vanishes when it is resized to {size[0]}x{size[1]} pixels",
+            hint="crop the photograph closer to its subject",
+        )
+    return found
+
+
+def _halved(cutout: CutOut) -> CutOut:
+    """As `_resized` by half, which makes each pixel of four: only where there is something."""
+    left, top, width, height = cv2.boundingRect(cutout.matte | cutout.mask)
+    left, top, right, bottom = left // 2, top // 2, -(-(left + width) // 2), -(-(top + height) // 2)
+    there = slice(2 * top, 2 * bottom), slice(2 * left, 2 * right)
+    seen = CutOut(
+        pixels=cutout.pixels[there], matte=cutout.matte[there], mask=cutout.mask[there], mode=cutout.mode
+    )
+    part = _resized(seen, (right - left, bottom - top))
+
+    def whole(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        found = np.zeros((cutout.height // 2, cutout.width // 2, *image.shape[2:]), np.uint8)
+        found[top:bottom, left:right] = image
+        return found
+
+    return CutOut(pixels=whole(part.pixels), matte=whole(part.matte), mask=whole(part.mask), mode=cutout.mode)
+
+
+def _resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
     weighted, alpha = _weighted(cutout, size)
     matte = np.rint(alpha).astype(np.uint8)
     colours = np.divide(weighted, _in_three_channels(np.maximum(alpha, np.float32(1e-6))), out=weighted)
@@ -195,11 +224,6 @@ def resized(cutout: CutOut, size: tuple[int, int]) -> CutOut:
     colours[matte == 0] = 0
     pixels = colours.astype(np.uint8)
     mask = _thresholded(resize(cutout.mask, size))
-    if not mask.any():
-        raise ComposeFailed(
-            f"its mask vanishes when it is resized to {size[0]}x{size[1]} pixels",
-            hint="crop the photograph closer to its subject",
-        )
     return CutOut(pixels=pixels, matte=matte, mask=mask, mode=cutout.mode)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import random
+import re
 import struct
 import tracemalloc
 import zlib
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps
 
 from shardgen.errors import EncodeFailed, SourceUndecodable
 from shardgen.imaging.codec import Photograph, decode, decode_encoded, encode
+from shardgen.imaging.containers.jpeg import Markers
 from shardgen.imaging.options import ImageFormat
 from tests.photographs import blob, colours
 
@@ -342,3 +345,15 @@ def test_a_size_that_no_photograph_has_is_refused_before_it_is_decoded(image_for
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_markers_of_a_jpeg_are_found_as_a_pattern_finds_them() -> None:
+    pattern = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+    chance = random.Random(1)  # noqa: S311 - files, not secrets
+    for _ in range(2_000):
+        data = bytes(chance.choices(b"\xff\xff\xff\x00\xcf\xd0\xd7\xd8\xd9\x01A", k=chance.randrange(14)))
+        markers = Markers(data)
+        for position in range(len(data) + 2):
+            found = pattern.search(data, position)
+            expected = None if found is None else (found.start(), found.end() - 1)
+            assert markers.after(position) == expected, (data, position)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from shardgen.errors import ComposeFailed, NoMask
 from shardgen.imaging.codec import Photograph
-from shardgen.imaging.masks import cut_out, cuts_out, halved_to_fit, mask_warning
+from shardgen.imaging.masks import CutOut, cut_out, cuts_out, halved_to_fit, mask_warning
 from shardgen.imaging.options import MaskMode
 from tests.imaging.slow_reference import placed_size
 from tests.photographs import blob, colours
@@ -85,6 +86,52 @@ def test_hidden_colours_do_not_bleed_into_the_edge() -> None:
     assert half.matte[0, 10] == 128
     assert (half.pixels[0, 10] == 200).all()
     assert (half.pixels[0, 11] == 0).all()
+
+
+def plainly_halved(cutout: CutOut) -> CutOut:
+    """Each pixel of four, all of them; sums of these levels are exact in float32."""
+
+    def mean(levels: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.float32(0.25) * (
+            levels[::2, ::2] + levels[1::2, ::2] + levels[::2, 1::2] + levels[1::2, 1::2]
+        )
+
+    pixels, matte, mask = (image.astype(np.float32) for image in (cutout.pixels, cutout.matte, cutout.mask))
+    alpha = mean(matte)
+    colours = np.rint(mean(pixels * matte[..., None]) / np.maximum(alpha, np.float32(1e-6))[..., None])
+    matte = np.rint(alpha)
+    colours[matte == 0] = 0
+    return CutOut(
+        pixels=colours.astype(np.uint8),
+        matte=matte.astype(np.uint8),
+        mask=np.where(mean(mask) >= 127.5, np.uint8(255), np.uint8(0)),
+        mode=cutout.mode,
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_halving_where_there_is_something_is_halving_it_all(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    height, width = (2 * random.integers(20, 60, 2)).tolist()
+    top, left = random.integers(0, height - 8), random.integers(0, width - 8)
+    there = (
+        slice(top, random.integers(top + 8, height + 1)),
+        slice(left, random.integers(left + 8, width + 1)),
+    )
+    matte, mask = np.zeros((height, width), np.uint8), np.zeros((height, width), np.uint8)
+    matte[there] = random.integers(0, 256, matte[there].shape)
+    # What was closed may reach farther than the matte.
+    mask[there] = 255
+    mask = np.roll(mask, random.integers(-2, 3, 2), (0, 1))
+    cutout = CutOut(
+        pixels=random.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        matte=matte,
+        mask=mask,
+        mode=MaskMode.ALPHA,
+    )
+    found, expected = halved_to_fit(cutout, (width // 2, height // 2)), plainly_halved(cutout)
+    for name in ("pixels", "matte", "mask"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import (
     Outline,
     Stored,
+    alpha_apart,
     check_size,
     library,
     truncated,
@@ -36,10 +37,10 @@ def read_bmp(data: bytes) -> Stored:
     picture, header_bytes = _opened(data)
     with library("BMP"):
         pixels = np.asarray(picture if picture.mode in ("L", "RGB", "RGBA") else picture.convert("RGB"))
-    has_alpha = pixels.ndim == 3 and pixels.shape[2] == 4
+    colours, alpha = alpha_apart(pixels)
     return Stored(
-        pixels=pixels[:, :, :3] if has_alpha else pixels,
-        alpha=pixels[:, :, 3] if has_alpha else None,
+        pixels=colours,
+        alpha=alpha,
         profile=_profile(data, header_bytes),
     )
 

@@ -11,6 +11,7 @@ from shardgen.errors import MachineUnfit
 from shardgen.imaging.containers.base import (
     Outline,
     Stored,
+    alpha_apart,
     animated,
     check_size,
     damaged,
@@ -53,12 +54,12 @@ def read_heic(data: bytes) -> Stored:
         pixels = np.asarray(file)
     if pixels.dtype != np.uint8:
         raise unsupported(f"HEIC of {pixels.dtype} samples", "export it as JPEG")
-    has_alpha = pixels.ndim == 3 and pixels.shape[2] == 4
+    colours, alpha = alpha_apart(pixels)
     bits = file.info.get("bit_depth", 8)
     return Stored(
-        pixels=pixels[:, :, :3] if has_alpha else pixels,
-        alpha=pixels[:, :, 3] if has_alpha else None,
-        premultiplied=file.premultiplied_alpha if has_alpha else False,
+        pixels=colours,
+        alpha=alpha,
+        premultiplied=alpha is not None and file.premultiplied_alpha,
         profile=profile,
         notes=(f"{bits} bits per channel converted to 8",) if bits > 8 else (),
         warnings=warnings,

@@ -30,7 +30,8 @@ from shardgen.imaging.containers.base import (
 START = b"\xff\xd8\xff"
 _END_MARKER = b"\xff\xd9"
 # Inside entropy-coded data 0xFF is followed by 0x00 or a restart marker (D0-D7): neither ends a scan.
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
+# A marker may have several 0xFF before its code.
+_IS_CODE = ~np.isin(np.arange(256), (0x00, *range(0xD0, 0xD8), 0xFF))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = frozenset({0xC0, 0xC1}), 0xC2
 _LOSSLESS_FRAME = 0xF7
@@ -220,13 +221,32 @@ def check_jpeg(data: bytes) -> None:
     _decode(clean, facts.components)
 
 
+class Markers:
+    """Where the markers of a file are; a pattern would take as long as decoding does."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        levels = np.frombuffer(data, np.uint8)
+        at = np.flatnonzero(levels[:-1] == 0xFF) + 1
+        self._codes = at[_IS_CODE[levels[at]]]
+
+    def after(self, position: int) -> tuple[int, int] | None:
+        """Where the next one begins, at `position` or later, and where its code is."""
+        index = int(np.searchsorted(self._codes, position, "right"))
+        if index == len(self._codes):
+            return None
+        code = int(self._codes[index])
+        return position + len(self._data[position:code].rstrip(b"\xff")), code
+
+
 def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
     """Check segments and scans. Returns facts, the file less what is no part of it, whether it had an end."""
-    facts = _Facts()
+    facts, markers = _Facts(), Markers(data)
     parts = [data[:2]]
     position, in_scans, found = 2, False, None
-    while (found := _MARKER.search(data, position)) is not None:
-        marker, start = found[1][0], found.end()
+    while (found := markers.after(position)) is not None:
+        begin, code = found
+        marker, start = data[code], code + 1
         if marker == _END:
             break
         if marker in _STANDALONE:
@@ -238,8 +258,8 @@ def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
         segment = data[start + 2 : stop]
         position = stop
         if marker == _SCAN:
-            after = _MARKER.search(data, stop)
-            position = len(data) if after is None else after.start()
+            after = markers.after(stop)
+            position = len(data) if after is None else after[0]
             facts.note_scan(segment, data[stop:position])
             in_scans = True
         else:
@@ -247,7 +267,7 @@ def _walk(data: bytes) -> tuple[_Facts, bytes, bool]:
         if in_scans or marker in _NEEDED:
             # What lies between the segments before the first scan is left out as well: cameras pad, some
             # programs give a segment a wrong length. If something is missing then, its scans show it.
-            parts.append(data[found.start() : position])
+            parts.append(data[begin:position])
     if not in_scans:
         if found is None:
             raise truncated("JPEG", "it ends before its picture")

@@ -16,6 +16,7 @@ from shardgen.imaging.containers.base import (
     MAX_PROFILE_BYTES,
     Outline,
     Stored,
+    alpha_apart,
     animated,
     check_size,
     damaged,
@@ -109,10 +110,10 @@ def read_png(data: bytes) -> Stored:
     lines = [line for line in lines if not any(harmless in line for harmless in _HARMLESS)]
     if lines:
         raise damaged("PNG", lines[0].removeprefix("PNG warning: ").removeprefix("IDAT: "))
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    colours, alpha = alpha_apart(pixels)
     return Stored(
-        pixels=pixels if channels == 1 else pixels[:, :, 0] if channels == 2 else pixels[:, :, :3],
-        alpha=pixels[:, :, -1] if channels in (2, 4) else None,
+        pixels=colours,
+        alpha=alpha,
         orientation=facts.orientation,
         profile=facts.profile,
         warnings=facts.warnings,

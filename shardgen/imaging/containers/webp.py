@@ -11,6 +11,7 @@ from shardgen.errors import SourceUndecodable
 from shardgen.imaging.containers.base import (
     Outline,
     Stored,
+    alpha_apart,
     animated,
     check_size,
     exif_orientation,
@@ -47,10 +48,10 @@ def read_webp(data: bytes) -> Stored:
     orientation, profile = _walk(data)
     with library("WebP", "its image data do not decode"):
         pixels = imagecodecs.webp_decode(data)
-    has_alpha = pixels.shape[2] == 4
+    colours, alpha = alpha_apart(pixels)
     return Stored(
-        pixels=pixels[:, :, :3],
-        alpha=pixels[:, :, 3] if has_alpha else None,
+        pixels=colours,
+        alpha=alpha,
         orientation=orientation,
         profile=profile,
     )
