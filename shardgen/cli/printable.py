@@ -1,4 +1,4 @@
-"""Text on its way out: nothing in it may be an order to the terminal, and nobody need be listening."""
+"""Printed text: it can give the terminal no commands, and works even if nobody reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port: what a worker and a command ask of a run, whatever hands out its slices and keeps its record."""
+"""The port: what workers and commands need from a run, whatever hands out slices and keeps the record."""
 
 from __future__ import annotations
 

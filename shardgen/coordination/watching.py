@@ -1,4 +1,4 @@
-"""Look at a run again and again, whatever becomes of it."""
+"""Read a run repeatedly, whatever happens to it."""
 
 from __future__ import annotations
 

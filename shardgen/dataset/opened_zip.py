@@ -1,4 +1,4 @@
-"""A final zip that is opened to be read: its last members, and its images' entries piece by piece."""
+"""A final zip opened for reading: its last members, and its images' entries piece by piece."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The final zip as a file: its last members, and that nothing foreign is replaced by it."""
+"""The final zip as a file: its last members, and the check that it replaces nothing foreign."""
 
 from __future__ import annotations
 

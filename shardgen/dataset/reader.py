@@ -1,4 +1,4 @@
-"""A finished data set, to train on: `shardgen.DataSet("people.zip")`."""
+"""A finished data set for training: `shardgen.DataSet("people.zip")`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker would make on this machine: its own parts at work on a record that is thrown away."""
+"""Measure what a worker would make on this machine: the real parts, on a record that is thrown away."""
 
 from __future__ import annotations
 

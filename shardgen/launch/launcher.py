@@ -1,4 +1,4 @@
-"""The port: what a supervisor asks of whatever starts worker processes, here or on a cluster."""
+"""The port: what a supervisor needs from whatever starts worker processes, here or on a cluster."""
 
 from __future__ import annotations
 

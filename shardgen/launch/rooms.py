@@ -1,4 +1,4 @@
-"""What each worker on a cluster reserves, and of which node."""
+"""What each worker on a cluster reserves, and on which node."""
 
 from __future__ import annotations
 

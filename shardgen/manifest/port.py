@@ -1,4 +1,4 @@
-"""The port: what workers and commands ask of a manifest, whatever keeps it: a database, or a bucket."""
+"""The port: what workers and commands need from a manifest, whether a database or a bucket keeps it."""
 
 from __future__ import annotations
 

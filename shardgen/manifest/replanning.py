@@ -1,4 +1,4 @@
-"""Give a run another plan, in one transaction: while nothing of it is made, or as one that merely grows."""
+"""Give a run another plan in one transaction, if nothing is made yet, or if the plan only grows."""
 
 from __future__ import annotations
 

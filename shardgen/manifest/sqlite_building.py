@@ -1,4 +1,4 @@
-"""A SQLite file that is filled under another name, and gets its own when it is whole."""
+"""A SQLite file that is built under another name, and gets its own once it is whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnose: what this machine has, and which problems it has."""
+"""Diagnose: what this machine has, and what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forecast: what one worker on this machine would make of a plan, measured before the hours are spent."""
+"""Forecast: how fast one worker on this machine would be, measured before the long run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rebuild: plan, artifacts and requeued marks become a new manifest; every byte that counts is read."""
+"""Rebuild: make a new manifest from plan, artifacts and requeue marks; read every byte that counts."""
 
 from __future__ import annotations
 

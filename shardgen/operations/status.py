@@ -1,4 +1,4 @@
-"""The state of a run, of a database or a shared folder, and what a person should do about it.
+"""The state of a run, from any record, and what a person should do about it.
 
 Needs no network and reads no artifact.
 """

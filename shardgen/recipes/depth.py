@@ -1,4 +1,4 @@
-"""Depth in a plan and in `shardgen.toml`: what every recipe with a depth network says of it."""
+"""Depth in a plan and in `shardgen.toml`: what every recipe with a depth network has in common."""
 
 from __future__ import annotations
 

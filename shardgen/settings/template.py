@@ -1,4 +1,4 @@
-"""The commented `shardgen.toml` that `init` writes; `settings` reads what becomes of it."""
+"""The commented `shardgen.toml` that `init` writes; `settings` reads it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What lies in a folder of photographs: names, in the one order that sample numbers are made from."""
+"""The names in a folder of photographs, in the order that determines sample numbers."""
 
 from __future__ import annotations
 

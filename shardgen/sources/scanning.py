@@ -1,4 +1,4 @@
-"""From two folders of photographs to a checked inventory: every file read once, all problems in one go."""
+"""From two folders of photographs to a checked inventory: read every file once, list all problems at once."""
 
 from __future__ import annotations
 

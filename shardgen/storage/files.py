@@ -1,4 +1,4 @@
-"""The file calls of this package in one class, of which a test records their order or makes one fail."""
+"""The file calls of this package in one class, so that a test can record their order or make one fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try again what may pass by itself: a full disk, a folder that is away, a busy manifest."""
+"""Retry problems that may pass by themselves: a full disk, an unmounted folder, a busy manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers: what a store that fails says, in the words of obstore, and what that means to a person."""
+"""Answers: what a failing store says, in obstore's words, and what that means for a person."""
 
 from __future__ import annotations
 

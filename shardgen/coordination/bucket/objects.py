@@ -1,4 +1,4 @@
-"""Objects: what is asked of a bucket, and what it is counted as. The only module that imports obstore."""
+"""Objects: requests to a bucket, and how they are counted. The only module that imports obstore."""
 
 from __future__ import annotations
 

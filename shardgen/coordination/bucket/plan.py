@@ -1,4 +1,4 @@
-"""The plan in a bucket: which one counts, how one gets there, and how a machine gets it from there.
+"""The plan in a bucket: which one counts, how it is put there, and how a machine gets it.
 
 `plan/<number>.json` is a version of the plan, each created once; of several the highest counts. Whoever
 leases first creates the number after it, an entry that says "begun", and no version follows that. So of a

@@ -1,4 +1,4 @@
-"""Probe: what a store does with the few requests that everything here rests on, tried before it is trusted.
+"""Probe: test, before trusting a store, the few requests that everything here depends on.
 
 Many stores that speak S3 take `If-None-Match: *` and ignore it: there two workers would get one slice.
 """

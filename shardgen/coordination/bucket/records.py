@@ -1,4 +1,4 @@
-"""Records in a bucket: receipts, notes, signs of life, agreements; each kind is objects of its own."""
+"""Records in a bucket: receipts, notes, signs of life, agreements; each kind has its own objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gather: what one machine can see of a run in a shared folder, and what follows from it.
+"""View: what one machine can see of a run in a shared folder, and what follows from it.
 
 What was seen once stays known: there, "not found" is no proof of absence.
 """

@@ -1,4 +1,4 @@
-"""An export: a data set becomes a folder that trains, whole file by whole file; after a kill it goes on."""
+"""An export: write a data set as a folder for training, file by file, resumable after a kill."""
 
 from __future__ import annotations
 

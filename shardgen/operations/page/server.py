@@ -1,4 +1,4 @@
-"""The page over HTTP: read-only, a few fixed routes, nothing of a request reaches the file system."""
+"""The page over HTTP: read-only, with a few fixed routes; no part of a request reaches the file system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth of pictures that exist, as a kind of recipe: its settings, and from a folder to parts of a plan."""
+"""Depth of existing pictures, as a kind of recipe: its settings, and from a folder to parts of a plan."""
 
 from __future__ import annotations
 
