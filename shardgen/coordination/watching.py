@@ -46,5 +46,5 @@ class RunWatcher:
 
     @property
     def store(self) -> ArtifactReader:
-        """Who reads the artifacts that the newest receipts name."""
+        """The reader of the artifacts that the newest receipts name."""
         return self._looks.store

@@ -30,7 +30,7 @@ _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the
 class Planned:
     """A plan on disk with its manifest; `is_new` is False when it was there already.
 
-    `changes` are a line each where it took the place of another. It is not on disk when its draft lacks
+    `changes` has one line per change if it replaced another plan. It is not on disk when its draft lacks
     something; then its fingerprint means nothing.
     """
 

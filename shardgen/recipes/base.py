@@ -121,27 +121,27 @@ def given_threads() -> int:
 
 
 class BatchSizes(Protocol):
-    """What all workers of a run agree on, by the model of their device: how much one computes at once."""
+    """The micro-batch that all workers of a run agree on for each model of device."""
 
     def agreed(self, device_model: str, proposed: int) -> int:
-        """The first worker's proposal, kept for all later ones."""
+        """The first worker's proposal, which all later workers use."""
         ...
 
     def shrunk(self, device_model: str) -> int | None:
-        """What memory sufficed for when it last ran out; None: it never did."""
+        """The largest that fitted when memory last ran out; None if it never did."""
         ...
 
     def shrink(self, device_model: str, micro_batch: int) -> None:
-        """Remember that there is no memory for more."""
+        """Remember that no more than this fits into memory."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Station:
-    """Where a maker works: this machine's folders, device and settings, and whom it tells what.
+    """Where a maker works: this machine's folders, device and settings, and its callbacks.
 
-    `doing` hears what takes long and is no news. Without `agreed` how much is computed at once is the
-    maker's own affair.
+    `doing` is told what takes long. Without `agreed`, the maker decides by itself how much it computes
+    at once.
     """
 
     folders: Folders
@@ -162,7 +162,7 @@ class Encoded:
 
 
 class Maker(ABC, Generic[Prepared, Computed]):
-    """Makes samples in three stages; a sample's bytes depend on the plan and the machine, on nothing else.
+    """Makes samples in three stages; a sample's bytes depend only on the plan and the machine.
 
     A SampleError of a stage costs that sample. Any other exception of `compute` is halved down to the sample
     that raises it, with None in the places of the others; of `prepare` and `encode` it is that sample's.
@@ -170,16 +170,16 @@ class Maker(ABC, Generic[Prepared, Computed]):
 
     @abstractmethod
     def prepare(self, sample: SampleIndex) -> Prepared:
-        """What `compute` takes of a sample; called from many threads. Raises SampleError.
+        """What `compute` needs of a sample; called from many threads. Raises SampleError.
 
-        A ShardgenError that is none, and MemoryError, are no sample's fault.
+        Any other ShardgenError, and MemoryError, are not the sample's fault.
         """
 
     def begin(self, batch: Sequence[Prepared | None]) -> object | None:
-        """Put a batch on the device's queue, behind the one that it computes, and wait for neither.
+        """Put a batch on the device's queue, after the one that it is computing, without waiting for either.
 
-        The thread of `compute` calls it. What it gives goes to `compute` with the same batch, or is dropped;
-        what goes wrong is raised there. None, as here, where a device has no queue.
+        The thread of `compute` calls it. The result is passed to `compute` with the same batch, or dropped;
+        errors are raised there. None, as here, if the device has no queue.
         """
         del batch
         return None
@@ -190,7 +190,7 @@ class Maker(ABC, Generic[Prepared, Computed]):
     ) -> Sequence[Computed | SampleError | None]:
         """The device's part of a whole batch, in order; one thread calls it.
 
-        None stands for a sample that is missing or left out: it keeps its position, and gives None.
+        None stands for a sample that is missing or left out: it keeps its place, and its result is None.
         """
 
     @abstractmethod
@@ -199,30 +199,30 @@ class Maker(ABC, Generic[Prepared, Computed]):
 
     @abstractmethod
     def check(self) -> None:
-        """Compute an empty input, before a lone sample is blamed for what `compute` raised."""
+        """Compute an empty input, before blaming a single sample for an error of `compute`."""
 
     @abstractmethod
     def provenance(self) -> Provenance:
-        """What makes the samples now, and decides their bytes."""
+        """What makes the samples at present and so determines their bytes."""
 
     @property
     @abstractmethod
     def device_model(self) -> str:
-        """What it runs on, as `status` shows it."""
+        """What it runs on, as shown by `status`."""
 
     @property
     def last_words(self) -> str:
-        """What the worker's log should say of it at the end, as one line; "" for nothing."""
+        """A line for the worker's log at the end; "" for none."""
         return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The memory that a worker on a CPU will take, by how much it computes at once.
+    """The memory that a worker on a CPU needs, depending on the micro-batch.
 
-    `micro_batches` are those to choose from, best first; a single one when the settings fix it, and then
-    `is_fixed`; none, and fixed too, when nothing is computed. `bytes_for` gives the peak of one process,
-    within about a quarter. `device_model` names the CPU of a worker with so many threads, as its maker will.
+    `micro_batches` are the choices, best first: only one if the settings fix it, and then
+    `is_fixed` is set; none, and also fixed, if nothing is computed. `bytes_for` is the peak of one process,
+    to about 25 %. `device_model` names the CPU for a worker with that many threads, as its maker will.
     """
 
     micro_batches: tuple[int, ...]
