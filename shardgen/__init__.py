@@ -1,18 +1,79 @@
-"""Make large image data sets on machines that come and go, without losing one sample."""
+"""Make large image data sets on machines that come and go, without losing one sample.
+
+The functions here do what the commands of the same names do. They print nothing: how far they are they tell
+`on_progress`, and what happens they write to the logger `shardgen`. docs/python.md shows a whole run.
+
+Where a function takes `run_dir`, that is a run directory, or the url of its bucket (`s3://bucket/people`).
+`foregrounds`, `backgrounds` and `pictures` are this machine's folders of photographs, where they are not
+those of the settings. What went wrong is one of `shardgen.errors`.
+"""
+
+from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+# Imported when they are asked for: most commands need little, and start sooner without numpy.
 if TYPE_CHECKING:
+    from shardgen import errors
+    from shardgen.coordination.report import Report
+    from shardgen.dataset.export.driver import ExportResult
+    from shardgen.dataset.merge import MergeResult
     from shardgen.dataset.reader import DataSet
+    from shardgen.dataset.verify import Verification
+    from shardgen.domain.progress import Progress
+    from shardgen.errors import ShardgenError
+    from shardgen.operations.interface import export, init, merge, plan, preview, run, status, verify
+    from shardgen.operations.plan import Planned
+    from shardgen.operations.run import RunResult
 
 __version__ = "0.1.0"
-__all__ = ["DataSet", "__version__"]
+__all__ = [
+    "DataSet",
+    "ExportResult",
+    "MergeResult",
+    "Planned",
+    "Progress",
+    "Report",
+    "RunResult",
+    "ShardgenError",
+    "Verification",
+    "__version__",
+    "errors",
+    "export",
+    "init",
+    "merge",
+    "plan",
+    "preview",
+    "run",
+    "status",
+    "verify",
+]
+_PLACES = {  # where each of them is
+    "DataSet": "shardgen.dataset.reader",
+    "ExportResult": "shardgen.dataset.export.driver",
+    "MergeResult": "shardgen.dataset.merge",
+    "Planned": "shardgen.operations.plan",
+    "Progress": "shardgen.domain.progress",
+    "Report": "shardgen.coordination.report",
+    "RunResult": "shardgen.operations.run",
+    "ShardgenError": "shardgen.errors",
+    "Verification": "shardgen.dataset.verify",
+    **dict.fromkeys(
+        ("export", "init", "merge", "plan", "preview", "run", "status", "verify"),
+        "shardgen.operations.interface",
+    ),
+}
 
 
 def __getattr__(name: str) -> object:
-    # Imported when it is asked for: most commands read no data set, and start sooner without numpy.
-    if name == "DataSet":
-        from shardgen.dataset.reader import DataSet  # noqa: PLC0415
+    from importlib import import_module  # noqa: PLC0415
 
-        return DataSet
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "errors":
+        return import_module("shardgen.errors")
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.remarks import Remark
+from shardgen.domain.wording import with_run_dir
 
 
 class ShardgenError(Exception):
-    """What happened (`subject: fact`), and one action in the hint. `exit_code` belongs to the class.
+    """What happened (`subject: fact`), and one action in `hint` ("" if there is none).
 
+    For programs `code` is the name of its class, and `exit_code` what the command line exits with.
     `problems` names everything that is wrong, where that may be more than one thing; `remarks` does so of
     files, those with the same problem together.
     """
 
     exit_code: ClassVar[int] = 1
+    run_dir: Path | str | None = None
+    """Which run directory, or bucket, the hint means by RUN_DIR; `explained` sets it."""
 
     def __init__(
         self,
@@ -26,11 +33,42 @@ class ShardgenError(Exception):
         remarks: tuple[Remark, ...] = (),
     ) -> None:
         super().__init__(message)
-        self.hint = hint
+        self._hint = hint
         self.problems = problems
         self.remarks = remarks
-        if hint:
-            self.add_note(f"hint: {hint}")  # who calls this package from Python reads it below the error
+        self._note_hint()
+
+    @property
+    def code(self) -> str:
+        """The name of the class, which stays the same from version to version."""
+        return type(self).__name__
+
+    @property
+    def hint(self) -> str:
+        """What to do, as it can be pasted into a shell.
+
+        The parts deep inside do not know what the user calls the run directory, and write RUN_DIR for it.
+        """
+        return self._hint if self.run_dir is None else with_run_dir(self._hint, self.run_dir)
+
+    @hint.setter
+    def hint(self, hint: str) -> None:
+        self._hint = hint
+        self._note_hint()
+
+    def name_run(self, run_dir: Path | str) -> None:
+        """Let the hint name this run directory, or bucket; a name that it has already stays."""
+        if self.run_dir is None:
+            self.run_dir = run_dir
+            self._note_hint()
+
+    def _note_hint(self) -> None:
+        """Put the hint where a Python traceback prints it, below the error."""
+        others = [note for note in getattr(self, "__notes__", []) if not note.startswith(_NOTED)]
+        self.__notes__ = [*others, _NOTED + self.hint] if self.hint else others
+
+
+_NOTED = "hint: "
 
 
 class OperatorError(ShardgenError):
@@ -49,6 +87,14 @@ class InputMissing(OperatorError):
     """A folder, file or extra that a person must provide is not there."""
 
     exit_code = 11
+
+
+class WrongOption(ValueError):
+    """An option of a function or a command has a value that makes no sense; `option` names it."""
+
+    def __init__(self, option: str, fact: str) -> None:
+        super().__init__(f"{option}: {fact}")
+        self.option, self.fact = option, fact
 
 
 class InvalidSettings(OperatorError):
@@ -116,6 +162,31 @@ def missing_image_library(error: ImportError) -> MachineUnfit:
         f"{package} cannot be loaded: {error}",
         hint="on Debian or Ubuntu, as root: apt-get install -y libgl1 libglib2.0-0",
     )
+
+
+@contextmanager
+def explained(run_dir: Path | str) -> Iterator[None]:
+    """Let errors from inside say what to do about this run directory, or bucket.
+
+    An image library that cannot be loaded, and memory that is not there, become MachineUnfit.
+    """
+    try:
+        try:
+            yield
+        except ImportError as error:
+            if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
+                raise
+            raise missing_image_library(error) from error
+        except MemoryError as error:
+            # numpy's own words say how much could not be had.
+            words = " ".join(str(error).split()) or "there is none left"
+            raise MachineUnfit(
+                f"this machine has too little memory: {words}",
+                hint="close other programs, or use smaller photographs; what is recorded is kept",
+            ) from error
+    except ShardgenError as error:
+        error.name_run(run_dir)
+        raise
 
 
 class CorruptionError(ShardgenError):

@@ -32,7 +32,7 @@ FLOORS = (
 # All arrows that there are. Whoever adds one says here that it is meant.
 ARROWS = {
     "__main__": {"cli"},
-    "__init__": {"dataset"},
+    "__init__": {"operations", "coordination", "dataset", "errors", "domain"},
     "cli": {
         *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),
         *("manifest", "depth", "storage", "machine", "errors", "domain"),

@@ -16,19 +16,11 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli import options
 from shardgen.cli.commands import LINES, Commands
 from shardgen.cli.printable import Outlet, open_outlets
 from shardgen.cli.render import one_line, remark_text, say
 from shardgen.domain.wording import counted
-from shardgen.errors import (
-    IMAGE_LIBRARIES,
-    MachineUnfit,
-    ShardgenError,
-    Stopped,
-    StorageFailed,
-    missing_image_library,
-)
+from shardgen.errors import ShardgenError, Stopped, StorageFailed
 from shardgen.worker.stop import StopSignals, stopping_signals
 
 # The class that command-line misuse has, in typer's own copy of click and in click itself.
@@ -78,12 +70,6 @@ def main() -> None:
         code = _usage(error)
     except ShardgenError as error:
         code = _deliberate(error)
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in IMAGE_LIBRARIES:
-            raise
-        code = _deliberate(missing_image_library(error))
-    except MemoryError as error:
-        code = _deliberate(_too_little_memory(error))
     except Stopped as stopped:
         say("stopped; run the same command again to continue")
         code = 128 + stopped.number
@@ -100,14 +86,6 @@ def main() -> None:
         code = 1
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
-
-
-def _too_little_memory(error: MemoryError) -> MachineUnfit:
-    """What numpy's own words say of it, such as how much could not be had."""
-    return MachineUnfit(
-        f"this machine has too little memory: {one_line(str(error)) or 'an allocation failed'}",
-        hint="close other programs, or use smaller photographs; what is recorded is kept",
-    )
 
 
 def _delivered(outlet: Outlet, code: int) -> int:
@@ -215,5 +193,5 @@ def _deliberate(error: ShardgenError) -> int:
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
     say(f"error: {message}")
     if error.hint:
-        say(f"hint: {one_line(options.with_run_dir(error.hint))}")
+        say(f"hint: {one_line(error.hint)}")
     return error.exit_code

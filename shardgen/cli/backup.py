@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.options import HERE, RunDir
 from shardgen.cli.progress import opening
-from shardgen.domain.wording import sized
+from shardgen.domain.wording import sized, typed
 
 
 def backup(

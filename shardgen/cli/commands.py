@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from shardgen.cli.options import ServingCommand
+from shardgen.cli.options import Command
 from shardgen.machine.collecting import importing
 
 LINES = {
@@ -37,7 +37,6 @@ LINES = {
     "weights": "Fetch and check the weights of networks.",
 }
 """In the order in which the help lists them; the first line of each module's own help."""
-_SERVING = {"run", "status"}
 
 
 @cache
@@ -49,7 +48,7 @@ def load(name: str) -> Any:
     app = vars(module).get("app")
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name, cls=ServingCommand if name in _SERVING else None)(getattr(module, word))
+        app.command(name, cls=Command)(getattr(module, word))
     return typer.main.get_command(app)
 
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir, typed
+from shardgen.cli.options import HERE, Json, RunDir
+from shardgen.domain.wording import typed
 
 
 def dead_letters(

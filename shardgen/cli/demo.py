@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import remember
 from shardgen.domain.wording import duration
+from shardgen.errors import explained
+
+if TYPE_CHECKING:
+    from shardgen.settings.run_directory import RunDirectory
 
 
 def demo(
@@ -28,24 +32,35 @@ def demo(
     Example:
       shardgen demo
     """
-    out, began = render.stdout(), time.monotonic()
-    numbers = itertools.count(1)
+    began, numbers = time.monotonic(), itertools.count(1)
 
     def step(text: str) -> None:
-        out.print(f"\n[{next(numbers)}/6] {text}")
+        render.stdout().print(f"\n[{next(numbers)}/6] {text}")
 
     step("Photographs: an astronaut, a cat, a cup to cut out; a temple, a flower, a garage, a rocket.")
+    from shardgen.operations.demo import prepare
+
+    run = prepare(folder)
+    with explained(run.named):
+        has_findings = _tell(run, folder, step)
+    took = duration(time.monotonic() - began)
+    render.stdout().print(f"done in {took}. Next, with your own photographs: shardgen init --help")
+    if has_findings:
+        raise typer.Exit(21)
+
+
+def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
+    """All but the first step; returns whether the zip is not what it should be."""
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.progress import doing
     from shardgen.cli.run import STARTING, show_run
     from shardgen.cli.status_view import status_view
-    from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, prepare, work
+    from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, work
     from shardgen.operations.merge import merge_run
     from shardgen.operations.status import report
-    from shardgen.operations.verify import check_zip
+    from shardgen.operations.verify import check
 
-    run = prepare(folder)
-    remember(run.named)
+    out = render.stdout()
     step("Plan: read and cut out every photograph (grabcut); print what will be made, and how big.")
     planned = make_plan_with_progress(run, {})
     run = run.planned(planned.plan)
@@ -68,12 +83,9 @@ def demo(
     render.result_is_a_file()
     out.print(render.merge_view(result))
     step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
-    found = check_zip(result.path, decode=True)
+    found = check(result.path)
     render.echo_findings(found)
     sheet = extract_contact_sheet(result.path, folder)
     render.echo(f"\ncontact sheet: {sheet}")
     render.echo(f"data set:      {result.path}")
-    took = duration(time.monotonic() - began)
-    out.print(f"done in {took}. Next, with your own photographs: shardgen init --help")
-    if found.findings:
-        raise typer.Exit(21)
+    return bool(found.findings)

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import remember, with_run_dir
+from shardgen.cli.options import HERE
 from shardgen.cli.progress import doing
+from shardgen.domain.wording import with_run_dir
 
 
 def doctor(
@@ -28,16 +29,14 @@ def doctor(
     Example:
       shardgen doctor people
     """
-    if run_dir is not None:
-        remember(run_dir)
     with doing("looking at this machine", is_printed=False):
         from shardgen.operations.doctor import Verdict, diagnose
 
         lines = list(diagnose(run_dir))
-    rows = [
-        [line.subject, line.verdict.value, line.fact + (f"\n{with_run_dir(line.hint)}" if line.hint else "")]
-        for line in lines
-    ]
+    rows = []
+    for line in lines:
+        hint = f"\n{with_run_dir(line.hint, run_dir or HERE)}" if line.hint else ""
+        rows.append([line.subject, line.verdict.value, line.fact + hint])
     render.stdout().print(render.table(["what", "", "fact"], rows, left=True))
     if any(line.verdict is Verdict.FAILS for line in lines):
         raise typer.Exit(19)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Exclude, remember
+from shardgen.cli.options import Exclude
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, sized
-from shardgen.manifest.urls import is_meant_as_bucket
+from shardgen.errors import WrongOption
 
 if TYPE_CHECKING:
-    from shardgen.dataset.export.driver import ExportRequest, ExportResult
-    from shardgen.dataset.export.splits import Split
+    from shardgen.dataset.export.driver import ExportResult
 
 
 def export(
@@ -27,7 +24,6 @@ def export(
         typer.Argument(
             metavar="RUN_DIR|ZIP",
             help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
-            callback=remember,
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],
@@ -95,77 +91,36 @@ def export(
       shardgen export people people-coco --format coco
     """
     with opening():
-        from shardgen.coordination.open import open_directory
-        from shardgen.operations.export import export_run, export_zip
-        from shardgen.operations.verify import is_zip
+        from shardgen.operations.export import export_request, export_subject
+        from shardgen.operations.verify import open_subject
 
-        request = _request(format, shard_size, _split(split, split_by, split_seed))
-        run = None
-        if is_meant_as_bucket(subject) or not is_zip(Path(subject)):
-            run = open_directory(subject)
-    if run is None:
-        for name, is_given in (
-            ("--exclude", exclude),
-            ("--partial", partial),
-            ("--allow-dead-letters", allow_dead_letters),
-        ):
-            if is_given:
-                raise typer.BadParameter(f"{name} needs a run directory: a zip is what it is")
-        with _exporting() as on_progress:
-            result = export_zip(Path(subject), out, request, on_progress=on_progress)
-    else:
-        with _exporting() as on_progress:
-            result = export_run(
-                run,
-                out,
-                request,
-                allow_dead_letters=allow_dead_letters,
-                exclude=tuple(exclude or ()),
-                partial=partial,
-                on_progress=on_progress,
-            )
+        request = export_request(
+            format,
+            shard_size=shard_size,
+            split=None if split is None else _parts(split),
+            split_by=split_by,
+            split_seed=split_seed,
+        )
+        opened = open_subject(subject)
+    with counting("exporting", "sample") as show:
+        result = export_subject(
+            opened,
+            out,
+            request,
+            allow_dead_letters=allow_dead_letters,
+            exclude=tuple(exclude or ()),
+            partial=partial,
+            on_progress=lambda done, planned, _there: None if planned is None else show(done, planned),
+        )
     _show(result)
 
 
-@contextmanager
-def _exporting() -> Iterator[Callable[[int, int | None, int], None]]:
-    """A bar that begins with what was there already."""
-    with counting("exporting", "sample") as show:
-
-        def on_progress(done: int, planned: int | None, _there: int) -> None:
-            if planned is not None:
-                show(done, planned)
-
-        yield on_progress
-
-
-def _request(name: str, shard_size: int | None, split: Split | None) -> ExportRequest:
-    from shardgen.dataset.export.driver import FORMATS, SHARD_SIZE, ExportRequest
-
-    if name not in FORMATS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
-    if shard_size is not None and not FORMATS[name].has_shards:
-        raise typer.BadParameter(f"{name} has no shards", param_hint="--shard-size")
-    return ExportRequest(format=name, shard_size=shard_size or SHARD_SIZE, split=split)
-
-
-def _split(parts: str | None, by: str | None, seed: int) -> Split | None:
-    from shardgen.dataset.export.splits import Split
-
-    if parts is None:
-        if by is not None or seed:
-            raise typer.BadParameter(
-                "needs --split", param_hint="--split-seed" if by is None else "--split-by"
-            )
-        return None
-    numbers = [part.strip() for part in parts.split(",")]
-    are_numbers = all(one.isascii() and one.isdigit() and len(one) < 10 for one in numbers)
-    try:
-        return Split(parts=tuple(map(int, numbers)) if are_numbers else (), by=by or "", seed=seed)
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{parts!r} is not {error}, as in 800,100,100", param_hint="--split"
-        ) from error
+def _parts(text: str) -> list[int]:
+    """The numbers in `800,100,100`."""
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(one.isascii() and one.isdigit() and len(one) < 10 for one in numbers):
+        raise WrongOption("split", f"{text!r} is not two or three whole numbers, as in 800,100,100")
+    return [int(number) for number in numbers]
 
 
 def _show(result: ExportResult) -> None:

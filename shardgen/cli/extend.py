@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardgen.cli import render
@@ -13,12 +12,10 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    typed,
-    with_run_dir,
 )
 from shardgen.cli.plan import plan_view, planning_progress, say_planning_remarks
 from shardgen.cli.progress import opening
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 
 if TYPE_CHECKING:
     from shardgen.domain.plan import Plan
@@ -72,4 +69,4 @@ def warn_of_unplanned(run: RunDirectory, plan: Plan, given: Folders) -> None:
     from shardgen.operations.extend import unplanned
 
     found = unplanned(run, plan, given)
-    render.say_remarks("warning", [replace(remark, hint=with_run_dir(remark.hint)) for remark in found])
+    render.say_remarks("warning", found)

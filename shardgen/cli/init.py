@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir, given_folders, typed
+from shardgen.cli.options import HERE, RunDir, given_folders
 from shardgen.cli.render import say
-from shardgen.manifest.urls import SHARED_FOLDER, is_meant_as_bucket
+from shardgen.domain.wording import typed
+from shardgen.manifest.urls import SHARED_FOLDER
 from shardgen.recipes.registry import DEFAULT_PRESET, presets
 
 
@@ -98,24 +99,18 @@ def init(
       shardgen init people --bucket s3://bucket/people --foregrounds cut-outs --backgrounds scenes
       shardgen init depths --preset depth-of-folder --pictures scenes
     """
-    from shardgen.machine.file_systems import is_on_drive
-    from shardgen.operations.init import initialise
+    from shardgen.operations.init import initialise, shared_place
 
-    if is_meant_as_bucket(run_dir):
-        raise typer.BadParameter(f"RUN_DIR is a folder of this machine; add --bucket {run_dir}")
-    if bucket is not None and shared_folder:
-        raise typer.BadParameter("--bucket and --shared-folder: machines share one or the other")
-    folder = Path(run_dir)
-    on_drive = bucket is None and is_on_drive(folder)
+    shared = shared_place(run_dir, bucket=bucket, shared_folder=shared_folder)
     path = initialise(
-        folder,
+        Path(run_dir),
         given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
         preset=preset,
         weights=weights,
         changes=_parse_changes(changes or []),
-        shared=bucket or (SHARED_FOLDER if shared_folder or on_drive else ""),
+        shared=shared,
     )
-    if on_drive and not shared_folder:
+    if shared == SHARED_FOLDER and not shared_folder:
         say(f'{run_dir} is on Google Drive, where a database gets damaged: set [manifest] url = "folder:"')
     keys = "" if bucket is None else 'export the bucket\'s keys (docs/operating.md, "A bucket"), '
     say(f"wrote {path}\nNext: read it through, {keys}then `shardgen plan {typed(run_dir)}`.")

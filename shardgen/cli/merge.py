@@ -9,9 +9,9 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
-from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir, typed
+from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir
 from shardgen.cli.progress import counting, opening
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 
 if TYPE_CHECKING:
     from shardgen.dataset.merge import MergeResult

@@ -4,50 +4,41 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from shardgen.manifest.urls import is_meant_as_bucket
+from shardgen.errors import WrongOption, explained
 
 HERE = "."
-named_run_dir: Path | str = HERE  # what hints put in the place of RUN_DIR
 
 
-def remember(path: str) -> str:
-    """Keep the run directory that was typed for the hints."""
-    global named_run_dir  # noqa: PLW0603 - the door's own memory of one command line
-    named_run_dir = path
-    return path
+class Command(TyperCommand):
+    """A command whose errors name the run directory that was typed.
 
-
-def typed(path: Path | str) -> str:
-    """The path, or the url of a bucket, as it must be typed into a shell."""
-    return shlex.quote(path if isinstance(path, str) and is_meant_as_bucket(path) else str(Path(path)))
-
-
-def typed_run_dir() -> str:
-    """The run directory that was named, as it must be typed into a shell."""
-    return typed(named_run_dir)
-
-
-def with_run_dir(hint: str) -> str:
-    """The hint with the run directory that was named, so that it can be pasted."""
-    return hint.replace("RUN_DIR", typed_run_dir())
-
-
-class ServingCommand(TyperCommand):
-    """A command whose `--serve` may stand alone: an address after it has a port, a run directory has none."""
+    `--serve` may stand alone: an address after it has a port, a run directory has none.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give the option a value before the parser asks for one."""
-        for index in [index for index, word in enumerate(args) if word == "--serve"]:
-            if not any(_ADDRESS.fullmatch(word) for word in args[index + 1 : index + 2]):
-                args[index] = "--serve="
+        """Give `--serve` a value before the parser asks for one."""
+        if any("--serve" in parameter.opts for parameter in self.params):
+            for index in [index for index, word in enumerate(args) if word == "--serve"]:
+                if not any(_ADDRESS.fullmatch(word) for word in args[index + 1 : index + 2]):
+                    args[index] = "--serve="
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        named = ctx.params.get("run_dir") or ctx.params.get("subject") or HERE
+        try:
+            with explained(named):
+                return super().invoke(ctx)
+        except WrongOption as wrong:
+            parameters: list[Any] = self.params
+            wrongly = next((one for one in parameters if one.name == wrong.option), None)
+            raise typer.BadParameter(wrong.fact, ctx=ctx, param=wrongly) from wrong
 
 
 RunDir = Annotated[
@@ -58,7 +49,6 @@ RunDir = Annotated[
         help="The run directory, or its bucket (s3://bucket/people); by default $SHARDGEN_RUN, else the "
         "current folder.",
         show_default=False,
-        callback=remember,
     ),
 ]
 

@@ -20,11 +20,10 @@ from shardgen.cli.options import (
     RunDir,
     given_folders,
     parse_rate,
-    typed,
 )
 from shardgen.cli.progress import Line, doing, downloading, opening
 from shardgen.domain.identifiers import ShardIndex
-from shardgen.domain.wording import counted, duration, sized
+from shardgen.domain.wording import counted, duration, sized, typed
 from shardgen.errors import ShardgenError
 
 if TYPE_CHECKING:

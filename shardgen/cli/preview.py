@@ -59,11 +59,10 @@ def preview(
     """
     with doing("reading the plan") as line:
         from shardgen.coordination.open import open_directory
-        from shardgen.operations.preview import PreviewEvents, PreviewRequest
-        from shardgen.operations.preview import preview as make_preview
+        from shardgen.operations.preview import PreviewEvents, PreviewRequest, draw_preview
         from shardgen.recipes.base import DeviceChoice
 
-        path = make_preview(
+        path = draw_preview(
             open_directory(run_dir),
             PreviewRequest(
                 samples=samples,

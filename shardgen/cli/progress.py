@@ -19,7 +19,7 @@ from typing import Self
 
 from shardgen.cli import render
 from shardgen.cli.printable import printable
-from shardgen.domain.progress import BYTES, Progress, clock
+from shardgen.domain.progress import BYTES, Count, Progress, clock
 from shardgen.domain.wording import sized
 from shardgen.machine.notebooks import is_notebook
 
@@ -118,13 +118,13 @@ class Line:
 
         The rate is that from the first call to the last.
         """
-        count = _Count(thing)
+        count = Count(thing)
 
         def on_progress(done: int, total: int | None) -> None:
             if count.began is None or self._label != label or self._progress != count.progress:
                 count.begin(done)
                 self.show(count.progress, label=label)
-            count.done, count.total, count.at = done, total, time.monotonic()
+            count.take(done, total)
             self._print_now_and_then()
 
         return on_progress
@@ -220,26 +220,6 @@ class Line:
             return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
         except (OSError, ValueError):
             return _COLUMNS
-
-
-class _Count:
-    """How many are done of how many, and how fast they came."""
-
-    def __init__(self, thing: str) -> None:
-        self.thing = thing
-        self.began: float | None = None
-        self.at = 0.0
-        self.before = self.done = 0
-        self.total: int | None = None
-
-    def begin(self, done: int) -> None:
-        self.began, self.before = time.monotonic(), done
-
-    def progress(self) -> Progress:
-        """The present state."""
-        seconds, made = self.at - (self.began or 0.0), self.done - self.before
-        rate = made / seconds if made > 0 and seconds > 0 else None
-        return Progress(done=self.done, total=self.total, thing=self.thing, rate=rate)
 
 
 @contextlib.contextmanager

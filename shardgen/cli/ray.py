@@ -19,7 +19,7 @@ from shardgen.cli.options import (
     given_folders,
 )
 from shardgen.cli.progress import doing, opening
-from shardgen.cli.run import STARTING, finish, ready_to_make, show_run
+from shardgen.cli.run import STARTING, finish, plan_and_open, show_run
 from shardgen.errors import InputMissing
 
 
@@ -102,7 +102,7 @@ def ray(
         from shardgen.coordination.open import open_directory
 
         directory = open_directory(run_dir)
-    opened = ready_to_make(directory, given, output)
+    opened = plan_and_open(directory, given, output)
     found = opened.report()
     if found.pending:
         with suppress(InputMissing):  # the photographs may be on other nodes only

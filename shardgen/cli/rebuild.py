@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.options import HERE, RunDir
 from shardgen.cli.progress import counting
+from shardgen.domain.wording import typed
 
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from shardgen.cli.options import HERE, RunDir, typed
+from shardgen.cli.options import HERE, RunDir
 from shardgen.cli.render import echo, say
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 
 
 def requeue(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +27,10 @@ from shardgen.cli.options import (
     parse_device,
     parse_duration,
     parse_gpus,
-    with_run_dir,
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.progress import Line, doing, opening
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, typed
 
 if TYPE_CHECKING:
     from shardgen.coordination.base import OpenedRun
@@ -112,70 +112,51 @@ def run(
     with opening():
         from shardgen.cli.serving import serving
         from shardgen.coordination.open import open_directory
-        from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
-        from shardgen.launch.local import LocalLauncher
-        from shardgen.launch.supervisor import RunOptions, run_workers
-        from shardgen.operations.plan import refuse_lost_sources
-        from shardgen.recipes.base import given_threads
+        from shardgen.launch.supervisor import RunOptions
+        from shardgen.operations.run import Crew, make_here
 
-        wanted = Wanted(workers=workers, device=device, gpus=chosen_gpus, threads_per_worker=given_threads())
         directory = open_directory(run_dir)
-        chosen = choose_gpus(wanted)
-    opened = ready_to_make(directory, given, output)
-    directory, found = opened.run, opened.report()
+        crew = Crew.choose(workers=workers, device=device, gpus=chosen_gpus)
+    opened = plan_and_open(directory, given, output)
     with serving(opened, serve):
-        if limit is not None and found.pending and found.stored >= limit:
+        options = RunOptions(limit=limit, deadline=ends_at)
+        found = opened.report()
+        if found.pending and options.is_enough(found):
             render.say(
                 f"nothing to do: the run has {counted(found.stored, 'stored sample')}, --limit is {limit:,}"
             )
         elif found.pending:
-            refuse_lost_sources(directory, opened.plan, given)
-            shares = settle_workers(directory, opened.plan, wanted, chosen, say=render.say)
-            options = RunOptions(limit=limit, deadline=ends_at)
             with doing(STARTING, keeps_last=True) as line:
-                launcher = LocalLauncher(directory, shares, folders=given, say=render.say)
-                found = run_workers(
-                    directory, opened.plan, launcher, options,
-                    say=render.say, on_look=lambda found, _pids: show_run(line, found),
-                )  # fmt: skip
+                found = make_here(
+                    opened, crew, options, folders=given, say=render.say, on_look=partial(show_run, line)
+                )
         finish(opened, found, output, allow_dead_letters=allow_dead_letters)
 
 
-def ready_to_make(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
+def plan_and_open(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
     """Plan if nothing is planned, and refuse before hours of work what would fail after them."""
     if directory.current_plan is None:
         planned = make_plan_with_progress(directory, given)
         directory = directory.planned(planned.plan)
         render.stdout().print(plan_view(planned, None))
     with opening():
-        from shardgen.coordination.artifact_folder import open_store, refuse_unusable_at_first
-        from shardgen.coordination.open import open_run
-        from shardgen.operations.merge import refuse_output
-        from shardgen.recipes.registry import recipe_of
+        from shardgen.operations.run import ready_to_make
 
-        opened = open_run(directory)
-        warn_of_unplanned(directory, opened.plan, given)
-        recipe_of(opened.plan).load()  # the merge needs it after hours of work
-        opened.ensure_manifest()
-        with directory.manifest(opened.plan, read_only=True) as manifest:
-            refuse_unusable_at_first(open_store(directory), manifest.folder)
-        refuse_output(directory, opened.plan, output)
-    return opened
+        warn_of_unplanned(directory, directory.plan(), given)
+        return ready_to_make(directory, output)
 
 
 def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:
     """Say what is still pending, or merge."""
     from shardgen.cli.status_view import mixture_lines
 
-    if found.pending:
-        found = opened.report()
     for line in mixture_lines(found):
         render.say(line)
     if found.pending:
         render.say(
             f"not merged: {counted(found.stored, 'sample')} stored, {found.pending:,} of "
             f"{opened.plan.samples:,} pending; a data set of what is stored: "
-            f"shardgen merge {with_run_dir('RUN_DIR')} --partial"
+            f"shardgen merge {typed(opened.run.named)} --partial"
         )
         return
     merge_and_show(opened.run, output, allow_dead_letters=allow_dead_letters)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import typer
 
-from shardgen.cli.options import typed_run_dir
 from shardgen.cli.render import say
 from shardgen.coordination.base import OpenedRun
+from shardgen.domain.wording import typed
 from shardgen.machine.notebooks import is_notebook
 
 
@@ -30,7 +30,7 @@ def serving(opened: OpenedRun, address: str | None) -> Iterator[None]:
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--serve") from error
     token = token_for(at, is_behind_proxy=is_notebook())
-    with SharedLook(opened, named=typed_run_dir()) as look, PageServer(look, at, token=token) as page:
+    with SharedLook(opened, named=typed(opened.run.named)) as look, PageServer(look, at, token=token) as page:
         say(f"page: {page.url}")
         if token is not None and at.is_loopback:
             say(f"page: through a proxy add ?token={token}")

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, RunDir, Serve, typed_run_dir, with_run_dir
+from shardgen.cli.options import HERE, Json, RunDir, Serve
 from shardgen.cli.progress import Way, doing, way
 from shardgen.cli.serving import serving
 from shardgen.cli.status_view import next_step, status_view
 from shardgen.coordination.base import OpenedRun, Watcher
 from shardgen.coordination.open import open_directory, open_run
 from shardgen.coordination.report import Report
-from shardgen.domain.wording import sized
+from shardgen.domain.wording import sized, typed, with_run_dir
 from shardgen.errors import TransientError
 from shardgen.machine.notebooks import is_notebook
 from shardgen.operations.forecast import Forecast, read_forecast, status_json
@@ -96,7 +96,7 @@ def _show(opened: OpenedRun, found: Report) -> None:
     finished = finished_zip(opened.run, found)
     render.show(status_view(found, finished=finished, forecast=read_forecast(opened.run)))
     if line := next_step(found, finished):
-        render.say(with_run_dir(line))
+        render.say(with_run_dir(line, opened.run.named))
 
 
 def _looks(watcher: Watcher, seconds: float) -> Iterator[Report]:
@@ -142,6 +142,6 @@ def _write_page(opened: OpenedRun, path: Path) -> None:
     from shardgen.operations.page.look import look_once
 
     refuse_page(opened.run, path)
-    size = write_page(path, look_once(opened, named=typed_run_dir()))
+    size = write_page(path, look_once(opened, named=typed(opened.run.named)))
     render.result_is_a_file()
     render.echo(f"{path}   {sized(size)}")

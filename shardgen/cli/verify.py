@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import HERE, Json, remember, typed
+from shardgen.cli.options import HERE, Json
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted
-from shardgen.manifest.urls import is_meant_as_bucket
+from shardgen.errors import WrongOption
 
 if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
@@ -27,7 +27,6 @@ def verify(
             envvar="SHARDGEN_RUN",
             help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
             show_default=False,
-            callback=remember,
         ),
     ] = HERE,
     requeue: Annotated[
@@ -55,23 +54,21 @@ def verify(
       shardgen verify people.zip
     """
     with opening():
-        from shardgen.coordination.open import open_directory
-        from shardgen.operations.verify import check_run, check_zip, is_zip, put_back
+        from shardgen.operations.verify import check, open_subject, put_back, what_is_wrong
 
-        of_zip = not is_meant_as_bucket(subject) and is_zip(Path(subject))
-        if of_zip and requeue:
-            raise typer.BadParameter("--requeue needs a run directory: a zip has no manifest")
-        run = None if of_zip else open_directory(subject)
+        opened = open_subject(subject)
+    if requeue and isinstance(opened, Path):
+        raise WrongOption("requeue", "needs a run directory: a zip has no manifest")
     with counting("verifying", "sample") as on_progress:
-        if run is None:
-            found = check_zip(Path(subject), decode=not quick, on_progress=on_progress)
-        else:
-            found = check_run(run, on_progress=on_progress)
-    _show(found, json=json, is_zip=of_zip)
+        found = check(opened, quick=quick, on_progress=on_progress)
+    _show(found, json=json, is_zip=isinstance(opened, Path))
     requeued = None
-    if run is not None and requeue and not found.is_damaged:
-        requeued = put_back(run, found.bad_batches)
-    _refuse(subject, found, requeued)
+    if requeue and not isinstance(opened, Path) and not found.is_damaged:
+        requeued = put_back(opened, found.bad_batches)
+    if requeued is not None and found.findings:
+        _say_requeued(requeued)
+    if (error := what_is_wrong(subject, found, requeued)) is not None:
+        raise error
 
 
 def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
@@ -87,29 +84,8 @@ def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
         render.say(remark)
 
 
-def _refuse(subject: str, found: Verification, requeued: Requeued | None) -> None:
-    """Raise ManifestCorrupt or ArtifactCorrupt if something was wrong, with what to do now."""
-    from shardgen.errors import ArtifactCorrupt, ManifestCorrupt
-    from shardgen.manifest.tables import REBUILD
-
-    if not found.findings:
-        return
-    if requeued is not None:
-        if requeued.mended:
-            render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
-        batches = counted(len(requeued.batches), "batch")
-        render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
-        hint = f"make what is pending, then merge: shardgen run {typed(subject)}"
-    else:
-        hint = REBUILD if found.is_damaged else _remedy(subject, found.samples)
-    kind = ManifestCorrupt if all(one.in_manifest for one in found.findings) else ArtifactCorrupt
-    raise kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)
-
-
-def _remedy(subject: str, samples: int) -> str:
-    name = typed(subject)
-    if is_meant_as_bucket(subject) or Path(subject).is_dir():
-        return f"shardgen verify {name} --requeue puts exactly the bad batches back, and the manifest right"
-    if samples:
-        return f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {name}"
-    return "name a run directory, or a zip that `shardgen merge` wrote"
+def _say_requeued(requeued: Requeued) -> None:
+    if requeued.mended:
+        render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
+    batches = counted(len(requeued.batches), "batch")
+    render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.options import Command
 from shardgen.cli.progress import doing, downloading
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 
 
-@app.command("fetch")
+@app.command("fetch", cls=Command)
 def fetch(
     name: Annotated[
         str,
@@ -56,7 +57,7 @@ def fetch(
     render.echo(f"sha256 {sha256}")
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="A weights file (HDF5), or a network for cut-out (.onnx).")

@@ -19,10 +19,10 @@ from shardgen.cli.options import (
     given_folders,
     parse_device,
     parse_duration,
-    typed,
 )
 from shardgen.cli.progress import Line, Way, doing
 from shardgen.cli.render import say
+from shardgen.domain.wording import typed
 from shardgen.worker.stop import PARENT_VARIABLE
 
 if TYPE_CHECKING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardgen.domain.wording import byte_unit, counted
@@ -17,13 +19,14 @@ _SEPARATOR = " · "
 class Progress:
     """So many `thing`s of `total` (None: not known yet) are done, `rate` a second (None: not known).
 
-    `dead` letters are among those done. `workers` are at work, and `own` samples are by the one that speaks;
-    None where there is no such thing.
+    `doing` says what is being done, such as "merging". `dead` letters are among those done. `workers` are at
+    work, and `own` samples are by the one that speaks; None where there is no such thing.
     """
 
     done: int
     total: int | None
     thing: str = "sample"
+    doing: str = ""
     rate: float | None = None
     dead: int = 0
     workers: int | None = None
@@ -97,6 +100,48 @@ class Progress:
             factor, unit = byte_unit(rate)
             return f"{rate / factor:.{0 if factor == 1 else 1}f} {unit}/s"
         return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2f}/s"
+
+
+OnProgress = Callable[[Progress], None]
+"""Called now and then while something takes long."""
+
+
+class Count:
+    """Makes `Progress` of bare counts; the rate is that from the first count to the last."""
+
+    def __init__(self, thing: str, *, doing: str = "") -> None:
+        self.thing, self.doing = thing, doing
+        self.began: float | None = None
+        self.at = 0.0
+        self.before = self.done = 0
+        self.total: int | None = None
+
+    def begin(self, done: int) -> None:
+        """Measure the rate from here."""
+        self.began, self.before = time.monotonic(), done
+
+    def take(self, done: int, total: int | None) -> None:
+        """So many are done now, of so many (None: not known yet)."""
+        if self.began is None:
+            self.begin(done)
+        self.done, self.total, self.at = done, total, time.monotonic()
+
+    def progress(self) -> Progress:
+        """The present state."""
+        seconds, made = self.at - (self.began or 0.0), self.done - self.before
+        rate = made / seconds if made > 0 and seconds > 0 else None
+        return Progress(done=self.done, total=self.total, thing=self.thing, doing=self.doing, rate=rate)
+
+
+def counter(on_progress: OnProgress, doing: str, thing: str) -> Callable[[int, int | None], None]:
+    """Call what is returned with how many are done, and how many there are (None: not known yet)."""
+    count = Count(thing, doing=doing)
+
+    def on_count(done: int, total: int | None) -> None:
+        count.take(done, total)
+        on_progress(count.progress())
+
+    return on_count
 
 
 def clock(seconds: float) -> str:

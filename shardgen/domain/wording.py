@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 Say = Callable[[str], None]
+
+
+def typed(path: Path | str) -> str:
+    """The path, or the url of a bucket, as it must be typed into a shell."""
+    return shlex.quote(str(path) if ":" in str(path) else str(Path(path)))
+
+
+def with_run_dir(command: str, run_dir: Path | str) -> str:
+    """The command with this run directory in the place of RUN_DIR, so that it can be pasted."""
+    return command.replace("RUN_DIR", typed(run_dir))
 
 
 def byte_unit(size_bytes: float) -> tuple[float, str]:

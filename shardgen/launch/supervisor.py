@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -176,8 +177,13 @@ class _Supervisor:
         self._killed_for = ""  # why the kernel probably killed a worker
 
     def work(self, manifest: Manifest, on_look: OnLook) -> None:
-        """Keep workers going until all of them have ended; raises Stopped after a signal."""
-        previous = {number: signal.signal(number, self._received) for number in stopping_signals()}
+        """Keep workers going until all of them have ended; raises Stopped after a signal.
+
+        Only the main thread may take signals: in another one, no signal stops it.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        numbers = stopping_signals() if is_main else ()
+        previous = {number: signal.signal(number, self._received) for number in numbers}
         try:
             self._watch(manifest, on_look)
         finally:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from shardgen.domain.plan import Plan
 from shardgen.domain.remarks import Remark
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
+from shardgen.domain.wording import typed
 from shardgen.errors import InputMissing, ManifestMismatch, PlanConflict
 from shardgen.manifest.urls import has_own_index, is_bucket
 from shardgen.operations.plan import Planned, draft_plan, put_plan, refuse_absurd
@@ -80,13 +81,14 @@ def unplanned(run: RunDirectory, plan: Plan, given: Folders) -> list[Remark]:
     for name in names:
         folder, _, rest = name.partition("/")
         by_folder.setdefault(folder, []).append(rest)
+    named = typed(run.named)
     if not run.is_begun:
-        hint = "shardgen plan RUN_DIR takes them"
+        hint = f"shardgen plan {named} takes them"
     elif has_own_index(run.url):
         where = "in a bucket" if is_bucket(run.url) else "on a shared folder"
         hint = f"a run {where} does not grow: {run.for_another}"
     else:
-        hint = "shardgen extend RUN_DIR adds them"
+        hint = f"shardgen extend {named} adds them"
     return [
         Remark(folder=folder, reason="not in the plan, so not used", hint=hint, names=tuple(found))
         for folder, found in by_folder.items()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from shardgen.depth.base import FILE
 from shardgen.depth.families import DEFAULT
-from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed
-from shardgen.manifest.urls import SHARED_FOLDER, check_bucket_url
+from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed, WrongOption
+from shardgen.machine.file_systems import is_on_drive
+from shardgen.manifest.urls import SHARED_FOLDER, check_bucket_url, is_meant_as_bucket
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
 from shardgen.settings.settings import FILE_NAME, parse_settings
@@ -20,6 +21,18 @@ from shardgen.storage.files import is_file, is_folder, is_there, make_folders
 
 # Between machines that share nothing but a folder a claim is seen minutes late, so slices are large.
 _SHARED_FOLDER = {"manifest.url": '"folder:"', "shards.slice_batches": "256"}
+
+
+def shared_place(run_dir: Path | str, *, bucket: str | None, shared_folder: bool) -> str:
+    """What several machines will share: the url of a bucket, `folder:` for the run directory itself, or "".
+
+    On a mounted Google Drive it is the folder, since a database gets damaged there. Raises WrongOption.
+    """
+    if is_meant_as_bucket(str(run_dir)):
+        raise WrongOption("run_dir", f"must be a folder of this machine; add --bucket {run_dir}")
+    if bucket is not None and shared_folder:
+        raise WrongOption("bucket", "machines share a bucket or, with --shared-folder, a folder")
+    return bucket or (SHARED_FOLDER if shared_folder or is_on_drive(Path(run_dir)) else "")
 
 
 def initialise(  # noqa: PLR0913 - where, of what, and which settings

@@ -12,9 +12,11 @@ from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import SampleIndex
 from shardgen.domain.limits import plan_problem
 from shardgen.domain.plan import Plan
+from shardgen.domain.remarks import Remark
 from shardgen.domain.sample import member_name
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
+from shardgen.operations.forecast import Forecast
 from shardgen.recipes.base import Draft, Folders, PlanEvents, Recipe, RecipeKind, SizeEstimate
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import planning_lock, remove_unnamed, write_beside
@@ -30,8 +32,8 @@ _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the
 class Planned:
     """A plan on disk with its manifest; `is_new` is False when it was there already.
 
-    `changes` has one line per change if it replaced another plan. It is not on disk when its draft lacks
-    something; then its fingerprint means nothing.
+    `changes` has one line per change if it replaced another plan. It is not on disk if its draft lacks
+    something; then its fingerprint means nothing. `forecast` is set if it was measured.
     """
 
     plan: Plan
@@ -39,6 +41,12 @@ class Planned:
     estimate: SizeEstimate
     is_new: bool
     changes: tuple[str, ...] = ()
+    forecast: Forecast | None = None
+
+    @property
+    def warnings(self) -> tuple[Remark, ...]:
+        """What is odd about the photographs, and may be meant so."""
+        return self.draft.warnings
 
     @property
     def sample_bytes(self) -> float:

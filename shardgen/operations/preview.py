@@ -44,7 +44,7 @@ class PreviewEvents:
     on_sample: OnProgress = lambda _done, _wanted: None
 
 
-def preview(
+def draw_preview(
     run: RunDirectory,
     request: PreviewRequest,
     *,

@@ -55,7 +55,8 @@ def work_on_cluster(  # noqa: PLR0913 - which cluster, with which workers, and w
             passed_on=_passed_on(run),
             only_here=bool(opened.why_one_machine),
         )
-        return run_workers(run, opened.plan, launcher, RunOptions(), say=say, on_look=on_look)
+        found = run_workers(run, opened.plan, launcher, RunOptions(), say=say, on_look=on_look)
+    return opened.report() if found.pending else found
 
 
 def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> None:

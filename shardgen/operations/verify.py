@@ -8,13 +8,15 @@ from pathlib import Path
 
 from shardgen.artifacts.check import OnProgress
 from shardgen.coordination.artifact_folder import is_recognised
-from shardgen.coordination.open import open_run
+from shardgen.coordination.open import open_directory, open_run
 from shardgen.dataset.verify import Finding, Verification, verify_run, verify_zip
 from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.plan import Plan
-from shardgen.errors import CorruptionError, InputMissing, OperatorError
+from shardgen.domain.wording import counted, typed
+from shardgen.errors import ArtifactCorrupt, CorruptionError, InputMissing, ManifestCorrupt, OperatorError
 from shardgen.manifest.port import Operator
-from shardgen.manifest.urls import refuse_mistyped_url
+from shardgen.manifest.tables import REBUILD
+from shardgen.manifest.urls import is_meant_as_bucket, refuse_mistyped_url
 from shardgen.operations.requeue import Requeued, requeued
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import is_file, is_there
@@ -22,19 +24,33 @@ from shardgen.storage.files import is_file, is_there
 _DAMAGE_SECONDS = 10.0  # nobody can commit meanwhile, and everybody else waits 30 s for that
 
 
-def is_zip(subject: Path) -> bool:
-    """Whether to verify a zip, not a run directory. Raises InputMissing for neither, or StorageFailed."""
-    if not is_there(subject):
+def open_subject(subject: Path | str) -> RunDirectory | Path:
+    """Open what is named: a run directory or its bucket, or a finished zip, which stays a path.
+
+    Raises InputMissing for neither, or StorageFailed; and as `open_directory` does.
+    """
+    if is_meant_as_bucket(str(subject)):
+        return open_directory(subject)
+    path = Path(subject)
+    if not is_there(path):
         refuse_mistyped_url(str(subject))
         raise InputMissing(f"{subject}: there is no such run directory or zip", hint="check the name")
-    return is_file(subject)
+    return path if is_file(path) else open_directory(path)
 
 
-def check_zip(
-    path: Path, *, decode: bool, on_progress: OnProgress = lambda _done, _planned: None
+def check(
+    subject: RunDirectory | Path,
+    *,
+    quick: bool = False,
+    on_progress: OnProgress = lambda _done, _planned: None,
 ) -> Verification:
-    """Verify a finished zip against itself; with `decode` every pixel is counted again."""
-    return verify_zip(path, decode=decode, on_progress=on_progress)
+    """Verify a run directory against its record, or a zip against itself.
+
+    Of a zip `quick` decodes no image, so the statistics are not computed again.
+    """
+    if isinstance(subject, Path):
+        return verify_zip(subject, decode=not quick, on_progress=on_progress)
+    return check_run(subject, on_progress=on_progress)
 
 
 def check_run(run: RunDirectory, *, on_progress: OnProgress = lambda _done, _planned: None) -> Verification:
@@ -96,3 +112,24 @@ def put_back(run: RunDirectory, batches: Sequence[BatchIndex]) -> Requeued:
     opened = open_run(run)
     undone, mended = opened.put_back(batches)
     return requeued(opened.plan, undone, mended=mended)
+
+
+def what_is_wrong(
+    subject: Path | str, found: Verification, requeued: Requeued | None
+) -> CorruptionError | None:
+    """ManifestCorrupt or ArtifactCorrupt with what to do now; None if nothing was wrong."""
+    if not found.findings:
+        return None
+    name = typed(subject)
+    if requeued is not None:
+        hint = f"make what is pending, then merge: shardgen run {name}"
+    elif found.is_damaged:
+        hint = REBUILD
+    elif is_meant_as_bucket(str(subject)) or Path(subject).is_dir():
+        hint = f"shardgen verify {name} --requeue puts exactly the bad batches back, and the manifest right"
+    elif found.samples:
+        hint = f"its run directory can make it again: shardgen verify DIR, then shardgen merge DIR -o {name}"
+    else:
+        hint = "name a run directory, or a zip that `shardgen merge` wrote"
+    kind = ManifestCorrupt if all(one.in_manifest for one in found.findings) else ArtifactCorrupt
+    return kind(f"{subject}: {counted(len(found.findings), 'finding')}", hint=hint)

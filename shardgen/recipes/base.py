@@ -21,7 +21,7 @@ from shardgen.domain.receipt import Facts, OutputSums, Provenance, Sums
 from shardgen.domain.remarks import Remark
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.wording import Say
-from shardgen.errors import InvalidSettings, SampleError, ShardgenError
+from shardgen.errors import InvalidSettings, SampleError, ShardgenError, WrongOption
 from shardgen.machine.cores import schedulable_cores, usable_cores
 from shardgen.storage.lines import LineFile
 
@@ -94,12 +94,24 @@ class RecipeTables(Table, ABC):
         """
 
 
+_DEVICES = ("auto", "cpu", "gpu")
+
+
+def refuse_device(device: str) -> None:
+    """Raise WrongOption for what is no auto, cpu or gpu."""
+    if device not in _DEVICES:
+        raise WrongOption("device", f"{device!r} is not one of {', '.join(_DEVICES)}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceChoice:
     """auto, cpu or gpu; `threads` for computing, preparing and encoding each, 0 for the libraries' choice."""
 
     device: str = "auto"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        refuse_device(self.device)
 
     @classmethod
     def from_environment(cls, name: str) -> Self:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset
@@ -108,6 +109,19 @@ def _line(text: str, name: str) -> re.Match[str] | None:
     value = r"(?P<value>(?:\"[^\"]*\"|\[[^\]]*\]|[^\s#]+) *)"
     pattern = re.compile(rf"^(?P<key>{key}) = {value}(?P<comment>.*)\n", re.MULTILINE)
     return pattern.search(text, start, len(text) if end < 0 else end + 1)
+
+
+def toml_value(value: object) -> str:
+    """A text, number, truth value, or a list of these, as it stands in `shardgen.toml`. Raises TypeError."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str | PathLike):
+        return _toml_string(str(value))
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(toml_value, value))}]"
+    raise TypeError(f"{value!r} is no text, number, truth value, or list of these")
 
 
 def _toml_string(text: str) -> str:

@@ -18,7 +18,7 @@ from shardgen.operations import doctor
 from shardgen.operations.doctor import Verdict
 from shardgen.operations.init import initialise
 from shardgen.operations.plan import make_plan
-from shardgen.operations.verify import is_zip
+from shardgen.operations.verify import open_subject
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.settings.settings import parse_settings
 from tests.bucket.memory import Buckets, in_memory
@@ -100,9 +100,9 @@ def test_a_url_without_its_colon_is_no_folder(
     mistyped: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for ask in (lambda: open_directory(mistyped), lambda: is_zip(Path(mistyped))):
+    for ask in (open_directory, open_subject):
         with pytest.raises(InputMissing, match="looks like a url") as error:
-            ask()
+            ask(mistyped)
         assert error.value.hint == "write s3://people/two"
     Path(mistyped).mkdir(parents=True)  # one may call a folder so
     with pytest.raises(InputMissing, match="not a run directory"):

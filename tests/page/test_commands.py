@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardgen.cli import options
+from shardgen.cli.commands import load
 from shardgen.errors import InvalidSettings, MachineUnfit
 from shardgen.settings.run_directory import RunDirectory
 from tests.runs import make_run, shardgen, start
@@ -57,7 +57,7 @@ def test_an_address_may_follow_and_a_run_directory_is_none(
     monkeypatch.setattr(
         "shardgen.cli.options.TyperCommand.parse_args", lambda _self, _context, args: seen.append(args)
     )
-    options.ServingCommand(name="status").parse_args(None, list(typed))
+    load("status").parse_args(None, list(typed))
     assert seen == [meant]
 
 

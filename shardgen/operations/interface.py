@@ -1,0 +1,374 @@
+"""The whole job as functions, for Python: `shardgen` has them under its own name.
+
+They do what the commands do, and print nothing: how far they are they tell `on_progress`, and what happens
+they log.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+from shardgen.coordination.open import open_directory
+from shardgen.coordination.report import Report
+from shardgen.dataset.export.driver import ExportResult
+from shardgen.dataset.merge import MergeResult
+from shardgen.dataset.verify import Verification
+from shardgen.domain.progress import BYTES, OnProgress, Progress, counter
+from shardgen.errors import Stopped, WrongOption, explained
+from shardgen.launch.supervisor import RunOptions
+from shardgen.operations.export import export_request, export_subject
+from shardgen.operations.extend import unplanned
+from shardgen.operations.forecast import make_forecast
+from shardgen.operations.init import initialise, shared_place
+from shardgen.operations.merge import merge_run
+from shardgen.operations.plan import Planned, make_plan
+from shardgen.operations.preview import PreviewEvents, PreviewRequest, draw_preview
+from shardgen.operations.run import Crew, RunResult, make_here, ready_to_make
+from shardgen.operations.status import report
+from shardgen.operations.verify import check, open_subject, put_back, what_is_wrong
+from shardgen.recipes.base import DeviceChoice, Folders, PlanEvents
+from shardgen.recipes.registry import DEFAULT_PRESET
+from shardgen.settings.run_directory import RunDirectory
+from shardgen.settings.template import toml_value
+
+_Path = str | os.PathLike[str]
+_SHOWN = 5  # names of photographs
+_log = logging.getLogger("shardgen")
+
+
+def init(  # noqa: PLR0913 - what the command has options for
+    run_dir: _Path,
+    *,
+    preset: str | None = None,
+    foregrounds: _Path | None = None,
+    backgrounds: _Path | None = None,
+    pictures: _Path | None = None,
+    weights: _Path | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002 - the option's name
+    bucket: str | None = None,
+    shared_folder: bool = False,
+) -> Path:
+    """Write a commented `shardgen.toml` into a new run directory, and return its path.
+
+    `preset` says what to make (docs/recipes.md lists them); `weights` is nyu, kitti, small or a file. `set`
+    are other values than the preset's, by the names of the settings: `{"compose.grid": [3, 2]}`. Several
+    machines may share `bucket`, a url, or with `shared_folder` the run directory itself, as it is on Google
+    Drive anyway.
+
+    Raises InputMissing for folders and weights that are not there, InvalidSettings for settings and values
+    that the preset does not have, PlanConflict when there are settings already.
+    """
+    with explained(_named(run_dir)):
+        return initialise(
+            Path(run_dir),
+            _folders(foregrounds, backgrounds, pictures),
+            preset=DEFAULT_PRESET if preset is None else preset,
+            weights=None if weights is None else os.fspath(weights),
+            shared=shared_place(_named(run_dir), bucket=bucket, shared_folder=shared_folder),
+            changes={name: toml_value(value) for name, value in (set or {}).items()},
+        )
+
+
+def plan(  # noqa: PLR0913
+    run_dir: _Path,
+    *,
+    calibrate: bool = False,
+    foregrounds: _Path | None = None,
+    backgrounds: _Path | None = None,
+    pictures: _Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Planned:
+    """Check every photograph, write the plan and make its manifest; twice is harmless.
+
+    With `calibrate` the result has a `forecast`, measured on this machine. Until the first sample is stored,
+    changed settings and photographs make a plan that takes the place of the one here; `changes` says how.
+
+    Raises SourcesRefused with all problems at once, PlanConflict when the plan here stays and is another, and
+    DownloadFailed where weights cannot be fetched.
+    """
+    folders = _folders(foregrounds, backgrounds, pictures)
+    with explained(_named(run_dir)):
+        directory = open_directory(_named(run_dir))
+        planned = make_plan(directory, folders, events=_plan_events(on_progress))
+        if not calibrate:
+            return planned
+        on_made = _one_more(on_progress, "calibrating", "sample")
+        forecast = make_forecast(
+            directory.planned(planned.plan),
+            folders,
+            say=_log.info,
+            on_made=lambda _samples: on_made(None),
+        )
+        return replace(planned, forecast=forecast)
+
+
+def preview(  # noqa: PLR0913
+    run_dir: _Path,
+    *,
+    samples: int = 20,
+    all_foregrounds: bool = False,
+    output: _Path | None = None,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    foregrounds: _Path | None = None,
+    backgrounds: _Path | None = None,
+    pictures: _Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Draw a contact sheet of samples from the whole run, a PNG, and return its path.
+
+    Works before `plan`, too, and fixes nothing. `all_foregrounds` shows each foreground once, however many
+    samples that takes. Without `output` it is `preview.png` in the run directory.
+    """
+    _refuse_below_one("samples", samples)
+    with explained(_named(run_dir)):
+        return draw_preview(
+            open_directory(_named(run_dir)),
+            PreviewRequest(
+                samples=samples,
+                every="foregrounds" if all_foregrounds else "",
+                folders=_folders(foregrounds, backgrounds, pictures),
+                output=_path(output),
+            ),
+            choice=DeviceChoice.from_environment(device),
+            say=_log.info,
+            events=PreviewEvents(
+                plan=_plan_events(on_progress),
+                doing=_log.info,
+                on_sample=_counter(on_progress, "making samples", "sample"),
+            ),
+        )
+
+
+def run(  # noqa: PLR0913
+    run_dir: _Path,
+    *,
+    workers: int | None = None,
+    gpus: Sequence[int | str] = (),
+    output: _Path | None = None,
+    allow_dead_letters: bool = False,
+    limit: int | None = None,
+    deadline: timedelta | None = None,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    foregrounds: _Path | None = None,
+    backgrounds: _Path | None = None,
+    pictures: _Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> RunResult:
+    """Plan if needed, make everything on this machine, merge; after any stop it goes on where it was.
+
+    `workers` are processes of their own, one a GPU or one on the CPU unless said otherwise; `gpus` are
+    numbers or UUIDs. With `limit` (samples stored in the whole run) or `deadline` (from now on) it may stop
+    early; then `merged` is None. Without `output` the zip is `dataset.zip` in the run directory.
+
+    Ctrl-C, a notebook's stop button and SIGTERM let the workers finish what they have in hand, half a minute
+    at most; then the signal has its usual effect, such as KeyboardInterrupt. An exception that `on_progress`
+    raises stops the workers in the same way: so another thread can stop this one.
+
+    Raises RunIncomplete when samples stay pending until a person does something, RunHasHoles for dead letters
+    unless `allow_dead_letters`, and what `plan` and `merge` raise.
+    """
+    ends_at = math.inf if deadline is None else time.monotonic() + deadline.total_seconds()
+    if limit is not None:
+        _refuse_below_one("limit", limit)
+    tell, folders = on_progress or _nobody, _folders(foregrounds, backgrounds, pictures)
+    with explained(_named(run_dir)):
+        directory = open_directory(_named(run_dir))
+        crew = Crew.choose(workers=workers, device=device, gpus=tuple(map(str, gpus)))
+        if directory.current_plan is None:
+            planned = make_plan(directory, folders, events=_plan_events(on_progress))
+            directory = directory.planned(planned.plan)
+        _warn_of_unplanned(directory, folders)
+        opened = ready_to_make(directory, _path(output))
+        found, options = opened.report(), RunOptions(limit=limit, deadline=ends_at)
+        if found.pending and not options.is_enough(found):
+            try:
+                found = make_here(
+                    opened,
+                    crew,
+                    options,
+                    folders=folders,
+                    say=_log.info,
+                    on_look=lambda found: tell(replace(found.progress, doing="making samples")),
+                )
+            except Stopped as stopped:
+                signal.raise_signal(stopped.number)
+                raise
+        merged = None
+        if not found.pending:
+            merged = merge_run(
+                directory,
+                _path(output),
+                allow_dead_letters=allow_dead_letters,
+                on_progress=_counter(on_progress, "merging", "sample"),
+            )
+        return RunResult(report=found, merged=merged)
+
+
+def status(run_dir: _Path) -> Report:
+    """What is stored and pending, who works, and how long it will take; only reads.
+
+    Raises InputMissing when nothing is planned.
+    """
+    with explained(_named(run_dir)):
+        return report(open_directory(_named(run_dir)))
+
+
+def merge(  # noqa: PLR0913
+    run_dir: _Path,
+    *,
+    output: _Path | None = None,
+    exclude: Collection[str] = (),
+    partial: bool = False,
+    allow_dead_letters: bool = False,
+    on_progress: OnProgress | None = None,
+) -> MergeResult:
+    """Make the zip of what is stored: with labels, statistics and a contact sheet.
+
+    `exclude` leaves out every sample made of these photographs (`foregrounds/anna.png`), `partial` those that
+    are pending. The same run gives the same bytes every time.
+
+    Raises RunIncomplete while samples are pending, unless `partial`; RunHasHoles for dead letters unless
+    `allow_dead_letters`; PlanConflict when another data set lies there; ArtifactMissing or ArtifactCorrupt.
+    """
+    with explained(_named(run_dir)):
+        directory = open_directory(_named(run_dir))
+        _warn_of_unplanned(directory, {})
+        return merge_run(
+            directory,
+            _path(output),
+            allow_dead_letters=allow_dead_letters,
+            exclude=tuple(exclude),
+            partial=partial,
+            on_progress=_counter(on_progress, "merging", "sample"),
+        )
+
+
+def verify(
+    subject: _Path,
+    *,
+    requeue: bool = False,
+    quick: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Verification:
+    """Read every byte of a run directory, or of a finished zip, again; return what was read.
+
+    With `requeue` the bad batches of a run are put back to be made again, before their error is raised.
+    `quick` decodes no image of a zip.
+
+    Raises ArtifactCorrupt when something is wrong, or ManifestCorrupt if it is the manifest alone; `problems`
+    lists it all.
+    """
+    with explained(_named(subject)):
+        opened, requeued = open_subject(_named(subject)), None
+        if requeue and isinstance(opened, Path):
+            raise WrongOption("requeue", "needs a run directory: a zip has no manifest")
+        found = check(opened, quick=quick, on_progress=_counter(on_progress, "verifying", "sample"))
+        if requeue and not isinstance(opened, Path) and not found.is_damaged:
+            requeued = put_back(opened, found.bad_batches)
+        if (error := what_is_wrong(_named(subject), found, requeued)) is not None:
+            error.problems = tuple(f"{one.subject}: {one.fact}" for one in found.findings)
+            raise error
+        return found
+
+
+def export(  # noqa: PLR0913
+    subject: _Path,
+    out: _Path,
+    *,
+    format: Literal["webdataset", "parquet", "coco", "files"],  # noqa: A002 - the option's name
+    shard_size: int | None = None,
+    split: Sequence[int] | None = None,
+    split_by: Literal["foregrounds", "backgrounds", "both", "pictures"] | None = None,
+    split_seed: int = 0,
+    exclude: Collection[str] = (),
+    partial: bool = False,
+    allow_dead_letters: bool = False,
+    on_progress: OnProgress | None = None,
+) -> ExportResult:
+    """Write a run directory, or a finished zip, into a folder that training tools read.
+
+    `shard_size` is in samples a file. `split` are the proportions of train, validation and test, such as
+    `(800, 100, 100)`; no photograph is in two of them. The rest is as for `merge`, and for a run directory
+    only. The same call goes on after a stop.
+
+    Raises what `merge` raises, and PlanConflict when something else lies in the folder.
+    """
+    if shard_size is not None:
+        _refuse_below_one("shard_size", shard_size)
+    show = _counter(on_progress, "exporting", "sample")
+    with explained(_named(subject)):
+        request = export_request(
+            format, shard_size=shard_size, split=split, split_by=split_by, split_seed=split_seed
+        )
+        return export_subject(
+            open_subject(_named(subject)),
+            Path(out),
+            request,
+            allow_dead_letters=allow_dead_letters,
+            exclude=tuple(exclude),
+            partial=partial,
+            on_progress=lambda done, planned, _there: show(done, planned),
+        )
+
+
+def _nobody(_progress: Progress) -> None:
+    """Hears of nothing."""
+
+
+def _named(path: _Path) -> str:
+    return os.fspath(path)
+
+
+def _path(path: _Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _folders(foregrounds: _Path | None, backgrounds: _Path | None, pictures: _Path | None) -> Folders:
+    given = {"foregrounds": foregrounds, "backgrounds": backgrounds, "pictures": pictures}
+    return {name: Path(path) for name, path in given.items() if path is not None}
+
+
+def _counter(on_progress: OnProgress | None, doing: str, thing: str) -> Callable[[int, int | None], None]:
+    return counter(on_progress or _nobody, doing, thing)
+
+
+def _one_more(on_progress: OnProgress | None, doing: str, thing: str) -> Callable[[int | None], None]:
+    """Call what is returned for each thing that is done, from any thread, with how many there are."""
+    done, lock, show = count(1), Lock(), _counter(on_progress, doing, thing)
+
+    def on_one(total: int | None) -> None:
+        with lock:  # a caller's function is not called twice at once
+            show(next(done), total)
+
+    return on_one
+
+
+def _plan_events(on_progress: OnProgress | None) -> PlanEvents:
+    on_file = _one_more(on_progress, "reading the sources", "file")
+    return PlanEvents(
+        doing=_log.info,
+        on_file=lambda _name, of: on_file(of),
+        on_download=_counter(on_progress, "fetching the weights", BYTES),
+    )
+
+
+def _warn_of_unplanned(run: RunDirectory, folders: Folders) -> None:
+    for remark in unplanned(run, run.plan(), folders):
+        names = ", ".join(remark.names[:_SHOWN]) + (", …" if remark.names[_SHOWN:] else "")
+        _log.warning("%s: %s: %s (%s)", remark.folder, remark.reason, names, remark.hint)
+
+
+def _refuse_below_one(option: str, value: int) -> None:
+    if value < 1:
+        raise WrongOption(option, f"{value} is not 1 or more")
