@@ -37,7 +37,7 @@ _TURNS = 4  # that each thread takes of a batch: fewer end unevenly, and every o
 
 
 class Abandoned(Exception):
-    """Raised inside the device's batch when the worker must not finish it; nothing of it is kept."""
+    """Raised inside the device's batch when the worker must not finish it; nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
