@@ -150,16 +150,15 @@ class BatchSizes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Station:
-    """Where a maker works: this machine's folders, device and settings, and its callbacks.
+    """Where a maker works: this machine's folders, device and settings.
 
-    `doing` is told what takes long. Without `agreed`, the maker decides by itself how much it computes
-    at once.
+    `doing` is told what takes long; everything else is logged. Without `agreed`, the maker decides by itself
+    how much it computes at once.
     """
 
     folders: Folders
     local: object
     device: DeviceChoice
-    say: Say
     doing: Say = lambda _what: None
     agreed: BatchSizes | None = None
 
