@@ -262,5 +262,5 @@ def test_a_merge_that_waits_for_another_process_that_publishes_says_so_once(
         assert publish_waiting(world.run, world.run.plan()) == 3
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert [record.getMessage() for record in warnings] == [
-        "another process of this machine publishes; waiting for it, 30 minutes at most"
+        "another process of this machine publishes; trying again for at most 30 minutes"
     ]
