@@ -19,7 +19,7 @@ try:
         foregrounds="portraits",
         backgrounds="scenes",
         weights="small",  # for trials; leave it out for the released network
-        set={"compose.grid": [3, 2], "output.size": [64, 64]},
+        set={"compose.grid": [2, 1], "output.size": [64, 64]},
     )
     planned = shardgen.plan("people", on_progress=show)
     print(planned.plan.samples, "samples planned, look at", shardgen.preview("people", samples=4))

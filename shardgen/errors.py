@@ -90,7 +90,7 @@ class InputMissing(OperatorError):
 
 
 class WrongOption(ValueError):
-    """A function was called with a value that can mean nothing, or a command typed so; `option` names it."""
+    """An option of a function or a command has a value that makes no sense; `option` names it."""
 
     def __init__(self, option: str, fact: str) -> None:
         super().__init__(f"{option}: {fact}")

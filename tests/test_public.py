@@ -108,7 +108,7 @@ def test_hints_name_the_run_directory_of_their_own_call(tmp_path: Path) -> None:
         (lambda: shardgen.export("zip", "out", format="files", split_by="both"), "split_by"),
     ],
 )
-def test_an_option_that_can_mean_nothing_is_a_value_error_that_names_it(
+def test_a_value_that_makes_no_sense_is_a_value_error_that_names_the_option(
     call: typing.Callable[[], object], option: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{option}: ") as wrong:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import typer
 
 from shardgen import __version__
 from shardgen.cli.commands import Commands
+from shardgen.cli.logs import log_error, show_logs
 from shardgen.cli.printable import Outlet, open_outlets
 from shardgen.cli.render import Answered, one_line, remark_text, say
 from shardgen.cli.usage import MISUSE, usage_error
@@ -61,7 +61,7 @@ def main() -> None:
     # pydantic would look for plugins in all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     outlet = open_outlets()
-    _show_what_is_logged()
+    show_logs()
     try:
         with _ending_by_signals():
             code = app(standalone_mode=False, prog_name="shardgen")
@@ -92,18 +92,6 @@ def _delivered(outlet: Outlet, code: int) -> int:
         say(what if code else f"{what}; everything else was done")
         return code
     return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
-
-
-class _OnStderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(one_line(record.getMessage()))
-
-
-def _show_what_is_logged() -> None:
-    """What shardgen itself has to say while it waits; a library's own messages are left alone."""
-    ours = logging.getLogger("shardgen")
-    ours.handlers = [_OnStderr()]
-    ours.propagate = False
 
 
 class _EndedBySignal(BaseException):
@@ -171,6 +159,7 @@ class Bug(ShardgenError):
     exit_code = 1
 
     def __init__(self, error: Exception) -> None:
+        self.error = error
         super().__init__(
             f"this is a bug in shardgen: {type(error).__name__}; nothing recorded is lost",
             hint="report the traceback above; running the command again is safe",
@@ -178,9 +167,13 @@ class Bug(ShardgenError):
 
 
 def _deliberate(raised: ShardgenError | Answered) -> int:
-    """Print the error; with `--json` as a document, too, unless the command has put it into its own."""
+    """Print and log the error; with `--json` as a document, too, unless the command put it into its own."""
     error = raised.error if isinstance(raised, Answered) else raised
     message, problems = _in_lines(error)
+    lines = [f"error: {message}"]
+    if error.hint:
+        lines.append(f"hint: {one_line(error.hint)}")
+    log_error(error.error if isinstance(error, Bug) else error, *lines)
     for problem in problems:
         say(f"  - {problem}")
     for remark in error.remarks[:_SHOWN]:
@@ -188,9 +181,8 @@ def _deliberate(raised: ShardgenError | Answered) -> int:
     if rest := error.remarks[_SHOWN:]:
         files = sum(len(remark.names) for remark in rest)
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
-    say(f"error: {message}")
-    if error.hint:
-        say(f"hint: {one_line(error.hint)}")
+    for line in lines:
+        say(line)
     if _wants_json() and error is raised:
         from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
 

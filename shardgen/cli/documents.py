@@ -477,6 +477,8 @@ class WorkerPart(Part):
     state: Literal["starting", "working", "waiting", "suspect", "stalled", "expired", "dead", "stopped"]
     last_beat_seconds: float
     samples_per_second: float
+    log: str | None
+    """The path of its log; null where that is not on this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from shardgen.cli.printable import outlet_of, printable, printable_json
+from shardgen.cli.printable import outlet_of
 from shardgen.domain.remarks import Remark
-from shardgen.domain.wording import counted, sized
+from shardgen.domain.wording import counted, printable, printable_json, sized
 from shardgen.errors import ShardgenError
 from shardgen.machine.notebooks import is_notebook
 

@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.progress import Progress
-from shardgen.domain.worker import ShownState, WorkerRow
+from shardgen.domain.worker import ShownState, WorkerRow, log_path
 from shardgen.machine.processes import gone
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -43,6 +44,12 @@ class Report:
     overview: Overview
     workers: tuple[ShownWorker, ...]
     folder: FolderNews | None = None
+    log_folders: tuple[Path, ...] = ()
+
+    def log_of(self, one: ShownWorker) -> Path | None:
+        """Where a worker's log is on this machine; None where it is not, as of a worker elsewhere."""
+        paths = (log_path(folder, one.row.identity.id) for folder in self.log_folders)
+        return next((path for path in paths if path.exists()), None)
 
     @property
     def stored(self) -> int:
@@ -124,6 +131,7 @@ class Report:
                     "state": one.state.value,
                     "last_beat_seconds": round(one.last_beat_seconds, 1),
                     "samples_per_second": round(one.row.samples_per_second, 3),
+                    "log": None if (log := self.log_of(one)) is None else str(log.absolute()),
                 }
                 for one in self.workers
             ],
@@ -180,6 +188,7 @@ def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
             )
             for row in overview.workers
         ),
+        log_folders=run.log_folders,
     )
 
 

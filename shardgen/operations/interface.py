@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from shardgen.coordination.open import open_directory
@@ -102,12 +103,12 @@ def plan(  # noqa: PLR0913
         planned = make_plan(directory, folders, events=_plan_events(on_progress))
         if not calibrate:
             return planned
-        made, show = count(1), _counter(on_progress, "calibrating", "sample")
+        on_made = _one_more(on_progress, "calibrating", "sample")
         forecast = make_forecast(
             directory.planned(planned.plan),
             folders,
             say=_log.info,
-            on_made=lambda _samples: show(next(made), None),
+            on_made=lambda _samples: on_made(None),
         )
         return replace(planned, forecast=forecast)
 
@@ -342,11 +343,22 @@ def _counter(on_progress: OnProgress | None, doing: str, thing: str) -> Callable
     return counter(on_progress or _nobody, doing, thing)
 
 
+def _one_more(on_progress: OnProgress | None, doing: str, thing: str) -> Callable[[int | None], None]:
+    """Call what is returned for each thing that is done, from any thread, with how many there are."""
+    done, lock, show = count(1), Lock(), _counter(on_progress, doing, thing)
+
+    def on_one(total: int | None) -> None:
+        with lock:  # a caller's function is not called twice at once
+            show(next(done), total)
+
+    return on_one
+
+
 def _plan_events(on_progress: OnProgress | None) -> PlanEvents:
-    numbers, on_file = count(1), _counter(on_progress, "reading the sources", "file")
+    on_file = _one_more(on_progress, "reading the sources", "file")
     return PlanEvents(
         doing=_log.info,
-        on_file=lambda _name, of: on_file(next(numbers), of),
+        on_file=lambda _name, of: on_file(of),
         on_download=_counter(on_progress, "fetching the weights", BYTES),
     )
 

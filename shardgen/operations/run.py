@@ -43,7 +43,7 @@ class Crew:
     def choose(cls, *, workers: int | None = None, device: str = "auto", gpus: tuple[str, ...] = ()) -> Crew:
         """Raises MachineUnfit for a GPU that is not there, InvalidSettings for options that contradict.
 
-        And WrongOption for a value that can mean nothing.
+        Raises WrongOption for a value that makes no sense.
         """
         if workers is not None and workers < 1:
             raise WrongOption("workers", f"{workers} is not 1 or more")

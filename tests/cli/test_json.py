@@ -118,7 +118,7 @@ def test_a_bug_is_a_document_too(capsys: pytest.CaptureFixture[str], monkeypatch
         raise ZeroDivisionError("some text")
 
     monkeypatch.setattr(door, "app", broken)
-    monkeypatch.setattr(door, "_show_what_is_logged", lambda: None)
+    monkeypatch.setattr(door, "show_logs", lambda: None)
     monkeypatch.setattr(sys, "argv", ["shardgen", "status", "--json"])
     with pytest.raises(SystemExit) as ended:
         door.main()
