@@ -176,7 +176,13 @@ def test_every_command_prints_a_document_of_a_finished_run(made: RunDirectory, t
 @pytest.mark.slow
 def test_what_a_data_set_leaves_out_is_counted(made: RunDirectory, tmp_path: Path) -> None:
     name = min(path.name for path in made.folders({})["foregrounds"].iterdir())
-    options = ["--allow-dead-letters", "--exclude", f"foregrounds/{name}", "-o", tmp_path / "some.zip"]
+    options: list[str | Path] = [
+        "--allow-dead-letters",
+        "--exclude",
+        f"foregrounds/{name}",
+        "-o",
+        tmp_path / "some.zip",
+    ]
     samples = read("merge", shardgen("merge", made.path, "--json", *options))["samples"]
     assert samples["planned"] == 48
     assert samples["excluded"] == 24
