@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from shardgen.operations.requeue import Requeued
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """A part of a document."""
 
-    __slots__ = ()
     # pydantic makes the schemas; the texts below the keys go into them.
     __pydantic_config__: ClassVar = {"use_attribute_docstrings": True}
 
@@ -84,10 +84,9 @@ class ErrorPart(Part):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Printout(Part):
     """What a command prints; one that fails prints `error`, too."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,6 +83,7 @@ def worker(
       shardgen worker people --deadline 11h
     """
     show_logs(prefix=f"[{name}] " if name else "")
+    deadline_seconds = None if deadline is None else parse_duration(deadline)
     is_alone = PARENT_VARIABLE not in os.environ  # else `run` shows the progress of its workers
     with doing("opening the run", is_printed=False) if is_alone else nullcontext() as line:
         from shardgen.coordination.open import open_directory
@@ -106,7 +107,7 @@ def worker(
             limits=WorkerLimits(
                 shard=None if shard is None else ShardIndex(shard),
                 max_batches=max_batches,
-                deadline_seconds=None if deadline is None else parse_duration(deadline),
+                deadline_seconds=deadline_seconds,
                 grace_seconds=grace,
             ),
             audience=None if line is None else _audience(line),

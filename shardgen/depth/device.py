@@ -24,7 +24,7 @@ DEVICES = ("auto", "cpu", "gpu")
 START_UP_NOISE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 # Variables that change the bits of what the network computes, each with the value that changes nothing; 0 and
-# 1 are read as TensorFlow reads them. What was measured: docs/decisions.md 123.
+# 1 are read as TensorFlow reads them. What was measured: docs/decisions.md, "The same bytes".
 _SWITCHES_OF_CPU = {
     "ONEDNN_CPU_ISA_HINTS": "NO_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",

@@ -194,7 +194,7 @@ CASES = [
         says=("artifacts",),
         hints=("shardgen rebuild people",),
         allowed=(str(MANIFEST),),
-    ),  # an empty file is no manifest: docs/decisions.md, 29
+    ),  # an empty file is no manifest: docs/decisions.md, "a rebuilt manifest"
     Case(
         name="plan over somebody else's database",
         arguments=("plan", RUN),

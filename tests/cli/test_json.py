@@ -118,7 +118,7 @@ def test_a_bug_is_a_document_too(capsys: pytest.CaptureFixture[str], monkeypatch
         raise ZeroDivisionError("some text")
 
     monkeypatch.setattr(door, "app", broken)
-    monkeypatch.setattr(door, "_show_what_is_logged", lambda: None)
+    monkeypatch.setattr(door, "show_logs", lambda: None)
     monkeypatch.setattr(sys, "argv", ["shardgen", "status", "--json"])
     with pytest.raises(SystemExit) as ended:
         door.main()
@@ -176,7 +176,13 @@ def test_every_command_prints_a_document_of_a_finished_run(made: RunDirectory, t
 @pytest.mark.slow
 def test_what_a_data_set_leaves_out_is_counted(made: RunDirectory, tmp_path: Path) -> None:
     name = min(path.name for path in made.folders({})["foregrounds"].iterdir())
-    options = ["--allow-dead-letters", "--exclude", f"foregrounds/{name}", "-o", tmp_path / "some.zip"]
+    options: list[str | Path] = [
+        "--allow-dead-letters",
+        "--exclude",
+        f"foregrounds/{name}",
+        "-o",
+        tmp_path / "some.zip",
+    ]
     samples = read("merge", shardgen("merge", made.path, "--json", *options))["samples"]
     assert samples["planned"] == 48
     assert samples["excluded"] == 24
