@@ -305,7 +305,7 @@ def test_run_looks_again_for_ten_minutes_and_ends_with_the_manifests_own_trouble
     monkeypatch.setattr(Manifest, "overview", overview)
     options = RunOptions(monotonic=clock)
     launcher = LocalLauncher(run, [Share(device="cpu")], say=said.append)
-    with pytest.raises(ManifestBusy, match="locked; that lasted 10 minutes") as caught:
+    with pytest.raises(ManifestBusy, match="locked; giving up after 10 minutes") as caught:
         run_workers(run, run.plan(), launcher, options, say=said.append)
     assert caught.value.hint == "look for a stopped process"
     assert looks[-1] - looks[1] >= 600
