@@ -145,7 +145,7 @@ def test_the_slurm_script_starts_nothing_in_the_last_minutes(tmp_path: Path) -> 
     environment = SETTINGS | {"SLURM_JOB_ID": "78"}
     assert run_slurm(tmp_path, environment, squeue="echo 2:59") == (
         0,
-        "only 179 s are left: too short to begin\n",
+        "only 179 s are left: too short to start\n",
         [],
     )
 

@@ -179,7 +179,7 @@ def translated_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         raise DepthBackendUnavailable(
             f"TensorFlow failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",
-            hint="shardgen doctor; if it stays, restart the worker or run with --device cpu",
+            hint="shardgen doctor; if that does not help, restart the worker or run with --device cpu",
         ) from error
 
 

@@ -95,7 +95,7 @@ def test_a_command_killed_at_any_step_and_run_again_leads_to_the_same_zip(
     # By identity: members of different steps can be equal as strings.
     if step is RebuildStep.LINKED or step is RebuildStep.SYNCED:
         assert again.returncode == 13, again.stderr
-        assert "there is a manifest already" in again.stderr
+        assert "there is already a manifest" in again.stderr
         assert not (run.path / ".manifest.sqlite.rebuild").exists()
     else:
         assert again.returncode == 0, again.stderr
