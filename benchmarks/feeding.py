@@ -77,7 +77,7 @@ class Feeding(Bench):
         """What makes the samples."""
         if not self._is_plain or self.estimator is None:
             return super().maker()
-        stage = DepthStage(depth_in(self.plan), self.estimator, agreed=None, say=lambda _line: None)
+        stage = DepthStage(depth_in(self.plan), self.estimator, agreed=None)
         return PlainMaker(CompositesPlan(self.plan), self.composer, stage, cpu="")
 
 

@@ -1,6 +1,6 @@
 """Plan beside its lower bound: each photograph read, hashed and decoded once, on all cores.
 
-    python -m benchmarks.planning --folder /tmp/planning-benchmark [--photographs 40] [--rounds 3]
+    python -m benchmarks.planning --folder /tmp/planning-benchmark [--photographs 101] [--rounds 3]
         [--markdown] [--before CHECKOUT]
 
 As many backgrounds of 12 megapixels (JPEG) as cut-outs of 3 (PNG with alpha), of composites without depth.
@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import alembic.command
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ from shardgen.settings.template import settings_text
 from shardgen.sources import scanning
 
 HEADER = ("", "time", "CPU time", "peak memory", "times the bound's time", "CPU time")
-LOADED = (estimate, scanning)  # by `plan` when it needs them
+LOADED = (estimate, scanning, alembic.command)  # by `plan` when it needs them
 FOREGROUNDS, BACKGROUNDS = "foregrounds", "backgrounds"
 
 
@@ -149,7 +150,7 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--photographs", type=int, default=40, help="of each kind")
+    parser.add_argument("--photographs", type=int, default=101, help="of each kind")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", type=Path, help="a checkout of the version to compare with")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")

@@ -142,7 +142,7 @@ class Bench:
             make_folders(self.run.artifacts)
             store = FolderStore(self.run.artifacts)
             coordinator = DatabaseCoordinator(manifest, store, Seat(identity=identity))
-            with Heartbeat(coordinator, policy, say=print) as heartbeat:
+            with Heartbeat(coordinator, policy) as heartbeat:
                 stages = Stages(
                     recipe=recipe_of(self.plan),
                     maker=self.maker(),
@@ -150,7 +150,6 @@ class Bench:
                     manifest=manifest,
                     heartbeat=heartbeat,
                     between=lambda _done: heartbeat.progress(),
-                    say=print,
                     on_step=lambda step: on_batch(1) if step.value == "recorded" else None,
                     threads=self.threads,
                 )

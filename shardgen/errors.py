@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 from shardgen.domain.receipt import DeadLetterReason
 from shardgen.domain.remarks import Remark
-from shardgen.domain.wording import with_run_dir
+from shardgen.domain.wording import nearest, with_run_dir
 
 
 class ShardgenError(Exception):
@@ -97,6 +97,16 @@ class WrongOption(ValueError):
         self.option, self.fact = option, fact
 
 
+def choose(text: str, known: Iterable[str], *, option: str) -> str:
+    """The one of these words that was written, in any case. Raises WrongOption with the nearest one."""
+    words = {word.lower(): word for word in known}
+    if (found := words.get(text.strip().lower())) is not None:
+        return found
+    meant = nearest(text, words.values())
+    question = f"; did you mean {meant}?" if meant else ""
+    raise WrongOption(option, f"{text!r} is not one of {', '.join(words.values())}{question}")
+
+
 class InvalidSettings(OperatorError):
     """`shardgen.toml` or an option holds a value that cannot be used."""
 
@@ -141,6 +151,12 @@ class MachineUnfit(OperatorError):
     """This machine lacks something: a GPU that was asked for, a CPU instruction set, memory, a library."""
 
     exit_code = 18
+
+
+class ChecksFailed(OperatorError):
+    """`doctor` found something that would stop work here."""
+
+    exit_code = 19
 
 
 IMAGE_LIBRARIES = {

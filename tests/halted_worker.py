@@ -16,6 +16,7 @@ from shardgen.domain.steps import Step
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import WorkerOptions, work
 from tests.broken import take_the_fence_away
+from tests.logged import logged
 
 THERE, GO, SAID = "there", "go", "said"
 
@@ -39,11 +40,12 @@ def main() -> None:
             while not (folder / GO).exists():
                 time.sleep(0.02)
 
-    def say(line: str) -> None:
+    def hear(line: str) -> None:
         with (folder / SAID).open("a", encoding="utf-8") as said:
             said.write(line + "\n")
 
-    work(RunDirectory.open(run_dir), WorkerOptions(), say=say, on_step=on_step)
+    with logged(hear):
+        work(RunDirectory.open(run_dir), WorkerOptions(), on_step=on_step)
     os._exit(0)
 
 

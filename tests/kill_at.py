@@ -66,7 +66,7 @@ def _worker(run: RunDirectory, on_step: OnStep) -> None:
     # An odd number of batches ends inside a slice, which is then released.
     limits = WorkerLimits(max_batches=3 if sys.argv[3] == step_name(LeaseStep.RELEASED) else None)
     _make_samples_fail()
-    work(run, WorkerOptions(limits=limits), say=lambda _line: None, on_step=on_step)
+    work(run, WorkerOptions(limits=limits), on_step=on_step)
 
 
 def _make_samples_fail() -> None:

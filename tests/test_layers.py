@@ -43,7 +43,8 @@ ARROWS = {
         *("depth", "imaging", "storage", "machine", "errors", "domain"),
     },
     "launch": {
-        *("worker", "coordination", "settings", "recipes", "manifest", "machine", "errors", "domain"),
+        *("worker", "coordination", "settings", "recipes", "manifest", "storage", "machine", "errors"),
+        "domain",
     },
     "worker": {
         *("coordination", "settings", "recipes", "manifest", "artifacts", "storage", "machine", "errors"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -16,15 +15,14 @@ from typing import Annotated
 import typer
 
 from shardgen import __version__
-from shardgen.cli.commands import LINES, Commands
+from shardgen.cli.commands import Commands
+from shardgen.cli.logs import log_error, show_logs
 from shardgen.cli.printable import Outlet, open_outlets
-from shardgen.cli.render import one_line, remark_text, say
+from shardgen.cli.render import Answered, one_line, remark_text, say
+from shardgen.cli.usage import MISUSE, usage_error
 from shardgen.domain.wording import counted
 from shardgen.errors import ShardgenError, Stopped, StorageFailed
 from shardgen.worker.stop import StopSignals, stopping_signals
-
-# The class that command-line misuse has, in typer's own copy of click and in click itself.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="shardgen",
@@ -32,12 +30,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Make large image data sets (composites, masks, depth maps) on machines that come and go, without "
     "losing one sample.",
     epilog="Start with `shardgen demo`; then cut-out, init, plan, preview, run. If something stopped, run "
     "the same command again.",
 )
-_SHOWN_REMARKS = 20
+_SHOWN = 20  # problems, and remarks
 
 
 def _version(is_wanted: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -62,28 +61,21 @@ def main() -> None:
     # pydantic would look for plugins in all installed packages.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     outlet = open_outlets()
-    _show_what_is_logged()
+    show_logs()
     try:
         with _ending_by_signals():
             code = app(standalone_mode=False, prog_name="shardgen")
-    except USAGE_ERROR as error:
-        code = _usage(error)
-    except ShardgenError as error:
+    except MISUSE as misuse:
+        code = _misused(misuse)
+    except (ShardgenError, Answered) as error:
         code = _deliberate(error)
     except Stopped as stopped:
-        say("stopped; run the same command again to continue")
-        code = 128 + stopped.number
-    except (KeyboardInterrupt, typer.Abort):
-        say("stopped")
-        code = 130
-    except _EndedBySignal as ended:
-        say("stopped")
-        code = ended.exit_code
-    except Exception:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
+        code = _interrupted(128 + stopped.number, hint="run the same command again to continue")
+    except (KeyboardInterrupt, typer.Abort, _EndedBySignal) as ended:
+        code = _interrupted(getattr(ended, "exit_code", 130))
+    except Exception as error:  # noqa: BLE001 - the last door: an unknown error is a bug and shows its traceback
         say(traceback.format_exc().rstrip())
-        say("error: this is a bug in shardgen; nothing recorded is lost")
-        say("hint: report the traceback above; running the command again is safe")
-        code = 1
+        code = _deliberate(Bug(error))
     code = code if isinstance(code, int) else 0
     sys.exit(code if outlet is None else _delivered(outlet, code))
 
@@ -100,18 +92,6 @@ def _delivered(outlet: Outlet, code: int) -> int:
         say(what if code else f"{what}; everything else was done")
         return code
     return _deliberate(StorageFailed(what, hint="send it elsewhere; everything else was done"))
-
-
-class _OnStderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(one_line(record.getMessage()))
-
-
-def _show_what_is_logged() -> None:
-    """What shardgen itself has to say while it waits; a library's own messages are left alone."""
-    ours = logging.getLogger("shardgen")
-    ours.handlers = [_OnStderr()]
-    ours.propagate = False
 
 
 class _EndedBySignal(BaseException):
@@ -154,44 +134,76 @@ def _ending_by_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _usage(error: Exception) -> int:
-    context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(error)  # noqa: T201 - the help that was missing
+def _misused(misuse: Exception) -> int:
+    if type(misuse).__name__ == "NoArgsIsHelpError":
+        print(misuse)  # noqa: T201 - the help that was missing
         return 2
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    path = context.command_path if context is not None else _command_typed()
-    if (typed := _typed_value(getattr(error, "param", None))) and repr(typed) not in message:
-        message = f"{message} (typed: {typed})"
-    say(f"error: {one_line(message)}")
-    say(f"hint: {path} --help")
-    return 2
+    return _deliberate(usage_error(misuse))
 
 
-def _command_typed() -> str:
-    """The command that the line names, for an error that comes before anybody has read so far."""
-    named = sys.argv[1] if len(sys.argv) > 1 else ""
-    return f"shardgen {named}" if named in LINES else "shardgen"
+def _interrupted(exit_code: int, *, hint: str = "") -> int:
+    say(f"stopped; {hint}" if hint else "stopped")
+    if _wants_json():
+        from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
+
+        part = ErrorPart(
+            code="Interrupted", message="stopped", hint=hint, exit_code=exit_code, problems=(), remarks=()
+        )
+        answer(ErrorDocument(error=part))
+    return exit_code
 
 
-def _typed_value(parameter: object) -> str:
-    """What the command line gives to an option."""
-    words = [piece for word in sys.argv for piece in (word.split("=", 1) if word[:2] == "--" else [word])]
-    named = [index for index, word in enumerate(words[:-1]) if word in getattr(parameter, "opts", ())]
-    return words[named[-1] + 1][:100] if named else ""
+class Bug(ShardgenError):
+    """An error that nobody foresaw."""
+
+    exit_code = 1
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        super().__init__(
+            f"this is a bug in shardgen: {type(error).__name__}; nothing recorded is lost",
+            hint="report the traceback above; running the command again is safe",
+        )
 
 
-def _deliberate(error: ShardgenError) -> int:
-    message = one_line(str(error))
-    for problem in map(one_line, error.problems):
-        if problem not in message:
-            say(f"  - {problem}")
-    for remark in error.remarks[:_SHOWN_REMARKS]:
+def _deliberate(raised: ShardgenError | Answered) -> int:
+    """Print and log the error; with `--json` as a document, too, unless the command put it into its own."""
+    error = raised.error if isinstance(raised, Answered) else raised
+    message, problems = _in_lines(error)
+    lines = [f"error: {message}"]
+    if error.hint:
+        lines.append(f"hint: {one_line(error.hint)}")
+    log_error(error.error if isinstance(error, Bug) else error, *lines)
+    for problem in problems:
+        say(f"  - {problem}")
+    for remark in error.remarks[:_SHOWN]:
         say(f"  - {remark_text(remark, indent='    ')}")
-    if rest := error.remarks[_SHOWN_REMARKS:]:
+    if rest := error.remarks[_SHOWN:]:
         files = sum(len(remark.names) for remark in rest)
         say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
-    say(f"error: {message}")
-    if error.hint:
-        say(f"hint: {one_line(error.hint)}")
+    for line in lines:
+        say(line)
+    if _wants_json() and error is raised:
+        from shardgen.cli.documents import ErrorDocument, ErrorPart, answer
+
+        answer(ErrorDocument(error=ErrorPart.of(error)))
     return error.exit_code
+
+
+def _in_lines(error: ShardgenError) -> tuple[str, list[str]]:
+    """What the error says, and the lines above it: several problems that it names have one each."""
+    message, problems = one_line(str(error)), [one_line(problem) for problem in error.problems]
+    named = [problem for problem in problems if problem in message]
+    if len(named) > 1:
+        start = message[: message.index(named[0])].rstrip(": ")
+        message, named = f"{start}: {counted(len(problems), 'problem')}", []
+    shown = [problem for problem in problems if problem not in named]
+    if len(shown) > _SHOWN:
+        shown[_SHOWN:] = [f"and {len(shown) - _SHOWN:,} more"]
+    return message, shown
+
+
+def _wants_json() -> bool:
+    """Whether the command line asks for JSON, even if the rest of it cannot be read."""
+    words = sys.argv[1:]
+    return "--json" in (words[: words.index("--")] if "--" in words else words)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shardgen.cli import render
-from shardgen.cli.options import Exclude
+from shardgen.cli.options import Exclude, Json
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, sized
 from shardgen.errors import WrongOption
@@ -77,6 +77,7 @@ def export(
     allow_dead_letters: Annotated[
         bool, typer.Option("--allow-dead-letters", help="Export even if some samples were given up.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Write a data set as training tools read it.
 
@@ -112,7 +113,12 @@ def export(
             partial=partial,
             on_progress=lambda done, planned, _there: None if planned is None else show(done, planned),
         )
-    _show(result)
+    if json:
+        from shardgen.cli.documents import ExportDocument, answer
+
+        answer(ExportDocument.of(result))
+    else:
+        _show(result)
 
 
 def _parts(text: str) -> list[int]:

@@ -9,7 +9,7 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
-from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Output, RunDir
+from shardgen.cli.options import HERE, AllowDeadLetters, Exclude, Json, Output, RunDir
 from shardgen.cli.progress import counting, opening
 from shardgen.domain.wording import counted, typed
 
@@ -27,6 +27,7 @@ def merge(
         bool, typer.Option("--partial", help="Merge what is stored by now, also while workers run.")
     ] = False,
     allow_dead_letters: AllowDeadLetters = False,
+    json: Json = False,
 ) -> None:
     """Assemble the final zip with labels and statistics.
 
@@ -46,24 +47,32 @@ def merge(
 
         run = open_directory(run_dir)
     warn_of_unplanned(run, run.plan(), {})
-    merge_and_show(
+    result = merge_with_progress(
         run, output, allow_dead_letters=allow_dead_letters, exclude=tuple(exclude or ()), partial=partial
     )
+    if json:
+        from shardgen.cli.documents import MergeDocument, answer
+
+        answer(MergeDocument.of(result))
+        return
+    show_merged(result)
+    if exclude or partial:
+        render.say(_missing(run, result))
 
 
-def merge_and_show(
+def merge_with_progress(
     run: RunDirectory,
     output: Path | None,
     *,
     allow_dead_letters: bool,
     exclude: tuple[str, ...] = (),
     partial: bool = False,
-) -> None:
-    """Merge with a bar, and print what was made; the last line says what is missing."""
+) -> MergeResult:
+    """Merge with a bar."""
     with counting("merging", "sample") as on_progress:
         from shardgen.operations.merge import merge_run
 
-        result = merge_run(
+        return merge_run(
             run,
             output,
             allow_dead_letters=allow_dead_letters,
@@ -71,11 +80,13 @@ def merge_and_show(
             partial=partial,
             on_progress=on_progress,
         )
+
+
+def show_merged(result: MergeResult) -> None:
+    """Print what was made."""
     render.result_is_a_file()
     render.stdout().print(render.merge_view(result))
     render.say(f"to check every byte of it: shardgen verify {typed(result.path)}")
-    if exclude or partial:
-        render.say(_missing(run, result))
 
 
 def _missing(run: RunDirectory, result: MergeResult) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from shardgen.errors import WrongOption, explained
+from shardgen.errors import WrongOption, choose, explained
 
 HERE = "."
 
@@ -39,6 +39,14 @@ class Command(TyperCommand):
             parameters: list[Any] = self.params
             wrongly = next((one for one in parameters if one.name == wrong.option), None)
             raise typer.BadParameter(wrong.fact, ctx=ctx, param=wrongly) from wrong
+
+
+def parse_device(text: str) -> str:
+    """One of auto, cpu, gpu, in any case."""
+    try:
+        return choose(text, ("auto", "cpu", "gpu"), option="device")
+    except WrongOption as wrong:
+        raise typer.BadParameter(wrong.fact) from wrong
 
 
 RunDir = Annotated[
@@ -88,6 +96,7 @@ Device = Annotated[
         "--device",
         metavar="auto|cpu|gpu",
         help="Where the network runs; gpu fails if no GPU is usable.",
+        callback=parse_device,
     ),
 ]
 Output = Annotated[
@@ -130,13 +139,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d+")
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
-
-
-def parse_device(text: str) -> str:
-    """One of auto, cpu, gpu."""
-    if text not in ("auto", "cpu", "gpu"):
-        raise typer.BadParameter(f"{text!r} is not one of auto, cpu, gpu", param_hint="--device")
-    return text
 
 
 def parse_gpus(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from shardgen.cli.options import (
     HERE,
     Backgrounds,
     Foregrounds,
+    Json,
     Pictures,
     RunDir,
     given_folders,
@@ -67,6 +68,7 @@ def plan(
     foregrounds: Foregrounds = None,
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
+    json: Json = False,
 ) -> None:
     """Check every source, print what will be made, write the plan.
 
@@ -86,13 +88,19 @@ def plan(
         from shardgen.recipes.registry import recipe_of
 
         run = open_directory(run_dir)
-    planned = make_plan_with_progress(run, given, rate=rate)
+    planned = make_plan_with_progress(run, given, rate=rate, shows_unwritten=not json)
     run, forecast = run.planned(planned.plan), None
     try:
         if calibrate:
             forecast = _measured(run, given)
     finally:  # whatever the machine lacks, the plan is written
-        render.stdout().print(plan_view(planned, rate, forecast=forecast))
+        if not json:
+            render.stdout().print(plan_view(planned, rate, forecast=forecast))
+    if json:
+        from shardgen.cli.documents import PlanDocument, answer
+
+        answer(PlanDocument.of(planned, run_dir=run_dir, rate=rate, forecast=forecast))
+        return
     if forecast is not None:
         render.stdout().print(_forecast_view(forecast, open_run(run).report().pending))
     if remark := recipe_of(planned.plan).remark:
@@ -101,10 +109,12 @@ def plan(
     render.say(f"Next: `shardgen preview {named}` (check the pictures), then `shardgen run {named}`.")
 
 
-def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | None = None) -> Planned:
+def make_plan_with_progress(
+    run: RunDirectory, given: Folders, *, rate: float | None = None, shows_unwritten: bool = True
+) -> Planned:
     """Plan, with a bar for the sources and for a download; warnings and notes on stderr.
 
-    A plan that lacks something is shown before that is raised.
+    A plan that lacks something is shown before that is raised, unless stdout is for JSON.
     """
     unwritten: list[Planned] = []
     try:
@@ -115,7 +125,8 @@ def make_plan_with_progress(run: RunDirectory, given: Folders, *, rate: float | 
     except ShardgenError:
         for planned in unwritten:
             say_planning_remarks(planned)
-            render.stdout().print(plan_view(planned, rate))
+            if shows_unwritten:
+                render.stdout().print(plan_view(planned, rate))
         raise
     say_planning_remarks(planned)
     return planned

@@ -15,7 +15,6 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    parse_device,
 )
 from shardgen.cli.plan import planning_events
 from shardgen.cli.progress import doing
@@ -70,7 +69,7 @@ def preview(
                 folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
                 output=output,
             ),
-            choice=DeviceChoice.from_environment(parse_device(device)),
+            choice=DeviceChoice.from_environment(device),
             say=say,
             events=PreviewEvents(
                 plan=planning_events(line),

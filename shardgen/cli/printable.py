@@ -1,18 +1,13 @@
-"""Text on its way out: nothing in it may be an order to the terminal, and nobody need be listening."""
+"""The standard streams on their way out: nobody need be listening."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
-import re
 import select
 import sys
 from typing import Any, TextIO
-
-# Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
-# lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
-_ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Outlet(io.FileIO):
@@ -74,13 +69,3 @@ def _stream(descriptor: int, before: TextIO | None) -> TextIO:
         errors="backslashreplace",
         line_buffering=descriptor == 2 or outlet.isatty(),
     )
-
-
-def printable(text: str) -> str:
-    r"""The text with every such character written out, as in `\x1b[2J`; tabs and newlines stay."""
-    return _ORDERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def printable_json(text: str) -> str:
-    r"""The same for a JSON document, where they can only stand inside strings: `\u009b` is the same value."""
-    return _ORDERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -18,9 +18,8 @@ from enum import Enum
 from typing import Self
 
 from shardgen.cli import render
-from shardgen.cli.printable import printable
 from shardgen.domain.progress import BYTES, Count, Progress, clock
-from shardgen.domain.wording import sized
+from shardgen.domain.wording import printable, sized
 from shardgen.machine.notebooks import is_notebook
 
 _COLUMNS = 80  # where the terminal does not say

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from shardgen.cli import render
+from shardgen.cli.merge import show_merged
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
@@ -112,4 +113,6 @@ def ray(
                 opened.run, address, wanted, folders=given,
                 say=render.say, on_look=lambda found, _pids: show_run(line, found),
             )  # fmt: skip
-    finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    merged = finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    if merged is not None:
+        show_merged(merged)

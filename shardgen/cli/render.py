@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from shardgen.cli.printable import outlet_of, printable, printable_json
+from shardgen.cli.printable import outlet_of
 from shardgen.domain.remarks import Remark
-from shardgen.domain.wording import counted, sized
+from shardgen.domain.wording import counted, printable, printable_json, sized
+from shardgen.errors import ShardgenError
 from shardgen.machine.notebooks import is_notebook
 
 if TYPE_CHECKING:  # what only results are drawn with, and most of a help's time
@@ -134,6 +135,14 @@ def print_json(document: object) -> None:
     """A JSON document on stdout."""
     knows_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     print(printable_json(json.dumps(document, ensure_ascii=not knows_unicode, indent=2)))  # noqa: T201
+
+
+class Answered(Exception):
+    """The command failed with this error, and the JSON document that it has printed holds it."""
+
+    def __init__(self, error: ShardgenError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 @dataclass(frozen=True, slots=True)

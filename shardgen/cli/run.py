@@ -12,19 +12,19 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.extend import warn_of_unplanned
-from shardgen.cli.merge import merge_and_show
+from shardgen.cli.merge import merge_with_progress, show_merged
 from shardgen.cli.options import (
     HERE,
     AllowDeadLetters,
     Backgrounds,
     Device,
     Foregrounds,
+    Json,
     Output,
     Pictures,
     RunDir,
     Serve,
     given_folders,
-    parse_device,
     parse_duration,
     parse_gpus,
 )
@@ -35,6 +35,7 @@ from shardgen.domain.wording import counted, typed
 if TYPE_CHECKING:
     from shardgen.coordination.base import OpenedRun
     from shardgen.coordination.report import Report
+    from shardgen.dataset.merge import MergeResult
     from shardgen.settings.run_directory import RunDirectory
 
 STARTING = "starting the workers"
@@ -91,6 +92,7 @@ def run(
     backgrounds: Backgrounds = None,
     pictures: Pictures = None,
     serve: Serve = None,
+    json: Json = False,
 ) -> None:
     """Plan if needed, make everything on this machine, merge.
 
@@ -107,7 +109,6 @@ def run(
     """
     ends_at = time.monotonic() + (math.inf if deadline is None else parse_duration(deadline))
     chosen_gpus = () if gpus is None else parse_gpus(gpus)
-    parse_device(device)
     given = given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures)
     with opening():
         from shardgen.cli.serving import serving
@@ -117,7 +118,7 @@ def run(
 
         directory = open_directory(run_dir)
         crew = Crew.choose(workers=workers, device=device, gpus=chosen_gpus)
-    opened = plan_and_open(directory, given, output)
+    opened = plan_and_open(directory, given, output, shows_plan=not json)
     with serving(opened, serve):
         options = RunOptions(limit=limit, deadline=ends_at)
         found = opened.report()
@@ -130,15 +131,24 @@ def run(
                 found = make_here(
                     opened, crew, options, folders=given, say=render.say, on_look=partial(show_run, line)
                 )
-        finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+        merged = finish(opened, found, output, allow_dead_letters=allow_dead_letters)
+    if json:
+        from shardgen.cli.documents import RunDocument, answer
+
+        answer(RunDocument.of(found, run_dir=run_dir, merged=merged))
+    elif merged is not None:
+        show_merged(merged)
 
 
-def plan_and_open(directory: RunDirectory, given: dict[str, Path], output: Path | None) -> OpenedRun:
+def plan_and_open(
+    directory: RunDirectory, given: dict[str, Path], output: Path | None, *, shows_plan: bool = True
+) -> OpenedRun:
     """Plan if nothing is planned, and refuse before hours of work what would fail after them."""
     if directory.current_plan is None:
-        planned = make_plan_with_progress(directory, given)
+        planned = make_plan_with_progress(directory, given, shows_unwritten=shows_plan)
         directory = directory.planned(planned.plan)
-        render.stdout().print(plan_view(planned, None))
+        if shows_plan:
+            render.stdout().print(plan_view(planned, None))
     with opening():
         from shardgen.operations.run import ready_to_make
 
@@ -146,7 +156,9 @@ def plan_and_open(directory: RunDirectory, given: dict[str, Path], output: Path 
         return ready_to_make(directory, output)
 
 
-def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool) -> None:
+def finish(
+    opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_letters: bool
+) -> MergeResult | None:
     """Say what is still pending, or merge."""
     from shardgen.cli.status_view import mixture_lines
 
@@ -158,8 +170,8 @@ def finish(opened: OpenedRun, found: Report, output: Path | None, *, allow_dead_
             f"{opened.plan.samples:,} pending; a data set of what is stored: "
             f"shardgen merge {typed(opened.run.named)} --partial"
         )
-        return
-    merge_and_show(opened.run, output, allow_dead_letters=allow_dead_letters)
+        return None
+    return merge_with_progress(opened.run, output, allow_dead_letters=allow_dead_letters)
 
 
 def show_run(line: Line, found: Report) -> None:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from shardgen.cli.render import Fitting, Table, View, one_line, table
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.overview import SLICE_WORDS
-from shardgen.domain.wording import duration, sized
+from shardgen.domain.wording import counted, duration, sized
 from shardgen.domain.worker import WORKER_WORDS
 from shardgen.operations.forecast import Forecast, forecast_line
 from shardgen.operations.merged import Merged
 from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
+
+_SHOWN_LOGS = 4
 
 
 def status_view(report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None) -> View:
@@ -34,7 +36,7 @@ def status_view(report: Report, *, finished: Merged | None = None, forecast: For
         nodes = _nodes(report)
         if 1 < len(nodes) < len(report.workers):
             parts += ["", _totals(nodes)]
-        parts += ["", _workers(report, nodes)]
+        parts += ["", _workers(report, nodes), *_logs(report)]
     for blocked in report.overview.blocked:
         parts.append(f"blocked: shard {blocked.shard} slice {blocked.slice}: {blocked.reason}")
     parts += [*mixture_lines(report), *_folder_lines(report)]
@@ -88,6 +90,16 @@ def _folder_lines(report: Report) -> list[str]:
 
 def _nodes(report: Report) -> list[tuple[str, list[ShownWorker]]]:
     return [(one_line(name), workers) for name, workers in by_node(report)]
+
+
+def _logs(report: Report) -> list[str]:
+    """Where the logs of workers of this machine are; of many, the newest."""
+    newest = sorted(report.workers, key=lambda one: one.row.started_at, reverse=True)
+    logs = [log for one in newest if (log := report.log_of(one)) is not None]
+    lines = [f"log: {log}" for log in logs[:_SHOWN_LOGS]]
+    if rest := logs[_SHOWN_LOGS:]:
+        lines.append(f"and {counted(len(rest), 'other log')} in {rest[0].parent}")
+    return lines
 
 
 def _totals(nodes: list[tuple[str, list[ShownWorker]]]) -> Table:

@@ -61,31 +61,30 @@ def verify(
         raise WrongOption("requeue", "needs a run directory: a zip has no manifest")
     with counting("verifying", "sample") as on_progress:
         found = check(opened, quick=quick, on_progress=on_progress)
-    _show(found, json=json, is_zip=isinstance(opened, Path))
     requeued = None
     if requeue and not isinstance(opened, Path) and not found.is_damaged:
         requeued = put_back(opened, found.bad_batches)
-    if requeued is not None and found.findings:
-        _say_requeued(requeued)
-    if (error := what_is_wrong(subject, found, requeued)) is not None:
+    error = what_is_wrong(subject, found, requeued)
+    if error is not None:
+        error.name_run(subject)
+    if json:
+        from shardgen.cli.documents import VerifyDocument, answer
+
+        answer(VerifyDocument.of(found, subject=subject, requeued=requeued, error=error), error)
+        return
+    _show(found, requeued)
+    if error is not None:
         raise error
 
 
-def _show(found: Verification, *, json: bool, is_zip: bool) -> None:
-    if json:
-        pending = {} if is_zip else {"pending": found.pending}
-        findings = [{"subject": one.subject, "fact": one.fact, "batch": one.batch} for one in found.findings]
-        render.print_json({"samples": found.samples, **pending, "findings": findings})
-    else:
-        render.echo_findings(found)
-        if found.pending:
-            render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
+def _show(found: Verification, requeued: Requeued | None) -> None:
+    render.echo_findings(found)
+    if found.pending:
+        render.echo(f"not made yet, so not checked: {counted(found.pending, 'sample')}")
     for remark in found.remarks:
         render.say(remark)
-
-
-def _say_requeued(requeued: Requeued) -> None:
-    if requeued.mended:
+    if requeued is not None and requeued.mended:
         render.say(f"put right {counted(requeued.mended, 'record')} of the manifest")
-    batches = counted(len(requeued.batches), "batch")
-    render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")
+    if requeued is not None and found.findings:
+        batches = counted(len(requeued.batches), "batch")
+        render.say(f"requeued {batches}, {counted(requeued.samples, 'sample')}")

@@ -10,6 +10,7 @@ import typer
 from shardgen.cli import render
 from shardgen.cli.options import Command
 from shardgen.cli.progress import doing, downloading
+from shardgen.errors import choose
 
 app = typer.Typer(
     name="weights",
@@ -45,8 +46,7 @@ def fetch(
     from shardgen.storage.released import cached_path
 
     all_released = {**RELEASED, U2NETP.name: U2NETP}
-    if name not in all_released:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(all_released)}")
+    name = choose(name, all_released, option="name")
     with doing(f"looking for the {name} weights", is_printed=False) as line:
         on_download = downloading(line, f"the {name} weights")
         if name == U2NETP.name:

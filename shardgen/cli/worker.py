@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shardgen.cli.logs import keep_log, show_logs
 from shardgen.cli.options import (
     HERE,
     Backgrounds,
@@ -17,7 +19,6 @@ from shardgen.cli.options import (
     Pictures,
     RunDir,
     given_folders,
-    parse_device,
     parse_duration,
 )
 from shardgen.cli.progress import Line, Way, doing
@@ -28,6 +29,7 @@ from shardgen.worker.stop import PARENT_VARIABLE
 if TYPE_CHECKING:
     from shardgen.worker.audience import Audience
 
+_LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 
 
@@ -80,44 +82,54 @@ def worker(
     Example:
       shardgen worker people --deadline 11h
     """
-    prefix = f"[{name}] " if name else ""
+    show_logs(prefix=f"[{name}] " if name else "")
+    deadline_seconds = None if deadline is None else parse_duration(deadline)
     is_alone = PARENT_VARIABLE not in os.environ  # else `run` shows the progress of its workers
     with doing("opening the run", is_printed=False) if is_alone else nullcontext() as line:
         from shardgen.coordination.open import open_directory
         from shardgen.domain.identifiers import ShardIndex
         from shardgen.errors import RunIncomplete
+        from shardgen.machine.processes import new_identity
         from shardgen.recipes.base import DeviceChoice
+        from shardgen.storage.log_file import flush_logs
         from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
+        run = open_directory(run_dir)
+        run.plan()  # before a log is made: without a plan nothing lies beside it
+        identity = new_identity(name)
+        log = keep_log(run, identity)
+        if log is not None and not is_alone:
+            say(f"log: {log.path}")  # `run` names it where that is of use
         options = WorkerOptions(
-            name=name,
+            identity=identity,
             folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
-            device=DeviceChoice.from_environment(parse_device(device)),
+            device=DeviceChoice.from_environment(device),
             limits=WorkerLimits(
                 shard=None if shard is None else ShardIndex(shard),
                 max_batches=max_batches,
-                deadline_seconds=None if deadline is None else parse_duration(deadline),
+                deadline_seconds=deadline_seconds,
                 grace_seconds=grace,
             ),
             audience=None if line is None else _audience(line),
         )
-        run = open_directory(run_dir)
 
         def end_process(code: int) -> None:
             if line is not None:
                 line.close()
+            flush_logs()
             os._exit(code)
 
-        outcome = work(run, options, say=lambda words: say(prefix + words), end_process=end_process)
+        outcome = work(run, options, end_process=end_process)
     planned = run.plan().samples
     left = planned - outcome.overview.stored - outcome.overview.dead
-    say(f"{prefix}made {outcome.samples_done:,} samples; {left:,} of {planned:,} are pending")
+    made = f"made {outcome.samples_done:,} samples; {left:,} of {planned:,} are pending"
+    _LOG.info(made)
     match outcome.ending:
         case Ending.FINISHED:
             code = 0
         case Ending.LIMIT:
             if is_alone:  # `run` says itself what to type
-                say(f"{prefix}the limit is reached; to continue: shardgen worker {typed(run_dir)}")
+                _LOG.info("the limit is reached; to continue: shardgen worker %s", typed(run_dir))
             code = 0
         case Ending.BLOCKED:
             raise RunIncomplete(
@@ -129,6 +141,7 @@ def worker(
     # TensorFlow's threads may still be running: end without waiting for them, everything is durable.
     sys.stdout.flush()
     sys.stderr.flush()
+    flush_logs()
     os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,7 +19,6 @@ from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.overview import NO_DETAILS, Details, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import OnStep, PlanStep, ignore_step
-from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.errors import ManifestMismatch, PlanConflict, TransientError
 from shardgen.machine.processes import gone
@@ -34,6 +34,7 @@ from shardgen.storage.files import DiskFiles, storing
 if TYPE_CHECKING:  # it brings numpy, which `status` does without
     from shardgen.artifacts.check import ReceiptSource
 
+_LOG = logging.getLogger(__name__)
 _SHOWN = 20  # lines
 OnLook = Callable[[str], None]
 """Called whenever something slow got a step further, with what that is."""
@@ -45,7 +46,7 @@ def unheard(_what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Who works and on which shard (None: any); whom to tell, and what says that the worker is to stop.
+    """Who works and on which shard (None: any); and what says that the worker is to stop.
 
     `files` are the eyes through which it sees a shared folder, if not the disk's.
     """
@@ -53,7 +54,6 @@ class Seat:
     identity: WorkerIdentity
     shard: ShardIndex | None = None
     files: FolderFiles | None = None
-    say: Say = lambda _line: None
     stopping: threading.Event = field(default_factory=threading.Event)
 
 
@@ -143,7 +143,7 @@ class Coordinator(ABC):
         try:
             self.manifest.workers.beat(self.seat.identity.id, last)
         except TransientError as error:
-            self.seat.say(f"heartbeat: {error}")
+            _LOG.warning("heartbeat: %s", error)
 
     def close(self) -> None:
         """Give back connections and files."""
@@ -220,7 +220,9 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     is_larger = before is not None and run.recipe(before).is_part_of(run.recipe(new))
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
-    return PlanConflict(f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint)
+    return PlanConflict(
+        f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint, problems=tuple(changed)
+    )
 
 
 class Looks(Watcher, Protocol):

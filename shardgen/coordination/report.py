@@ -6,11 +6,13 @@ import math
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from shardgen.domain.overview import FolderNews, Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.progress import Progress
-from shardgen.domain.worker import ShownState, WorkerRow
+from shardgen.domain.worker import ShownState, WorkerRow, log_path
 from shardgen.machine.processes import gone
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
@@ -42,6 +44,12 @@ class Report:
     overview: Overview
     workers: tuple[ShownWorker, ...]
     folder: FolderNews | None = None
+    log_folders: tuple[Path, ...] = ()
+
+    def log_of(self, one: ShownWorker) -> Path | None:
+        """Where a worker's log is on this machine; None where it is not, as of a worker elsewhere."""
+        paths = (log_path(folder, one.row.identity.id) for folder in self.log_folders)
+        return next((path for path in paths if path.exists()), None)
 
     @property
     def stored(self) -> int:
@@ -94,19 +102,8 @@ class Report:
         holders = Counter(one.row.shard for one in self.workers if one.state not in _NOT_HOLDING)
         eta = self.eta_seconds
         return {
-            "plan": {
-                "fingerprint": self.plan.fingerprint,
-                "samples": self.plan.samples,
-                "shards": layout.shard_count,
-                "batches": layout.batch_count,
-                "not_depth": bool(recipe_of(self.plan).remark),
-            },
-            "samples": {
-                "planned": self.plan.samples,
-                "stored": self.stored,
-                "dead_letters": self.dead,
-                "pending": self.pending,
-            },
+            "plan": plan_json(self.plan),
+            "samples": self.samples_json(),
             "shards": [
                 {
                     "index": shard.shard,
@@ -134,6 +131,7 @@ class Report:
                     "state": one.state.value,
                     "last_beat_seconds": round(one.last_beat_seconds, 1),
                     "samples_per_second": round(one.row.samples_per_second, 3),
+                    "log": None if (log := self.log_of(one)) is None else str(log.absolute()),
                 }
                 for one in self.workers
             ],
@@ -143,12 +141,32 @@ class Report:
             "taken_at": self.overview.taken_at.isoformat(),
         } | ({} if self.folder is None else {"shared_folder": _folder_json(self.folder)})
 
+    def samples_json(self) -> dict[str, int]:
+        """Its part that counts samples."""
+        return {
+            "planned": self.plan.samples,
+            "stored": self.stored,
+            "dead_letters": self.dead,
+            "pending": self.pending,
+        }
+
     @property
     def mixture(self) -> list[dict[str, object]]:
         """What the batches were made by, if by more than one kind of device, version or micro-batch."""
         if len(self.overview.mixture) < 2:
             return []
         return [{**provenance.facts, "batches": batches} for provenance, batches in self.overview.mixture]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """A plan as the documents of commands show it."""
+    return {
+        "fingerprint": plan.fingerprint,
+        "samples": plan.samples,
+        "shards": plan.layout.shard_count,
+        "batches": plan.layout.batch_count,
+        "not_depth": bool(recipe_of(plan).remark),
+    }
 
 
 def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
@@ -170,6 +188,7 @@ def make_report(run: RunDirectory, plan: Plan, overview: Overview) -> Report:
             )
             for row in overview.workers
         ),
+        log_folders=run.log_folders,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Collection, Container, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,6 +17,7 @@ from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Receipt, Sums, total_sums
 from shardgen.domain.sample import spread_samples
 from shardgen.domain.selection import Ranges, Selection, batches_at
+from shardgen.domain.wording import nearest
 from shardgen.errors import ArtifactCorrupt, InvalidSettings, SampleError
 from shardgen.recipes.base import Recipe
 
@@ -73,11 +73,9 @@ def _meant(names: Collection[str], known: AbstractSet[str]) -> frozenset[str]:
 def _unknown(name: str, known: AbstractSet[str]) -> InvalidSettings:
     folders = sorted({one.partition("/")[0] for one in known})
     own = {one.rpartition("/")[2]: one for one in sorted(known)}
-    near = difflib.get_close_matches(name, sorted(known), n=1) or [
-        own[one] for one in difflib.get_close_matches(name.rpartition("/")[2], sorted(own), n=1)
-    ]
+    near = nearest(name, sorted(known)) or own.get(nearest(name.rpartition("/")[2], own), "")
     names = " or ".join(f"{folder}/NAME" for folder in folders)
-    hint = f"did you mean --exclude {near[0]}?" if near else f"sources are named {names}, as in plan.json"
+    hint = f"did you mean --exclude {near}?" if near else f"sources are named {names}, as in plan.json"
     return InvalidSettings(f"--exclude {name}: the plan has no such source", hint=hint)
 
 

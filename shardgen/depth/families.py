@@ -15,6 +15,11 @@ def register(family: Family) -> None:
     _FAMILIES[family.name] = family
 
 
+def family_names() -> tuple[str, ...]:
+    """What `[depth] model` may be."""
+    return tuple(_FAMILIES)
+
+
 def unknown_family(name: str) -> str | None:
     """What a name of a family must be instead; None for one that is known."""
     return None if name in _FAMILIES else f"must be {' or '.join(map(repr, _FAMILIES))}"

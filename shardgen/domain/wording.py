@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+# Control characters (C0 but tab and newline, DEL, C1), what turns the direction of writing, other ends of
+# lines, and the lone surrogates that stand for bytes of a file name that are no UTF-8.
+_ORDERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 Say = Callable[[str], None]
+
+_MAX_WORD = 100  # characters
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that was probably meant, whatever its case; "" if none is like it."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only who mistypes waits for it
+
+    by_case = {one.lower(): one for one in known}
+    found = get_close_matches(word[:_MAX_WORD].lower(), by_case, n=1)
+    return by_case[found[0]] if found else ""
 
 
 def typed(path: Path | str) -> str:
@@ -17,6 +32,16 @@ def typed(path: Path | str) -> str:
 def with_run_dir(command: str, run_dir: Path | str) -> str:
     """The command with this run directory in the place of RUN_DIR, so that it can be pasted."""
     return command.replace("RUN_DIR", typed(run_dir))
+
+
+def printable(text: str) -> str:
+    r"""The text with every order to a terminal written out, as in `\x1b[2J`; tabs and newlines stay."""
+    return _ORDERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable_json(text: str) -> str:
+    r"""The same for a JSON document, where they stand inside strings only: `\u009b` is the same value."""
+    return _ORDERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def byte_unit(size_bytes: float) -> tuple[float, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 
 from shardgen.domain.identifiers import ShardIndex, SliceIndex, WorkerId
 from shardgen.domain.lease import LeasePolicy
@@ -56,6 +57,11 @@ START_LIMIT = timedelta(minutes=15)  # importing, reading sources and the first 
 def file_name(worker: str) -> str:
     """A worker's id as a name of files and keys: without what file systems, stores and shells trip over."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", worker)[-100:]
+
+
+def log_path(folder: Path, worker: str) -> Path:
+    """Where the worker of that id keeps its log in a folder of logs."""
+    return folder / f"{file_name(worker)}.log"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,13 +115,13 @@ def calibrate(  # noqa: PLR0913 - what to make of what, where, and who hears of 
     with _sizes_of(run, plan) as sizes:
         share = settle_workers(run, plan, wanted, choose_gpus(wanted), say=say, agreed=sizes)[0]
         choice = DeviceChoice(device=share.device, threads=share.threads)
-        station = Station(folders=folders, local=run.local, device=choice, say=say, agreed=sizes)
+        station = Station(folders=folders, local=run.local, device=choice, agreed=sizes)
         maker = _Elsewhere(recipe.open_maker(station), on_made)
         clock = _Clock()
         settings = run.settings.in_run_directory()
         trial = RunDirectory(path=scratch, settings=settings, plan_file=plan, is_current=True)
         create_manifest(trial.database, plan)
-        seat = Seat(identity=new_identity("calibration"), say=say)
+        seat = Seat(identity=new_identity("calibration"))
         with open_run(trial).coordinator(seat) as coordinator:
             coordinator.join(lambda _what: None)
             stages = Stages(
@@ -129,9 +129,8 @@ def calibrate(  # noqa: PLR0913 - what to make of what, where, and who hears of 
                 maker=maker,
                 store=coordinator.store,
                 manifest=coordinator.manifest,
-                heartbeat=Heartbeat(coordinator, settings.lease_policy, say=say),
+                heartbeat=Heartbeat(coordinator, settings.lease_policy),
                 between=lambda _done: None,
-                say=say,
                 on_step=clock.note,
                 threads=choice.threads,
             )

@@ -15,6 +15,7 @@ from shardgen.recipes.base import Folders
 
 GRACE_SECONDS = 25.0  # that a worker has to end in peace, once it is told to stop
 _JUST_SECONDS = 600.0  # in which the same error is one, whoever says it
+LOG = re.compile(r"log: (.*)")
 LAST_WORDS = re.compile(r"(?:\[[^\]]*\] )?(error|hint): (.*)")
 
 
@@ -62,15 +63,21 @@ class Ended:
 
 @dataclass(slots=True)
 class LastWords:
-    """The error and the hint that a process ended with, so far.
+    """The error and the hint that a process ended with, so far, and where its log is on its machine.
 
     `is_known`: the same was said just before; `is_repeated`: by another worker.
     """
 
     error: str = ""
     hint: str = ""
+    log: str = ""
     is_known: bool = False
     is_repeated: bool = False
+
+    @property
+    def log_named(self) -> str:
+        """`; log: PATH`, behind a sentence about the worker; empty where it has none."""
+        return f"; log: {self.log}" if self.log else ""
 
 
 @dataclass(slots=True)
@@ -83,6 +90,9 @@ class Relay:
 
     def hear(self, name: str, line: str, last_words: LastWords) -> None:
         """Take a line of a worker; from any thread."""
+        if log := LOG.match(line):
+            last_words.log = log[1]  # said where it is of use
+            return
         if said := LAST_WORDS.match(line):
             setattr(last_words, said[1], said[2])
             if said[1] == "error":

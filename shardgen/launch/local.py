@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from shardgen.domain.wording import Say
 from shardgen.launch.allocation import Share
-from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
+from shardgen.launch.launcher import LOG, Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import host_id
 from shardgen.recipes.base import Folders
 from shardgen.settings.run_directory import RunDirectory
+from shardgen.storage.log_file import append_crash
 from shardgen.worker.stop import PARENT_VARIABLE
+
+_CRASH = "Fatal Python error"  # how what faulthandler writes begins
 
 
 def start_process(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
@@ -34,6 +38,20 @@ def start_process(arguments: Sequence[str], environment: dict[str, str]) -> subp
         errors="replace",
         process_group=0,  # Ctrl-C reaches this process alone, which forwards it once
     )
+
+
+def said_by(process: subprocess.Popen[str]) -> Iterator[str]:
+    """The lines of a process that was started, to its end; how its interpreter crashed goes into its log."""
+    log, crash = "", list[str]()
+    with process.stderr or contextlib.nullcontext(()) as lines:
+        for line in map(str.rstrip, lines):
+            if named := LOG.match(line):
+                log = named[1]
+            if crash or line.startswith(_CRASH):
+                crash.append(line)
+            yield line
+    if crash and log:
+        append_crash(Path(log), crash)
 
 
 @dataclass(slots=True)
@@ -71,9 +89,8 @@ class LocalProcess:
             self._relay.join(timeout=1)
 
     def _listen(self, name: str, relay: Relay) -> None:
-        with self.process.stderr or contextlib.nullcontext(()) as lines:
-            for line in lines:
-                relay.hear(name, line.rstrip(), self.last_words)
+        for line in said_by(self.process):
+            relay.hear(name, line, self.last_words)
 
 
 class LocalLauncher:

@@ -27,7 +27,7 @@ from shardgen.domain.wording import Say, counted
 from shardgen.errors import InputMissing, InvalidSettings, MachineUnfit
 from shardgen.launch.allocation import Share
 from shardgen.launch.launcher import Ended, LastWords, Order, ProcessId, Relay, WorkerCommand
-from shardgen.launch.local import LocalProcess, start_process
+from shardgen.launch.local import LocalProcess, said_by, start_process
 from shardgen.launch.rooms import ClusterWanted, Node, Room, rooms
 from shardgen.machine.memory import KernelKills
 from shardgen.machine.processes import host_id, host_name
@@ -40,7 +40,7 @@ _ANSWERS_SECONDS = 5.0  # that a cluster may take to answer at its address
 _CONNECT_SECONDS = 60.0
 _ANSWER_SECONDS = 120.0  # a node starts a process and imports the program first
 
-_logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 
@@ -65,9 +65,7 @@ class WorkerHost:
         self._process = process = LocalProcess(child, kernel)
         threading.Thread(target=_watch_memory, args=(child, kernel), daemon=True).start()
         yield ProcessId(host_id(), child.pid)
-        with child.stderr or contextlib.nullcontext(()) as lines:
-            for line in lines:
-                yield line.rstrip()
+        yield from said_by(child)
         child.wait()
         yield process.ended() or Ended(code=None)
 
@@ -164,7 +162,7 @@ class RayProcess:
                 "a node of the cluster has no shardgen, or one that does not fit this one",
                 hint="install the same version on every node",
             )
-        _logger.info("%s: %s", self._name, text)
+        _LOG.debug("%s: %s", self._name, text)
         return Ended(code=None, how=f"was lost with its node or its actor ({type(error).__name__})")
 
     def _unfit(self, what: str, *, hint: str, node: str = "") -> Ended:
@@ -236,7 +234,7 @@ class RayLauncher:
         try:
             found = asked.result()
         except RayError as error:
-            _logger.info("%s", error)
+            _LOG.debug("%s", error)
             return
         before, self._nodes = self._nodes, found
         for word, ones, others in (("joined", self._nodes, before), ("is gone", before, self._nodes)):
@@ -354,7 +352,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         _init(address)
     except (ConnectionError, TimeoutError) as error:
-        _logger.info("%s", error)
+        _LOG.debug("%s", error)
         raise _no_cluster(named) from error
     except (RuntimeError, ValueError, OSError) as error:
         raise MachineUnfit(
@@ -430,5 +428,5 @@ class _IntoLog(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if text.strip():
-            _logger.info("%s", text.rstrip())
+            _LOG.debug("%s", text.rstrip())
         return len(text)

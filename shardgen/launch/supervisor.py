@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from shardgen.coordination.open import open_run
@@ -208,7 +208,7 @@ class _Supervisor:
             name, words = Order(number=broken.number).name, broken.last_words or LastWords()
             return RunIncomplete(
                 f"{what}; {name} failed {broken.broken} times in the same way: {words.error}",
-                hint=words.hint,
+                hint=f"{words.hint}{words.log_named}",
             )
         if blocked:
             if self._killed_for:
@@ -222,21 +222,22 @@ class _Supervisor:
             )
         codes = sorted({seat.given_up for seat in self._seats if seat.given_up})
         shown = ", ".join(map(str, codes)) or "0"
+        words = (self._last and self._last.last_words) or LastWords()
         if lasting := sum(seat.is_lasting for seat in self._seats):
             who = f"{lasting} of {len(self._seats)} workers" if self._seats[1:] else "the worker"
             return RunIncomplete(
                 f"{what}; {who} ended with exit code {shown}",
-                hint="their messages are above; put that right, then run the command again",
+                hint=f"their messages are above; put that right, then run the command again{words.log_named}",
             )
         code = 0 if self._last is None else self._last.given_up or 0
-        words = (self._last and self._last.last_words) or LastWords()
         lasted = f" for {_GIVE_UP_SECONDS / 60:g} minutes" if code else ""
         if code == -signal.SIGKILL and self._killed_for:
-            words = LastWords(error=f"killed, {self._killed_for}", hint=_LESS_MEMORY)
+            words = replace(words, error=f"killed, {self._killed_for}", hint=_LESS_MEMORY)
         reason = f": {words.error}" if words.error else ""
         return _MEANINGS.get(code, WorkersFailed)(
             f"{what}; workers kept ending (exit code {shown}){lasted}{reason}",
-            hint=words.hint or "their messages are above; shardgen doctor RUN_DIR looks for what is wrong",
+            hint=(words.hint or "their messages are above; shardgen doctor RUN_DIR looks for what is wrong")
+            + words.log_named,
         )
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
@@ -508,7 +509,8 @@ class _Supervisor:
         if wait is None and process.last_words.is_repeated:
             return  # the same is wrong as with another
         name = Order(number=seat.number).name
-        self._say(f"[{name}] {how}" + ("; another worker takes over" if is_freed else ""))
+        taken = "; another worker takes over" if is_freed else ""
+        self._say(f"[{name}] {how}{taken}{process.last_words.log_named}")
         if wait is not None:
             self._say(f"[{name}] starts again in {wait:g} s")
 

@@ -8,7 +8,7 @@ import shlex
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,15 @@ from shardgen.coordination.open import open_directory, open_run, probed
 from shardgen.depth import device
 from shardgen.depth.densedepth.family import RELEASED, SHIPPED
 from shardgen.depth.densedepth.weights_file import HDF5_SIGNATURE
-from shardgen.errors import CorruptionError, InputMissing, ShardgenError, StorageFailed, missing_image_library
+from shardgen.domain.wording import counted
+from shardgen.errors import (
+    ChecksFailed,
+    CorruptionError,
+    InputMissing,
+    ShardgenError,
+    StorageFailed,
+    missing_image_library,
+)
 from shardgen.machine import gpus
 from shardgen.machine.cores import usable_cores
 from shardgen.machine.file_systems import file_system_of, has_trusted_locks, hosted_runtime, is_on_drive
@@ -92,6 +100,19 @@ def diagnose(run_dir: str | Path | None) -> Iterator[Line]:
     yield from _weights()
     if run_dir is not None:
         yield from _run(run_dir)
+
+
+def refusal(lines: Iterable[Line]) -> ChecksFailed | None:
+    """What to raise of these lines: the subjects that would fail, and what to do about the first."""
+    failing = [line for line in lines if line.verdict is Verdict.FAILS]
+    if not failing:
+        return None
+    subjects = ", ".join(dict.fromkeys(line.subject for line in failing))
+    hint = next((line.hint for line in failing if line.hint), "")
+    return ChecksFailed(
+        f"{counted(len(failing), 'check')} failed: {subjects}",
+        hint=hint or "correct what is marked FAILS, then run doctor again",
+    )
 
 
 def _bucket_library() -> str:

@@ -18,7 +18,7 @@ from shardgen.dataset.export.driver import (
 from shardgen.dataset.export.sources import RunSource, ZipSource
 from shardgen.dataset.export.splits import Split
 from shardgen.domain.steps import OnStep, ignore_step
-from shardgen.errors import PlanConflict, WrongOption
+from shardgen.errors import PlanConflict, WrongOption, choose
 from shardgen.operations.merge import recorded_inputs
 from shardgen.settings.run_directory import RunDirectory
 
@@ -32,8 +32,7 @@ def export_request(
     split_seed: int = 0,
 ) -> ExportRequest:
     """What is asked for, in the format of this name; `split` are proportions. Raises WrongOption."""
-    if name not in FORMATS:
-        raise WrongOption("format", f"{name!r} is not one of {', '.join(FORMATS)}")
+    name = choose(name, FORMATS, option="format")
     if shard_size is not None and not FORMATS[name].has_shards:
         raise WrongOption("shard_size", f"{name} has no shards")
     if split is None:

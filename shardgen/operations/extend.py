@@ -52,6 +52,7 @@ def extend(
         raise PlanConflict(
             f"{run.path}: only new photographs can be added, but: {'; '.join(changed[:_SHOWN])}{more}",
             hint=f"put the planned files back, then extend again; or {run.for_another}",
+            problems=tuple(changed),
         )
     refuse_absurd(run, grown)
     estimate = kind.estimate(run.recipe(grown, arranged.files), folders, at_hand=draft.at_hand)

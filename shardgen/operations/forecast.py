@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
@@ -67,7 +67,7 @@ class Forecast(BaseModel):
         """How long so many such workers take, each on a machine or GPU of its own."""
         return samples / (self.rate * workers)
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Its part of `status --json` (docs/formats.md section 6)."""
         return {
             "samples_per_second": round(self.rate, 3),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
 from shardgen.depth.base import FILE
 from shardgen.depth.families import DEFAULT
+from shardgen.domain.wording import nearest
 from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, StorageFailed, WrongOption
 from shardgen.machine.file_systems import is_on_drive
 from shardgen.manifest.urls import SHARED_FOLDER, check_bucket_url, is_meant_as_bucket
 from shardgen.recipes.base import Folders
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset, presets
 from shardgen.settings.settings import FILE_NAME, parse_settings
-from shardgen.settings.template import has_setting, settings_text
+from shardgen.settings.template import setting_names, settings_text
 from shardgen.storage.atomic import publish_file
 from shardgen.storage.bounded import parse_toml
 from shardgen.storage.files import is_file, is_folder, is_there, make_folders
@@ -67,7 +69,7 @@ def initialise(  # noqa: PLR0913 - where, of what, and which settings
         **{kind: folder.resolve() for kind, folder in folders.items()},
     )
     if changes:
-        parse_settings(parse_toml(text), where="--set")
+        parse_settings(parse_toml(text), where="--set", option="--set")
     try:
         make_folders(run_dir)
     except FileExistsError:
@@ -127,17 +129,20 @@ def _refuse_folder(kind: str, folder: Path) -> None:
 
 def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
     """The values as TOML; what is none is meant as a string."""
-    written = {}
+    written, known = {}, setting_names(preset)
     for name, value in changes.items():
         if name.startswith("sources.") and name.removeprefix("sources.") != "mask":
             raise InvalidSettings(
                 f"--set {name}: folders have options of their own",
                 hint=f"--{name.removeprefix('sources.')} DIR",
             )
-        if not has_setting(preset, name):
+        if name not in known:
+            meant = nearest(name, known)
             raise InvalidSettings(
                 f"--set {name}: preset {preset} has no such setting",
-                hint="--set TABLE.KEY=VALUE, as in --set compose.grid=[2,2]; without --set, "
+                hint=f"did you mean --set {shlex.quote(f'{meant}={value}')}?"
+                if meant
+                else "--set TABLE.KEY=VALUE, as in --set compose.grid=[2,2]; without --set, "
                 "`shardgen init` writes them all, each with a comment",
             )
         try:
@@ -150,7 +155,7 @@ def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
 
 def _written_weights(preset: str, weights: str) -> str:
     """What `[depth] weights` will say: a name as it is, a file by its whole path."""
-    if not has_setting(preset, "depth.weights"):
+    if "depth.weights" not in setting_names(preset):
         raise InvalidSettings(
             f"--weights: preset {preset} makes no depth", hint="leave --weights out, or name another --preset"
         )

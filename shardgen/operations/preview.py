@@ -63,7 +63,7 @@ def draw_preview(
     refuse_picture(path, *folders.values(), option="-o")
     recipe = _recipe_of(run, folders, events.plan)
     numbers = recipe.to_look_at(request.samples, every=request.every)
-    station = Station(folders=folders, local=run.local, device=choice, say=say, doing=events.doing)
+    station = Station(folders=folders, local=run.local, device=choice, doing=events.doing)
     maker = recipe.open_maker(station)
     events.on_sample(0, len(numbers))
     drawn: list[tuple[int, Files]] = []

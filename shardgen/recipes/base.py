@@ -153,16 +153,15 @@ class BatchSizes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Station:
-    """Where a maker works: this machine's folders, device and settings, and whom it tells what.
+    """Where a maker works: this machine's folders, device and settings.
 
-    `doing` hears what takes long and is no news. Without `agreed` how much is computed at once is the
-    maker's own affair.
+    `doing` hears what takes long and is no news; what is news is logged. Without `agreed` how much is
+    computed at once is the maker's own affair.
     """
 
     folders: Folders
     local: object
     device: DeviceChoice
-    say: Say
     doing: Say = lambda _what: None
     agreed: BatchSizes | None = None
 

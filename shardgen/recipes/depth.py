@@ -10,11 +10,12 @@ from typing import Annotated, Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from shardgen.depth.base import FILE, NetworkChoice, NetworkPlan, Precision, Quality, Upsampling, Weights
-from shardgen.depth.families import DEFAULT, find_family, unknown_family
+from shardgen.depth.families import DEFAULT, family_names, find_family, unknown_family
 from shardgen.domain.limits import MAX_SIDE, is_sha256, outside
 from shardgen.domain.plan import NOTHING, SETTING, Output
+from shardgen.domain.wording import nearest
 from shardgen.imaging.options import DepthEncoding, ImageFormat
-from shardgen.recipes.base import Table
+from shardgen.recipes.base import Table, WrongSetting
 from shardgen.sources.inventory import MAX_SOURCE_BYTES
 
 DEPTH = "depth"
@@ -185,8 +186,12 @@ class DepthTable(Table):
         if not self.is_wanted:
             return self
         if problem := unknown_family(self.model):
-            raise ValueError(
-                f"model: {problem}, or {NO_DEPTH!r} for composites without depth (found {self.model!r})"
+            meant = nearest(self.model, [*family_names(), NO_DEPTH])
+            raise WrongSetting(
+                f"model: {problem}, or {NO_DEPTH!r} for composites without depth (found {self.model!r})",
+                hint=f'did you mean "{meant}"?'
+                if meant
+                else f'under [depth] write: model = "{DEFAULT.name}"',
             )
         sides = find_family(self.model).sides
         if not sides.allow(self.input):

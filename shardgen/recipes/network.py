@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -22,7 +23,6 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.device import Device
 from shardgen.depth.families import find_family
-from shardgen.domain.wording import Say
 from shardgen.errors import DownloadFailed, MachineUnfit
 from shardgen.machine.memory import free_bytes
 from shardgen.recipes.base import BatchSizes, Between, Demand, DeviceChoice, PlanEvents, Station
@@ -30,6 +30,7 @@ from shardgen.recipes.depth import Depth
 
 DepthMap = NDArray[np.float32]
 """Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
+_LOG = logging.getLogger(__name__)
 _PROCESS_BYTES = 700 << 20  # of a worker with its libraries and the samples of two batches, without a network
 _UNKNOWN_BYTES = 1 << 62
 _REMARKS = {
@@ -110,7 +111,7 @@ def demand_without_network(held_bytes: int) -> Demand:
 
 
 def load_for_plan(
-    network: NetworkChoice, plan: NetworkPlan, agreed: BatchSizes | None, *, choice: DeviceChoice, say: Say
+    network: NetworkChoice, plan: NetworkPlan, agreed: BatchSizes | None, *, choice: DeviceChoice
 ) -> Estimator:
     """Load the plan's network and run it once. Without `agreed` the micro-batch is this call's affair.
 
@@ -121,22 +122,23 @@ def load_for_plan(
     on = found.prepare(choice.device, threads=choice.threads)
     micro_batch, remark = agree_micro_batch(network.micro_batch, plan, agreed, on=on, network=found)
     if remark:
-        say(remark)
+        _LOG.info(remark)
     estimator = found.load(plan, micro_batch=micro_batch, on=on)
     weights = plan.weights
-    say(f"network {weights.name} on {on.model}, micro-batch {micro_batch}{_REMARKS[weights.quality]}")
+    remark = _REMARKS[weights.quality]
+    _LOG.info("network %s on %s, micro-batch %d%s", weights.name, on.model, micro_batch, remark)
     estimator.warm_up()
-    remember_shrinking(estimator, micro_batch, agreed, say=say)
+    remember_shrinking(estimator, micro_batch, agreed)
     return estimator
 
 
-def remember_shrinking(estimator: Estimator, before: int, agreed: BatchSizes | None, *, say: Say) -> None:
+def remember_shrinking(estimator: Estimator, before: int, agreed: BatchSizes | None) -> None:
     """If memory no longer sufficed for the micro-batch of before: say so, and remember it for all workers."""
     now = estimator.micro_batch
     if now < before:
         if agreed is not None:
             agreed.shrink(estimator.device_model, now)
-        say(f"out of memory: micro-batch {now} instead of {before} from now on")
+        _LOG.warning("out of memory: micro-batch %d instead of %d from now on", now, before)
 
 
 def network_choice(local: object) -> NetworkChoice:
@@ -163,13 +165,10 @@ def with_weights(depth: Depth, local: object, events: PlanEvents) -> tuple[Depth
 class DepthStage:
     """The device's part of a maker with a depth network."""
 
-    def __init__(
-        self, plan: NetworkPlan, estimator: Estimator, *, agreed: BatchSizes | None, say: Say
-    ) -> None:
+    def __init__(self, plan: NetworkPlan, estimator: Estimator, *, agreed: BatchSizes | None) -> None:
         self._plan = plan
         self._estimator = estimator
         self._agreed = agreed
-        self._say = say
         self._micro_batch = estimator.micro_batch
 
     @property
@@ -198,7 +197,7 @@ class DepthStage:
     def provenance(self) -> Mapping[str, str | int]:
         """What decides the bytes; a micro-batch that has become smaller is remembered for all workers."""
         estimator, now = self._estimator, self._estimator.micro_batch
-        remember_shrinking(estimator, self._micro_batch, self._agreed, say=self._say)
+        remember_shrinking(estimator, self._micro_batch, self._agreed)
         self._micro_batch = now
         return {
             "device_model": estimator.device_model,
@@ -211,10 +210,8 @@ class DepthStage:
 def open_depth_stage(plan: NetworkPlan, station: Station) -> DepthStage:
     """Load the network of a plan and run it once; raises as `load_for_plan` does."""
     station.doing("loading the network, up to a minute")
-    network = load_for_plan(
-        network_choice(station.local), plan, station.agreed, choice=station.device, say=station.say
-    )
-    return DepthStage(plan, network, agreed=station.agreed, say=station.say)
+    network = load_for_plan(network_choice(station.local), plan, station.agreed, choice=station.device)
+    return DepthStage(plan, network, agreed=station.agreed)
 
 
 def likely_depth(picture: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from shardgen.domain.plan import Plan
+from shardgen.domain.wording import nearest
 from shardgen.errors import InvalidSettings
 from shardgen.recipes.base import Beside, Preset, Recipe, RecipeKind
 
@@ -42,8 +43,10 @@ def find_kind(name: str) -> RecipeKind:
     if name in _OURS:
         return _OURS[name]()
     if name not in _KINDS:
-        known = " or ".join(f'"{one}"' for one in (*_OURS, *_KINDS))
-        raise InvalidSettings(f"[recipe] kind: {name!r} is not known", hint=f"kind = {known}")
+        known = [*_OURS, *_KINDS]
+        meant = nearest(name, known)
+        hint = f'did you mean "{meant}"?' if meant else "kind = " + " or ".join(f'"{one}"' for one in known)
+        raise InvalidSettings(f"[recipe] kind: {name!r} is not known", hint=hint)
     return _KINDS[name]
 
 
@@ -61,7 +64,9 @@ def find_preset(name: str) -> tuple[RecipeKind, Preset]:
     """A preset and its kind. Raises InvalidSettings."""
     known = presets()
     if name not in known:
-        raise InvalidSettings(f"--preset: {name!r} is not known", hint=f"--preset {' or '.join(known)}")
+        meant = nearest(name, known)
+        hint = f"did you mean --preset {meant}?" if meant else f"--preset {' or '.join(known)}"
+        raise InvalidSettings(f"--preset: {name!r} is not known", hint=hint)
     return known[name]
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.domain.plan import Plan, PlanFile
 from shardgen.domain.receipt import Receipt
-from shardgen.errors import InputMissing, InvalidSettings, PlanConflict, ShardgenError
+from shardgen.errors import InputMissing, InvalidSettings, MachineUnfit, PlanConflict, ShardgenError
 from shardgen.manifest import port
 from shardgen.manifest.database_url import DatabaseUrl
 from shardgen.manifest.manifest import Manifest, read_stored_plan
@@ -52,6 +52,7 @@ class ManifestElsewhere(Protocol):
 
 ELSEWHERE: dict[str, ManifestElsewhere] = {}
 """By the scheme of `[manifest] url`."""
+LOGS = "logs"
 OTHER_DIRECTORY = "use a new directory for the other plan"
 OTHER_PREFIX = f"{OTHER_DIRECTORY}, with another prefix in its [manifest] url"
 """Of a run in a bucket."""
@@ -120,6 +121,17 @@ class RunDirectory:
     def notes(self) -> Path:
         """Where this machine notes what only people ask for: never in a folder that others write to."""
         return (self.index if has_own_index(self.url) else None) or self.path
+
+    @cached_property
+    def log_folders(self) -> tuple[Path, ...]:
+        """Where workers of this machine keep their logs of a planned run: the first that can be written."""
+        first = self.notes / LOGS
+        if self.notes != self.path or (plan := self.current_plan) is None:
+            return (first,)
+        try:
+            return first, index_folder(self.path, plan.fingerprint) / LOGS
+        except MachineUnfit:  # no cache folder
+            return (first,)
 
     @property
     def manifest_elsewhere(self) -> ManifestElsewhere | None:
@@ -288,6 +300,7 @@ class RunDirectory:
                 hint=f"undo that in shardgen.toml, or {self.for_another}"
                 if self.is_begun
                 else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
+                problems=tuple(changed),
             )
 
     def recipe(self, plan: Plan, drafted: Mapping[str, bytes] | None = None) -> Recipe:

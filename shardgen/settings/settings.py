@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -19,10 +19,12 @@ from shardgen.domain.claims import FolderPolicy
 from shardgen.domain.lease import LeasePolicy
 from shardgen.domain.limits import MAX_BATCH, MAX_SAMPLES, MAX_SLICE_BATCHES
 from shardgen.domain.plan import Plan, Shards, differences
+from shardgen.domain.wording import counted, nearest
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.urls import is_bucket
 from shardgen.recipes.base import RecipeKind, RecipeTables, Table
 from shardgen.recipes.registry import DEFAULT, find_kind, kinds
+from shardgen.settings.choices import understood
 from shardgen.settings.problems import KnownKeys, problems_in
 from shardgen.settings.secrets import expanded, named_in
 from shardgen.storage.bounded import how_to_read, parse_toml, read_regular
@@ -215,9 +217,21 @@ def _other_run(run_dir: Path) -> str:
         more = ", and more" if len(found) > _MAX_RUNS else ""
         which = "the run directory" if len(found) == 1 else "one of the run directories here"
         return f"name {which}: {', '.join(found[:_MAX_RUNS])}{more}"
+    if like := _like(run_dir):
+        return f"did you mean {shlex.quote(str(like))}?"
     if run_dir.is_dir() and run_dir != Path():
         return "check the name; a new one: shardgen init NEW_DIR --foregrounds DIR --backgrounds DIR"
     return "shardgen init RUN_DIR --foregrounds DIR --backgrounds DIR"
+
+
+def _like(run_dir: Path) -> Path | None:
+    """The run directory beside it whose name is most like that of one that is not there."""
+    if not run_dir.exists():
+        with suppress(OSError), os.scandir(run_dir.parent) as entries:
+            runs = [one.name for one in islice(entries, _MAX_LOOKED_AT) if Path(one, FILE_NAME).is_file()]
+            if name := nearest(run_dir.name, runs):
+                return run_dir.parent / name
+    return None
 
 
 def _runs_below(folder: Path) -> Iterator[Path]:
@@ -273,8 +287,11 @@ def read_settings(run_dir: Path) -> Settings:
     return parse_settings(document, where=str(path))
 
 
-def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
-    """Check a parsed TOML document; `where` names it in errors."""
+def parse_settings(document: Mapping[str, object], *, where: str, option: str = "") -> Settings:
+    """Check a parsed TOML document; `where` names it in errors, `option` in hints if it is none's file.
+
+    Raises InvalidSettings; with several problems its `problems` has them all, each with a hint.
+    """
     named = document.get("recipe")
     name = named.get("kind", DEFAULT) if isinstance(named, Mapping) else DEFAULT
     try:
@@ -284,7 +301,8 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
     ours = {key: value for key, value in document.items() if key in EngineTables.model_fields}
     theirs = {key: value for key, value in document.items() if key not in ours}
     errors: list[ValidationError] = []
-    tables, engine = _checked(kind.tables, theirs, errors), _checked(EngineTables, ours, errors)
+    tables = _checked(kind.tables, understood(kind.tables, theirs), errors)
+    engine = _checked(EngineTables, ours, errors)
     if tables is not None and engine is not None:
         return Settings(kind=kind, tables=tables, engine=engine)
     elsewhere = {
@@ -295,12 +313,24 @@ def parse_settings(document: Mapping[str, object], *, where: str) -> Settings:
         for name in (table, *(f"{table}.{key}" for key in keys))
     }
     known = KnownKeys.of(kind.tables, EngineTables, elsewhere=elsewhere)
-    problems = [problem for error in errors for problem in problems_in(error, known)]
-    more = f"; and {len(problems) - _MAX_PROBLEMS:,} more" if len(problems) > _MAX_PROBLEMS else ""
-    raise InvalidSettings(
-        f"{where}: " + "; ".join(text for text, _ in problems[:_MAX_PROBLEMS]) + more,
-        hint=next((hint for _, hint in problems if hint), f"correct {FILE_NAME}, then run it again"),
-    ) from errors[0]
+    problems = [problem for error in errors for problem in problems_in(error, known, option=option)]
+    raise _refusal(problems, where=where, corrected=option or FILE_NAME) from errors[0]
+
+
+def _refusal(problems: Sequence[tuple[str, str]], *, where: str, corrected: str) -> InvalidSettings:
+    """One problem is the error itself; of several each is listed with its own hint."""
+    if len(problems) == 1:
+        problem, hint = problems[0]
+        hint = hint or f"correct {corrected}, then run the same command again"
+        return InvalidSettings(f"{where}: {problem}", hint=hint, problems=(problem,))
+    shown = problems[:_MAX_PROBLEMS]
+    names = ", ".join(problem.partition(": ")[0] for problem, _ in shown)
+    more = f", and {len(problems) - len(shown):,} more" if problems[_MAX_PROBLEMS:] else ""
+    return InvalidSettings(
+        f"{where}: {counted(len(problems), 'setting')} cannot be used: {names}{more}",
+        hint="correct each of them, then run the same command again",
+        problems=tuple(f"{problem}; {hint}" if hint else problem for problem, hint in shown),
+    )
 
 
 _Checked = TypeVar("_Checked", bound=Table)

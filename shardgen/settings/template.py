@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -83,9 +84,10 @@ def settings_text(
     return text
 
 
-def has_setting(preset: str, name: str) -> bool:
-    """Whether the preset has this key (`depth.weights`). Raises InvalidSettings for an unknown preset."""
-    return _line(settings_text(preset=preset), name) is not None
+def setting_names(preset: str) -> tuple[str, ...]:
+    """The keys that the preset has (`depth.weights`). Raises InvalidSettings for an unknown preset."""
+    tables = tomllib.loads(settings_text(preset=preset))
+    return tuple(f"{table}.{key}" for table, values in tables.items() for key in values)
 
 
 def _changed(text: str, name: str, value: str | None) -> str:

@@ -98,7 +98,9 @@ def refuse_problems(problems: list[str]) -> None:
         if len(problems) > _SHOWN:
             shown.append(f"… and {len(problems) - _SHOWN:,} more")
         raise PlanConflict(
-            f"the source folders are not those of the plan: {'; '.join(shown)}", hint=COPY_THEM
+            f"the source folders are not those of the plan: {'; '.join(shown)}",
+            hint=COPY_THEM,
+            problems=tuple(problems),
         )
 
 

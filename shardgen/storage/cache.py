@@ -33,6 +33,6 @@ def cache_folder() -> Path:
 
 
 def index_folder(run_dir: Path, fingerprint: str) -> Path:
-    """This machine's own folder for a run in a shared folder: one for each plan and each path of it."""
+    """This machine's own folder for a run whose directory is not its own: one for each plan and each path."""
     path_digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()
     return cache_folder() / "shared" / f"{fingerprint[:16]}-{path_digest[:8]}"

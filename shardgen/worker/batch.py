@@ -15,7 +15,6 @@ from shardgen.domain.lease import Lease
 from shardgen.domain.plan import Plan
 from shardgen.domain.receipt import Provenance
 from shardgen.domain.steps import BatchStep, OnStep, ignore_step
-from shardgen.domain.wording import Say
 from shardgen.errors import (
     ComposeFailed,
     ComputeFailed,
@@ -53,7 +52,6 @@ class Stages:
     manifest: Manifest
     heartbeat: Heartbeat
     between: Callable[[int], None]
-    say: Say
     is_stopping: Callable[[], bool] = lambda: False
     on_step: OnStep = ignore_step
     threads: int = 0

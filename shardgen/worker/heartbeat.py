@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import sys
 import threading
@@ -15,11 +16,12 @@ from typing import Self
 
 from shardgen.coordination.base import Coordinator
 from shardgen.domain.lease import Lease, LeasePolicy
-from shardgen.domain.wording import Say
 from shardgen.domain.worker import START_LIMIT, WorkerReport, WorkerState
 from shardgen.errors import LeaseLost, ShardgenError, TransientError, WorkerHung, note_of
+from shardgen.storage.log_file import flush_logs
 
 EXIT_HUNG = WorkerHung.exit_code
+_LOG = logging.getLogger(__name__)
 _SLOWEST_BATCHES = 10  # a batch of a slow machine is no stall
 _WINDOW_SECONDS = 600.0
 _FROZEN_BEATS = 5
@@ -79,12 +81,10 @@ class Heartbeat:
         coordinator: Coordinator,
         policy: LeasePolicy,
         *,
-        say: Say,
         pulse: Pulse | None = None,
     ) -> None:
         self._coordinator = coordinator
         self._policy = policy
-        self._say = say
         self._pulse = pulse or Pulse()
         self._report = WorkerReport(state=WorkerState.STARTING)
         self._lease: Lease | None = None
@@ -198,13 +198,13 @@ class Heartbeat:
         else:
             if not self._is_heard:
                 self._is_heard = True
-                self._say("heartbeat: the manifest answers again")
+                _LOG.info("heartbeat: the manifest answers again")
 
     def _unheard(self, error: TransientError) -> None:
         """Said once: whoever waits for the manifest says how long."""
         if self._is_heard:
             self._is_heard = False
-            self._say(f"heartbeat: {error}; trying again at each beat")
+            _LOG.warning("heartbeat: %s; trying again at each beat", error)
 
     def _run(self) -> None:
         interval = min(self._policy.heartbeat.total_seconds(), self._policy.stall.total_seconds() / 4)
@@ -255,13 +255,15 @@ class Heartbeat:
         note = f"no stage has finished anything for {silent:.0f} s{waiting}"
         stacks = _stacks()  # before anything else moves
         try:
-            self._say(f"error: this worker hangs: {note}; it exits so that others get its slice")
-            self._say("hint: start it again; its stacks follow, for a report")
+            _LOG.error("error: this worker hangs: %s; it exits so that others get its slice", note)
+            _LOG.error("hint: start it again; its stacks follow, for a report")
+            _LOG.debug("%s", stacks)
             faulthandler.dump_traceback(file=2, all_threads=True)
             ended = replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}")
             last_word = threading.Thread(target=self._tell, args=(ended,), name="last word", daemon=True)
             last_word.start()
             last_word.join(_LAST_WORD_SECONDS)
+            flush_logs()
         finally:
             self._pulse.exit_process(EXIT_HUNG)  # whatever else goes wrong, a hung process must not stay
 

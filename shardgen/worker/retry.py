@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,11 +10,11 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
-from shardgen.domain.wording import Say
 from shardgen.errors import InputMissing, ManifestBusy, ManifestGone, StorageFailed, StoreRefuses
 
 # A mount comes back, somebody frees space; longer, and the slice had better be given back.
 WAIT_SECONDS = 120.0
+_LOG = logging.getLogger(__name__)
 _PAUSES = wait_exponential(multiplier=0.5, max=5)  # seconds
 
 Found = TypeVar("Found")
@@ -38,13 +39,11 @@ class Retry:
     def __init__(
         self,
         *,
-        say: Say = lambda _line: None,
         between: Callable[[], None] = lambda: None,
         limit_seconds: float = WAIT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._say = say
         self._between = between
         self._limit_seconds = limit_seconds
         self._monotonic = monotonic
@@ -96,11 +95,11 @@ class Retry:
         error = state.outcome and state.outcome.exception()
         # What passes by a person's hand, that person should know.
         what_to_do = f"; {error.hint}" if isinstance(error, StoreRefuses) else ""
-        self._say(f"{error}; waiting for it, about {self._limit_seconds / 60:g} minutes{what_to_do}")
+        _LOG.warning("%s; waiting for it, about %g minutes%s", error, self._limit_seconds / 60, what_to_do)
 
     def _end(self, *, is_well: bool) -> None:
         with self._lock:
             was_waiting, self._waiting = self._waiting, max(0, self._waiting - 1)
             seconds = self._monotonic() - self._waiting_since
         if is_well and was_waiting == 1:
-            self._say(f"going on after {seconds:.0f} s")
+            _LOG.info("going on after %.0f s", seconds)

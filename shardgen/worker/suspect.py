@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -15,6 +16,8 @@ from shardgen.errors import HungProcess, KilledProcess, LeaseLost, SampleError
 from shardgen.recipes.base import Encoded, Recipe
 from shardgen.worker.batch import BatchMaker
 from shardgen.worker.publish import Made, MadeBatch
+
+_LOG = logging.getLogger(__name__)
 
 
 class SuspectMaker:
@@ -53,7 +56,7 @@ class SuspectMaker:
         """Make a batch sample by sample; False when stopped. Raises LeaseLost when the slice gets blocked."""
         stages = self._stages
         samples = [SampleIndex(sample) for sample in stages.plan.layout.batch_samples(batch)]
-        stages.say(f"batch {batch} ended its process before: making its samples one by one")
+        _LOG.warning("batch %d ended its process before: making its samples one by one", batch)
         made: dict[SampleIndex, Made] = {
             one: _given_up(suspicion.samples[one]) for one in suspicion.dead_in(samples)
         }
@@ -131,7 +134,7 @@ class SuspectMaker:
         is_made = isinstance(result, Encoded)
         given_up = stages.retry(lambda: stages.manifest.suspicion.note_pass(lease, sample, made=is_made))
         for dead in given_up:
-            stages.say(f"sample {dead} ended its process three times alone and is given up")
+            _LOG.warning("sample %d ended its process three times alone and is given up", dead)
         stages.on_step(SuspectStep.SURVIVAL_NOTED)
         return result
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import itertools
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
+from shardgen import __version__
 from shardgen.coordination.base import Coordinator, Seat
 from shardgen.coordination.folder.files import FolderFiles
 from shardgen.coordination.open import open_run
@@ -26,7 +28,6 @@ from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.overview import Overview
 from shardgen.domain.plan import Plan
 from shardgen.domain.steps import LeaseStep, OnStep, ignore_step
-from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerState
 from shardgen.errors import LeaseLost, PlanConflict, ShardgenError, SliceFailed
 from shardgen.machine.processes import new_identity
@@ -44,6 +45,7 @@ from shardgen.worker.retry import Retry
 from shardgen.worker.stop import StopRequest
 from shardgen.worker.suspect import SuspectMaker
 
+_LOG = logging.getLogger(__name__)
 _TICK_SECONDS = 0.2  # how soon a signal or a lost parent is noticed
 
 
@@ -70,7 +72,7 @@ class WorkerLimits:
 class WorkerOptions:
     """How one worker is started, and who watches it; None: nobody looks at the whole run for that."""
 
-    name: str | None = None
+    identity: WorkerIdentity = field(default_factory=new_identity)
     folders: Folders = field(default_factory=dict)
     device: DeviceChoice = field(default_factory=DeviceChoice)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
@@ -99,22 +101,18 @@ class _Makers:
 class Worker:
     """One worker process's work, from start-up to its last lease."""
 
-    def __init__(
-        self, run: RunDirectory, options: WorkerOptions, *, say: Say, on_step: OnStep = ignore_step
-    ) -> None:
+    def __init__(self, run: RunDirectory, options: WorkerOptions, *, on_step: OnStep = ignore_step) -> None:
         self._run = run
         self._options = options
-        self._say = say
-        self._audience = audience = options.audience
-        self._doing = say if audience is None else audience.doing
+        self._audience = options.audience
         self._on_step = on_step
         self._started = time.monotonic()
         self._batches_started = 0
         self._lease: Lease | None = None
         self._coordinator: Coordinator | None = None
         self._abandon = threading.Event()
-        self._retry = Retry(say=say)
-        self.identity: WorkerIdentity = new_identity(options.name)
+        self._retry = Retry()
+        self.identity = options.identity
         self.stop = StopRequest()
 
     def work(self) -> WorkOutcome:
@@ -126,13 +124,12 @@ class Worker:
             identity=self.identity,
             shard=self._options.limits.shard,
             files=self._options.files,
-            say=self._say,
             stopping=self.stop.event,
         )
         with open_run(self._run).coordinator(seat) as coordinator:
             self._coordinator = coordinator
-            with Heartbeat(coordinator, self._run.settings.lease_policy, say=self._say) as heartbeat:
-                self._retry = Retry(say=self._say, between=lambda: self._between_looks(heartbeat))
+            with Heartbeat(coordinator, self._run.settings.lease_policy) as heartbeat:
+                self._retry = Retry(between=lambda: self._between_looks(heartbeat))
                 try:
                     coordinator.join(heartbeat.waits)
                     if self._run.plan_file is None:
@@ -165,9 +162,11 @@ class Worker:
     def give_up(self) -> None:
         """From another thread, with the process about to end: release what is held, and say that it ended."""
         if open_run(self._run).give_up(self.identity, self._lease, note="grace exceeded"):
-            self._say("the current batch did not end in time; another worker takes over")
+            _LOG.warning("the current batch did not end in time; another worker takes over")
 
     def _work(self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat) -> Ending:
+        who = self.identity
+        _LOG.debug("shardgen %s, worker %s, process %d on %s", __version__, who.id, who.pid, who.node)
         run, options, recipe = self._run, self._options, self._run.recipe(plan)
         folders, manifest = run.folders(options.folders), coordinator.manifest
         self._doing("checking the sources")
@@ -188,7 +187,6 @@ class Worker:
             folders=folders,
             local=run.local,
             device=options.device,
-            say=self._say,
             doing=self._doing,
             agreed=manifest.micro_batches,
         )
@@ -202,7 +200,6 @@ class Worker:
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: self._between(heartbeat),
-            say=self._say,
             is_stopping=lambda: self.stop.is_set() or self._seconds_left() <= 0,
             on_step=self._on_step,
             threads=options.device.threads,
@@ -216,8 +213,16 @@ class Worker:
             with self._lookout(plan, coordinator, heartbeat):
                 ending = self._lease_and_make(coordinator, heartbeat, makers)
         if maker.last_words:
-            self._say(maker.last_words)
+            _LOG.info(maker.last_words)
         return ending
+
+    def _doing(self, what: str) -> None:
+        """Show what takes long: to whoever watches, else as news."""
+        if self._audience is None:
+            _LOG.info(what)
+        else:
+            self._audience.doing(what)
+            _LOG.debug(what)
 
     def _lookout(
         self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat
@@ -259,6 +264,7 @@ class Worker:
                     return Ending.STOPPED
                 continue
             self._lease = granted
+            _LOG.debug("leased shard %d slice %d, fence %d", granted.shard, granted.slice, granted.fence)
             self._on_step(LeaseStep.GRANTED)
             heartbeat.holds(granted)
             if not self._make_slice(coordinator, heartbeat, makers):
@@ -271,7 +277,7 @@ class Worker:
         try:
             complete = self._make_batches(lease, coordinator, heartbeat, makers)
         except LeaseLost as error:
-            self._say(f"{error}; leasing another")
+            _LOG.warning("%s; leasing another", error)
             complete = True
         except (Abandoned, ShardgenError) as error:
             if isinstance(error, SliceFailed):
@@ -282,11 +288,12 @@ class Worker:
                 f"shard {lease.shard} slice {lease.slice}: {error!r}",
                 hint="the traceback is above: report it",
             )
-            self._say("".join(traceback.format_exception(error)).rstrip())
+            _LOG.error("%s", "".join(traceback.format_exception(error)).rstrip())
             self._fail(lease, coordinator, failure)
             raise failure from error
         if complete:
             self._retry(lambda: coordinator.release(lease))
+            _LOG.debug("made shard %d slice %d", lease.shard, lease.slice)
             self._lease = None
             self._on_step(LeaseStep.FINISHED)
         heartbeat.holds(self._lease)
@@ -317,7 +324,7 @@ class Worker:
         with contextlib.suppress(LeaseLost):
             failure, policy = f"worker {self.identity.id}: {error}", self._run.settings.lease_policy
             if self._retry(lambda: coordinator.manifest.leases.fail(lease, failure, policy)):
-                self._say(f"shard {lease.shard} slice {lease.slice} is blocked")
+                _LOG.warning("shard %d slice %d is blocked", lease.shard, lease.slice)
         self._lease = None
 
     def _begin_batch(self, heartbeat: Heartbeat) -> bool:
@@ -350,7 +357,6 @@ def work(
     run: RunDirectory,
     options: WorkerOptions,
     *,
-    say: Say,
     on_step: OnStep = ignore_step,
     end_process: Callable[[int], None] = os._exit,
 ) -> WorkOutcome:
@@ -360,7 +366,7 @@ def work(
     published within the grace; past it their work is dropped and the slice released all the same.
     """
     faulthandler.enable()  # a crash in a library shows where it was called from
-    worker = Worker(run, options, say=say, on_step=on_step)
+    worker = Worker(run, options, on_step=on_step)
     worker.stop.install()
     results: list[WorkOutcome] = []
     errors: list[BaseException] = []
@@ -377,7 +383,7 @@ def work(
         thread.join(_TICK_SECONDS)
         worker.stop.notice_lost_parent()
     if thread.is_alive():
-        _wait_for_end(worker, thread, options.limits.grace_seconds, say=say)
+        _wait_for_end(worker, thread, options.limits.grace_seconds)
     if thread.is_alive():
         with contextlib.suppress(ShardgenError):
             worker.give_up()
@@ -387,12 +393,12 @@ def work(
     return results[0]
 
 
-def _wait_for_end(worker: Worker, thread: threading.Thread, grace: float, *, say: Say) -> None:
+def _wait_for_end(worker: Worker, thread: threading.Thread, grace: float) -> None:
     if worker.holds_nothing:
         thread.join(_TICK_SECONDS)  # imports and tracing cannot be interrupted, and nothing is lost with them
         if worker.holds_nothing:
             return
-    say(f"stopping: finishing what is in the network, {grace:g} s at most (again to stop at once)")
+    _LOG.info("stopping: finishing what is in the network, %g s at most (again to stop at once)", grace)
     thread.join(grace)
     if thread.is_alive():
         # The network cannot be interrupted inside one micro-batch; a moment more lets it notice.

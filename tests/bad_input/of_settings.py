@@ -179,9 +179,34 @@ CASES = [
     ),
     _refused("a real date for a number", _set("lease", "max_attempts", "2024-02-28"), "[lease] max_attempts"),
     _refused(
-        "an image format that is not there", _set("output", "image", '"jpg"'), "[output] image", "jpeg", "jpg"
+        "an image format that is not there", _set("output", "image", '"gif"'), "[output] image", "jpeg", "gif"
     ),
-    _refused("a mask mode that is not there", _set("sources", "mask", '"Alpha"'), "[sources] mask", "Alpha"),
+    _refused(
+        "a mask mode that is not there",
+        _set("sources", "mask", '"alfa"'),
+        "[sources] mask",
+        "alfa",
+        hint='did you mean "alpha"?',
+    ),
+    _refused(
+        "one number for a size",
+        _set("output", "size", "200"),
+        "[output] size: must be a list of two numbers (found 200)",
+        hint="size = [200, 200]",
+    ),
+    Case(
+        name="several wrong settings",
+        arguments=("plan", RUN),
+        code=12,
+        arrange=_written('[output]\nimage_qualty = 3\nsize = 200\nmask = "pgn"\n'),
+        says=("3 settings cannot be used: [output] image_qualty, [output] size, [output] mask",),
+        hints=("correct each of them",),
+        lists=(
+            "  - [output] image_qualty: unknown key; did you mean `image_quality`?\n",
+            "write, for example: size = [200, 200]\n",
+            'did you mean "png"?',
+        ),
+    ),
     _refused(
         "an input of odd size",
         _set("depth", "input", "[640, 481]"),
@@ -277,6 +302,18 @@ CASES = [
         start="planned",
         arrange=_set("compose", "grid", "[4, 4]"),
         says=("grid: 3x2 -> 4x4",),
+        hints=("shardgen plan people", "undo"),
+    ),
+    Case(
+        name="two settings that were changed after the plan",
+        arguments=("worker", RUN),
+        code=10,
+        start="planned",
+        arrange=lambda box: [
+            _set(*change)(box) for change in (("compose", "grid", "[4, 4]"), ("output", "image_quality", "3"))
+        ],
+        says=("people: shardgen.toml is not what was planned: 2 problems",),
+        lists=("  - compose.grid: 3x2 -> 4x4\n", "  - output.image_quality: 25 -> 3"),
         hints=("shardgen plan people", "undo"),
     ),
     Case(

@@ -6,7 +6,13 @@ from tests.bad_input.case import Case
 
 
 def _misuse(
-    name: str, line: str, *says: str, hint: str = "", start: str = "new", from_the_start: bool = False
+    name: str,
+    line: str,
+    *says: str,
+    hint: str = "",
+    start: str = "new",
+    from_the_start: bool = False,
+    prints: bool = False,
 ) -> Case:
     arguments = tuple(line.split())
     return Case(
@@ -16,6 +22,7 @@ def _misuse(
         from_the_start=from_the_start,
         says=says,
         start=start,
+        prints=prints,
         hints=(hint or f"shardgen {arguments[0]} --help",),
     )
 
@@ -24,27 +31,48 @@ CASES = [
     _misuse(
         "a command that is not there",
         "statsu people",
-        *("statsu", "status"),
-        hint="shardgen --help",
+        "no such command: statsu",
+        hint="did you mean status? Otherwise see: shardgen --help",
         from_the_start=True,
     ),
-    _misuse("an option that is not there", "run people --worker 2", "--worker", "--workers"),
+    _misuse(
+        "an option that is not there",
+        "run people --worker 2",
+        "no such option: --worker",
+        hint="did you mean --workers? Otherwise see: shardgen run --help",
+    ),
+    _misuse(
+        "an option with the hyphens of Python",
+        "run people --allow_dead_letters",
+        "--allow_dead_letters",
+        hint="did you mean --allow-dead-letters?",
+    ),
+    _misuse("an option like none", "run people --zzz", "no such option: --zzz", hint="shardgen run --help"),
+    _misuse(
+        "a part of weights that is not there",
+        "weights fech",
+        "no such command: fech",
+        hint="did you mean fetch?",
+    ),
     _misuse("an argument too many", "status people scenes", "scenes"),
-    _misuse("a word for a shard", "worker people --shard first", "--shard", "integer"),
-    _misuse("a negative shard", "worker people --shard -1", "--shard", "0"),
+    _misuse(
+        "a word for a shard", "worker people --shard first", "--shard must be a whole number (typed: first)"
+    ),
+    _misuse("a negative shard", "worker people --shard -1", "--shard must be at least 0 (typed: -1)"),
     _misuse("a device that is not there", "worker people --device tpu", "--device", "tpu", "cpu"),
+    _misuse("a device in two letters", "worker people --device gp", "did you mean gpu?"),
     _misuse("a negative deadline", "worker people --deadline -5m", "--deadline", "-5m", "11h"),
     _misuse("a deadline in an unknown unit", "worker people --deadline 2days", "2days", "11h"),
     _misuse("a deadline that is no time at all", "worker people --deadline h", "--deadline", "'h'", "11h"),
     _misuse("a grace that is not a number", "worker people --grace nan", "--grace", "0"),
-    _misuse("no workers", "run people --workers 0", "--workers", "1"),
+    _misuse("no workers", "run people --workers 0", "--workers must be at least 1"),
     _misuse("GPUs with a comma too many", "run people --gpus 0,,2", "--gpus", "''"),
     _misuse("a rate of nothing", "plan people --rate 0", "--rate", "0"),
     _misuse("a rate of NaN", "plan people --rate nan", "--rate", "nan"),
     _misuse("a rate without end", "plan people --rate inf", "--rate", "inf"),
     _misuse("a preview of nothing", "preview people --samples 0", "--samples", "1"),
     _misuse("two things to requeue", "requeue people --batch 1 --blocked", "--batch", start="planned"),
-    _misuse("a document that is watched", "status people --json --watch", "--json", "--watch"),
+    _misuse("a document that is watched", "status people --json --watch", "--json", "--watch", prints=True),
     _misuse("weights of an unknown name", "weights fetch nyuu", "nyuu", "nyu", hint="weights fetch --help"),
     _misuse("a folder option without its folder", "init new --foregrounds", "--foregrounds"),
     Case(
@@ -101,7 +129,7 @@ CASES = [
         says=("shard 3", "0 to 2"),
         hints=("shardgen status people",),
     ),
-    _misuse("more workers than can be", "run people --workers 99999", "--workers", "256"),
+    _misuse("more workers than can be", "run people --workers 99999", "--workers must be at most 256"),
     Case(
         name="no run directory typed, but one is in this folder",
         arguments=("status",),
@@ -112,6 +140,13 @@ CASES = [
     _misuse("a number that is none", "worker people --max-batches x", "--max-batches", "typed: x"),
     _misuse("a number after a sign of equality", "worker people --shard=x", "--shard", "typed: x"),
     _misuse("a deadline without a unit", "worker people --deadline 11", "--deadline", "11h"),
+    Case(
+        name="a run directory with a letter too few",
+        arguments=("status", "peple"),
+        code=11,
+        says=("peple/shardgen.toml", "not a run directory"),
+        hints=("did you mean people?",),
+    ),
     Case(
         name="verify of a folder that is no run",
         arguments=("verify", "scenes"),

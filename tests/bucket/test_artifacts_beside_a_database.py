@@ -18,6 +18,7 @@ from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex, Fence
 from shardgen.domain.steps import BatchStep, LeaseStep, Step
 from shardgen.errors import InputMissing, PlanConflict
+from shardgen.machine.processes import new_identity
 from shardgen.operations import doctor
 from shardgen.operations.doctor import Verdict
 from shardgen.operations.merge import merge_run
@@ -79,7 +80,7 @@ def new_run(folder: Path, artifacts: str) -> RunDirectory:
 
 
 def finish(run: RunDirectory, on_step: Callable[[Step], None] = lambda _step: None) -> None:
-    worker = Worker(run, WorkerOptions(name="w"), say=lambda _line: None, on_step=on_step)
+    worker = Worker(run, WorkerOptions(identity=new_identity("w")), on_step=on_step)
     assert worker.work().ending is Ending.FINISHED
 
 
@@ -184,7 +185,7 @@ def test_another_prefix_is_not_the_runs(run: RunDirectory, objects: Objects, tmp
         merge_run(other, None, allow_dead_letters=False)
     assert "same prefix of the same bucket" in raised.value.hint
     with pytest.raises(PlanConflict):
-        Worker(other, WorkerOptions(name="w"), say=lambda _line: None).work()
+        Worker(other, WorkerOptions(identity=new_identity("w"))).work()
 
 
 def test_doctor_says_what_the_store_does(run: RunDirectory, objects: Objects) -> None:

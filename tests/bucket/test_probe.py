@@ -93,7 +93,7 @@ def test_a_worker_tries_the_store_that_it_meets(ignoring: S3Server, tmp_path: Pa
         patch.setattr(probing.Probed, "refuse", lambda _self: None)
         make_plan(open_directory(run.path), {})
     with pytest.raises(ManifestMismatch, match="cannot hold a run"):
-        work(open_directory(run.path), WorkerOptions(), say=lambda _line: None)
+        work(open_directory(run.path), WorkerOptions())
 
 
 class Lagging(Objects):
@@ -181,7 +181,7 @@ def test_credentials_that_are_refused_at_the_start_are_for_a_person_to_renew(
         for ask in (
             lambda: open_directory(run.path),
             lambda: open_directory(planned.url),
-            lambda: work(planned, WorkerOptions(), say=lambda _line: None),
+            lambda: work(planned, WorkerOptions()),
             planned.check_outputs,
         ):
             with pytest.raises(InputMissing, match="refuses these credentials") as refused:

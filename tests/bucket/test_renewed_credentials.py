@@ -11,15 +11,17 @@ from shardgen.coordination.bucket import probe as probing
 from shardgen.coordination.open import open_directory
 from shardgen.domain.steps import BatchStep, Step
 from shardgen.errors import StoreRefuses
+from shardgen.machine.processes import new_identity
 from shardgen.operations.merge import merge_run
 from shardgen.operations.plan import make_plan
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.retry import Retry
-from shardgen.worker.worker import Ending, Worker, WorkerOptions
+from shardgen.worker.worker import Ending, Worker, WorkerOptions, WorkOutcome
 from tests.bucket import proxy
 from tests.bucket.ignoring_server import ignoring_server
 from tests.bucket.proxy import Proxy
+from tests.logged import logged
 from tests.runs import make_run, plan_run, sha256_of
 
 pytestmark = pytest.mark.slow
@@ -49,10 +51,14 @@ class Watched(Worker):
     def __init__(self, run: RunDirectory, between: Proxy) -> None:
         self.said: list[str] = []
         self.wire, self.recorded = between, 0
-        super().__init__(run, WorkerOptions(name="w"), say=self._heard, on_step=self._on_own_step)
+        super().__init__(run, WorkerOptions(identity=new_identity("w")), on_step=self._on_own_step)
 
     def _heard(self, line: str) -> None:
         self.said.append(line)
+
+    def work(self) -> WorkOutcome:
+        with logged(self._heard):
+            return super().work()
 
     def _on_own_step(self, step: Step) -> None:
         self.recorded += step is BatchStep.RECORDED
@@ -80,7 +86,7 @@ def test_a_worker_waits_for_renewed_credentials_and_goes_on(
     assert any(line.startswith("going on after") for line in worker.said)
     (tmp_path / "local").mkdir()
     local = plan_run(make_run(tmp_path / "local"))
-    assert Worker(local, WorkerOptions(), say=lambda _line: None).work().ending is Ending.FINISHED
+    assert Worker(local, WorkerOptions()).work().ending is Ending.FINISHED
     zips = [merge_run(one, None, allow_dead_letters=False).path for one in (run, local)]
     assert sha256_of(zips[0]) == sha256_of(zips[1])
 
@@ -97,4 +103,4 @@ def test_a_worker_that_waited_in_vain_says_how_to_go_on_and_what_is_stored_stays
     assert "then run the same command again; nothing recorded is lost" in refused.value.hint
     between.refuse(None)
     assert report(open_directory(run.path)).stored >= 3 * 4
-    assert Worker(run, WorkerOptions(), say=lambda _line: None).work().ending is Ending.FINISHED
+    assert Worker(run, WorkerOptions()).work().ending is Ending.FINISHED

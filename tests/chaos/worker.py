@@ -20,7 +20,6 @@ from shardgen.domain.identifiers import BatchIndex
 from shardgen.domain.lease import Lease, NoLease
 from shardgen.domain.receipt import ArtifactRef, Receipt
 from shardgen.domain.steps import BatchStep, OnStep, Step, ignore_step
-from shardgen.domain.wording import Say
 from shardgen.manifest.leases import Leases
 from shardgen.manifest.receipts import Receipts
 from shardgen.manifest.urls import is_bucket
@@ -29,6 +28,7 @@ from shardgen.worker import worker
 from shardgen.worker.batch import BatchMaker, Prepared
 from tests.broken import take_the_fence_away
 from tests.chaos.faults import FaultyFiles
+from tests.logged import logged
 
 DIARY = "diary"
 VARIABLE = "SHARDGEN_MANIFEST"  # of the environment: what the settings of the run name
@@ -85,15 +85,11 @@ def main(part: Part) -> None:
         run: RunDirectory,
         options: worker.WorkerOptions,
         *,
-        say: Say,
         on_step: OnStep = ignore_step,
         end_process: Callable[[int], None] = os._exit,
     ) -> worker.WorkOutcome:
-        def saying(line: str) -> None:
-            diary.note("said", line)
-            say(line)
-
-        outcome = real(run, options, say=saying, on_step=chosen, end_process=end_process)
+        with logged(lambda line: diary.note("said", line)):
+            outcome = real(run, options, on_step=chosen, end_process=end_process)
         pending = run.plan().samples - outcome.overview.stored - outcome.overview.dead
         diary.note("outcome", outcome.ending.value, pending)
         return outcome

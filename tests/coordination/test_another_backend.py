@@ -13,6 +13,7 @@ from shardgen.coordination.open import open_run
 from shardgen.domain.identifiers import BatchIndex, Fence, ShardIndex, SliceIndex
 from shardgen.domain.receipt import Receipt
 from shardgen.domain.steps import BatchStep, LeaseStep, OnStep, Step, ignore_step
+from shardgen.machine.processes import new_identity
 from shardgen.manifest.urls import OWN_INDEX
 from shardgen.operations.merge import merge_run
 from shardgen.operations.plan import make_plan
@@ -100,7 +101,7 @@ def merged(run: RunDirectory) -> str:
 
 
 def worker(run: RunDirectory, name: str, on_step: OnStep = ignore_step) -> Worker:
-    return Worker(run, WorkerOptions(name=name), say=lambda _line: None, on_step=on_step)
+    return Worker(run, WorkerOptions(identity=new_identity(name)), on_step=on_step)
 
 
 def finish(run: RunDirectory, name: str = "b", on_step: OnStep = ignore_step) -> None:

@@ -21,6 +21,7 @@ from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import parse_plan
 from shardgen.settings.settings import parse_settings, settings_differences
 from tests.depth.brightness import Brightness
+from tests.logged import logged
 from tests.photographs import write_photographs
 from tests.plans import changed, depth_in
 
@@ -71,9 +72,8 @@ def test_a_family_of_its_own_goes_from_settings_to_samples_without_tensorflow(tm
     assert "a network for trials (`plain`)" in recipe.card().introduction
 
     said: list[str] = []
-    maker = recipe.open_maker(
-        Station(folders=folders, local=local, device=DeviceChoice(device="cpu"), say=said.append)
-    )
+    with logged(said.append):
+        maker = recipe.open_maker(Station(folders=folders, local=local, device=DeviceChoice(device="cpu")))
     assert said == [f"network plain on {describe_cpu()}, micro-batch 4; for trials only"]
     assert isinstance(maker, CompositesMaker)
     prepared = maker.prepare(SampleIndex(0))
@@ -91,9 +91,7 @@ def test_a_family_of_its_own_goes_from_settings_to_samples_without_tensorflow(tm
     weights = replace(depth_plan.weights, sha256="c" * 64)
     other = changed(plan, depth=replace(depth_plan, weights=weights))
     with pytest.raises(WeightsRefused, match="the plan has cccc"):
-        recipe_of(other).open_maker(
-            Station(folders=folders, local=local, device=DeviceChoice(), say=said.append)
-        )
+        recipe_of(other).open_maker(Station(folders=folders, local=local, device=DeviceChoice()))
     for old, new, problem in (
         ('"brightness"', '"another"', "depth.model must be 'densedepth' or 'brightness'"),
         ("[36,28]", "[36,30]", "depth.input: not multiples of 4, at least 12"),

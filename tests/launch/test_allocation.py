@@ -268,7 +268,7 @@ def count(step):
             seen[pool] = max(seen[pool], sum(name.startswith(pool) for name in names))
 
 options = WorkerOptions(device=DeviceChoice.from_environment("cpu"))
-Worker(RunDirectory.open(Path(sys.argv[1])), options, say=lambda line: None, on_step=count).work()
+Worker(RunDirectory.open(Path(sys.argv[1])), options, on_step=count).work()
 import cv2, tensorflow as tf
 seen["intra_op"] = tf.config.threading.get_intra_op_parallelism_threads()
 seen["opencv"] = cv2.getNumThreads()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardgen.coordination.report import Report
+from shardgen.domain.worker import log_path
 from shardgen.operations.status import report
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.stop import StopRequest
@@ -131,7 +132,9 @@ def test_run_survives_a_killed_worker_and_makes_everything(
     os.kill(victim.row.identity.pid, signal.SIGKILL)
     assert parent.wait(500) == 0
     said = parent.stderr.read() if parent.stderr is not None else ""
-    assert "was killed by signal 9" in said
+    log = log_path(short_run.path / "logs", victim.row.identity.id)
+    assert f"was killed by signal 9; another worker takes over; log: {log}\n" in said
+    assert log.is_file()
     assert report(short_run).stored == short_run.plan().samples
     assert (short_run.path / "dataset.zip").is_file()
 
@@ -207,7 +210,7 @@ def test_a_worker_past_its_grace_releases_its_slice_without_a_death(
 
 
 SLOW_WORKER = """
-import sys, time
+import logging, sys, time
 from pathlib import Path
 from shardgen.depth.estimator import DepthEstimator
 from shardgen.settings.run_directory import RunDirectory
@@ -223,7 +226,8 @@ def slow(self, pictures, **options):
     return real(self, pictures, **options)
 
 DepthEstimator.outputs = slow
-work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)), say=print)
+logging.basicConfig(level=logging.INFO)
+work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(limits=WorkerLimits(grace_seconds=0.2)))
 """
 
 

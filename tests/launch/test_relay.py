@@ -25,3 +25,13 @@ def test_an_error_is_said_once_and_again_after_a_while() -> None:
     now[0] = 600.0
     assert not hear("worker-1").is_repeated
     assert said[-2:] == ["[worker-1] error: the disk is full", "[worker-1] hint: make room"]
+
+
+def test_where_a_log_is_is_kept_for_whoever_has_use_for_it() -> None:
+    said, words = list[str](), LastWords()
+    relay = Relay(said.append)
+    assert words.log_named == ""
+    for line in ("log: people/logs/worker-0-1234.log", "[worker-0] ready"):
+        relay.hear("worker-0", line, words)
+    assert said == ["[worker-0] ready"]
+    assert words.log_named == "; log: people/logs/worker-0-1234.log"

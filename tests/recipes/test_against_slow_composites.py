@@ -195,9 +195,7 @@ class Made:
     @cached_property
     def maker(self) -> Maker[ComposedSample, object]:
         device = DeviceChoice(threads=1)
-        return self.recipe.open_maker(
-            Station(folders=self._folders, local=self._local, device=device, say=lambda _text: None)
-        )
+        return self.recipe.open_maker(Station(folders=self._folders, local=self._local, device=device))
 
     def sample(self, sample: SampleIndex) -> tuple[Canvas, Encoded]:
         prepared = self.maker.prepare(sample)

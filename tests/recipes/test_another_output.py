@@ -17,6 +17,7 @@ from shardgen.recipes import registry
 from shardgen.recipes.base import Beside, Card, Encoded, Folders, Recipe, SizeEstimate, Station
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Ending, Worker, WorkerOptions
+from tests.logged import logged
 from tests.text_recipe import Text, TextDocument, TextMaker, TextRecipe, TextTables
 
 SETTINGS = """
@@ -125,7 +126,8 @@ def test_an_output_more_is_made_merged_described_and_verified(
     assert run.plan().fingerprint != before.fingerprint
 
     said: list[str] = []
-    assert Worker(run, WorkerOptions(), say=said.append).work().ending is Ending.FINISHED
+    with logged(said.append):
+        assert Worker(run, WorkerOptions()).work().ending is Ending.FINISHED
     assert [line for line in said if "taken over" in line] == []  # an undisturbed worker loses nothing
     merge_run(run, None, allow_dead_letters=False)
     dataset = run.path / "dataset.zip"

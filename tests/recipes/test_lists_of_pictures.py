@@ -294,7 +294,7 @@ def test_a_lost_list_is_told_before_the_network_is_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr(network, "open_depth_stage", load)
-    station = Station(folders=run.folders({}), local=run.local, device=DeviceChoice(), say=lambda _line: None)
+    station = Station(folders=run.folders({}), local=run.local, device=DeviceChoice())
     with pytest.raises(InputMissing, match="jsonl"):
         recipe_of(run).open_maker(station)
     monkeypatch.setattr("shardgen.recipes.pictures.recipe.spread_samples", lambda *_: [SampleIndex(0)])

@@ -60,7 +60,7 @@ def maker_of(small: WeightsFile, cpu: Device, micro_batch: int) -> tuple[Composi
     depth = replace(depth_in(made), input=SIZE)
     plan = CompositesPlan(changed(made, depth=depth))
     estimator = DepthEstimator(build, depth_of, depth, micro_batch=micro_batch, on=cpu)
-    stage = DepthStage(depth, estimator, agreed=None, say=lambda _text: None)
+    stage = DepthStage(depth, estimator, agreed=None)
     maker = CompositesMaker(plan, Composer(plan, Path("none"), Path("none")), stage, cpu="")
     return maker, seen
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgen.cli.printable import printable, printable_json
 from shardgen.domain.identifiers import WorkerId
+from shardgen.domain.wording import printable, printable_json
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.machine.processes import host_id
 from shardgen.settings.run_directory import RunDirectory

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import shardgen.machine.processes
 from shardgen.domain.steps import BatchStep, Step
+from shardgen.machine.processes import new_identity
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Ending, WorkerOptions, work
+from tests.logged import logged
 from tests.shared_folder.double import Faults
 from tests.shared_folder.mounted import LateFolder, Records
 
@@ -31,7 +33,7 @@ def main() -> None:
     run_dir, records_dir, machine, lag, seed, pace = sys.argv[1:]
     shardgen.machine.processes.host_id = lambda: machine
     records = Records(Path(records_dir), seed=int(seed), faults=faults_of(float(lag)))
-    options = WorkerOptions(name=machine, files=LateFolder(Path(run_dir), records, machine))
+    options = WorkerOptions(identity=new_identity(machine), files=LateFolder(Path(run_dir), records, machine))
 
     def on_step(step: Step) -> None:
         if step is BatchStep.RECORDED:
@@ -39,10 +41,8 @@ def main() -> None:
 
     run = RunDirectory.open(Path(run_dir))
 
-    def say(line: str) -> None:
-        sys.stderr.write(f"{line}\n")
-
-    outcome = work(run, options, say=say, on_step=on_step)
+    with logged(lambda line: sys.stderr.write(f"{line}\n")):
+        outcome = work(run, options, on_step=on_step)
     sys.stderr.flush()
     os._exit(0 if outcome.ending is Ending.FINISHED else 1)
 

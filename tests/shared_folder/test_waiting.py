@@ -29,6 +29,7 @@ from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse
 from tests.artifacts.attempts import WORKERS, single
 from tests.conformance.conftest import identity
+from tests.logged import logged
 from tests.plans import make_plan
 
 POLICY = LeasePolicy(
@@ -74,12 +75,13 @@ class World:
         self.run = run
         self.files = SlowFolder(run.path, self.forward)
         self.files.now = lambda: self.now
-        me, said = identity(WORKERS["a"], host="boot-1/pid:[4]/gpu-1"), self.said.append
-        seat = Seat(identity=me, files=self.files, say=said, stopping=self)  # type: ignore[arg-type]
+        stack.enter_context(logged(self.said.append))
+        me = identity(WORKERS["a"], host="boot-1/pid:[4]/gpu-1")
+        seat = Seat(identity=me, files=self.files, stopping=self)  # type: ignore[arg-type]
         self.leases = stack.enter_context(FolderRun(run).coordinator(seat))
         self.manifest = self.leases.manifest
         pulse = Pulse(monotonic=lambda: self.now, exit_process=self.exits.append)
-        self.heartbeat = Heartbeat(self.leases, POLICY, say=self.said.append, pulse=pulse)
+        self.heartbeat = Heartbeat(self.leases, POLICY, pulse=pulse)
 
     def make_slice(self) -> Lease:
         """As the pipeline does."""

@@ -20,7 +20,7 @@ CPU = DeviceChoice(device="cpu")
 def load_network(run: RunDirectory, choice: DeviceChoice = CPU) -> Estimator:
     """The plan's network; its micro-batch is this process's own affair."""
     plan = depth_in(run.plan())
-    return load_for_plan(network_choice(run.local), plan, None, choice=choice, say=lambda _line: None)
+    return load_for_plan(network_choice(run.local), plan, None, choice=choice)
 
 
 def open_composer(run: RunDirectory, kind: type[Composer] = Composer) -> Composer:
@@ -34,5 +34,5 @@ def maker_of(plan: Plan, composer: Composer, estimator: object) -> CompositesMak
     stage = None
     if estimator is not None:
         network = cast("Estimator", estimator)
-        stage = DepthStage(depth_in(plan), network, agreed=None, say=lambda _line: None)
+        stage = DepthStage(depth_in(plan), network, agreed=None)
     return CompositesMaker(CompositesPlan(plan), composer, stage, cpu="")

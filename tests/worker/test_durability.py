@@ -94,7 +94,7 @@ def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> l
             manifest._session.database.engine, "commit", lambda connection: _note_commit(connection, files)
         )
         manifest.workers.register(identity)
-        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy) as heartbeat:
             stages = Stages(
                 recipe=recipe_of(plan),
                 maker=maker_of(plan, open_composer(run), estimator),
@@ -102,7 +102,6 @@ def make_all(run: RunDirectory, estimator: Estimator, files: RecordedFiles) -> l
                 manifest=manifest,
                 heartbeat=heartbeat,
                 between=lambda _done: None,
-                say=lambda _line: None,
             )
             with BatchMaker(stages) as maker, Pipeline(maker, begin_batch=lambda: True) as pipeline:
                 while not isinstance(lease := manifest.leases.lease(identity.id, policy), NoLease):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.heartbeat import EXIT_HUNG, Heartbeat, Pulse, RateWindow
 from shardgen.worker.worker import Worker, WorkerOptions
 from tests.conformance.conftest import MovableClock, identity
+from tests.logged import logged
 from tests.plans import make_plan
 from tests.runs import coordinated
 
@@ -39,7 +41,6 @@ class World:
         self.clock = MovableClock()
         self.monotonic = 1000.0
         self.exits: list[int] = []
-        self.said: list[str] = []
         plan = make_plan(shard_size=50, batch=8, slice_batches=3)
         database = DatabaseUrl(url="sqlite:///m.sqlite", run_dir=folder)
         create_manifest(database, plan)
@@ -50,7 +51,6 @@ class World:
         self.heartbeat = Heartbeat(
             self.coordinator,
             POLICY,
-            say=self.said.append,
             pulse=Pulse(monotonic=lambda: self.monotonic, exit_process=self.exits.append),
         )
 
@@ -95,8 +95,14 @@ def test_without_progress_the_worker_notes_that_it_hangs_and_exits(world: World)
     world.heartbeat.beat_once()
     assert world.exits == []
     world.forward(1)
-    world.heartbeat.beat_once()
+    said, goes_on = list[str](), threading.Event()
+    threading.Thread(target=goes_on.wait, name="stuck", daemon=True).start()
+    with logged(said.append, logging.DEBUG):
+        world.heartbeat.beat_once()
+    goes_on.set()
     assert world.exits == [EXIT_HUNG]
+    assert said[0].startswith("error: this worker hangs: no stage has finished anything for")
+    assert any("thread stuck:" in text for text in said)
     row = world.manifest.overview().workers[0]
     assert row.state is WorkerState.HUNG
     assert "no stage has finished" in row.note
@@ -129,7 +135,7 @@ def test_a_beat_that_fails_for_good_stops_the_work(tmp_path: Path) -> None:
         stall=timedelta(seconds=60),
         max_attempts=6,
     )
-    heartbeat = Heartbeat(world.coordinator, policy, say=world.said.append)
+    heartbeat = Heartbeat(world.coordinator, policy)
     # A beat in the middle of its transaction sees pages that do not fit together; the next sees no database.
     final = (ManifestMismatch, ManifestCorrupt)
     with contextlib.suppress(*final), heartbeat:
@@ -165,7 +171,7 @@ def test_a_beat_that_lands_after_the_end_changes_nothing(
     monkeypatch.setattr("shardgen.worker.heartbeat._JOIN_SECONDS", 0.05)
     stuck = StuckCoordinator(world.coordinator, WorkerState.STARTING)
     policy = replace(POLICY, heartbeat=timedelta(milliseconds=10))
-    with Heartbeat(stuck, policy, say=world.said.append) as heartbeat:  # type: ignore[arg-type]
+    with Heartbeat(stuck, policy) as heartbeat:  # type: ignore[arg-type]
         assert stuck.is_stuck.wait(60)
         world.coordinator.leave(heartbeat.last_word(None))
     assert world.shown() is ShownState.STOPPED
@@ -280,7 +286,7 @@ def test_a_worker_that_ends_by_an_error_notes_it_in_a_line(world: World, error: 
 def test_the_last_word_of_a_worker_that_cannot_start_is_why(run: RunDirectory, tmp_path: Path) -> None:
     folders = {"foregrounds": tmp_path / "nowhere"}
     with pytest.raises(ShardgenError, match="nowhere"):
-        Worker(run, WorkerOptions(folders=folders), say=lambda _line: None).work()
+        Worker(run, WorkerOptions(folders=folders)).work()
     (worker,) = report(run).overview.workers
     assert worker.state is WorkerState.STOPPED
     assert "nowhere" in worker.note

@@ -153,7 +153,7 @@ def test_the_loss_is_at_most_three_batches(run: RunDirectory) -> None:
         "    if step in count: count[step] += 1\n"
         "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] >= 3: print('full', flush=True)\n"
         "    if count[BatchStep.PREPARED] - count[BatchStep.RECORDED] > 3: print('TOO MANY', flush=True)\n"
-        "work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(), say=lambda _: None, on_step=on_step)\n"
+        "work(RunDirectory.open(Path(sys.argv[1])), WorkerOptions(), on_step=on_step)\n"
         "os._exit(0)\n"
     )
     done = subprocess.run(

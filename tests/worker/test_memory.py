@@ -23,6 +23,7 @@ from shardgen.errors import DepthBackendUnavailable
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.worker.worker import Worker, WorkerOptions, WorkOutcome
+from tests.logged import logged
 from tests.runs import make_run, plan_run, shardgen
 from tests.worker.parts import CPU, load_network, open_composer
 
@@ -79,7 +80,8 @@ class Device:
 def work(run: RunDirectory) -> tuple[WorkOutcome, list[str]]:
     said: list[str] = []
     options = WorkerOptions(device=CPU)
-    return Worker(run, options, say=said.append).work(), said
+    with logged(said.append):
+        return Worker(run, options).work(), said
 
 
 def merged(path: Path) -> dict[str, bytes]:

@@ -97,7 +97,7 @@ def make_everything(run: RunDirectory, plan: Plan, stages: Callable[[Manifest, H
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
         with (
-            Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat,
+            Heartbeat(coordinated(manifest, identity), policy) as heartbeat,
             BatchMaker(stages(manifest, heartbeat)) as maker,
             Pipeline(maker, begin_batch=lambda: True) as pipeline,
         ):
@@ -121,7 +121,6 @@ def stages_of(
             manifest=manifest,
             heartbeat=heartbeat,
             between=lambda _done: None,
-            say=lambda _line: None,
         )
 
     return build
@@ -232,7 +231,7 @@ def test_a_failing_batch_leaves_the_one_before_it_its_receipt(
     composer = open_composer(run)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
-        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy) as heartbeat:
             build = stages_of(run, plan, composer, BreaksLater())(manifest, heartbeat)
             with (
                 BatchMaker(replace(build, on_step=on_step)) as maker,
@@ -262,9 +261,7 @@ def test_a_sample_made_alone_keeps_its_place_in_its_micro_batch(
     composer = open_composer(run)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
-        heartbeat = Heartbeat(
-            coordinated(manifest, identity), run.settings.lease_policy, say=lambda _line: None
-        )
+        heartbeat = Heartbeat(coordinated(manifest, identity), run.settings.lease_policy)
         with BatchMaker(stages_of(run, plan, composer, estimator)(manifest, heartbeat)) as maker:
             for sample in (5, 7):  # of batch 1: samples 4 to 7
                 maker.make_alone(SampleIndex(sample))
@@ -342,9 +339,7 @@ def test_who_is_stopped_finishes_what_is_on_the_queue_and_nothing_else(
     room = iter([True] * begun + [False] * 9)
     with run.manifest(plan) as manifest:
         manifest.workers.register(identity)
-        heartbeat = Heartbeat(
-            coordinated(manifest, identity), run.settings.lease_policy, say=lambda _line: None
-        )
+        heartbeat = Heartbeat(coordinated(manifest, identity), run.settings.lease_policy)
         stages = stages_of(run, plan, open_composer(run), queued(run, QueuedDevice(0.01)))
         lease = manifest.leases.lease(identity.id, run.settings.lease_policy)
         assert not isinstance(lease, NoLease)
@@ -376,7 +371,7 @@ def test_a_slice_taken_over_in_the_middle_loses_nothing_and_changes_nothing(
                 manifest.leases.lease(heir.id, policy, gone=[identity.id])
                 before.append(manifest.overview().shards)
 
-        with Heartbeat(coordinated(manifest, identity), policy, say=lambda _line: None) as heartbeat:
+        with Heartbeat(coordinated(manifest, identity), policy) as heartbeat:
             build = stages_of(run, plan, composer, estimator)(manifest, heartbeat)
             stages = Stages(
                 **{name: getattr(build, name) for name in build.__slots__} | {"on_step": take_over}

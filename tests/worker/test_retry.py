@@ -36,6 +36,7 @@ from shardgen.worker.publish import BatchStore
 from shardgen.worker.retry import Retry
 from tests.artifacts.attempts import WORKERS
 from tests.dataset.made_runs import batch_content
+from tests.logged import logged
 from tests.plans import make_plan as made_plan
 from tests.runs import make_run, plan_run, start
 from tests.warm import Command
@@ -52,9 +53,7 @@ class World:
         self.now = 1000.0
         self.said: list[str] = []
         self.pauses = 0
-        self.retry = Retry(
-            say=self.said.append, between=self._between, monotonic=lambda: self.now, sleep=self._sleep
-        )
+        self.retry = Retry(between=self._between, monotonic=lambda: self.now, sleep=self._sleep)
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -74,7 +73,8 @@ class World:
 @pytest.mark.parametrize("kind", [StorageFailed, ManifestBusy, InputMissing])
 def test_a_worker_waits_two_minutes_for_what_may_pass_and_speaks_twice(kind: type[ShardgenError]) -> None:
     world = World()
-    assert world.retry(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
+    with logged(world.said.append):
+        assert world.retry(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
     assert world.said[0] == f"{FOLDER}: away; waiting for it, about 2 minutes"
     assert world.said[1].startswith("going on after 10")
     assert len(world.said) == 2
@@ -95,7 +95,7 @@ def test_after_two_minutes_the_error_ends_the_worker_and_what_it_still_has_to_sa
 @pytest.mark.parametrize("kind", [ManifestGone, LeaseLost])
 def test_what_does_not_pass_is_not_waited_for(kind: type[ShardgenError]) -> None:
     world = World()
-    with pytest.raises(kind):
+    with logged(world.said.append), pytest.raises(kind):
         world.retry(world.failing(kind("gone")))
     assert (world.now, world.said) == (1000.0, [])
 

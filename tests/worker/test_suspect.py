@@ -54,7 +54,6 @@ class Maker:
             plan=plan,
             manifest=manifest,
             heartbeat=SimpleNamespace(check_lease=lambda: None, progress=lambda: None),
-            say=lambda _line: None,
             retry=lambda call: call(),
             on_step=lambda _step: None,
             is_stopping=lambda: False,

@@ -7,6 +7,7 @@ slice), and it changes nothing: of two attempts at a batch one wins, the same on
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -23,11 +24,11 @@ from shardgen.domain.claims import Claim, FolderPolicy, SliceId, next_fence, pic
 from shardgen.domain.identifiers import BatchIndex, ShardIndex, WorkerId
 from shardgen.domain.lease import Lease, LeasePolicy, NoLease
 from shardgen.domain.slice_state import SliceState
-from shardgen.domain.wording import Say
 from shardgen.domain.worker import WorkerIdentity, WorkerReport, WorkerState
 from shardgen.machine.processes import gone
 from shardgen.manifest.manifest import Manifest
 
+_LOG = logging.getLogger(__name__)
 _LONGEST_BEAT_GAP = 300.0
 
 
@@ -73,7 +74,6 @@ class FolderWork:
         *,
         shard: ShardIndex | None = None,
         clocks: Clocks | None = None,
-        say: Say = lambda _line: None,
     ) -> None:
         self._desk = desk
         self._view: FolderView = desk.view
@@ -83,7 +83,6 @@ class FolderWork:
         self._identity = identity
         self._shard = shard
         self._clocks = clocks or Clocks()
-        self._say = say
         self._on_look = desk.on_look
         self._report = WorkerReport(state=WorkerState.STARTING)
         self._publisher = Publisher(desk)
@@ -115,7 +114,7 @@ class FolderWork:
 
     def _have_trouble(self, trouble: str) -> None:
         if trouble and trouble != self._state.trouble:
-            self._say(trouble)
+            _LOG.warning(trouble)
         self._state.trouble = trouble
 
     def _adopt(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 import time
@@ -28,6 +29,7 @@ from shardgen.manifest.manifest import Manifest
 from shardgen.settings.run_directory import RunDirectory
 from shardgen.storage.files import FILE_MODE, make_folders, storing
 
+_LOG = logging.getLogger(__name__)
 _UPLOAD_LIMIT_SECONDS = 1800.0
 _UPLOAD_LOOK_SECONDS = 2.0
 LOCK_LIMIT_SECONDS = 1800.0
@@ -44,13 +46,12 @@ class FolderCoordinator(Coordinator):
 
     def __init__(self, run: RunDirectory, plan: Plan, manifest: Manifest, seat: Seat) -> None:
         super().__init__(manifest, FolderStore(run.artifacts), seat)
-        self._say = seat.say
         self._policy = run.settings.folder_policy
         self._on_look: OnLook = unheard
         self._view, self._index = open_view(run, plan, files=seat.files)
         desk = desk_for(run, self._view, manifest, file_name(seat.identity.id))
         desk = replace(desk, on_look=self._tell)
-        self._work = FolderWork(desk, seat.identity, shard=seat.shard, say=seat.say)
+        self._work = FolderWork(desk, seat.identity, shard=seat.shard)
         self._has_joined = self._is_complete = False
         self._failure: ShardgenError | None = None
         self._ended = threading.Event()
@@ -63,12 +64,13 @@ class FolderCoordinator(Coordinator):
         claim_folder(self.store, self.manifest.folder)
         self.manifest.workers.register(self.seat.identity)
         batches, seconds = self._policy.segment_batches, self._policy.segment.total_seconds()
-        self._say(
-            f"shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk "
-            f"costs what it made since its last segment, {batches} batches or {_time(seconds)} of work, and "
-            f"those 3"
+        _LOG.info(
+            "shared folder: a killed worker costs at most 3 batches; a machine that is lost with its disk "
+            "costs what it made since its last segment, %d batches or %s of work, and those 3",
+            batches,
+            _time(seconds),
         )
-        self._say("looking through the shared folder")
+        _LOG.info("looking through the shared folder")
         self._has_joined = True
         self._work.tick(on_look=on_look)
         self._thread.start()
@@ -85,7 +87,7 @@ class FolderCoordinator(Coordinator):
             try:
                 self._work.tick()
             except TransientError as error:
-                self._say(f"{error}; looking again in {self._policy.scan.total_seconds():g} s")
+                _LOG.warning("%s; looking again in %g s", error, self._policy.scan.total_seconds())
             except ShardgenError as error:
                 self._failure = error
                 return
@@ -184,11 +186,13 @@ class FolderCoordinator(Coordinator):
         deadline = time.monotonic() + _UPLOAD_LIMIT_SECONDS
         waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
-            self._say(f"waiting until {len(waiting)} files are uploaded; keep this machine until then")
+            _LOG.info("waiting until %d files are uploaded; keep this machine until then", len(waiting))
         while waiting and time.monotonic() < deadline and not self.seat.stopping.wait(_UPLOAD_LOOK_SECONDS):
             waiting = self._work.not_uploaded(on_look=self._on_look)
         if waiting:
-            self._say(f"warning: {len(waiting)} files are not uploaded yet; keep this machine until they are")
+            _LOG.warning(
+                "warning: %d files are not uploaded yet; keep this machine until they are", len(waiting)
+            )
 
 
 def open_view(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -24,7 +23,7 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.device import Device
-from shardgen.domain.wording import counted
+from shardgen.domain.wording import counted, nearest
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.storage.released import OnDownload, Released, locate
 
@@ -182,8 +181,8 @@ def _refuse_unknown_word(setting: str, path: Path) -> None:
     """Who writes a bare word, and has no file of that name, means one of the names."""
     if Path(setting).suffix or "/" in setting or os.path.lexists(path):
         return
-    near = difflib.get_close_matches(setting, [*RELEASED, *SHIPPED, "random:64"], n=1)
-    meant = f'did you mean "{near[0]}"? ' if near else ""
+    near = nearest(setting, [*RELEASED, *SHIPPED, "random:64"])
+    meant = f'did you mean "{near}"? ' if near else ""
     raise InputMissing(
         f"{path}: no such weights file",
         hint=f"{meant}weights is nyu, kitti, small, random:N or a file's path",

@@ -36,7 +36,7 @@ _PING_SECONDS = 15.0
 _FIRST_LOOK_SECONDS = 30.0
 _TEXT = "text/plain; charset=utf-8"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
-_logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,200}")
 _STATIC = {
@@ -234,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the viewer has gone
             raise
         except Exception as error:  # noqa: BLE001 - a fault of the page must not end what it serves
-            _logger.warning("the page: %s", note_of(error))
+            _LOG.warning("the page: %s", note_of(error))
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"the page cannot be shown\n")
 
     do_HEAD = do_GET  # noqa: N815 - the library's name

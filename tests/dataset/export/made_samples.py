@@ -48,7 +48,6 @@ def composites(
             folders=run.folders({}),
             local=run.local,
             device=DeviceChoice(device="cpu", threads=1),
-            say=lambda _text: None,
         )
     )
     files: dict[SampleIndex, Files] = {}
