@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import pytest
 
-import shardgen
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import opened_zip, reader, zip_writer
