@@ -2,8 +2,8 @@
 
 python examples/show_labels.py people.zip labels.png 0 17 230
 
-Each row is a sample: the composite with the frame of every cut-out (thin) and the box of what is visible of
-it (thick), the mask or the people, and depth where there is one. Needs nothing but shardgen.
+Each row is a sample: the composite with each cut-out's frame (thin) and the box of its visible part (thick),
+the mask or the people, and depth if there is any. Needs nothing but shardgen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCALE = 2
 
 
 def people_of(sample: dict[str, Any]) -> list[dict[str, Any]]:
-    """The labels of each person; where there may be several, a sample has lists."""
+    """The labels of each person; if there may be several, a sample has lists."""
     labels = {name: value for name, value in sample.items() if not isinstance(value, np.ndarray)}
     if not isinstance(labels["person"], list):
         return [labels]

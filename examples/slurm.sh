@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Workers on a Slurm cluster: an array of them, one GPU each. They share the work through the manifest and know
-# nothing of each other, so any number may start, end, be preempted or be added at any time.
+# Workers on a Slurm cluster: an array of them, one GPU each. They share the work through the manifest and do
+# not know each other, so workers may start, end, be preempted or be added at any time.
 #
 # Once, on the login node, with a shared file system under $HOME or elsewhere:
 #
@@ -12,8 +12,8 @@
 #   shardgen status "$SHARDGEN_RUN" --watch
 #   shardgen merge "$SHARDGEN_RUN" -o people.zip
 #
-# More hours than one time limit allows: submit it several times. With --dependency=singleton each waits for the
-# one before; without it they all work at once. A worker that finds nothing left ends at once, with 0.
+# If one time limit is too short, submit it several times. With --dependency=singleton each waits for the one
+# before; otherwise they all work at once. A worker that finds nothing left exits at once, with 0.
 #
 #SBATCH --job-name=shardgen
 #SBATCH --array=0-7
@@ -25,7 +25,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=shardgen-%A_%a.log
-# A minute before the time limit, to this script itself, which by then has become the worker.
+# SIGTERM a minute before the time limit, to this script itself, which by then has become the worker.
 #SBATCH --signal=B:TERM@60
 
 set -euo pipefail
@@ -43,10 +43,10 @@ fi
 : "${SHARDGEN_BACKGROUNDS:?is not set: the folder of backgrounds, as this node sees it}"
 export SHARDGEN_RUN SHARDGEN_MANIFEST SHARDGEN_FOREGROUNDS SHARDGEN_BACKGROUNDS
 
-margin=90 # seconds before the limit at which no batch is in hand any more
+margin=90 # stop work this many seconds before the limit
 grace=20  # less than Slurm's KillWait (30 s unless the cluster says otherwise)
 
-# The seconds until the time limit; nothing where there is none.
+# The seconds until the time limit; nothing if there is none.
 seconds_left() {
   local left days=0 part seconds=0
   if [[ -n ${SLURM_JOB_END_TIME:-} ]]; then
@@ -69,7 +69,7 @@ options=(--device "${SHARDGEN_DEVICE:-gpu}" --grace "$grace")
 left=$(seconds_left)
 if [[ -n $left ]]; then
   if ((left <= 2 * margin)); then
-    echo "only $left s are left: too short to begin" >&2
+    echo "only $left s are left: too short to start" >&2
     exit 0
   fi
   options+=(--deadline "$((left - margin))s")
@@ -78,6 +78,6 @@ if [[ -n ${SLURM_JOB_ID:-} ]]; then
   options+=(--id "slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_${SLURM_ARRAY_TASK_ID:-0}")
 fi
 
-# exec: signals reach the worker itself, and its exit code is the script's: 0 nothing is left, or the deadline;
-# 10-19 an operator must change something; 30-39 submit it again.
+# exec: signals reach the worker itself, and its exit code is the script's: 0 nothing is left, or the deadline
+# came; 10-19 you must change something; 30-39 submit it again.
 exec shardgen worker "$SHARDGEN_RUN" "${options[@]}"

@@ -32,7 +32,7 @@ try:
 except RunIncomplete as error:  # nothing is made yet
     print(error)
 
-# Stops at any time, and goes on where it was.
+# You can stop it at any time; the same call continues where it stopped.
 made = shardgen.run("people", output="people.zip", on_progress=show)
 print(made.report.stored, "samples stored,", made.report.dead, "dead letters")
 print(shardgen.status("people").pending, "pending")

@@ -132,7 +132,7 @@ class RunHasHoles(OperatorError):
 
 
 class TooManyDead(RunHasHoles):
-    """So many of the finished samples are dead letters that nothing more is leased."""
+    """Too many finished samples are dead letters, so nothing more is leased."""
 
 
 class SourcesRefused(OperatorError):

@@ -44,19 +44,19 @@ def watch(run_dir: str | Path, *, once: bool = False) -> None: ...
 @overload
 def watch(run_dir: str | Path, *, command: Sequence[str]) -> int: ...
 def watch(run_dir: str | Path, *, once: bool = False, command: Sequence[str] | None = None) -> int | None:
-    """Show a run in this cell, with pictures of its newest samples, until all is made.
+    """Show a run in this cell, with pictures of its newest samples, until everything is made.
 
-    `run_dir` is a run directory or the url of a bucket, of a run that is planned. The cell changes every two
-    seconds at most, and only reads; what it shows last stays in the notebook. The stop button ends it, which
-    stops nobody's work; `once` ends it after the first look.
+    `run_dir` is the run directory of a planned run, or the url of its bucket. The cell updates at most every
+    two seconds, and only reads; its last state stays in the notebook. The stop button ends the display but
+    not the work; `once` shows the present state and returns.
 
-    With `command`, such as `["worker", "--deadline", "11h"]` or `["run", "-o", "people.zip"]`, it works, too:
-    it starts that command of `shardgen` for this run in a process of its own and shows, below the whole run,
-    the last lines that the command says, until the command ends. Returns its exit code, 128 + N where signal
-    N has ended it. The stop button lets the command finish what it has in hand; pressed again, it stops the
-    command at once. The command ends when the notebook's kernel does, as after the stop button.
+    With `command`, such as `["worker", "--deadline", "11h"]` or `["run", "-o", "people.zip"]`, it also starts
+    that `shardgen` command for this run in a separate process, and shows the command's last lines below the
+    run until it ends. Returns the command's exit code, 128 + N if signal N ended it. The stop button lets the
+    command finish the batches in hand; a second press stops it at once. If the notebook's kernel ends, the
+    command stops as after the stop button.
 
-    Raises MachineUnfit outside of a notebook, and as `open_directory` does where there is no planned run.
+    Raises MachineUnfit outside a notebook, and the errors of `open_directory` if there is no planned run.
     """
     _refuse_elsewhere()
     opened = open_run(open_directory(run_dir))
@@ -104,7 +104,7 @@ def _refuse_elsewhere() -> None:
     else:
         shell = get_ipython()
     if getattr(shell, "kernel", None) is None:
-        raise MachineUnfit("there is no notebook here", hint="in a terminal: shardgen status RUN_DIR --watch")
+        raise MachineUnfit("this is not a notebook", hint="in a terminal: shardgen status RUN_DIR --watch")
 
 
 @contextmanager
@@ -149,7 +149,7 @@ class _Cell:
 
     def __init__(self, named: str) -> None:
         self._number = next(_numbers)
-        words = f"looking at {named}"
+        words = f"reading {named}"
         _Shown(style())
         self._head, self._words = _Shown(_lines([words]), words), _Shown("")
         self._pictures, self._rest = _Shown(""), _Shown("")
@@ -273,7 +273,7 @@ class _Command:
         if self._sent_at == math.inf:
             self._sent_at = now
             self._note = (
-                "stopping: finishes what it has in hand (press the stop button again to stop it at once)"
+                "stopping: finishing the batches in hand (press the stop button again to stop it at once)"
             )
         elif not pressed.is_urgent or now - self._sent_at < _ECHO_SECONDS:
             return False

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import json
 import math
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,14 @@ from shardgen.cli.commands import LINES, load
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "examples").glob("*.md")),
 ]
+PACKAGE = ROOT / "shardgen"
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+# Of a run directory or a zip, not of the package's folders of the same names.
+OF_A_RUN = re.compile(r"artifacts/(\.staging/|folder-id|requeued/)|depth/(\d|sub/)")
 
 
 def _example_lines(text: str) -> list[str]:
@@ -127,12 +134,79 @@ def test_the_documented_objects_of_a_bucket_are_those_of_the_code() -> None:
     assert set(json.loads(begun_entry("0" * 64))) in documented
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_of_the_checkout_that_a_page_names_exists(page: Path) -> None:
+    tops = {one.name for root in (ROOT, PACKAGE) for one in root.iterdir() if one.is_dir()}
+    for code in re.findall(r"`([\w./:-]+)`", page.read_text(encoding="utf-8")):
+        path, _, name = code.partition("::")
+        if path.endswith(".py") and "/" not in path:
+            assert [*PACKAGE.rglob(path), *(ROOT / "tests").rglob(path)], code
+        elif "/" in path and path.partition("/")[0] in tops and not OF_A_RUN.match(path):
+            at = next((root / path for root in (ROOT, PACKAGE) if _is_there(root / path)), None)
+            assert at is not None, code
+            module, name = (at, name) if at.exists() else (at.with_suffix(".py"), name or at.suffix[1:])
+            if name and module.exists():
+                assert re.search(rf"\b(?:def|class) {name}\b", module.read_text(encoding="utf-8")), code
+
+
+def _is_there(path: Path) -> bool:
+    """A file or folder, a module without its suffix, or `module.name`."""
+    return path.exists() or path.with_name(path.name + ".py").exists() or path.with_suffix(".py").exists()
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| \[[\w./-]+\]\(([\w./-]+)\) \|", index, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    pages = {page for page in PAGES if page.name != "README.md"}
+    assert {(ROOT / "docs" / one).resolve() for one in listed} == pages
+
+
+def test_decisions_are_in_the_groups_that_the_page_lists_and_have_no_numbers() -> None:
+    text = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    groups = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert re.findall(r"^\[(.+)\]\(#[\w-]+\)(?: ·)?$", text, re.MULTILINE) == groups
+    for group in re.split(r"^## .+$", text, flags=re.MULTILINE)[1:]:
+        assert re.search(r"^- \*\*", group, re.MULTILINE)
+    pointer = re.compile(r"decisions?(?:\.md)?,? #?\d")
+    sources = [page for folder in ("shardgen", "tests", "benchmarks", "training", "migrations")
+               for page in (ROOT / folder).rglob("*.py")]  # fmt: skip
+    assert [page for page in (*PAGES, *sources) if pointer.search(page.read_text(encoding="utf-8"))] == []
+
+
 def test_glossary_words_are_the_codes_words() -> None:
-    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-    for word in ("plan", "sample", "shard", "slice", "batch", "lease", "fence", "artifact", "receipt"):
-        assert f"**{word}**" in glossary
+    defined = {
+        name for page in PACKAGE.rglob("*.py") for name in _defined_in(ast.parse(page.read_text("utf-8")))
+    }
+    rows = [row[2:-2].split(" | ") for row in GLOSSARY.splitlines() if row.startswith("| **")]
+    assert len(rows) > 70
+    words = [word for row in rows for word in re.findall(r"\*\*([\w -]+)\*\*", row[0])]
+    assert len(words) == len(set(words))
+    for _, _, names in rows:
+        found = re.findall(r"`([^`]+)`", names)
+        assert ", ".join(f"`{one}`" for one in found) == names
+        for name in found:
+            assert name in defined or ("/" in name and (PACKAGE / name).exists()), name
+
+
+def _defined_in(tree: ast.Module | ast.ClassDef, of: str = "") -> Iterator[str]:
+    """Classes, functions and values of a module, and members of its classes as `Class.member`."""
+    for node in tree.body:
+        match node:
+            case ast.ClassDef(name=name):
+                yield name
+                yield from _defined_in(node, f"{name}.")
+            case ast.FunctionDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield of + name
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                yield of + name
+            case _:
+                pass
+
+
+def test_no_name_is_of_another_vocabulary() -> None:
     banned = re.compile(r"\b(?:class|def)\s+\w*(?:[Jj]ob|[Tt]ask|[Cc]hunk|[Ee]poch)\w*")
-    for path in (ROOT / "shardgen").rglob("*.py"):
+    for path in PACKAGE.rglob("*.py"):
         if path.parent.name == "containers":
             continue  # PNG and WebP files are made of chunks
         assert not banned.search(path.read_text(encoding="utf-8")), path

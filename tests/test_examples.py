@@ -145,7 +145,7 @@ def test_the_slurm_script_starts_nothing_in_the_last_minutes(tmp_path: Path) -> 
     environment = SETTINGS | {"SLURM_JOB_ID": "78"}
     assert run_slurm(tmp_path, environment, squeue="echo 2:59") == (
         0,
-        "only 179 s are left: too short to begin\n",
+        "only 179 s are left: too short to start\n",
         [],
     )
 
@@ -309,9 +309,7 @@ def test_the_dockerfile_copies_what_is_there_and_installs_extras_that_exist() ->
 
 def test_the_dockerfile_has_the_readmes_libraries_and_nobody_is_root() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
-    line, _ = re.findall(  # the second is for who runs the tests
-        r"apt-get install -y ([\w. -]+?)  #", (ROOT / "README.md").read_text("utf-8")
-    )
+    (line,) = re.findall(r"apt-get install -y ([\w. -]+)`", (ROOT / "README.md").read_text("utf-8"))
     (installed,) = re.findall(r"apt-get install -y ([\w. -]+?) &&", text)
     assert set(line.split()) - {"python3-venv"} <= set(installed.split())  # the image has a Python of its own
     users = [rest for word, rest in instructions(text) if word == "USER"]

@@ -1,4 +1,4 @@
-"""The marks of requeues in the artifact folder: which attempts at a batch do not count any more."""
+"""The marks of requeues in the artifact folder: which attempts at a batch no longer count."""
 
 from __future__ import annotations
 

@@ -41,83 +41,83 @@ class FoundFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """Every artifact and staged file, and the paths that none of ours has."""
+    """Every artifact and staged file, and the paths of all other files."""
 
     files: tuple[FoundFile, ...]
     strangers: tuple[str, ...]
 
 
 class ArtifactReader(Protocol):
-    """Who has the bytes of recorded artifacts, for those who only read them. Thread-safe."""
+    """Reads the bytes of recorded artifacts. Thread-safe."""
 
     @property
     def reads_at_once(self) -> int:
-        """How many artifacts to read at a time, so that none waits long for the one before; 1: none does."""
+        """How many artifacts to read at the same time, to hide the store's latency; 1 if it has none."""
         ...
 
     def read(self, ref: ArtifactRef) -> bytes:
-        """Return the artifact's bytes after its size and sha256 passed."""
+        """Return the artifact's bytes after checking size and sha256."""
         ...
 
     def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Fill a buffer of `ref.size_bytes`; whether the bytes are right, `refuse_changed` says."""
+        """Fill a buffer of `ref.size_bytes`; `refuse_changed` checks the bytes."""
         ...
 
 
 class ArtifactStore(ABC):
-    """Artifacts in one place, each written once and never changed: an ArtifactReader that writes, too.
+    """Artifacts in one place, each written once and never changed: an ArtifactReader that also writes.
 
-    `shown` is the place as messages name it. Every method raises StorageFailed for what may pass by itself:
-    what lies in a place that cannot be read is not known.
+    `shown` is the place's name in messages. Every method raises StorageFailed for problems that may pass:
+    a place that cannot be read may still hold anything.
     """
 
     reads_at_once: ClassVar[int] = 1
     other_place: ClassVar[str]
-    """What to type where this turns out not to be the place that the run's workers write to."""
+    """What to type if this is not the place that the run's workers write to."""
 
     def __init__(self, shown: str) -> None:
         self.shown = shown
 
     def place(self, name: ArtifactName | str) -> str:
-        """What lies here under a name, as messages name it."""
+        """A file's name in messages."""
         return f"{self.shown}/{name}"
 
     @abstractmethod
     def identity(self) -> str | None:
-        """What tells this place from every other, under whatever path; None when it has nothing of that.
+        """The id that identifies this place under any path; None if it has none.
 
-        Raises ArtifactCorrupt when it does not read as one.
+        Raises ArtifactCorrupt if it is not a valid id.
         """
 
     @abstractmethod
     def make_identity(self) -> str:
-        """The same, made at random and durable if there was none; of two at once both get the same."""
+        """The same, after making a random, durable one if there was none; two at once get the same one."""
 
     @abstractmethod
     def hold_to(self, identity: str) -> bool:
-        """Whether this is the place with that identity; from here on nothing is written to any other."""
+        """Whether this is the place with that identity; from now on nothing is written to any other."""
 
     @abstractmethod
     def is_there(self) -> bool:
-        """Whether there is such a place; if not, it may come back."""
+        """Whether the place is there; if not, it may come back."""
 
     @abstractmethod
     def refuse_unusable(self) -> None:
-        """Raise InputMissing when no worker could write there."""
+        """Raise InputMissing if no worker could write there."""
 
     @abstractmethod
     def refuse_unreadable(self) -> None:
-        """Raise ArtifactCorrupt or StorageFailed when nothing could be read here."""
+        """Raise ArtifactCorrupt or StorageFailed if nothing could be read here."""
 
     def contains(self, _path: Path) -> bool:
-        """Whether what is written to this path of the machine would lie among the artifacts."""
+        """Whether a file at this path of the machine would be among the artifacts."""
         return False
 
     @abstractmethod
     def publish(self, name: ArtifactName, data: bytes, *, on_step: OnStep = ignore_step) -> ArtifactRef:
-        """Durable under its final name when this returns; ReceiptConflict when that name exists.
+        """Write an artifact, durable under its final name when this returns; ReceiptConflict if it exists.
 
-        The place itself is never made here. Raises LeaseLost when a sweep has taken what was staged: it takes
+        This never makes the place itself. Raises LeaseLost if a sweep has removed the staged file: it removes
         nothing of a live lease.
         """
 
@@ -132,18 +132,18 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def requeued(self) -> Iterator[tuple[str, bytes]]:
-        """Every requeued mark: its name and its bytes."""
+        """Every requeue mark: its name and its bytes."""
 
     @abstractmethod
     def names(self) -> Iterator[ArtifactName]:
-        """Every artifact, recorded or not, shard by shard and sorted; none when there is no place."""
+        """Every artifact, recorded or not, shard by shard and sorted; none if the place is not there."""
 
     def staged(self, _layout: Layout) -> Iterator[ArtifactName]:
-        """What files were to become that were begun and are not published: none, unless a store stages."""
+        """The names of artifacts that are staged but not published: none, unless a store stages files."""
         return iter(())
 
     def listing(self, layout: Layout) -> Listing:
-        """All files, by name alone; marks of requeues and the identity are no strangers."""
+        """All files, by their names only; requeue marks and the identity do not count as strangers."""
         files: list[FoundFile] = []
         strangers: list[str] = []
         for path, name in self._files_found(layout):
@@ -155,14 +155,14 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def _files_found(self, layout: Layout) -> Iterator[tuple[str, ArtifactName | None]]:
-        """Each path, and the artifact that it is or was to become; folders of others as `name/`."""
+        """Each path, with its artifact, published or not; foreign folders as `name/`."""
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """How many bytes a file of the listing has; None when it is gone."""
+        """How many bytes a file of the listing has; None if it is gone."""
 
     def read(self, ref: ArtifactRef) -> bytes:
-        """Return the artifact's bytes after its size and sha256 passed."""
+        """Return the artifact's bytes after checking size and sha256."""
         buffer = bytearray(ref.size_bytes)
         self.fill(ref, memoryview(buffer))
         refuse_changed(ref, len(buffer), buffer)
@@ -170,19 +170,19 @@ class ArtifactStore(ABC):
 
     @abstractmethod
     def fill(self, ref: ArtifactRef, buffer: memoryview) -> None:
-        """Fill a buffer of `ref.size_bytes`; whether the bytes are right, `refuse_changed` says."""
+        """Fill a buffer of `ref.size_bytes`; `refuse_changed` checks the bytes."""
 
     @abstractmethod
     def read_unrecorded(self, path: ArtifactName | str) -> bytes:
         """Return the bytes of a file of the listing that no receipt vouches for.
 
-        Raises ArtifactCorrupt for what is no regular file or larger than an artifact can be, else
+        Raises ArtifactCorrupt if it is not a regular file or too large for an artifact, else
         StorageFailed, with the OSError as its cause, also when the file is gone.
         """
 
     @abstractmethod
     def remove(self, paths: Iterable[str], *, on_removed: Callable[[], None] = lambda: None) -> None:
-        """Remove files of the listing durably; one that is gone already is fine."""
+        """Remove files of the listing durably; missing ones are fine."""
 
 
 def is_mark(file: str) -> bool:
@@ -205,12 +205,12 @@ def refuse_foreign_name(ref: ArtifactRef) -> None:
 
 
 def gone(ref: ArtifactRef) -> ArtifactMissing:
-    """The error of an artifact that has only its receipt left."""
-    return ArtifactMissing(f"{ref.name}: is gone, its receipt is there", hint=PUT_BACK)
+    """The error for an artifact that is gone while its receipt is there."""
+    return ArtifactMissing(f"{ref.name}: is gone, but its receipt is there", hint=PUT_BACK)
 
 
 def name_taken(place: str) -> ReceiptConflict:
-    """The error of a name that is in use."""
+    """The error for a name that is in use."""
     return ReceiptConflict(
         f"{place}: exists already; artifacts are never overwritten",
         hint="lease the slice again: a new attempt has a new name",
@@ -218,7 +218,7 @@ def name_taken(place: str) -> ReceiptConflict:
 
 
 def refuse_size(ref: ArtifactRef, size: int) -> None:
-    """Raise ArtifactCorrupt unless the artifact has so many bytes."""
+    """Raise ArtifactCorrupt unless the artifact has this many bytes."""
     if size != ref.size_bytes:
         raise ArtifactCorrupt(
             f"{ref.name}: is {size} bytes, the receipt says {ref.size_bytes}", hint=PUT_BACK
@@ -226,7 +226,7 @@ def refuse_size(ref: ArtifactRef, size: int) -> None:
 
 
 def refuse_changed(ref: ArtifactRef, size: int, data: bytes | bytearray | memoryview) -> None:
-    """Raise ArtifactCorrupt unless these are the artifact's bytes; of a wrong size none need be given."""
+    """Raise ArtifactCorrupt unless these are the artifact's bytes; with a wrong size `data` may be empty."""
     refuse_size(ref, size)
     found = hashlib.sha256(data).hexdigest()
     if found != ref.sha256:
@@ -236,12 +236,12 @@ def refuse_changed(ref: ArtifactRef, size: int, data: bytes | bytearray | memory
 
 
 def ref_of(name: ArtifactName, data: bytes) -> ArtifactRef:
-    """What a receipt says of a published artifact."""
+    """What a receipt says about a published artifact."""
     return ArtifactRef(name=str(name), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def place_away(shown: str) -> StorageFailed:
-    """The error of an artifact folder that may come back: a disk or a share that is not mounted."""
+    """The error for an artifact folder that may come back: a disk or share that is not mounted."""
     return StorageFailed(
         f"{shown}: the folder that this run's workers write their artifacts to is not there",
         hint="mount it, or set [artifacts] url; if it is lost: shardgen verify RUN_DIR --requeue",

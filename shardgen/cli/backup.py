@@ -27,10 +27,10 @@ def backup(
         ),
     ] = None,
 ) -> None:
-    """Copy the manifest to another file, also while workers run.
+    """Copy the manifest to another file, even while workers run.
 
-    The copy is the record at one moment. It is read through, and appears under its name only when it is
-    whole. For a database on a server it says which line to type instead.
+    Makes a consistent copy, checks it, and gives it its name once it is complete. For a database on a server
+    it prints the command to type instead.
 
     \b
     Example:

@@ -49,7 +49,7 @@ def cut_out(
 
     Makes a mask for each photograph that has neither an alpha channel nor a mask file, in subfolders too. A
     small network (u2netp, 4.6 MB, fetched once) finds what stands out. Look at the masks, and draw better
-    ones where it is wrong: your masks are never replaced. Given one photograph, makes its mask again. Run
+    ones where they are wrong: your masks are never replaced. Given one photograph, makes its mask again. Run
     it again to resume.
 
     \b

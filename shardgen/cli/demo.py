@@ -23,7 +23,7 @@ def demo(
         Path, typer.Argument(metavar="DIR", help="A new folder, or the folder of an earlier demo.")
     ] = Path("shardgen-demo"),
 ) -> None:
-    """Show the whole story on real photographs.
+    """Try everything out on real photographs, in minutes.
 
     Plans, starts two workers, kills one of them half-way, merges, verifies.
     Needs pip install -e ".[demo]", and no network. Makes 96 samples in about two minutes on two cores.
@@ -66,10 +66,10 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     run = run.planned(planned.plan)
     out.print(plan_view(planned, None))
     out.print(
-        f"The depth network of this demo is the one that ships ({WEIGHTS}), trained on "
-        "rendered scenes: for trials.\nFor a data set use the released weights: shardgen weights fetch nyu."
+        f"This demo uses the small depth network that comes with shardgen ({WEIGHTS}), for trials.\n"
+        "For a data set use the released weights: shardgen weights fetch nyu."
     )
-    step("Work: two workers, one core each; kill one of them half-way, like a lost runtime.")
+    step("Work: two workers, one core each; kill one of them halfway, like a lost runtime.")
     with doing(STARTING, keeps_last=True) as line:
         killer = work(run, planned.plan, say=render.say, on_look=lambda found: show_run(line, found))
     if killer.taken_over_after is not None:
@@ -82,7 +82,7 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     result = merge_run(run, folder / "demo.zip", allow_dead_letters=False)
     render.result_is_a_file()
     out.print(render.merge_view(result))
-    step("Verify: the zip alone, every CRC, every name, every pixel of the statistics again.")
+    step("Verify: check every CRC, every name and every pixel's statistics, from the zip alone.")
     found = check(result.path)
     render.echo_findings(found)
     sheet = extract_contact_sheet(result.path, folder)

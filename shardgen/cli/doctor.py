@@ -25,8 +25,8 @@ def doctor(
 ) -> None:
     """Check this machine for problems before you start.
 
-    Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts,
-    and what its bucket does with the requests that a run rests on.
+    Shows versions, devices, memory, disks and weights; with RUN_DIR also its sources, manifest and artifacts.
+    If it is in a bucket, tests whether the store can be trusted.
 
     \b
     Example:

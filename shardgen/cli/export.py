@@ -70,8 +70,8 @@ def export(
         bool,
         typer.Option(
             "--partial",
-            help="Export what is stored by now, also while workers run. Once more is stored, it "
-            "cannot go on: choose a new folder.",
+            help="Export what is stored so far, even while workers run. Once more is stored, this export "
+            "cannot be continued: choose a new folder.",
         ),
     ] = False,
     allow_dead_letters: Annotated[
@@ -79,11 +79,11 @@ def export(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Write a data set as training tools read it.
+    """Write a data set in a format for training tools.
 
     webdataset: tars. parquet: for Hugging Face's datasets. coco: boxes and masks. files: plain folders.
-    A run directory needs no zip first; --exclude, --partial and --allow-dead-letters are for it.
-    The same command goes on after a stop, and gives the same bytes every time.
+    A run directory needs no zip first; only there do --exclude, --partial and --allow-dead-letters apply.
+    After a stop the same command continues; it gives the same bytes every time.
 
     \b
     Example:
@@ -153,7 +153,7 @@ def _show(result: ExportResult) -> None:
         planned = counted(result.selection.planned, "sample")
         render.say(f"not in it, of {planned}: {', '.join(missing)}")
     if result.there:
-        render.say(f"was there already: {counted(result.there, 'sample')}")
+        render.say(f"already there: {counted(result.there, 'sample')}")
     render.say(f"to read it: {_next(result)}")
 
 

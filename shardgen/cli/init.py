@@ -68,7 +68,7 @@ def init(
         typer.Option(
             "--set",
             metavar="TABLE.KEY=VALUE",
-            help="Another value than the preset's, as in shardgen.toml; may be given several times.",
+            help="Replace a value of the preset, as in shardgen.toml; may be repeated.",
             show_default=False,
         ),
     ] = None,

@@ -24,7 +24,7 @@ def merge(
     output: Output = None,
     exclude: Exclude = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Merge what is stored by now, also while workers run.")
+        bool, typer.Option("--partial", help="Merge what is stored so far, even while workers run.")
     ] = False,
     allow_dead_letters: AllowDeadLetters = False,
     json: Json = False,

@@ -105,7 +105,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="ZIP",
-        help="The zip to write; of a bucket's run into the current folder.",
+        help="The zip to write; for a bucket, in the current folder by default.",
         show_default="RUN_DIR/dataset.zip",
     ),
 ]
@@ -120,7 +120,7 @@ Exclude = Annotated[
     typer.Option(
         "--exclude",
         metavar="FOLDER/NAME",
-        help="Leave out every sample made of this photograph; may be given several times. FOLDER is "
+        help="Leave out every sample made from this photograph; may be repeated. FOLDER is "
         "foregrounds, backgrounds or pictures.",
         show_default=False,
     ),
@@ -149,7 +149,7 @@ def parse_gpus(text: str) -> tuple[str, ...]:
     wrong = [name for name in names if not GPU_NAME.fullmatch(name)]
     if wrong:
         raise typer.BadParameter(
-            f"{wrong[0]!r} is no GPU's number or UUID, as in 0,2 or GPU-5d5ba0d6", param_hint="--gpus"
+            f"{wrong[0]!r} is not a GPU's number or UUID, as in 0,2 or GPU-5d5ba0d6", param_hint="--gpus"
         )
     return names
 

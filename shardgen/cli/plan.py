@@ -39,8 +39,8 @@ _CHANGES = 20  # lines
 _ASK_RATE = "unknown; add --calibrate to measure it, or --rate N (a V100 made 6.4 samples/s)"
 _CREWS = (1, 2, 4, 8)
 _SUCH_WORKERS = (
-    "Each worker is a machine or GPU like this one. Workers on one CPU share its cores: two make hardly more "
-    "than one."
+    "Each worker is a machine or GPU like this one. Workers on one CPU share its cores: two are hardly "
+    "faster than one."
 )
 
 
@@ -134,7 +134,7 @@ def make_plan_with_progress(
 
 def _measured(run: RunDirectory, given: Folders) -> Forecast:
     """Measure, with a bar of what is made."""
-    render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing of it is kept")
+    render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing is kept")
     with doing("loading what makes samples, up to a minute", is_printed=False) as line:
         from shardgen.operations.forecast import make_forecast
 
@@ -233,7 +233,7 @@ def plan_view(
     if more := len(planned.changes) - len(changes):
         changes.append(f"and {more:,} more")
     facts[:0] = [("" if number else "changed", change) for number, change in enumerate(changes)]
-    unchanged = "NEW" if planned.is_new else "as it was"
+    unchanged = "NEW" if planned.is_new else "unchanged"
     state = (changed if changes else unchanged) if is_written else "NOT WRITTEN"
     return render.table(["plan", state], facts, left=True)
 

@@ -1,4 +1,4 @@
-"""The standard streams on their way out: nobody need be listening."""
+"""The standard streams, safe to write to even if nobody reads them."""
 
 from __future__ import annotations
 

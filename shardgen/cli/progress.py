@@ -1,7 +1,7 @@
-"""The line at the end of stderr that moves: what is being done, or how far it is.
+"""The progress line at the end of stderr: what is being done, or how far it is.
 
-On a terminal it is drawn over itself ten times a second and is gone at the end. In a notebook, and on a
-terminal that has no cursor, only a carriage return takes it back, every 2 seconds at most. Anywhere else a
+On a terminal it is redrawn ten times a second and removed at the end. In a notebook, and on a
+terminal without a cursor, it is redrawn with a carriage return, at most every 2 seconds. Anywhere else a
 line is printed now and then.
 """
 

@@ -54,7 +54,7 @@ def ray(
             min=0,
             max=1,
             help="GPUs that each worker reserves: 0 for none; with 0.5, two share one.",
-            show_default="1 where there are GPUs",
+            show_default="1 if there are GPUs",
         ),
     ] = None,
     cpus_per_worker: Annotated[
@@ -75,11 +75,11 @@ def ray(
 ) -> None:
     """Plan if needed, make everything on a Ray cluster, merge.
 
-    Type it on a node of the cluster, or put `ray job submit --` in front. Workers start on every node, also
-    on nodes that join later, and start again when they are lost. If anything stops it, run it again: it
-    continues where it stopped. A second one on the same run joins in.
+    Type it on a node of the cluster, or put `ray job submit --` in front. Starts workers on every node,
+    including nodes that join later, and restarts lost ones. If anything stops it, run it again: it continues
+    where it stopped. A second one on the same run joins in.
 
-    Several nodes need a run in a bucket, or PostgreSQL and artifacts that all of them reach.
+    With several nodes, the run must be in a bucket, or in PostgreSQL with artifacts that all nodes can reach.
 
     \b
     Example:

@@ -9,7 +9,7 @@ from shardgen.domain.wording import typed
 
 
 def rebuild(*, run_dir: RunDir = HERE) -> None:
-    """Make a lost manifest again from plan.json and the artifacts.
+    """Rebuild a lost manifest from plan.json and the artifacts.
 
     Reads every artifact, keeps those that are whole, and remembers every requeue. Batches in progress when
     the manifest was lost are made again; the texts of dead letters are lost. Refuses while there is a

@@ -72,8 +72,8 @@ def run(
             "--limit",
             metavar="N",
             min=1,
-            help="Stop when the run has N stored samples, and do not merge unless all is made. All that is "
-            "stored counts, of all workers and earlier commands; batches are made whole.",
+            help="Stop when the run has N stored samples, and merge only if everything is made. "
+            "Samples of all workers and earlier commands count; batches are completed.",
             show_default=False,
         ),
     ] = None,
@@ -82,7 +82,7 @@ def run(
         typer.Option(
             "--deadline",
             metavar="11h",
-            help="Stop this long after the start (for example 11h), and do not merge unless all is made. "
+            help="Stop this long after the start (for example 11h), and merge only if everything is made. "
             "Finishes the current batches first.",
             show_default=False,
         ),
@@ -98,8 +98,8 @@ def run(
 
     If anything stops it, run it again: it continues where it stopped, with --limit to the same point.
     Restarts dead workers, waiting longer each time. Starts one worker per GPU, or one on the CPU, where
-    --workers 2 splits the cores. A closed terminal stops it like Ctrl-C; put `nohup` in front to let it go
-    on.
+    --workers 2 splits the cores. A closed terminal stops it like Ctrl-C; put `nohup` in front to keep it
+    running.
 
     \b
     Example:

@@ -39,7 +39,9 @@ def status(
     *,
     run_dir: RunDir = HERE,
     json: Json = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until all is made, or Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Refresh until everything is made, or Ctrl-C.")
+    ] = False,
     serve: Serve = None,
     html: Annotated[
         Path | None,
@@ -51,7 +53,7 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Show what is stored and pending, who works, and time left.
+    """Show what is stored and pending, the workers, and time left.
 
     Only reads; safe at any time, from any number of terminals.
 

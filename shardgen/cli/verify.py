@@ -45,8 +45,8 @@ def verify(
     """Read every byte again and name what is wrong.
 
     Changes nothing without --requeue.
-    Checks a run directory against its manifest, and the manifest against itself and the plan; a zip against
-    itself alone. Exits with 20-29 if something is wrong.
+    Checks a run directory against its manifest, and the manifest against itself and the plan; a zip only
+    against itself. Exits with 20-29 if something is wrong.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""Recognise the run's artifact folder: all its workers must write to the same one, and a merge read it."""
+"""Recognise the run's artifact folder: all workers must write to the same one, and merge must read it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port: what a worker and a command ask of a run, whatever hands out its slices and keeps its record."""
+"""The port: what workers and commands need from a run, whatever hands out slices and keeps the record."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ if TYPE_CHECKING:  # it brings numpy, which `status` does without
 _LOG = logging.getLogger(__name__)
 _SHOWN = 20  # lines
 OnLook = Callable[[str], None]
-"""Called whenever something slow got a step further, with what that is."""
+"""Called with each step of something slow."""
 
 
 def unheard(_what: str) -> None:
-    """For callers whom nobody watches."""
+    """Ignore it: for callers without an audience."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """Who works and on which shard (None: any); and what says that the worker is to stop.
+    """Who works, on which shard (None: any), and the event that stops the worker.
 
-    `files` are the eyes through which it sees a shared folder, if not the disk's.
+    `files` is how it reads a shared folder, if not directly from the disk.
     """
 
     identity: WorkerIdentity
@@ -58,10 +58,10 @@ class Seat:
 
 
 class Coordinator(ABC):
-    """What one worker needs of its run. Use it as a context manager: it closes what was opened for it.
+    """What one worker needs from its run. Use it as a context manager: it closes what was opened for it.
 
-    Under its lease a worker records, notes and fails in `manifest`: the run's, or this machine's own where
-    the record is elsewhere. `store` takes its artifacts. `beat` may be called from any thread.
+    With its lease a worker records, notes and fails in `manifest`: the run's, or this machine's own if
+    the record is elsewhere. `store` holds its artifacts. `beat` may be called from any thread.
     """
 
     def __init__(self, manifest: Manifest, store: ArtifactStore, seat: Seat) -> None:
@@ -76,85 +76,85 @@ class Coordinator(ABC):
         self.close()
 
     def ended(self) -> list[WorkerId]:
-        """The workers of this host whose processes have ended without a word."""
+        """The workers of this host whose processes ended without saying so."""
         return gone(self.manifest.workers.alive_on_host(self.seat.identity.host))
 
     @abstractmethod
     def join(self, on_look: OnLook) -> None:
-        """Take part; from now on `on_look` is told what the worker's thread waits for, at every look.
+        """Join the run; from now on `on_look` is told, at every step, what the worker's thread waits for.
 
-        Raises PlanConflict, StorageFailed or InputMissing when the worker must not write where it would.
+        Raises PlanConflict, StorageFailed or InputMissing if the worker must not write its artifacts there.
         """
 
     @abstractmethod
     def lease(self, policy: LeasePolicy) -> Lease | NoLease:
-        """Grant a slice; what ended processes of this host held is free."""
+        """Grant a slice; slices of ended processes on this host are freed first."""
 
     @abstractmethod
     def portion(self, lease: Lease, *, batch_seconds: float) -> list[BatchIndex]:
-        """What to make next of a leased slice, when the portion before is made; [] to release it.
+        """The batches of a leased slice to make next, once the previous portion is made; [] to release it.
 
-        `batch_seconds` is what a batch takes, 0.0 while that is not known. Raises LeaseLost.
+        `batch_seconds` is the time for a batch, 0.0 if not known yet. Raises LeaseLost.
         """
 
     @abstractmethod
     def release(self, lease: Lease) -> bool:
-        """Give the slice back, done or not; no death. Returns False when it was not held any more."""
+        """Give the slice back, done or not; this is no death. Returns False if it was already lost."""
 
     @abstractmethod
     def seconds_for_another(self, batch_seconds: float) -> float:
-        """How much time a slice must at least be given, so that leasing it is of use."""
+        """The least time in which leasing another slice is still useful."""
 
     @abstractmethod
     def seconds_to_ask_again(self, policy: LeasePolicy) -> float:
-        """How long to wait while others hold all that is left."""
+        """How long to wait before asking again while others hold everything that is left."""
 
     def overview(self) -> Overview:
-        """The state of the whole run as it is seen from here, by now or a little ago. From any thread."""
+        """The state of the whole run as seen from here, perhaps a little old. From any thread."""
         return self.manifest.overview()
 
     def seconds_between_overviews(self, policy: LeasePolicy) -> float:
-        """How long to wait at least from one to the next, so that nobody's work is slowed down."""
+        """The least time between two overviews, so that they slow nobody down."""
         return policy.heartbeat.total_seconds()
 
     @abstractmethod
     def beat(self, report: WorkerReport) -> None:
-        """What the worker says of itself; after its last word nothing."""
+        """Report the worker's state; does nothing after its last report."""
 
     @property
     @abstractmethod
     def is_missed(self) -> bool:
-        """Whether others would wait for something of this worker if it ended without a word."""
+        """Whether others would have to wait if this worker ended without saying so."""
 
     @property
     def may_plan_anew(self) -> bool:
-        """Whether `plan` would take other photographs, since nothing is made of these yet."""
+        """Whether `plan` would accept other photographs, since nothing is made from these yet."""
         return False
 
     @abstractmethod
     def leave(self, last: WorkerReport) -> None:
-        """Say the last word, with nothing leased any more; what was made is visible to all.
+        """Report for the last time, without a lease; everything made is then visible to all.
 
-        Raises StorageFailed when it is not.
+        Raises StorageFailed if it is not.
         """
 
     def say_last(self, last: WorkerReport) -> None:
-        """A manifest that is away must not hide why the worker ends; its lease says that it has ended."""
+        """Report for the last time; an unreachable manifest must not hide why the worker ends."""
         try:
             self.manifest.workers.beat(self.seat.identity.id, last)
         except TransientError as error:
             _LOG.warning("heartbeat: %s", error)
 
     def close(self) -> None:
-        """Give back connections and files."""
+        """Close connections and files."""
         self.manifest.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """Receipts in batch order, and who reads the artifacts that they name.
+    """Receipts in batch order, and the reader of the artifacts that they name.
 
-    `manifest` is what they are kept in, if they are: then it can be asked why some are missing.
+    `manifest` is where they are kept, if in one: then it can be asked why some are missing.
     """
 
     source: ReceiptSource
@@ -163,37 +163,37 @@ class Recorded:
 
 
 class Watcher(Protocol):
-    """Looks at a run again and again; what was seen once is not read again. One thread uses it.
+    """Reads a run repeatedly, without reading the same thing twice. Use it from one thread.
 
-    What is slow to look at is looked at less often than is asked, and else the last look is told again: a
-    bucket every ten seconds at most, a shared folder as seldom as its workers do.
+    Slow records are read less often than asked; in between, the last state is returned: for a
+    bucket at most every ten seconds, for a shared folder as seldom as its workers do.
     """
 
     def report(self) -> Report:
         """The state of the run, of the plan that it has now.
 
-        Raises TransientError when it cannot be read just now; after any error it may be asked again.
+        Raises TransientError if it cannot be read right now; you may call it again after any error.
         """
         ...
 
     def details(self, *, newest: int) -> Details:
-        """What is known beyond the last report: slices, pace, dead letters, and so many newest receipts.
+        """More about the last report: slices, pace, dead letters, and the `newest` receipts.
 
-        Raises as `report` does; TransientError also when the run has another plan by now.
+        Raises the errors of `report`; TransientError also if the run has another plan now.
         """
         ...
 
     @property
     def store(self) -> ArtifactReader:
-        """Who reads the artifacts that the newest receipts name."""
+        """The reader of the artifacts that the newest receipts name."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnRecords:
-    """This machine's manifest, None if it has none yet, and the folder that its receipts' artifacts lie in.
+    """This machine's manifest, None if it has none yet, and the folder with its receipts' artifacts.
 
-    `store` is None where that folder is no part of the record.
+    `store` is None if that folder is not part of the record.
     """
 
     manifest: Manifest | None
@@ -202,9 +202,9 @@ class OwnRecords:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutPlan:
-    """That a plan is the run's: what was `before`, None if nothing; and whether its manifest is new.
+    """The result of making a plan the run's: the plan `before`, if any, and whether the manifest is new.
 
-    `changes` are a line each where it took the place of another.
+    `changes` has one line per change if it replaced another plan.
     """
 
     before: Plan | None
@@ -213,7 +213,7 @@ class PutPlan:
 
 
 def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConflict:
-    """The error of a plan that cannot take the place of another: what differs, and what can be done."""
+    """The error for a plan that cannot replace another: what differs, and what to do."""
     changed = [] if before is None else run.recipe(before).differences(run.recipe(new))
     shown = changed[:_SHOWN] + ([f"and {len(changed) - _SHOWN:,} more"] if changed[_SHOWN:] else [])
     hint = f"put the planned files and settings back, or {run.for_another}"
@@ -221,20 +221,20 @@ def refused_plan(run: RunDirectory, before: Plan | None, new: Plan) -> PlanConfl
     if is_larger and not has_own_index(run.url):
         hint = f"shardgen extend RUN_DIR adds them; or {OTHER_DIRECTORY}"
     return PlanConflict(
-        f"{run.path}: not what was planned here: {'; '.join(shown)}", hint=hint, problems=tuple(changed)
+        f"{run.path}: differs from the plan: {'; '.join(shown)}", hint=hint, problems=tuple(changed)
     )
 
 
 class Looks(Watcher, Protocol):
-    """A Watcher of a run as long as it has this plan: PlanConflict when it has another. Close it."""
+    """A Watcher of a run with this plan; raises PlanConflict once the run has another. Close it."""
 
     def close(self) -> None:
-        """Give back what is kept open."""
+        """Close what is kept open."""
         ...
 
 
 class FreshLooks:
-    """Looks that open anew what they read: that suits what is quickly opened."""
+    """Looks that open the record each time, for records that open quickly."""
 
     def __init__(self, opened: OpenedRun) -> None:
         self._opened = opened
@@ -258,9 +258,9 @@ class FreshLooks:
 
 
 class OpenedRun(ABC):
-    """A planned run, as workers and commands ask it: a DatabaseRun, a FolderRun, or another backend's.
+    """A planned run, as workers and commands use it: a DatabaseRun, a FolderRun, or another backend's.
 
-    What is not abstract suits a run whose record is no database, and whose machines have an index each.
+    The defaults suit a run whose record is not a database, and whose machines each have an index.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -270,7 +270,7 @@ class OpenedRun(ABC):
     def ensure_manifest(self) -> bool:
         """Create or upgrade the manifest of a written plan. Returns whether it was new.
 
-        Raises PlanConflict when it is gone although artifacts exist.
+        Raises PlanConflict if it is gone although artifacts exist.
         """
         artifacts_exist = any(True for _ in open_store(self.run).names())
         return create_manifest(self.run.database, self.plan, artifacts_exist=artifacts_exist)
@@ -283,9 +283,9 @@ class OpenedRun(ABC):
         return was_held
 
     def put_plan(self, *, grows: bool = False, on_step: OnStep = ignore_step) -> PutPlan:
-        """Make this plan the run's, durably; under the planning lock. Twice is harmless.
+        """Make this plan the run's, durably; under the planning lock. May be repeated.
 
-        `grows`: it begins with the blocks of the present one, whose receipts stay. Raises PlanConflict where
+        `grows`: it begins with the blocks of the present one, whose receipts stay. Raises PlanConflict if
         the present plan cannot be replaced, ManifestBusy while a worker holds a live lease.
         """
         del grows
@@ -303,22 +303,22 @@ class OpenedRun(ABC):
         return is_new
 
     def write_plan(self) -> None:
-        """Write `plan.json`, durably, under its name only when it is whole. Raises StorageFailed."""
+        """Write `plan.json`, durably and all at once. Raises StorageFailed."""
         publish_file(self.run.path / FILE_NAME, self.plan.canonical_json)
 
     def write_next(self, on_step: OnStep) -> None:
-        """Write `plan.json.next` durably; the one before was settled."""
+        """Write `plan.json.next` durably; an earlier one has been dealt with."""
         publish_file(self.run.path / NEXT, self.plan.canonical_json)
         on_step(PlanStep.NEXT_WRITTEN)
 
     def rename_next(self, on_step: OnStep) -> None:
-        """Let it be `plan.json`, durably."""
+        """Rename `plan.json.next` to `plan.json`, durably."""
         with storing(self.run.path / FILE_NAME):
             rename_durably(DiskFiles(), self.run.path / NEXT, self.run.path / FILE_NAME)
         on_step(PlanStep.RENAMED)
 
     def remove_next(self) -> None:
-        """Remove what a command has left that was killed, or refused, before it counted."""
+        """Remove what a killed or refused command left before its plan counted."""
         with storing(self.run.path / NEXT):
             (self.run.path / NEXT).unlink(missing_ok=True)
 
@@ -328,53 +328,53 @@ class OpenedRun(ABC):
 
     @property
     def why_one_machine(self) -> str:
-        """Why `shardgen ray` must not have it made on several machines; "" where it may."""
+        """Why `shardgen ray` must not use several machines for it; "" if it may."""
         return ""
 
     def claim_artifacts(self) -> str | None:
-        """Before others are asked to work: make this machine's artifact folder the run's, as a worker would.
+        """Make this machine's artifact folder the run's, as a worker would, before other machines work.
 
-        Returns its identity; None where machines need not share a folder for them. Errors of `claim_folder`.
+        Returns its identity; None if machines need not share a folder. Raises the errors of `claim_folder`.
         """
         return None
 
     @abstractmethod
     def report(self) -> Report:
-        """The state of the run, quick enough to be asked again and again."""
+        """The state of the run, fast enough to be called repeatedly."""
 
     def watching(self) -> AbstractContextManager[Watcher]:
-        """Look at the run again and again, also when it is planned anew meanwhile. Opens nothing yet."""
+        """A watcher of the run that also follows a new plan. Opens nothing yet."""
         from shardgen.coordination.watching import RunWatcher  # noqa: PLC0415 - it opens runs
 
         return RunWatcher(self)
 
     def looks(self) -> Looks:
-        """What such a look is, as long as the run has this plan."""
+        """A watcher of the run as long as it has this plan."""
         return FreshLooks(self)
 
     def take_stock(self) -> Report:
-        """The state of the run by the record that this machine's workers write to, brought up to date."""
+        """The state of the run from the record that this machine's workers write to, brought up to date."""
         return self.report()
 
     @abstractmethod
     def records(self) -> AbstractContextManager[Recorded]:
-        """Open what the run has recorded, for reading; what waits on this machine is published first."""
+        """Open the run's records for reading; anything that waits on this machine is published first."""
 
     @abstractmethod
     def own_records(self) -> AbstractContextManager[OwnRecords]:
-        """Open this machine's records, to be looked at."""
+        """Open this machine's records for reading."""
 
     @abstractmethod
     def undo(
         self, batches: Sequence[BatchIndex], *, dead_letters: bool = False, on_step: OnStep = ignore_step
     ) -> list[BatchIndex]:
-        """Undo receipts, of these batches or of those with dead letters, marked so that they stay undone.
+        """Undo the receipts of these batches or of those with dead letters, with marks that keep them undone.
 
         Returns the batches that had one.
         """
 
     def put_back(self, batches: Sequence[BatchIndex]) -> tuple[list[BatchIndex], int]:
-        """Put the records right, then undo batches that were found bad; also how many records were wrong."""
+        """Repair the records, then undo bad batches. Returns these and how many records were wrong."""
         mended = 0
         if self.run.database.backend.is_there():
             with self.run.manifest(self.plan) as manifest:
@@ -382,14 +382,14 @@ class OpenedRun(ABC):
         return self.undo(batches), mended
 
     def to_sweep(self) -> Callable[[], AbstractContextManager[StillAlone]]:
-        """What keeps others from making the record anew while files are removed. Raises ManifestMismatch."""
+        """A lock that keeps others from rebuilding while files are removed. Raises ManifestMismatch."""
         raise ManifestMismatch(
-            f"{self.run.path}: a shared folder is not swept: what looks unused here may count elsewhere",
+            f"{self.run.path}: a shared folder cannot be swept: what looks unused here may be used elsewhere",
             hint="when the merged zip is verified, remove the whole folder",
         )
 
     def to_back_up(self) -> Backend:
-        """The database that is the record. Raises ManifestMismatch where it is not."""
+        """The database that is the record. Raises ManifestMismatch if it is none."""
         raise ManifestMismatch(
             f"{self.run.path}: a shared folder has no manifest to back up: the files in it are the record",
             hint=f"copy the whole folder: {self.run.path}",

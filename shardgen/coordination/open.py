@@ -1,4 +1,4 @@
-"""Open a run as what its settings' URL says: a bucket, a shared folder, another backend, else a database."""
+"""Open a run according to its settings' URL: a bucket, a shared folder, another backend, else a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Look at a run again and again, whatever becomes of it."""
+"""Read a run repeatedly, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class RunWatcher:
             return self._looks.details(newest=newest)
         except PlanConflict as error:
             raise ManifestBusy(
-                f"{self._run.named}: has another plan since the last look", hint="look again"
+                f"{self._run.named}: its plan has changed since the last look", hint="look again"
             ) from error
 
     @property
     def store(self) -> ArtifactReader:
-        """Who reads the artifacts that the newest receipts name."""
+        """The reader of the artifacts that the newest receipts name."""
         return self._looks.store

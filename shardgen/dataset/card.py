@@ -1,6 +1,6 @@
 """`README.md` inside the final zip: what the data set is, for someone who has only the zip.
 
-Its YAML head is what Hugging Face's Hub reads of a data set's card.
+Hugging Face's Hub reads its YAML head.
 """
 
 from __future__ import annotations

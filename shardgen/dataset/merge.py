@@ -148,7 +148,7 @@ def _nothing_there(survey: Survey) -> RunIncomplete | RunHasHoles:
     selection = survey.selection
     if survey.dead == selection.planned:
         return RunHasHoles(
-            f"all {survey.dead:,} samples are dead letters, so there is nothing to take",
+            f"all {survey.dead:,} samples are dead letters, so there is nothing to merge",
             hint="shardgen dead-letters RUN_DIR says why; then shardgen requeue RUN_DIR --dead-letters",
         )
     left_out = f"{selection.in_words}, {survey.dead:,} dead letters"
@@ -212,7 +212,7 @@ def survey_receipts(
         raise RunIncomplete(
             f"{selection.pending.count:,} of {plan.samples:,} samples are pending "
             f"({len(batches):,} of {layout.batch_count:,} batches, the first is {batches[0]})",
-            hint="shardgen run RUN_DIR; or add --partial, for what is stored by now",
+            hint="shardgen run RUN_DIR; or add --partial, to merge what is stored so far",
         )
     if plan.samples != stored + dead + selection.left_out.count or dead != on_record:
         raise ReceiptConflict(
@@ -250,7 +250,7 @@ def _write(
             raise ReceiptConflict(
                 f"receipts changed during the merge: {bodies.stored:,} stored and {bodies.dead:,} dead, "
                 f"before {survey.stored:,} and {survey.dead:,}",
-                hint="merge again when nobody requeues",
+                hint="merge again while nobody requeues",
             )
         on_step(MergeStep.BODIES_COPIED)
         values = statistics(inputs.plan, bodies.sums.total())

@@ -1,4 +1,4 @@
-"""`metadata.csv`: one row a sample, with the names of its images, for those who train on the zip.
+"""`metadata.csv`: one row per sample, with the names of its images, for training on the zip.
 
 It says what `labels.csv` says, in the form that Hugging Face's `imagefolder` reads: columns that end in
 `_file_name` are images. See docs/formats.md: "Final zip".

@@ -1,4 +1,4 @@
-"""A final zip that is opened to be read: its last members, and its images' entries piece by piece."""
+"""A final zip opened for reading: its last members, and its images' entries piece by piece."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class OpenedZip:
         """Open a file that the plan names. Raises ArtifactCorrupt when it is not that one."""
         entry = self.tail.entries.get(file.name)
         if entry is None or entry.stop > self.files.size(self.descriptor):
-            raise self._damaged(file, "plan.json names it, and it is not here")
+            raise self._damaged(file, "plan.json names it, but it is missing")
         header = local_header(entry)
 
         def read(offset: int, size: int) -> bytes:

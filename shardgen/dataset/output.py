@@ -1,4 +1,4 @@
-"""The final zip as a file: its last members, and that nothing foreign is replaced by it."""
+"""The final zip as a file: its last members, and the check that it replaces nothing foreign."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _refuse_loss(output: Path, new: Selection, there: Selection, earlier: int) -
         raise _foreign(output, f"holds {what} of {of} without {' or '.join(lacking)} samples left out")
     if new.excluded and (back := there.excluded - new.excluded):
         raise PlanConflict(
-            f"{output}: {counted(back.count, 'sample')} that it excludes would be back, so it stays",
+            f"{output}: {counted(back.count, 'sample')} that it leaves out would come back, so it stays",
             hint="name every source to leave out with --exclude, or choose another name with -o",
         )
 
@@ -178,4 +178,4 @@ def refuse_full_disk(
 
 
 def _foreign(output: Path, fact: str) -> PlanConflict:
-    return PlanConflict(f"{output}: {fact}, and is not replaced", hint="choose another name with -o")
+    return PlanConflict(f"{output}: {fact}, so it is not replaced", hint="choose another name with -o")

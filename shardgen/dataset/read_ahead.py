@@ -1,4 +1,4 @@
-"""Read ahead: while one artifact is used, those after it are on their way from a store that is far away."""
+"""Read ahead: while one artifact is used, fetch the next ones from a remote store."""
 
 from __future__ import annotations
 

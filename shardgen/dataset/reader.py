@@ -1,4 +1,4 @@
-"""A finished data set, to train on: `shardgen.DataSet("people.zip")`."""
+"""A finished data set for training: `shardgen.DataSet("people.zip")`."""
 
 from __future__ import annotations
 
@@ -50,26 +50,26 @@ _SAMPLE = "sample"
 _OTHER_SAMPLES = f"{METADATA}: has rows of other samples than the images"
 
 Column = NDArray[Any] | Sequence[Any]
-"""int64 or float64 where all rows have numbers, else objects; a sequence of lists for several people."""
+"""int64 or float64 if all rows have numbers, else objects; a sequence of lists for several people."""
 Transform = Callable[[dict[str, Any]], Any]
 
 
 class DataSet:
-    """The stored samples of a data set, in the order of their numbers, read from the zip as it is.
+    """The stored samples of a data set, in the order of their numbers, read straight from the zip.
 
-    `data[i]` is a dict of everything about one sample. First what is stored, by the names of `outputs`: an
-    image of three channels as uint8 (height, width, 3) in the order red, green, blue; one of one channel as
-    uint8 (height, width), or uint16 where it is stored in 16 bits; of any other file its bytes. Then its
-    labels, by the columns of `metadata.csv`: int, float, str, None where there is nothing, or, where a sample
-    may show several people, lists of these, a value for each.
+    `data[i]` is a dict with everything about one sample. First come the stored files, by the names of
+    `outputs`: an image with three channels as uint8 (height, width, 3), RGB; an image with one channel as
+    uint8 (height, width), or uint16 if it is stored in 16 bits; any other file as bytes. Then come the
+    labels, by the columns of `metadata.csv`: int, float, str, or None for an empty field. If a sample may
+    show several people, each label is a list with a value for each person.
 
-    Dead letters and samples that were left out are not there: `samples` says which number each one has.
-    Every file's CRC is compared when it is read. Threads and forked processes may share one; pickled, it
-    opens its path anew. Opening reads the zip's directory and holds 40 bytes a sample; labels are read when
-    they are asked for. Close it, or use `with`, to give the file back at once.
+    Dead letters and samples that were left out are not included; `samples` has the number of each sample.
+    Every file's CRC is checked when it is read. Threads and forked processes may share a data set; a pickled
+    one opens its path again. Opening reads the zip's directory and keeps 40 bytes per sample; labels are
+    read on first use. Close the data set, or use `with`, to release the file at once.
 
-    Raises InputMissing when there is no such file, ArtifactCorrupt for a file that is no data set of ours or
-    is damaged, ManifestMismatch for one of another version, StorageFailed.
+    Raises InputMissing if there is no such file, ArtifactCorrupt if the file is damaged or not a data set of
+    shardgen, ManifestMismatch if it is from another version, and StorageFailed.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
@@ -108,7 +108,7 @@ class DataSet:
         if wrong := self._zip.miscount(table, self.dead_letters, self.selection):
             raise BrokenZip(wrong)
         self.samples: NDArray[np.int64] = np.empty(count, np.int64)
-        """The plan's number of each stored sample, ascending."""
+        """The number of each stored sample in the plan, ascending."""
         self._offsets = np.empty(count + 1, np.int64)  # of each sample's first header, and of the end
         self._offsets[-1] = self._zip.tail.entries[LABELS].offset
         self._sizes = np.empty((count, table.width), np.uint32)
@@ -123,12 +123,12 @@ class DataSet:
 
     @property
     def outputs(self) -> tuple[Output, ...]:
-        """What is stored of each sample, in this order."""
+        """The files stored for each sample, in this order."""
         return self.plan.outputs
 
     @property
     def statistics(self) -> Mapping[str, OutputStatistics]:
-        """Mean and standard deviation of each image output's pixels from 0 to 1, as in `stats.json`."""
+        """Mean and standard deviation of each image output's pixels, from 0 to 1, as in `stats.json`."""
         if self._statistics is None:
             with _reading(self.path):
                 self._statistics = _statistics_in(self._zip, self.plan)
@@ -136,11 +136,11 @@ class DataSet:
 
     @property
     def labels(self) -> Mapping[str, Column]:
-        """Each column of `metadata.csv` but the file names, with a value for each stored sample.
+        """The columns of `metadata.csv` except file names, with a value for each stored sample.
 
-        Numbers are int64, or float64; texts, and numbers that some rows lack, are objects. Where a sample may
-        show several people, a column is a sequence of lists. The first call reads them all, and nobody
-        can change them.
+        Numbers are int64 or float64; texts, and numbers that are missing in some rows, are objects. If a
+        sample may show several people, a column is a sequence of lists. The first call reads all columns.
+        They are read-only.
         """
         if self._labels is None:
             with _reading(self.path):
@@ -158,15 +158,15 @@ class DataSet:
         return {**self._decoded(row), **self._labels_of(row)}
 
     def __getitems__(self, indexes: Sequence[SupportsIndex]) -> list[dict[str, Any]]:
-        """Several at once: what PyTorch asks for."""
+        """Several samples at once, as PyTorch asks for them."""
         return [self[index] for index in indexes]
 
     def encoded(self, index: SupportsIndex) -> dict[str, bytes]:
-        """The stored files of a sample, by the names of `outputs`; their CRCs are right."""
+        """The stored files of a sample, by the names of `outputs`, with their CRCs checked."""
         return self._encoded(self._row(index))
 
     def labels_of(self, index: SupportsIndex) -> dict[str, Any]:
-        """The labels of a sample alone; no image is read."""
+        """Only the labels of a sample, without reading images."""
         return self._labels_of(self._row(index))
 
     def as_torch(
@@ -174,30 +174,30 @@ class DataSet:
     ) -> TorchView:
         """The same samples for a `torch.utils.data.DataLoader`, with any number of workers.
 
-        Each is a dict of uint8 tensors (3, height, width), RGB, and (1, height, width), int32 where it is
-        stored in 16 bits, and of the `labels` that are named. `transform` makes of it what you train on.
-        A label of several people is a list, and an image's size may be its own: PyTorch's loader stacks
-        neither, so make them alike in `transform`, or give the loader a `collate_fn`.
+        Each sample is a dict of uint8 tensors, (3, height, width) RGB or (1, height, width), int32 if stored
+        in 16 bits, plus the named `labels`. `transform` turns it into what you train on. A label of several
+        people is a list, and images may differ in size. PyTorch's loader can stack neither, so make them
+        uniform in `transform`, or give the loader a `collate_fn`.
 
-        PyTorch is imported by whoever asks for a sample; without it that raises MachineUnfit. Labels other
-        than `sample` are all read first. Raises InvalidSettings for a label that there is not, or that has no
-        value in some rows.
+        PyTorch is imported when the first sample is read; MachineUnfit is raised if that fails. Naming labels
+        other than `sample` reads all labels first. Raises InvalidSettings for a label that does not exist, or
+        that has no value in some rows.
         """
         return TorchView(self, self._complete(labels, of="as_torch"), transform)
 
     def as_tf_data(self, *, labels: Sequence[str] = (_SAMPLE,), shuffle_seed: int | None = None) -> Any:
         """The same samples as a `tf.data.Dataset` of dicts, in order, decoded by many threads.
 
-        Images are uint8 (height, width, 3), RGB, and (height, width, 1), uint16 where stored in 16 bits; a
-        size that is each sample's own is None in the shape. A label of several people is a vector of a length
-        of its own: `batch` cannot stack these, `ragged_batch` takes them. With `shuffle_seed` all samples are
-        shuffled, in another order in each epoch. Raises InvalidSettings for a label that there is not, or
-        that has no value in some rows, MachineUnfit without TensorFlow.
+        Images are uint8, (height, width, 3) RGB or (height, width, 1), or uint16 if stored in 16 bits. If
+        samples differ in size, the shape has None. A label of several people is a vector whose length varies:
+        use `ragged_batch`, since `batch` cannot stack these. `shuffle_seed` shuffles all samples, in another
+        order in each epoch. Raises InvalidSettings for a label that does not exist, or that has no value in
+        some rows, and MachineUnfit without TensorFlow.
         """
         return _tf_data(self, self._complete(labels, of="as_tf_data"), shuffle_seed)
 
     def close(self) -> None:
-        """Give the file back; whatever would read it raises ValueError then, as closed files do."""
+        """Release the file; reading from it then raises ValueError, as for any closed file."""
         self._zip.close()
 
     def __enter__(self) -> Self:
@@ -215,7 +215,9 @@ class DataSet:
 
     def _row(self, index: SupportsIndex) -> int:
         if isinstance(index, slice):
-            raise TypeError("a DataSet gives one sample at a time, no slice: [data[i] for i in range(10)]")
+            raise TypeError(
+                "a DataSet returns one sample at a time, not a slice: [data[i] for i in range(10)]"
+            )
         row, count = as_index(index), len(self)
         if not -count <= row < count:
             raise IndexError(f"sample {row} of {count:,}")
@@ -271,13 +273,13 @@ class DataSet:
         for name in names:
             if name != _SAMPLE and any(value is None for value in _objects_in(self.labels[name])):
                 raise InvalidSettings(
-                    f"{of}(labels=…): {name!r} has no value in some rows", hint="take other labels"
+                    f"{of}(labels=…): {name!r} has no value in some rows", hint="choose other labels"
                 )
         return names
 
 
 class TorchView:
-    """A data set as PyTorch's loaders ask for it; see `DataSet.as_torch`."""
+    """A data set in the form that PyTorch's loaders need; see `DataSet.as_torch`."""
 
     def __init__(self, data: DataSet, labels: tuple[str, ...], transform: Transform | None) -> None:
         self.data, self.labels, self.transform = data, labels, transform
@@ -296,7 +298,7 @@ class TorchView:
         return found if self.transform is None else self.transform(found)
 
     def __getitems__(self, indexes: Sequence[SupportsIndex]) -> list[Any]:
-        """Several at once: what PyTorch asks for."""
+        """Several samples at once, as PyTorch asks for them."""
         return [self[index] for index in indexes]
 
 
@@ -526,7 +528,7 @@ def _reopened(path: str, fingerprint: str, count: int) -> DataSet:
     data = DataSet(path)
     if (data.plan.fingerprint, len(data)) != (fingerprint, count):
         data.close()
-        raise PlanConflict(f"{path}: holds another data set than before", hint="open it anew")
+        raise PlanConflict(f"{path}: was replaced: it holds a different data set now", hint="open it again")
     return data
 
 

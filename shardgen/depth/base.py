@@ -1,7 +1,7 @@
 """The port between a recipe and depth networks; imports nothing heavy, so that settings can say it.
 
 A `Family` is a kind of network, as `[depth] model` names it. A `Network` is one of them with its weights at
-hand, of which everything can be asked that needs no device. An `Estimator` is one on a device.
+hand, for everything that needs no device. An `Estimator` is a network on a device.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "NDArray[np.uint8]"
 """uint8 (H, W, 3) RGB, of a network's input size."""
 RawOutput: TypeAlias = "NDArray[np.float32]"
-"""What a network puts out for one picture, float32 (h, w); what it means is its family's affair."""
+"""A network's output for one picture, float32 (h, w); only its family knows what it means."""
 FILE = "file"
-"""The plan's name of weights that `shardgen.toml` names by their path: a plan holds no paths."""
+"""The plan's name for weights given by their path in `shardgen.toml`: a plan holds no paths."""
 
 
 class Upsampling(StrEnum):
-    """Bilinear upsampling inside the network: with aligned corners, or by the middles of pixels."""
+    """Bilinear upsampling inside the network: with aligned corners, or with half-pixel centres."""
 
     ALIGNED = "aligned"
     HALF_PIXEL = "half-pixel"
 
 
 class Precision(StrEnum):
-    """`fast` computes in 16 bits what the family finds good enough in them."""
+    """`fast` computes in 16 bits wherever the family finds them good enough."""
 
     FLOAT32 = "float32"
     FAST = "fast"
 
 
 class Quality(StrEnum):
-    """What a network's output is good for: a data set, trying the pipeline with, nothing at all."""
+    """What a network's output is good for: a data set, trying the pipeline, or nothing."""
 
     DEPTH = "depth"
     TRIAL = "trial"
@@ -56,7 +56,7 @@ class Quality(StrEnum):
 class Weights:
     """`name` is one of the family's or `file`; the digest, not the path, says which file.
 
-    `structure` describes the network in the family's words, as the weights have it; nothing is read from it.
+    `structure` describes the weights' network in the family's words; it is only for people.
     """
 
     name: str = field(metadata={SETTING: "depth.weights"})
@@ -68,7 +68,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkPlan:
-    """What a plan says of its network; `input` is (width, height) in pixels."""
+    """What a plan says about its network; `input` is (width, height) in pixels."""
 
     model: str
     weights: Weights
@@ -81,7 +81,7 @@ class NetworkPlan:
 class NetworkChoice:
     """`[depth] weights` and `micro_batch` as this machine's settings have them.
 
-    `name` is the plan's name of the weights, `written` what `shardgen.toml` says, `file` the path that it
+    `name` is the plan's name for the weights, `written` what `shardgen.toml` says, `file` the path that it
     means, if it means one. `micro_batch` is how many images the network takes at once.
     """
 
@@ -108,13 +108,13 @@ class Sides:
 
 
 class Begun:
-    """A batch that a device was given ahead; only the estimator that made it knows what is in it."""
+    """A batch queued on a device; only the estimator that made it knows what is in it."""
 
 
 class Estimator(ABC):
     """One network on one device, for one process; all but `depth_of` for one thread.
 
-    A picture's depth depends on the device's model, on `micro_batch` and on its place among so many pictures,
+    A picture's depth depends on the device's model, on `micro_batch` and on its place in the micro-batch,
     not on those beside it. Receipts record the first two; the plan tells the place.
     """
 
@@ -131,7 +131,7 @@ class Estimator(ABC):
     @property
     @abstractmethod
     def provenance(self) -> Mapping[str, str | int]:
-        """What else decides the bytes, such as the version of a library, for receipts."""
+        """What else determines the bytes, such as a library's version, for receipts."""
 
     @abstractmethod
     def warm_up(self) -> None:
@@ -139,9 +139,9 @@ class Estimator(ABC):
 
     @abstractmethod
     def begin(self, pictures: Sequence[Picture | None]) -> Begun | None:
-        """Put a batch on the device's queue behind what it computes, and wait for neither.
+        """Put a batch on the device's queue, without waiting for it or for the batch before.
 
-        None where the device has no queue. What goes wrong is raised by `outputs`.
+        None if the device has no queue. Errors are raised by `outputs`.
         """
 
     @abstractmethod
@@ -155,9 +155,9 @@ class Estimator(ABC):
         """The network's outputs for pictures of the plan's input size; None for None.
 
         A missing picture keeps its place and is black: the others' last bits must not depend on it. `begun`
-        is what `begin` gave for the same pictures. `between` is called after every micro-batch with the
-        number of finished pictures, to report progress; what it raises abandons the batch. Raises
-        DepthBackendUnavailable when memory does not suffice for one picture or the device is lost.
+        is the result of `begin` for the same pictures. `between` is called after every micro-batch with the
+        number of finished pictures, to report progress; if it raises, the batch is abandoned. Raises
+        DepthBackendUnavailable if there is not enough memory for one picture or the device is lost.
         """
 
     @abstractmethod
@@ -169,7 +169,7 @@ class Estimator(ABC):
 
 
 class Network(ABC):
-    """Checked weights of a family. `weights` is what a plan says of them, `sides` what they take as input."""
+    """Checked weights of a family: `weights` for the plan, `sides` that an input may have."""
 
     def __init__(self, weights: Weights, sides: Sides) -> None:
         self.weights, self.sides = weights, sides
@@ -197,11 +197,11 @@ class Network(ABC):
 
     @abstractmethod
     def micro_batches(self, kind: str) -> tuple[int, ...]:
-        """Those to choose from on a device (`kind` cpu or gpu), best first; the last is the smallest."""
+        """The choices for a device (`kind` cpu or gpu), best first; the last is the smallest."""
 
     @abstractmethod
     def prepare(self, choice: str, *, threads: int) -> Device:
-        """Configure what computes, once per process; `choice` is auto, cpu or gpu, 0 threads its own choice.
+        """Configure the device, once per process; `choice` is auto, cpu or gpu; 0 threads: the library's.
 
         The `model` of a CPU is `device.describe_cpu(threads)`. Raises MachineUnfit.
         """
@@ -210,7 +210,7 @@ class Network(ABC):
     def load(self, plan: NetworkPlan, *, micro_batch: int, on: Device) -> Estimator:
         """Put the network on a device of its `prepare`; `plan` has passed `check_plan`.
 
-        Raises MachineUnfit for a precision that the device is no good at; never another one in silence.
+        Raises MachineUnfit for a precision that the device is slow at; it never silently uses another one.
         """
 
 
@@ -221,7 +221,7 @@ class Family(ABC):
     """As `[depth] model` has it."""
     default_weights: ClassVar[str]
     sides: ClassVar[Sides]
-    """What every network of the family takes at most; `Network.sides` may be narrower."""
+    """The widest range for all networks of the family; `Network.sides` may be narrower."""
 
     @abstractmethod
     def plan_name(self, written: str) -> str:

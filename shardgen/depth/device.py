@@ -24,7 +24,7 @@ DEVICES = ("auto", "cpu", "gpu")
 START_UP_NOISE = re.compile(rb"[IWE]\d{4} |WARNING: All log messages before absl::InitializeLog")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 # Variables that change the bits of what the network computes, each with the value that changes nothing; 0 and
-# 1 are read as TensorFlow reads them. What was measured: docs/decisions.md 123.
+# 1 are read as TensorFlow reads them. What was measured: docs/decisions.md, "The same bytes".
 _SWITCHES_OF_CPU = {
     "ONEDNN_CPU_ISA_HINTS": "NO_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE": "STRICT",
@@ -179,7 +179,7 @@ def translated_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         raise DepthBackendUnavailable(
             f"TensorFlow failed: {type(error).__name__}: {str(error).splitlines()[0][:300]}",
-            hint="shardgen doctor; if it stays, restart the worker or run with --device cpu",
+            hint="shardgen doctor; if that does not help, restart the worker or run with --device cpu",
         ) from error
 
 

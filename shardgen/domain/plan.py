@@ -20,7 +20,7 @@ from shardgen.domain.layout import Layout
 
 PLAN_FORMAT = 3
 _LEAST_DIGITS = 7  # of a sample's number in names
-EARLIER = "finish it with the version that made it, or plan anew in a new directory"
+EARLIER = "finish it with the version that made it, or plan again in a new directory"
 """What to do with what an earlier version made: formats before this one are not read."""
 SETTING = "setting"
 """Key of a field's metadata: its name in `shardgen.toml`, where that is not its path in the document."""

@@ -1,4 +1,4 @@
-"""What OpenCV is asked through: no `cv2.error` crosses it, and every image changes size by one rule."""
+"""Calls to OpenCV: no `cv2.error` escapes, and every image is resized by the same rule."""
 
 from __future__ import annotations
 

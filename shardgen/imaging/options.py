@@ -1,4 +1,4 @@
-"""What can be chosen of pictures, as words and numbers; no pixel and no OpenCV in it."""
+"""The choices for pictures, as words and numbers; without pixels and without OpenCV."""
 
 from __future__ import annotations
 

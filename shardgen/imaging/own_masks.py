@@ -1,4 +1,4 @@
-"""Masks that shardgen makes: how good they look, and how to tell its own files from the user's."""
+"""Masks made by shardgen: how good they look, and how to tell its own files from the user's."""
 
 from __future__ import annotations
 

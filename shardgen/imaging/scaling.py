@@ -1,4 +1,4 @@
-"""How a canvas becomes a picture of another size; a part of it alone, where that gives the same pixels."""
+"""Resize a canvas, or only a part of it if that gives the same pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sheets of pictures for a look before (and after) long hours: samples, and what was cut out."""
+"""Contact sheets, to look at before (and after) long hours: of samples, and of cut-outs."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def choose_gpus(wanted: Wanted) -> tuple[Gpu, ...]:
         return tuple(gpus.visible_gpus(listed, os.environ))
     if wanted.workers is not None and wanted.workers > len(wanted.gpus):
         raise InvalidSettings(
-            f"--workers {wanted.workers} with {len(wanted.gpus)} of --gpus: each worker has one",
+            f"--workers {wanted.workers} with {len(wanted.gpus)} GPUs in --gpus: each worker needs one",
             hint=f"leave --workers out, or name a GPU twice to share it: --gpus "
             f"{','.join(wanted.gpus + wanted.gpus[:1])}",
         )

@@ -1,4 +1,4 @@
-"""What a worker would make on this machine: its own parts at work on a record that is thrown away."""
+"""Measure what a worker would make on this machine: the real parts, on a record that is thrown away."""
 
 from __future__ import annotations
 
@@ -172,7 +172,10 @@ def _probe(batches: BatchMaker, maker: _Elsewhere) -> list[Mapping[str, int]]:
     found = list(maker.sizes)
     maker.sizes.clear()
     if not found:
-        raise RunIncomplete("no sample could be made to measure by", hint="shardgen preview RUN_DIR says why")
+        raise RunIncomplete(
+            "no sample could be made, so there is nothing to measure",
+            hint="shardgen preview RUN_DIR says why",
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""The port: what a supervisor asks of whatever starts worker processes, here or on a cluster."""
+"""The port: what a supervisor needs from whatever starts worker processes, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ProcessId:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What the worker of one seat is started for; `seconds` until it must end, `batches` None: all."""
+    """What the worker of one seat should do; `seconds` until it must end, `batches` to make (None: all)."""
 
     number: int
     seconds: float = math.inf
@@ -43,10 +43,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a process ended: its exit code, below 0 for a signal.
+    """How a process ended: its exit code, negative for a signal.
 
-    `code` is None when nobody saw it end: it was lost with what had started it. `how` says it in words, and
-    `memory` why the kernel probably killed it, if that was why.
+    `code` is None if nobody saw it end: it was lost together with its parent. `how` says it in words, and
+    `memory` says that the kernel probably killed it for memory, if so.
     """
 
     code: int | None
@@ -55,7 +55,7 @@ class Ended:
 
     @property
     def shown(self) -> str:
-        """In a sentence about the worker."""
+        """The words for a sentence about the worker."""
         if self.code is None or self.how:
             return self.how
         return f"was killed by signal {-self.code}" if self.code < 0 else f"ended with exit code {self.code}"
@@ -82,7 +82,7 @@ class LastWords:
 
 @dataclass(slots=True)
 class Relay:
-    """Passes on what workers say; an error that one of them has just said is not said again."""
+    """Passes on workers' lines, without repeating an error that one of them has just reported."""
 
     say: Say
     monotonic: Callable[[], float] = time.monotonic
@@ -117,7 +117,7 @@ class WorkerProcess(Protocol):
 
     @property
     def last_words(self) -> LastWords:
-        """What it said last."""
+        """Its last error and hint."""
         ...
 
     def ended(self) -> Ended | None:
@@ -134,7 +134,7 @@ class WorkerProcess(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts, and starts again, the workers of one supervisor."""
+    """Starts and restarts the workers of one supervisor."""
 
     @property
     def seats(self) -> int:
@@ -142,23 +142,23 @@ class Launcher(Protocol):
         ...
 
     def look(self) -> None:
-        """See what has changed where workers run; to be called every second or so."""
+        """Check for changes where workers run; call it about every second."""
         ...
 
     def start(self, order: Order) -> WorkerProcess | None:
-        """Start the worker of a seat, anew if there was one before; None while there is no place for it."""
+        """Start or restart the worker of a seat; None while there is no place for it."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCommand:
-    """What all workers of one launcher are started with."""
+    """The command line of all workers of one launcher."""
 
     run_dir: str
     folders: Folders = field(default_factory=dict)
 
     def arguments(self, order: Order, device: str) -> list[str]:
-        """The command line of one of them, behind `shardgen`."""
+        """The arguments for one worker, after `shardgen`."""
         arguments = ["worker", self.run_dir, "--id", order.name, "--device", device]
         arguments += ["--grace", f"{GRACE_SECONDS:g}"]
         if order.batches is not None:

@@ -159,7 +159,7 @@ class RayProcess:
         text = str(error)
         if "shardgen" in text and ("ModuleNotFoundError" in text or "failed to import" in text):
             return self._unfit(
-                "a node of the cluster has no shardgen, or one that does not fit this one",
+                "a node of the cluster has no shardgen, or a version that does not match this one",
                 hint="install the same version on every node",
             )
         _LOG.debug("%s: %s", self._name, text)
@@ -207,11 +207,11 @@ class RayLauncher:
             more = (
                 "this run cannot go to another node"
                 if only_here
-                else "where nodes come on demand, say how many workers: --workers N"
+                else "if nodes start on demand, say how many workers you want: --workers N"
             )
             raise MachineUnfit(
                 f"no node of the cluster has room for a worker with {least.shown}",
-                hint=f"ray status says what there is; {more}",
+                hint=f"ray status shows what there is; {more}",
             )
         on = {room.node for room in self._rooms}
         where = f" on {counted(len(on), 'node')}" if wanted.workers is None else ""
@@ -253,10 +253,10 @@ class RayLauncher:
         if waiting and not self._is_waiting:
             self._say(
                 f"{counted(len(without), 'worker')} waiting for room on the cluster, each for {waiting[0]}; "
-                "ray status says what there is"
+                "ray status shows what there is"
             )
         elif not self._rooms and not self._is_waiting:
-            self._say("no node of the cluster has room for a worker now; waiting for nodes to come")
+            self._say("no node of the cluster has room for a worker; waiting for more nodes")
         self._is_waiting = bool(waiting) or not self._rooms
 
     def start(self, order: Order) -> RayProcess | None:
@@ -382,7 +382,7 @@ def _refuse_unanswered(address: str, named: str) -> None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise InvalidSettings(
-                f"{named}: is not HOST:PORT", hint="ray start says it: for example 10.0.0.1:6379"
+                f"{named}: is not HOST:PORT", hint="ray start prints it, for example 10.0.0.1:6379"
             )
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_SECONDS).close()

@@ -1,4 +1,4 @@
-"""What each worker on a cluster reserves, and of which node."""
+"""What each worker on a cluster reserves, and on which node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MICRO = 1e-9  # GPUs are shared by fractions, which do not add up exactly
 class ClusterWanted:
     """What was asked for; `workers` None: one a GPU, or one a node where there is none.
 
-    Each worker reserves `gpus` (0: it computes on the CPU; None: 1 where there are GPUs), `cpus` (None: an
+    Each worker reserves `gpus` (0: it computes on the CPU; None: 1 if there are GPUs), `cpus` (None: an
     even part of its node's) and `memory` in bytes, which counts on a CPU alone.
     """
 

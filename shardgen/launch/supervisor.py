@@ -227,7 +227,7 @@ class _Supervisor:
             who = f"{lasting} of {len(self._seats)} workers" if self._seats[1:] else "the worker"
             return RunIncomplete(
                 f"{what}; {who} ended with exit code {shown}",
-                hint=f"their messages are above; put that right, then run the command again{words.log_named}",
+                hint=f"fix what their messages above say, then run the command again{words.log_named}",
             )
         code = 0 if self._last is None else self._last.given_up or 0
         lasted = f" for {_GIVE_UP_SECONDS / 60:g} minutes" if code else ""
@@ -236,7 +236,7 @@ class _Supervisor:
         reason = f": {words.error}" if words.error else ""
         return _MEANINGS.get(code, WorkersFailed)(
             f"{what}; workers kept ending (exit code {shown}){lasted}{reason}",
-            hint=(words.hint or "their messages are above; shardgen doctor RUN_DIR looks for what is wrong")
+            hint=(words.hint or "their messages are above; shardgen doctor RUN_DIR checks for problems")
             + words.log_named,
         )
 
@@ -263,7 +263,7 @@ class _Supervisor:
                 self._silence.stay_awake()
                 self._refuse_to_wait(error)
                 if not troubles:
-                    self._say(f"{error}; looking again for {_GIVE_UP_SECONDS / 60:g} minutes")
+                    self._say(f"{error}; trying again for {_GIVE_UP_SECONDS / 60:g} minutes")
                 self._look_again_at = self._monotonic() + min(_LONGEST_WAIT_SECONDS, 2.0**troubles)
                 troubles += 1
                 continue
@@ -375,7 +375,7 @@ class _Supervisor:
                     seat.unheard += 1
                     if seat.unheard < _UNHEARD_BEATS:
                         raise
-            self._say(f"[worker-{seat.number}] {note}, so it is killed")
+            self._say(f"[worker-{seat.number}] {note}; killing it")
             process.send(signal.SIGKILL)
             seat.is_killed = True
             if ended is not None and row is not None:
@@ -569,7 +569,7 @@ class _Supervisor:
             if now - killed_at > _DYING_SECONDS:
                 for seat, process in left.items():
                     pid = process.id.pid if process.id is not None else "of it"
-                    self._say(f"[worker-{seat}] process {pid} is killed but lives on (a dead mount?)")
+                    self._say(f"[worker-{seat}] process {pid} was killed but is still there (a dead mount?)")
                 return
             time.sleep(_TICK_SECONDS / 5)
 
@@ -616,7 +616,7 @@ def _process_id(row: WorkerRow) -> ProcessId:
 def _refused(words: LastWords) -> TooManyDead:
     """What the worker was told when it asked for a slice: others would be told the same."""
     return TooManyDead(
-        words.error or "so many samples are dead letters that nothing more is leased",
+        words.error or "too many samples are dead letters, so no more slices are leased",
         hint=words.hint or "shardgen dead-letters RUN_DIR",
     )
 
@@ -628,4 +628,4 @@ def _are_alike(one: LastWords, other: LastWords) -> bool:
 
 def _gave_up(error: TransientError) -> TransientError:
     minutes = f"{_GIVE_UP_SECONDS / 60:g} minutes"
-    return type(error)(f"{error}; that lasted {minutes}, so this run ends", hint=error.hint)
+    return type(error)(f"{error}; giving up after {minutes}", hint=error.hint)

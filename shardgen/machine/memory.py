@@ -1,4 +1,4 @@
-"""How much memory this process may take: the machine's, and what a container leaves of it."""
+"""How much memory this process may use: the machine's, within the container's limit."""
 
 from __future__ import annotations
 

@@ -46,11 +46,11 @@ def try_to_read(module: str, path: Path) -> str:
         try:
             code = trial.wait(PATIENCE * seconds)
         except subprocess.TimeoutExpired:
-            return f"reading it did not end in {PATIENCE * seconds} s"
+            return f"reading it took more than {PATIENCE * seconds} s"
         finally:
             trial.kill()  # also after Ctrl-C; of one that has ended nothing is left to kill
     if code == -signal.SIGXCPU:
-        return f"reading it did not end in {seconds} s of CPU time"
+        return f"reading it took more than {seconds} s of CPU time"
     return "" if code in (0, _REFUSED) else f"a process that read it ended with {_named(code)}"
 
 

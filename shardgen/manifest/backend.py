@@ -1,4 +1,4 @@
-"""What a manifest needs of a database, whichever it is: to open it, its clock, transactions that end."""
+"""What a manifest needs from any database: opening it, its clock, transactions that end."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class DatabaseUrl:
 
             return PostgresServer(url.set(drivername="postgresql+psycopg"))
         raise InvalidSettings(
-            f"[manifest] url: {url.drivername!r} is no database that this version knows", hint=_EXAMPLES
+            f"[manifest] url: {url.drivername!r} is not a kind of database that this version knows",
+            hint=_EXAMPLES,
         )
 
     @property

@@ -240,7 +240,7 @@ def _refuse_dead_share(connection: Connection, limit: float) -> None:
     raise TooManyDead(
         f"{dead:,} of {finished:,} finished samples are dead letters: {dead * _ALL / finished:.1f} %, more "
         f"than [lease] max_dead_share = {limit:g}: {'; '.join(_frequent_reasons(connection))}",
-        hint="shardgen dead-letters RUN_DIR lists them; when the cause is mended: shardgen requeue RUN_DIR "
+        hint="shardgen dead-letters RUN_DIR lists them; once the cause is fixed: shardgen requeue RUN_DIR "
         "--dead-letters, or set a higher max_dead_share, then run again",
     )
 

@@ -1,4 +1,4 @@
-"""What an operator does to a manifest: look whether it can be believed, put it right, undo, unblock."""
+"""What an operator does to a manifest: check it, repair it, undo, unblock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port: what workers and commands ask of a manifest, whatever keeps it: a database, or a bucket."""
+"""The port: what workers and commands need from a manifest, whether a database or a bucket keeps it."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ class Manifest(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def close(self) -> None:
-        """Give back connections and files."""
+        """Close connections and files."""
         ...
 
     @property

@@ -108,7 +108,7 @@ class PostgresServer(Backend):
                 with _translating(self.shown), connection.begin():
                     if not connection.execute(_IS_ALONE, {"key": _ALONE}).scalar_one():
                         raise ManifestBusy(
-                            f"{self.shown}: the right to work alone was lost on the way",
+                            f"{self.shown}: the exclusive lock was lost midway",
                             hint="run the command again, without a pooler between it and the server",
                         )
 
@@ -120,7 +120,7 @@ class PostgresServer(Backend):
             tables = database.transact(lambda connection: inspect(connection).get_table_names())
         if tables:
             raise ManifestMismatch(
-                f"{self.shown}: there is a manifest already, and a rebuild replaces none",
+                f"{self.shown}: there is already a manifest, and rebuild does not replace it",
                 hint="shardgen status RUN_DIR shows it; to give it up, name an empty database instead",
             )
 
@@ -170,7 +170,7 @@ class PostgresServer(Backend):
     def _refuse_company(self, connection: Connection, attempt: TextClause) -> None:
         if not connection.execute(attempt, {"key": _ALONE}).scalar_one():
             raise ManifestBusy(
-                f"{self.shown}: another rebuild or sweep is at work", hint="wait until it has ended"
+                f"{self.shown}: another rebuild or sweep is running", hint="wait until it has ended"
             )
 
     def _engine(self) -> Engine:

@@ -41,7 +41,7 @@ class Answer:
 
 
 _REACH = "check that the server runs and that this machine can reach it; then run the command again"
-_LOOK = "run the command again; if it stays so, look at pg_stat_activity for a session that waits"
+_LOOK = "run the command again; if that does not help, check pg_stat_activity for a waiting session"
 _ROOM = "free some space on the server, then run the command again; nothing recorded is lost"
 _RESTORE = "restore it, or rebuild into a new database"
 _AGAIN = "run the command again"
@@ -50,7 +50,7 @@ ANSWERS = (
     Answer(code="08", fact="no connection", kind=ManifestBusy, hint=_REACH, ends_session=True),
     Answer(
         code="22023",
-        fact="the server cannot be connected to like that",
+        fact="the server does not accept this kind of connection",
         kind=InvalidSettings,
         hint="check the options that [manifest] url gives behind its ?",
     ),
@@ -92,13 +92,13 @@ ANSWERS = (
     Answer(code="40P01", fact="transactions waited for each other", kind=ManifestBusy, hint=_AGAIN),
     Answer(
         code="42",
-        fact="not this shardgen's manifest",
+        fact="not a manifest of this version of shardgen",
         kind=ManifestMismatch,
         hint="check [manifest] url in shardgen.toml; each run needs a database (or a schema) of its own",
     ),
     Answer(
         code="42501",
-        fact="this user may not do that there",
+        fact="this user lacks permission for that",
         kind=ManifestMismatch,
         hint="let the user connect to that database, and create and change tables in it",
     ),
@@ -128,7 +128,7 @@ ANSWERS = (
     ),
     Answer(
         code="57P03",
-        fact="the server lets nobody in yet (it starts, stops or recovers)",
+        fact="the server accepts no connections yet (it starts, stops or recovers)",
         kind=ManifestBusy,
         hint=_REACH,
         ends_session=True,
@@ -234,5 +234,5 @@ def cut_off(error: BaseException, shown: str) -> ManifestBusy:
     """The error of what cannot be begun anew by itself after its connection is gone."""
     return ManifestBusy(
         f"{shown}: the connection was cut in the middle ({_said(error)})",
-        hint="run the command again; a rebuild that then finds a manifest there had come through",
+        hint="run the command again; if a rebuild then finds a manifest, the first one succeeded",
     )

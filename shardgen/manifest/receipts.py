@@ -143,7 +143,7 @@ def record_batch(
     if connection.execute(select(RECEIPT.c.batch).where(RECEIPT.c.batch == batch)).first() is not None:
         raise ReceiptConflict(
             f"batch {batch}: has a receipt already",
-            hint="shardgen verify RUN_DIR tells which bytes are right",
+            hint="shardgen verify RUN_DIR says which bytes are right",
         )
     dead = len(receipt.record.dead_letters)
     move(connection, receipt.shard, {}, stored=len(layout.batch_samples(batch)) - dead, dead=dead)

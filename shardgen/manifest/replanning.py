@@ -1,4 +1,4 @@
-"""Give a run another plan, in one transaction: while nothing of it is made, or as one that merely grows."""
+"""Give a run another plan in one transaction, if nothing is made yet, or if the plan only grows."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _replace(connection: Connection, session: Session, old: str, new: Plan, *, g
             refuse_live(row, now)
     if not grows and schema.has_receipts(connection):
         raise PlanConflict(
-            f"{session.database.shown}: samples were stored meanwhile, so their plan stays",
+            f"{session.database.shown}: samples were stored meanwhile, so the plan can no longer change",
             hint="run the command again: it says what can be done",
         )
     first = 0

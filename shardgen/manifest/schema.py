@@ -143,7 +143,7 @@ def lost_manifest(where: str) -> PlanConflict:
     """The error of a manifest that must not be made anew: that would look like a fresh start."""
     return PlanConflict(
         f"{where}: the manifest is gone or empty, but there are artifacts",
-        hint="shardgen rebuild RUN_DIR; or move the artifacts away to make everything anew",
+        hint="shardgen rebuild RUN_DIR; or move the artifacts away to make everything again",
     )
 
 
@@ -159,7 +159,7 @@ def foreign_plan(where: str, found: str, expected: Plan) -> PlanConflict:
     """The error of a manifest that belongs to another run, or is from before this one was extended."""
     if found in expected.fingerprints:
         return PlanConflict(
-            f"{where}: from before this run was extended, as a backup may be; plan.json knows of more",
+            f"{where}: is older than this run's last `extend`, like an old backup; plan.json has more",
             hint=REBUILD,
         )
     return PlanConflict(

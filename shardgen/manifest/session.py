@@ -58,8 +58,8 @@ class Session:
 def planned_anew(where: str) -> PlanConflict:
     """The error of a process that still goes by an earlier plan of this run."""
     return PlanConflict(
-        f"{where}: the plan was changed after this process had read it",
-        hint="start it again: it takes the plan that counts",
+        f"{where}: the plan changed after this process had read it",
+        hint="start it again to use the new plan",
     )
 
 

@@ -1,4 +1,4 @@
-"""Slices: reading their rows, and the one way to change the state of one, with all that hangs on it."""
+"""Slices: reading their rows, and the only way to change a slice's state and what depends on it."""
 
 from __future__ import annotations
 

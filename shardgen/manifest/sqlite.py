@@ -283,7 +283,7 @@ _GONE: _Meaning = (
 )
 _AWAY: _Meaning = (
     StorageFailed,
-    "its folder is not there now",
+    "its folder is not there",
     "mount it, or put it back; then run the command again",
 )
 _BUSY: _Meaning = (
@@ -293,7 +293,7 @@ _BUSY: _Meaning = (
 )
 _OTHER: _Meaning = (
     ManifestMismatch,
-    "not this shardgen's manifest",
+    "not a manifest of this version of shardgen",
     "check [manifest] url in shardgen.toml",
 )
 _MEANINGS: dict[int, _Meaning] = {

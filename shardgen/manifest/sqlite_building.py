@@ -1,4 +1,4 @@
-"""A SQLite file that is filled under another name, and gets its own when it is whole."""
+"""A SQLite file that is built under another name, and gets its own once it is whole."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def refuse_existing(path: Path) -> None:
     if path.exists() and path.stat().st_size > 0:
         _remove_second_name(path)
         raise ManifestMismatch(
-            f"{path}: there is a manifest already, and a rebuild replaces none",
+            f"{path}: there is already a manifest, and rebuild does not replace it",
             hint=f"shardgen status RUN_DIR shows it; to give it up: mv {path} {path}.old",
         )
     for suffix in _JOURNALS:
         journal = path.with_name(path.name + suffix)
         if journal.exists():
             raise ManifestMismatch(
-                f"{journal}: half a commit on the lost manifest; it must not meet the new one",
+                f"{journal}: holds half a commit to the lost manifest, which would damage the new one",
                 hint=f"stop every worker of this run, then: mv {journal} {journal}.old",
             )
 
@@ -86,11 +86,11 @@ def _flock(descriptor: int, folder: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise ManifestBusy(
-            f"{folder}: another rebuild or sweep is at work", hint="wait until it has ended"
+            f"{folder}: another rebuild or sweep is running", hint="wait until it has ended"
         ) from error
     except OSError as error:
         raise StorageFailed(
-            f"{folder}: cannot be held for one command alone ({error.strerror})",
+            f"{folder}: cannot be locked ({error.strerror})",
             hint="put the manifest on this machine's own disk",
         ) from error
 

@@ -12,7 +12,7 @@ from shardgen.errors import ManifestCorrupt
 
 METADATA = MetaData()
 REBUILD = "move the manifest away, keep artifacts/ and plan.json, then: shardgen rebuild RUN_DIR"
-MEND = "shardgen verify RUN_DIR --requeue puts it right; no artifact is lost"
+MEND = "shardgen verify RUN_DIR --requeue repairs it; no artifact is lost"
 
 # STRICT tables in SQLite take INTEGER, REAL and TEXT only; every instant is UTC seconds since 1970.
 _INT: TypeEngine[int] = BigInteger().with_variant(Integer, "sqlite")

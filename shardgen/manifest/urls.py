@@ -54,17 +54,17 @@ def check_bucket_url(url: str, *, where: str) -> None:
     if f"{scheme}://" not in BUCKET_SCHEMES or not slashes:
         fact = "a bucket's url begins with s3://, gs:// or az://, in lower case"
     elif "@" in rest or ":" in bucket:
-        fact = "holds a user, a password or a port, and keys come from the environment only"
+        fact = "contains a user, a password or a port; keys may come only from the environment"
         hint = "export AWS_ACCESS_KEY_ID=… AWS_SECRET_ACCESS_KEY=…; a port goes into AWS_ENDPOINT_URL"
     elif "?" in rest or "#" in rest:
-        fact = "holds a query (what follows ? or #), and options come from the environment only"
+        fact = "contains a query (after ? or #); options may come only from the environment"
         hint = "export AWS_REGION=… AWS_ENDPOINT_URL=…; and leave the query out"
     elif not bucket:
         fact = "names no bucket"
     elif rest.endswith("/"):
         fact, hint = "ends with a slash", f"write {url.rstrip('/')}"
     elif not all(map(_SEGMENT.fullmatch, [bucket, *(prefix.split("/") if prefix else [])])):
-        fact = "bucket and prefix may hold letters, digits and . _ = + - between slashes"
+        fact = "bucket and prefix may contain letters, digits and . _ = + - between slashes"
     else:
         return
     raise InvalidSettings(f"{where}: {fact}", hint=hint)

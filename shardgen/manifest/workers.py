@@ -1,4 +1,4 @@
-"""The workers' rows: who is there, how it says it does, and what micro-batch its device uses."""
+"""The workers' rows: which workers there are, what state they report, and their devices' micro-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back up: a copy of the manifest as it is at one moment of a run, whole or not there."""
+"""Back up: a consistent copy of the manifest, there completely or not at all."""
 
 from __future__ import annotations
 

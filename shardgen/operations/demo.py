@@ -1,4 +1,4 @@
-"""Demo: the whole story on real photographs, a killed worker included."""
+"""Demo: a whole run with real photographs, including a killed worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnose: what this machine has, and which problems it has."""
+"""Diagnose: what this machine has, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -147,7 +147,11 @@ def _device() -> Line:
     except ShardgenError as error:
         return Line(subject="device", fact=str(error), verdict=Verdict.FAILS, hint=error.hint)
     pays = found.kind == "gpu" or device.has_bfloat16()
-    fast = '; precision "fast" pays' if pays else '; precision "float32": without bfloat16 "fast" is refused'
+    fast = (
+        '; precision "fast" is worth it here'
+        if pays
+        else '; precision "float32": without bfloat16 "fast" is refused'
+    )
     listed = gpus.visible_gpus(gpus.list_gpus(), os.environ)
     unused = found.kind == "cpu" and bool(listed)
     return Line(
@@ -336,7 +340,7 @@ def _records(operator: Operator) -> Iterator[Line]:
     audit.refuse(operator.shown)
     is_cut = not (damage.is_complete and audit.is_complete)
     if is_cut:
-        fact = f"looked at for {_RECORDS_SECONDS:g} s only; shardgen verify RUN_DIR looks for longer"
+        fact = f"checked for only {_RECORDS_SECONDS:g} s; shardgen verify RUN_DIR checks longer"
     elif damage.is_looked_for:
         fact = "undamaged; counters and receipts agree"
     else:

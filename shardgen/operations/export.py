@@ -74,7 +74,7 @@ def export_subject(  # noqa: PLR0913 - what the command has options for, and who
     chosen = {"exclude": exclude, "partial": partial, "allow_dead_letters": allow_dead_letters}
     for option, is_given in chosen.items():
         if is_given:
-            raise WrongOption(option, "needs a run directory: a zip is what it is")
+            raise WrongOption(option, "needs a run directory; a zip is exported whole")
     with ZipSource(subject) as source:
         return export(source, out, request, on_progress=on_progress)
 
@@ -98,7 +98,7 @@ def export_run(  # noqa: PLR0913 - what the command has options for, and who wat
     if store.contains(out):
         raise PlanConflict(
             f"{out}: lies in the run's artifact folder ({store.shown})",
-            hint="choose a folder outside of it",
+            hint="choose a folder outside it",
         )
     with recorded_inputs(
         run, allow_dead_letters=allow_dead_letters, exclude=exclude, partial=partial

@@ -1,4 +1,4 @@
-"""Extend: photographs were added to the folders, and the plan grows by a block at its end."""
+"""Extend: add a block to the plan for photographs that were added to the folders."""
 
 from __future__ import annotations
 

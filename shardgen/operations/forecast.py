@@ -1,4 +1,4 @@
-"""Forecast: what one worker on this machine would make of a plan, measured before the hours are spent."""
+"""Forecast: how fast one worker on this machine would be, measured before the long run."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _scratch_folder(place: Path) -> Iterator[Path]:
         except BlockingIOError:
             raise ManifestBusy(
                 f"{path}: another `plan --calibrate` is measuring",
-                hint="wait until it has ended: two at once would both find less",
+                hint="wait until it has finished: two at once slow each other down",
             ) from None
         with storing(path):
             for entry in entries(path):

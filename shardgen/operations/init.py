@@ -116,7 +116,7 @@ def _refuse_folder(kind: str, folder: Path) -> None:
                 hint=f"name the folder that it is in: --{kind} DIR",
             )
         raise InputMissing(
-            f"{folder}: there is no such folder of {kind}", hint=f"make it, or name another: --{kind} DIR"
+            f"{folder}: the folder of {kind} does not exist", hint=f"make it, or name another: --{kind} DIR"
         )
     try:
         str(folder).encode()
@@ -133,7 +133,7 @@ def _written_changes(preset: str, changes: Mapping[str, str]) -> dict[str, str]:
     for name, value in changes.items():
         if name.startswith("sources.") and name.removeprefix("sources.") != "mask":
             raise InvalidSettings(
-                f"--set {name}: folders have options of their own",
+                f"--set {name}: folders have their own options",
                 hint=f"--{name.removeprefix('sources.')} DIR",
             )
         if name not in known:

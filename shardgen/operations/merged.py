@@ -1,4 +1,4 @@
-"""Which zips were merged here: noted for people, who ask what is finished. No command rests on it."""
+"""Which zips were merged here, noted so that people see what is finished. No command depends on it."""
 
 from __future__ import annotations
 

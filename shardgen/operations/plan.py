@@ -32,8 +32,8 @@ _ZIP_RECORD_BYTES = 30 + 46  # a local header and a directory entry, without the
 class Planned:
     """A plan on disk with its manifest; `is_new` is False when it was there already.
 
-    `changes` are a line each where it took the place of another. It is not on disk when its draft lacks
-    something; then its fingerprint means nothing. `forecast` is there where it was measured.
+    `changes` has one line per change if it replaced another plan. It is not on disk if its draft lacks
+    something; then its fingerprint means nothing. `forecast` is set if it was measured.
     """
 
     plan: Plan
@@ -182,6 +182,6 @@ def refuse_absurd(run: RunDirectory, plan: Plan) -> None:
     problem = recipe_of(plan).problem() or plan_problem(plan)
     if problem is not None:
         raise InvalidSettings(
-            f"{run.path / SETTINGS}: such a plan cannot be made: {problem}",
+            f"{run.path / SETTINGS}: this plan is impossible: {problem}",
             hint="change that in shardgen.toml, or use fewer sources",
         )

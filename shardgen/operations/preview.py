@@ -79,7 +79,7 @@ def draw_preview(
         raise PlanConflict("no sample of the preview could be made", hint="look at the reasons above")
     sheet = recipe.contact_sheet(drawn)
     if sheet is None:
-        raise PlanConflict(f"{recipe.plan.recipe.kind}: this recipe makes nothing to look at")
+        raise PlanConflict(f"{recipe.plan.recipe.kind}: this recipe makes no pictures to show")
     path.unlink(missing_ok=True)
     publish_file(path, sheet)
     say(f"{counted(len(drawn), 'sample')} drawn")
@@ -118,9 +118,9 @@ def refuse_picture(path: Path, *sources: Path, option: str) -> None:
     other_name = f"choose another name with {option}, such as {example}"
     for folder in sources:
         if folder.resolve() in path.resolve().parents:
-            raise PlanConflict(f"{path}: would be among the photographs", hint=other_folder)
+            raise PlanConflict(f"{path}: lies in a folder of photographs", hint=other_folder)
     if is_there(path) and not (is_file(path) and _start_of(path) == _PNG_START):
-        raise PlanConflict(f"{path}: is no PNG, and is not replaced", hint=other_name)
+        raise PlanConflict(f"{path}: is not a PNG, so it is not replaced", hint=other_name)
     if path.suffix.lower() != ".png":
         raise InvalidSettings(
             f"{path}: the picture is a PNG, so its name must end in .png",

@@ -65,7 +65,7 @@ def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> No
     if opened.why_one_machine:
         raise ManifestMismatch(
             f"the cluster has {counted(len(nodes), 'node')}, and {opened.why_one_machine}",
-            hint=f"let the run have a bucket, or PostgreSQL: {_ELSEWHERE}",
+            hint=f"move the run to a bucket or to PostgreSQL: {_ELSEWHERE}",
         )
     if (identity := opened.claim_artifacts()) is None:
         return
@@ -74,7 +74,7 @@ def _refuse_unshared(opened: OpenedRun, named: str, nodes: Sequence[Node]) -> No
         shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if lacking[3:] else "")
         raise ManifestMismatch(
             f"{opened.run.artifacts}: not the artifact folder on {shown}, of {counted(len(nodes), 'node')}",
-            hint="mount it on every node, with the run directory, by the same paths; or let the artifacts be "
+            hint="mount it and the run directory under the same paths on every node; or put the artifacts "
             f"in a bucket: {_ELSEWHERE}",
         )
 

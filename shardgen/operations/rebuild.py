@@ -1,4 +1,4 @@
-"""Rebuild: plan, artifacts and requeued marks become a new manifest; every byte that counts is read."""
+"""Rebuild: make a new manifest from plan, artifacts and requeue marks; read every byte that counts."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class _Search:
             _, inside = read_artifact(self._store.read_unrecorded(name), name=str(name))
             if inside.fingerprint not in self.known:
                 raise PlanConflict(
-                    f"{self._store.place(name)}: of a plan with more batches than {FILE_NAME} has",
+                    f"{self._store.place(name)}: belongs to a plan with more batches than {FILE_NAME} has",
                     hint=f"take {FILE_NAME} from where the run was extended, or move that file away; then: "
                     "shardgen rebuild RUN_DIR",
                 )

@@ -50,7 +50,7 @@ class Crew:
         refuse_device(device)
         for name in gpus:
             if not GPU_NAME.fullmatch(name):
-                raise WrongOption("gpus", f"{name!r} is no GPU's number or UUID, as in 0 or GPU-5d5ba0d6")
+                raise WrongOption("gpus", f"{name!r} is not a GPU's number or UUID, as in 0 or GPU-5d5ba0d6")
         wanted = Wanted(workers=workers, device=device, gpus=gpus, threads_per_worker=given_threads())
         return cls(wanted=wanted, gpus=choose_gpus(wanted))
 

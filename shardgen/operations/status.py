@@ -1,4 +1,4 @@
-"""The state of a run, of a database or a shared folder, and what a person should do about it.
+"""The state of a run, from any record, and what a person should do about it.
 
 Needs no network and reads no artifact.
 """
@@ -66,7 +66,7 @@ def advice(found: Report, finished: Merged | None = None) -> list[Advice]:
 def _of_samples(found: Report) -> Iterator[Advice]:
     if blocked := found.overview.blocked_total:
         yield Advice(
-            text=f"{counted(blocked, 'slice')} failed time after time and {_is(blocked)} blocked; once the "
+            text=f"{counted(blocked, 'slice')} failed again and again and {_is(blocked)} blocked; once the "
             "cause is fixed",
             command="shardgen requeue RUN_DIR --blocked",
             is_trouble=True,

@@ -1,4 +1,4 @@
-"""Verify a run directory against its record, or a zip against itself; and put back what was found bad."""
+"""Verify a run directory against its record, or a zip against itself; put bad batches back."""
 
 from __future__ import annotations
 

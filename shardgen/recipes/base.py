@@ -37,19 +37,19 @@ Folders = Mapping[str, Path]
 Files = Mapping[str, bytes]
 """The files of a sample by the names of their outputs."""
 Beside = Callable[[PlanFile], LineFile]
-"""Opens a file that a plan names; raises what its reader should know of one that is missing or another."""
+"""Opens a file that a plan names; raises the error for a missing or wrong file."""
 OnFile = Callable[[str, int], None]
-"""Called with the name of each file that is done, and how many there are."""
+"""Called with the name of each finished file, and the number of all files."""
 OnDownload = Callable[[int, int | None], None]
-"""Called with the bytes that have arrived and, where it is known, those that will."""
+"""Called with the bytes that have arrived and, if known, the bytes in all."""
 Between = Callable[[int], None]
-"""Called with the finished samples of a batch; what it raises abandons the batch."""
+"""Called with the number of finished samples of a batch; if it raises, the batch is abandoned."""
 Prepared = TypeVar("Prepared")
 Computed = TypeVar("Computed")
 
 
 class WrongSetting(ValueError):
-    """A rule of a table is broken, and `hint` says what to write; the text begins with `KEY: `."""
+    """A setting breaks a rule of its table; the text begins with `KEY: `, and `hint` says what to write."""
 
     def __init__(self, problem: str, *, hint: str) -> None:
         super().__init__(problem)
@@ -59,8 +59,7 @@ class WrongSetting(ValueError):
 class Table(BaseModel):
     """A table of `shardgen.toml`: no unknown key, never changed.
 
-    A key that may be a word or a number says in its field's `description` what it must be, for the user who
-    wrote something else.
+    If a key may be a word or a number, its field's `description` says what it must be, for the error message.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -69,7 +68,7 @@ class Table(BaseModel):
     def _no_nul(self) -> Self:
         for name, value in self:
             if isinstance(value, str) and "\0" in value:
-                raise ValueError(f"{name}: no path and no URL holds a NUL character")
+                raise ValueError(f"{name}: a path or URL cannot contain a NUL character")
         return self
 
 
@@ -80,20 +79,18 @@ class RecipeTables(Table, ABC):
     def document(self, planned: Document | None) -> Document:
         """The recipe's part of the plan that these settings make.
 
-        What only files tell (a digest) is taken from `planned`, or is empty without it.
+        Facts that only files can tell (a digest) come from `planned`; without it they are empty.
         """
 
     @abstractmethod
     def source_folders(self) -> Mapping[str, str]:
-        """The folders as they are written, by the recipe's names; "" for one that is not set."""
+        """The folders as written in the settings, by the recipe's names; "" if not set."""
 
     @abstractmethod
     def local(self, resolve: Callable[[str, str], Path]) -> object:
-        """What the settings say of this machine alone, for `RecipeKind` and `Recipe`, which know its type.
+        """The settings for this machine only, in a type that `RecipeKind` and `Recipe` know.
 
-        None where no device computes anything.
-
-        `resolve(setting, "depth.weights")` makes a path of what the key says.
+        None if no device computes anything. `resolve(setting, "depth.weights")` turns a setting into a path.
         """
 
 
@@ -136,18 +133,18 @@ def given_threads() -> int:
 
 
 class BatchSizes(Protocol):
-    """What all workers of a run agree on, by the model of their device: how much one computes at once."""
+    """The micro-batch that all workers of a run agree on for each model of device."""
 
     def agreed(self, device_model: str, proposed: int) -> int:
-        """The first worker's proposal, kept for all later ones."""
+        """The first worker's proposal, which all later workers use."""
         ...
 
     def shrunk(self, device_model: str) -> int | None:
-        """What memory sufficed for when it last ran out; None: it never did."""
+        """The largest that fitted when memory last ran out; None if it never did."""
         ...
 
     def shrink(self, device_model: str, micro_batch: int) -> None:
-        """Remember that there is no memory for more."""
+        """Remember that no more than this fits into memory."""
         ...
 
 
@@ -155,8 +152,8 @@ class BatchSizes(Protocol):
 class Station:
     """Where a maker works: this machine's folders, device and settings.
 
-    `doing` hears what takes long and is no news; what is news is logged. Without `agreed` how much is
-    computed at once is the maker's own affair.
+    `doing` is told what takes long; everything else is logged. Without `agreed`, the maker decides by itself
+    how much it computes at once.
     """
 
     folders: Folders
@@ -176,7 +173,7 @@ class Encoded:
 
 
 class Maker(ABC, Generic[Prepared, Computed]):
-    """Makes samples in three stages; a sample's bytes depend on the plan and the machine, on nothing else.
+    """Makes samples in three stages; a sample's bytes depend only on the plan and the machine.
 
     A SampleError of a stage costs that sample. Any other exception of `compute` is halved down to the sample
     that raises it, with None in the places of the others; of `prepare` and `encode` it is that sample's.
@@ -184,16 +181,16 @@ class Maker(ABC, Generic[Prepared, Computed]):
 
     @abstractmethod
     def prepare(self, sample: SampleIndex) -> Prepared:
-        """What `compute` takes of a sample; called from many threads. Raises SampleError.
+        """What `compute` needs of a sample; called from many threads. Raises SampleError.
 
-        A ShardgenError that is none, and MemoryError, are no sample's fault.
+        Any other ShardgenError, and MemoryError, are not the sample's fault.
         """
 
     def begin(self, batch: Sequence[Prepared | None]) -> object | None:
-        """Put a batch on the device's queue, behind the one that it computes, and wait for neither.
+        """Put a batch on the device's queue, after the one that it is computing, without waiting for either.
 
-        The thread of `compute` calls it. What it gives goes to `compute` with the same batch, or is dropped;
-        what goes wrong is raised there. None, as here, where a device has no queue.
+        The thread of `compute` calls it. The result is passed to `compute` with the same batch, or dropped;
+        errors are raised there. None, as here, if the device has no queue.
         """
         del batch
         return None
@@ -204,7 +201,7 @@ class Maker(ABC, Generic[Prepared, Computed]):
     ) -> Sequence[Computed | SampleError | None]:
         """The device's part of a whole batch, in order; one thread calls it.
 
-        None stands for a sample that is missing or left out: it keeps its position, and gives None.
+        None stands for a sample that is missing or left out: it keeps its place, and its result is None.
         """
 
     @abstractmethod
@@ -213,30 +210,30 @@ class Maker(ABC, Generic[Prepared, Computed]):
 
     @abstractmethod
     def check(self) -> None:
-        """Compute an empty input, before a lone sample is blamed for what `compute` raised."""
+        """Compute an empty input, before blaming a single sample for an error of `compute`."""
 
     @abstractmethod
     def provenance(self) -> Provenance:
-        """What makes the samples now, and decides their bytes."""
+        """What makes the samples at present and so determines their bytes."""
 
     @property
     @abstractmethod
     def device_model(self) -> str:
-        """What it runs on, as `status` shows it."""
+        """What it runs on, as shown by `status`."""
 
     @property
     def last_words(self) -> str:
-        """What the worker's log should say of it at the end, as one line; "" for nothing."""
+        """A line for the worker's log at the end; "" for none."""
         return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """The memory that a worker on a CPU will take, by how much it computes at once.
+    """The memory that a worker on a CPU needs, depending on the micro-batch.
 
-    `micro_batches` are those to choose from, best first; a single one when the settings fix it, and then
-    `is_fixed`; none, and fixed too, when nothing is computed. `bytes_for` gives the peak of one process,
-    within about a quarter. `device_model` names the CPU of a worker with so many threads, as its maker will.
+    `micro_batches` are the choices, best first: only one if the settings fix it, and then
+    `is_fixed` is set; none, and also fixed, if nothing is computed. `bytes_for` is the peak of one process,
+    to about 25 %. `device_model` names the CPU for a worker with that many threads, as its maker will.
     """
 
     micro_batches: tuple[int, ...]
@@ -247,11 +244,11 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """What the data set's README says of the recipe, as Markdown.
+    """What the data set's README says about the recipe, as Markdown.
 
     The number of samples follows `title`. `outputs` describes each output in half a sentence, by its name;
-    `files` those that the plan keeps beside it. `made_of` and `provenance` are lines of lists. `tasks` are
-    those of Hugging Face's Hub that the data set serves.
+    `files` describes the files that the plan keeps beside it. `made_of` and `provenance` are lines of lists.
+    `tasks` are the Hugging Face Hub's names of tasks that the data set is for.
     """
 
     title: str
@@ -281,41 +278,41 @@ class Instance:
 
 
 class WrongFacts(ValueError):
-    """Facts that no sample of the plan has; says which sample's and why, in one line."""
+    """Facts that no sample of the plan can have; one line that says of which sample, and why."""
 
 
 class Recipe(ABC):
-    """What is known of a plan's samples without making them; cheap to open, nothing heavy is imported."""
+    """What can be known about a plan's samples without making them; cheap to open, imports nothing heavy."""
 
     label_columns: ClassVar[tuple[str, ...]]
-    """Of `labels.csv`, in front of `shard` and `batch`; the first is `sample`."""
+    """Columns of `labels.csv` before `shard` and `batch`; the first is `sample`."""
     fact_columns: ClassVar[tuple[str, ...]] = ()
-    """Those of them that are made of the facts of a sample."""
+    """The label columns that come from a sample's facts."""
     text_columns: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that hold text; in the others there are numbers, or nothing."""
+    """The label columns with text; the others have numbers, or nothing."""
     decimal_columns: ClassVar[frozenset[str]] = frozenset()
-    """Those of the others in which there may be decimals; the rest hold whole numbers."""
+    """The number columns that may have decimals; the others have whole numbers."""
     sample_columns: ClassVar[tuple[str, ...]] = ("sample",)
-    """Those of them that say the same in all rows of a sample, where it may have several."""
+    """The label columns that are equal in all rows of a sample, if it may have several."""
     name_column: ClassVar[str] = ""
-    """The text column, if there is one, that names each sample: a relative path that no other has."""
+    """The text column, if any, that names each sample: a unique relative path."""
 
     def __init__(self, plan: Plan, beside: Beside | None = None) -> None:
         self.plan = plan
         self.beside = beside or _nothing_beside
-        """Asked late: what counts samples only has no files at hand, and should not read them."""
+        """Called only when needed: code that just counts samples has no files, and should not read any."""
 
     @property
     def files(self) -> tuple[PlanFile, ...]:
-        """What the plan keeps beside it, in the order of its blocks; another plan's have other names."""
+        """The files that the plan keeps beside it, in the order of its blocks; names differ between plans."""
         return ()
 
     def differences(self, new: Recipe) -> list[str]:
-        """What has changed from this plan to another one, a readable line each."""
+        """What changed from this plan to another one, one readable line per change."""
         return differences(self.plan, new.plan)
 
     def is_part_of(self, new: Recipe) -> bool:
-        """Whether a new plan has all sources of this one, and more of them, and nothing else is changed."""
+        """Whether a new plan has all sources of this one and more, with no other change."""
         return is_larger(self.plan, new.plan)
 
     @property
@@ -325,57 +322,57 @@ class Recipe(ABC):
 
     @property
     def remark(self) -> str:
-        """Why nobody should train on what the plan makes, in one line; "" when nothing speaks against it."""
+        """Why nobody should train on what this plan makes, in one line; "" if there is no reason."""
         return ""
 
     def load(self) -> None:  # noqa: B027 - a recipe may need none
-        """Import what makes and reads its files: a missing library must be heard of before hours of work.
+        """Import what makes and reads its files, so that a missing library shows before hours of work.
 
-        Raises ImportError. Whoever only counts samples does not call it.
+        Raises ImportError. Code that only counts samples does not call it.
         """
 
     @abstractmethod
     def problem(self) -> str | None:
-        """The first thing that no plan of this recipe holds, as one line; None when there is none."""
+        """The first thing that makes the plan invalid for this recipe, as one line; None if it is valid."""
 
     @abstractmethod
     def sources_of(self, sample: SampleIndex) -> frozenset[str]:
-        """The sources of the sample, as in `foregrounds/NAME`, also of what is not visible in it.
+        """The sources of the sample, as in `foregrounds/NAME`, including those that are not visible in it.
 
-        Two samples without a common one can hardly fail for the same reason.
+        Two samples without a common source are unlikely to fail for the same reason.
         """
 
     def stranger_to(self, sample: SampleIndex) -> SampleIndex:
-        """Of samples spread over the plan one that shares the fewest sources with this one."""
+        """Among samples spread over the plan, the one that shares the fewest sources with this one."""
         own = self.sources_of(sample)
         among = spread_samples(self.plan.samples, _STRANGERS)
         return min(among, key=lambda other: len(self.sources_of(other) & own))
 
     def digests(self) -> Iterator[tuple[int, str, str]]:
-        """The sha256 of each source, by block and as `sources_of` names it: what a data set is split by.
+        """The sha256 of each source, by block and as `sources_of` names it, for splitting a data set.
 
-        Nothing where samples share no sources, or a source has no file of its own.
+        Empty if samples share no sources, or if a source has no file of its own.
         """
         return iter(())
 
     @property
     def photographs(self) -> int:
-        """How many `digests` there are. Override it where that is known without reading them."""
+        """How many `digests` there are. Override this if it is known without reading them."""
         return sum(1 for _ in self.digests())
 
     def all_sources(self) -> frozenset[str]:
-        """Those of all samples. Override it where lists tell them: this asks for each group of samples."""
+        """The sources of all samples. Override this if there is a list: it asks for each group of samples."""
         return frozenset().union(*(sources for _, _, sources in self.groups(0, self.plan.samples)))
 
     @property
     def alike(self) -> int:
-        """So many samples that follow each other, counted from the first, have the same sources."""
+        """How many consecutive samples, counted from the first, have the same sources."""
         return 1
 
     def groups(self, start: int, stop: int) -> Iterator[tuple[int, int, frozenset[str]]]:
-        """The samples from `start` to `stop` by their sources: first, behind the last, and `sources_of` them.
+        """The samples from `start` to `stop` in groups with the same sources: (start, stop, sources).
 
-        Neighbours that share them all come together. Override it where many are found faster than each.
+        Override this if many samples can be found faster than one by one.
         """
         while start < stop:
             end = min(stop, start - start % self.alike + self.alike)
@@ -388,11 +385,11 @@ class Recipe(ABC):
 
     @abstractmethod
     def label_rows(self, samples: range, *, tail: str, without: Container[int], facts: Facts | None) -> str:
-        """The rows of `labels.csv` of these samples, in order, without some: one or more of each.
+        """The rows of `labels.csv` for these samples except `without`, in order: one or more per sample.
 
-        Each is ended by `tail`: `,shard,batch` and a line break. With `facts` None the fields of
-        `fact_columns` are empty, and the rows as many. Raises WrongFacts, for a wrong number of them above
-        all; no sample lacks them altogether.
+        Each row ends with `tail`: `,shard,batch` and a line break. If `facts` is None, the fields of
+        `fact_columns` are empty, and the number of rows is the same. Raises WrongFacts, above all if a sample
+        has the wrong number of facts; every sample has some.
         """
 
     @abstractmethod
@@ -400,9 +397,9 @@ class Recipe(ABC):
         """What the data set's README says."""
 
     def to_look_at(self, wanted: int, *, every: str = "") -> list[SampleIndex]:
-        """At most `wanted` samples that show what there is: no two more alike than they must be.
+        """At most `wanted` samples that show the variety of the plan.
 
-        `every` names a folder of sources, each of which is to be seen, whatever is wanted. Raises
+        `every` names a folder of sources; then each of its sources is shown, however many that takes. Raises
         InvalidSettings for a folder that the recipe does not have.
         """
         if every:
@@ -413,24 +410,24 @@ class Recipe(ABC):
 
     @abstractmethod
     def contact_sheet(self, samples: Sequence[tuple[int, Files]]) -> bytes | None:
-        """A picture of some samples as PNG, in the given order; None when there is nothing to look at."""
+        """A picture of some samples as PNG, in the given order; None if there is nothing to show."""
 
     def pictures_of(self, sample: SampleIndex, files: Files) -> Mapping[str, bytes]:
-        """Small pictures of one stored sample, PNG or JPEG of about 160 pixels, by what each shows.
+        """Small pictures of one stored sample, PNG or JPEG of about 160 pixels, keyed by what each shows.
 
-        Nothing where there is nothing to look at. Raises SampleError for a file that does not read.
+        Empty if there is nothing to show. Raises SampleError for a file that cannot be read.
         """
         del sample, files
         return {}
 
     @abstractmethod
     def recount(self, output: Output, data: bytes) -> OutputSums:
-        """The sums of one stored file. Raises SampleError for what is no file of this output."""
+        """The sums of one stored file. Raises SampleError if it is not a file of this output."""
 
     def decoded(self, output: Output, data: bytes) -> Any:
         """What a stored file holds: an image as uint8 or uint16, (H, W, 3) RGB or (H, W), else its bytes.
 
-        Raises SampleError for what is no file of this output.
+        Raises SampleError if it is not a file of this output.
         """
         if not output.channels:
             return data
@@ -439,13 +436,13 @@ class Recipe(ABC):
         return decode_encoded(data, channels=output.channels, size=output.size)
 
     def categories(self) -> tuple[str, ...]:
-        """What may be seen in the samples, sorted; nothing where no mask tells where."""
+        """The categories of objects in the samples, sorted; empty if no mask says where they are."""
         return ()
 
     def instances(self, labels: Mapping[str, Any], files: Files) -> list[Instance]:
-        """The objects that are visible in a sample, by its row of `metadata.csv` and its stored files.
+        """The visible objects in a sample, from its row of `metadata.csv` and its stored files.
 
-        Raises SampleError for a file that does not read.
+        Raises SampleError for a file that cannot be read.
         """
         del labels, files
         return []
@@ -460,12 +457,12 @@ class Recipe(ABC):
 
     @abstractmethod
     def source_problems(self, folders: Folders) -> list[str]:
-        """What of the plan's sources is plainly not there, without reading it, a line each."""
+        """The plan's sources that are missing or have another size, one line each; reads no file."""
 
     def unknown_sources(self, folders: Folders) -> list[str]:
-        """What lies in this machine's folders and not in the plan, as in `foregrounds/NAME`; opens no file.
+        """The files in this machine's folders that the plan lacks, as in `foregrounds/NAME`; opens no file.
 
-        Nothing is known of a folder that is not there, or may not be read.
+        Empty for a folder that is not there or cannot be read.
         """
         del folders
         return []
@@ -479,10 +476,10 @@ class Recipe(ABC):
 class Draft:
     """A plan's parts from settings and folders, before anything is written.
 
-    `warnings` ask for a look and `notes` say what was converted. `facts` are lines of what `plan` prints: a
-    name and a text. With `lacks` the plan cannot be written: it is why something of it could not be had, in
-    whose place `document` has a stand-in. `files` are what `Recipe.files` of its plan names and is new.
-    `at_hand` is what the kind keeps of the sources for an estimate, so that it reads none of them again.
+    `warnings` name files to look at, `notes` files that were converted. `facts` are lines that `plan` prints:
+    a name and a text. If `lacks` is set, the plan cannot be written: it is the error why something could not
+    be fetched, for which `document` has a placeholder. `files` are the new files that `Recipe.files` of this
+    plan names. `at_hand` is what the kind keeps from the sources, so that `estimate` reads none again.
     """
 
     document: Document
@@ -497,7 +494,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEvents:
-    """Who hears of files checked and of bytes downloaded, and what else takes long."""
+    """Callbacks for checked files, downloaded bytes, and anything else that takes long."""
 
     doing: Say = field(default=lambda _what: None)
     on_file: OnFile = field(default=lambda _name, _of: None)
@@ -506,7 +503,7 @@ class PlanEvents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeEstimate:
-    """Bytes of a sample's files by output, from samples that were really encoded; `labels` of its row."""
+    """Bytes of a sample's files by output, from encoded samples; `labels` is the size of its row."""
 
     outputs: Mapping[str, float]
     labels: float
@@ -515,10 +512,10 @@ class SizeEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """Settings to begin with: `makes` says of what, in a few words.
+    """Settings to start from; `makes` says in a few words what they make.
 
-    `values` are TOML by key (`compose.grid`: `[2, 2]`), where they differ from the template; None leaves out
-    a key that would do nothing.
+    `values` are the settings that differ from the template, as TOML by key (`compose.grid`: `[2, 2]`); None
+    leaves out a key that would have no effect.
     """
 
     makes: str
@@ -539,34 +536,34 @@ class RecipeKind(ABC):
     template: ClassVar[str] = ""
     """`[recipe]` and the recipe's tables as `init` writes them: every key on its own line, with a comment."""
     presets: ClassVar[Mapping[str, Preset]] = {}
-    """What `init --preset` makes of the template, by name; names are unique among all kinds."""
+    """The presets of `init --preset`, by name; names are unique among all kinds."""
 
     @abstractmethod
     def recipe(self, plan: Plan, beside: Beside | None = None) -> Recipe:
-        """The recipe of a plan of this kind, and who opens the files that the plan names."""
+        """The recipe of a plan of this kind; `beside` opens the files that the plan names."""
 
     @abstractmethod
     def draft(self, tables: RecipeTables, folders: Folders, local: object, *, events: PlanEvents) -> Draft:
         """Read every source and say what will be made. Raises SourcesRefused with every problem at once."""
 
     def arrange(self, planned: Recipe, draft: Draft) -> Draft:
-        """The drafted sources in the blocks of `planned`, and those that it does not know in one more block.
+        """The drafted sources in the blocks of `planned`, and new sources in one more block.
 
-        There, what is gone is left out and what has changed is as drafted; a block of which all is gone has
-        no samples. Raises InvalidSettings for a recipe whose plans cannot grow.
+        Missing sources are left out of their blocks, changed ones are as drafted; a block whose sources are
+        all gone has no samples. Raises InvalidSettings for a recipe whose plans cannot grow.
         """
         del draft
         raise InvalidSettings(
-            f"plans of {planned.plan.recipe.kind} cannot be extended", hint="plan anew in a new directory"
+            f"plans of {planned.plan.recipe.kind} cannot be extended", hint="plan again in a new directory"
         )
 
     @abstractmethod
     def estimate(self, recipe: Recipe, folders: Folders, *, at_hand: object = None) -> SizeEstimate:
-        """How big its samples will be, from a few that are really encoded; `at_hand` is its draft's."""
+        """How big the samples will be, from encoding a few; `at_hand` comes from the draft."""
 
 
 def csv_field(text: str) -> str:
-    """A field of `labels.csv`, quoted only where a reader would otherwise be misled."""
+    """A field of `labels.csv`, quoted only if a reader would otherwise misread it."""
     if any(character in text for character in ',"\n\r'):
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -1,4 +1,4 @@
-"""Depth in a plan and in `shardgen.toml`: what every recipe with a depth network says of it."""
+"""Depth in a plan and in `shardgen.toml`: what every recipe with a depth network has in common."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ NO_DEPTH = "none"
 DEPTH_KEYS = """\
 weights = "nyu"         # (plan) nyu | kitti | small (for trials) | random:64 (noise, not depth) | a file
 input = [640, 480]      # (plan) width, height of the network's input in pixels, multiples of 32
-upsampling = "aligned"  # (plan) aligned: as the released weights were trained | half-pixel
-precision = "float32"   # (plan) float32 | fast: two to three times the speed; mean error below 1 grey level
+upsampling = "aligned"  # (plan) aligned: what the released weights were trained with | half-pixel
+precision = "float32"   # (plan) float32 | fast: two to three times as fast; mean error below 1 grey level
 micro_batch = "auto"    # images the network takes at once on this device: "auto" or a number
 encoding = "inverse-minmax"  # (plan) 8 bit, near is white | relative: 16 bit, needs [output] depth = "png"
 """

@@ -1,4 +1,4 @@
-"""A depth network in a run: micro-batch agreed on, loaded, pictures put through, its shrinking remembered."""
+"""A depth network in a run: agree on a micro-batch, load, compute, remember if it shrinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of recipes that there are; those of this package are imported when they are asked for."""
+"""All kinds of recipes; those of this package are imported when they are needed."""
 
 from __future__ import annotations
 

@@ -296,10 +296,10 @@ class RunDirectory:
         changed = settings_differences(plan, self.settings)
         if changed:
             raise PlanConflict(
-                f"{self.path}: shardgen.toml is not what was planned: {'; '.join(changed)}",
+                f"{self.path}: shardgen.toml differs from the plan: {'; '.join(changed)}",
                 hint=f"undo that in shardgen.toml, or {self.for_another}"
                 if self.is_begun
-                else "shardgen plan RUN_DIR takes the change, since nothing is made yet; or undo it",
+                else "shardgen plan RUN_DIR accepts the change, since nothing is made yet; or undo it",
                 problems=tuple(changed),
             )
 

@@ -23,7 +23,7 @@ def expanded(url: str, *, where: str) -> str:
     """
     if not is_meant_as_bucket(url) and _has_literal_secret(url):
         raise InvalidSettings(
-            f"{where}: holds a password, and secrets come from the environment only", hint=_HINT
+            f"{where}: contains a password; secrets may come only from the environment", hint=_HINT
         )
 
     def value(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The commented `shardgen.toml` that `init` writes; `settings` reads what becomes of it."""
+"""The commented `shardgen.toml` that `init` writes; `settings` reads it back."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from pathlib import Path
 from shardgen.recipes.registry import DEFAULT_PRESET, find_preset
 
 _HEAD = """\
-# What this run makes. Lines marked (plan) are fixed once the first sample is stored; until then run
-# `shardgen plan` after a change. The others are read anew at every start and may differ from machine to
+# What this run makes. Lines marked (plan) are fixed once the first sample is stored. Until then, run
+# `shardgen plan` after each change. The other lines are read at every start and may differ from machine to
 # machine.
 
 """
 _ENGINE = """\
 
 [shards]
-size = 100_000          # (plan) samples per shard: what a person sees and can assign by hand
-slice_batches = 16      # (plan) batches that a worker leases at a time
-batch = 32              # (plan) samples per checkpoint: what a crash can cost
+size = 100_000          # (plan) samples per shard; you can assign a shard to a worker with --shard
+slice_batches = 16      # (plan) batches per slice: what a worker leases at a time
+batch = 32              # (plan) samples per batch: a crash costs at most three batches per worker
 
 [manifest]
-# A file relative to this one, on this machine's own disk, never a network's. For several machines a database
-# on a PostgreSQL server, with its password from the environment only:  url = "${SHARDGEN_MANIFEST}"  and
+# A file, relative to this one, on a local disk, never a network drive. For several machines, use a database
+# on a PostgreSQL server, with the password only in the environment:  url = "${SHARDGEN_MANIFEST}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
-# For machines that share only a bucket, with its keys from the environment:  url = "s3://bucket/people"
-# (or gs://, az://). For machines that share nothing but this folder, on a Google Drive, say:  url = "folder:"
+# For machines that share only a bucket, with the keys in the environment:  url = "s3://bucket/people"
+# (or gs://, az://). For machines that share only this folder, such as one on Google Drive:  url = "folder:"
 url = "sqlite:///manifest.sqlite"
 
 [artifacts]
-# A folder, relative to this file, that every worker and merge can reach.
-# With a bucket in [manifest] url, leave this as it is: artifacts go into the bucket.
+# A folder, relative to this file, that every worker and `merge` can reach.
+# With a bucket in [manifest] url, don't change this: artifacts go into the bucket.
 url = "artifacts"
 
 [lease]
 seconds = 120           # after this long, others may take over a silent worker's slice
-heartbeat_seconds = 30  # how often a worker renews; at most a third of the above
+heartbeat_seconds = 30  # how often a worker renews its lease; at most a third of the above
 stall_seconds = 600     # a worker without progress for this long gives up its slice
 max_attempts = 6        # deaths without progress before a slice is blocked
-max_dead_share = 100    # stop when more per cent of the finished samples are dead letters; 100: never
+max_dead_share = 100    # stop if more than this percentage of finished samples are dead letters; 100: never
 
 [folder]
-# Only for [manifest] url = "folder:", where machines share this directory and nothing else.
-segment_seconds = 300   # a worker publishes its batches this often: what a lost machine can cost
+# Only for [manifest] url = "folder:", if machines share only this directory.
+segment_seconds = 300   # a worker publishes its batches this often: the most a lost machine costs
 segment_batches = 32    # or after this many batches
-settle_seconds = 180    # how long a worker checks for others' older claims on the slice it has begun
+settle_seconds = 180    # how long a worker checks for older claims by others on a slice it has started
 silent_seconds = 3600   # after this long without a new file, others may take over a worker's slice
 scan_seconds = 60       # how often a worker scans the folder
 
 [card]
-# For the README in the zip, which Hugging Face's Hub reads, too.
-title = ""              # "" names what the recipe makes
-licence = ""            # yours to choose: a word that the Hub knows, as "cc-by-4.0", or your own words
-text = ""               # Markdown behind the introduction; a long one between lines of three quotes
+# For the README in the zip, which the Hugging Face Hub reads, too.
+title = ""              # "": named after what the recipe makes
+licence = ""            # your choice: a name that the Hub knows, such as "cc-by-4.0", or your own words
+text = ""               # Markdown after the introduction; put long text between lines of three quotes
 """
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _THREADS = 4  # reading and hashing; both release the interpreter
 _SHOWN = 20  # lines
-COPY_THEM = "copy the photographs that the plan was made of, or plan anew in a new directory"
+COPY_THEM = "copy the photographs that the plan was made from, or plan again in a new directory"
 
 
 def check_against_plan(
@@ -114,8 +114,8 @@ def read_planned(folder: Path, file: _File) -> Photograph:
     data = read_file(folder, file.name)
     if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
         raise PlanConflict(
-            f"{folder / file.name}: not the file that the plan was made of",
-            hint="put the planned file back, or plan anew in a new directory",
+            f"{folder / file.name}: not the file that the plan was made from",
+            hint="put the planned file back, or plan again in a new directory",
         )
     try:
         return decode(data)

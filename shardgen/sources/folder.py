@@ -1,4 +1,4 @@
-"""What lies in a folder of photographs: names, in the one order that sample numbers are made from."""
+"""The names in a folder of photographs, in the order that determines sample numbers."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def list_folder(folder: Path, *, what: str, with_masks: bool) -> Listing:
     for name in _walk(folder, left_over):
         if not name.isascii() and sys.getfilesystemencoding() != "utf-8":
             raise MachineUnfit(
-                f"{folder}: this locale reads names of files as {sys.getfilesystemencoding()}, not as UTF-8",
+                f"{folder}: this locale reads file names as {sys.getfilesystemencoding()}, not as UTF-8",
                 hint="export PYTHONUTF8=1, then run it again",
             )
         try:
@@ -219,7 +219,7 @@ def _is_pipe(path: str) -> bool:
 def _missing(folder: Path, name: str, error: OSError) -> InputMissing:
     if not _is_folder(folder):
         return InputMissing(f"{folder}: the folder is gone", hint="mount it again, or give its new path")
-    return InputMissing(f"{folder / name}: {error.strerror}", hint="put the file back, or let it be read")
+    return InputMissing(f"{folder / name}: {error.strerror}", hint="put the file back, or make it readable")
 
 
 def _walk(folder: Path, left_over: dict[str, int]) -> Iterator[str]:
@@ -259,7 +259,8 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _refuse_unreadable(error: OSError) -> None:
     raise InputMissing(
-        f"{error.filename}: {error.strerror}", hint="let this user read the folder, or move it elsewhere"
+        f"{error.filename}: {error.strerror}",
+        hint="give this user permission to read the folder, or move it elsewhere",
     ) from error
 
 

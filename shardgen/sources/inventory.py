@@ -1,4 +1,4 @@
-"""What planning found in folders of photographs: a frozen inventory that stands in the plan or beside it."""
+"""What planning found in folders of photographs: a frozen inventory, in the plan or beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From two folders of photographs to a checked inventory: every file read once, all problems in one go."""
+"""From two folders of photographs to a checked inventory: read every file once, list all problems at once."""
 
 from __future__ import annotations
 
@@ -411,7 +411,7 @@ def _read(folder: Path, what: str, name: str, problems: list[Remark]) -> bytes |
                 folder=what,
                 names=(name,),
                 reason=f"cannot be read ({error.__cause__.strerror})",
-                hint="give this user the right to read it",
+                hint="give this user permission to read it",
             )
         )
         return None

@@ -1,4 +1,4 @@
-"""Files that are whole under their final name or not there: the only stage, sync, name, sync of all."""
+"""Files that are complete under their final name or not there: the only code that stages, syncs and names."""
 
 from __future__ import annotations
 

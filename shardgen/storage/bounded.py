@@ -1,4 +1,4 @@
-"""Bytes from outside: regular files only, never more than a limit; JSON and TOML that fail in one way."""
+"""Bytes from outside: regular files only, up to a limit; JSON and TOML that fail in one way."""
 
 from __future__ import annotations
 

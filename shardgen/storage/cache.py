@@ -1,4 +1,4 @@
-"""Where this user keeps what can be had again: fetched weights, and the indexes of shared folders."""
+"""The user's cache folder: fetched weights, and indexes of shared folders. All of it can be made again."""
 
 from __future__ import annotations
 

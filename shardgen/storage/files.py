@@ -1,4 +1,4 @@
-"""The file calls of this package in one class, of which a test records their order or makes one fail."""
+"""The file calls of this package in one class, so that a test can record their order or make one fail."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _HINTS = {
     errno.EDQUOT: "free some space under that quota; everything recorded so far is kept",
     errno.EFBIG: "raise the limit for the size of a file (ulimit -f), or choose another folder",
     errno.EROFS: "mount that disk writable, or choose another folder",
-    errno.EACCES: "give this user the right to read and write there, or choose another folder",
-    errno.EPERM: "give this user the right to read and write there, or choose another folder",
+    errno.EACCES: "give this user permission to read and write there, or choose another folder",
+    errno.EPERM: "give this user permission to read and write there, or choose another folder",
     errno.EIO: "check the disk (dmesg); everything recorded so far is kept",
 }
 
@@ -132,16 +132,16 @@ def refuse_unusable_folder(folder: Path, *, makes: int | None, otherwise: str) -
         is_read_only = bool(os.statvfs(there).f_flag & os.ST_RDONLY)
     except OSError as error:
         raise InputMissing(
-            f"{folder}: cannot be looked at ({error.strerror})",
+            f"{folder}: cannot be accessed ({error.strerror})",
             hint=f"correct its permissions, or {otherwise}",
         ) from error
     if dangling is not None:
         raise InputMissing(
-            f"{dangling}: a link to {dangling.resolve()}, where there is nothing",
+            f"{dangling}: a link to {dangling.resolve()}, which does not exist",
             hint=f"mkdir -p {quote(str(dangling.resolve()))}, or {otherwise}",
         )
     if not there.is_dir():
-        raise InputMissing(f"{there}: a file, where a folder belongs", hint=f"move it away, or {otherwise}")
+        raise InputMissing(f"{there}: a file, not a folder", hint=f"move it away, or {otherwise}")
     if makes is not None and len(missing) > makes:
         wanted = missing[makes]
         raise InputMissing(

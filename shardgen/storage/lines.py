@@ -1,4 +1,4 @@
-"""A file of many lines, of which any can be read by its number without holding the others."""
+"""A file of many lines; any line can be read by its number without loading the others."""
 
 from __future__ import annotations
 

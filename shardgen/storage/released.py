@@ -1,4 +1,4 @@
-"""Published files of networks, in the user's cache folder once they are fetched."""
+"""Published files of networks, fetched into the user's cache folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who watches a worker: hears what takes long at its start, and sees how far the whole run is."""
+"""A worker's audience: is told what takes long at its start, and how far the whole run is."""
 
 from __future__ import annotations
 

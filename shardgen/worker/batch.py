@@ -36,7 +36,7 @@ _TURNS = 4  # that each thread takes of a batch: fewer end unevenly, and every o
 
 
 class Abandoned(Exception):
-    """Raised inside the device's batch when the worker must not finish it; nothing of it is kept."""
+    """Raised inside the device's batch when the worker must not finish it; nothing is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,12 +234,12 @@ class BatchMaker:
         other = self.make_alone(self.stages.recipe.stranger_to(first))
         if isinstance(other, ComputeFailed) and other.__cause__ is not None:
             raise DeviceBroken(
-                f"{self._maker.device_model}: computing raises whatever it is given: {cause!r}",
-                hint="shardgen doctor RUN_DIR looks at the device; check its driver, or try --device cpu",
+                f"{self._maker.device_model}: computing fails for every input: {cause!r}",
+                hint="shardgen doctor RUN_DIR checks the device; check its driver, or try --device cpu",
             ) from cause
         raise SliceFailed(
-            f"computing raised for every sample of a batch, the last time {cause!r}",
-            hint="shardgen doctor RUN_DIR looks at the device; restart the worker, or try --device cpu",
+            f"computing failed for every sample of a batch, the last time with {cause!r}",
+            hint="shardgen doctor RUN_DIR checks the device; restart the worker, or try --device cpu",
         ) from cause
 
     def _encoded(self, sample: SampleIndex, prepared: Any | SampleError, computed: Any | SampleError) -> Made:

@@ -255,8 +255,10 @@ class Heartbeat:
         note = f"no stage has finished anything for {silent:.0f} s{waiting}"
         stacks = _stacks()  # before anything else moves
         try:
-            _LOG.error("error: this worker hangs: %s; it exits so that others get its slice", note)
-            _LOG.error("hint: start it again; its stacks follow, for a report")
+            _LOG.error(
+                "error: this worker hangs: %s; it exits so that another worker can take its slice", note
+            )
+            _LOG.error("hint: start it again; if you report this, include the stacks below")
             _LOG.debug("%s", stacks)
             faulthandler.dump_traceback(file=2, all_threads=True)
             ended = replace(self._report, state=WorkerState.HUNG, note=f"{note}\n{stacks}")

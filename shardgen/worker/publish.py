@@ -1,4 +1,4 @@
-"""A made batch becomes durable: packed, published as an artifact, recorded under the fence."""
+"""Make a batch durable: pack it, publish it as an artifact, record it under the fence."""
 
 from __future__ import annotations
 

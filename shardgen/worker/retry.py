@@ -1,4 +1,4 @@
-"""Try again what may pass by itself: a full disk, a folder that is away, a busy manifest."""
+"""Retry problems that may pass by themselves: a full disk, an unmounted folder, a busy manifest."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ class Retry:
         error = state.outcome and state.outcome.exception()
         # What passes by a person's hand, that person should know.
         what_to_do = f"; {error.hint}" if isinstance(error, StoreRefuses) else ""
-        _LOG.warning("%s; waiting for it, about %g minutes%s", error, self._limit_seconds / 60, what_to_do)
+        _LOG.warning("%s; trying again for about %g minutes%s", error, self._limit_seconds / 60, what_to_do)
 
     def _end(self, *, is_well: bool) -> None:
         with self._lock:
             was_waiting, self._waiting = self._waiting, max(0, self._waiting - 1)
             seconds = self._monotonic() - self._waiting_since
         if is_well and was_waiting == 1:
-            _LOG.info("going on after %.0f s", seconds)
+            _LOG.info("continuing after %.0f s", seconds)

@@ -1,4 +1,4 @@
-"""Stopping: the wish that a command ends, from a signal or because the process that started it is gone."""
+"""Stopping: a request to end, from a signal or because the process that started this one is gone."""
 
 from __future__ import annotations
 

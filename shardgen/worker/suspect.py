@@ -56,7 +56,7 @@ class SuspectMaker:
         """Make a batch sample by sample; False when stopped. Raises LeaseLost when the slice gets blocked."""
         stages = self._stages
         samples = [SampleIndex(sample) for sample in stages.plan.layout.batch_samples(batch)]
-        _LOG.warning("batch %d ended its process before: making its samples one by one", batch)
+        _LOG.warning("batch %d killed its process before: making its samples one by one", batch)
         made: dict[SampleIndex, Made] = {
             one: _given_up(suspicion.samples[one]) for one in suspicion.dead_in(samples)
         }
@@ -134,19 +134,19 @@ class SuspectMaker:
         is_made = isinstance(result, Encoded)
         given_up = stages.retry(lambda: stages.manifest.suspicion.note_pass(lease, sample, made=is_made))
         for dead in given_up:
-            _LOG.warning("sample %d ended its process three times alone and is given up", dead)
+            _LOG.warning("sample %d killed its process three times when made alone; giving it up", dead)
         stages.on_step(SuspectStep.SURVIVAL_NOTED)
         return result
 
     def _block(self, lease: Lease, samples: Sequence[SampleIndex]) -> None:
         numbers = ", ".join(map(str, samples))
         reason = (
-            f"sample {numbers} ended its process every time, and no other could show that the machine works"
+            f"sample {numbers} killed its process every time, and no other one showed that the machine works"
         )
         self._stages.retry(lambda: self._stages.manifest.leases.block(lease, reason))
         raise LeaseLost(
             f"shard {lease.shard} slice {lease.slice} is blocked: {reason}",
-            hint="shardgen requeue RUN_DIR --blocked, when the cause is mended",
+            hint="shardgen requeue RUN_DIR --blocked, once the cause is fixed",
         )
 
 

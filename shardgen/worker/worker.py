@@ -162,7 +162,7 @@ class Worker:
     def give_up(self) -> None:
         """From another thread, with the process about to end: release what is held, and say that it ended."""
         if open_run(self._run).give_up(self.identity, self._lease, note="grace exceeded"):
-            _LOG.warning("the current batch did not end in time; another worker takes over")
+            _LOG.warning("the current batch did not finish in time; another worker takes over")
 
     def _work(self, plan: Plan, coordinator: Coordinator, heartbeat: Heartbeat) -> Ending:
         who = self.identity
@@ -181,7 +181,7 @@ class Worker:
             recipe.check_sources(folders, on_file=on_file)
         except PlanConflict as error:
             if coordinator.may_plan_anew:
-                error.hint = f"shardgen plan RUN_DIR takes them, since nothing is made yet; or {error.hint}"
+                error.hint = f"shardgen plan RUN_DIR accepts them, since nothing is made yet; or {error.hint}"
             raise
         station = Station(
             folders=folders,
@@ -286,7 +286,7 @@ class Worker:
         except Exception as error:
             failure = SliceFailed(
                 f"shard {lease.shard} slice {lease.slice}: {error!r}",
-                hint="the traceback is above: report it",
+                hint="report the traceback above",
             )
             _LOG.error("%s", "".join(traceback.format_exception(error)).rstrip())
             self._fail(lease, coordinator, failure)

@@ -86,7 +86,7 @@ CASES = [
         _plan_of_format(1),
         "plan.json",
         "format 1",
-        hint="finish it with the version that made it, or plan anew in a new directory",
+        hint="finish it with the version that made it, or plan again in a new directory",
     ),
     Case(
         name="plan over a plan of an earlier version",
@@ -137,7 +137,7 @@ CASES = [
         _sql("UPDATE alembic_version SET version_num = '0004'"),
         "manifest.sqlite",
         "earlier version of shardgen (revision 0004)",
-        hint="finish it with the version that made it, or plan anew in a new directory",
+        hint="finish it with the version that made it, or plan again in a new directory",
     ),
     _status("somebody else's database", 13, _foreign_database, "manifest.sqlite", hint="[manifest] url"),
     _status(
@@ -194,7 +194,7 @@ CASES = [
         says=("artifacts",),
         hints=("shardgen rebuild people",),
         allowed=(str(MANIFEST),),
-    ),  # an empty file is no manifest: docs/decisions.md, 29
+    ),  # an empty file is no manifest: docs/decisions.md, "a rebuilt manifest"
     Case(
         name="plan over somebody else's database",
         arguments=("plan", RUN),

@@ -312,7 +312,7 @@ CASES = [
         arrange=lambda box: [
             _set(*change)(box) for change in (("compose", "grid", "[4, 4]"), ("output", "image_quality", "3"))
         ],
-        says=("people: shardgen.toml is not what was planned: 2 problems",),
+        says=("people: shardgen.toml differs from the plan: 2 problems",),
         lists=("  - compose.grid: 3x2 -> 4x4\n", "  - output.image_quality: 25 -> 3"),
         hints=("shardgen plan people", "undo"),
     ),

@@ -164,7 +164,7 @@ CASES = [
         start="planned",
         arrange=lambda box: (box / PHOTO).write_bytes((box / PHOTO).read_bytes() + b"\0"),
         says=("those of the plan: backgrounds/background-000.jpg: ", "bytes"),
-        hints=("plan anew",),
+        hints=("plan again",),
         allowed=("people/manifest.sqlite", "people/artifacts"),
     ),
     Case(

@@ -125,7 +125,7 @@ CASES = [
         arguments=("run", RUN, "--device", "cpu", "--allow-dead-letters"),
         code=15,
         environment=environment("raise", *EVERY_SAMPLE),
-        says=("all 48", "nothing to take"),
+        says=("all 48", "nothing to merge"),
         hints=("shardgen dead-letters people", "shardgen requeue people --dead-letters"),
         allowed=MADE_ANYWAY,
     ),

@@ -250,8 +250,8 @@ CASES = [
         condition=POWERLESS,
         arrange=_two_that_may_not_be_read,
         lists=(
-            "foregrounds/foreground-000.png: cannot be read (Permission denied) (give this user the right to",
-            "backgrounds/background-000.jpg: cannot be read (Permission denied) (give this user the right to",
+            "foregrounds/foreground-000.png: cannot be read (Permission denied) (give this user permission",
+            "backgrounds/background-000.jpg: cannot be read (Permission denied) (give this user permission",
             "backgrounds/nothing.png: empty file",
             "backgrounds/movie.gif: left out, not a photograph by its name",
         ),
@@ -275,7 +275,7 @@ CASES = [
         condition=POWERLESS,
         arrange=_lost_manifest_beside(0o333),
         says=("people/artifacts: Permission",),
-        hints=("the right to read",),
+        hints=("permission to read",),
     ),
     *(
         Case(
@@ -286,7 +286,7 @@ CASES = [
             condition=POWERLESS,
             arrange=_closed,
             says=("closed/", "Permission"),
-            hints=("the right to read",),
+            hints=("permission to read",),
             allowed=("people/artifacts", "people/manifest.sqlite") if command[0] == "worker" else (),
         )
         for command in (

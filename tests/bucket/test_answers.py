@@ -50,12 +50,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
         (Refusal(401, "Unauthorized"), StoreRefuses, "refuses these credentials (401", "AWS_ACCESS_KEY_ID"),
         (Refusal(400, "ExpiredToken"), StoreRefuses, "have expired", "renew them"),
         (Refusal(403, "RequestTimeTooSkewed"), StoreRefuses, "clock is wrong", "set the clock"),
-        (Refusal(301, "PermanentRedirect"), StoreRefuses, "in another region", "AWS_REGION"),
-        (Refusal(400, "AuthorizationHeaderMalformed"), StoreRefuses, "another region", "AWS_REGION"),
+        (Refusal(301, "PermanentRedirect"), StoreRefuses, "not in the region", "AWS_REGION"),
+        (Refusal(400, "AuthorizationHeaderMalformed"), StoreRefuses, "not in the region", "AWS_REGION"),
         (Refusal(404, "NoSuchBucket"), InputMissing, "there is no such bucket (404", "AWS_ENDPOINT_URL"),
         (Refusal(429, "TooManyRequests"), StorageFailed, "asks for fewer requests (429", "fewer workers"),
         (Refusal(503, "SlowDown"), StorageFailed, "asks for fewer requests (503", "nothing recorded is lost"),
-        (Refusal(407, "Proxy"), StorageFailed, "what answers is no store (407", "NO_PROXY"),
+        (Refusal(407, "Proxy"), StorageFailed, "what answers there is not a store (407", "NO_PROXY"),
         (Refusal(501, "NotImplemented"), StorageFailed, "the request fails (501", "ask who runs the store"),
     ],
     ids=lambda one: getattr(one, "code", None),
@@ -131,7 +131,7 @@ def test_creating_once_may_not_be_turned_off(server: S3Server, monkeypatch: pyte
 def test_a_login_page_is_no_store() -> None:
     said = "Generic S3 error: Unable to extract metadata from headers: ETag Header missing from response"
     error = store_error(OSError(said), URL, "plan")
-    assert (type(error), "no store" in str(error)) == (StorageFailed, True)
+    assert (type(error), "not a store" in str(error)) == (StorageFailed, True)
 
 
 def test_no_signature_in_a_url_is_repeated() -> None:
@@ -144,19 +144,19 @@ def test_no_signature_in_a_url_is_repeated() -> None:
 @pytest.mark.parametrize(
     ("url", "name", "value", "fact", "hint"),
     [
-        (URL, "AWS_ENDPOINT_URL", "anna:9000", "'anna:9000' is no address", "=http://anna:9000"),
-        (URL, "AWS_ENDPOINT_URL_S3", "localhost:PORT", "is no address", "=http://HOST:PORT"),
-        (URL, "AWS_ENDPOINT", "http://no such host", "is no address", "=http://HOST:PORT"),
-        (URL, "AWS_ENDPOINT_URL", "http://anna:9000/bucket", "is no address", "=http://anna:9000"),
-        (URL, "AWS_ENDPOINT_URL", "http://anna:9000\n", "is no address", "=http://anna:9000"),
-        (URL, "AWS_ENDPOINT_URL", f"http://key:{HIDDEN}@anna:9000", "holds a user", "=http://HOST:PORT"),
-        (URL, "AWS_SECRET_ACCESS_KEY", f"{HIDDEN}\n", "holds a line end", "AWS_SECRET_ACCESS_KEY=…"),
-        (URL, "AWS_SESSION_TOKEN", f"a\n{HIDDEN}", "holds a line end", "AWS_SESSION_TOKEN=…"),
-        (URL, "AWS_ACCESS_KEY_ID", f" {HIDDEN}", "begins or ends with a blank", "AWS_ACCESS_KEY_ID=…"),
-        (URL, "AWS_REGION", "eu west", "'eu west' is no region", "AWS_REGION=…"),
-        ("gs://b/p", "GOOGLE_BASE_URL", "anna:4443", "is no address", "=http://anna:4443"),
-        ("az://b/p", "AZURE_ENDPOINT", "anna:10000", "is no address", "=http://anna:10000"),
-        ("az://b/p", "AZURE_STORAGE_SAS_TOKEN", f"{HIDDEN} ", "ends with a blank", "AZURE_STORAGE_SAS_TOKEN"),
+        (URL, "AWS_ENDPOINT_URL", "anna:9000", "'anna:9000' is not an address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL_S3", "localhost:PORT", "is not an address", "=http://HOST:PORT"),
+        (URL, "AWS_ENDPOINT", "http://no such host", "is not an address", "=http://HOST:PORT"),
+        (URL, "AWS_ENDPOINT_URL", "http://anna:9000/bucket", "is not an address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL", "http://anna:9000\n", "is not an address", "=http://anna:9000"),
+        (URL, "AWS_ENDPOINT_URL", f"http://key:{HIDDEN}@anna:9000", "contains a user", "=http://HOST:PORT"),
+        (URL, "AWS_SECRET_ACCESS_KEY", f"{HIDDEN}\n", "contains a line end", "AWS_SECRET_ACCESS_KEY=…"),
+        (URL, "AWS_SESSION_TOKEN", f"a\n{HIDDEN}", "contains a line end", "AWS_SESSION_TOKEN=…"),
+        (URL, "AWS_ACCESS_KEY_ID", f" {HIDDEN}", "begins or ends with a space", "AWS_ACCESS_KEY_ID=…"),
+        (URL, "AWS_REGION", "eu west", "'eu west' is not a region", "AWS_REGION=…"),
+        ("gs://b/p", "GOOGLE_BASE_URL", "anna:4443", "is not an address", "=http://anna:4443"),
+        ("az://b/p", "AZURE_ENDPOINT", "anna:10000", "is not an address", "=http://anna:10000"),
+        ("az://b/p", "AZURE_STORAGE_SAS_TOKEN", f"{HIDDEN} ", "ends with a space", "AZURE_STORAGE_SAS_TOKEN"),
     ],
 )
 def test_what_the_environment_says_is_looked_at_first(
@@ -189,7 +189,7 @@ def test_where_the_library_breaks_down_there_is_an_error_and_a_hint(monkeypatch:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "anna:9000")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", HIDDEN)
-    with pytest.raises(StorageFailed, match="the client library breaks down") as found:
+    with pytest.raises(StorageFailed, match="the client library fails") as found:
         Objects.open(URL).create("a/1", b"1")
     assert "AWS_ENDPOINT_URL" in found.value.hint
 
@@ -200,7 +200,7 @@ def test_where_the_library_breaks_down_there_is_an_error_and_a_hint(monkeypatch:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(asking, "from_url", panic)
-    with pytest.raises(StorageFailed, match="the client library breaks down"):
+    with pytest.raises(StorageFailed, match="the client library fails"):
         Objects.open(URL)
     monkeypatch.setattr(asking, "from_url", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -236,6 +236,6 @@ def test_a_name_with_two_slashes_is_told_with_what_to_do(server: S3Server) -> No
     strange = f"{os.environ['AWS_ENDPOINT_URL']}/{url.removeprefix('s3://')}/claims//2"
     with urllib.request.urlopen(urllib.request.Request(strange, b"2", method="PUT")):  # noqa: S310 - the test's server
         pass
-    with pytest.raises(StoreRefuses, match="a name that cannot be asked for") as found:
+    with pytest.raises(StoreRefuses, match="a name that cannot be requested") as found:
         objects.listed("claims")
     assert "your store's own tool" in found.value.hint

@@ -88,13 +88,13 @@ def test_another_plan_takes_its_place_until_somebody_has_begun(tmp_path: Path, o
     assert planning.put_plan(objects, run, NEW).before == OLD
     assert fetched(tmp_path / "c") == NEW
     assert open_directory(tmp_path / "b").plan_here() == NEW  # an older one of this run
-    with pytest.raises(PlanConflict, match="the plan was changed"):
+    with pytest.raises(PlanConflict, match="the plan changed"):
         planning.begin(objects, OLD)
     assert not planning.is_begun(objects)
     planning.begin(objects, NEW)
     planning.begin(objects, NEW)
     assert planning.is_begun(objects)
-    with pytest.raises(PlanConflict, match="not what was planned here"):
+    with pytest.raises(PlanConflict, match="differs from the plan"):
         planning.put_plan(objects, run, OLD)
     assert fetched(tmp_path / "d") == NEW
 
@@ -128,12 +128,12 @@ def test_of_a_planner_and_a_worker_at_the_same_moment_one_is_told(
     run = machine(tmp_path / "a")
     planning.put_plan(objects, run, OLD)
     # A whole `plan`, its last look too, between a worker's look and its begin.
-    with pytest.raises(PlanConflict, match="the plan was changed after this process had read it") as conflict:
+    with pytest.raises(PlanConflict, match="the plan changed after this process had read it") as conflict:
         planning.begin(overtaken(lambda: planning.put_plan(objects, run, NEW)), OLD)
     assert "start it again" in conflict.value.hint
     assert (fetched(tmp_path / "b"), planning.is_begun(objects)) == (NEW, False)
     # A worker's begin between a planner's look and its version.
-    with pytest.raises(PlanConflict, match="not what was planned here"):
+    with pytest.raises(PlanConflict, match="differs from the plan"):
         planning.put_plan(overtaken(lambda: planning.begin(objects, NEW)), run, OLD)
     assert (fetched(tmp_path / "c"), planning.is_begun(objects)) == (NEW, True)
     assert buckets.keys(URL, "plan")[:3] == ["plan/0001.json", "plan/0002.json", "plan/0003.json"]
@@ -215,7 +215,7 @@ def test_a_prefix_that_is_not_empty_is_left_alone(tmp_path: Path, objects: Objec
     objects.create("plan/notes.txt", b"what a killed plan may have left")
     objects.create("holiday/beach.jpg", b"mine")
     before = buckets.keys(URL)
-    with pytest.raises(PlanConflict, match="not empty, and no run of shardgen") as conflict:
+    with pytest.raises(PlanConflict, match="not empty, but holds no run of shardgen") as conflict:
         planning.put_plan(objects, run, OLD)
     assert "holiday/beach.jpg" in str(conflict.value)
     assert f"{URL}-2" in conflict.value.hint

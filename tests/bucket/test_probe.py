@@ -71,7 +71,7 @@ def test_a_store_that_ignores_the_condition_holds_no_run(ignoring: S3Server, tmp
         assert "create it again, with other bytes: made, must be: refused" in refused.value.problems
         assert str(refused.value) == (
             f"{url}: this store cannot hold a run: it lets a key be created twice, so two workers would get "
-            "one slice (create it again, with other bytes: made, must be: refused)"
+            "the same slice (create it again, with other bytes: made, must be: refused)"
         )
         assert "PostgreSQL" in refused.value.hint
         assert objects.listed("") == []

@@ -67,7 +67,7 @@ class Watched(Worker):
 
     @property
     def waits(self) -> list[str]:
-        return [line for line in self.said if "waiting for it" in line]
+        return [line for line in self.said if "trying again for about" in line]
 
 
 def test_a_worker_waits_for_renewed_credentials_and_goes_on(
@@ -76,14 +76,14 @@ def test_a_worker_waits_for_renewed_credentials_and_goes_on(
     class Renewing(Watched):
         def _heard(self, line: str) -> None:
             super()._heard(line)
-            if "waiting for it" in line:
+            if "trying again for about" in line:
                 between.refuse(None)  # somebody renews them
 
     worker = Renewing(run, between)
     assert worker.work().ending is Ending.FINISHED
     assert "the credentials have expired" in worker.waits[0]
     assert "AWS_SESSION_TOKEN" in worker.waits[0]
-    assert any(line.startswith("going on after") for line in worker.said)
+    assert any(line.startswith("continuing after") for line in worker.said)
     (tmp_path / "local").mkdir()
     local = plan_run(make_run(tmp_path / "local"))
     assert Worker(local, WorkerOptions()).work().ending is Ending.FINISHED

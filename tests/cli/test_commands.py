@@ -129,7 +129,7 @@ def test_planning_twice_is_harmless_and_a_changed_setting_is_refused_with_the_di
 ) -> None:
     again = shardgen("plan", finished.path)
     assert again.returncode == 0, again.stderr
-    assert "as it was" in again.stdout
+    assert "unchanged" in again.stdout
     settings = finished.path / "shardgen.toml"
     text = settings.read_text()
     try:

@@ -79,7 +79,7 @@ def goes_on(path: Path, url: str) -> None:
     typed("plan", path)
     assert "none of 48 samples is stored" in typed("merge", path, "--partial", code=14)
     typed("worker", path, "--max-batches", "5")
-    assert "--partial, for what is stored by now" in typed("merge", path, code=14)
+    assert "--partial, to merge what is stored so far" in typed("merge", path, code=14)
     last = typed("merge", path, "--partial").splitlines()[-1]
     assert last == f"not in it, of 48 samples: 28 pending samples; shardgen run {path} makes what is pending"
     typed("verify", path / "dataset.partial.zip")

@@ -293,7 +293,7 @@ def test_nobody_who_was_excluded_comes_back_by_the_exclusion_of_another(tmp_path
     run = make_run(PLAN, tmp_path / "artifacts")
     out = tmp_path / "out.zip"
     merged(run, out, ANNA)
-    with pytest.raises(PlanConflict, match="that it excludes would be back") as caught:
+    with pytest.raises(PlanConflict, match="that it leaves out would come back") as caught:
         merged(run, out, PARK)
     assert "--exclude" in caught.value.hint
     merged(run, out, ANNA, PARK)

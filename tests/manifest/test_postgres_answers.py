@@ -175,7 +175,7 @@ def test_a_server_that_lets_nobody_in_yet_is_waited_for(server: Server, waiting:
     os.kill(pid, signal.SIGTERM)  # a smart shutdown: whoever is in may stay, nobody else gets in
     _wait_until_refused(server)
     PostgresServer(_url(server)).open(Access.WRITE).close()
-    assert "lets nobody in yet" in waiting.said[0]
+    assert "accepts no connections yet" in waiting.said[0]
 
 
 def _wait_until_refused(server: Server) -> None:
@@ -287,27 +287,27 @@ REFUSED: dict[str, Refusal] = {
     "a database that does not let this user in": (
         lambda url: url.set(database="closed"),
         ManifestMismatch,
-        "this user may not do that there",
+        "this user lacks permission for that",
     ),
     "an option that the server does not know": (
         lambda url: url.update_query_dict({"options": "-c colour=red"}),
         InvalidSettings,
-        "cannot be connected to like that",
+        "does not accept this kind of connection",
     ),
     "an option that the driver does not know": (
         lambda url: url.update_query_dict({"colour": "red"}),
         InvalidSettings,
-        "cannot be connected to like that",
+        "does not accept this kind of connection",
     ),
     "a mode that the driver does not know": (
         lambda url: url.update_query_dict({"sslmode": "colour"}),
         InvalidSettings,
-        "cannot be connected to like that",
+        "does not accept this kind of connection",
     ),
     "a server without encryption": (
         lambda url: url.update_query_dict({"sslmode": "require"}),
         InvalidSettings,
-        "cannot be connected to like that",
+        "does not accept this kind of connection",
     ),
 }
 

@@ -103,7 +103,7 @@ def test_who_was_alone_notices_that_the_lock_went_without_the_session(
         # As a pooler does that gives the session to somebody else.
         sessions[0].exec_driver_sql("SELECT pg_advisory_unlock_all()")
         sessions[0].commit()
-        with pytest.raises(ManifestBusy, match="lost on the way"):
+        with pytest.raises(ManifestBusy, match="lost midway"):
             still_alone()
 
 

@@ -88,6 +88,10 @@ SHOWN = {
     "shardgen worker people --deadline 11h": Shown(
         at=State.PLANNED, says="made 96 samples; 0 of 96 are pending"
     ),
+    # Nor keys of a bucket.
+    "shardgen worker s3://bucket/people": Shown(
+        at=State.PHOTOGRAPHS, code=11, says="this machine has no credentials for it"
+    ),
     "shardgen status people": Shown(at=State.DEAD, says="dead letters 2"),
     "shardgen status people --watch": Shown(at=State.MADE, says="planned 96   stored 96"),
     "shardgen status people --serve": Shown(

@@ -73,7 +73,7 @@ class Terminal:
         }
 
     def type(self, line: str, *, more: Mapping[str, str] | None = None) -> Said:
-        """Type a line into a shell and wait for its end."""
+        """Type a line into a shell and wait until it has finished."""
         given = dict(more or {})
         if line.startswith("shardgen ") and not _SHELLS_OWN & set(line) and given.keys() <= _LATE:
             words = shlex.split(line)[1:]

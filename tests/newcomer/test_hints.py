@@ -31,7 +31,7 @@ def test_a_plan_that_was_edited_is_written_again_as_its_hint_says(terminals: Ter
     plan.write_bytes(whole + b"x")
     assert "move it away; then `shardgen plan people`" in hint_of(terminal, "shardgen status people", code=23)
     plan.unlink()
-    assert "as it was" in terminal.type("shardgen plan people").out
+    assert "unchanged" in terminal.type("shardgen plan people").out
     assert plan.read_bytes() == whole
 
 

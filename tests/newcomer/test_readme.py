@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,21 +15,24 @@ from tests.photographs import write_photographs
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BENCHMARKS_PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 BLOCKS = [
     [command.strip() for line in block.splitlines() for command in line.split(" && ")]
-    for block in re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^```sh\n(.*?)^```", README + CONTRIBUTING, re.MULTILINE | re.DOTALL)
 ]
 IN_TEXT = [
     command.strip()
     for code in re.findall(
-        r"`((?:shardgen|python3?|apt-get|export|du|mv|rm|\.) [^`]*)`",
-        re.sub(r"^```.*?^```", "", README + BENCHMARKS_PAGE, flags=re.MULTILINE | re.DOTALL),
+        r"`([^`]+)`",
+        re.sub(r"^```.*?^```", "", README + CONTRIBUTING + BENCHMARKS_PAGE, flags=re.MULTILINE | re.DOTALL),
     )
+    if re.match(r"(?:shardgen|python3?|apt-get|export|du|mv|rm|\.) ", code)
     for command in code.replace("\n", " ").split(" && ")
 ]
 COMMANDS = list(dict.fromkeys([command for block in BLOCKS for command in block] + IN_TEXT))
-OWN_DATA_SET = next(block for block in BLOCKS if block[0].startswith("shardgen cut-out"))
+OWN_DATA_SET = [command for block in BLOCKS for command in block if re.match(r"shardgen (?!demo)", command)]
+THREE_LINES = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 # Beginnings of commands that no test types, and why.
 EXCUSED = {
@@ -42,7 +46,6 @@ EXCUSED = {
     "python -m tests.chaos ": "tests/chaos plays the same for a shorter time",
     "python -m benchmarks": "minutes to hours; below their options are compared with those that they have",
     "du -sh .venv": "measures an installation",
-    "export SHARDGEN_MANIFEST=": "needs a server; tests/conformance and tests/coordination have a real one",
 }
 NAMES = {"shardgen run"}  # the head of a row in a table
 
@@ -65,6 +68,10 @@ def test_ones_own_data_set_is_made_by_the_commands_in_their_order(terminals: Ter
             shrink(terminal, foregrounds="portraits")
     assert "read 96 samples: no findings" in said.out
     assert (terminal.folder / "people" / "preview.png").is_file()
+    (reading,) = THREE_LINES
+    look = "print(composite.shape, mask.shape, depth.shape)"
+    said = terminal.type(f"python -c {shlex.quote(reading + look)}")
+    assert said.out == "(24, 32, 3) (24, 32) (24, 32)\n", said
 
 
 @pytest.mark.slow
@@ -168,7 +175,7 @@ def test_the_benchmarks_have_the_options_that_are_shown(command: str) -> None:
             assert re.search(rf"{option}\b", said.stdout), option
 
 
-def test_ci_installs_and_tests_as_the_readme_says() -> None:
+def test_ci_installs_and_tests_as_contributing_says() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     script = re.sub(r'"\$work/(venv[^"]*)"', r".\1", script).replace(" --quiet", "")
     lines = [line.strip() for line in script.splitlines()]

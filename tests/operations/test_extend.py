@@ -122,7 +122,7 @@ def test_a_finished_and_an_extended_run_grow_and_nothing_stored_is_made_again(an
         assert "no findings" in done("verify", target)
         assert "no findings" in done("verify", run.path)
         assert "nothing to add" in done("extend", run.path)
-        assert "as it was" in done("plan", run.path)
+        assert "unchanged" in done("plan", run.path)
     if run.url.startswith("sqlite"):
         final = sha256_of(before)
         (run.path / "manifest.sqlite").unlink()
@@ -188,7 +188,7 @@ def test_an_older_plan_file_or_manifest_of_an_extended_run_is_known_as_such(any_
     manifest.write_bytes(before[0])  # a backup
     late = RunDirectory.open(any_run.path)
     for ask in (lambda: late.manifest(late.plan()), lambda: extend(late, {})):
-        with pytest.raises(PlanConflict, match="from before this run was extended") as caught:
+        with pytest.raises(PlanConflict, match="is older than this run's last `extend`") as caught:
             ask()
         assert "shardgen rebuild RUN_DIR" in caught.value.hint
 
@@ -256,7 +256,7 @@ def test_a_process_that_read_the_plan_before_it_grew_adds_no_block_of_its_own(an
     late.plan()
     extend(grown(any_run), {})
     add(any_run, "b-new", foregrounds=1)
-    with pytest.raises(PlanConflict, match="the plan was changed"):
+    with pytest.raises(PlanConflict, match="the plan changed"):
         extend(late, {})
     assert extend(RunDirectory.open(any_run.path), {}).changes == (
         "foregrounds: 'b-new-foreground-000.png' is new",

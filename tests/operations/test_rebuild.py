@@ -250,7 +250,7 @@ def test_a_mark_that_does_not_read_stops_the_rebuild(lost: RunDirectory, content
 
 def test_a_manifest_that_is_there_is_refused_and_untouched(run: RunDirectory) -> None:
     before = (run.path / "manifest.sqlite").read_bytes()
-    with pytest.raises(ManifestMismatch, match="there is a manifest already") as raised:
+    with pytest.raises(ManifestMismatch, match="there is already a manifest") as raised:
         rebuild(run)
     assert "mv " in raised.value.hint
     assert (run.path / "manifest.sqlite").read_bytes() == before

@@ -132,7 +132,7 @@ def test_init_takes_other_values_than_the_presets(tmp_path: Path) -> None:
     [
         ("grid600", {"compose.grids": "[2, 2]"}, "compose.grids"),
         ("random224", {"compose.grid": "[2, 2]"}, "random224 has no such setting"),
-        ("grid600", {"sources.foregrounds": "/elsewhere"}, "folders have options of their own"),
+        ("grid600", {"sources.foregrounds": "/elsewhere"}, "folders have their own options"),
         ("grid600", {"compose.grid": "[0, 2]"}, "grid"),
         ("grid600", {"output.image": "gif"}, "gif"),
         ("grid600", {"shards.batch": "8\nsize = 5"}, "batch"),

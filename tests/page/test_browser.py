@@ -131,7 +131,7 @@ def see_a_run(run: RunDirectory, served: PageServer, shown: Visit, tmp_path: Pat
         name: page.locator(f'[data-part="{name}"]') for name in ("progress", "next", "samples", "workers")
     }
     expect(page).to_have_title("0 % · people · shardgen")
-    expect(part["progress"]).to_contain_text("Nobody is at work.")
+    expect(part["progress"]).to_contain_text("No worker is running.")
     expect(page.locator("code")).to_have_text("shardgen run people")
     page.get_by_role("button", name="Copy the command shardgen run people").click()
     expect(page.get_by_role("button", name="Copy the command")).to_have_text("Copied")
@@ -152,7 +152,7 @@ def see_a_run(run: RunDirectory, served: PageServer, shown: Visit, tmp_path: Pat
         expect(page.locator('[data-key="shard-0"] .c-leased')).to_be_visible(timeout=PATIENCE)
         worker.kill()
     expect(page.locator(".s-dead").first).to_have_text("dead", timeout=PATIENCE)
-    expect(part["progress"]).to_contain_text("Nobody is at work.")
+    expect(part["progress"]).to_contain_text("No worker is running.")
     expect(page.locator("code")).to_have_text(["shardgen run people"])
 
     assert shardgen("worker", run.path).returncode == 0

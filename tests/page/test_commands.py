@@ -84,7 +84,7 @@ def test_what_is_no_address_is_misuse(run: RunDirectory) -> None:
     for address in ("people", "127.0.0.1", "127.0.0.1:99999"):
         done = shardgen("status", run.path, f"--serve={address}")
         assert done.returncode == 2, done
-        assert "no address with a port" in done.stderr
+        assert "not an address with a port" in done.stderr
 
 
 def test_a_weak_token_is_refused(run: RunDirectory) -> None:

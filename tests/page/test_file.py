@@ -31,10 +31,10 @@ def test_the_file_is_written_and_replaces_an_earlier_one(run: RunDirectory, tmp_
     [
         ("nowhere/status.html", InputMissing, "nowhere"),
         ("folder.html", InputMissing, "a folder, not a file"),
-        ("mine.html", PlanConflict, "is no page of shardgen"),
-        ("link.html", PlanConflict, "is no page of shardgen"),
+        ("mine.html", PlanConflict, "is not a page of shardgen"),
+        ("link.html", PlanConflict, "is not a page of shardgen"),
         ("run/shardgen.toml", InvalidSettings, "must end in .html"),
-        ("run/artifacts/status.html", PlanConflict, "among the artifacts"),
+        ("run/artifacts/status.html", PlanConflict, "in the artifact folder"),
     ],
 )
 def test_what_is_refused_before_a_look(

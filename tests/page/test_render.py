@@ -179,7 +179,7 @@ def test_that_depth_is_noise_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_end_is_said_and_what_comes_next() -> None:
     shown = Tags(live(look_at(worker("a", ShownState.STOPPED), stored=PLAN.samples))).text
-    for words in ("finished", "Every sample is made", "What comes next", "15:04"):
+    for words in ("finished", "All samples are made", "What comes next", "15:04"):
         assert words in shown
 
 

@@ -478,7 +478,7 @@ def test_an_address_has_a_host_and_a_port(text: str) -> None:
     "text", ["", "people", "8765", ":8765", "a:b", "a:65536", "::1:80", "a b:1", "s3://b/c:1"]
 )
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match="no address"):
+    with pytest.raises(ValueError, match="not an address"):
         parse_address(text)
 
 

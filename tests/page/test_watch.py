@@ -189,7 +189,7 @@ def worker_of(client: Watching) -> int:
 
 
 def test_outside_of_a_notebook_watch_says_what_to_type_instead(run: RunDirectory) -> None:
-    with pytest.raises(MachineUnfit, match="no notebook") as caught:
+    with pytest.raises(MachineUnfit, match="not a notebook") as caught:
         watch(run.path)
     assert "status RUN_DIR --watch" in caught.value.hint
 

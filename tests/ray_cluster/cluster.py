@@ -72,7 +72,7 @@ class LocalCluster:
 
     @property
     def raylet_port(self) -> int:
-        """Where its raylet on the head listens, which is no address of a cluster."""
+        """Where its raylet on the head listens, which  is not an address  of a cluster."""
         return int(self._head.node_manager_port)
 
     def add(self, *, cpus: int = 1, environment: Mapping[str, str] | None = None) -> Any:

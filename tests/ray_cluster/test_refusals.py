@@ -39,7 +39,7 @@ def test_a_node_that_does_not_see_the_artifacts_is_named_before_anything_is_made
     error, hint = errors(driver.said)
     assert error.startswith(f"error: {on_cluster.run.artifacts}: not the artifact folder on ")
     assert error.endswith("of 4 nodes")
-    assert "mount it on every node" in hint
+    assert "mount it and the run directory" in hint
     assert not (on_cluster.folder / "begun").exists()
 
 

@@ -177,7 +177,7 @@ def test_a_file_that_changed_since_the_plan_stops_the_worker(
     plan: CompositesPlan, folders: SourceFolders
 ) -> None:
     damage(folders.backgrounds / plan.sources.backgrounds[0].name)
-    with pytest.raises(PlanConflict, match="not the file that the plan was made of"):
+    with pytest.raises(PlanConflict, match="not the file that the plan was made from"):
         composed(composer(plan, folders), all_samples(plan))
 
 

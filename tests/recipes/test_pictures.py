@@ -271,7 +271,7 @@ def test_a_picture_that_is_another_by_now_or_gone_stops_a_worker(tmp_path: Path)
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
     same = shardgen("worker", run.path)
     assert same.returncode == PlanConflict.exit_code
-    assert "not the file that the plan was made of" in same.stderr
+    assert "not the file that the plan was made from" in same.stderr
     path.unlink()
     gone = shardgen("worker", run.path)
     assert gone.returncode in (PlanConflict.exit_code, InputMissing.exit_code)
@@ -315,7 +315,7 @@ def test_a_zip_with_another_list_is_found(made_zip: tuple[RunDirectory, Path], t
     other = name.replace(name[9:25], "0" * 16)
     _replaced(path, broken, lambda data: data.replace(name.encode(), other.encode()))
     facts = {one.subject: one.fact for one in verify_zip(broken).findings}
-    assert facts == {name: "plan.json names it, and it is not here", other: "is not named in plan.json"}
+    assert facts == {name: "plan.json names it, but it is missing", other: "is not named in plan.json"}
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def test_a_plan_reads_back_as_it_was_written(plan: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("number", "hint"),
-    [(2, "finish it with the version that made it, or plan anew"), (4, "upgrade shardgen")],
+    [(2, "finish it with the version that made it, or plan again"), (4, "upgrade shardgen")],
 )
 def test_a_plan_of_another_format_is_refused_by_its_number_whatever_else_it_holds(
     number: int, hint: str

@@ -31,7 +31,7 @@ def url_of(text: str) -> str:
     ],
 )
 def test_a_password_in_the_settings_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(InvalidSettings, match="secrets come from the environment only") as error:
+    with pytest.raises(InvalidSettings, match="secrets may come only from the environment") as error:
         url_of(url)
     for word in ("SHARDGEN_MANIFEST", "PGPASSWORD", "pgpass"):
         assert word in error.value.hint

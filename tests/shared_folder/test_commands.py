@@ -208,7 +208,7 @@ def test_a_segment_whose_name_changes_after_it_was_seen_is_merged_all_the_same(
 def test_sweep_is_refused(made: Machines) -> None:
     refused = made.on("first", "sweep", "--yes")
     assert refused.returncode == 13
-    assert "shared folder is not swept" in refused.stderr
+    assert "shared folder cannot be swept" in refused.stderr
     assert "hint:" in refused.stderr
 
 

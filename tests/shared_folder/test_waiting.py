@@ -261,5 +261,5 @@ def test_a_merge_that_waits_for_another_process_that_publishes_says_so_once(
     with caplog.at_level(logging.WARNING, "shardgen"):
         assert publish_waiting(world.run, world.run.plan()) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "another process of this machine publishes; waiting for it, 30 minutes at most"
+        "another process of this machine publishes; trying again for at most 30 minutes"
     ]

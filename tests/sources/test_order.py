@@ -117,7 +117,7 @@ def test_the_locale_changes_no_name_and_no_order(many: Path, locale: str) -> Non
 def test_a_locale_that_would_misread_names_is_refused(many: Path) -> None:
     there = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", _PRINT, many], env=there, capture_output=True, check=False)
-    assert b"this locale reads names of files as ascii, not as UTF-8" in done.stderr
+    assert b"this locale reads file names as ascii, not as UTF-8" in done.stderr
 
 
 def test_a_plan_is_the_same_in_every_order_of_files_and_of_tables(

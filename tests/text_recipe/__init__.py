@@ -205,7 +205,7 @@ class TextRecipe(Recipe):
 
     def check_sources(self, folders: Folders, *, on_file: OnFile) -> None:
         if read_lines(folders["lines"]) != self.sources:
-            raise PlanConflict("lines.txt: not the file that the plan was made of", hint="put it back")
+            raise PlanConflict("lines.txt: not the file that the plan was made from", hint="put it back")
         on_file("lines.txt", 1)
 
     def source_problems(self, folders: Folders) -> list[str]:

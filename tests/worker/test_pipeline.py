@@ -188,7 +188,7 @@ def test_when_the_network_fails_for_every_sample_no_sample_is_blamed(
 
     plan = run.plan()
     composer = open_composer(run)
-    with pytest.raises(DeviceBroken, match=r"2 threads\): computing raises whatever .*'always'"):
+    with pytest.raises(DeviceBroken, match=r"2 threads\): computing fails for every .*'always'"):
         make_everything(run, plan, stages_of(run, plan, composer, Broken()))
     assert letters(run, plan) == []
 

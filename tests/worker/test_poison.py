@@ -93,11 +93,11 @@ def test_a_network_that_always_raises_is_tried_three_times_said_once_and_blocks_
     assert done.returncode == 14, done.stderr
     said = done.stderr.splitlines()
     assert sum("starts again" in line for line in said) == 2, done.stderr
-    error = "computing raises whatever it is given: ZeroDivisionError('this network always raises')"
+    error = "computing fails for every input: ZeroDivisionError('this network always raises')"
     first, last = (line for line in said if error in line)
     assert first.startswith("error: ")
     assert last.startswith("error: 48 of 48 samples are pending; worker-0 failed 3 times in the same way: ")
-    assert said[-1].startswith(f"hint: shardgen doctor {planned.path} looks at the device")
+    assert said[-1].startswith(f"hint: shardgen doctor {planned.path} checks the device")
     assert letters(planned) == []
     assert report(planned).overview.blocked_total == 0
     healed = shardgen("run", planned.path)
@@ -114,7 +114,7 @@ def test_a_slice_whose_batch_always_raises_is_blocked_with_its_reason_and_all_ot
     done = shardgen("run", planned.path, environment=environment, timeout=900)
     assert done.returncode == 14, done.stderr
     assert done.stderr.count("starts again") in (3, 4)
-    assert done.stderr.count("error: computing raised for every sample of a batch") == 1
+    assert done.stderr.count("error: computing failed for every sample of a batch") == 1
     assert letters(planned) == []
     assert report(planned).stored == SAMPLES - 8
     shown = shardgen("status", planned.path)

@@ -75,8 +75,8 @@ def test_a_worker_waits_two_minutes_for_what_may_pass_and_speaks_twice(kind: typ
     world = World()
     with logged(world.said.append):
         assert world.retry(world.failing(kind(f"{FOLDER}: away"), until=1100)) == "done"
-    assert world.said[0] == f"{FOLDER}: away; waiting for it, about 2 minutes"
-    assert world.said[1].startswith("going on after 10")
+    assert world.said[0] == f"{FOLDER}: away; trying again for about 2 minutes"
+    assert world.said[1].startswith("continuing after 10")
     assert len(world.said) == 2
     assert world.pauses > 10  # its heartbeat hears of it: a worker that waits does not hang
 
@@ -166,16 +166,16 @@ def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
         try:
             until_stored(middling_run)
             folder.rename(away)
-            read_until(worker, "waiting for it", said)
+            read_until(worker, "trying again for about", said)
             time.sleep(1.5)  # as a person would who mounts it again
             away.rename(folder)
             read_until(worker, f"made {SAMPLES} samples", said)
             assert worker.wait(60) == 0
         finally:
             worker.kill()
-    waited = sum("waiting for it" in line for line in said)
+    waited = sum("trying again for about" in line for line in said)
     assert waited in (1, 2), said  # who stores and who leases may both have come upon it
-    assert sum("going on after" in line for line in said) == waited, said
+    assert sum("continuing after" in line for line in said) == waited, said
     found = report(middling_run)
     assert (found.stored, len(found.workers)) == (SAMPLES, 1)
     with sqlite3.connect(middling_run.path / "manifest.sqlite") as connection:
@@ -195,10 +195,10 @@ def test_a_mount_that_goes_away_before_the_first_batch_is_waited_for_and_not_wri
             read_until(worker, "checking the sources", said)  # its folder is claimed
             run.artifacts.rename(away)
             run.artifacts.mkdir()
-            read_until(worker, "waiting for it", said)
+            read_until(worker, "trying again for about", said)
             run.artifacts.rmdir()  # empty still
             away.rename(run.artifacts)
-            read_until(worker, "going on after", said)
+            read_until(worker, "continuing after", said)
             assert worker.wait(60) == 0
         finally:
             worker.kill()
@@ -219,7 +219,7 @@ def test_a_full_disk_that_gets_free_costs_no_restart(middling_run: RunDirectory)
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "full" in done.stdout or "No space left" in done.stdout
-    assert done.stdout.count("going on after") == 1
+    assert done.stdout.count("continuing after") == 1
     assert f"made {SAMPLES} samples" in done.stdout
 
 
@@ -240,7 +240,7 @@ ballast.write_bytes(bytes(shutil.disk_usage(folder).free - 400_000))
 with start(["worker", folder]) as worker:
     for line in worker.stderr:
         print(line, end="")
-        if "waiting for it" in line:
+        if "trying again for about" in line:
             ballast.unlink()
     sys.exit(worker.wait(60))
 """
@@ -309,4 +309,4 @@ def test_run_looks_again_for_ten_minutes_and_ends_with_the_manifests_own_trouble
         run_workers(run, run.plan(), launcher, options, say=said.append)
     assert caught.value.hint == "look for a stopped process"
     assert looks[-1] - looks[1] >= 600
-    assert said == ["locked; looking again for 10 minutes"]
+    assert said == ["locked; trying again for 10 minutes"]

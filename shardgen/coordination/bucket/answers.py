@@ -1,4 +1,4 @@
-"""Answers: what a store that fails says, in the words of obstore, and what that means to a person."""
+"""Answers: what a failing store says, in obstore's words, and what that means for a person."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _MEANINGS = (
     _Meaning(
         said=re.compile(f"^{_PANIC}"),
         kind=StorageFailed,
-        fact="the client library breaks down, as at a value that is no address or key",
+        fact="the client library fails, perhaps because of an invalid address or key",
         hint="check {endpoint}, and: {keys}",
         of_all=True,
     ),
     _Meaning(  # a listing cannot go past it
         said=re.compile(r"invalid path|empty path segment|EmptySegment|illegal path segment|BadSegment"),
         kind=StoreRefuses,
-        fact="an object there has a name that cannot be asked for, with // in it, say",
-        hint="remove that object with your store's own tool: nothing of shardgen's is called so",
+        fact="an object there has a name that cannot be requested, for example with //",
+        hint="remove that object with your store's own tool: shardgen uses no such names",
     ),
     _Meaning(
         said=re.compile(
@@ -62,7 +62,7 @@ _MEANINGS = (
         said=_NO_BUCKET,
         kind=InputMissing,
         fact="there is no such bucket",
-        hint="check the name and {endpoint}, or make the bucket: shardgen makes none",
+        hint="check the name and {endpoint}, or create the bucket: shardgen does not do that",
         of_all=True,
     ),
     _Meaning(
@@ -101,8 +101,8 @@ _MEANINGS = (
             r"status code: 30"
         ),
         kind=StoreRefuses,
-        fact="the bucket is in another region than this machine asks",
-        hint="export AWS_REGION=… {endpoint}=…; leave the second out where the store is Amazon's",
+        fact="the bucket is not in the region that this machine uses",
+        hint="export AWS_REGION=… {endpoint}=…; leave out the second for Amazon's own store",
         of_all=True,
     ),
     _Meaning(
@@ -117,7 +117,7 @@ _MEANINGS = (
             re.IGNORECASE,
         ),
         kind=StorageFailed,
-        fact="what answers is no store",
+        fact="what answers there is not a store",
         hint="look for a proxy or a login page between (NO_PROXY), or a wrong {endpoint}",
     ),
     _Meaning(

@@ -1,4 +1,4 @@
-"""The manifest of a run in a bucket: what a database decides in one transaction, decided by versions of rows.
+"""The manifest of a run in a bucket: versions of rows decide what a database decides in a transaction.
 
 A change of a slice's row is made by the same SQL as in a database, on a copy of the row in a small SQLite
 file of this process. What comes of it becomes the row's next version in the bucket, unless another process

@@ -1,4 +1,4 @@
-"""Objects: what is asked of a bucket, and what it is counted as. The only module that imports obstore."""
+"""Objects: requests to a bucket, and how they are counted. The only module that imports obstore."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ class Objects:
                 else:
                     return True
         raise StorageFailed(
-            f"{self.shown}/{key}: exists and cannot be read, again and again",
-            hint="look at the bucket's rules: does something remove new objects?",
+            f"{self.shown}/{key}: exists, but could not be read in several attempts",
+            hint="check the bucket's rules: does one of them remove new objects?",
         )
 
     def write(self, key: str, data: bytes) -> str:
@@ -265,11 +265,11 @@ def _check_environment(url: str) -> None:
         elif name in ENDPOINTS:
             _check_address(name, value)
         elif not value.isprintable():
-            raise InvalidSettings(f"{name}: holds a line end or a control character", hint=_anew(name))
+            raise InvalidSettings(f"{name}: contains a line end or a control character", hint=_anew(name))
         elif value != value.strip():
-            raise InvalidSettings(f"{name}: begins or ends with a blank", hint=_anew(name))
+            raise InvalidSettings(f"{name}: begins or ends with a space", hint=_anew(name))
         elif "REGION" in name and " " in value:
-            raise InvalidSettings(f"{name}: {value!r} is no region: it holds a blank", hint=_anew(name))
+            raise InvalidSettings(f"{name}: {value!r} is not a region: it contains a space", hint=_anew(name))
 
 
 def _check_address(name: str, value: str) -> None:
@@ -279,9 +279,9 @@ def _check_address(name: str, value: str) -> None:
     bare = value.strip()
     attempts = [bare, f"http://{bare}", "/".join(bare.split("/", 3)[:3])]
     better = next((one for one in attempts if _is_address(one, may_have_path=may_have_path)), "")
-    fact = f"{value!r} is no address"
+    fact = f"{value!r} is not an address"
     if "@" in value or "?" in value:
-        fact = "is no address, or holds a user, a password or a query"
+        fact = "is not an address, or contains a user, a password or a query"
     raise InvalidSettings(
         f"{name}: {fact}", hint=f"export {name}={better or 'http://HOST:PORT; or https://HOST'}"
     )

@@ -94,7 +94,7 @@ class BucketOperator:
         age = to_seconds(session.store_now()) - last
         if age < session.silent_seconds:
             raise ManifestBusy(
-                f"shard {slice_id[0]} slice {slice_id[1]}: worker {worker} holds it, and showed life "
+                f"shard {slice_id[0]} slice {slice_id[1]}: worker {worker} holds it, with a sign of life "
                 f"{max(0.0, age):.0f} s ago",
                 hint="stop that worker (or wait until it has finished the slice), then run the command again",
             )
@@ -111,7 +111,7 @@ class BucketOperator:
 
         if session.change(slice_id, number, Event.UNDO, withdraw) is None:
             raise ManifestBusy(
-                f"shard {slice_id[0]} slice {slice_id[1]}: a worker claimed it in this moment",
+                f"shard {slice_id[0]} slice {slice_id[1]}: a worker has just claimed it",
                 hint="wait until it has finished the slice, then run the command again",
             )
         return Fence(number)

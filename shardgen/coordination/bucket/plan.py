@@ -1,4 +1,4 @@
-"""The plan in a bucket: which one counts, how one gets there, and how a machine gets it from there.
+"""The plan in a bucket: which one counts, how it is put there, and how a machine gets it.
 
 `plan/<number>.json` is a version of the plan, each created once; of several the highest counts. Whoever
 leases first creates the number after it, an entry that says "begun", and no version follows that. So of a
@@ -145,7 +145,7 @@ def put_plan(
         found = find(objects)
     else:
         raise PlanConflict(
-            f"{objects.shown}: others plan it at the same time, and otherwise",
+            f"{objects.shown}: another machine is making a different plan at the same time",
             hint="let one machine plan, then run the command again",
         )
     _write(run.path / FILE_NAME, plan.canonical_json)
@@ -162,7 +162,7 @@ def fetch(objects: Objects, folder: Path) -> RunDirectory:
     if not found.last:
         raise InputMissing(
             f"{objects.shown}: nothing is planned there yet",
-            hint=f"check the url; or begin a run there: shardgen init people --bucket {objects.shown}",
+            hint=f"check the url; or start a run there: shardgen init people --bucket {objects.shown}",
         )
     plan = found.plan()
     key = _settings(plan, found.settings.get(_short(plan), 0))
@@ -217,7 +217,7 @@ def _settings(plan: Plan, number: int) -> str:
 
 
 def _put_back(objects: Objects) -> str:
-    return f"put back what lay in {objects.shown}/{PLAN}/; or plan anew under another prefix"
+    return f"restore what was in {objects.shown}/{PLAN}/; or plan again under another prefix"
 
 
 def _bytes(objects: Objects, found: Found, key: str, *, limit: int) -> bytes:
@@ -243,7 +243,7 @@ def _refuse_strangers(objects: Objects) -> None:
                 what = (
                     "holds a run without its plan"
                     if folder in _OURS
-                    else "is not empty, and no run of shardgen"
+                    else "is not empty, but holds no run of shardgen"
                 )
                 raise PlanConflict(
                     f"{objects.shown}: {what} ({one.key})",
@@ -274,7 +274,7 @@ def _get_beside(objects: Objects, found: Found, folder: Path, plan: Plan) -> Non
 
 def _spoilt(objects: Objects, file: PlanFile) -> PlanConflict:
     return PlanConflict(
-        f"{objects.shown}/{PLAN}/{file.name}: other bytes than the plan's are there",
+        f"{objects.shown}/{PLAN}/{file.name}: its content is not what the plan says",
         hint="remove that object, then run the command again",
     )
 

@@ -1,4 +1,4 @@
-"""Probe: what a store does with the few requests that everything here rests on, tried before it is trusted.
+"""Probe: test, before trusting a store, the few requests that everything here depends on.
 
 Many stores that speak S3 take `If-None-Match: *` and ignore it: there two workers would get one slice.
 """
@@ -18,7 +18,7 @@ PROBE = "probe"
 _AT_ONCE = 8
 _ABANDONED = timedelta(hours=1)
 _ONE, _OTHER = b"one", b"another"
-_TWICE = "it lets a key be created twice, so two workers would get one slice"
+_TWICE = "it lets a key be created twice, so two workers would get the same slice"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Row:
     tried: str
     wanted: str
     found: str
-    breaks: str = "what a worker writes, others would not see as it is"
+    breaks: str = "others would not see exactly what a worker writes"
     is_vital: bool = True
 
     @property

@@ -1,4 +1,4 @@
-"""Records in a bucket: receipts, notes, signs of life, agreements; each kind is objects of its own."""
+"""Records in a bucket: receipts, notes, signs of life, agreements; each kind has its own objects."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BucketReceipts:
             return found
         raise ReceiptConflict(
             f"{self._session.objects.shown}/{key}: is another worker's",
-            hint="shardgen verify RUN_DIR tells which bytes are right",
+            hint="shardgen verify RUN_DIR says which bytes are right",
         )
 
     def receipts(self) -> Iterator[Receipt]:

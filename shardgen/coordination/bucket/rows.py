@@ -128,7 +128,7 @@ def decoded(kind: type[Content], key: str, data: bytes | None) -> Content:
     """Read an object. Raises ManifestCorrupt for one that is gone, or none of ours."""
     hint = "put it back from a copy; if it is lost: shardgen rebuild RUN_DIR"
     if data is None:
-        raise ManifestCorrupt(f"{key}: was listed and is gone", hint=hint)
+        raise ManifestCorrupt(f"{key}: was listed but is gone", hint=hint)
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""View: what one process knows of a run in a bucket by the names of its objects, and what follows from it."""
+"""View: what one process knows of a run in a bucket from the names of its objects, and what follows."""
 
 from __future__ import annotations
 

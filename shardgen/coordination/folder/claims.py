@@ -1,4 +1,4 @@
-"""Claim: how a worker shares a folder with others that it sees late; it works at once and yields early.
+"""Claim: how a worker shares a folder with others whose files it sees late: start at once, yield early.
 
 A claim is advice: two workers may make one slice. What that costs is kept small (each picks slices in an
 order of its own, looks again before each segment, and works from the other end when it is not alone on a

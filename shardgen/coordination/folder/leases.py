@@ -70,7 +70,7 @@ class FolderCoordinator(Coordinator):
             batches,
             _time(seconds),
         )
-        _LOG.info("looking through the shared folder")
+        _LOG.info("scanning the shared folder")
         self._has_joined = True
         self._work.tick(on_look=on_look)
         self._thread.start()
@@ -179,7 +179,7 @@ class FolderCoordinator(Coordinator):
     def _wait_for_last_look(self) -> None:
         deadline = time.monotonic() + _LAST_LOOK_SECONDS
         while self._thread.is_alive() and time.monotonic() < deadline:
-            self._on_look("the last look through the shared folder")
+            self._on_look("scanning the shared folder one last time")
             self._thread.join(timeout=1)
 
     def _wait_for_upload(self) -> None:

@@ -1,4 +1,4 @@
-"""What workers tell each other through a shared folder: small files, each written once by one worker.
+"""Messages between workers through a shared folder: small files, each written once by one worker.
 
 Everything of a worker lies in a folder of its own, so that no two machines ever make the same folder or file:
 `workers/<worker>/notices-<n>/<number>.<kind>[.<shard>-<slice>.f<fence>].json`, and its segments beside them.

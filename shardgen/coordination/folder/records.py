@@ -34,7 +34,7 @@ class SegmentReader:
 
     def read(self, ref: ArtifactRef) -> bytes:
         """Return the segment's bytes, whose sha256 must be the index's."""
-        again = "nothing is lost: run the command again when the folder shows it whole"
+        again = "nothing is lost: run the command again once the folder shows all of it"
         try:
             data = self._read_any(ref.name)
         except FileNotFoundError as error:
@@ -69,7 +69,7 @@ def _saying_once() -> OnLook:
     def on_look(what: str) -> None:
         if what == ANOTHER_PUBLISHES and not waits:
             waits.append(what)
-            _LOG.warning("%s; waiting for it, %g minutes at most", what, LOCK_LIMIT_SECONDS / 60)
+            _LOG.warning("%s; trying again for at most %g minutes", what, LOCK_LIMIT_SECONDS / 60)
 
     return on_look
 

@@ -1,4 +1,4 @@
-"""A run whose record is the files of a folder that machines share and nothing else."""
+"""A run whose record is the files in a folder, which is all that its machines share."""
 
 from __future__ import annotations
 

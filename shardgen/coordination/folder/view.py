@@ -1,4 +1,4 @@
-"""Gather: what one machine can see of a run in a shared folder, and what follows from it.
+"""View: what one machine can see of a run in a shared folder, and what follows from it.
 
 What was seen once stays known: there, "not found" is no proof of absence.
 """
@@ -30,7 +30,7 @@ from shardgen.errors import ArtifactCorrupt
 ELSEWHERE_DETAIL = "the text stayed on the machine that gave it up"
 _FIRST_RETRY_SECONDS = 30.0  # of a file that is not whole yet; then twice as long each time
 _LONGEST_RETRY_SECONDS = 1800.0
-_LOOKING = "looking through the shared folder"
+_LOOKING = "scanning the shared folder"
 _LAGS = 200  # files whose delay is remembered
 
 

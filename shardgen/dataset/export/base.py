@@ -1,4 +1,4 @@
-"""What an export gives to those who write it down, whatever the format."""
+"""What an export passes to its writers, whatever the format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`README.md` of an export: the data set's card, and which files there are behind its introduction."""
+"""`README.md` of an export: the data set's card, with the list of files after its introduction."""
 
 from __future__ import annotations
 

@@ -252,4 +252,4 @@ def in_the_way(path: Path) -> PlanConflict:
 
 def changed_meanwhile() -> ReceiptConflict:
     """The error of receipts that are not those that were counted."""
-    return ReceiptConflict("receipts changed during the export", hint="export again when nobody requeues")
+    return ReceiptConflict("receipts changed during the export", hint="export again while nobody requeues")

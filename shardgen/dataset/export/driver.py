@@ -1,4 +1,4 @@
-"""An export: a data set becomes a folder that trains, whole file by whole file; after a kill it goes on."""
+"""An export: write a data set as a folder for training, file by file, resumable after a kill."""
 
 from __future__ import annotations
 
@@ -379,8 +379,8 @@ def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
         foreign = [entry.name for entry in found if not _BEGUN.fullmatch(entry.name)]
         if foreign:
             raise PlanConflict(
-                f"{out}: is not empty, and nothing says that it is an export ({foreign[0]} lies there)",
-                hint="choose a new folder, which export makes",
+                f"{out}: is not empty, and is not an export ({foreign[0]} lies there)",
+                hint="choose a new folder; export creates it",
             )
         return False
     _refuse_another(path, document)
@@ -393,7 +393,9 @@ def _refuse_foreign(out: Path, document: dict[str, Any]) -> bool:
 
 def _refuse_another(path: Path, document: dict[str, Any]) -> None:
     """PlanConflict unless `export.json` says the same."""
-    other = PlanConflict(f"{path}: is not of this program", hint="choose a new folder, which export makes")
+    other = PlanConflict(
+        f"{path}: was not written by shardgen", hint="choose a new folder; export creates it"
+    )
     with storing(path):
         data = read_regular(path, limit=_MAX_REQUEST_BYTES, follow=False)
     try:
@@ -434,7 +436,7 @@ def _locked(out: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno == errno.EWOULDBLOCK:
                 raise TransientError(
-                    f"{out}: another command is exporting to it", hint="wait for its end"
+                    f"{out}: another command is exporting to it", hint="wait until it has finished"
                 ) from error
             if error.errno not in _NO_LOCKS:
                 raise

@@ -1,4 +1,4 @@
-"""Which split a sample is in: by the photographs that it is made of, so that none is in two splits."""
+"""Which split a sample is in, by its photographs, so that no photograph is in two splits."""
 
 from __future__ import annotations
 

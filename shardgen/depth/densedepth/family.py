@@ -1,4 +1,4 @@
-"""DenseDepth as a family of networks: which weights there are, and how they come onto a device."""
+"""DenseDepth as a family of networks: which weights there are, and how they are loaded onto a device."""
 
 from __future__ import annotations
 

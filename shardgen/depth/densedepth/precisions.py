@@ -1,4 +1,4 @@
-"""What `fast` costs: the depth of the same images by both precisions, on this CPU."""
+"""What `fast` costs: the depth of the same images with both precisions, on this CPU."""
 
 from __future__ import annotations
 

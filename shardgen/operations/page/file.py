@@ -28,7 +28,7 @@ _MARK_WITHIN = 200  # bytes of the file's beginning
 def refuse_page(run: RunDirectory, path: Path) -> None:
     """Say before anything is read that the page could not be written there.
 
-    Refuses to replace what is no page of shardgen, a place among the artifacts, and a name of another format.
+    Refuses to replace anything but a page, a place among the artifacts, and a name of another format.
     """
     refuse_unusable_folder(path.parent, makes=0, otherwise="choose another folder with --html")
     if is_folder(path):
@@ -39,10 +39,10 @@ def refuse_page(run: RunDirectory, path: Path) -> None:
             hint=f"--html {shlex.quote(f'{path}.html')}",
         )
     if open_store(run).contains(path):
-        raise PlanConflict(f"{path}: would be among the artifacts", hint="choose another folder with --html")
+        raise PlanConflict(f"{path}: lies in the artifact folder", hint="choose another folder with --html")
     if is_there(path) and not (is_file(path) and _MARK in _start_of(path)):
         raise PlanConflict(
-            f"{path}: is no page of shardgen, and is not replaced",
+            f"{path}: is not a page of shardgen, so it is not replaced",
             hint="choose another name with --html, such as --html status.html",
         )
 

@@ -1,4 +1,4 @@
-"""A look at a run, as its page shows it; one thread looks for all who watch."""
+"""The state of a run, as its page shows it; one thread reads it for all viewers."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def metrics(seen: Seen) -> str:
 
     No label comes from outside: states and reasons are closed lists, and workers have no names here.
     """
-    lines = [*_gauge("up", "1 when the run could be read at the last look.", {"": int(not seen.failure)})]
+    lines = [*_gauge("up", "1 if the run could be read the last time.", {"": int(not seen.failure)})]
     if (look := seen.look) is None:
         lines[-1] = "shardgen_up 0"
         return "\n".join([*lines, ""])
@@ -41,13 +41,13 @@ def metrics(seen: Seen) -> str:
         "Samples given up, by reason.",
         _labelled("reason", {one: letters.get(one, 0) for one in DeadLetterReason}),
     )
-    lines += _gauge("samples_per_second", "What the working workers make.", {"": found.rate})
+    lines += _gauge("samples_per_second", "Samples per second of all working workers.", {"": found.rate})
     if found.eta_seconds is not None:
         lines += _gauge("eta_seconds", "Time left at that rate.", {"": found.eta_seconds})
     if details.last_stored_at is not None:
         since = max(0.0, (taken_at - details.last_stored_at).total_seconds())
-        lines += _gauge("seconds_since_last_receipt", "Since a batch was stored last.", {"": since})
-    lines += _gauge("look_timestamp_seconds", "When the run was looked at.", {"": taken_at.timestamp()})
+        lines += _gauge("seconds_since_last_receipt", "Seconds since the last batch was stored.", {"": since})
+    lines += _gauge("look_timestamp_seconds", "When the run was last read.", {"": taken_at.timestamp()})
     return "\n".join([*lines, ""])
 
 

@@ -1,4 +1,4 @@
-"""The newest finished samples as small pictures, out of the artifacts that the newest receipts name."""
+"""The newest finished samples as small pictures, from the artifacts that the newest receipts name."""
 
 from __future__ import annotations
 

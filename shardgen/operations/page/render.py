@@ -273,16 +273,20 @@ class _Page:
         making = sum(one.rate > 0 for one in found.workers)
         there = sum(one.state not in _ENDED and one.state is not ShownState.EXPIRED for one in found.workers)
         if not found.pending:
-            return "done", "finished", "Every sample is made." if not found.dead else "Nothing is pending."
+            return "done", "finished", "All samples are made." if not found.dead else "Nothing is pending."
         if making:
             return (
                 "working",
                 "working",
-                f"{counted(making, 'worker')} {'makes' if making == 1 else 'make'} samples now.",
+                f"{counted(making, 'worker')} {'is' if making == 1 else 'are'} making samples.",
             )
         if there:
-            return "starting", "starting", f"{counted(there, 'worker')} there, nothing is made just now."
-        return "stopped", "stopped", "Nobody is at work."
+            return (
+                "starting",
+                "starting",
+                f"{counted(there, 'worker')} there, but nothing is being made right now.",
+            )
+        return "stopped", "stopped", "No worker is running."
 
     def next(self) -> SimpleNamespace:
         found = advice(self.look.report, self.look.finished)
@@ -360,7 +364,7 @@ class _Page:
         totals = {kind: sum(getattr(one.slices, kind) for one in shards) for kind in _ORDER}
         sentence = f"{counted(sum(totals.values()), 'slice')} in {counted(len(shards), 'shard')}"
         if shown < len(shards):
-            sentence += f"; the {shown:,} shards with most to see are shown"
+            sentence += f"; the {shown:,} shards that need most attention are shown"
         legend = [SimpleNamespace(kind=kind, text=f"{SLICE_WORDS[kind]} {totals[kind]:,}") for kind in _ORDER]
         return SimpleNamespace(sentence=f"{sentence}.", legend=legend, suffix=self.suffix)
 
@@ -404,7 +408,7 @@ class _Page:
         workers = self.look.report.workers
         if not workers:
             return SimpleNamespace(
-                sentence="Nobody has worked here within the last hour.", suffix=self.suffix
+                sentence="No worker has run here within the last hour.", suffix=self.suffix
             )
         counts = Counter(one.state for one in workers)
         states = ", ".join(
@@ -456,7 +460,7 @@ class _Page:
             )
             for group in self.look.details.dead_letters
         ]
-        sentence = "Samples that were given up, by reason, the first of each with what was said then."
+        sentence = "Samples that were given up, by reason; the first of each with its message."
         return SimpleNamespace(groups=groups, sentence=sentence, suffix=self.suffix)
 
     def seen(self, seen: Seen) -> SimpleNamespace:
@@ -471,7 +475,7 @@ class _Page:
                 "files may differ a little between them."
             )
         at = _moment(found.overview.taken_at, found.overview.taken_at, seconds=True)
-        return SimpleNamespace(failure=failure, text="As the record stood at", at=at, mixture=mixture)
+        return SimpleNamespace(failure=failure, text="As recorded at", at=at, mixture=mixture)
 
 
 _WHAT = {

@@ -1,4 +1,4 @@
-"""The page over HTTP: read-only, a few fixed routes, nothing of a request reaches the file system."""
+"""The page over HTTP: read-only, with a few fixed routes; no part of a request reaches the file system."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def parse_address(text: str) -> Address:
     """`127.0.0.1:8765`, `[::1]:8765` or `localhost:0`. Raises ValueError."""
     match = _HOST.fullmatch(text)
     if match is None or match[2] is None or int(match[2]) > 65_535:
-        raise ValueError(f"{text!r} is no address with a port, such as {DEFAULT}")
+        raise ValueError(f"{text!r} is not an address with a port, such as {DEFAULT}")
     return Address(host=match[1].strip("[]"), port=int(match[2]))
 
 
@@ -346,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, query: str) -> None:
         """Events until the viewer goes: the parts that have changed, and a comment now and then."""
         if not self._page.streams.acquire(blocking=False):
-            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many watch already")
+            raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many viewers already")
         try:
             self._headers(HTTPStatus.OK, {"Content-Type": "text/event-stream"})
             if self.command != "HEAD":

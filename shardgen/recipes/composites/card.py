@@ -1,4 +1,4 @@
-"""What the data set's README says of composites."""
+"""What the data set's README says about composites."""
 
 from __future__ import annotations
 

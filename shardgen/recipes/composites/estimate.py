@@ -1,4 +1,4 @@
-"""How big composites will be, from a few samples that are really encoded."""
+"""How big composites will be, estimated by encoding a few samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of `labels.csv` for composites: one a person (docs/formats.md: "Final zip")."""
+"""The rows of `labels.csv` for composites: one per person (docs/formats.md: "Final zip")."""
 
 from __future__ import annotations
 

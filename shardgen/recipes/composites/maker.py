@@ -1,4 +1,4 @@
-"""Makes composites: composed from photographs, put through the depth network, encoded as images."""
+"""Makes composites: composes photographs, runs the depth network, encodes images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the people of a composite stand, and how large: on a grid, or drawn from a sample's number."""
+"""Where the people of a composite stand, and how large: on a grid, or random from the sample's number."""
 
 from __future__ import annotations
 

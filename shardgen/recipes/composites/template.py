@@ -16,24 +16,24 @@ kind = "composites"     # (plan) what a sample is: people on a background, their
 # path is relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
 foregrounds = ""
 backgrounds = ""
-# (plan) How a foreground's mask is found: "alpha" its alpha channel, "flat" a plain background, "grabcut" a
+# (plan) Where masks come from: "alpha" the alpha channel, "flat" a plain background, "grabcut" a
 # subject in the middle, "file" NAME.mask.png beside NAME (`shardgen cut-out` makes them); "auto" a mask file,
 # alpha or a flat background.
 mask = "auto"
 
 [compose]
-canvas = [600, 600]     # (plan) width, height in pixels of the picture before it is resized for storing
+canvas = [600, 600]     # (plan) width, height in pixels of the picture before it is resized to [output] size
 placement = "grid"      # (plan) grid | random: where a foreground is placed
 grid = [5, 4]           # (plan) columns, rows
 places = 20             # (plan) random places for each foreground on each background, and again mirrored
-seed = 0                # (plan) a whole number; another one draws other places, sizes and people
-foregrounds_per_sample = [1, 1]  # (plan) the fewest and the most people in a picture
-# (plan) "halved" until it fits; or a number of pixels; or, with random places, the least and the largest per
+seed = 0                # (plan) a whole number; a different one gives different places, sizes and people
+foregrounds_per_sample = [1, 1]  # (plan) at least and at most this many people in a picture
+# (plan) "halved" until it fits; or a number of pixels; or, with random places, the smallest and largest per
 # mille of the canvas's height, as in [300, 600]. The height is that of the whole cut-out with its
-# transparent margin: crop it for exact sizes.
+# transparent margin: crop the file for exact sizes.
 foreground_height = "halved"
 overhang = 0            # (plan) how far a cut-out may reach beyond the edge: per mille of its width, height
-flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: which are also used mirrored
+flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: what to use mirrored as well
 blend = "mask"          # (plan) mask: exact edge, no bleeding | alpha: soft edge
 
 [depth]
@@ -42,11 +42,11 @@ model = "densedepth"    # (plan) densedepth | none: only composites and masks
 [output]
 size = [200, 200]       # (plan) width, height of the stored images in pixels
 image = "jpeg"          # (plan) jpeg | webp | png, here and below
-image_quality = 25      # (plan) 1-100; the lower, the smaller the zip
-mask = "png"            # (plan) png is exact, and smaller than jpeg where masks are small
+image_quality = 25      # (plan) 1-100; lower makes a smaller zip
+mask = "png"            # (plan) png is exact, and smaller than jpeg for small masks
 depth = "jpeg"          # (plan)
 depth_quality = 60      # (plan) 1-100
-depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above
+depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": same as above
 """
 
 _GRID: Mapping[str, None] = {

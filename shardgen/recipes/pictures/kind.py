@@ -1,4 +1,4 @@
-"""Depth of pictures that exist, as a kind of recipe: its settings, and from a folder to parts of a plan."""
+"""Depth of existing pictures, as a kind of recipe: its settings, and from a folder to parts of a plan."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _PROBES = 24  # pictures that are encoded for the estimate
 _LABEL_BYTES = 20  # of a row, beside the picture's name
 _TEMPLATE = f"""\
 [recipe]
-kind = "depth"          # (plan) what a sample is: a picture that you have, and its depth
+kind = "depth"          # (plan) what a sample is: one of your pictures, and its depth
 
 [sources]
-# A folder of pictures of any sizes (JPEG, PNG, WebP, BMP, TIFF; HEIC with the extra "heic"), subfolders too.
+# A folder of pictures of any size (JPEG, PNG, WebP, BMP, TIFF; HEIC with the extra "heic"), subfolders too.
 # A relative path is relative to this file. $SHARDGEN_PICTURES overrides it.
 pictures = ""
 
@@ -54,12 +54,12 @@ pictures = ""
 model = "densedepth"    # (plan) the kind of network; densedepth is the only one
 {DEPTH_KEYS}
 [output]
-size = "source"         # (plan) width, height of the stored images in pixels | "source": as each picture is
+size = "source"         # (plan) width, height of the stored images in pixels | "source": the picture's own
 image = "jpeg"          # (plan) jpeg | webp | png, here and below
 image_quality = 90      # (plan) 1-100
 depth = "jpeg"          # (plan)
 depth_quality = 90      # (plan) 1-100
-depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": as above
+depth_size = "size"     # (plan) width, height of the depth images in pixels | "size": same as above
 """
 
 _PRESETS = {"depth-of-folder": Preset(makes="the depth of every picture in a folder")}

@@ -112,7 +112,7 @@ class PicturesPlan:
             except ValueError as error:
                 raise ManifestCorrupt(
                     f"{self.files[block].name}: its line of sample {number}: {error}",
-                    hint="plan anew in a new directory",
+                    hint="plan again in a new directory",
                 ) from error
 
     def _pages(self, samples: range) -> Iterator[tuple[int, int, list[bytes]]]:

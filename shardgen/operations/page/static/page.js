@@ -102,9 +102,9 @@ events.addEventListener("open", () => say(""));
 events.addEventListener("look", (event) => show(JSON.parse(event.data)));
 events.addEventListener("over", () => {
   events.close();
-  say("The command that served this page has ended; this is how it was then.");
+  say("The command that served this page has ended; this is the last known state.");
 });
 events.addEventListener("error", () => {
-  if (events.readyState === EventSource.CLOSED) say("This page is no longer kept up to date; load it again.");
-  else say("No connection; this is how it was before. Trying again.");
+  if (events.readyState === EventSource.CLOSED) say("This page is no longer updated; reload it.");
+  else say("No connection; this is the last known state. Trying again.");
 });
