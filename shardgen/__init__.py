@@ -66,16 +66,16 @@ _PLACES = {  # where each of them is
     ),
 }
 
+if not TYPE_CHECKING:  # a type checker sees the imports above, and what is not there
 
-def __getattr__(name: str) -> object:
-    from importlib import import_module  # noqa: PLC0415
+    def __getattr__(name: str) -> object:
+        from importlib import import_module  # noqa: PLC0415
 
-    if name == "errors":
-        return import_module("shardgen.errors")
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_PLACES[name]), name)
+        if name == "errors":
+            return import_module("shardgen.errors")
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_PLACES[name]), name)
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

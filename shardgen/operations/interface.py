@@ -228,7 +228,7 @@ def merge(  # noqa: PLR0913
     run_dir: _Path,
     *,
     output: _Path | None = None,
-    exclude: Collection[str] = (),
+    exclude: str | Collection[str] = (),
     partial: bool = False,
     allow_dead_letters: bool = False,
     on_progress: OnProgress | None = None,
@@ -248,7 +248,7 @@ def merge(  # noqa: PLR0913
             directory,
             _path(output),
             allow_dead_letters=allow_dead_letters,
-            exclude=tuple(exclude),
+            exclude=_names(exclude),
             partial=partial,
             on_progress=_counter(on_progress, "merging", "sample"),
         )
@@ -291,7 +291,7 @@ def export(  # noqa: PLR0913
     split: Sequence[int] | None = None,
     split_by: Literal["foregrounds", "backgrounds", "both", "pictures"] | None = None,
     split_seed: int = 0,
-    exclude: Collection[str] = (),
+    exclude: str | Collection[str] = (),
     partial: bool = False,
     allow_dead_letters: bool = False,
     on_progress: OnProgress | None = None,
@@ -316,7 +316,7 @@ def export(  # noqa: PLR0913
             Path(out),
             request,
             allow_dead_letters=allow_dead_letters,
-            exclude=tuple(exclude),
+            exclude=_names(exclude),
             partial=partial,
             on_progress=lambda done, planned, _there: show(done, planned),
         )
@@ -332,6 +332,10 @@ def _named(path: _Path) -> str:
 
 def _path(path: _Path | None) -> Path | None:
     return None if path is None else Path(path)
+
+
+def _names(names: str | Collection[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)  # a text is a collection, of letters
 
 
 def _folders(foregrounds: _Path | None, backgrounds: _Path | None, pictures: _Path | None) -> Folders:

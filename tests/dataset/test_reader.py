@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import pytest
 
-import shardgen
 from shardgen.artifacts.folder_store import FolderStore
 from shardgen.artifacts.zip_records import ZipLimits
 from shardgen.dataset import opened_zip, reader, zip_writer
@@ -737,9 +736,3 @@ def test_tensorflow_gets_another_order_each_time_and_the_same_again(data_set: Pa
     assert one != two
     assert max(one[:20]) > 60  # all are shuffled, not neighbours only
     assert orders() == [one, two]
-
-
-def test_the_package_has_what_it_says() -> None:
-    assert shardgen.DataSet is DataSet
-    with pytest.raises(AttributeError, match="no attribute 'DataSets'"):
-        shardgen.DataSets  # noqa: B018

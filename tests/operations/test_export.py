@@ -170,4 +170,4 @@ def test_what_chooses_samples_is_refused_for_a_zip(
 ) -> None:
     done = shardgen("export", undisturbed_zip, tmp_path / "out", "--format", "files", option)
     assert done.returncode == 2
-    assert f"'{option}': needs a run directory" in done.stderr
+    assert f"{option}: needs a run directory" in done.stderr
