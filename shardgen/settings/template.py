@@ -46,7 +46,7 @@ max_dead_share = 100    # stop if more than this percentage of finished samples 
 
 [folder]
 # Only for [manifest] url = "folder:", if machines share only this directory.
-segment_seconds = 300   # a worker publishes its batches this often: the most a lost machine costs
+segment_seconds = 300   # a worker publishes its batches this often: about what a lost machine costs
 segment_batches = 32    # or after this many batches
 settle_seconds = 180    # how long a worker checks for older claims by others on a slice it has started
 silent_seconds = 3600   # after this long without a new file, others may take over a worker's slice

@@ -97,7 +97,7 @@ def test_a_run_that_is_planned_anew_is_watched_on(place: Place) -> None:
     with place.plan(OLD).watching() as watcher:
         assert watcher.report().plan == OLD
         place.plan(NEW)
-        with pytest.raises(TransientError, match="another plan"):  # these would not go with that report
+        with pytest.raises(TransientError, match="plan has changed"):  # these would not go with that report
             watcher.details(newest=1)
         found = watcher.report()
         assert (found.plan, found.overview.fingerprint) == (NEW, NEW.fingerprint)

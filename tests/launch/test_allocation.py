@@ -87,7 +87,7 @@ def test_named_gpus_decide_the_number_of_workers_and_may_be_shared(
 
 def test_contradictions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_nvidia_smi(tmp_path, TWO, monkeypatch)
-    with pytest.raises(InvalidSettings, match="--workers 3 with 2 of --gpus") as caught:
+    with pytest.raises(InvalidSettings, match="--workers 3 with 2 GPUs in --gpus") as caught:
         choose_gpus(Wanted(workers=3, gpus=("0", "1")))
     assert "--gpus 0,1,0" in caught.value.hint
     with pytest.raises(InvalidSettings, match="--device cpu"):
