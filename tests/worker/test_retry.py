@@ -175,9 +175,7 @@ def test_a_folder_that_goes_away_and_comes_back_costs_no_restart(
             worker.kill()
     waited = sum("trying again for about" in line for line in said)
     assert waited in (1, 2), said  # who stores and who leases may both have come upon it
-    # A receipt that was committed as the folder went may have ended the lease under the one who waits.
-    ended = sum("continuing after" in line or "leasing another" in line for line in said)
-    assert ended == waited, said
+    assert sum("continuing after" in line for line in said) == waited, said
     found = report(middling_run)
     assert (found.stored, len(found.workers)) == (SAMPLES, 1)
     with sqlite3.connect(middling_run.path / "manifest.sqlite") as connection:
