@@ -10,6 +10,7 @@ those of the settings. What went wrong is one of `shardgen.errors`.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 # Imported when they are asked for: most commands need little, and start sooner without numpy.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from shardgen.operations.plan import Planned
     from shardgen.operations.run import RunResult
 
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # else Python itself would print warnings
 __version__ = "0.1.0"
 __all__ = [
     "DataSet",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 import shardgen
+from tests.test_examples import assert_parses
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -91,7 +93,12 @@ def test_an_issue_template_asks_for_what_doctor_says(path: Path) -> None:
     fields = [one for one in form["body"] if one["type"] != "markdown"]
     assert len({one["id"] for one in fields}) == len(fields)
     assert all(one["attributes"]["label"] for one in fields)
-    assert any("shardgen doctor" in one["attributes"]["label"] for one in fields)
+    commands = [
+        one["attributes"]["label"] for one in fields if one["attributes"]["label"].startswith("shardgen")
+    ]
+    assert any(command.startswith("shardgen doctor") for command in commands)
+    for command in commands:
+        assert_parses(shlex.split(command)[1:])
 
 
 def test_the_citation_is_of_this_version_and_licence() -> None:

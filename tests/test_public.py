@@ -115,3 +115,13 @@ def test_a_value_that_makes_no_sense_is_a_value_error_that_names_the_option(
         call()
     assert isinstance(wrong.value, WrongOption)
     assert wrong.value.option == option
+
+
+def test_what_is_logged_is_printed_only_where_a_program_asks_for_it() -> None:
+    script = "import logging, shardgen; logging.getLogger('shardgen.plan').warning('said')"
+    for asks, printed in (("", ""), ("logging.basicConfig(); ", "WARNING:shardgen.plan:said\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("logging.get", asks + "logging.get")],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert (done.stdout, done.stderr) == ("", printed)

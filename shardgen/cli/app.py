@@ -170,18 +170,14 @@ def _deliberate(raised: ShardgenError | Answered) -> int:
     """Print and log the error; with `--json` as a document, too, unless the command put it into its own."""
     error = raised.error if isinstance(raised, Answered) else raised
     message, problems = _in_lines(error)
-    lines = [f"error: {message}"]
-    if error.hint:
-        lines.append(f"hint: {one_line(error.hint)}")
-    log_error(error.error if isinstance(error, Bug) else error, *lines)
-    for problem in problems:
-        say(f"  - {problem}")
-    for remark in error.remarks[:_SHOWN]:
-        say(f"  - {remark_text(remark, indent='    ')}")
+    listed = [f"  - {problem}" for problem in problems]
+    listed += [f"  - {remark_text(remark, indent='    ')}" for remark in error.remarks[:_SHOWN]]
     if rest := error.remarks[_SHOWN:]:
         files = sum(len(remark.names) for remark in rest)
-        say(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
-    for line in lines:
+        listed.append(f"  - and {counted(len(rest), 'other problem')} with {counted(files, 'file')}")
+    told = [f"error: {message}"] + ([f"hint: {one_line(error.hint)}"] if error.hint else [])
+    log_error(error.error if isinstance(error, Bug) else error, *told, *listed)
+    for line in [*listed, *told]:
         say(line)
     if _wants_json() and error is raised:
         from shardgen.cli.documents import ErrorDocument, ErrorPart, answer

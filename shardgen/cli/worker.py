@@ -94,12 +94,7 @@ def worker(
         from shardgen.storage.log_file import flush_logs
         from shardgen.worker.worker import Ending, WorkerLimits, WorkerOptions, work
 
-        run = open_directory(run_dir)
-        run.plan()  # before a log is made: without a plan nothing lies beside it
         identity = new_identity(name)
-        log = keep_log(run, identity)
-        if log is not None and not is_alone:
-            say(f"log: {log.path}")  # `run` names it where that is of use
         options = WorkerOptions(
             identity=identity,
             folders=given_folders(foregrounds=foregrounds, backgrounds=backgrounds, pictures=pictures),
@@ -112,6 +107,11 @@ def worker(
             ),
             audience=None if line is None else _audience(line),
         )
+        run = open_directory(run_dir)
+        run.plan()  # before a log is made: without a plan nothing lies beside it
+        log = keep_log(run, identity)
+        if log is not None and not is_alone:
+            say(f"log: {log.path}")  # `run` names it where that is of use
 
         def end_process(code: int) -> None:
             if line is not None:

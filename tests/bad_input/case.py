@@ -17,7 +17,7 @@ from tests.photographs import write_photographs
 from tests.runs import SETTINGS
 
 RUN, FOREGROUNDS, BACKGROUNDS = "people", "cut-outs", "scenes"
-LOGS = (f"{RUN}/logs", "cache/shared")  # where workers log, whatever becomes of them
+LOGS = (f"{RUN}/logs", "cache")  # where workers log, whatever becomes of them
 ROOT = Path(__file__).parent.parent.parent
 
 

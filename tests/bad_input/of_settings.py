@@ -199,7 +199,7 @@ CASES = [
         arguments=("plan", RUN),
         code=12,
         arrange=_written('[output]\nimage_qualty = 3\nsize = 200\nmask = "pgn"\n'),
-        says=("3 settings cannot be used: [output] image_qualty, [output] size, [output] mask",),
+        says=("3 settings cannot be used: [output] size, [output] mask, [output] image_qualty",),
         hints=("correct each of them",),
         lists=(
             "  - [output] image_qualty: unknown key; did you mean `image_quality`?\n",

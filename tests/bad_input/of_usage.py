@@ -104,6 +104,13 @@ CASES = [
         arguments=("init", "new", "--preset", "grid500"),
         code=12,
         says=("--preset: 'grid500'",),
+        hints=("did you mean --preset grid600?",),
+    ),
+    Case(
+        name="a preset like none",
+        arguments=("init", "new", "--preset", "zzz"),
+        code=12,
+        says=("--preset: 'zzz'",),
         hints=("--preset grid600 or random224",),
     ),
     Case(

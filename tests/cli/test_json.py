@@ -237,6 +237,7 @@ def test_refused_photographs_are_remarks(tmp_path: Path) -> None:
 def test_a_stopped_command_prints_a_document(tmp_path: Path) -> None:
     run = make_run(tmp_path, changes={"compose.grid": "[40, 40]"})
     said = tmp_path / "said"
+    said.touch()
     command = warm.start("shardgen", ["run", run.path, "--json"], said=said)
     while "ready" not in said.read_text():
         assert command.poll() is None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from pathlib import Path
+
 import pytest
 import typer
 
-from shardgen.cli.app import app
+from shardgen.cli import logs
+from shardgen.cli.app import _deliberate, app
 from shardgen.cli.commands import LINES
-from shardgen.errors import WrongOption, choose
+from shardgen.errors import PlanConflict, WrongOption, choose
+from shardgen.storage.log_file import open_log
 from tests.cli.test_interface import OPTIONS
 from tests.runs import shardgen
 
@@ -49,3 +55,34 @@ def test_a_command_with_a_letter_too_few_is_recognised(name: str) -> None:
     assert done.stderr == (
         f"error: no such command: {typed}\nhint: did you mean {name}? Otherwise see: shardgen --help\n"
     )
+
+
+def test_each_of_several_problems_has_a_line_on_stderr_and_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = tuple(f"photograph {number} is gone" for number in range(23))
+    conflict = PlanConflict(f"the folder: not as planned: {'; '.join(problems[:3])}", problems=problems)
+    log = open_log(tmp_path / "worker.log")
+    log.name = logs._FILE
+    monkeypatch.setattr(logging.getLogger("shardgen"), "handlers", [log])
+    monkeypatch.setattr(sys, "argv", ["shardgen", "worker"])
+    assert _deliberate(conflict) == 10
+    log.close()
+    lines = [
+        *(f"  - photograph {number} is gone" for number in range(20)),
+        "  - and 3 more",
+        "error: the folder: not as planned: 23 problems",
+    ]
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("log: ")]
+    assert said == lines
+    text = (tmp_path / "worker.log").read_text(encoding="utf-8")
+    assert lines[-1] in text.splitlines()[0]
+    assert [line.strip() for line in text.splitlines()[1:22]] == [line.strip() for line in lines[:-1]]
+
+
+def test_a_single_problem_stands_in_the_error_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["shardgen", "worker"])
+    _deliberate(PlanConflict("not as planned: a.png", hint="copy it", problems=("a.png",)))
+    assert capsys.readouterr().err == "error: not as planned: a.png\nhint: copy it\n"

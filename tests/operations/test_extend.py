@@ -149,7 +149,7 @@ def test_a_killed_extension_has_happened_or_not(any_run: RunDirectory, step: Pla
     plan = RunDirectory.open(run.path).plan()
     assert (plan.samples, read_plan(run.path)) == (SAMPLES[1], plan)
     assert not [path.name for path in run.path.iterdir() if path.name not in {
-        "shardgen.toml", "plan.json", "manifest.sqlite", "artifacts",
+        "shardgen.toml", "plan.json", "manifest.sqlite", "artifacts", "logs",
     }]  # fmt: skip
     done("worker", run.path)
     assert artifacts(run).items() >= made.items()

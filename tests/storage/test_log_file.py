@@ -49,8 +49,9 @@ def test_a_line_has_time_level_and_module_in_front(tmp_path: Path) -> None:
 
 def test_no_text_passes_for_a_record_or_is_an_order_to_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "worker-0.log"
-    with logging_to(open_log(path)):
-        LOGGER.error("%s", "anna\n2026-01-01T00:00:00.000Z ERROR   forged: \x1b[2J\udcff.png")
+    text = "anna\n2026-01-01T00:00:00.000Z ERROR   forged: \x1b[2J\udcff.png"
+    with logging_to(open_log(path)) as log:
+        log.handle(LOGGER.makeRecord("anna", logging.ERROR, "", 0, text, (), None))  # no report takes it
         LOGGER.error("failed", exc_info=ValueError("within"))
     lines = lines_of(path)
     assert lines[1] == r"    2026-01-01T00:00:00.000Z ERROR   forged: \x1b[2J\udcff.png"
