@@ -77,7 +77,7 @@ def test_another_plan_takes_the_place_of_one_of_which_nothing_is_made(
         lambda: create_manifest(database, plan),
     )
     for use in refused:
-        with pytest.raises(PlanConflict, match="was changed") as caught:
+        with pytest.raises(PlanConflict, match="the plan changed") as caught:
             use()
         assert "start it again" in caught.value.hint
 
@@ -120,7 +120,7 @@ def test_receipts_a_live_lease_and_another_plan_refuse_it_and_nothing_changes(
     database: DatabaseUrl, manifest: Manifest, plan: Plan, other: Plan, clock: MovableClock, lease: Take
 ) -> None:
     before = stored(database)
-    with pytest.raises(PlanConflict, match="was changed"):
+    with pytest.raises(PlanConflict, match="the plan changed"):
         replace_plan(database, other.fingerprint, other, clock=clock)
     given = lease("anna")
     with pytest.raises(ManifestBusy, match="shard 0 slice 0: worker anna") as caught:
@@ -146,9 +146,9 @@ def test_a_plan_that_grows_keeps_what_is_made_and_who_is_late(
     clock.forward(EXPIRED_SECONDS)
     replace_plan(database, plan.fingerprint, grown, grows=True, clock=clock)
     assert stored(database).earlier == {plan.fingerprint}
-    with pytest.raises(PlanConflict, match="was changed"):
+    with pytest.raises(PlanConflict, match="the plan changed"):
         lease("w")
-    with pytest.raises(PlanConflict, match="was changed"):
+    with pytest.raises(PlanConflict, match="the plan changed"):
         manifest.operator.mend()  # it would take the new shards for strays
     batch = manifest.receipts.pending_batches(late)[0]
     manifest.receipts.record(late, receipt_for(plan, late, batch))  # its batch is the same in both plans
@@ -279,7 +279,7 @@ def test_a_grant_that_comes_while_the_plan_is_replaced_is_refused(
         assert waiting.is_inside.wait(20)
         worker = pool.submit(manifest.leases.lease, WorkerId("w"), POLICY)
         planner.result()
-        with pytest.raises(PlanConflict, match="was changed"):
+        with pytest.raises(PlanConflict, match="the plan changed"):
             worker.result()
     assert stored(database).fingerprint == other.fingerprint
 

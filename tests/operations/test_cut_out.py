@@ -320,7 +320,7 @@ def test_a_sheet_shows_masks_made_now_and_earlier_and_what_has_none(
     first = sheet.read_bytes()
     assert draw_sheet(cut(made, u2netp, sheet=sheet), sheet) == 2
     assert sheet.read_bytes() == first
-    with pytest.raises(PlanConflict, match="among the photographs") as caught:
+    with pytest.raises(PlanConflict, match="lies in a folder of photographs") as caught:
         cut(made, u2netp, sheet=made / "sheet.png")
     assert caught.value.hint == "choose another folder with --sheet"
 
