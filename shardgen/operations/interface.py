@@ -382,7 +382,7 @@ def _warn_of_unplanned(run: RunDirectory, folders: Folders) -> None:
         _log.warning("%s: %s: %s (%s)", remark.folder, remark.reason, names, remark.hint)
 
 
-def _refuse_below_one(option: str, value: int) -> None:
+def _refuse_below_one(option: str, value: object) -> None:
     if not isinstance(value, int) or value < 1:
         raise WrongOption(option, f"{value!r} is not a whole number of 1 or more")
 
