@@ -41,7 +41,8 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     render.echo_some([f"{name}: {why}" for name, why in found.refused], shown=20)
     if found.unread:
         render.say(
-            f"warning: {found.unread:,} artifacts could not be read; batches that only they hold are made again. "
-            "To keep these, make the files readable, move the new manifest away and rebuild again"
+            f"warning: {found.unread:,} artifacts could not be read; batches that only they hold "
+            "will be made again. To keep these, make the files readable, move the new manifest away and "
+            "rebuild again"
         )
     render.say(f"to continue: shardgen {'run' if pending else 'merge'} {typed(run_dir)}")
