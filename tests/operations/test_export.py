@@ -63,7 +63,7 @@ def test_a_run_is_exported_by_the_command_without_a_zip(finished_run: RunDirecto
         ["validation", "24", "1", "1"],
     ]
     said = done.stderr.splitlines()
-    assert said[0] == "dropped, since their photographs are in several splits: 0 samples"
+    assert said[0] == "dropped because their photographs are in different splits: 0 samples"
     assert said[-1] == (
         "to read it: import pathlib, webdataset; webdataset.WebDataset("
         f"sorted(map(str, pathlib.Path({str(out)!r}).glob('train-*.tar')))).decode('rgb')"
