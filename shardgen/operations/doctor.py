@@ -79,7 +79,8 @@ def diagnose(run_dir: str | Path | None) -> Iterator[Line]:
     )
     yield Line(
         subject="libraries",
-        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, {_bucket_library()}",
+        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, "
+        f"{_of_extra('obstore', 'buckets', 'bucket')}, {_of_extra('psycopg', 'PostgreSQL', 'postgres')}",
     )
     yield _image_libraries()
     yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that we know")
@@ -115,11 +116,11 @@ def refusal(lines: Iterable[Line]) -> ChecksFailed | None:
     )
 
 
-def _bucket_library() -> str:
+def _of_extra(library: str, use: str, extra: str) -> str:
     try:
-        return f"obstore {version('obstore')}"
+        return f"{library} {version(library)}"
     except PackageNotFoundError:
-        return "no obstore (for buckets: the extra [bucket])"
+        return f"no {library} (for {use}: the extra [{extra}])"
 
 
 def _computes(run_dir: str | Path) -> bool:

@@ -28,7 +28,8 @@ def ours() -> Iterator[logging.Logger]:
     """The logger of the package, which is as it was when the test has ended."""
     logger = logging.getLogger("shardgen")
     before = logger.handlers, logger.level, logger.propagate
-    logger.handlers = []
+    # A logger that does not propagate gets handlers of pytest's own.
+    logger.handlers, logger.propagate = [], True
     yield logger
     logger.handlers, logger.level, logger.propagate = before
 
