@@ -83,7 +83,7 @@ def diagnose(run_dir: str | Path | None) -> Iterator[Line]:
         f"{_of_extra('obstore', 'buckets', 'bucket')}, {_of_extra('psycopg', 'PostgreSQL', 'postgres')}",
     )
     yield _image_libraries()
-    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
+    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that we know")
     device_line = _device()
     if device_line.verdict is Verdict.FAILS and run_dir is not None and not _computes(run_dir):
         device_line = replace(
@@ -158,7 +158,7 @@ def _device() -> Line:
     return Line(
         subject="device",
         fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.version}{fast}"
-        + (f"; set, which changes bytes: {found.switches}" if found.switches else "")
+        + (f"; these variables are set and change bytes: {found.switches}" if found.switches else "")
         + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
         verdict=Verdict.LOOK if unused else Verdict.FACT,
         hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",

@@ -127,8 +127,8 @@ def preview(  # noqa: PLR0913
 ) -> Path:
     """Draw a contact sheet of samples from the whole run, a PNG, and return its path.
 
-    Works before `plan`, too, and fixes nothing. `all_foregrounds` shows each foreground once, however many
-    samples that takes. Without `output` it is `preview.png` in the run directory.
+    Works before `plan`, too. `all_foregrounds` shows each foreground once, however many samples that
+    takes. Without `output` it is `preview.png` in the run directory.
     """
     _refuse_below_one("samples", samples)
     with explained(_named(run_dir)):
