@@ -202,7 +202,7 @@ CASES = [
         says=("3 settings cannot be used: [output] size, [output] mask, [output] image_qualty",),
         hints=("correct each of them",),
         lists=(
-            "  - [output] image_qualty: unknown key; did you mean `image_quality`?\n",
+            "  - [output] image_qualty: unknown key; did you mean `image_quality`?",
             "write, for example: size = [200, 200]\n",
             'did you mean "png"?',
         ),
