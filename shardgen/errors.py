@@ -45,7 +45,7 @@ class ShardgenError(Exception):
 
     @property
     def hint(self) -> str:
-        """What to do, as it can be pasted into a shell.
+        """What to do: one command, as it can be pasted into a shell, or one action.
 
         The parts deep inside do not know what the user calls the run directory, and write RUN_DIR for it.
         """

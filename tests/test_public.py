@@ -102,6 +102,13 @@ def test_hints_name_the_run_directory_of_their_own_call(tmp_path: Path) -> None:
         (lambda: shardgen.init("people", bucket="s3://bucket/people", shared_folder=True), "bucket"),
         (lambda: shardgen.preview("people", samples=0), "samples"),
         (lambda: shardgen.run("people", limit=0), "limit"),
+        (lambda: shardgen.run("people", limit="100"), "limit"),  # type: ignore[arg-type]
+        (lambda: shardgen.run("people", deadline="11h"), "deadline"),  # type: ignore[arg-type]
+        (lambda: shardgen.run("people", gpus="0,2"), "gpus"),
+        (lambda: shardgen.run("people", gpus=0), "gpus"),  # type: ignore[arg-type]
+        (lambda: shardgen.merge("people", exclude="foregrounds/anna.png"), "exclude"),
+        (lambda: shardgen.export("zip", "out", format="files", exclude="foregrounds/anna.png"), "exclude"),
+        (lambda: shardgen.export("zip", "out", format="files", split="800,100,100"), "split"),  # type: ignore[arg-type]
         (lambda: shardgen.export("zip", "out", format="tfrecord"), "format"),  # type: ignore[arg-type]
         (lambda: shardgen.export("zip", "out", format="coco", shard_size=5), "shard_size"),
         (lambda: shardgen.export("zip", "out", format="files", split=(80,)), "split"),

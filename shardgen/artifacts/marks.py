@@ -25,7 +25,7 @@ class UndoneAttempts:
 
 
 def read_marks(plan: Plan, store: ArtifactStore) -> UndoneAttempts:
-    """Read every mark of this plan. Raises ArtifactCorrupt for one that does not read.
+    """Read every mark of this plan. Raises ArtifactCorrupt for one that cannot be read.
 
     Going on without it would bring back what an operator has undone.
     """

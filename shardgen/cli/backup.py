@@ -53,5 +53,6 @@ def backup(
     files = [made.parent / file.name for file in run.recipe(run.plan()).files]
     if files and not made.parent.samefile(run.path):
         render.say(
-            f"and what plan.json names, if it is lost: cp {' '.join(map(typed, files))} {typed(run.path)}"
+            "and, if the files that plan.json names are lost: "
+            f"cp {' '.join(map(typed, files))} {typed(run.path)}"
         )

@@ -26,7 +26,12 @@ def export(
             help="A run directory, its bucket (s3://bucket/people), or a finished zip.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; new, or this export's.")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT", help="The folder to write: a new one, or this export's, to continue it."
+        ),
+    ],
     format: Annotated[  # noqa: A002 - the option's name
         str,
         typer.Option(
@@ -58,12 +63,12 @@ def export(
         typer.Option(
             "--split-by",
             metavar="foregrounds|backgrounds|both|pictures",
-            help="Whose photographs are kept apart; by default those of all folders.",
+            help="Which photographs no two splits may share; by default, those of all folders.",
             show_default=False,
         ),
     ] = None,
     split_seed: Annotated[
-        int, typer.Option("--split-seed", metavar="N", help="Another number gives another split.")
+        int, typer.Option("--split-seed", metavar="N", help="A different number gives a different split.")
     ] = 0,
     exclude: Exclude = None,
     partial: Annotated[
@@ -145,13 +150,13 @@ def _show(result: ExportResult) -> None:
     render.stdout().print(render.table(["split", "samples", "photographs", "files", "size"], rows))
     if result.request.split is not None:
         render.say(
-            f"dropped, since their photographs are in several splits: {counted(result.dropped, 'sample')}"
+            f"dropped because their photographs are in different splits: {counted(result.dropped, 'sample')}"
         )
     missing = [result.selection.in_words] if result.selection.kinds else []
     missing += [counted(result.dead_letters, "dead letter")] if result.dead_letters else []
     if missing:
         planned = counted(result.selection.planned, "sample")
-        render.say(f"not in it, of {planned}: {', '.join(missing)}")
+        render.say(f"left out, of {planned}: {', '.join(missing)}")
     if result.there:
         render.say(f"already there: {counted(result.there, 'sample')}")
     render.say(f"to read it: {_next(result)}")

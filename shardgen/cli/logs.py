@@ -19,14 +19,17 @@ _FILE = "log file"
 
 
 class _OnStderr(logging.Handler):
-    """Shows the message alone; the file has time and level."""
+    """Shows the message alone; the file has time and level.
+
+    What it has more of than a line is indented, so that no text can pass for a worker's `error:` or `log:`.
+    """
 
     def __init__(self, prefix: str) -> None:
         super().__init__(logging.INFO)
         self._prefix = prefix
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(self._prefix + record.getMessage())
+        say(self._prefix + record.getMessage().replace("\n", "\n    "))
 
 
 def show_logs(*, prefix: str = "") -> None:

@@ -96,5 +96,5 @@ def _missing(run: RunDirectory, result: MergeResult) -> str:
     if not selection.kinds:
         return f"nothing is pending: of {planned} " + (f"{dead} missing" if dead else "none is missing")
     parts = f"{selection.in_words} samples" + (f", and {dead}" if dead else "")
-    rest = f"; shardgen run {typed(run.named)} makes what is pending" if selection.pending else ""
-    return f"not in it, of {planned}: {parts}{rest}"
+    rest = f"; shardgen run {typed(run.named)} makes the pending ones" if selection.pending else ""
+    return f"left out, of {planned}: {parts}{rest}"

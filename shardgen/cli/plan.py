@@ -134,7 +134,7 @@ def make_plan_with_progress(
 
 def _measured(run: RunDirectory, given: Folders) -> Forecast:
     """Measure, with a bar of what is made."""
-    render.say("calibrating: a worker's work on this device, for ten seconds or more; nothing is kept")
+    render.say("calibrating: working as a worker does here, for ten seconds or more; no sample is kept")
     with doing("loading what makes samples, up to a minute", is_printed=False) as line:
         from shardgen.operations.forecast import make_forecast
 

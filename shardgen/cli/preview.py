@@ -47,7 +47,7 @@ def preview(
 ) -> None:
     """Draw a contact sheet of samples from the whole run.
 
-    Works before `plan`, and fixes nothing: change shardgen.toml, look again.
+    Works before `plan`, too: change shardgen.toml and look again.
     Makes samples exactly as a worker does. Draws what a sample holds: the
     composite with an outline around each person, their masks, and depth
     (bright is near); or the picture and its depth.

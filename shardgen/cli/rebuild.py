@@ -33,7 +33,7 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     for count, why in (
         (found.superseded, "superseded by another attempt"),
         (found.undone, "undone by a requeue"),
-        (len(found.refused) - found.unread, "not whole, or not what this plan and their names say"),
+        (len(found.refused) - found.unread, "damaged, or not matching their names or this plan"),
         (found.unread, "they could not be read"),
     ):
         if count:
@@ -41,7 +41,8 @@ def rebuild(*, run_dir: RunDir = HERE) -> None:
     render.echo_some([f"{name}: {why}" for name, why in found.refused], shown=20)
     if found.unread:
         render.say(
-            f"warning: {found.unread:,} artifacts could not be read; what only they hold will be made again. "
-            f"If they can be made readable, do that first, move the new manifest away and rebuild again"
+            f"warning: {found.unread:,} artifacts could not be read; batches that only they hold "
+            "will be made again. To keep these, make the files readable, move the new manifest away and "
+            "rebuild again"
         )
     render.say(f"to continue: shardgen {'run' if pending else 'merge'} {typed(run_dir)}")

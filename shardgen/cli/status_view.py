@@ -16,6 +16,7 @@ from shardgen.operations.status import advice, by_node, shown_path
 from shardgen.recipes.registry import recipe_of
 
 _SHOWN_LOGS = 4
+_SHOWN_NOTE = 80  # characters
 
 
 def status_view(report: Report, *, finished: Merged | None = None, forecast: Forecast | None = None) -> View:
@@ -143,7 +144,9 @@ def _cells(one: ShownWorker) -> list[str]:
 
 
 def _first_line(note: str) -> str:
-    return f" ({note.partition(chr(10))[0]})" if note else ""
+    """The start of a note: its log has the rest, and a table is no place for a list of files."""
+    line = note.partition("\n")[0]
+    return f" ({line if len(line) <= _SHOWN_NOTE else line[: _SHOWN_NOTE - 1] + '…'})" if note else ""
 
 
 def next_step(report: Report, finished: Merged | None = None) -> str:

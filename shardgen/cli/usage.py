@@ -40,17 +40,23 @@ def usage_error(misuse: Exception) -> UsageError:
     context = getattr(misuse, "ctx", None)
     command = context.command_path if context is not None else _command_typed()
     parameter = getattr(misuse, "param", None)
-    subject = getattr(misuse, "param_hint", None) or "/".join(getattr(parameter, "opts", ()))
+    subject = getattr(misuse, "param_hint", None) or _named(parameter)
     problem = _reworded(str(getattr(misuse, "message", "")) or _formatted(misuse))
     value = _typed_value(parameter)
     message = problem
     if type(misuse) is typer.BadParameter and subject:
         message = f"{subject} {problem}" if problem.startswith("must ") else f"{subject}: {problem}"
-    if value and value not in re.split(r"[\s,'\"]+", message):
+    if value and repr(value) not in message and value not in re.split(r"[\s,'\"]+", message):
         message = f"{message} (typed: {value})"
     meant = _meant(problem, context)
     hint = f"{command} --help"
     return UsageError(message, hint=f"did you mean {meant}? Otherwise see: {hint}" if meant else hint)
+
+
+def _named(parameter: object) -> str:
+    """An option as it is typed; an argument in capitals, as in helps (RUN_DIR)."""
+    names = "/".join(getattr(parameter, "opts", ()))
+    return names if names.startswith("-") else names.upper()
 
 
 def _formatted(misuse: Exception) -> str:
@@ -83,7 +89,9 @@ def _command_typed() -> str:
 
 
 def _typed_value(parameter: object) -> str:
-    """What the command line gives to an option."""
+    """What the command line gives to an option; a flag has no value."""
+    if getattr(parameter, "is_flag", False):
+        return ""
     words = [piece for word in sys.argv for piece in (word.split("=", 1) if word[:2] == "--" else [word])]
     named = [index for index, word in enumerate(words[:-1]) if word in getattr(parameter, "opts", ())]
     return words[named[-1] + 1][:_MAX_SHOWN] if named else ""

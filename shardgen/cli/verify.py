@@ -33,7 +33,7 @@ def verify(
         bool,
         typer.Option(
             "--requeue",
-            help="Put exactly the bad batches back to be made again; put the manifest's counters right.",
+            help="Put exactly the bad batches back to be made again, and correct the manifest's counters.",
         ),
     ] = False,
     quick: Annotated[

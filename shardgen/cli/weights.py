@@ -66,7 +66,7 @@ def check(
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", help='Also say how far precision = "fast" is off on sample photographs: a minute.'
+            "--fast", help='Also say how far precision = "fast" is off on sample photographs; takes a minute.'
         ),
     ] = False,
 ) -> None:
@@ -91,7 +91,7 @@ def check(
         if fast:
             from shardgen.operations.precisions import fast_beside_float32
 
-            with doing("computing depth by both precisions", is_printed=False):
+            with doing("computing depth with both precisions", is_printed=False):
                 facts["fast beside float32"] = fast_beside_float32(weights)
     rows = [[name, f"{value:,}" if isinstance(value, int) else str(value)] for name, value in facts.items()]
     render.stdout().print(render.table(["fact", "value"], rows))

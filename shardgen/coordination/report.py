@@ -46,6 +46,11 @@ class Report:
     folder: FolderNews | None = None
     log_folders: tuple[Path, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it: the plan has a line for each photograph."""
+        done = f"{self.stored} of {self.plan.samples} samples stored"
+        return f"<Report: {done}, {self.dead} dead letters, {self.pending} pending>"
+
     def log_of(self, one: ShownWorker) -> Path | None:
         """Where a worker's log is on this machine; None where it is not, as of a worker elsewhere."""
         paths = (log_path(folder, one.row.identity.id) for folder in self.log_folders)

@@ -194,7 +194,7 @@ class BodyReader:
         _refuse_gaps(records)
         entries, width = _entries_of(ref, view, records), self._table.width
         if len(entries) != width * len(samples):
-            raise BrokenZip("its members are not as many as its receipts say")
+            raise BrokenZip("its receipts name another number of members")
         edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
         return [
             self._part_of(ref, entries[width * first : width * end], samples[first:end])

@@ -171,10 +171,10 @@ class _FactFields:
             is_whole = len(stops) == len(self._are_facts)
             blanked = self.blanked(row, stops[None]) if is_whole else row
             if blanked is None:
-                return f"has a row {_shown(row)}, in which a fact is no number"
+                return f"has a row {_shown(row)}, in which a fact is not a number"
             if wrong := differing(blanked, right, shown=row):
                 return wrong
-        return "does not read"
+        return "cannot be read"
 
 
 def _field_stops(data: bytes) -> NDArray[np.int64]:

@@ -136,7 +136,7 @@ class Metadata:
         try:
             fields = next(csv.reader([row.decode()]), [])
         except csv.Error as error:
-            raise ValueError(f"a row that does not read: {error}") from error
+            raise ValueError(f"a row that cannot be read: {error}") from error
         if len(fields) != len(self.columns):
             raise ValueError(f"a row of {len(fields)} fields, not {len(self.columns)}")
         columns = zip(self.label_fields, fields[len(self._outputs) :], strict=True)

@@ -147,7 +147,8 @@ def _refuse_loss(output: Path, new: Selection, there: Selection, earlier: int) -
         raise _foreign(output, f"holds {what} of {of} without {' or '.join(lacking)} samples left out")
     if new.excluded and (back := there.excluded - new.excluded):
         raise PlanConflict(
-            f"{output}: {counted(back.count, 'sample')} that it leaves out would come back, so it stays",
+            f"{output}: {counted(back.count, 'sample')} that it leaves out would come back, "
+            "so it is not replaced",
             hint="name every source to leave out with --exclude, or choose another name with -o",
         )
 

@@ -403,7 +403,7 @@ class _MetadataFile:
         try:
             found = self._metadata.values(data)
         except ValueError as error:
-            raise BrokenZip(f"{METADATA}: does not read ({error})") from error
+            raise BrokenZip(f"{METADATA}: cannot be read ({error})") from error
         if found[_SAMPLE] != self._samples[row]:
             raise BrokenZip(_OTHER_SAMPLES)
         return found
@@ -419,7 +419,7 @@ class _MetadataFile:
                 for place, builder in enumerate(made, len(self._metadata.file_columns)):
                     builder.add(fields[place :: len(self._metadata.columns)])
             except (ValueError, csv.Error) as error:
-                raise BrokenZip(f"{METADATA}: does not read ({error})") from error
+                raise BrokenZip(f"{METADATA}: cannot be read ({error})") from error
         found = {builder.name: builder.column() for builder in made}
         if not np.array_equal(np.asarray(found[_SAMPLE]), self._samples):
             raise BrokenZip(_OTHER_SAMPLES)
@@ -520,7 +520,7 @@ def _statistics_in(opened: OpenedZip, plan: Plan) -> Mapping[str, OutputStatisti
     try:
         return MappingProxyType(read_statistics(data, plan))
     except ValueError as error:
-        raise BrokenZip(f"{STATS}: does not read ({error})") from error
+        raise BrokenZip(f"{STATS}: cannot be read ({error})") from error
 
 
 def _reopened(path: str, fingerprint: str, count: int) -> DataSet:

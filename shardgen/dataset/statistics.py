@@ -67,12 +67,12 @@ def _read(found: Any, channels: int) -> OutputStatistics:
         raise ValueError("has other keys of an output")
     mean, std, images, pixels = found["mean"], found["std"], found["images"], found["pixels"]
     if any(type(count) is not int or count < 0 for count in (images, pixels)):
-        raise ValueError("has counts that are none")
+        raise ValueError("has impossible counts")
     for numbers in (mean, std):
         if not isinstance(numbers, list) or len(numbers) != (channels if pixels else 0):
             raise ValueError("has other channels than the plan")
         if not all(type(number) is float and isfinite(number) for number in numbers):
-            raise ValueError("has numbers that are none")
+            raise ValueError("has values that are not finite numbers")
     return OutputStatistics(mean=tuple(mean), std=tuple(std), images=images, pixels=pixels)
 
 

@@ -238,13 +238,13 @@ class ZipCheck:
 
     def _stats(self, plan: Plan, tail: ZipTail, stored: int) -> None:
         if tail.entries[STATS].size > _STATS_BYTES:
-            self.found(STATS, "does not read")
+            self.found(STATS, "cannot be read")
             return
         data = self._zip.member(STATS)
         try:
             found = read_statistics(data, plan)
         except ValueError as error:
-            self.found(STATS, f"does not read ({error})")
+            self.found(STATS, f"cannot be read ({error})")
             return
         wrong = [name for name, one in found.items() if one.images != stored]
         if wrong:

@@ -208,7 +208,7 @@ class _Supervisor:
             name, words = Order(number=broken.number).name, broken.last_words or LastWords()
             return RunIncomplete(
                 f"{what}; {name} failed {broken.broken} times in the same way: {words.error}",
-                hint=f"{words.hint}{words.log_named}",
+                hint=_hint_of(words),
             )
         if blocked:
             if self._killed_for:
@@ -236,8 +236,7 @@ class _Supervisor:
         reason = f": {words.error}" if words.error else ""
         return _MEANINGS.get(code, WorkersFailed)(
             f"{what}; workers kept ending (exit code {shown}){lasted}{reason}",
-            hint=(words.hint or "their messages are above; shardgen doctor RUN_DIR checks for problems")
-            + words.log_named,
+            hint=_hint_of(words),
         )
 
     def _received(self, number: int, _frame: FrameType | None) -> None:
@@ -607,6 +606,12 @@ def run_workers(  # noqa: PLR0913 - whom to start, how, when to stop, and who wa
     if not found.pending or workers.has_stopped_early(found):
         return found
     raise workers.incomplete(found)
+
+
+def _hint_of(words: LastWords) -> str:
+    """What a worker said to do, if it said so, and where its log is."""
+    hint = words.hint or "their messages are above; shardgen doctor RUN_DIR checks for problems"
+    return hint + words.log_named
 
 
 def _process_id(row: WorkerRow) -> ProcessId:

@@ -15,6 +15,7 @@ BUCKET_SCHEMES = ("s3://", "gs://", "az://")
 BUCKET_EXAMPLE = "write s3://bucket/people, or gs:// (Google), az:// (Azure, whose container is the bucket)"
 _LIKE_A_BUCKET = re.compile(r"\s*(s3[an]?|r2|gs|gcs|az|azure|abfss?|minio)\s*:", re.IGNORECASE)
 _NO_COLON = re.compile(r"(s3|gs|az)/+(.+)", re.IGNORECASE)
+_SERVER = re.compile(r"postgres(ql)?(\+\w+)?:/", re.IGNORECASE)
 _SEGMENT = re.compile(r"[A-Za-z0-9_=+-][A-Za-z0-9._=+-]*")
 
 
@@ -29,7 +30,12 @@ def is_meant_as_bucket(text: str) -> bool:
 
 
 def refuse_mistyped_url(text: str) -> None:
-    """Raise InputMissing for a path that is not there and was meant as a url: `s3//people`, `s3/people`."""
+    """Raise InputMissing for what was meant as a url: `s3//people`, `s3/people`, or a database server's."""
+    if _SERVER.match(text):
+        raise InputMissing(
+            "the address of a PostgreSQL server is not a run directory",
+            hint="name the run directory; its shardgen.toml names the server, in [manifest] url",
+        )
     found = _NO_COLON.fullmatch(text)
     if found and not is_there(Path(text)):
         raise InputMissing(

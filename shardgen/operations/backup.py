@@ -48,5 +48,5 @@ def back_up(run: RunDirectory, output: Path | None, *, files: DiskFiles | None =
 
 def _in_the_way(target: Path) -> PlanConflict:
     return PlanConflict(
-        f"{target}: exists already, and a backup replaces nothing", hint="choose another name with -o"
+        f"{target}: already exists, and a backup never replaces a file", hint="choose another name with -o"
     )

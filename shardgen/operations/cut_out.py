@@ -127,7 +127,7 @@ class Concern(Enum):
         "uncertain, or several things",
     )
     OUTDATED = (
-        "the mask was made of an earlier photograph with that name",
+        "the mask was made from an earlier photograph with this name",
         "run cut-out on that photograph alone, or add --overwrite",
         "mask of an earlier photograph",
     )

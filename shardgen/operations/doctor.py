@@ -79,10 +79,11 @@ def diagnose(run_dir: str | Path | None) -> Iterator[Line]:
     )
     yield Line(
         subject="libraries",
-        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, {_bucket_library()}",
+        fact=f"SQLAlchemy {sqlalchemy.__version__}, SQLite {sqlite3.sqlite_version}, "
+        f"{_of_extra('obstore', 'buckets', 'bucket')}, {_of_extra('psycopg', 'PostgreSQL', 'postgres')}",
     )
     yield _image_libraries()
-    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that is known")
+    yield Line(subject="hosted runtime", fact=hosted_runtime() or "none that we know")
     device_line = _device()
     if device_line.verdict is Verdict.FAILS and run_dir is not None and not _computes(run_dir):
         device_line = replace(
@@ -115,11 +116,11 @@ def refusal(lines: Iterable[Line]) -> ChecksFailed | None:
     )
 
 
-def _bucket_library() -> str:
+def _of_extra(library: str, use: str, extra: str) -> str:
     try:
-        return f"obstore {version('obstore')}"
+        return f"{library} {version(library)}"
     except PackageNotFoundError:
-        return "no obstore (for buckets: the extra [bucket])"
+        return f"no {library} (for {use}: the extra [{extra}])"
 
 
 def _computes(run_dir: str | Path) -> bool:
@@ -157,7 +158,7 @@ def _device() -> Line:
     return Line(
         subject="device",
         fact=f"{found.model}, {usable_cores()} cores, TensorFlow {found.version}{fast}"
-        + (f"; set, which changes bytes: {found.switches}" if found.switches else "")
+        + (f"; these variables are set and change bytes: {found.switches}" if found.switches else "")
         + (f"; it cannot use {', '.join(map(str, listed))}" if unused else ""),
         verdict=Verdict.LOOK if unused else Verdict.FACT,
         hint='pip install "shardgen[gpu]", or run with --device cpu' if unused else "",

@@ -31,7 +31,7 @@ def shared_place(run_dir: Path | str, *, bucket: str | None, shared_folder: bool
     On a mounted Google Drive it is the folder, since a database gets damaged there. Raises WrongOption.
     """
     if is_meant_as_bucket(str(run_dir)):
-        raise WrongOption("run_dir", f"must be a folder of this machine; add --bucket {run_dir}")
+        raise WrongOption("run_dir", f"must be a folder on this machine; add --bucket {run_dir}")
     if bucket is not None and shared_folder:
         raise WrongOption("bucket", "machines share a bucket or, with --shared-folder, a folder")
     return bucket or (SHARED_FOLDER if shared_folder or is_on_drive(Path(run_dir)) else "")

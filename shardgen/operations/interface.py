@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -127,8 +127,8 @@ def preview(  # noqa: PLR0913
 ) -> Path:
     """Draw a contact sheet of samples from the whole run, a PNG, and return its path.
 
-    Works before `plan`, too, and fixes nothing. `all_foregrounds` shows each foreground once, however many
-    samples that takes. Without `output` it is `preview.png` in the run directory.
+    Works before `plan`, too. `all_foregrounds` shows each foreground once, however many samples that
+    takes. Without `output` it is `preview.png` in the run directory.
     """
     _refuse_below_one("samples", samples)
     with explained(_named(run_dir)):
@@ -178,7 +178,10 @@ def run(  # noqa: PLR0913
     Raises RunIncomplete when samples stay pending until a person does something, RunHasHoles for dead letters
     unless `allow_dead_letters`, and what `plan` and `merge` raise.
     """
+    if deadline is not None and not isinstance(deadline, timedelta):
+        raise WrongOption("deadline", f"{deadline!r} is not a timedelta, such as timedelta(hours=11)")
     ends_at = math.inf if deadline is None else time.monotonic() + deadline.total_seconds()
+    _refuse_no_list("gpus", gpus, such_as="[0, 2]")
     if limit is not None:
         _refuse_below_one("limit", limit)
     tell, folders = on_progress or _nobody, _folders(foregrounds, backgrounds, pictures)
@@ -191,6 +194,7 @@ def run(  # noqa: PLR0913
         _warn_of_unplanned(directory, folders)
         opened = ready_to_make(directory, _path(output))
         found, options = opened.report(), RunOptions(limit=limit, deadline=ends_at)
+        stop = None
         if found.pending and not options.is_enough(found):
             try:
                 found = make_here(
@@ -202,8 +206,10 @@ def run(  # noqa: PLR0913
                     on_look=lambda found: tell(replace(found.progress, doing="making samples")),
                 )
             except Stopped as stopped:
-                signal.raise_signal(stopped.number)
-                raise
+                stop = stopped
+        if stop is not None:  # no longer handled here: its traceback would hide the KeyboardInterrupt's
+            signal.raise_signal(stop.number)
+            raise stop
         merged = None
         if not found.pending:
             merged = merge_run(
@@ -241,6 +247,7 @@ def merge(  # noqa: PLR0913
     Raises RunIncomplete while samples are pending, unless `partial`; RunHasHoles for dead letters unless
     `allow_dead_letters`; PlanConflict when another data set lies there; ArtifactMissing or ArtifactCorrupt.
     """
+    _refuse_no_list("exclude", exclude, such_as='["foregrounds/anna.png"]')
     with explained(_named(run_dir)):
         directory = open_directory(_named(run_dir))
         _warn_of_unplanned(directory, {})
@@ -306,6 +313,8 @@ def export(  # noqa: PLR0913
     """
     if shard_size is not None:
         _refuse_below_one("shard_size", shard_size)
+    _refuse_no_list("split", () if split is None else split, such_as="(800, 100, 100)")
+    _refuse_no_list("exclude", exclude, such_as='["foregrounds/anna.png"]')
     show = _counter(on_progress, "exporting", "sample")
     with explained(_named(subject)):
         request = export_request(
@@ -373,6 +382,12 @@ def _warn_of_unplanned(run: RunDirectory, folders: Folders) -> None:
         _log.warning("%s: %s: %s (%s)", remark.folder, remark.reason, names, remark.hint)
 
 
-def _refuse_below_one(option: str, value: int) -> None:
-    if value < 1:
-        raise WrongOption(option, f"{value} is not 1 or more")
+def _refuse_below_one(option: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise WrongOption(option, f"{value!r} is not a whole number of 1 or more")
+
+
+def _refuse_no_list(option: str, value: object, *, such_as: str) -> None:
+    """A text, as the command line takes it, would be taken apart into its letters."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise WrongOption(option, f"{value!r} is not a list, such as {such_as}")

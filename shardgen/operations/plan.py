@@ -43,6 +43,11 @@ class Planned:
     changes: tuple[str, ...] = ()
     forecast: Forecast | None = None
 
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it: the plan has a line for each photograph."""
+        state = "new" if self.is_new else "unchanged"
+        return f"<Planned: {self.plan.samples} samples, {state}, {len(self.warnings)} warnings>"
+
     @property
     def warnings(self) -> tuple[Remark, ...]:
         """What is odd about the photographs, and may be meant so."""

@@ -51,7 +51,7 @@ def rebuild(
 
     Of two plans, one of them `plan.json.next`, it takes the one of which more batches are whole. Per batch
     the highest whole fence wins that no requeue has undone. Raises InputMissing without `plan.json`,
-    ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that does not read, StorageFailed
+    ManifestMismatch when a manifest is there, ArtifactCorrupt for a mark that cannot be read, StorageFailed
     when the disk gives not one artifact although it has some.
     """
     # On a shared folder, whose machines have an index each, only `plan.json` ever counts.

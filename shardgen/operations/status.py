@@ -90,7 +90,7 @@ def _of_workers(found: Report) -> Iterator[Advice]:
         )
     if lost := counts[ShownState.EXPIRED] + counts[ShownState.DEAD]:
         yield Advice(
-            text=f"{counted(lost, 'worker')} ended without a word; others take over. To add a worker",
+            text=f"{counted(lost, 'worker')} died or fell silent; others take over. To add a worker",
             command="shardgen worker RUN_DIR",
             is_trouble=True,
         )

@@ -94,8 +94,8 @@ class Depth(NetworkPlan):
         if self.weights.quality is not Quality.TRIAL:
             return ""
         return (
-            f"\n> The depth is that of a network for trials (`{self.weights.name}`): it is there to try the "
-            "machinery.\n> Do not train on it; a data set needs other weights.\n"
+            f"\n> The depth was made by a network for trials (`{self.weights.name}`).\n"
+            "> Do not train on it; a data set needs other weights.\n"
         )
 
     def problems(self) -> Iterator[str]:

@@ -25,7 +25,7 @@ slice_batches = 16      # (plan) batches per slice: what a worker leases at a ti
 batch = 32              # (plan) samples per batch: a crash costs at most three batches per worker
 
 [manifest]
-# A file, relative to this one, on a local disk, never a network drive. For several machines, use a database
+# A file on a local disk (never a network drive), relative to this one. For several machines, use a database
 # on a PostgreSQL server, with the password only in the environment:  url = "${SHARDGEN_MANIFEST}"  and
 # export SHARDGEN_MANIFEST=postgresql+psycopg://user:password@host/database
 # For machines that share only a bucket, with the keys in the environment:  url = "s3://bucket/people"
@@ -48,7 +48,7 @@ max_dead_share = 100    # stop if more than this percentage of finished samples 
 # Only for [manifest] url = "folder:", if machines share only this directory.
 segment_seconds = 300   # a worker publishes its batches this often: about what a lost machine costs
 segment_batches = 32    # or after this many batches
-settle_seconds = 180    # how long a worker checks for older claims by others on a slice it has started
+settle_seconds = 180    # for this long after starting a slice, a worker checks for older claims by others
 silent_seconds = 3600   # after this long without a new file, others may take over a worker's slice
 scan_seconds = 60       # how often a worker scans the folder
 
@@ -123,7 +123,7 @@ def toml_value(value: object) -> str:
         return _toml_string(str(value))
     if isinstance(value, Sequence):
         return f"[{', '.join(map(toml_value, value))}]"
-    raise TypeError(f"{value!r} is no text, number, truth value, or list of these")
+    raise TypeError(f"{value!r} is not text, a number, a truth value, or a list of these")
 
 
 def _toml_string(text: str) -> str:

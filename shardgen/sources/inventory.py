@@ -153,4 +153,4 @@ def _file_problems(source: Background | Foreground | MaskFile | Picture) -> Iter
     if not 0 <= source.bytes <= MAX_SOURCE_BYTES:
         yield f"{source.name!r}: its size is impossible"
     if not is_sha256(source.sha256):
-        yield f"{source.name!r}: its sha256 is none"
+        yield f"{source.name!r}: its sha256 is not a sha256"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 from contextlib import suppress
@@ -31,6 +32,9 @@ class LogFile(QueueHandler):
         self.path = path
         self._waiting = waiting
         QueueListener(waiting, _Rotated(path)).start()
+        # It waits at the end of the process for the handler that writes, so for a disk that hangs.
+        atexit.unregister(logging.shutdown)
+        atexit.register(self.flush)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Nothing: a log that cannot be written stops no work."""

@@ -181,7 +181,10 @@ class Worker:
             recipe.check_sources(folders, on_file=on_file)
         except PlanConflict as error:
             if coordinator.may_plan_anew:
-                error.hint = f"shardgen plan RUN_DIR accepts them, since nothing is made yet; or {error.hint}"
+                error.hint = (
+                    "check that these are the right folders (not swapped?); "
+                    f"{error.hint}; or, since nothing is made yet, shardgen plan RUN_DIR accepts these"
+                )
             raise
         station = Station(
             folders=folders,

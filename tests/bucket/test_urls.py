@@ -109,6 +109,15 @@ def test_a_url_without_its_colon_is_no_folder(
         open_directory(mistyped)
 
 
+@pytest.mark.parametrize("server", ["postgresql://host/people", "postgresql+psycopg://me:secret@host/people"])
+def test_the_address_of_a_server_is_no_run_directory(server: str) -> None:
+    for ask in (open_directory, open_subject):
+        with pytest.raises(InputMissing, match="not a run directory") as error:
+            ask(server)
+        assert "[manifest] url" in error.value.hint
+        assert "secret" not in f"{error.value} {error.value.hint}"
+
+
 @pytest.fixture
 def buckets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buckets]:
     monkeypatch.setenv("SHARDGEN_CACHE", str(tmp_path / "cache"))

@@ -32,7 +32,7 @@ def test_a_person_withdraws_from_a_finished_run(finished_run: RunDirectory) -> N
     person = named(run, "foregrounds")
     done = shardgen("merge", run.path, "--exclude", person)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == "not in it, of 48 samples: 24 excluded samples"
+    assert done.stderr.splitlines()[-1] == "left out, of 48 samples: 24 excluded samples"
     assert "24 samples stored, 0 dead letters, 24 excluded" in done.stdout
     path = run.path / "dataset.excluded.zip"
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(run.path / "dataset.zip") as whole:
@@ -81,7 +81,7 @@ def goes_on(path: Path, url: str) -> None:
     typed("worker", path, "--max-batches", "5")
     assert "--partial, to merge what is stored so far" in typed("merge", path, code=14)
     last = typed("merge", path, "--partial").splitlines()[-1]
-    assert last == f"not in it, of 48 samples: 28 pending samples; shardgen run {path} makes what is pending"
+    assert last == f"left out, of 48 samples: 28 pending samples; shardgen run {path} makes the pending ones"
     typed("verify", path / "dataset.partial.zip")
     person = named(RunDirectory.open(path), "foregrounds")
     last = typed("merge", path, "--partial", "--exclude", person).splitlines()[-1]

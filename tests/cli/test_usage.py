@@ -47,6 +47,29 @@ def test_a_word_is_chosen_in_any_case() -> None:
     assert "did you mean" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["verify", "--requeue", "ZIP"],
+            "--requeue: needs a run directory: a zip has no manifest",
+        ),
+        (
+            ["run", "people", "--device", "g pu"],
+            "--device: 'g pu' is not one of auto, cpu, gpu; did you mean gpu?",
+        ),
+        (
+            ["init", "s3://bucket/people"],
+            "RUN_DIR must be a folder of this machine; add --bucket s3://bucket/people",
+        ),
+    ],
+)
+def test_what_was_typed_is_said_once_and_not_of_a_flag(words: list[str], said: str, tmp_path: Path) -> None:
+    (path := tmp_path / "people.zip").touch()
+    done = shardgen(*(path if word == "ZIP" else word for word in words))
+    assert done.stderr == f"error: {said}\nhint: shardgen {words[0]} --help\n"
+
+
 @pytest.mark.parametrize("name", sorted(LINES))
 def test_a_command_with_a_letter_too_few_is_recognised(name: str) -> None:
     typed = name[:1] + name[2:] if len(name) > 3 else name + name[-1]

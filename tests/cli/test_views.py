@@ -74,6 +74,16 @@ def lines(found: Report, *, width: int = 110, finished: Merged | None = None) ->
     return [line.rstrip() for line in capture.get().splitlines()]
 
 
+def test_a_long_note_of_a_worker_is_cut_short() -> None:
+    found = report((ShownState.STOPPED, 0.0))
+    one = found.workers[0]
+    noted = replace(one, row=replace(one.row, note="the start; " + "a.png: gone; " * 40))
+    shown = " ".join(lines(replace(found, workers=(noted,)), width=250))
+    assert "stopped (the start; a.png" in shown
+    assert "…)" in shown
+    assert shown.count("a.png") < 7
+
+
 def block(found: Report, head: str, *, width: int = 110) -> list[list[str]]:
     """The words of the table whose head begins so, a list a line."""
     shown = lines(found, width=width)

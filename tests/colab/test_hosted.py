@@ -135,7 +135,7 @@ def test_doctor_names_the_hosted_runtime(
     monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
     monkeypatch.delenv("VERTEX_PRODUCT", raising=False)
     found = looked_at(tmp_path / "people")
-    assert found["hosted runtime"].fact == "none that is known"
+    assert found["hosted runtime"].fact == "none that we know"
     assert "run directory" not in found
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260819")
     assert looked_at(tmp_path / "people")["hosted runtime"].fact == "Google Colab"

@@ -145,10 +145,10 @@ def test_the_rewriting_of_this_test_changes_nothing(tmp_path: Path) -> None:
             replaced("stats.json", lambda data: data.replace(b": 111", b": 110")),
             "stats.json: counts other than 111",
         ),
-        (replaced("stats.json", lambda _data: b"[]"), "stats.json: does not read"),
+        (replaced("stats.json", lambda _data: b"[]"), "stats.json: cannot be read"),
         (
             replaced("stats.json", lambda data: data.replace(b"[", b'["x",', 1)),
-            "stats.json: does not read (has other channels than the plan)",
+            "stats.json: cannot be read (has other channels than the plan)",
         ),
         (replaced("dead_letters.csv", lambda data: data.replace(b"3,compose", b"3,bored")), "3,bored"),
         (

@@ -61,7 +61,8 @@ class Scripts:
             return None
         if words == "works":
             return Scripted(0, LastWords(), ends_at=time.monotonic() + 0.5)
-        return Scripted(DeviceBroken.exit_code, LastWords(error=words, hint="look"))
+        hint = "" if words == "no hint" else "look"
+        return Scripted(DeviceBroken.exit_code, LastWords(error=words, hint=hint))
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +88,11 @@ def test_three_failures_alike_end_the_run_and_numbers_make_no_difference(run: Ru
     assert isinstance(error, RunIncomplete)
     assert error.hint == "look"
     assert scripts.starts == [0] * 3
+
+
+def test_a_run_has_a_hint_where_its_worker_had_none(run: RunDirectory) -> None:
+    error, _ = ended(run, ["no hint"])
+    assert getattr(error, "hint", "").endswith("shardgen doctor RUN_DIR checks for problems")
 
 
 def test_another_failure_in_between_is_another_trouble(run: RunDirectory) -> None:

@@ -216,7 +216,7 @@ def test_nothing_is_replaced_and_no_folder_is_made(run: RunDirectory, tmp_path: 
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("mine", "link"):
-        with pytest.raises(PlanConflict, match="exists already"):
+        with pytest.raises(PlanConflict, match="already exists"):
             back_up(run, tmp_path / name)
     assert (tmp_path / "mine").read_text() == "mine"
     with pytest.raises(InputMissing, match="is not a folder"):

@@ -47,6 +47,12 @@ def line_of(run_dir: Path | None, subject: str) -> Line:
     return found[0]
 
 
+def test_the_libraries_of_extras_are_named_for_buckets_and_servers() -> None:
+    fact = line_of(None, "libraries").fact
+    assert "obstore" in fact
+    assert "psycopg" in fact
+
+
 def test_photographs_that_are_gone_or_of_another_size_fail(run: RunDirectory) -> None:
     assert failing(run.path) == []
     sources = run.path.parent / "sources"

@@ -63,7 +63,7 @@ def test_a_run_is_exported_by_the_command_without_a_zip(finished_run: RunDirecto
         ["validation", "24", "1", "1"],
     ]
     said = done.stderr.splitlines()
-    assert said[0] == "dropped, since their photographs are in several splits: 0 samples"
+    assert said[0] == "dropped because their photographs are in different splits: 0 samples"
     assert said[-1] == (
         "to read it: import pathlib, webdataset; webdataset.WebDataset("
         f"sorted(map(str, pathlib.Path({str(out)!r}).glob('train-*.tar')))).decode('rgb')"
@@ -90,7 +90,7 @@ def test_a_run_of_pictures_is_exported_under_their_names(tmp_path: Path) -> None
     for subject, more in ((run.path, ["--allow-dead-letters"]), (tmp_path / "depths.zip", [])):
         done = shardgen("export", subject, tmp_path / f"of-{subject.stem}", "--format", "files", *more)
         assert done.returncode == 0, done.stderr
-        assert "not in it, of 12 samples: 2 dead letters" in done.stderr
+        assert "left out, of 12 samples: 2 dead letters" in done.stderr
     found = tree(tmp_path / "of-run" / "image")
     assert set(found) >= {"a/plain.jpg", 'a/with, "comma".jpg', "b/one.jpg", "phone.jpg", "Ž.jpg"}
     exported = tree(tmp_path / "of-depths")

@@ -41,6 +41,14 @@ def at_work(run_dir: Path) -> list[str]:
     return [one.row.identity.id for one in shardgen.status(run_dir).workers if one.state not in ended]
 
 
+def test_a_notebook_shows_a_result_in_one_line(tmp_path: Path) -> None:
+    path = make_run(tmp_path).path
+    planned, found = shardgen.plan(path), shardgen.status(path)
+    samples = planned.plan.samples
+    assert repr(planned) == f"<Planned: {samples} samples, new, {len(planned.warnings)} warnings>"
+    assert repr(found) == f"<Report: 0 of {samples} samples stored, 0 dead letters, {samples} pending>"
+
+
 @pytest.mark.slow
 def test_the_example_makes_a_data_set_and_nothing_else_prints(tmp_path: Path) -> None:
     foregrounds, backgrounds = write_photographs(tmp_path)
@@ -140,6 +148,7 @@ def test_a_signal_lets_the_workers_finish_and_then_does_what_it_always_does(tmp_
         "try:\n"
         "    shardgen.run(sys.argv[1], workers=1, on_progress=show)\n"
         "except KeyboardInterrupt:\n"
+        "    assert sys.exc_info()[1].__context__ is None\n"
         "    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "    before[0] = shardgen.status(sys.argv[1]).stored\n"
         "    print('interrupted', flush=True)\n"

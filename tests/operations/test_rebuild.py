@@ -485,7 +485,7 @@ def test_the_command_says_what_it_found_and_what_it_ignored_and_why(lost: RunDir
         "rebuilt from 2 of 12 batches",
         "7 samples stored, 1 dead letters, 40 of 48 pending",
         "ignored 1 artifacts: superseded by another attempt",
-        "ignored 1 artifacts: not whole, or not what this plan and their names say",
+        "ignored 1 artifacts: damaged, or not matching their names or this plan",
     ]
     assert lines[4].startswith(f"  shard-00000/{victim.name}: ")
     letters = shardgen("dead-letters", lost.path)

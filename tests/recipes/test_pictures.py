@@ -348,7 +348,7 @@ def test_no_list_of_ours_is_read_as_another(tmp_path: Path) -> None:
     for line, says in (
         (b"{}\n", "not a name"),
         (b'["../x.jpg",1,"' + digest.encode() + b'",1,1]\n', "leaves its folder"),
-        (b'["x.jpg",1,"x",1,1]\n', "sha256 is none"),
+        (b'["x.jpg",1,"x",1,1]\n', "sha256 is not a sha256"),
         (b'["x.jpg",true,"' + digest.encode() + b'",1,1]\n', "not a name"),
         (b'["x.jpg",1,"' + digest.encode() + b'",-1,1]\n', "impossible"),
     ):

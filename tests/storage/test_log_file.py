@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,6 +116,27 @@ def test_a_disk_that_hangs_delays_nobody_and_what_it_does_not_take_is_bounded(
         monkeypatch.setattr(log_file, "_FLUSH_SECONDS", 10)
     assert 10 <= len(lines_of(tmp_path / "worker-0.log")) <= 11
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_process_ends_although_the_disk_of_its_log_hangs(tmp_path: Path) -> None:
+    path = tmp_path / "worker-0.log"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDWR)  # which reads nothing, so writing hangs once the pipe is full
+    script = (
+        "import logging, sys\n"
+        "from pathlib import Path\n"
+        "from shardgen.storage.log_file import LogFile\n"
+        "logger = logging.getLogger('shardgen')\n"
+        "logger.addHandler(LogFile(Path(sys.argv[1])))\n"
+        "for _ in range(40):\n"
+        "    logger.error('x' * 5000)\n"
+        "sys.exit(19)\n"
+    )
+    try:
+        assert subprocess.run([sys.executable, "-c", script, path], timeout=30, check=False).returncode == 19
+    finally:
+        os.close(reader)
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,8 @@ def ours() -> Iterator[logging.Logger]:
     """The logger of the package, which is as it was when the test has ended."""
     logger = logging.getLogger("shardgen")
     before = logger.handlers, logger.level, logger.propagate
-    logger.handlers = []
+    # A logger that does not propagate gets handlers of pytest's own.
+    logger.handlers, logger.propagate = [], True
     yield logger
     logger.handlers, logger.level, logger.propagate = before
 
@@ -158,6 +159,18 @@ def test_what_a_deliberate_errors_cause_says_is_not_logged_and_what_a_bugs_cause
     assert "    OSError, which led to\n    shardgen.errors.StorageFailed: the store refuses\n" in text
     assert capsys.readouterr().err.splitlines() == [f"log: {log.path}"] * 2
     assert [handler.name for handler in ours.handlers] == [logs._FILE]
+
+
+def test_no_text_can_pass_for_what_a_worker_says_of_itself(
+    ours: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_logs(prefix="[anna] ")
+    ours.info("no such photograph: %s", "a\nlog: /elsewhere\nerror: b")
+    said, words = capsys.readouterr().err.splitlines(), LastWords()
+    assert said == ["[anna] no such photograph: a", "    log: /elsewhere", "    error: b"]
+    for line in said:
+        Relay(list[str]().append).hear("anna", line, words)
+    assert (words.log, words.error) == ("", "")
 
 
 def test_how_an_interpreter_crashed_is_on_the_terminal_and_in_the_log(tmp_path: Path) -> None:

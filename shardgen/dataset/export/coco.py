@@ -61,7 +61,7 @@ class CocoFile:
     def add(self, sample: ExportSample, names: Mapping[str, str]) -> None:
         """Write the image, and set its annotations aside; `names` are those of its stored files, by output.
 
-        Raises SampleError for a file that does not read.
+        Raises SampleError for a file that cannot be read.
         """
         width, height = self._size(sample)
         image: dict[str, Any] = {"id": sample.number, "file_name": names[self._picture.name]}

@@ -204,7 +204,7 @@ class ZipSource(SampleSource):
                 raise self._wrong(f"sample {number}", "its bytes do not match their CRC")
             row_of_it = rows[first + place]
             if not row_of_it.startswith(self._metadata.start(number)):
-                raise self._wrong(METADATA, f"its row of sample {number} begins as none of the plan's does")
+                raise self._wrong(METADATA, f"its row of sample {number} begins unlike any row of the plan")
             yield Found(number, files, row_of_it)
 
     def stats(self) -> bytes:

@@ -38,7 +38,8 @@ class Split:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.parts) not in (2, 3) or min(self.parts) < 0 or sum(map(bool, self.parts)) < 2:
+        is_counted = len(self.parts) in (2, 3) and all(type(part) is int for part in self.parts)
+        if not is_counted or min(self.parts) < 0 or sum(map(bool, self.parts)) < 2:
             raise ValueError("two or three whole numbers, at least two of them above 0")
 
     @property

@@ -24,7 +24,7 @@ def composites_card(plan: CompositesPlan) -> Card:
     whose = "the mask of all foregrounds" if plan.most_people > 1 else "the foreground's mask"
     outputs = {
         FGBG: "the composite, RGB",
-        MASK: f"{whose}, grey: 255 is foreground, values between are its resized edge",
+        MASK: f"{whose}, grey: 255 is foreground, values in between are its resized edge",
         INSTANCES: (
             "which person each pixel belongs to, grey: 0 is background, else the `person` of labels.csv. "
             "Viewers show levels of 1, 2, 3 as black; where nobody is visible, all pixels are 0"
@@ -41,11 +41,11 @@ def composites_card(plan: CompositesPlan) -> Card:
         how_made=_how_made(plan),
         outputs=outputs,
         labels=(
-            "one row per person of a stored sample, in the order of painting: the sources, the flip, the "
-            "place on a grid; `frame_*` is the cut-out's rectangle on the canvas, `x` to `area` the box and "
-            "the pixels of what is visible of the person there, `visible` how many per mille of its mask "
-            "that is, `output_*` its box and pixels in the stored images. A box ends before `x + width`; "
-            "of a person who is hidden all these are 0"
+            "one row per person of a stored sample, in the order of painting: the sources, the flip, and the "
+            "place on a grid. `frame_*` is the whole cut-out's rectangle on the canvas; `x` to `area` are "
+            "the box and the number of the person's visible pixels there; `visible` is the visible part of "
+            "the mask, per mille; `output_*` are the box and the number of pixels in the stored images. A "
+            "box ends before `x + width`. For a hidden person all of these but the frame are 0"
         ),
         tasks=("image-segmentation", *(["depth-estimation"] if plan.depth is not None else [])),
         provenance=() if plan.depth is None else plan.depth.provenance(),
@@ -62,9 +62,9 @@ def _introduction(plan: CompositesPlan) -> str:
     weights = plan.depth.weights
     if plan.depth.is_noise:
         return (
-            f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
-            f"(`{weights.name}`) to try the machinery.\n> Do not train on them. "
-            f"Composites and masks are real.\n\n{kinds}, {mask}, and noise in the place of depth.\n"
+            f"> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with random weights "
+            f"(`{weights.name}`) to try things out.\n> Do not train on them. "
+            f"Composites and masks are real.\n\n{kinds}, {mask}, and noise in place of depth.\n"
         )
     return f"{kinds}, {mask}, and the estimated depth of each composite.\n{plan.depth.caution}"
 
@@ -100,7 +100,7 @@ def _laid(plan: CompositesPlan) -> str:
     people = f"{least} to {most}" if least < most else f"{most}"
     return (
         f"{people} foregrounds (the one in the sample's number, and others drawn at random), each {size}, "
-        "are laid on it, those further down in front"
+        "are laid on it; those lower in the picture are in front"
     )
 
 

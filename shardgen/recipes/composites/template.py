@@ -16,21 +16,21 @@ kind = "composites"     # (plan) what a sample is: people on a background, their
 # path is relative to this file. $SHARDGEN_FOREGROUNDS and $SHARDGEN_BACKGROUNDS override them.
 foregrounds = ""
 backgrounds = ""
-# (plan) Where masks come from: "alpha" the alpha channel, "flat" a plain background, "grabcut" a
-# subject in the middle, "file" NAME.mask.png beside NAME (`shardgen cut-out` makes them); "auto" a mask file,
-# alpha or a flat background.
+# (plan) Where masks come from. "file": NAME.mask.png beside NAME (`shardgen cut-out` makes them); "alpha":
+# the alpha channel; "flat": a plain background; "grabcut": a guess, for a subject in the middle; "auto": a
+# mask file, else the alpha channel, else a plain background.
 mask = "auto"
 
 [compose]
 canvas = [600, 600]     # (plan) width, height in pixels of the picture before it is resized to [output] size
 placement = "grid"      # (plan) grid | random: where a foreground is placed
 grid = [5, 4]           # (plan) columns, rows
-places = 20             # (plan) random places for each foreground on each background, and again mirrored
+places = 20             # (plan) random places for each foreground on each background, and as many mirrored
 seed = 0                # (plan) a whole number; a different one gives different places, sizes and people
-foregrounds_per_sample = [1, 1]  # (plan) at least and at most this many people in a picture
-# (plan) "halved" until it fits; or a number of pixels; or, with random places, the smallest and largest per
-# mille of the canvas's height, as in [300, 600]. The height is that of the whole cut-out with its
-# transparent margin: crop the file for exact sizes.
+foregrounds_per_sample = [1, 1]  # (plan) the fewest and the most people in a picture
+# (plan) "halved": halved until it fits; or a number of pixels; or, with random places, from and to per mille
+# of the canvas's height, as in [300, 600]. This is the height of the whole cut-out, including its transparent
+# margin: crop the file for exact sizes.
 foreground_height = "halved"
 overhang = 0            # (plan) how far a cut-out may reach beyond the edge: per mille of its width, height
 flips = "foregrounds"   # (plan) none | foregrounds | backgrounds: what to use mirrored as well

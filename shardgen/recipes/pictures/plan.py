@@ -167,7 +167,7 @@ class PicturesPlan:
                 found, made = shown_number(block.samples), shown_number(sources.count)
                 yield f"block {number}: samples is {found}, but it has {made} pictures"
             if not is_sha256(sources.sha256):
-                yield f"block {number}: its sha256 is none"
+                yield f"block {number}: its sha256 is not a sha256"
             if not sources.is_possible:
                 yield f"block {number}: its numbers are impossible"
         if len({file.name for file in self.files}) != len(self.files):

@@ -140,8 +140,8 @@ class PicturesRecipe(Recipe):
         introduction = f"{real.capitalize()}.\n{depth.caution}"
         if depth.is_noise:
             introduction = (
-                "> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with weights that know nothing "
-                f"(`{depth.weights.name}`) to try the machinery.\n> Do not train on them.\n"
+                "> **THE DEPTH IMAGES ARE NOISE, NOT DEPTH.** They were made with random weights "
+                f"(`{depth.weights.name}`) to try things out.\n> Do not train on them.\n"
             )
         sizes = (_in_words(size, "its own size") for size in (output.size, depth.size))
         return Card(
@@ -153,7 +153,8 @@ class PicturesRecipe(Recipe):
                 f"transparency, at {next(sizes)}.\n"
                 f"2. Resized to {depth.input[0]} x {depth.input[1]} pixels, whatever its shape, it goes "
                 f"through the depth network; depth is stored at {next(sizes)}.\n\n"
-                "The number of a sample is that of its picture, sorted by name and counted from 0"
+                "The number of a sample is that of its picture, with pictures sorted by name "
+                "and counted from 0"
                 + (
                     ", in each of the blocks in which pictures were added.\n"
                     if self.plan.blocks[1:]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_a_split_that_the_recipe_does_not_allow_is_refused() -> None:
         Assignment(Text().recipe(plan), Split(parts=(1, 1)))
 
 
-@pytest.mark.parametrize("parts", [(1,), (1, 0, 0), (0, 0), (1, 1, 1, 1), (1, -1, 3), ()])
-def test_proportions_that_split_nothing_are_none(parts: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("parts", [(1,), (1, 0, 0), (0, 0), (1, 1, 1, 1), (1, -1, 3), (0.8, 0.2), ()])
+def test_proportions_that_split_nothing_are_none(parts: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="two or three"):
         Split(parts=parts)
