@@ -71,7 +71,8 @@ def cut_out(
     if sheet is not None:
         with doing("drawing the sheet", is_printed=False):
             drawn = draw_sheet(done, sheet)
-        render.echo(f"{sheet}   {counted(drawn, 'photograph')}" if drawn else "nothing to draw")
+        nothing = f"{sheet} not drawn: there are no masks by cut-out"
+        render.echo(f"{sheet}   {counted(drawn, 'photograph')}" if drawn else nothing)
     render.say_remarks("warning", _warnings(done))
     if files := sum(len(problem.names) for problem in done.problems):
         raise SourcesRefused(

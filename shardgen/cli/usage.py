@@ -78,7 +78,8 @@ def _meant(problem: str, context: Any) -> str:
     if kind == "command":
         return nearest(name, context.command.list_commands(context))
     options = (flag for one in context.command.get_params(context) for flag in one.opts)
-    return nearest(name.replace("_", "-"), [flag for flag in options if flag.startswith("--")])
+    flags: dict[str, str] = {flag.removeprefix("--"): flag for flag in options if flag.startswith("--")}
+    return flags.get(nearest(name.removeprefix("--").replace("_", "-"), flags), "")
 
 
 def _command_typed() -> str:

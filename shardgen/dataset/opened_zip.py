@@ -61,7 +61,8 @@ class OpenedZip:
                 self.close()
                 raise InputMissing(f"{path}: a folder, not a zip", hint=f"shardgen merge {quote(str(path))}")
         except FileNotFoundError as error:
-            raise InputMissing(f"{path}: is not there", hint="shardgen merge RUN_DIR -o ZIP") from error
+            hint = "check the name; to make one: shardgen merge RUN_DIR -o ZIP"
+            raise InputMissing(f"{path}: is not there", hint=hint) from error
         except OSError as error:
             raise storage_error(error, path) from error
 

@@ -32,8 +32,8 @@ _BLACK_OR_WHITE = 32  # levels from either end; soft edges lie between
 _BLACK_OR_WHITE_SHARE = 0.9  # of what is visible of a mask; of a photograph it is rarely half
 _SURROUNDED_SHARE = 0.5  # of the border's pixels; a drawn bust covers the lower edge and no more
 _NEXT_STEP = (
-    "make mask files: `shardgen cut-out FOLDER`, or put one beside it (NAME.mask.png), "
-    'or set mask = "grabcut" in [sources]'
+    "make mask files: `shardgen cut-out FOLDER`, or draw one and put it beside (NAME.mask.png); "
+    'or set mask = "grabcut" in [sources], a guess, which ignores the alpha and mask files of all others, too'
 )
 
 

@@ -272,7 +272,7 @@ def _listed(request: CutOutRequest) -> tuple[Path, Listing, bool]:
 def _one_photograph(path: Path) -> Listing:
     """A photograph, others of its name, and the masks beside it, as the listing of a folder has them."""
     if not is_there(path):
-        raise InputMissing(f"{path}: no such folder or photograph", hint="give the right path")
+        raise InputMissing(f"{path}: no such folder or photograph", hint="check the name")
     if path.suffix.lower() not in SUFFIXES or not is_file(path):
         raise InputMissing(
             f"{path}: not a photograph by its name", hint="name a folder, or a JPEG, PNG, WebP, BMP or TIFF"

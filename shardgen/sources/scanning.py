@@ -158,7 +158,7 @@ def scan(  # noqa: PLR0913 - of what, how, and who watches
             f"{counted(len(problems), 'problem')} in the source folders{swapped}",
             hint="are the two folders swapped? Exchange them in [sources], then plan again"
             if swapped
-            else "repair or remove these files, then plan again",
+            else "follow their hints, or repair or remove these files; then plan again",
             remarks=(*grouped(problems), *grouped(strange)),
         )
     sources = Sources(backgrounds=_entries(backgrounds), foregrounds=_entries(foregrounds))
@@ -229,7 +229,7 @@ def scan_pictures(
     if problems:
         raise SourcesRefused(
             f"{counted(len(problems), 'problem')} in the folder of {_PICTURES}",
-            hint="repair or remove these files, then plan again",
+            hint="follow their hints, or repair or remove these files; then plan again",
             remarks=(*grouped(problems), *grouped(strange)),
         )
     same = (one for one in map(Picture.of, lines if twice else ()) if int(one.sha256[:16], 16) in twice)

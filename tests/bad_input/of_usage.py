@@ -47,6 +47,12 @@ CASES = [
         "--allow_dead_letters",
         hint="did you mean --allow-dead-letters?",
     ),
+    _misuse(
+        "an option that is like another in its hyphens only",
+        "preview people --count 6",
+        "no such option: --count",
+        hint="hint: shardgen preview --help",
+    ),
     _misuse("an option like none", "run people --zzz", "no such option: --zzz", hint="shardgen run --help"),
     _misuse(
         "a part of weights that is not there",
