@@ -60,7 +60,7 @@ def test_a_word_is_chosen_in_any_case() -> None:
         ),
         (
             ["init", "s3://bucket/people"],
-            "RUN_DIR must be a folder of this machine; add --bucket s3://bucket/people",
+            "RUN_DIR must be a folder on this machine; add --bucket s3://bucket/people",
         ),
     ],
 )
