@@ -76,7 +76,7 @@ def test_a_run_is_exported_by_the_command_without_a_zip(finished_run: RunDirecto
     assert f"{out}: holds another export: with split" in other.stderr
     assert f"rm -r '{out}'" in other.stderr
     again = shardgen("export", finished_run.path, out, "--format", "webdataset", *split)
-    assert "was there already: 48 samples" in again.stderr
+    assert "already there: 48 samples" in again.stderr
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_a_lost_manifest_of_a_half_renamed_extension_is_rebuilt_with_all_of_it(
     assert (plan.samples, found.batches) == (SAMPLES[1], plan.layout.batch_count)
     (run.path / "plan.json.next").unlink()  # as on a machine that knows nothing of the extension
     (run.path / "manifest.sqlite").unlink()
-    with pytest.raises(PlanConflict, match=r"of a plan with more batches than plan\.json has"):
+    with pytest.raises(PlanConflict, match=r"belongs to a plan with more batches than plan\.json has"):
         rebuild(RunDirectory.open(run.path))
     assert not (run.path / "manifest.sqlite").exists()
 
