@@ -297,7 +297,7 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> Stops:
         async with Cell(client, f"watch({str(run.path)!r}, command=['worker'])") as cell:
             await cell.until(" s left")
             await cell.interrupt()
-            await cell.until("stopping: finishes")
+            await cell.until("stopping: finishing")
             await cell.end()
         found.update(once=cell, after_once=status(run))
         async with Cell(client, f"watch({str(run.path)!r}, command=['run'])") as cell:
@@ -306,7 +306,7 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> Stops:
             os.kill(found["hung"], signal.SIGSTOP)
             await cell.interrupt()
             await cell.interrupt()  # the echo of one that was pressed too fast
-            await cell.until("stopping: finishes")
+            await cell.until("stopping: finishing")
             await asyncio.sleep(1.2)
             pressed = time.monotonic()
             await cell.interrupt()
