@@ -561,7 +561,11 @@ def in_place_of_900(field: bytes) -> Callable[[bytes], bytes]:
         ("stats.json", lambda _data: b"[" * 100_000, "stats.json: cannot be read"),
         ("stats.json", lambda _data: b"{}", "stats.json: cannot be read"),
         ("stats.json", lambda data: data.replace(b"[", b'["x",', 1), "stats.json: cannot be read"),
-        ("stats.json", lambda data: data.replace(b"[\n      0.", b'[\n      "', 1), "stats.json: does not"),
+        (
+            "stats.json",
+            lambda data: data.replace(b"[\n      0.", b'[\n      "', 1),
+            "stats.json: cannot be read",
+        ),
         ("stats.json", lambda data: data.replace(b"0.", b"NaN, 0.", 1), "stats.json: cannot be read"),
         ("metadata.csv", lambda data: data[: data.rindex(b"\n", 0, -1) + 1], "or other rows than the 115"),
         ("metadata.csv", lambda data: data + b"x\n", "or other rows than the 115"),
