@@ -119,19 +119,14 @@ class Machines:
         assert zip_faults(zip_file, plan, set()) == []
         assert sha256_of(zip_file) == undisturbed
         assert shardgen("verify", self.first.path).returncode == 0
-        assert sorted(path.name for path in self.second.path.iterdir()) == [
-            "logs",
-            "plan.json",
-            "shardgen.toml",
-        ]
-        assert sorted(path.name for path in self.first.path.iterdir()) == [
-            "dataset.zip",
-            "logs",
-            "merged.json",
-            "plan.json",
-            "shardgen.toml",
-        ]
+        assert names_in(self.second.path) == {"plan.json", "shardgen.toml"}
+        assert names_in(self.first.path) == {"dataset.zip", "merged.json", "plan.json", "shardgen.toml"}
         return report(self.second)
+
+
+def names_in(run_dir: Path) -> set[str]:
+    """What lies in a run directory besides its own workers' logs."""
+    return {path.name for path in run_dir.iterdir()} - {"logs"}
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +261,7 @@ def test_a_machine_with_an_artifact_folder_of_its_own_is_refused_before_it_lease
     assert hint.startswith("hint: set [artifacts] url to a folder that every machine reaches")
     assert len(report(machines.first).workers) == 1
     (machines.second.path / "artifacts").rmdir()  # nothing was put into it
-    assert {path.name for path in machines.second.path.iterdir()} == {"logs", "shardgen.toml"}
+    assert names_in(machines.second.path) == {"shardgen.toml"}
     settings.write_text(shared, encoding="utf-8")
     joined = machines.worker(machines.second)
     machines.wait_for(lambda: machines.is_at_work(joined), joined, waiting)
