@@ -143,14 +143,10 @@ _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:
 
 def parse_gpus(text: str) -> tuple[str, ...]:
     """The names in `0,2` or `GPU-5d5b,MIG-c738`."""
-    from shardgen.machine.gpus import GPU_NAME
+    from shardgen.machine.gpus import refuse_no_names
 
     names = tuple(part.strip() for part in text.split(","))
-    wrong = [name for name in names if not GPU_NAME.fullmatch(name)]
-    if wrong:
-        raise typer.BadParameter(
-            f"{wrong[0]!r} is not a GPU's number or UUID, as in 0,2 or GPU-5d5ba0d6", param_hint="--gpus"
-        )
+    refuse_no_names(names)
     return names
 
 

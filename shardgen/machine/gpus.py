@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shardgen.errors import MachineUnfit
+from shardgen.errors import MachineUnfit, WrongOption
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 NO_GPU = "-1"  # hides them all; an empty value is taken for an unset one here and there
@@ -116,6 +116,13 @@ def named_gpus(
     # A number may mean another GPU to CUDA than to nvidia-smi, a UUID never does.
     chosen = [(name, found[name]) for name in names]
     return tuple(gpu if name.isdigit() else replace(gpu, name=gpu.uuid) for name, gpu in chosen if gpu)
+
+
+def refuse_no_names(names: Sequence[str]) -> None:
+    """Raise WrongOption for what can name no GPU on any machine."""
+    for name in names:
+        if not GPU_NAME.fullmatch(name):
+            raise WrongOption("gpus", f"{name!r} is not a GPU's number or UUID, such as 0 or GPU-5d5ba0d6")
 
 
 def _called(name: str, gpus: Sequence[Gpu]) -> Gpu | None:

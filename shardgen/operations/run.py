@@ -16,7 +16,7 @@ from shardgen.errors import WrongOption
 from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
 from shardgen.launch.local import LocalLauncher
 from shardgen.launch.supervisor import RunOptions, run_workers
-from shardgen.machine.gpus import GPU_NAME, Gpu
+from shardgen.machine.gpus import Gpu, refuse_no_names
 from shardgen.operations.merge import refuse_output
 from shardgen.operations.plan import refuse_lost_sources
 from shardgen.recipes.base import Folders, given_threads, refuse_device
@@ -48,9 +48,7 @@ class Crew:
         if workers is not None and workers < 1:
             raise WrongOption("workers", f"{workers} is not 1 or more")
         refuse_device(device)
-        for name in gpus:
-            if not GPU_NAME.fullmatch(name):
-                raise WrongOption("gpus", f"{name!r} is not a GPU's number or UUID, as in 0 or GPU-5d5ba0d6")
+        refuse_no_names(gpus)
         wanted = Wanted(workers=workers, device=device, gpus=gpus, threads_per_worker=given_threads())
         return cls(wanted=wanted, gpus=choose_gpus(wanted))
 
