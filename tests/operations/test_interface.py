@@ -17,7 +17,7 @@ import pytest
 
 import shardgen
 from shardgen.domain.worker import ShownState
-from shardgen.errors import ArtifactCorrupt, InvalidSettings, RunIncomplete
+from shardgen.errors import ArtifactCorrupt, RunIncomplete, WrongOption
 from tests.photographs import write_photographs
 from tests.runs import make_run, sha256_of
 
@@ -119,7 +119,7 @@ def _use_a_part(path: Path, stored: int) -> None:
     assert f"shardgen run {path}" in incomplete.value.hint
     part = shardgen.merge(path, partial=True)
     assert part.samples_stored == stored
-    with pytest.raises(InvalidSettings, match=r"foregrounds/nobody\.png"):  # one name is not its letters
+    with pytest.raises(WrongOption, match=r"foregrounds/nobody\.png"):  # one name is not its letters
         shardgen.merge(path, partial=True, exclude="foregrounds/nobody.png")
     assert shardgen.verify(part.path, quick=True).samples == stored
     exported = shardgen.export(part.path, path.parent / "out", format="files")

@@ -325,7 +325,7 @@ def test_changed_photographs_are_taken_by_plan_and_the_preview_shows_changed_set
     folders = ("--backgrounds", run.path / "backgrounds")
     refused = shardgen("worker", run.path, *folders)
     assert refused.returncode == 10, refused.stderr
-    assert f"shardgen plan {run.path} accepts them" in refused.stderr
+    assert f"shardgen plan {run.path} accepts these" in refused.stderr
     planned = shardgen("plan", run.path, *folders)
     assert planned.returncode == 0, planned.stderr
     assert "is gone" in planned.stdout
