@@ -41,45 +41,32 @@ _RECEIPT_ENTRY_SIZE = CENTRAL.size + len(RECEIPT_NAME)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The bodies of some artifacts, checked but for their digests; offsets count from the start of the first.
+    """The checked bodies of some artifacts, one behind another; offsets count from the start of the first.
 
-    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start. The bodies
-    lie in `memory`, and `starts` says where in it each member does, (samples, outputs).
+    `directory` is the artifacts' own entries, each artifact's offsets counting from its own start.
     """
 
-    artifacts: tuple[tuple[ArtifactRef, memoryview], ...]
-    bodies: tuple[memoryview, ...]
+    bodies: memoryview
     directory: bytes
     columns: MemberColumns
-    memory: memoryview
-    starts: NDArray[np.int64]
-
-    def compare_digests(self) -> None:
-        """Raise ArtifactCorrupt unless every artifact has its sha256: before this nothing counts."""
-        for ref, data in self.artifacts:
-            refuse_changed(ref, len(data), data)
 
     def files(self, row: int) -> list[bytes]:
         """Copy the files of the sample in that row, in the order of the plan's outputs."""
         found = []
         columns = self.columns
-        for at, size in zip(self.starts[row].tolist(), columns.sizes[row].tolist(), strict=True):
-            start = at + LOCAL.size + LOCAL.unpack_from(self.memory, at)[9]
-            found.append(bytes(self.memory[start : start + size]))
+        for at, size in zip(columns.offsets[row].tolist(), columns.sizes[row].tolist(), strict=True):
+            start = at + LOCAL.size + LOCAL.unpack_from(self.bodies, at)[9]
+            found.append(bytes(self.bodies[start : start + size]))
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """The members of some neighbouring samples of an artifact, which starts at `start` of the buffer.
-
-    `offset` is where they start in the artifact.
-    """
+    """The members of some neighbouring samples of an artifact; `offset` is where they start in it."""
 
     ref: ArtifactRef
     directory: bytes
     samples: NDArray[np.int64]
-    start: int
     size: int
     offset: int
 
@@ -88,14 +75,14 @@ class BodySink(Protocol):
     """Where bodies go."""
 
     def add_piece(self, piece: Piece) -> None:
-        """Take the bodies of some artifacts, and compare their digests before anything of them counts."""
+        """Take the bodies of some artifacts."""
         ...
 
 
 class BodyReader:
     """Reads artifacts one at a time into a buffer and checks many at once, when it is full.
 
-    Their digests are left to the sink, which may compare them in another thread.
+    Only their bodies stay in it, without a gap: what comes next is read over the end of what was there.
     """
 
     def __init__(self, store: ArtifactReader, table: MemberTable, sink: BodySink) -> None:
@@ -103,7 +90,6 @@ class BodyReader:
         self._table = table
         self._sink = sink
         self._buffers = deque(np.empty(PIECE_BYTES, np.uint8) for _ in range(PIECES_HELD + 1))
-        self._artifacts: list[tuple[ArtifactRef, memoryview]] = []
         self._parts: list[_Part] = []
         self._filled = 0
 
@@ -127,18 +113,17 @@ class BodyReader:
                 self._buffers[0] = np.empty(ref.size_bytes, np.uint8)
         view = self._buffers[0].data[self._filled : self._filled + ref.size_bytes]
         self._store.fill(ref, view)
+        refuse_changed(ref, len(view), view)
         try:
             found = _facts_in(view) if facts else {}
             if kept is None:
                 parts = [self._part(ref, view, records, samples)]
             else:
                 parts = self._parts_of_some_samples(ref, view, records, samples, kept)
+            self._filled += _joined(view, parts)
         except ValueError as error:
-            refuse_changed(ref, len(view), view)  # then that is what to say of it
             raise ArtifactCorrupt(f"{ref.name}: {error}") from error
-        self._artifacts.append((ref, view))
         self._parts += parts
-        self._filled += len(view)
         if not found:
             return {}
         taken = samples if kept is None else samples[kept]
@@ -149,14 +134,12 @@ class BodyReader:
         if not self._parts:
             return
         try:
-            piece = self._checked(self._parts)
+            piece = self._checked(self._parts, start=0)
         except BrokenZip:
-            for part in self._parts:
-                self._blame(part)
+            self._blame()
             raise
         self._sink.add_piece(piece)
         self._buffers.rotate(-1)
-        self._artifacts.clear()
         self._parts.clear()
         self._filled = 0
 
@@ -177,7 +160,6 @@ class BodyReader:
             ref=ref,
             directory=bytes(view[directory.offset : stop - _RECEIPT_ENTRY_SIZE]),
             samples=samples,
-            start=self._filled,
             size=_receipt_entry(view, directory).offset,
             offset=0,
         )
@@ -207,13 +189,15 @@ class BodyReader:
             ref=ref,
             directory=b"".join(central_entry(entry, ZipLimits()) for entry in entries),
             samples=samples,
-            start=self._filled,
             size=stop - start,
             offset=start,
         )
 
-    def _checked(self, parts: Sequence[_Part]) -> Piece:
-        """Compare every byte of the parts' headers and directories with what plan and receipts say."""
+    def _checked(self, parts: Sequence[_Part], *, start: int) -> Piece:
+        """Compare every byte of their headers and directories with what plan and receipts say.
+
+        `start` is where in the buffer the first one starts.
+        """
         table = self._table
         samples = np.concatenate([part.samples for part in parts])
         directory = b"".join(part.directory for part in parts)
@@ -230,34 +214,31 @@ class BodyReader:
             raise BrokenZip("its members do not end where its directory says")
         columns = MemberColumns(samples=samples, crcs=crcs, sizes=sizes, offsets=offsets)
         shifts = np.array([part.offset for part in parts]) - (part_stops - part_sizes)
-        in_artifact = replace(columns, offsets=offsets + np.repeat(shifts, counts)[:, None])
-        if table.render_central(in_artifact) != directory:
+        in_artifacts = replace(columns, offsets=offsets + np.repeat(shifts, counts)[:, None])
+        bodies = self._buffers[0][start : start + part_stops[-1]]
+        if table.render_central(in_artifacts) != directory or not table.has_local_headers(columns, bodies):
             raise BrokenZip("its members are not those of the plan and its receipt")
-        at = np.repeat([part.start for part in parts], counts)[:, None]
-        in_buffer = replace(columns, offsets=in_artifact.offsets + at)
-        buffer = self._buffers[0][: self._filled]
-        if not table.has_local_headers(in_buffer, buffer):
-            raise BrokenZip("its members are not those of the plan and its receipt")
-        begins = [part.start + part.offset for part in parts]
-        return Piece(
-            artifacts=tuple(self._artifacts),
-            bodies=tuple(
-                buffer.data[begin : begin + part.size] for begin, part in zip(begins, parts, strict=True)
-            ),
-            directory=directory,
-            columns=columns,
-            memory=buffer.data,
-            starts=in_buffer.offsets,
-        )
+        return Piece(bodies=bodies.data, directory=directory, columns=columns)
 
-    def _blame(self, part: _Part) -> None:
-        try:
-            self._checked([part])
-        except BrokenZip as error:
-            for ref, data in self._artifacts:
-                if ref == part.ref:
-                    refuse_changed(ref, len(data), data)
-            raise ArtifactCorrupt(f"{part.ref.name}: {error}") from error
+    def _blame(self) -> None:
+        """Raise ArtifactCorrupt for the first part that is wrong by itself."""
+        start = 0
+        for part in self._parts:
+            try:
+                self._checked([part], start=start)
+            except BrokenZip as error:
+                raise ArtifactCorrupt(f"{part.ref.name}: {error}") from error
+            start += part.size
+
+
+def _joined(view: memoryview, parts: Sequence[_Part]) -> int:
+    """Move the bodies of these parts together, to the start of their artifact; returns where they end."""
+    stop = 0
+    for part in parts:
+        if part.offset != stop:
+            view[stop : stop + part.size] = view[part.offset : part.offset + part.size]
+        stop += part.size
+    return stop
 
 
 def _entries_of(ref: ArtifactRef, view: memoryview, records: Sequence[BatchRecord]) -> Sequence[Entry]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, islice, repeat
 from math import isfinite
 from typing import Any
 
@@ -22,6 +22,7 @@ from shardgen.recipes.base import Recipe, csv_field
 from shardgen.storage.bounded import parse_json
 
 _ROWS_AT_ONCE = 4096
+_DIGITS_IN_FOLDER = len(str(SAMPLES_PER_FOLDER)) - 1
 _ENGINE_COLUMNS = 2  # shard and batch, the last ones of labels.csv
 _PLAIN = re.compile("0|[1-9][0-9]{0,14}")
 
@@ -92,7 +93,7 @@ class Metadata:
         self.columns = (*self.file_columns, *self.label_columns)
         self.header = (",".join(self.columns) + "\n").encode()
         self._outputs = recipe.plan.outputs
-        self._number = f"%0{recipe.plan.name_digits}d".encode()
+        self._digits = recipe.plan.name_digits
         self._around_numbers = lru_cache(maxsize=1)(self._around_numbers_in)
         self._has_lists = recipe.has_several_rows
         self.label_fields = tuple(
@@ -118,10 +119,17 @@ class Metadata:
 
     def start(self, number: int) -> bytes:
         """What the row of a sample begins with: the names of its files, and its number."""
-        return self._file_names(number) + b"%d," % number
+        text = b"%d" % number
+        return self._file_names([text])[0] + text + b","
 
-    def _file_names(self, number: int) -> bytes:
-        return (self._number % number).join(self._around_numbers(number // SAMPLES_PER_FOLDER))
+    def _file_names(self, numbers: Iterable[bytes]) -> list[bytes]:
+        """What the rows of these samples begin with: the names of their files."""
+        found = []
+        filled = (number.zfill(self._digits) for number in numbers)
+        for folder, in_it in groupby(filled, lambda number: number[:-_DIGITS_IN_FOLDER]):
+            around = self._around_numbers(int(folder))
+            found += [number.join(around) for number in in_it]
+        return found
 
     def _around_numbers_in(self, folder: int) -> list[bytes]:
         """What stands before, between and behind the numbers in the names of a sample's files."""
@@ -143,21 +151,16 @@ class Metadata:
         return {one.name: one.value(field) for one, field in columns}
 
     def _pieces(self, rows: Iterator[bytes]) -> Iterator[bytes]:
-        made = self._of_several(rows) if self._has_lists else self._of_one(rows)
-        found: list[bytes] = []
-        for row in made:
-            found.append(row)
-            if len(found) == _ROWS_AT_ONCE:
-                yield b"".join(found)
-                found.clear()
-        if found:
-            yield b"".join(found)
+        if self._has_lists:
+            rows = self._of_several(rows)
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            yield b"".join(some) if self._has_lists else self._of_one(some)
 
-    def _of_one(self, rows: Iterable[bytes]) -> Iterator[bytes]:
+    def _of_one(self, rows: Sequence[bytes]) -> bytes:
         # Not parsed: what stands between the names and shard and batch is the row of `labels.csv` itself.
-        for row in rows:
-            names = self._file_names(int(row[: row.index(b",")]))
-            yield names + row.rsplit(b",", _ENGINE_COLUMNS)[0] + b"\n"
+        names = self._file_names([row[: row.index(b",")] for row in rows])
+        labels = [row.rsplit(b",", _ENGINE_COLUMNS)[0] for row in rows]
+        return b"".join(chain.from_iterable(zip(names, labels, repeat(b"\n"), strict=False)))
 
     def _of_several(self, rows: Iterator[bytes]) -> Iterator[bytes]:
         parsed = csv.reader(row.decode() for row in rows)
@@ -171,7 +174,7 @@ class Metadata:
                 else values[0]
                 for one, values in zip(self.label_fields, columns, strict=True)
             ]
-            yield self._file_names(int(text)) + ",".join(fields).encode() + b"\n"
+            yield self._file_names([text.encode()])[0] + ",".join(fields).encode() + b"\n"
 
 
 def first_wrong_metadata(recipe: Recipe, labels: Iterable[bytes], found: Iterable[bytes]) -> str | None:

@@ -152,9 +152,10 @@ def kept_receipts(plan: Plan, source: ReceiptSource, left_out: Ranges) -> Iterat
     found: list[Receipt] = []
     for receipt in source.receipts():
         batch, name = receipt.record.batch, receipt.artifact.name
-        samples = plan.layout.batch_samples(batch)
-        if left_out and left_out.next_gap(samples.start) >= samples.stop:
-            continue
+        if left_out:
+            samples = plan.layout.batch_samples(batch)
+            if left_out.next_gap(samples.start) >= samples.stop:
+                continue
         if found and (found[-1].artifact.name, found[-1].record.batch + 1) != (name, batch):
             yield found
             found = []

@@ -6,11 +6,11 @@ import hashlib
 import tempfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from shardgen.artifacts.zip_records import (
     Directory,
@@ -29,8 +29,6 @@ _COPY_BYTES = 1 << 20
 _SYNC_BYTES = (
     4 << 20
 )  # after so many the disk gets to work, or all of them would wait for the sync at the end
-
-Item = TypeVar("Item")
 
 
 class Spool:
@@ -65,9 +63,8 @@ class Spool:
 class FinalZip:
     """A zip on its way to an open descriptor; memory does not grow with the number of members.
 
-    A thread compares artifacts with their digests, and writes and digests what is added: in this order, and
-    at most `PIECES_HELD` behind. What it finds, OSError or ArtifactCorrupt, is raised by a later call, at
-    last by `finish`. Use it as a context manager, and nothing is written after it.
+    A thread writes and digests what is added, at most `PIECES_HELD` behind: its OSError is raised by a later
+    call, at last by `finish`. Use it as a context manager, and nothing is written after it.
     """
 
     def __init__(self, files: DiskFiles, descriptor: int, *, table: MemberTable, directory: Spool) -> None:
@@ -92,8 +89,7 @@ class FinalZip:
     def add_piece(self, piece: Piece) -> None:
         """Copy the bodies of some artifacts and enter their members."""
         columns = replace(piece.columns, offsets=piece.columns.offsets + self.size)
-        self._do(self._write_piece, piece)
-        self.size += sum(map(len, piece.bodies))
+        self._write(piece.bodies)
         self._directory.write(
             self._table.move_central(piece.directory, columns, zip64_offset=self.limits.offset)
         )
@@ -135,18 +131,10 @@ class FinalZip:
             self._write(data)
 
     def _write(self, data: bytes | memoryview) -> None:
-        self._do(self._write_now, data)
-        self.size += len(data)
-
-    def _do(self, what: Callable[[Item], None], item: Item) -> None:
         while len(self._behind) >= PIECES_HELD:
             self._behind.popleft().result()
-        self._behind.append(self._thread.submit(what, item))
-
-    def _write_piece(self, piece: Piece) -> None:
-        piece.compare_digests()
-        for body in piece.bodies:
-            self._write_now(body)
+        self._behind.append(self._thread.submit(self._write_now, data))
+        self.size += len(data)
 
     def _write_now(self, data: bytes | memoryview) -> None:
         self._files.write(self._descriptor, data)

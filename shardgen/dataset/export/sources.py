@@ -329,7 +329,6 @@ class _Taken:
 
     def add_piece(self, piece: Piece) -> None:
         """Copy what is wanted before the memory is filled anew."""
-        piece.compare_digests()
         wanted = np.concatenate(self.wanted)
         self.wanted.clear()
         rows = np.flatnonzero(wanted).tolist()
