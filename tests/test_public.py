@@ -36,6 +36,13 @@ def test_the_public_names_are_those_of_the_page_and_all_are_there() -> None:
         shardgen.nowhere  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_the_page_lists_all_that_progress_says() -> None:
+    (rows,) = re.findall(r"^\| `doing` \|.*\n\|[-|]*\n((?:\|.*\n)*)", PAGE, re.MULTILINE)
+    listed = re.findall(r"^\| `([^`]+)`", rows, re.MULTILINE)
+    described = re.findall('"([a-z][^"]*)"', " ".join((shardgen.Progress.__doc__ or "").split()))
+    assert listed == described
+
+
 def test_the_page_names_every_error_that_a_caller_may_meet() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]* \| (.*) \|$", PAGE.partition("| family |")[2], re.MULTILINE)
     shown = {family: set(re.findall(r"`(\w+)`", names)) for family, names in rows}

@@ -53,8 +53,9 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     """All but the first step; returns whether the zip is not what it should be."""
     from shardgen.cli.plan import make_plan_with_progress, plan_view
     from shardgen.cli.progress import doing
-    from shardgen.cli.run import STARTING, show_run
+    from shardgen.cli.run import showing
     from shardgen.cli.status_view import status_view
+    from shardgen.domain.progress import STARTING
     from shardgen.operations.demo import WEIGHTS, extract_contact_sheet, work
     from shardgen.operations.merge import merge_run
     from shardgen.operations.status import report
@@ -71,7 +72,7 @@ def _tell(run: RunDirectory, folder: Path, step: Callable[[str], None]) -> bool:
     )
     step("Work: two workers, one core each; kill one of them halfway, like a lost runtime.")
     with doing(STARTING, keeps_last=True) as line:
-        killer = work(run, planned.plan, say=render.say, on_look=lambda found: show_run(line, found))
+        killer = work(run, planned.plan, say=render.say, on_look=showing(line, since=report(run)))
     if killer.taken_over_after is not None:
         out.print(
             "The other worker took over its slice at once: at most 3 batches were made twice, none was lost."

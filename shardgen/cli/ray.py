@@ -20,7 +20,8 @@ from shardgen.cli.options import (
     given_folders,
 )
 from shardgen.cli.progress import doing, opening
-from shardgen.cli.run import STARTING, finish, plan_and_open, show_run
+from shardgen.cli.run import finish, plan_and_open, showing
+from shardgen.domain.progress import STARTING
 from shardgen.errors import InputMissing
 
 
@@ -109,9 +110,10 @@ def ray(
         with suppress(InputMissing):  # the photographs may be on other nodes only
             refuse_lost_sources(opened.run, opened.plan, given)
         with doing(STARTING, keeps_last=True) as line:
+            show = showing(line, since=found)
             found = work_on_cluster(
                 opened.run, address, wanted, folders=given,
-                say=render.say, on_look=lambda found, _pids: show_run(line, found),
+                say=render.say, on_look=lambda found, _pids: show(found),
             )  # fmt: skip
     merged = finish(opened, found, output, allow_dead_letters=allow_dead_letters)
     if merged is not None:

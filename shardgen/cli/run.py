@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,15 +29,16 @@ from shardgen.cli.options import (
 )
 from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.progress import Line, doing, opening
+from shardgen.domain.progress import STARTING
 from shardgen.domain.wording import counted, typed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shardgen.coordination.base import OpenedRun
     from shardgen.coordination.report import Report
     from shardgen.dataset.merge import MergeResult
     from shardgen.settings.run_directory import RunDirectory
-
-STARTING = "starting the workers"
 
 
 def run(
@@ -129,7 +129,7 @@ def run(
         elif found.pending:
             with doing(STARTING, keeps_last=True) as line:
                 found = make_here(
-                    opened, crew, options, folders=given, say=render.say, on_look=partial(show_run, line)
+                    opened, crew, options, folders=given, say=render.say, on_look=showing(line, since=found)
                 )
         merged = finish(opened, found, output, allow_dead_letters=allow_dead_letters)
     if json:
@@ -174,7 +174,11 @@ def finish(
     return merge_with_progress(opened.run, output, allow_dead_letters=allow_dead_letters)
 
 
-def show_run(line: Line, found: Report) -> None:
-    """Show how far a run is, as soon as anybody works on it."""
-    if found.is_anybody_at_work or not found.pending or line.shows_progress:
-        line.show(found.progress)
+def showing(line: Line, *, since: Report) -> Callable[[Report], None]:
+    """Call what is returned with each look at a run: it shows how far that is, once a worker is ready."""
+
+    def show(found: Report) -> None:
+        if found.is_under_way(since=since) or line.shows_progress:
+            line.show(found.progress)
+
+    return show

@@ -76,6 +76,11 @@ class Report:
         """Whether a worker is there that may hold a slice, or will."""
         return any(one.state not in _NOT_HOLDING for one in self.workers)
 
+    def is_under_way(self, *, since: Report) -> bool:
+        """Whether a worker has loaded what it needs, or one that has ended already made something."""
+        is_ready = any(one.state not in {*_NOT_HOLDING, ShownState.STARTING} for one in self.workers)
+        return is_ready or self.pending < since.pending
+
     @property
     def rate(self) -> float:
         """Samples per second of the workers that work now, each over its last ten minutes."""

@@ -10,6 +10,8 @@ from shardgen.domain.wording import byte_unit, counted
 
 BYTES = "byte"
 """What is counted where sizes are shown."""
+STARTING, MAKING = "starting the workers", "making samples"
+"""What `run` is doing, until the first worker is ready and from then on."""
 _RATE_WIDTH, _BYTE_RATE_WIDTH = len("1,234/s"), len("999 bytes/s")
 _CLOCK_WIDTH = len("99 d 23 h")
 _SEPARATOR = " · "
@@ -19,8 +21,10 @@ _SEPARATOR = " · "
 class Progress:
     """So many `thing`s of `total` (None: not known yet) are done, `rate` a second (None: not known).
 
-    `doing` says what is being done, such as "merging". `dead` letters are among those done. `workers` are at
-    work, and `own` samples are by the one that speaks; None where there is no such thing.
+    `doing` is "reading the sources", "fetching the weights", "calibrating", "loading the network, up to a
+    minute" (of a preview), "starting the workers" (until one has loaded what it needs), "making samples",
+    "merging", "verifying" or "exporting"; "" where nobody said it. `dead` letters are among those done.
+    `workers` are at work, and `own` samples are by the one that speaks; None where there is no such thing.
     """
 
     done: int

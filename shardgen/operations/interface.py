@@ -24,7 +24,7 @@ from shardgen.coordination.report import Report
 from shardgen.dataset.export.driver import ExportResult
 from shardgen.dataset.merge import MergeResult
 from shardgen.dataset.verify import Verification
-from shardgen.domain.progress import BYTES, OnProgress, Progress, counter
+from shardgen.domain.progress import BYTES, MAKING, STARTING, OnProgress, Progress, counter
 from shardgen.errors import Stopped, WrongOption, explained
 from shardgen.launch.supervisor import RunOptions
 from shardgen.operations.export import export_request, export_subject
@@ -144,8 +144,8 @@ def preview(  # noqa: PLR0913
             say=_log.info,
             events=PreviewEvents(
                 plan=_plan_events(on_progress),
-                doing=_log.info,
-                on_sample=_counter(on_progress, "making samples", "sample"),
+                doing=_doing(on_progress),
+                on_sample=_counter(on_progress, MAKING, "sample"),
             ),
         )
 
@@ -184,7 +184,7 @@ def run(  # noqa: PLR0913
     _refuse_no_list("gpus", gpus, such_as="[0, 2]")
     if limit is not None:
         _refuse_below_one("limit", limit)
-    tell, folders = on_progress or _nobody, _folders(foregrounds, backgrounds, pictures)
+    folders = _folders(foregrounds, backgrounds, pictures)
     with explained(_named(run_dir)):
         directory = open_directory(_named(run_dir))
         crew = Crew.choose(workers=workers, device=device, gpus=tuple(map(str, gpus)))
@@ -203,7 +203,7 @@ def run(  # noqa: PLR0913
                     options,
                     folders=folders,
                     say=_log.info,
-                    on_look=lambda found: tell(replace(found.progress, doing="making samples")),
+                    on_look=_making(on_progress, since=found),
                 )
             except Stopped as stopped:
                 stop = stopped
@@ -365,6 +365,29 @@ def _one_more(on_progress: OnProgress | None, doing: str, thing: str) -> Callabl
             show(next(done), total)
 
     return on_one
+
+
+def _doing(on_progress: OnProgress | None) -> Callable[[str], None]:
+    """Call what is returned with what takes long and cannot be counted."""
+
+    def on_doing(what: str) -> None:
+        _log.info(what)
+        (on_progress or _nobody)(Progress(done=0, total=None, doing=what))
+
+    return on_doing
+
+
+def _making(on_progress: OnProgress | None, *, since: Report) -> Callable[[Report], None]:
+    """Call what is returned with each look at a run."""
+    doing = STARTING
+
+    def on_look(found: Report) -> None:
+        nonlocal doing
+        if found.is_under_way(since=since):
+            doing = MAKING
+        (on_progress or _nobody)(replace(found.progress, doing=doing))
+
+    return on_look
 
 
 def _plan_events(on_progress: OnProgress | None) -> PlanEvents:

@@ -9,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from shardgen.cli import render
+from shardgen.cli.progress import Line
+from shardgen.cli.run import showing
 from shardgen.cli.status_view import mixture_lines, next_step, status_view
 from shardgen.coordination.report import Report, ShownWorker
 from shardgen.domain.identifiers import ShardIndex, WorkerId
@@ -199,6 +201,19 @@ def test_who_is_at_work_is_not_nothing(state: ShownState) -> None:
     found = report((state, 0.0))
     assert pace(found) == "25 %  5/20 samples · 1 worker"
     assert next_step(found) == ""
+
+
+def test_a_run_is_at_0_percent_only_once_a_worker_is_ready() -> None:
+    since = report(stored=5)
+    line = Line()
+    show = showing(line, since=since)
+    for state in (ShownState.STARTING, ShownState.STOPPED):
+        show(report((state, 0.0)))
+        assert not line.shows_progress
+    show(report((ShownState.WAITING, 0.0)))
+    assert line.shows_progress
+    ended_between_two_looks = report((ShownState.STOPPED, 0.0), stored=6)
+    assert ended_between_two_looks.is_under_way(since=since)
 
 
 @pytest.mark.parametrize("state", [ShownState.DEAD, ShownState.STOPPED, ShownState.EXPIRED])

@@ -60,7 +60,7 @@ def test_the_example_makes_a_data_set_and_nothing_else_prints(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    doing = ("reading the sources ", "making samples ", "merging ")
+    doing = ("reading the sources ", "starting the workers ", "making samples ", "merging ")
     assert [line for line in lines if not line.startswith(doing)] == [
         "16 samples planned, look at people/preview.png",
         "16 of 16 samples are pending (1 of 1 batches, the first is 0)",
@@ -102,12 +102,17 @@ def test_a_thread_can_be_stopped_and_the_same_call_goes_on(
         enough = pool.submit(shardgen.run, path, limit=4).result()
         assert (enough.report.pending, enough.merged) == (52 - stored, None)
         made = pool.submit(shardgen.run, path, workers=1, on_progress=seen.append).result()
+        drawn: list[shardgen.Progress] = []
+        shardgen.preview(path, samples=1, on_progress=drawn.append)
+    assert [one.doing for one in drawn] == ["loading the network, up to a minute", *["making samples"] * 2]
     assert {number: signal.getsignal(number) for number in handlers} == handlers
     assert made.report.pending == 0
     assert made.merged is not None
     assert made.merged.samples_stored == 48
     assert sha256_of(made.merged.path) == made.merged.sha256
-    assert {one.doing for one in seen} == {"reading the sources", "making samples", "merging"}
+    said = ["reading the sources", "starting the workers", "making samples"]
+    assert list(dict.fromkeys(one.doing for one in seen)) == [*said, "merging"]
+    assert {one.done for one in seen if one.doing == said[1]} == {0, stored - 4}
     assert any("[worker-0] ready" in record.message for record in caplog.records)
     assert capfd.readouterr() == ("", "")
 
