@@ -14,6 +14,8 @@ def show(progress: shardgen.Progress) -> None:
 
 
 try:
+    cut = shardgen.cut_out("portraits", sheet="cut-outs.png", on_progress=show)
+    print(len(cut.written), "masks written,", len(cut.kept), "kept", *cut.warnings, *cut.left_out)
     shardgen.init(
         "people",
         foregrounds="portraits",

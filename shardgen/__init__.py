@@ -23,13 +23,25 @@ if TYPE_CHECKING:
     from shardgen.dataset.verify import Verification
     from shardgen.domain.progress import Progress
     from shardgen.errors import ShardgenError
-    from shardgen.operations.interface import export, init, merge, plan, preview, run, status, verify
+    from shardgen.operations.interface import (
+        CutOutResult,
+        cut_out,
+        export,
+        init,
+        merge,
+        plan,
+        preview,
+        run,
+        status,
+        verify,
+    )
     from shardgen.operations.plan import Planned
     from shardgen.operations.run import RunResult
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # else Python itself would print warnings
 __version__ = "0.1.0"
 __all__ = [
+    "CutOutResult",
     "DataSet",
     "ExportResult",
     "MergeResult",
@@ -40,6 +52,7 @@ __all__ = [
     "ShardgenError",
     "Verification",
     "__version__",
+    "cut_out",
     "errors",
     "export",
     "init",
@@ -61,7 +74,7 @@ _PLACES = {  # where each of them is
     "ShardgenError": "shardgen.errors",
     "Verification": "shardgen.dataset.verify",
     **dict.fromkeys(
-        ("export", "init", "merge", "plan", "preview", "run", "status", "verify"),
+        ("CutOutResult", "cut_out", "export", "init", "merge", "plan", "preview", "run", "status", "verify"),
         "shardgen.operations.interface",
     ),
 }

@@ -18,7 +18,7 @@ from shardgen.errors import InputMissing, WrongOption
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-FUNCTIONS = ("init", "plan", "preview", "run", "status", "merge", "verify", "export")
+FUNCTIONS = ("cut_out", "init", "plan", "preview", "run", "status", "merge", "verify", "export")
 FOR_PROGRAMS = {"--json"}  # what it prints, a function returns
 
 
@@ -64,7 +64,7 @@ def test_a_function_has_the_options_of_its_command(name: str) -> None:
     named = [one for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "on_progress"]
     options = {
         max(parameter.opts, key=len)
-        for parameter in load(name).params
+        for parameter in load(name.replace("_", "-")).params
         if parameter.param_type_name == "option" and parameter.name != "help"
     }
     assert {f"--{one.name.replace('_', '-')}" for one in named} == options - lacks - FOR_PROGRAMS
@@ -78,7 +78,7 @@ def test_a_function_is_typed_and_its_options_are_named(name: str) -> None:
     parameters = inspect.signature(function).parameters.values()
     assert set(hints) == {"return", *(one.name for one in parameters)}
     others = [one for one in parameters if one.kind is not one.KEYWORD_ONLY]
-    assert [one.name for one in others] in (["run_dir"], ["subject"], ["subject", "out"])
+    assert [one.name for one in others] in (["folder"], ["run_dir"], ["subject"], ["subject", "out"])
 
 
 def test_importing_the_package_imports_nothing_of_it() -> None:

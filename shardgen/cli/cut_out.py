@@ -10,7 +10,6 @@ import typer
 
 from shardgen.cli import render
 from shardgen.cli.progress import doing, downloading
-from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted
 from shardgen.errors import SourcesRefused
 
@@ -57,7 +56,13 @@ def cut_out(
       shardgen cut-out portraits --sheet cut-outs.png
     """
     with doing("looking through the photographs", is_printed=False) as line:
-        from shardgen.operations.cut_out import CutOutEvents, CutOutRequest, cut_out_photographs, draw_sheet
+        from shardgen.operations.cut_out import (
+            CutOutEvents,
+            CutOutRequest,
+            cut_out_photographs,
+            draw_sheet,
+            warnings,
+        )
 
         count, on_file = itertools.count(1), line.counter("cutting out", "photograph")
         done = cut_out_photographs(
@@ -73,7 +78,7 @@ def cut_out(
             drawn = draw_sheet(done, sheet)
         nothing = f"{sheet} not drawn: there are no masks by cut-out"
         render.echo(f"{sheet}   {counted(drawn, 'photograph')}" if drawn else nothing)
-    render.say_remarks("warning", _warnings(done))
+    render.say_remarks("warning", warnings(done))
     if files := sum(len(problem.names) for problem in done.problems):
         raise SourcesRefused(
             f"{counted(files, 'file')} of {done.folder} left out; everything else was done",
@@ -96,12 +101,3 @@ def _counts(done: CutOuts) -> list[tuple[str, str]]:
     }
     found = {kind: sum(one.kind is kind for one in done.outcomes) for kind in words}
     return [(words[kind], f"{count:,}") for kind, count in found.items() if count or kind is Kind.WRITTEN]
-
-
-def _warnings(done: CutOuts) -> list[Remark]:
-    from shardgen.operations.cut_out import concerns
-
-    return [
-        Remark(folder=str(done.folder), names=tuple(names), reason=concern.words, hint=concern.advice)
-        for concern, names in concerns(done).items()
-    ]

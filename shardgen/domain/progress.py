@@ -21,10 +21,11 @@ _SEPARATOR = " · "
 class Progress:
     """So many `thing`s of `total` (None: not known yet) are done, `rate` a second (None: not known).
 
-    `doing` is "reading the sources", "fetching the weights", "calibrating", "loading the network, up to a
-    minute" (of a preview), "starting the workers" (until one has loaded what it needs), "making samples",
-    "merging", "verifying" or "exporting"; "" where nobody said it. `dead` letters are among those done.
-    `workers` are at work, and `own` samples are by the one that speaks; None where there is no such thing.
+    `doing` is "cutting out", "reading the sources", "fetching the weights", "calibrating", "loading the
+    network, up to a minute" (of a preview), "starting the workers" (until one has loaded what it needs),
+    "making samples", "merging", "verifying" or "exporting"; "" where nobody said it. `dead` letters are among
+    those done. `workers` are at work, and `own` samples are by the one that speaks; None where there is no
+    such thing.
     """
 
     done: int

@@ -234,6 +234,14 @@ def concerns(done: CutOuts) -> dict[Concern, list[str]]:
     return {concern: names for concern, names in found.items() if names}
 
 
+def warnings(done: CutOuts) -> list[Remark]:
+    """The same as remarks, with what to do about it."""
+    return [
+        Remark(folder=str(done.folder), names=tuple(names), reason=concern.words, hint=concern.advice)
+        for concern, names in concerns(done).items()
+    ]
+
+
 def check_model(path: Path) -> dict[str, str | int]:
     """What `weights check` says of a network for cut-outs; raises InputMissing, WeightsRefused."""
     network = _read_model(path)

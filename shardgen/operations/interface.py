@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -25,6 +25,8 @@ from shardgen.dataset.export.driver import ExportResult
 from shardgen.dataset.merge import MergeResult
 from shardgen.dataset.verify import Verification
 from shardgen.domain.progress import BYTES, MAKING, STARTING, OnProgress, Progress, counter
+from shardgen.domain.remarks import Remark
+from shardgen.domain.wording import counted
 from shardgen.errors import Stopped, WrongOption, explained
 from shardgen.launch.supervisor import RunOptions
 from shardgen.operations.export import export_request, export_subject
@@ -45,6 +47,74 @@ from shardgen.settings.template import toml_value
 _Path = str | os.PathLike[str]
 _SHOWN = 5  # names of photographs
 _log = logging.getLogger("shardgen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutOutResult:
+    """What became of a folder's photographs, by their names in it.
+
+    `written` have a new mask, `kept` have a mask or an alpha channel already. `warnings` are about masks that
+    need a look, and photographs without a subject, which get no mask; `left_out` about files that cannot be
+    used. `sheet` is None where there was nothing to draw.
+    """
+
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+    warnings: tuple[Remark, ...]
+    left_out: tuple[Remark, ...]
+    sheet: Path | None
+
+    def __repr__(self) -> str:
+        """One line, as a notebook shows it."""
+        done = f"{counted(len(self.written), 'mask')} written, {counted(len(self.kept), 'photograph')} kept"
+        doubtful, left_out = (
+            sum(len(one.names) for one in remarks) for remarks in (self.warnings, self.left_out)
+        )
+        return f"<CutOutResult: {done}, {doubtful} to look at, {counted(left_out, 'file')} left out>"
+
+
+def cut_out(
+    folder: _Path,
+    *,
+    sheet: _Path | None = None,
+    overwrite: bool = False,
+    model: _Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> CutOutResult:
+    """Write `NAME.mask.png` beside each photograph that has neither an alpha channel nor a mask file.
+
+    `folder` may also be one photograph, whose mask is then made again. `sheet` is a PNG that shows the
+    photographs beside their cut-outs. `overwrite` makes shardgen's own masks again; yours are never replaced.
+    `model` is an ONNX file of the U²-Net family, instead of the small one that is fetched once. The same call
+    goes on after a stop.
+
+    Files that cannot be used raise nothing: `left_out` has them, and all others are done.
+
+    Raises InputMissing where there are no photographs, WeightsRefused, DownloadFailed; SourcesRefused for one
+    photograph by name whose mask is yours; PlanConflict for a sheet in a place where none may lie.
+    """
+    with explained(_named(folder)):
+        from shardgen.operations import cut_out as making  # noqa: PLC0415 - loads the image libraries
+
+        on_file = _one_more(on_progress, "cutting out", "photograph")
+        done = making.cut_out_photographs(
+            making.CutOutRequest(
+                path=Path(folder), model=_path(model), overwrite=overwrite, sheet=_path(sheet)
+            ),
+            events=making.CutOutEvents(
+                on_file=lambda _name, of: on_file(of),
+                on_download=_counter(on_progress, "fetching the weights", BYTES),
+            ),
+        )
+        is_drawn = sheet is not None and making.draw_sheet(done, Path(sheet)) > 0
+        unchanged = (making.Kind.EARLIER, making.Kind.THEIRS, making.Kind.ALPHA)
+        return CutOutResult(
+            written=tuple(one.name for one in done.outcomes if one.kind is making.Kind.WRITTEN),
+            kept=tuple(one.name for one in done.outcomes if one.kind in unchanged),
+            warnings=tuple(making.warnings(done)),
+            left_out=done.problems,
+            sheet=_path(sheet) if is_drawn else None,
+        )
 
 
 def init(  # noqa: PLR0913 - what the command has options for

@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
+import shardgen as package
 from shardgen.errors import InputMissing, PlanConflict, SourcesRefused, StorageFailed, WeightsRefused
 from shardgen.imaging.codec import Photograph, decode
 from shardgen.imaging.own_masks import Marks, Verdict, judge, own_mask_file, read_marks
@@ -417,6 +418,30 @@ def test_a_photograph_that_gets_no_mask_costs_no_other_its_own(
     assert problem.hint
     assert kinds(done)["zoe.jpg"] is Kind.WRITTEN
     assert draw_sheet(done, tmp_path / "sheet.png") == len(done.outcomes)
+
+
+@pytest.mark.slow
+def test_python_is_told_what_was_written_what_needs_a_look_and_what_was_left_out(
+    made: Path, u2netp: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_rgb(made / "grass.png", GRASS)
+    (made / "bad.jpg").write_bytes((made / "anna.jpg").read_bytes()[:2000])
+    (made / "zoe.jpg").write_bytes((made / "anna.jpg").read_bytes())
+    seen: list[package.Progress] = []
+    found = package.cut_out(made, model=u2netp, sheet=tmp_path / "sheet.png", on_progress=seen.append)
+    assert (found.written, found.kept) == (("zoe.jpg",), ("anna.jpg",))
+    assert [(one.names, one.reason) for one in found.warnings] == [(("grass.png",), Concern.EMPTY.words)]
+    assert [one.names for one in found.left_out] == [("bad.jpg",)]
+    assert found.sheet == tmp_path / "sheet.png"
+    assert found.sheet.is_file()
+    assert [(one.doing, one.done, one.total, one.thing) for one in seen] == [
+        ("cutting out", done, 4, "photograph") for done in (1, 2, 3, 4)
+    ]
+    assert repr(found) == "<CutOutResult: 1 mask written, 1 photograph kept, 1 to look at, 1 file left out>"
+    assert package.cut_out(made / "zoe.jpg", model=u2netp).written == ("zoe.jpg",)
+    with pytest.raises(InputMissing, match="no such folder"):
+        package.cut_out(tmp_path / "nobody")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_photograph_that_is_damaged_before_the_sheet_is_drawn_is_named(

@@ -60,8 +60,9 @@ def test_the_example_makes_a_data_set_and_nothing_else_prints(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    doing = ("reading the sources ", "starting the workers ", "making samples ", "merging ")
+    doing = ("cutting out ", "reading the sources ", "starting the workers ", "making samples ", "merging ")
     assert [line for line in lines if not line.startswith(doing)] == [
+        "0 masks written, 2 kept",
         "16 samples planned, look at people/preview.png",
         "16 of 16 samples are pending (1 of 1 batches, the first is 0)",
         "16 samples stored, 0 dead letters",
@@ -73,7 +74,7 @@ def test_the_example_makes_a_data_set_and_nothing_else_prints(tmp_path: Path) ->
         [sys.executable, str(EXAMPLE)], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
     assert again.returncode == 10, again.stderr
-    code, message, hint = again.stdout.splitlines()
+    *_, code, message, hint = again.stdout.splitlines()
     assert code == "PlanConflict"
     assert message == "people/shardgen.toml: there are settings here already"
     assert "shardgen plan people" in hint
