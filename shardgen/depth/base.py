@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from shardgen.depth.device import Device
 from shardgen.domain.plan import SETTING
+from shardgen.domain.wording import nearest
 from shardgen.errors import InvalidSettings, WeightsRefused
 from shardgen.storage.released import OnDownload
 
@@ -219,6 +220,8 @@ class Family(ABC):
 
     name: ClassVar[str]
     """As `[depth] model` has it."""
+    names: ClassVar[tuple[str, ...]] = ()
+    """What `[depth] weights` may be, except paths: examples, where there is no end of them."""
     default_weights: ClassVar[str]
     sides: ClassVar[Sides]
     """The widest range for all networks of the family; `Network.sides` may be narrower."""
@@ -226,6 +229,10 @@ class Family(ABC):
     @abstractmethod
     def plan_name(self, written: str) -> str:
         """The plan's name of `[depth] weights`; `FILE` for a path. Raises ValueError for a malformed name."""
+
+    def meant(self, written: str) -> str:
+        """The one of `names` that a bare word was probably meant as; "" for a path, and a word like none."""
+        return "" if Path(written).suffix or "/" in written else nearest(written, self.names)
 
     @abstractmethod
     def find(self, choice: NetworkChoice, *, on_download: OnDownload | None = None) -> Network:

@@ -8,10 +8,11 @@ from pathlib import Path
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from shardgen.domain.wording import nearest
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.manifest.backend import Backend
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.manifest.urls import has_own_index
+from shardgen.manifest.urls import SHARED_FOLDER, has_own_index
 
 _EXAMPLES = 'url = "sqlite:///manifest.sqlite", or "postgresql+psycopg://host/database" for several machines'
 
@@ -41,7 +42,7 @@ class DatabaseUrl:
             return PostgresServer(url.set(drivername="postgresql+psycopg"))
         raise InvalidSettings(
             f"[manifest] url: {url.drivername!r} is not a kind of database that this version knows",
-            hint=_EXAMPLES,
+            hint=_examples(url.drivername),
         )
 
     @property
@@ -59,12 +60,17 @@ class DatabaseUrl:
         return self.run_dir / url.database
 
 
+def _examples(written: str) -> str:
+    meant = nearest(written, ("sqlite", "postgresql", SHARED_FOLDER))
+    return f'did you mean "{meant}"? {_EXAMPLES}' if meant else _EXAMPLES
+
+
 def _parsed(text: str) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
         # Not chained: the cause may repeat the URL, and with it a password.
-        raise InvalidSettings("[manifest] url: not a database URL", hint=_EXAMPLES) from None
+        raise InvalidSettings("[manifest] url: not a database URL", hint=_examples(text)) from None
     # What follows an @ inside a password would be taken for a host, a database or a query, and be shown.
     if url.get_backend_name() != "sqlite" and text.count("@") > 1:
         raise InvalidSettings(

@@ -167,5 +167,7 @@ def _written_weights(preset: str, weights: str) -> str:
     if name != FILE:
         return name
     if not is_file(Path(weights)):
+        if near := DEFAULT.meant(weights):
+            hint = f"did you mean --weights {near}? Known are nyu, kitti, small, or a file's path"
         raise InputMissing(f"{weights}: no such weights file", hint=hint)
     return str(Path(weights).resolve())

@@ -271,6 +271,21 @@ CASES = [
         says=("[manifest] url", "mysql"),
         hints=("sqlite:///", "postgresql"),
     ),
+    *(
+        Case(
+            name=f"a manifest mistyped: {url}",
+            arguments=("plan", RUN),
+            code=12,
+            arrange=_set("manifest", "url", f'"{url}"'),
+            says=("[manifest] url",),
+            hints=(f'did you mean "{meant}"? url = "sqlite:///manifest.sqlite"',),
+        )
+        for url, meant in [
+            ("sqlit:///manifest.sqlite", "sqlite"),
+            ("postgre://anna@host/people", "postgresql"),
+            ("Folder", "folder:"),
+        ]
+    ),
     Case(
         name="a manifest in memory",
         arguments=("plan", RUN),

@@ -105,6 +105,23 @@ CASES = [
         says=("--weights: preset masks-only makes no depth",),
         hints=("leave --weights out",),
     ),
+    *(
+        Case(
+            name=f"weights mistyped after init: {weights}",
+            arguments=(
+                *("init", "new", "--weights", weights),
+                *("--foregrounds", "cut-outs", "--backgrounds", "scenes"),
+            ),
+            code=11,
+            says=(f"{weights}: no such weights file",),
+            hints=(hint,),
+        )
+        for weights, hint in [
+            ("smal", "did you mean --weights small? Known are nyu, kitti, small, or a file's path"),
+            ("Small", "did you mean --weights small?"),
+            ("own/small.h5", "hint: --weights nyu, kitti, small, or a file's path"),
+        ]
+    ),
     Case(
         name="a preset that is not there",
         arguments=("init", "new", "--preset", "grid500"),

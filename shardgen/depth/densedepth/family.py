@@ -23,7 +23,7 @@ from shardgen.depth.base import (
 )
 from shardgen.depth.densedepth.topology import tensor_shapes
 from shardgen.depth.device import Device
-from shardgen.domain.wording import counted, nearest
+from shardgen.domain.wording import counted
 from shardgen.errors import InputMissing, InvalidSettings
 from shardgen.storage.released import OnDownload, Released, locate
 
@@ -139,6 +139,7 @@ class DenseDepth(Family):
     """Alhashim and Wonka 2018, "High Quality Monocular Depth Estimation via Transfer Learning"."""
 
     name = "densedepth"
+    names = (*RELEASED, *SHIPPED, "random:64")
     default_weights = "nyu"
     sides = Sides(32, 32)
 
@@ -186,7 +187,7 @@ def _refuse_unknown_word(setting: str, path: Path) -> None:
     """Who writes a bare word, and has no file of that name, means one of the names."""
     if Path(setting).suffix or "/" in setting or os.path.lexists(path):
         return
-    near = nearest(setting, [*RELEASED, *SHIPPED, "random:64"])
+    near = DenseDepth().meant(setting)
     meant = f'did you mean "{near}"? ' if near else ""
     raise InputMissing(
         f"{path}: no such weights file",
