@@ -107,6 +107,23 @@ def choose(text: str, known: Iterable[str], *, option: str) -> str:
     raise WrongOption(option, f"{text!r} is not one of {', '.join(words.values())}{question}")
 
 
+MAX_WORKERS = 256  # of one `run`
+MAX_DRAWN = 400  # samples of a preview; they are in memory together
+
+
+def refuse_number(option: str, value: object, *, at_most: int | None = None) -> None:
+    """Raise WrongOption, in the words of the command line, for what is no whole number from 1 on."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        problem = "must be a whole number"
+    elif value < 1:
+        problem = "must be at least 1"
+    elif at_most is not None and value > at_most:
+        problem = f"must be at most {at_most}"
+    else:
+        return
+    raise WrongOption(option, f"{problem} (found {value!r})")
+
+
 class InvalidSettings(OperatorError):
     """`shardgen.toml` or an option holds a value that cannot be used."""
 

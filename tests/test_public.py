@@ -15,6 +15,7 @@ import shardgen
 from shardgen import errors
 from shardgen.cli.commands import load
 from shardgen.errors import InputMissing, WrongOption
+from tests.runs import shardgen as cli
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -129,6 +130,27 @@ def test_a_value_that_makes_no_sense_is_a_value_error_that_names_the_option(
         call()
     assert isinstance(wrong.value, WrongOption)
     assert wrong.value.option == option
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("preview", "samples"), ("run", "workers"), ("run", "limit"), ("export", "shard_size")],
+)
+def test_a_number_has_the_bounds_of_the_command_in_its_words(name: str, option: str, tmp_path: Path) -> None:
+    (run_dir := tmp_path / "people").mkdir()
+    (run_dir / "shardgen.toml").touch()
+    needs = {"out": tmp_path / "out", "format": "parquet"} if name == "export" else {}
+    flag, words = f"--{option.replace('_', '-')}", ["out", "--format", "parquet"] if needs else []
+    found = next(one for one in load(name).params if one.name == option)
+    for number in (0, *([] if found.max is None else [found.max + 1])):
+        with pytest.raises(WrongOption) as wrong:
+            getattr(shardgen, name)(run_dir, **{option: number}, **needs)
+        typed = cli(name, run_dir, *words, flag, str(number))
+        assert typed.returncode == 2
+        as_typed = wrong.value.fact.replace("(found ", "(typed: ")
+        assert typed.stderr.splitlines()[0] == f"error: {flag} {as_typed}"
+    with pytest.raises(WrongOption, match=r"must be a whole number \(found True\)"):
+        getattr(shardgen, name)(run_dir, **{option: True}, **needs)
 
 
 def test_what_is_logged_is_printed_only_where_a_program_asks_for_it() -> None:

@@ -19,13 +19,14 @@ from shardgen.cli.options import (
 from shardgen.cli.plan import planning_events
 from shardgen.cli.progress import doing
 from shardgen.cli.render import echo, say
+from shardgen.errors import MAX_DRAWN
 
 
 def preview(
     *,
     run_dir: RunDir = HERE,
     samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=1, max=400, help="How many samples to draw.")
+        int, typer.Option("--samples", metavar="N", min=1, max=MAX_DRAWN, help="How many samples to draw.")
     ] = 20,
     all_foregrounds: Annotated[
         bool,

@@ -31,6 +31,7 @@ from shardgen.cli.plan import make_plan_with_progress, plan_view
 from shardgen.cli.progress import Line, doing, opening
 from shardgen.domain.progress import STARTING
 from shardgen.domain.wording import counted, typed
+from shardgen.errors import MAX_WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ def run(
             "--workers",
             metavar="N",
             min=1,
-            max=256,
+            max=MAX_WORKERS,
             help="Worker processes; on a CPU they share the cores.",
             show_default="one per GPU, else 1",
         ),

@@ -27,7 +27,7 @@ from shardgen.dataset.verify import Verification
 from shardgen.domain.progress import BYTES, MAKING, STARTING, OnProgress, Progress, counter
 from shardgen.domain.remarks import Remark
 from shardgen.domain.wording import counted
-from shardgen.errors import Stopped, WrongOption, explained
+from shardgen.errors import MAX_DRAWN, Stopped, WrongOption, explained, refuse_number
 from shardgen.launch.supervisor import RunOptions
 from shardgen.operations.export import export_request, export_subject
 from shardgen.operations.extend import unplanned
@@ -200,7 +200,7 @@ def preview(  # noqa: PLR0913
     Works before `plan`, too. `all_foregrounds` shows each foreground once, however many samples that
     takes. Without `output` it is `preview.png` in the run directory.
     """
-    _refuse_below_one("samples", samples)
+    refuse_number("samples", samples, at_most=MAX_DRAWN)
     with explained(_named(run_dir)):
         return draw_preview(
             open_directory(_named(run_dir)),
@@ -253,7 +253,7 @@ def run(  # noqa: PLR0913
     ends_at = math.inf if deadline is None else time.monotonic() + deadline.total_seconds()
     _refuse_no_list("gpus", gpus, such_as="[0, 2]")
     if limit is not None:
-        _refuse_below_one("limit", limit)
+        refuse_number("limit", limit)
     folders = _folders(foregrounds, backgrounds, pictures)
     with explained(_named(run_dir)):
         directory = open_directory(_named(run_dir))
@@ -382,7 +382,7 @@ def export(  # noqa: PLR0913
     Raises what `merge` raises, and PlanConflict when something else lies in the folder.
     """
     if shard_size is not None:
-        _refuse_below_one("shard_size", shard_size)
+        refuse_number("shard_size", shard_size)
     _refuse_no_list("split", () if split is None else split, such_as="(800, 100, 100)")
     _refuse_no_list("exclude", exclude, such_as='["foregrounds/anna.png"]')
     show = _counter(on_progress, "exporting", "sample")
@@ -473,11 +473,6 @@ def _warn_of_unplanned(run: RunDirectory, folders: Folders) -> None:
     for remark in unplanned(run, run.plan(), folders):
         names = ", ".join(remark.names[:_SHOWN]) + (", …" if remark.names[_SHOWN:] else "")
         _log.warning("%s: %s: %s (%s)", remark.folder, remark.reason, names, remark.hint)
-
-
-def _refuse_below_one(option: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise WrongOption(option, f"{value!r} is not a whole number of 1 or more")
 
 
 def _refuse_no_list(option: str, value: object, *, such_as: str) -> None:

@@ -12,7 +12,7 @@ from shardgen.coordination.open import open_run
 from shardgen.coordination.report import Report
 from shardgen.dataset.merge import MergeResult
 from shardgen.domain.wording import Say
-from shardgen.errors import WrongOption
+from shardgen.errors import MAX_WORKERS, refuse_number
 from shardgen.launch.allocation import Wanted, choose_gpus, settle_workers
 from shardgen.launch.local import LocalLauncher
 from shardgen.launch.supervisor import RunOptions, run_workers
@@ -45,8 +45,8 @@ class Crew:
 
         Raises WrongOption for a value that makes no sense.
         """
-        if workers is not None and workers < 1:
-            raise WrongOption("workers", f"{workers} is not 1 or more")
+        if workers is not None:
+            refuse_number("workers", workers, at_most=MAX_WORKERS)
         refuse_device(device)
         refuse_no_names(gpus)
         wanted = Wanted(workers=workers, device=device, gpus=gpus, threads_per_worker=given_threads())
