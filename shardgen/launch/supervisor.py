@@ -183,7 +183,12 @@ class _Supervisor:
         """
         is_main = threading.current_thread() is threading.main_thread()
         numbers = stopping_signals() if is_main else ()
-        previous = {number: signal.signal(number, self._received) for number in numbers}
+        # None stands for a handler of a program that Python is embedded in: Python could not put it back.
+        previous = {
+            number: signal.signal(number, self._received)
+            for number in numbers
+            if signal.getsignal(number) is not None
+        }
         try:
             self._watch(manifest, on_look)
         finally:

@@ -249,3 +249,45 @@ def test_a_second_signal_ends_a_worker_at_once_and_an_echo_of_the_first_does_not
     now[0] += 0.3
     stop._received(signal.SIGINT, None)
     assert ended == [130]
+
+
+EMBEDDED = """
+import ctypes, signal, sys
+from shardgen.coordination.open import open_directory
+from shardgen.errors import WorkersFailed
+from shardgen.launch.supervisor import RunOptions, run_workers
+
+libc, handler_of = ctypes.CDLL(None), ctypes.pythonapi.PyOS_getsig
+libc.signal.argtypes, handler_of.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+own = ctypes.cast(libc.abs, ctypes.c_void_p).value  # takes a number, and does no harm
+libc.signal(signal.SIGHUP, own)
+del sys.modules["_signal"]
+import _signal  # looks at the handlers that are there, as where an interpreter begins inside a program
+assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (None, signal.SIG_DFL)
+
+class NoPlace:
+    seats = 0
+    def look(self):
+        looks.append((handler_of(signal.SIGHUP) == own, signal.getsignal(signal.SIGTERM) != signal.SIG_DFL))
+
+looks, run = [], open_directory(sys.argv[1])
+try:
+    run_workers(run, run.plan(), NoPlace(), RunOptions(), say=print)
+except WorkersFailed:
+    assert looks == [(True, True)], looks
+    assert handler_of(signal.SIGHUP) == own
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    print("left alone")
+"""
+
+
+@pytest.mark.slow
+def test_a_handler_of_a_program_around_python_is_left_alone(run: RunDirectory) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EMBEDDED, str(run.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("left alone\n", "")
