@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,17 @@ def test_every_command_of_the_readme_is_typed_by_a_test_or_excused() -> None:
     assert untyped == [], "say in shown.py where they are typed and what comes of it"
     for beginning in EXCUSED:
         assert any(one.startswith(beginning) for one in COMMANDS), f"{beginning!r} is excused for nothing"
+
+
+def test_each_way_to_share_a_run_names_extras_that_there_are() -> None:
+    there = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    (rows,) = re.findall(r"^\| they share \| extra \|.*\n\|[-|]+\n((?:\|.*\n)+)", README, re.MULTILINE)
+    for row in rows.splitlines():
+        named = {one for words in re.findall(r"`([^`]+)`", row.split(" | ")[1]) for one in words.split(",")}
+        assert named, row
+        assert named <= there, row
+    for extras in re.findall(r"pip install -e \"\.\[([\w,]+)\]", README):
+        assert {*extras.split(",")} <= there
 
 
 @pytest.mark.slow
