@@ -91,7 +91,8 @@ def cut_out(
     Files that cannot be used raise nothing: `left_out` has them, and all others are done.
 
     Raises InputMissing where there are no photographs, WeightsRefused, DownloadFailed; SourcesRefused for one
-    photograph by name whose mask is yours; PlanConflict for a sheet in a place where none may lie.
+    photograph by name whose mask is yours; PlanConflict or InvalidSettings for a sheet among the photographs,
+    in the place of another file, or of another name than `*.png`.
     """
     with explained(_named(folder)):
         from shardgen.operations import cut_out as making  # noqa: PLC0415 - loads the image libraries
