@@ -20,7 +20,8 @@ from tests.runs import make_run, plan_run, sha256_of
 
 pytestmark = pytest.mark.slow
 _OURS = re.compile(
-    r"2 workers on |\[worker-[01]\] |[\d,]+ of 1,600 |.*made\.zip|[\d,]+ samples stored|$|images|fgbg|mask"
+    r"starting the workers$|[\d ]+ %  |2 workers on |\[worker-[01]\] |[\d,]+ of 1,600 |.*made\.zip"
+    r"|[\d,]+ samples stored|$|images|fgbg|mask"
 )
 
 
