@@ -29,23 +29,24 @@ def network_of(width: int) -> tuple[Network, NetworkPlan]:
 
 @pytest.mark.parametrize(
     ("width", "micro_batch", "measured_gib"),
+    # as `python -m benchmarks.memory` printed it
     [
-        (64, 1, 0.87),
-        (64, 4, 1.15),
-        (64, 8, 1.51),
-        (1664, 1, 1.89),
-        (1664, 2, 1.92),
-        (1664, 4, 3.02),
-        (1664, 8, 3.58),
+        (64, 1, 0.75),
+        (64, 2, 0.94),
+        (64, 8, 1.52),
+        (1664, 1, 1.92),
+        (1664, 2, 2.30),
+        (1664, 4, 3.06),
+        (1664, 8, 4.58),
     ],
 )
 def test_the_estimate_is_near_the_measured_peak(width: int, micro_batch: int, measured_gib: float) -> None:
     network, plan = network_of(width)
-    assert network.memory_bytes(plan, micro_batch) / GIB == pytest.approx(measured_gib, rel=0.25)
+    assert network.memory_bytes(plan, micro_batch) / GIB == pytest.approx(measured_gib, rel=0.1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "free_gib", "expected"), [("cpu", 64, 2), ("cpu", 1.95, 1), ("gpu", 24, 32), ("gpu", 6, 8)]
+    ("kind", "free_gib", "expected"), [("cpu", 64, 2), ("cpu", 2.0, 1), ("gpu", 24, 32), ("gpu", 6, 8)]
 )
 def test_the_micro_batch_is_what_fits(kind: str, free_gib: float, expected: int) -> None:
     network, plan = network_of(1664)

@@ -51,11 +51,13 @@ RELEASED = {
 }
 RANDOM = "random:"
 
-# Peak resident memory measured at 480x640 on a CPU, decoder widths 64 and 1664, micro-batches 1 to 8.
-RUNTIME_BYTES = 660 << 20  # TensorFlow itself
-COPIES = {Precision.FLOAT32: 5, Precision.FAST: 3}  # of the tensors: as read, folded, spread over tiles
-BYTES_PER_PIXEL = 320.0  # of the input: the encoder and the skips
-BYTES_PER_PIXEL_AND_CHANNEL = {Precision.FLOAT32: 0.45, Precision.FAST: 0.3}  # of the decoder's width
+# Peak resident memory at 640 x 480 on a CPU, as `python -m benchmarks.memory` measures it in float32; that of
+# `fast` is a guess, since no CPU with bfloat16 was at hand.
+RUNTIME_BYTES = 480 << 20  # TensorFlow itself
+COPIES = 2.5  # of a tensor: as read and folded
+TILED_COPIES = {Precision.FLOAT32: 8.5, Precision.FAST: 5}  # of a 3x3 convolution's: spread over tiles, too
+BYTES_PER_PIXEL = 350.0  # of the input: the encoder and the skips
+BYTES_PER_PIXEL_AND_CHANNEL = {Precision.FLOAT32: 0.59, Precision.FAST: 0.39}  # of the decoder's width
 CPU_MICRO_BATCHES = (2, 1)  # larger ones are no faster on a CPU, and take more memory
 GPU_MICRO_BATCHES = (32, 16, 8, 4, 2, 1)
 # Into 3x3 convolutions. On a Zen 3 oneDNN computes those of up to 64 in half of Eigen's time, and of 128 in
@@ -83,10 +85,13 @@ class DenseDepthNetwork(Network):
     def memory_bytes(self, plan: NetworkPlan, micro_batch: int) -> int:
         """As measured; needs no TensorFlow."""
         topology, (width, height) = self._file.topology, plan.input
-        parameter_bytes = 4 * sum(math.prod(shape) for shape in tensor_shapes(topology).values())
+        tensors = 0.0
+        for shape in tensor_shapes(topology).values():
+            copies = TILED_COPIES[plan.precision] if shape[:2] == (3, 3) else COPIES
+            tensors += 4 * copies * math.prod(shape)
         per_pixel = BYTES_PER_PIXEL + BYTES_PER_PIXEL_AND_CHANNEL[plan.precision] * topology.decoder_width
         pixels = micro_batch * width * height
-        return round(RUNTIME_BYTES + COPIES[plan.precision] * parameter_bytes + pixels * per_pixel)
+        return round(RUNTIME_BYTES + tensors + pixels * per_pixel)
 
     def micro_batches(self, kind: str) -> tuple[int, ...]:
         """Small ones on a CPU."""
