@@ -6,10 +6,9 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from urllib.parse import unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -29,11 +28,14 @@ from shardgen.errors import (
 from shardgen.machine.file_systems import refuse_untrusted
 from shardgen.manifest.backend import Access, Backend, Body, Damage, Database, Happened, Result, StillAlone
 from shardgen.manifest.sqlite_building import alone_in, refuse_existing, staged_file
+from shardgen.manifest.sqlite_place import Place, Standing
 from shardgen.manifest.tables import MEND, REBUILD
 from shardgen.storage.files import is_file, make_folders
 
 _BUSY_TIMEOUT_SECONDS = 30.0  # SQLite's busy handler is unfair: one of 8 saturated writers waited 3.4 s
 _READING = "shardgen_reading"  # an execution option of a transaction that changes nothing
+_PLACE = "shardgen_place"  # an execution option of every transaction on a file
+_INODE = "shardgen_inode"  # of the file that a connection has open
 _INTERRUPT_SECONDS = 0.05  # between two attempts to end it
 _OF_WHAT_IS_COPIED = {
     sqlite3.SQLITE_CORRUPT,
@@ -120,13 +122,16 @@ class SqliteDatabase(Database):
     def transact(
         self, body: Body[Result], *, happened: Happened[Result] | None = None, reading: bool = False
     ) -> Result:
-        """Run one transaction; `happened` is not needed, since a commit here always answers."""
-        del happened
+        """Run one transaction; `happened` is asked after a commit that failed, but may stand all the same."""
         engine = self.engine.execution_options(**{_READING: reading})
+        results = list[Result]()
         try:
             with transaction(engine) as connection:
-                return body(connection)
-        except ShardgenError as error:
+                results.append(body(connection))
+            return results[0]
+        except StorageFailed as error:
+            if results and happened is not None and self._took_place(happened, results[0]):
+                return results[0]
             if not _is_stale_journal(error):
                 raise
         # Roll back what a killed process left; a read-only connection may not do that itself.
@@ -134,6 +139,12 @@ class SqliteDatabase(Database):
             pass
         with transaction(engine) as connection:
             return body(connection)
+
+    def _took_place(self, happened: Happened[Result], result: Result) -> bool:
+        """A commit whose journal is gone stands; any other is undone by whoever looks first."""
+        with suppress(ShardgenError), transaction(self.engine) as connection:
+            return happened(connection, result)
+        return False
 
     def damage(self, *, seconds: float) -> Damage:
         """Look through the whole file (PRAGMA quick_check); meanwhile nobody can commit."""
@@ -197,8 +208,6 @@ def _make_folder(folder: Path) -> None:
 
 def _copy(connection: Connection, target: Path) -> None:
     """All pages in one step: in several, each commit of another process would start the copy anew."""
-    # This waits for a writer, then keeps others out.
-    connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema")
     source = _driver(connection)
     with closing(sqlite3.connect(target)) as copy:
         copy.execute("PRAGMA journal_mode=OFF")  # nobody needs half a copy, nor a journal of it
@@ -219,10 +228,14 @@ def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:
     mode = {Access.READ: "ro", Access.WRITE: "rw", Access.CREATE: "rwc"}[access]
     database = f"file:{_uri_path(path)}"
     url = URL.create("sqlite", database=database, query={"mode": mode, "uri": "true"})
-    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS})
+    place = Place.of(path.resolve())
+    engine = create_engine(
+        url, connect_args={"timeout": _BUSY_TIMEOUT_SECONDS}, execution_options={_PLACE: place}
+    )
 
     @event.listens_for(engine, "connect")
-    def _configure(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    def _configure(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+        record.info[_INODE] = place.inode()
         # None stops the driver from beginning (deferred) transactions of its own; ours begin below.
         connection.isolation_level = None
         cursor = connection.cursor()
@@ -239,6 +252,14 @@ def open_engine(path: Path, access: Access = Access.WRITE) -> Engine:
         # Who only reads must not wait for a writer, which may hang with that lock in its hand.
         is_reading = access is Access.READ or connection.get_execution_options().get(_READING)
         connection.exec_driver_sql("BEGIN" if is_reading else "BEGIN IMMEDIATE")
+        if is_reading:
+            connection.exec_driver_sql("PRAGMA schema_version").scalar()  # takes the lock, after a writer
+        # SQLite finds the journal of a commit that was cut short by the file's path. While the folder is away
+        # it finds none, and would show as committed what is undone when the folder is back.
+        standing = place.look(connection.info[_INODE])
+        if standing is not Standing.HERE:
+            kind, fact, hint = _MISPLACED[standing]
+            raise kind(f"{place.path}: {fact}", hint=hint)
 
     return engine
 
@@ -252,8 +273,14 @@ def _uri_path(path: Path) -> str:
 def transaction(engine: Engine) -> Iterator[Connection]:
     """One transaction: committed at the end, rolled back on any error; database errors become ours."""
     try:
-        with engine.begin() as connection:
-            yield connection
+        with engine.connect() as connection:
+            try:
+                with connection.begin():
+                    yield connection
+            except (DatabaseError, StorageFailed):
+                # The pages that it keeps may be undone by others, and a disk that comes back is opened anew.
+                connection.invalidate()
+                raise
     except DatabaseError as error:
         raise translated(error, engine) from error
 
@@ -286,6 +313,11 @@ _AWAY: _Meaning = (
     "its folder is not there",
     "mount it, or put it back; then run the command again",
 )
+_WAS_AWAY: _Meaning = (
+    StorageFailed,
+    "its folder was away for a moment",
+    "run the command again; nothing recorded is lost",
+)
 _BUSY: _Meaning = (
     ManifestBusy,
     f"locked by other processes for {_BUSY_TIMEOUT_SECONDS:g} s",
@@ -296,13 +328,15 @@ _OTHER: _Meaning = (
     "not a manifest of this version of shardgen",
     "check [manifest] url in shardgen.toml",
 )
+_MISPLACED = {Standing.AWAY: _AWAY, Standing.GONE: _GONE, Standing.UNFINISHED: _WAS_AWAY}
 _MEANINGS: dict[int, _Meaning] = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_IOERR: _FULL,
+    sqlite3.SQLITE_IOERR_DELETE_NOENT: _WAS_AWAY,
     sqlite3.SQLITE_READONLY: _FORBIDDEN,
-    sqlite3.SQLITE_READONLY_DBMOVED: _GONE,
+    sqlite3.SQLITE_READONLY_DBMOVED: _WAS_AWAY,
     sqlite3.SQLITE_CANTOPEN: _FORBIDDEN,
     sqlite3.SQLITE_PERM: _FORBIDDEN,
     sqlite3.SQLITE_NOTADB: (
@@ -325,11 +359,11 @@ _MEANINGS: dict[int, _Meaning] = {
 
 def translated(error: DatabaseError, engine: Engine) -> ShardgenError:
     """The deliberate error for a database error."""
-    database = (engine.url.database or "").removeprefix("file:")
-    return explained(error.orig or error, Path(unquote(database)), shown=database)
+    place: Place = engine.get_execution_options()[_PLACE]
+    return explained(error.orig or error, place.path, place)
 
 
-def explained(error: BaseException, path: Path, *, shown: str = "") -> ShardgenError:
+def explained(error: BaseException, path: Path, place: Place | None = None) -> ShardgenError:
     """The deliberate error for one of the driver's; decided on SQLite's codes, never on message text."""
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -337,8 +371,8 @@ def explained(error: BaseException, path: Path, *, shown: str = "") -> ShardgenE
     if code is None and isinstance(error, sqlite3.OperationalError):
         code = sqlite3.SQLITE_CORRUPT  # the module itself speaks: a text that it has read is no UTF-8
     kind, fact, hint = _OTHER if code is None else _MEANINGS.get(code) or _MEANINGS.get(code & 0xFF, _OTHER)
-    if code is not None and code & 0xFF == sqlite3.SQLITE_CANTOPEN and not path.exists():
-        kind, fact, hint = _GONE  # one thread's connection is opened after the others'
-    if kind is ManifestGone and not path.parent.is_dir():
-        kind, fact, hint = _AWAY  # a mount comes back; a file that was deleted from its folder does not
-    return kind(f"{shown or path}: {fact} ({name}: {error})", hint=hint)
+    with suppress(StorageFailed):  # SQLite has many codes for a file that is not there any more
+        standing = (place or Place(path)).look()
+        if standing in (Standing.AWAY, Standing.GONE):
+            kind, fact, hint = _MISPLACED[standing]
+    return kind(f"{path}: {fact} ({name}: {error})", hint=hint)

@@ -32,6 +32,9 @@ DepthMap = NDArray[np.float32]
 """Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
 _LOG = logging.getLogger(__name__)
 _PROCESS_BYTES = 700 << 20  # of a worker with its libraries and the samples of two batches, without a network
+# What a worker takes besides the network: its libraries and the samples of two batches. Real workers on the
+# demo's photographs took 150 to 400 MiB more than benchmarks.memory says of their networks.
+BESIDE_BYTES = 250 << 20
 _UNKNOWN_BYTES = 1 << 62
 _REMARKS = {
     Quality.DEPTH: "",
@@ -95,7 +98,7 @@ def network_demand(choice: NetworkChoice, plan: NetworkPlan) -> Demand:
     return Demand(
         micro_batches=network.micro_batches("cpu") if setting == "auto" else (setting,),
         is_fixed=setting != "auto",
-        bytes_for=lambda micro_batch: network.memory_bytes(plan, micro_batch),
+        bytes_for=lambda micro_batch: network.memory_bytes(plan, micro_batch) + BESIDE_BYTES,
         device_model=device.describe_cpu,
     )
 

@@ -146,7 +146,7 @@ class Worker:
             return WorkOutcome(
                 ending=Ending.STOPPED if self.stop.is_set() else ending,
                 samples_done=heartbeat.samples_done,
-                overview=coordinator.manifest.overview(),
+                overview=self._retry(coordinator.manifest.overview, between=heartbeat.progress),
                 signal_number=self.stop.signal_number,
             )
 

@@ -292,4 +292,4 @@ def test_a_recipe_without_depth_leaves_gpus_alone(tmp_path: Path, monkeypatch: p
     put_nvidia_smi(tmp_path, ONE, monkeypatch)
     shares, said = settled(run, Wanted(workers=2))
     assert gpus_of(shares) == ["", ""]
-    assert re.match(r"2 workers, about 1\.\d GiB each", said)
+    assert re.match(r"2 workers, about 0\.\d GiB each", said)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8  # samples that are prepared side by side, at most
 _BOX = ("output_x", "output_y", "output_width", "output_height")
+_KEPT_PIXEL_BYTES = 6  # of a canvas: a background, and as much again for the files and the network
 _PIXEL_BYTES = 16  # of a cut-out that is resized: colours times alpha in float32
 
 
@@ -237,14 +238,22 @@ class CompositesRecipe(Recipe):
 
     def demand(self, local: object) -> Demand:
         """What the plan's network needs; the weights must be at hand."""
-        from shardgen.recipes.composites.composer import CACHE_BYTES
         from shardgen.recipes.network import demand_without_network, network_choice, network_demand
 
-        depth, beside = self.composites.depth, self._resizing_bytes()
+        depth, beside = self.composites.depth, self._kept_bytes() + self._resizing_bytes()
         if depth is None:
-            return demand_without_network(CACHE_BYTES + beside)
+            return demand_without_network(beside)
         network = network_demand(network_choice(local), depth)
         return replace(network, bytes_for=lambda micro_batch: network.bytes_for(micro_batch) + beside)
+
+    def _kept_bytes(self) -> int:
+        """Memory of prepared photographs: at most what is kept of them, and little if there are few."""
+        from shardgen.recipes.composites.composer import CACHE_BYTES
+
+        plan = self.composites
+        width, height = plan.compose.canvas
+        photographs = len(plan.sources.backgrounds) + len(plan.sources.foregrounds)
+        return min(CACHE_BYTES, photographs * width * height * _KEPT_PIXEL_BYTES)
 
     def _resizing_bytes(self) -> int:
         """Memory to resize whole cut-outs in, as many at once as there are cores."""
