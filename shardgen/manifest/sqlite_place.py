@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shardgen.storage.files import storing
 
+_LOOK = getattr(os, "O_PATH", os.O_RDONLY)  # which Linux alone has, and which needs no right to list
 Inode = tuple[int, int]
 """Of a file or a folder: its device, and its number there."""
 
@@ -50,7 +51,7 @@ class Place:
         # By a descriptor: the folder's name may come and go between two looks, and what lies in it stays.
         with storing(self.path.parent):
             try:
-                folder = os.open(self.path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                folder = os.open(self.path.parent, _LOOK | os.O_DIRECTORY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
                 return Standing.AWAY
             try:
