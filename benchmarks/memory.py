@@ -1,25 +1,31 @@
-"""Peak memory of a process with a network, beside what is reckoned with before workers are started.
+"""Peak memory of a network and of a whole worker, beside the estimate that `run` compares with what is free.
 
-    python -m benchmarks.memory [--widths 64,1664] [--micro-batches 1,2,4,8] [--markdown]
+    python -m benchmarks.memory [--widths 64,1664] [--micro-batches 1,2,4,8] [--workers small,random:64]
+        [--markdown]
 
-Each measurement is a fresh process that loads random weights, builds the graph on the CPU and computes three
-micro-batches of black images of 640 x 480 pixels. Memory does not depend on how busy the machine is.
+Each measurement is a fresh process. A network's loads random weights, builds the graph on the CPU and
+computes three micro-batches of black images of 640 x 480 pixels. A worker is `shardgen worker` with these
+weights, two images at a time, on the demo's photographs (600 x 600 canvas, batches of 32), for three batches.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from benchmarks.beside.table import aligned, markdown
 from shardgen.depth.base import NetworkChoice, NetworkPlan, Precision, Upsampling
 from shardgen.depth.densedepth.family import DenseDepth
 
-HEADER = ("decoder width", "micro-batch", "peak", "reckoned", "ratio")
+HEADER = ("weights", "micro-batch", "peak", "estimate", "estimate / peak")
 INPUT_SIZE = (640, 480)
-ROUNDS = 3
+ROUNDS = BATCHES = 3
+OF_A_WORKER = 2
 
 
 def measure(width: int, micro_batch: int) -> tuple[int, int]:
@@ -43,6 +49,23 @@ def measure(width: int, micro_batch: int) -> tuple[int, int]:
     return peak, network.memory_bytes(plan, micro_batch)
 
 
+def measure_worker(weights: str) -> tuple[int, int]:
+    """The peak of a worker and the estimate, in bytes."""
+    from benchmarks.worker import planned_run  # noqa: PLC0415 - imports all of a worker
+    from shardgen.recipes.registry import recipe_of  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = planned_run(Path(folder), weights, BATCHES)
+        demand = recipe_of(run.plan()).demand(run.local)
+        words = ["-m", "shardgen", "worker", str(run.path), "--max-batches", str(BATCHES), "--device", "cpu"]
+        with subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL) as worker:  # noqa: S603
+            _, status, used = os.wait4(worker.pid, 0)
+            worker.returncode = os.waitstatus_to_exitcode(status)
+        if worker.returncode:
+            raise RuntimeError(f"the worker ended with exit code {worker.returncode}")
+    return 1024 * used.ru_maxrss, demand.bytes_for(OF_A_WORKER)
+
+
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(
@@ -50,6 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--widths", default="64,1664")
     parser.add_argument("--micro-batches", default="1,2,4,8")
+    parser.add_argument("--workers", default="small,random:64")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--measure", nargs=2, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -57,14 +81,21 @@ def main() -> None:
         print(*measure(*options.measure))
         return
     rows = []
-    for width in options.widths.split(","):
+    for width in filter(None, options.widths.split(",")):
         for micro_batch in options.micro_batches.split(","):
             command = [sys.executable, "-m", "benchmarks.memory", "--measure", width, micro_batch]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603
-            peak, estimate = map(int, answer.stdout.split())
-            mib = [f"{value / 2**20:,.0f} MiB" for value in (peak, estimate)]
-            rows.append([width, micro_batch, *mib, f"{estimate / peak:.2f}"])
+            rows.append(_row(f"random:{width}", micro_batch, *map(int, answer.stdout.split())))
+    rows += [
+        _row(f"{weights}, a worker", str(OF_A_WORKER), *measure_worker(weights))
+        for weights in filter(None, options.workers.split(","))
+    ]
     print((markdown if options.markdown else aligned)(HEADER, rows))
+
+
+def _row(weights: str, micro_batch: str, peak: int, estimate: int) -> list[str]:
+    mib = [f"{value / 2**20:,.0f} MiB" for value in (peak, estimate)]
+    return [weights, micro_batch, *mib, f"{estimate / peak:.2f}"]
 
 
 if __name__ == "__main__":

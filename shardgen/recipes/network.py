@@ -32,8 +32,8 @@ DepthMap = NDArray[np.float32]
 """Relative depth, float32 (h, w): 0.01 is near, 1.0 far."""
 _LOG = logging.getLogger(__name__)
 _PROCESS_BYTES = 700 << 20  # of a worker with its libraries and the samples of two batches, without a network
-# What a worker takes besides the network: its libraries and the samples of two batches. Real workers on the
-# demo's photographs took 150 to 400 MiB more than benchmarks.memory says of their networks.
+# What a worker takes besides the network: its libraries and the samples of two batches, as measured by
+# `python -m benchmarks.memory`.
 BESIDE_BYTES = 250 << 20
 _UNKNOWN_BYTES = 1 << 62
 _REMARKS = {

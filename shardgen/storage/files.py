@@ -20,7 +20,7 @@ FILE_MODE = 0o664
 FOLDER_MODE = 0o775
 """Both before the umask, which takes from them what the user wants."""
 
-# For 4 MB at once ext4 looks for memory in pieces of 2 MB, and a write took up to ten times as long.
+# For 4 MB at once ext4 looks for memory in pieces of 2 MB, which can take several times the CPU time.
 _WRITE_BYTES = 1 << 20
 
 _HINTS = {

@@ -19,9 +19,13 @@ from shardgen.launch.local import LocalLauncher
 from shardgen.launch.supervisor import RunOptions, run_workers
 from shardgen.machine.gpus import Gpu
 from shardgen.operations.status import report
+from shardgen.recipes.composites.composer import CACHE_BYTES
+from shardgen.recipes.composites.plan import CompositesPlan
+from shardgen.recipes.registry import recipe_of
 from shardgen.settings.run_directory import RunDirectory
 from tests import environs
 from tests.gpus import put_nvidia_smi
+from tests.plans import make_plan
 from tests.runs import make_run, plan_run, shardgen
 
 TWO = "GPU 0: Tesla T4 (UUID: GPU-5d5ba0d6)\nGPU 1: Tesla V100 (UUID: GPU-c6d4f1ef)\n"
@@ -293,3 +297,15 @@ def test_a_recipe_without_depth_leaves_gpus_alone(tmp_path: Path, monkeypatch: p
     shares, said = settled(run, Wanted(workers=2))
     assert gpus_of(shares) == ["", ""]
     assert re.match(r"2 workers, about 0\.\d GiB each", said)
+
+
+def test_prepared_photographs_count_up_to_what_is_kept_of_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+
+    def needed(backgrounds: int) -> int:
+        return recipe_of(make_plan(backgrounds=backgrounds, foregrounds=1)).demand(run.local).bytes_for(1)
+
+    width, height = CompositesPlan(make_plan()).compose.canvas
+    a_photograph = width * height * 6
+    assert needed(21) - needed(1) == 20 * a_photograph
+    assert needed(1000) - needed(1) == CACHE_BYTES - 2 * a_photograph
