@@ -31,7 +31,7 @@ FLOORS = (
 )
 # All arrows that there are. Whoever adds one says here that it is meant.
 ARROWS = {
-    "__main__": {"cli"},
+    "__main__": {"cli", "machine"},
     "__init__": {"operations", "coordination", "dataset", "errors", "domain"},
     "cli": {
         *("operations", "launch", "worker", "coordination", "dataset", "settings", "recipes"),

@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from shardgen.cli.options import Command
-from shardgen.machine.collecting import importing
 
 LINES = {
     "cut-out": "Cut out subjects: write NAME.mask.png beside photographs.",
@@ -43,8 +42,7 @@ LINES = {
 def load(name: str) -> Any:
     """What typer makes of `cli/NAME.py`: of its function, or of the `app` of one that has commands itself."""
     word = name.replace("-", "_")
-    with importing():
-        module = import_module(f"shardgen.cli.{word}")
+    module = import_module(f"shardgen.cli.{word}")
     app = vars(module).get("app")
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from shardgen.errors import WrongOption, choose, explained
+from shardgen.machine import collecting
 
 HERE = "."
 
@@ -31,6 +32,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
+        collecting.begin()
         named = ctx.params.get("run_dir") or ctx.params.get("subject") or HERE
         try:
             with explained(named):
