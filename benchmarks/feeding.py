@@ -1,6 +1,6 @@
 """A whole worker whose network costs nothing: what it makes a CPU-second, and its time under the lock.
 
-    python -m benchmarks.feeding [--batches 12] [--rounds 5] [--threads 2] [--markdown]
+    python -m benchmarks.feeding [--batches 12] [--rounds 5] [--threads 2] [--before DIR] [--markdown]
 
 Both sides lease, compose, encode, publish (fsync included) and record the reference recipe; "plainly"
 resizes whole canvases, decodes every file again (tests/imaging/plain_composites.py) and gives threads one
@@ -12,7 +12,9 @@ that a process makes in a second, on any number of cores. On a busy machine they
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -43,7 +45,39 @@ from tests.plans import depth_in
 from tests.worker.parts import open_composer
 
 HEADER = ("a worker whose network costs nothing", "plainly", "now", "times")
+BEFORE_HEADER = ("a worker whose network costs nothing", "before", "now", "times")
+ROOT = Path(__file__).parent.parent
 _MICRO_BATCH = 8
+_SLICES = 3  # of a worker of another version, after one that fills its caches
+_OF_A_VERSION = """
+import json, os, sys, tempfile, time
+from pathlib import Path
+import numpy as np
+from benchmarks.worker import Bench, planned_run
+from shardgen.depth.densedepth.network import depth_of
+from shardgen.depth.device import Device
+from shardgen.depth.estimator import DepthEstimator
+from shardgen.recipes.base import DeviceChoice
+from shardgen.recipes.composites.plan import CompositesPlan
+from tests.plans import depth_in
+outputs, batches, slices, threads = np.load(sys.argv[1]), *map(int, sys.argv[2:])
+# Before it could be asked ahead, a network gave its outputs at once.
+is_asked_ahead = hasattr(DepthEstimator, "begin")
+answer = (lambda: outputs) if is_asked_ahead else outputs
+with tempfile.TemporaryDirectory() as folder:
+    run = planned_run(Path(folder), "small", batches)
+    on = Device(kind="cpu", model="none", library="none", version="0")
+    bench = Bench(run, DeviceChoice(device="cpu", threads=threads))
+    bench.estimator = DepthEstimator(
+        lambda _size, _precision: lambda _pictures: answer, depth_of, depth_in(run.plan()),
+        micro_batch=len(outputs), on=on)
+    for sample in CompositesPlan(run.plan()).covering(48):
+        bench.composer.compose(sample)
+    bench.worker(1)
+    began, used = time.perf_counter(), time.process_time()
+    images = bench.worker(slices)
+    print(json.dumps([images, time.perf_counter() - began, time.process_time() - used]))
+"""
 
 
 class PlainMaker(CompositesMaker):
@@ -105,21 +139,50 @@ def measure(folder: Path, *, batches: int, rounds: int, choice: DeviceChoice) ->
             watched = Watched(partial(measured, partial(sides[name].worker, 1)))
             spent[name].append((watched.result, watched.share))
             print(f"round {number + 1} of {rounds}, {name}: {watched.result}", file=sys.stderr)
-    figures: dict[str, Callable[[Spent, float], float]] = {
-        "images a CPU-second": lambda made, _share: made.images / made.cpu_seconds,
-        "images a second": lambda made, _share: made.images / made.wall_seconds,
-        "ms an image under the interpreter's lock": lambda made, share: (
-            1000 * share * made.wall_seconds / made.images
-        ),
-    }
-    rows = []
-    for what, figure in figures.items():
-        plain, now = ([figure(*one) for one in spent[name]] for name in sides)
-        ratio = statistics.median(b / a for a, b in zip(plain, now, strict=True))
-        ratio = 1 / ratio if what.startswith("ms") else ratio
-        middle = [f"{statistics.median(values):.3g}" for values in (plain, now)]
-        rows.append((what, *middle, f"{ratio:.2f}"))
+    plain, now = ([made for made, _ in spent[name]] for name in sides)
+    rows = [_row(what, figure, plain, now) for what, figure in _RATES.items()]
+    locked = [
+        [1000 * share * made.wall_seconds / made.images for made, share in spent[name]] for name in sides
+    ]
+    ratio = statistics.median(a / b for a, b in zip(*locked, strict=True))
+    middle = (f"{statistics.median(side):.3g}" for side in locked)
+    rows.append(("ms an image under the interpreter's lock", *middle, f"{ratio:.2f}"))
     return rows
+
+
+def measure_versions(
+    folder: Path, before: Path, *, batches: int, rounds: int, choice: DeviceChoice
+) -> list[tuple[str, ...]]:
+    """The rows of the table beside another version."""
+    np.save(outputs := folder / "outputs.npy", likely_outputs(_MICRO_BATCH, (320, 240)))
+    checkouts = {"before": before, "now": ROOT}
+    spent: dict[str, list[Spent]] = {name: [] for name in checkouts}
+    words = [str(outputs), *map(str, (batches, _SLICES, choice.threads))]
+    for number in range(rounds):
+        for name in list(checkouts)[:: -1 if number % 2 else 1]:
+            answer = subprocess.run(  # noqa: S603
+                [sys.executable, "-c", _OF_A_VERSION, *words],
+                check=True,
+                stdout=subprocess.PIPE,
+                cwd=checkouts[name],
+            )
+            spent[name].append(Spent(*json.loads(answer.stdout)))
+            print(f"round {number + 1} of {rounds}, {name}: {spent[name][-1]}", file=sys.stderr)
+    return [_row(what, figure, spent["before"], spent["now"]) for what, figure in _RATES.items()]
+
+
+def _row(
+    what: str, figure: Callable[[Spent], float], one: list[Spent], other: list[Spent]
+) -> tuple[str, ...]:
+    rates = [[figure(made) for made in side] for side in (one, other)]
+    ratio = statistics.median(b / a for a, b in zip(*rates, strict=True))
+    return (what, *(f"{statistics.median(side):.3g}" for side in rates), f"{ratio:.2f}")
+
+
+_RATES: dict[str, Callable[[Spent], float]] = {
+    "images a CPU-second": lambda made: made.images / made.cpu_seconds,
+    "images a second": lambda made: made.images / made.wall_seconds,
+}
 
 
 def main() -> None:
@@ -132,12 +195,18 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=0, help="for preparing and encoding each; 0: one a core"
     )
+    parser.add_argument("--before", type=Path, metavar="DIR", help="a checkout of another version")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/benchmarks.md")
     options = parser.parse_args()
+    table = markdown if options.markdown else aligned
     with tempfile.TemporaryDirectory() as folder:
         choice = DeviceChoice(device="cpu", threads=options.threads)
-        rows = measure(Path(folder), batches=options.batches, rounds=options.rounds, choice=choice)
-    print((markdown if options.markdown else aligned)(HEADER, rows))
+        size = {"batches": options.batches, "rounds": options.rounds}
+        if options.before is None:
+            print(table(HEADER, measure(Path(folder), **size, choice=choice)))
+        else:
+            rows = measure_versions(Path(folder), options.before, **size, choice=choice)
+            print(table(BEFORE_HEADER, rows))
 
 
 if __name__ == "__main__":
