@@ -55,6 +55,24 @@ def test_something_moves_before_anything_heavy_is_imported(name: str, tmp_path: 
     assert found & HEAVY == set()
 
 
+@pytest.mark.parametrize(
+    ("words", "is_looked_for"),
+    [(("--help",), False), (("status", "RUN"), True), (("weights", "check", "no.h5"), True)],
+)
+def test_garbage_is_looked_for_from_a_command_s_own_work_on(
+    tmp_path: Path, words: tuple[str, ...], *, is_looked_for: bool
+) -> None:
+    run = plan_run(make_run(tmp_path))
+    typed = ["shardgen", *(str(run.path) if word == "RUN" else word for word in words)]
+    program = (
+        "import gc, sys\nfrom shardgen.__main__ import main\n"
+        f"sys.argv = {typed!r}\n"
+        "try:\n    main()\nfinally:\n    print(gc.isenabled(), gc.get_freeze_count() > 0, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == f"{is_looked_for} {is_looked_for}"
+
+
 @pytest.mark.slow
 def test_a_worker_imports_of_tensorflow_what_it_uses(tmp_path: Path) -> None:
     run = plan_run(make_run(tmp_path))
