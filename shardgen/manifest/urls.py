@@ -44,6 +44,18 @@ def refuse_mistyped_url(text: str) -> None:
         )
 
 
+def refuse_mistyped_bucket(text: str, folder: Path, *, where: str) -> None:
+    """Raise InvalidSettings for a folder's name that was meant as a bucket's url, as in `s3:/bucket/people`.
+
+    Unless there is such a `folder`. `where` names the setting; the text may hold a secret.
+    """
+    is_mistyped = is_meant_as_bucket(text) or ("//" in text and _NO_COLON.fullmatch(text))
+    if is_mistyped and not is_there(folder):
+        raise InvalidSettings(
+            f"{where}: there is no such folder, and it looks like a bucket's url", hint=BUCKET_EXAMPLE
+        )
+
+
 def has_own_index(url: str) -> bool:
     """Whether it names no database: each machine has an index of its own, if any."""
     return url in OWN_INDEX or is_bucket(url)

@@ -19,7 +19,7 @@ from shardgen.manifest.manifest import Manifest, read_stored_plan
 from shardgen.manifest.schema import StoredPlan
 from shardgen.manifest.shared import PUBLISHED
 from shardgen.manifest.sqlite import SqliteFile
-from shardgen.manifest.urls import SHARED_FOLDER, has_own_index, is_bucket
+from shardgen.manifest.urls import SHARED_FOLDER, has_own_index, is_bucket, refuse_mistyped_bucket
 from shardgen.recipes.base import Folders, Recipe
 from shardgen.recipes.registry import recipe_of
 from shardgen.settings.plan_file import open_beside, parse_plan, read_plan
@@ -167,7 +167,9 @@ class RunDirectory:
                 f"[artifacts] url: {scheme}:// is not known; it is a folder, or a bucket (s3, gs, az)",
                 hint='url = "artifacts"',
             )
-        return self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
+        folder = self.path / _with_home(url, where=f"{self.path / SETTINGS}: [artifacts] url")
+        refuse_mistyped_bucket(url, folder, where="[artifacts] url")
+        return folder
 
     def check_outputs(self) -> None:
         """Look at the folder of the manifest before anything is written.

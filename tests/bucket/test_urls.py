@@ -109,6 +109,16 @@ def test_a_url_without_its_colon_is_no_folder(
         open_directory(mistyped)
 
 
+@pytest.mark.parametrize("mistyped", ["s3//bucket/people", "s3:/bucket/people", "r2:bucket"])
+def test_artifacts_do_not_go_into_a_folder_that_was_meant_as_a_bucket(mistyped: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path, changes={"artifacts.url": f'"{mistyped}"'})
+    with pytest.raises(InvalidSettings, match="looks like a bucket's url") as error:
+        _ = RunDirectory.open(run.path).artifacts
+    assert error.value.hint.startswith("write s3://bucket/people")
+    (run.path / mistyped).mkdir(parents=True)  # one may call a folder so
+    assert RunDirectory.open(run.path).artifacts == run.path / mistyped
+
+
 @pytest.mark.parametrize("server", ["postgresql://host/people", "postgresql+psycopg://me:secret@host/people"])
 def test_the_address_of_a_server_is_no_run_directory(server: str) -> None:
     for ask in (open_directory, open_subject):
